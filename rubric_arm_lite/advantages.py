@@ -1,0 +1,40 @@
+"""Group-relative advantages (DESIGN: (r - mean) / (std + 1e-4) within the group)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rubric_arm_lite.types import Reward
+
+EPSILON = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class GroupAdvantages:
+    """Advantages of one group, one per sample; None where the sample is left out.
+
+    ``informative`` is False if the rewards have no spread, so that the group carries no gradient.
+    """
+
+    values: tuple[float | None, ...]
+    informative: bool
+
+
+def group_advantages(rewards: Sequence[Reward], scale: Literal["group", "none"] = "group") -> GroupAdvantages:
+    """Centre the rewards of one group, and divide by their standard deviation if ``scale`` is ``group``.
+
+    The standard deviation is the sample's (n - 1), as in TRL. Masked rewards get no advantage and do not count in
+    the mean. Example: rewards 1, 0, 0, 1 give ±0.5 / (0.57735 + 1e-4) = ±0.86587.
+    """
+    counted = [r.total for r in rewards if not r.masked]
+    if len(counted) < 2:
+        return GroupAdvantages(tuple(None if r.masked else 0.0 for r in rewards), False)
+    mean = math.fsum(counted) / len(counted)
+    std = math.sqrt(math.fsum((x - mean) ** 2 for x in counted) / (len(counted) - 1))
+    divisor = std + EPSILON if scale == "group" else 1.0
+    informative = max(counted) > min(counted)
+    values = tuple(None if r.masked else (r.total - mean) / divisor if informative else 0.0 for r in rewards)
+    return GroupAdvantages(values, informative)

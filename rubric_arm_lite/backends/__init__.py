@@ -1,0 +1,1 @@
+"""Where models run; the heavy libraries are imported only here, when a backend is loaded."""

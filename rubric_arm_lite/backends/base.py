@@ -1,0 +1,45 @@
+"""What the phases, the evaluation and the loop ask of a backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rubric_arm_lite.types import Example, Role, RolloutGroup
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How completions are drawn; temperature 0 is greedy."""
+
+    max_tokens: int
+    num_generations: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1 or self.num_generations < 1:
+            raise ValueError(f"max_tokens and num_generations must be at least 1, got {self}.")
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(f"temperature must not be negative and top_p lies in (0, 1], got {self}.")
+
+    def describe(self) -> str:
+        """Text that tells two ways of decoding apart, for the cache key."""
+        return f"t{self.temperature:g}-p{self.top_p:g}-n{self.max_tokens}"
+
+
+class Sampler(Protocol):
+    """Draws completions with one adapter active; ``None`` is the base without adapters."""
+
+    def sample(self, adapter: Role | None, examples: Sequence[Example], sampling: Sampling) -> list[RolloutGroup]:
+        """One group per example, in order. The draws of an example depend on its seed alone."""
+        ...
+
+    def fingerprint(self, adapter: Role | None) -> str:
+        """Hash of the adapter's weights, part of the rubric cache's key."""
+        ...
+
+    def prompt_tokens(self, prompt: str) -> int:
+        """Length of a user turn in tokens, with the chat template around it."""
+        ...

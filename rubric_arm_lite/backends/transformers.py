@@ -1,0 +1,353 @@
+"""One base model with two LoRA adapters, in transformers and PEFT.
+
+Adapters ``rubric`` and ``judge`` sit on the same frozen base; ``rubric_ref`` and ``judge_ref`` are frozen copies of
+their warm-up states, the KL references. Which adapter is active, which parameters want gradients and whether the
+model is in training mode change together, in one context manager, and outside it nothing is trainable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rubric_arm_lite.backends.base import Sampling
+from rubric_arm_lite.backends.generation import generate
+from rubric_arm_lite.batching import RowBatch, positions
+from rubric_arm_lite.config import ModelSettings
+from rubric_arm_lite.errors import BackendError
+from rubric_arm_lite.losses import TokenScores, score_tokens
+from rubric_arm_lite.seeds import derive_seed
+from rubric_arm_lite.types import ROLES, Example, Role, RolloutGroup, Sample
+
+MAX_ROWS_CPU = 512
+MAX_ROWS_CUDA = 64
+
+
+class TwoAdapterModel:
+    """The base, its tokenizer and the adapters; samples completions and scores tokens for updates."""
+
+    def __init__(self, model: Any, tokenizer: Any, settings: ModelSettings) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.max_rows = MAX_ROWS_CUDA if self.device.type == "cuda" else MAX_ROWS_CPU
+        self._head = _Head(model.get_base_model())
+        self._inside = False
+        self._fingerprints: dict[str, str] = {}
+        config = model.generation_config.eos_token_id if model.generation_config else None
+        configured = config if isinstance(config, list) else [config]
+        self.end_ids = frozenset(int(i) for i in [tokenizer.eos_token_id, *configured] if i is not None)
+        self._specials_in_empty_turn = self._count_specials(self._tokenize(self._wrap("")))
+        self._rest()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base stands."""
+        device: torch.device = self.model.device
+        return device
+
+    # --- adapters -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def using(self, adapter: str | None, train: bool = False) -> Iterator[Any]:
+        """Activate one adapter (None: the bare base), for sampling or, with ``train``, for updating it.
+
+        Afterwards nothing is trainable and the model is in eval mode again, also after an error.
+        """
+        if self._inside:
+            raise AssertionError("Adapters cannot be switched while one is in use: gradients would go astray.")
+        if adapter is None and train:
+            raise ValueError("The base is frozen; name an adapter to train.")
+        self._inside = True
+        try:
+            if adapter is None:
+                with self.model.disable_adapter():
+                    yield self.model
+            else:
+                if adapter not in self.model.peft_config:
+                    raise BackendError(f"There is no adapter `{adapter}`; there are {sorted(self.model.peft_config)}.")
+                self.model.set_adapter(adapter, inference_mode=not train)
+                self.model.train(train)
+                if train:
+                    self._fingerprints.pop(adapter, None)
+                yield self.model
+        finally:
+            self._inside = False
+            self._rest()
+
+    def _rest(self) -> None:
+        self.model.eval()
+        self.model.requires_grad_(False)
+
+    def parameters(self, adapter: str) -> list[tuple[str, torch.nn.Parameter]]:
+        """Names and parameters of an adapter, in a fixed order."""
+        return [(name, p) for name, p in self.model.named_parameters() if f".{adapter}." in name]
+
+    def freeze_references(self) -> None:
+        """Make ``<role>_ref`` a frozen copy of each role's adapter as it is now."""
+        for role in ROLES:
+            reference = f"{role}_ref"
+            if reference not in self.model.peft_config:
+                self.model.add_adapter(reference, self.model.peft_config[role])
+            copies = dict(self.parameters(reference))
+            with torch.no_grad():
+                for name, parameter in self.parameters(role):
+                    copies[name.replace(f".{role}.", f".{reference}.")].copy_(parameter)
+            self._fingerprints.pop(reference, None)
+        self._rest()
+
+    def fingerprint(self, adapter: str | None) -> str:
+        """SHA-256 (16 hex digits) of an adapter's bytes; ``base`` for the bare base."""
+        if adapter is None:
+            return "base"
+        if adapter not in self._fingerprints:
+            digest = hashlib.sha256()
+            for name, parameter in self.parameters(adapter):
+                digest.update(name.encode())
+                digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
+            self._fingerprints[adapter] = digest.hexdigest()[:16]
+        return self._fingerprints[adapter]
+
+    def save_adapter(self, adapter: str, folder: Path) -> None:
+        """Write an adapter as a plain PEFT folder (safetensors)."""
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        state = get_peft_model_state_dict(self.model, adapter_name=adapter, save_embedding_layers=False)
+        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, folder / "adapter_model.safetensors")
+        self.model.peft_config[adapter].save_pretrained(str(folder))
+
+    def load_adapter(self, adapter: str, folder: Path) -> None:
+        """Copy a saved adapter's weights into the adapter of that name.
+
+        Raises:
+            BackendError: if the folder is not a LoRA adapter of this base and rank.
+        """
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        self._check_adapter(folder)
+        try:
+            state = load_file(folder / "adapter_model.safetensors")
+        except Exception as error:  # safetensors raises its own type for a broken header
+            raise BackendError(f"{folder}/adapter_model.safetensors cannot be read: {error}. Save it again.") from error
+        own = {name: p.shape for name, p in self.parameters(adapter)}
+        given = {k.replace(".weight", f".{adapter}.weight"): v.shape for k, v in state.items()}
+        wrong = sorted(k for k in own.keys() | given.keys() if own.get(k) != given.get(k))
+        if wrong:
+            name = wrong[0]
+            raise BackendError(
+                f"{folder} does not fit this base: `{name}` has shape {_shape(given.get(name))} there and "
+                f"{_shape(own.get(name))} here ({len(wrong)} differ). Use the base it was trained on, or the same "
+                "model.lora.r and target_modules."
+            )
+        set_peft_model_state_dict(self.model, state, adapter_name=adapter)
+        self._fingerprints.pop(adapter, None)
+        self._rest()
+
+    def _check_adapter(self, folder: Path) -> None:
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            if not (folder / name).is_file():
+                raise BackendError(f"{folder} has no {name}: it is not a PEFT adapter. Name a folder that has both.")
+        try:
+            config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+        except ValueError as error:
+            raise BackendError(f"{folder}/adapter_config.json is not JSON: {error}. Save the adapter again.") from error
+        if config.get("peft_type") != "LORA":
+            raise BackendError(f"{folder} holds a {config.get('peft_type')!r} adapter; only LORA adapters are used.")
+        rank = self.settings.lora.r
+        if config.get("r") != rank:
+            raise BackendError(
+                f"{folder} has rank {config.get('r')}, the recipe says model.lora.r: {rank}. Set it to "
+                f"{config.get('r')} or choose another adapter."
+            )
+        alpha = config.get("lora_alpha")
+        if alpha != self.settings.lora.alpha:
+            raise BackendError(
+                f"{folder} has lora_alpha {alpha}, the recipe says model.lora.alpha: {self.settings.lora.alpha:g}. "
+                f"Set it to {alpha}: with another scale the adapter would not be what was trained."
+            )
+
+    # --- prompts ------------------------------------------------------------------------------------------------
+
+    def encode(self, prompt: str) -> list[int]:
+        """Token ids of one user turn with the chat template around it, thinking off.
+
+        The same rendering serves warm-up, training and inference.
+
+        Raises:
+            BackendError: if the text smuggled a control token past :class:`~rubric_arm_lite.prompts.PromptBuilder`.
+        """
+        ids = self._tokenize(self._wrap(prompt))
+        if self._count_specials(ids) != self._specials_in_empty_turn:
+            raise BackendError(
+                "A prompt contains control tokens of this tokenizer, so it could forge another turn. Build prompts "
+                "with PromptBuilder(templates, special_tokens=model.control_tokens())."
+            )
+        return ids
+
+    def prompt_tokens(self, prompt: str) -> int:
+        """Length of :meth:`encode`'s result."""
+        return len(self.encode(prompt))
+
+    def control_tokens(self) -> list[str]:
+        """Strings that the tokenizer reads as control tokens."""
+        return [*self.tokenizer.all_special_tokens, *self.tokenizer.get_added_vocab()]
+
+    def encode_completion(self, text: str) -> list[int]:
+        """Token ids of an assistant's text and the end token, for the warm-up."""
+        return [*self._tokenize(text), self.tokenizer.eos_token_id]
+
+    def _wrap(self, prompt: str) -> str:
+        text: str = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        return text
+
+    def _tokenize(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _count_specials(self, ids: list[int]) -> int:
+        special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
+        return sum(i in special for i in ids)
+
+    # --- sampling -----------------------------------------------------------------------------------------------
+
+    def sample(self, adapter: Role | None, examples: Sequence[Example], sampling: Sampling) -> list[RolloutGroup]:
+        """One group of completions per example (see :class:`~rubric_arm_lite.backends.base.Sampler`)."""
+        prompts = [self.encode(example.prompt) for example in examples]
+        for example, ids in zip(examples, prompts, strict=True):
+            if len(ids) + sampling.max_tokens > self.settings.max_context:
+                raise BackendError(
+                    f"{example.example_id}: prompt of {len(ids)} tokens + {sampling.max_tokens} to write exceeds "
+                    f"model.max_context ({self.settings.max_context}). Raise it or shorten the prompt."
+                )
+        seeds = [example.seed for example in examples]
+        with self.using(adapter) as model:
+            pad = int(self.tokenizer.pad_token_id)
+            groups = generate(model, prompts, seeds, sampling, self.end_ids, pad, self.max_rows) if prompts else []
+        return [
+            RolloutGroup(example, tuple(ids), tuple(self._sample_of(c) for c in group))
+            for example, ids, group in zip(examples, prompts, groups, strict=True)
+        ]
+
+    def _sample_of(self, completion: Any) -> Sample:
+        ids = completion.token_ids[:-1] if completion.stopped else completion.token_ids
+        text = self.tokenizer.decode(ids, skip_special_tokens=False)
+        return Sample(text, completion.token_ids, completion.logprobs, "stop" if completion.stopped else "length")
+
+    # --- scoring for updates ------------------------------------------------------------------------------------
+
+    def score(self, model: Any, batch: RowBatch, temperature: float, shared: bool) -> TokenScores:
+        """Log-probabilities and entropies of a batch's completion tokens under the active adapter.
+
+        With ``shared`` each prompt goes through the network once and its KV cache is given, with gradient, to all
+        of its rows; otherwise every row is a sequence of its own. Both give the same numbers.
+        """
+        base = model.get_base_model()
+        hidden = self._shared_hidden(base, batch) if shared else self._separate_hidden(base, batch)
+        rows, length = batch.completions_RC.shape
+        kept = batch.mask_RC.bool().flatten()
+        logp, entropy = score_tokens(
+            hidden.flatten(0, 1)[kept],
+            batch.completions_RC.flatten()[kept],
+            self._head,
+            temperature,
+            base.config.get_text_config().vocab_size,
+        )
+        spread = torch.zeros((2, rows * length), dtype=logp.dtype, device=logp.device)
+        index = kept.nonzero().squeeze(-1)
+        return TokenScores(
+            spread[0].index_copy(0, index, logp).view(rows, length),
+            spread[1].index_copy(0, index, entropy).view(rows, length),
+        )
+
+    def _shared_hidden(self, base: Any, batch: RowBatch) -> Tensor:
+        """Hidden states (R, C, H) that predict each completion token, prompts computed once."""
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        mask = batch.prompt_mask_gP
+        prompt = base.get_decoder()(
+            input_ids=batch.prompts_gP,
+            attention_mask=mask,
+            position_ids=positions(mask),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        last = prompt[:, -1:].index_select(0, batch.group_of_R)
+        if batch.completions_RC.shape[1] == 1:
+            return last
+        cache.batch_select_indices(batch.group_of_R)
+        lengths = mask.sum(-1).index_select(0, batch.group_of_R)
+        inputs = batch.completions_RC[:, :-1]
+        whole_mask = torch.cat([mask.index_select(0, batch.group_of_R), batch.mask_RC[:, :-1]], dim=1)
+        rest = base.get_decoder()(
+            input_ids=inputs,
+            attention_mask=whole_mask,
+            position_ids=lengths[:, None] + torch.arange(inputs.shape[1], device=lengths.device),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        return torch.cat([last, rest], dim=1)
+
+    def _separate_hidden(self, base: Any, batch: RowBatch) -> Tensor:
+        """Hidden states (R, C, H), every row with its own prompt."""
+        ids = torch.cat([batch.prompts_gP.index_select(0, batch.group_of_R), batch.completions_RC], dim=1)
+        mask = torch.cat([batch.prompt_mask_gP.index_select(0, batch.group_of_R), batch.mask_RC], dim=1)
+        width = batch.prompts_gP.shape[1]
+        hidden: Tensor = base.get_decoder()(
+            input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False
+        ).last_hidden_state
+        return hidden[:, width - 1 : -1]
+
+
+class _Head:
+    """From hidden states to logits, as the architecture does it (some cap or scale their logits)."""
+
+    def __init__(self, base: Any) -> None:
+        config = base.config.get_text_config()
+        self._layer = base.get_output_embeddings()
+        self._cap = getattr(config, "final_logit_softcapping", None)
+        self._factor = float(getattr(config, "logit_scale", 1.0) or 1.0)
+        self._divisor = float(getattr(config, "logits_scaling", 1.0) or 1.0)
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self._layer(hidden) * self._factor / self._divisor
+        if self._cap is not None:
+            logits = torch.tanh(logits / self._cap) * self._cap
+        return logits
+
+
+def _shape(shape: torch.Size | None) -> str:
+    return "missing" if shape is None else "×".join(map(str, shape))
+
+
+def new_adapters(model: Any, settings: ModelSettings, seed: int) -> Any:
+    """Put freshly initialised adapters ``rubric`` and ``judge`` on a base; the draw depends on ``seed`` alone."""
+    from peft import LoraConfig, get_peft_model
+
+    lora = settings.lora
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "lora", "rubric"))
+        peft_model: Any = get_peft_model(model, config, adapter_name="rubric")
+        torch.manual_seed(derive_seed(seed, "lora", "judge"))
+        peft_model.add_adapter("judge", config)
+    return peft_model

@@ -1,0 +1,31 @@
+"""Errors a user can act on; each also subclasses the standard library's nearest type.
+
+Every message has three parts: what was given, what is allowed, what to do. The command line prints the
+message alone and exits with code 2.
+"""
+
+from __future__ import annotations
+
+
+class RubricArmError(Exception):
+    """Base of every error that is the caller's to mend."""
+
+
+class ConfigError(RubricArmError, ValueError):
+    """A recipe, a ``--set`` value or a combination of fields that cannot run."""
+
+
+class DataError(RubricArmError, ValueError):
+    """A data file or row that cannot be used; names the file and the line."""
+
+
+class BackendError(RubricArmError, RuntimeError):
+    """A model folder, tokenizer or adapter that cannot be loaded or does not fit."""
+
+
+class TrainingError(RubricArmError, RuntimeError):
+    """Training did not do what it must, for example an update that changed nothing."""
+
+
+class CheckpointError(RubricArmError, OSError):
+    """A run directory or checkpoint that is missing, half-written or from another recipe."""

@@ -1,0 +1,70 @@
+"""Which adapter is updated when, and on which part of the data (paper, sec. 4.2, eqs. 9-11)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rubric_arm_lite.config import GRPOSettings, Order, ScheduleSettings
+from rubric_arm_lite.types import PromptBlock, Role
+
+_PHASES: dict[Order, tuple[tuple[Role, ...], ...]] = {
+    "judge_first": (("judge",), ("rubric",)),
+    "rubric_first": (("rubric",), ("judge",)),
+    "judge_only": (("judge",),),
+    "rubric_only": (("rubric",),),
+    "simultaneous": (("judge", "rubric"),),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One phase of the schedule: the roles whose adapters are updated in it, on the data of its cycle."""
+
+    index: int
+    cycle: int
+    roles: tuple[Role, ...]
+
+    @property
+    def label(self) -> str:
+        """Name for logs and pictures, for example ``judge 1``; cycles count from 1."""
+        return f"{'+'.join(self.roles)} {self.cycle + 1}"
+
+
+def slots(settings: ScheduleSettings) -> list[Slot]:
+    """All phases in order."""
+    phases = [(cycle, roles) for cycle in range(settings.cycles) for roles in _PHASES[settings.order]]
+    return [Slot(index, cycle, roles) for index, (cycle, roles) in enumerate(phases)]
+
+
+def part_of_data(blocks: Sequence[PromptBlock], cycle: int, cycles: int) -> Sequence[PromptBlock]:
+    """The cycle's share: equal parts by prompt, without overlap (sizes differ by at most one).
+
+    Raises:
+        ValueError: if there are fewer prompts than cycles.
+    """
+    if len(blocks) < cycles:
+        raise ValueError(f"{len(blocks)} prompts cannot be split into {cycles} parts. Use fewer cycles or more data.")
+    return blocks[len(blocks) * cycle // cycles : len(blocks) * (cycle + 1) // cycles]
+
+
+def steps_in_phase(part: Sequence[PromptBlock], settings: GRPOSettings) -> int:
+    """Steps of a phase: ``max_steps``, or once through its part of the data."""
+    return settings.max_steps or -(-len(part) // settings.prompts_per_step)
+
+
+def batch_of_step(part: Sequence[PromptBlock], step: int, settings: GRPOSettings) -> list[PromptBlock]:
+    """The prompts of a step (from 0), each with its ``pairs_per_prompt`` pairs.
+
+    Batches run through the part in order. Once through, they start again, each prompt with its next pairs.
+    """
+    first = step * settings.prompts_per_step
+    batch = []
+    for position in range(first, first + settings.prompts_per_step):
+        if position >= len(part) and settings.max_steps is None:
+            break
+        block = part[position % len(part)]
+        start = (position // len(part)) * settings.pairs_per_prompt
+        chosen = [block.pairs[(start + i) % len(block.pairs)] for i in range(settings.pairs_per_prompt)]
+        batch.append(PromptBlock(block.prompt_id, block.prompt, tuple(dict.fromkeys(chosen))))
+    return batch
