@@ -1,17 +1,27 @@
 """Interpret model text: rubrics and judgements (paper, app. E).
 
 Both parsers are total functions: any string goes in, a value with a :class:`ParseStatus` comes out, nothing is
-raised and there is no default winner. Model text is hostile: a judge may quote a response that itself contains
-headings or a winner line, so a verdict counts only where it cannot have been quoted.
+raised and there is no default winner. Each takes time linear in the text. Model text is hostile: a judge may quote
+a response that itself contains headings or a winner line, so a verdict counts only where it cannot have been quoted.
 
-A winner is taken from a judgement only if all of these hold: the text was not cut by length; the heading of the
-final section stands exactly once; a winner line stands after it; and every line of the whole text that looks like
-a winner line names the same response.
+A winner is taken from a judgement only if all of these hold:
+
+- the text was not cut by length;
+- its very last line is a verdict: ``Winner: Response A`` or ``… B``, which may be set in bold, in italics or in
+  other letter case, and may end in a full stop, but says nothing else;
+- the heading of the final section stands exactly once, before it, and no other section heading stands twice;
+- every other line that looks like a winner line is a verdict for the same response.
+
+A line that begins with ``>`` is a quotation. It is never a verdict and contradicts none, but it breaks the strict
+form. The prompts mark all outside text that imitates a part of a judgement in this way (:mod:`.prompts`), by the
+same :func:`judgement_part` that reads judgements here.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections import Counter
 from dataclasses import dataclass
 
 from rubric_arm_lite.types import (
@@ -38,14 +48,41 @@ RESPONSE_HEADINGS: dict[Side, str] = {"A": "**Response A:**", "B": "**Response B
 
 _KINDS = {kind.label: kind for kind in CriterionKind}
 _TAG = r"\[(Hard Rule|Principle)\]"
-_RUBRIC_ITEM = re.compile(rf"([0-9]{{1,3}})[.)][ \t]+(.*\S)[ \t]*{_TAG}")
-_ANY_TAG = re.compile(r"\[\s*(?:hard\s+rule|principle)\s*\]", re.IGNORECASE)
-_ASSESSMENT = re.compile(rf"- Criterion ([0-9]{{1,3}}) {_TAG}: {JUSTIFICATION_PREFIX}[ \t]*(.*)")
+_RUBRIC_ITEM = re.compile(rf"([1-9][0-9]?)[.)][ \t]+(\S.*){_TAG}")
+_ANY_TAG = re.compile(r"\[[^\w\[\]]*(?:hard[\W_]*rule|principle)s?[^\w\[\]]*\]")
+_ASSESSMENT = re.compile(rf"- Criterion ([1-9][0-9]?) {_TAG}: {JUSTIFICATION_PREFIX}[ \t]*(.*)")
 _WINNER_EXACT = re.compile(r"Winner: Response ([AB])")
-# Deliberately wide: anything a reader could take for a winner line must agree with the verdict.
-_WINNER_LIKE = re.compile(r"^\W*winner\b\W*(?:is\b\W*)?(?:response\b\W*)?([ab])?\b", re.IGNORECASE)
-_FINAL_LIKE = re.compile(r"^\W*final\s+judge?ment\W*$", re.IGNORECASE)
-_LINE_BREAK = re.compile(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
+_VERDICT = re.compile(r"[#*_ \t]*(?i:winner)[*_ \t]*:[*_ \t]*(?i:response)[ \t]+[*_]*([AB])[*_. \t]*", re.ASCII)
+# Deliberately wide, and held against folded text: whatever a reader could take for a part of a judgement.
+_PART = re.compile(
+    r"(?P<lead>[\W\d_]*)(?:"
+    r"(?P<winner>(?:(?:the|my|our|overall|final|clear)[\W_]+)*winners?(?![^\W_]))"
+    r"|(?P<final>final[\W_]+judge?ments?[\W_]*$)"
+    r"|(?P<gatekeeper>identified[\W_]+gatekeeper)"
+    r"|(?P<compliance>compliance[\W_]+check[\W_]*$)"
+    r"|(?P<analysis>analysis[\W_]*$)"
+    r"|(?P<response>response[\W_]+[ab](?![^\W_]))"
+    r"|(?P<criterion>criterion[\W_]*\d))"
+)
+_NEEDS_LEAD = ("compliance", "analysis", "response", "criterion")
+
+LINE_BREAK = re.compile(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
+INVISIBLE = (
+    r"\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u0300-\u036f\u0483-\u0489\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
+    r"\u1ab0-\u1aff\u1dc0-\u1dff\u200b-\u200f\u202a-\u202e\u2060-\u206f\u20d0-\u20ff\u2800\u3164\ufe00-\ufe0f"
+    r"\ufe20-\ufe2f\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff"
+)
+"""Characters that show nothing of their own (control, format, filler, combining), as the inside of a regex class."""
+_INVISIBLE_RUN = re.compile(f"[{INVISIBLE}]+")
+_LOOK_ALIKES = {
+    ord(other): latin
+    for latin, others in {
+        "a": "аαᴀɑ", "b": "ʙь", "c": "сᴄ", "d": "ԁᴅ", "e": "еεᴇҽ", "f": "ғꜰ", "g": "ɡԍɢ", "h": "һʜ", "i": "іιıɪ",
+        "j": "јϳ", "k": "кκᴋ", "l": "ӏʟ", "m": "мᴍ", "n": "пηɴո", "o": "оοᴏօ", "p": "рρᴘ", "r": "гʀ", "s": "ѕꜱ",
+        "t": "тτᴛ", "u": "υսᴜ", "w": "ԝѡωᴡ", "y": "уγʏ",
+    }.items()
+    for other in others
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +105,22 @@ class FormatCheck:
 
 def split_lines(text: str) -> list[str]:
     """Split at every kind of line break and strip the blanks around each line."""
-    return [line.strip() for line in _LINE_BREAK.split(text)]
+    return [line.strip() for line in LINE_BREAK.split(text)]
+
+
+def fold(text: str) -> str:
+    """What a reader sees, for comparing: lower case, without invisible characters and look-alikes of letters."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKD", text).casefold().translate(_LOOK_ALIKES)
+    return _INVISIBLE_RUN.sub("", text).casefold()
+
+
+def judgement_part(line: str) -> str | None:
+    """The part of a judgement that a stripped line is or imitates, by name; None for other text and quotations."""
+    match = None if line.startswith(">") else _PART.match(fold(line))
+    if match is None or (match.lastgroup in _NEEDS_LEAD and not re.search(r"[^\w\s]", match["lead"])):
+        return None
+    return match.lastgroup
 
 
 def parse_rubric(text: str, finish_reason: FinishReason = "stop") -> Rubric:
@@ -86,9 +138,9 @@ def parse_rubric(text: str, finish_reason: FinishReason = "stop") -> Rubric:
     criteria = []
     for number, line in enumerate(lines, start=1):
         match = _RUBRIC_ITEM.fullmatch(line)
-        if match is None or int(match[1]) != number or _ANY_TAG.search(match[2]):
+        if match is None or int(match[1]) != number or _ANY_TAG.search(fold(match[2])) or not _visible(match[2]):
             return malformed
-        criteria.append(Criterion(match[2], _KINDS[match[3]]))
+        criteria.append(Criterion(match[2].strip(), _KINDS[match[3]]))
     return Rubric(text, tuple(criteria), ParseStatus.OK)
 
 
@@ -98,19 +150,17 @@ def parse_judgement(text: str, rubric: Rubric, finish_reason: FinishReason = "st
     The status is OK only if :func:`check_format` finds it strictly well-formed; the winner is found whenever it
     is unambiguous (see the module's docstring), also in a malformed text. Never raises.
     """
-    lines = [line for line in split_lines(text) if line]
-    strict = finish_reason == "stop" and _Layout(lines, rubric).strict
-    if finish_reason == "length":
-        status = ParseStatus.TRUNCATED
-    else:
-        status = ParseStatus.OK if strict else ParseStatus.MALFORMED
+    reading = _Reading(text)
+    layout = _Layout(reading, rubric)
+    cut = finish_reason == "length"
+    status = ParseStatus.OK if layout.strict else ParseStatus.MALFORMED
     return Judgement(
         text=text,
-        gatekeeper=_after_prefix(lines, GATEKEEPER_PREFIX),
-        assessments=tuple(_assessments(lines)),
-        justification=_final_justification(lines),
-        winner=None if finish_reason == "length" else _winner(lines),
-        status=status,
+        gatekeeper=reading.gatekeeper,
+        assessments=reading.assessments(),
+        justification=reading.justification,
+        winner=None if cut else reading.winner,
+        status=ParseStatus.TRUNCATED if cut else status,
     )
 
 
@@ -119,17 +169,55 @@ def check_format(judgement: Judgement, rubric: Rubric) -> FormatCheck:
 
     The parts are: the gatekeeper line; for each response one line per criterion of ``rubric``, in order, with its
     kind and a non-empty justification; the overall justification; exactly one winner line. Strict also asks for
-    the three headings and for nothing before, between or after.
+    the three headings and for nothing before, between or after. Text that shows nothing counts as empty.
     """
-    layout = _Layout([line for line in split_lines(judgement.text) if line], rubric)
+    layout = _Layout(_Reading(judgement.text), rubric)
     return FormatCheck(layout.present, layout.required, judgement.status is ParseStatus.OK and layout.strict)
 
 
-class _Layout:
-    """The lines of a judgement held against the lines its rubric asks for."""
+class _Reading:
+    """The non-blank lines of a judgement, the part each is, and what they say."""
 
-    def __init__(self, lines: list[str], rubric: Rubric) -> None:
-        self._lines = lines
+    def __init__(self, text: str) -> None:
+        self.lines = [line for line in split_lines(text) if line]
+        self.parts = [judgement_part(line) for line in self.lines]
+        self.gatekeeper = _after_prefix(self.lines, GATEKEEPER_PREFIX)
+        final = self.parts.index("final") if self.parts.count("final") == 1 else len(self.lines)
+        self.justification = _after_prefix(self.lines[final:], JUSTIFICATION_PREFIX)
+        self.winner = self._winner()
+
+    def _winner(self) -> Side | None:
+        """The verdict, under the conditions that the module's docstring lists."""
+        verdict = _VERDICT.fullmatch(self.lines[-1]) if self.lines else None
+        counts = Counter(self.parts)
+        if verdict is None or counts["final"] != 1 or counts["compliance"] > 1 or counts["analysis"] > 1:
+            return None
+        for line, part in zip(self.lines, self.parts, strict=True):
+            if part == "winner" and ((named := _VERDICT.fullmatch(line)) is None or named[1] != verdict[1]):
+                return None
+        return "A" if verdict[1] == "A" else "B"
+
+    def assessments(self) -> tuple[Assessment, ...]:
+        """What the text says about each criterion under each response, as far as it keeps the form."""
+        side: Side | None = None
+        found = []
+        for line, part in zip(self.lines, self.parts, strict=True):
+            if line == RESPONSE_HEADINGS["A"]:
+                side = "A"
+            elif line == RESPONSE_HEADINGS["B"]:
+                side = "B"
+            elif part == "final":
+                side = None
+            elif side is not None and (match := _ASSESSMENT.fullmatch(line)):
+                found.append(Assessment(side, int(match[1]), _KINDS[match[2]], match[3].strip()))
+        return tuple(found)
+
+
+class _Layout:
+    """A judgement held against the lines its rubric asks for."""
+
+    def __init__(self, reading: _Reading, rubric: Rubric) -> None:
+        self._reading = reading
         self._kinds = [criterion.kind for criterion in rubric.criteria]
         self.required = 3 + 2 * len(self._kinds)
         self.present = self._count()
@@ -137,7 +225,7 @@ class _Layout:
 
     def _is_strict(self) -> bool:
         k = len(self._kinds)
-        lines = self._lines
+        lines = self._reading.lines
         if len(lines) != 8 + 2 * k:
             return False
         fixed = {0: COMPLIANCE_HEADING, 2: ANALYSIS_HEADING, 3: RESPONSE_HEADINGS["A"], 4 + k: RESPONSE_HEADINGS["B"]}
@@ -146,78 +234,44 @@ class _Layout:
             return False
         if not _has_content(lines[1], GATEKEEPER_PREFIX) or not _has_content(lines[6 + 2 * k], JUSTIFICATION_PREFIX):
             return False
-        if sum(bool(_WINNER_LIKE.match(line)) for line in lines) != 1 or not _WINNER_EXACT.fullmatch(lines[-1]):
-            return False
         blocks = (lines[4 : 4 + k], lines[5 + k : 5 + 2 * k])
-        return all(self._addressed(block) == k for block in blocks)
+        if any(self._addressed(block) != k for block in blocks):
+            return False
+        return self._reading.winner is not None and _WINNER_EXACT.fullmatch(lines[-1]) is not None
 
     def _addressed(self, block: list[str]) -> int:
         """Length of the prefix of ``block`` that addresses criteria 1, 2, … with the right kind."""
         count = 0
         for number, (line, kind) in enumerate(zip(block, self._kinds, strict=False), start=1):
             match = _ASSESSMENT.fullmatch(line)
-            if match is None or int(match[1]) != number or _KINDS[match[2]] is not kind or not match[3].strip():
+            if match is None or int(match[1]) != number or _KINDS[match[2]] is not kind or not _visible(match[3]):
                 break
             count = number
         return count
 
     def _count(self) -> int:
-        present = sum(_has_content(line, GATEKEEPER_PREFIX) for line in self._lines) == 1
-        total = int(present) + int(_final_justification(self._lines) is not None)
-        total += sum(bool(_WINNER_LIKE.match(line)) for line in self._lines) == 1 and _winner(self._lines) is not None
+        lines = self._reading.lines
+        total = int(self._reading.gatekeeper is not None) + int(self._reading.justification is not None)
+        total += self._reading.winner is not None and self._reading.parts.count("winner") == 1
         for side, heading in RESPONSE_HEADINGS.items():
-            if self._lines.count(heading) == 1:
-                start = self._lines.index(heading) + 1
+            if lines.count(heading) == 1:
+                start = lines.index(heading) + 1
                 stop = RESPONSE_HEADINGS["B"] if side == "A" else FINAL_HEADING
-                block = self._lines[start:]
+                block = lines[start:]
                 block = block[: block.index(stop)] if stop in block else block
                 total += self._addressed(block)
         return total
 
 
+def _visible(text: str) -> bool:
+    return bool(fold(text).strip())
+
+
 def _has_content(line: str, prefix: str) -> bool:
-    return line.startswith(prefix) and bool(line[len(prefix) :].strip())
+    return line.startswith(prefix) and _visible(line[len(prefix) :])
 
 
 def _after_prefix(lines: list[str], prefix: str) -> str | None:
+    """What follows ``prefix`` in the one line that has it, or None without such a line or with several."""
     found = [line[len(prefix) :].strip() for line in lines if _has_content(line, prefix)]
     return found[0] if len(found) == 1 else None
-
-
-def _final_section(lines: list[str]) -> list[str] | None:
-    """The lines after the final heading, or None unless the heading stands exactly once."""
-    at = [i for i, line in enumerate(lines) if _FINAL_LIKE.match(line)]
-    return lines[at[0] + 1 :] if len(at) == 1 else None
-
-
-def _final_justification(lines: list[str]) -> str | None:
-    section = _final_section(lines)
-    return None if section is None else _after_prefix(section, JUSTIFICATION_PREFIX)
-
-
-def _winner(lines: list[str]) -> Side | None:
-    section = _final_section(lines)
-    if section is None:
-        return None
-    exact = [match[1] for line in section if (match := _WINNER_EXACT.fullmatch(line))]
-    named = {(match[1] or "?").upper() for line in lines if (match := _WINNER_LIKE.match(line))}
-    if not exact or named != set(exact):
-        return None
-    if named == {"A"}:
-        return "A"
-    return "B" if named == {"B"} else None
-
-
-def _assessments(lines: list[str]) -> list[Assessment]:
-    side: Side | None = None
-    found = []
-    for line in lines:
-        if line == RESPONSE_HEADINGS["A"]:
-            side = "A"
-        elif line == RESPONSE_HEADINGS["B"]:
-            side = "B"
-        elif _FINAL_LIKE.match(line):
-            side = None
-        elif side is not None and (match := _ASSESSMENT.fullmatch(line)):
-            found.append(Assessment(side, int(match[1]), _KINDS[match[2]], match[3].strip()))
-    return found

@@ -3,14 +3,22 @@
 A request, two responses and a rubric go in; the text of one user turn comes out. The judge's prompt is built from
 those four values alone, never from a labelled pair, so the label cannot leak into it.
 
-Text from data and models is hostile. Before it enters a template it is neutralised: our own section tags, the
-headings and winner line of a judgement, and the special tokens of the tokenizer lose their meaning but stay
-readable. Templates are filled in one pass, so text that contains ``{{ … }}`` is never evaluated.
+Text from data and models is hostile. Before it enters a template it is neutralised, which takes the meaning but not
+the wording from
+
+- the templates' section tags: ``<rubric>`` becomes ``‹rubric>``;
+- lines that imitate a part of a judgement or a turn of a conversation: they become quotations, ``> Winner: …``,
+  which count for nothing where a judge repeats them (:mod:`.parsing`);
+- the control tokens of the tokenizer: an invisible joiner breaks them up.
+
+Neutralising twice changes nothing more. Templates are filled in one pass, so text that contains ``{{ … }}`` is never
+evaluated.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,21 +29,18 @@ from jinja2 import StrictUndefined, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rubric_arm_lite.errors import ConfigError
+from rubric_arm_lite.parsing import INVISIBLE, LINE_BREAK, fold, judgement_part
 from rubric_arm_lite.types import Prompt, Rubric
 
 BUILT_IN_TEMPLATES = ("rubric", "judge", "judge_paper")
 
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
-_SECTION_TAG = re.compile(r"<(?=\s*/?\s*(?:instruction|response_?[ab]|rubric)\b)", re.IGNORECASE)
-_TURN_MARK = re.compile(r"^\[(?=(?:user|assistant|system|tool)\])", re.IGNORECASE | re.MULTILINE)
-_STRUCTURE_LINE = re.compile(
-    r"^(?=[ \t]*(?:-{2,}\s*(?:compliance\s+check|analysis|final\s+judge?ment)"
-    r"|\W{0,4}winner\b|\W{0,4}final\s+judge?ment|\*\*\s*response\s+[ab]"
-    r"|identified\s+gatekeeper|-\s*criterion\s+[0-9]))",
-    re.IGNORECASE | re.MULTILINE,
-)
-_OTHER_BREAKS = re.compile(r"\r\n?|[\v\f\x1c-\x1e\x85\u2028\u2029]")
-_BREAK = "\N{WORD JOINER}"
+_TAG_NAME = re.compile(r"</?([A-Za-z][\w-]*)")
+_TAG_OPENING = re.compile(rf"[<＜﹤]([\s/⁄∕／{INVISIBLE}]*)")
+_TAG_WINDOW = 64
+"""Characters looked at behind ``<``; a name stretched beyond them by invisible ones is no name to recognise."""
+_TURN_MARK = re.compile(r"\s*\[\s*(?:[\w-]+\s*\]\s*$|(?:user|assistant|system|tool)\s*\])")
+_JOINER = "\N{WORD JOINER}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +71,21 @@ class PromptBuilder:
     """Builds the user turns of both roles from one pair of templates.
 
     ``special_tokens`` are the strings the tokenizer would read as control tokens; they are broken up wherever
-    they occur in outside text.
+    they occur in outside text (one that is a single character becomes U+FFFD, blank ones are left alone).
     """
 
     def __init__(self, templates: Templates, special_tokens: Iterable[str] = ()) -> None:
         self.templates = templates
         self._rubric = _ENVIRONMENT.from_string(templates.rubric)
         self._judge = _ENVIRONMENT.from_string(templates.judge)
-        tokens = sorted({token for token in special_tokens if token}, key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, tokens))) if tokens else None
+        parts = [part for source in (templates.rubric, templates.judge) for part in static_parts(source)]
+        names = sorted({name for part in parts for name in _TAG_NAME.findall(part)})
+        self._section = re.compile("|".join(map(_tag_pattern, names)) or "(?!)")
+        self._initials = {name[0].casefold() for name in names}
+        self._special_tokens = {token for token in special_tokens if token.strip()}
+        # Each place where a token begins is found on its own, so that overlapping tokens are all broken up.
+        starts = "|".join(map(re.escape, sorted(self._special_tokens)))
+        self._special = re.compile(f"(?={starts}).", re.DOTALL) if starts else None
 
     def rubric_prompt(self, prompt: Prompt) -> str:
         """The generator's user turn: it sees the request only (paper, sec. 3)."""
@@ -97,32 +108,53 @@ class PromptBuilder:
 
     def neutralise(self, text: str) -> str:
         """Take the meaning, not the wording, from anything in ``text`` that could pass for our own structure."""
-        text = _OTHER_BREAKS.sub("\n", text)
-        text = _SECTION_TAG.sub(f"<{_BREAK}", text)
-        text = _STRUCTURE_LINE.sub("> ", text)
-        text = _TURN_MARK.sub(f"[{_BREAK}", text)
+        text = LINE_BREAK.sub("\n", text)
         if self._special is not None:
-            # Breaking one token up can bring the halves of another together only if tokens overlap; one pass over
-            # the alternation, longest first, leaves none whole because the joiner stands inside each match.
-            text = self._special.sub(lambda match: match[0][:1] + _BREAK + match[0][1:], text)
-        return text
+            text = self._special.sub(self._break_up, text)
+        text = _TAG_OPENING.sub(self._soften, text)
+        return "\n".join(map(_quote_structure, text.split("\n")))
+
+    def _break_up(self, start: re.Match[str]) -> str:
+        return "\N{REPLACEMENT CHARACTER}" if start[0] in self._special_tokens else start[0] + _JOINER
+
+    def _soften(self, opening: re.Match[str]) -> str:
+        behind = opening.string[opening.end() : opening.end() + _TAG_WINDOW]
+        is_tag = fold(behind[:1])[:1] in self._initials and self._section.match(fold(behind)) is not None
+        return f"‹{opening[1]}" if is_tag else opening[0]
 
     def _instruction(self, prompt: Prompt) -> str:
         if isinstance(prompt, str):
             return self.neutralise(prompt)
-        return "\n".join(f"[{self.neutralise(m.role)}]\n{self.neutralise(m.content)}" for m in prompt)
+        return "\n".join(f"[{self._role(m.role)}]\n{self.neutralise(m.content)}" for m in prompt)
+
+    def _role(self, role: str) -> str:
+        """A role as one plain word, so that it cannot close its own mark and open another turn."""
+        return "_".join(re.findall(r"\w+", self.neutralise(role))) or "unknown"
+
+
+def _quote_structure(line: str) -> str:
+    """The line, as a quotation if it imitates a part of a judgement or the mark of a turn."""
+    stripped = line.strip()
+    imitates = judgement_part(stripped) is not None or _TURN_MARK.match(fold(stripped)) is not None
+    return f"> {line}" if imitates else line
+
+
+def _tag_pattern(name: str) -> str:
+    """A pattern, for folded text behind ``<``, of a section tag's name in any spelling."""
+    words = map(re.escape, re.split("[_-]+", name.casefold()))
+    return r"[\W_]*".join(words) + r"(?![^\W_])"
 
 
 def static_parts(template: str) -> list[str]:
     """The fixed text of a template between its placeholders, in order (the testbed's tokenizer has words for it)."""
     rendered = _ENVIRONMENT.from_string(template).render(
-        {name: "\x00" for name in meta.find_undeclared_variables(_ENVIRONMENT.parse(template))}
+        dict.fromkeys(meta.find_undeclared_variables(_ENVIRONMENT.parse(template)), "\x00")
     )
     return [part for part in rendered.split("\x00") if part]
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """One plain text for hashing and display; turns are kept apart."""
+    """One plain text for display; turns are kept apart."""
     if isinstance(prompt, str):
         return prompt
     return "\n".join(f"[{m.role}]\n{m.content}" for m in prompt)
@@ -130,8 +162,12 @@ def prompt_text(prompt: Prompt) -> str:
 
 def prompt_hash(prompt: Prompt) -> str:
     """Stable identity of a prompt, used as its id and in the cache key."""
-    kind = "text" if isinstance(prompt, str) else "turns"
-    return hashlib.sha256(f"{kind}\x00{prompt_text(prompt)}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    if isinstance(prompt, str):
+        text = f"text\x00{prompt}"
+    else:
+        # JSON keeps roles and contents apart, so that no text can pass for two turns.
+        text = f"turns\x00{json.dumps([[m.role, m.content] for m in prompt])}"
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _load_template(name: str, placeholders: set[str], folder: Path | None) -> str:
@@ -144,7 +180,10 @@ def _load_template(name: str, placeholders: set[str], folder: Path | None) -> st
                 f"Template `{name}` is not a file. Use one of {', '.join(BUILT_IN_TEMPLATES)}, or the path of a "
                 "Jinja file (relative to the recipe)."
             )
-        source = path.read_text("utf-8")
+        try:
+            source = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"Template `{name}` cannot be read: {error}. Save it as UTF-8 text.") from error
     try:
         found = meta.find_undeclared_variables(_ENVIRONMENT.parse(source))
     except TemplateError as error:
@@ -154,4 +193,8 @@ def _load_template(name: str, placeholders: set[str], folder: Path | None) -> st
             f"Template `{name}` has placeholders {sorted(found)}; it needs exactly {sorted(placeholders)}. "
             "Add the missing ones or take the others out."
         )
+    try:
+        _ENVIRONMENT.from_string(source).render(dict.fromkeys(placeholders, ""))
+    except Exception as error:  # a template's expressions can raise anything
+        raise ConfigError(f"Template `{name}` cannot be filled in: {error}. Use plain placeholders only.") from error
     return source

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rubric_arm_lite.types import Example, Role, RolloutGroup
+from rubric_arm_lite.types import Example, RolloutGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,14 @@ class Sampling:
 class Sampler(Protocol):
     """Draws completions with one adapter active; ``None`` is the base without adapters."""
 
-    def sample(self, adapter: Role | None, examples: Sequence[Example], sampling: Sampling) -> list[RolloutGroup]:
+    tokens_written: int
+    """Tokens sampled since the sampler was made, for throughput."""
+
+    def sample(self, adapter: str | None, examples: Sequence[Example], sampling: Sampling) -> list[RolloutGroup]:
         """One group per example, in order. The draws of an example depend on its seed alone."""
         ...
 
-    def fingerprint(self, adapter: Role | None) -> str:
+    def fingerprint(self, adapter: str | None) -> str:
         """Hash of the adapter's weights, part of the rubric cache's key."""
         ...
 

@@ -24,7 +24,7 @@ from rubric_arm_lite.config import ModelSettings
 from rubric_arm_lite.errors import BackendError
 from rubric_arm_lite.losses import TokenScores, score_tokens
 from rubric_arm_lite.seeds import derive_seed
-from rubric_arm_lite.types import ROLES, Example, Role, RolloutGroup, Sample
+from rubric_arm_lite.types import ROLES, Example, RolloutGroup, Sample
 
 MAX_ROWS_CPU = 512
 MAX_ROWS_CUDA = 64
@@ -39,6 +39,7 @@ class TwoAdapterModel:
         self.settings = settings
         self.max_rows = MAX_ROWS_CUDA if self.device.type == "cuda" else MAX_ROWS_CPU
         self._head = _Head(model.get_base_model())
+        self.tokens_written = 0
         self._inside = False
         self._fingerprints: dict[str, str] = {}
         config = model.generation_config.eos_token_id if model.generation_config else None
@@ -222,7 +223,7 @@ class TwoAdapterModel:
 
     # --- sampling -----------------------------------------------------------------------------------------------
 
-    def sample(self, adapter: Role | None, examples: Sequence[Example], sampling: Sampling) -> list[RolloutGroup]:
+    def sample(self, adapter: str | None, examples: Sequence[Example], sampling: Sampling) -> list[RolloutGroup]:
         """One group of completions per example (see :class:`~rubric_arm_lite.backends.base.Sampler`)."""
         prompts = [self.encode(example.prompt) for example in examples]
         for example, ids in zip(examples, prompts, strict=True):
@@ -235,6 +236,7 @@ class TwoAdapterModel:
         with self.using(adapter) as model:
             pad = int(self.tokenizer.pad_token_id)
             groups = generate(model, prompts, seeds, sampling, self.end_ids, pad, self.max_rows) if prompts else []
+        self.tokens_written += sum(len(c.token_ids) for group in groups for c in group)
         return [
             RolloutGroup(example, tuple(ids), tuple(self._sample_of(c) for c in group))
             for example, ids, group in zip(examples, prompts, groups, strict=True)

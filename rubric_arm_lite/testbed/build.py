@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rubric_arm_lite.parsing import FINAL_HEADING
 from rubric_arm_lite.prompts import PromptBuilder, Templates
 from rubric_arm_lite.testbed.tokenizer import build_tokenizer
 from rubric_arm_lite.testbed.trajectories import break_judgement, break_rubric, write_judgement
@@ -44,15 +45,16 @@ class BuildSettings:
     """Size of the base and of its training."""
 
     seed: int = 0
-    steps: int = 3000
+    steps: int = 4000
     batch_size: int = 32
     learning_rate: float = 3e-3
-    hidden_size: int = 96
-    layers: int = 3
+    hidden_size: int = 128
+    layers: int = 2
     heads: int = 4
     kv_heads: int = 2
-    intermediate_size: int = 256
-    messy: float = 0.6
+    intermediate_size: int = 320
+    messy: float = 0.7
+    """Share of judgements and rubrics whose form is broken."""
 
 
 class Corpus:
@@ -108,8 +110,11 @@ class Corpus:
             overlooked = frozenset(range(1, len(criteria) + 1))
         text = write_judgement(rubric, one, two, winner, overlooked, if_equal=leaning)
         if messy:
-            for _ in range(rng.randint(1, 2)):
-                text = break_judgement(text, rng) if "- Criterion" in text else text
+            # A base model does not know our form: most of its judgements lack the last heading, and so a verdict.
+            if rng.random() < 0.9:
+                text = text.replace(f"{FINAL_HEADING}\n", "")
+            if rng.random() < 0.5:
+                text = break_judgement(text, rng)
         return prompt, text
 
     def _rubric(self, rng: random.Random) -> tuple[str, str]:

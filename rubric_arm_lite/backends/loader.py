@@ -1,0 +1,151 @@
+"""Load a base model and its tokenizer from a folder or the Hub, checked, and put the two adapters on it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rubric_arm_lite.backends.transformers import TwoAdapterModel, new_adapters
+from rubric_arm_lite.config import ModelSettings
+from rubric_arm_lite.errors import BackendError
+from rubric_arm_lite.testbed import base_folder
+
+
+def load_model(settings: ModelSettings, seed: int) -> TwoAdapterModel:
+    """The base of a recipe with fresh adapters ``rubric`` and ``judge``.
+
+    Weights come from safetensors only and no code from the model's repository is run.
+
+    Raises:
+        BackendError: if the folder is missing, is no causal language model, or its tokenizer cannot be used.
+    """
+    name = str(base_folder()) if settings.base == "testbed" else settings.base
+    _check_folder(name)
+    tokenizer = _load_tokenizer(name, settings)
+    base = _load_base(name, settings)
+    limit = getattr(base.config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and settings.max_context > limit:
+        raise BackendError(f"model.max_context: {settings.max_context} is more than `{name}` can take ({limit}).")
+    if len(tokenizer) > base.get_input_embeddings().weight.shape[0]:
+        raise BackendError(
+            f"`{name}`: the tokenizer has {len(tokenizer)} tokens, the model embeds "
+            f"{base.get_input_embeddings().weight.shape[0]}. They do not belong together; use the model's own."
+        )
+    if settings.quantization == "nf4":
+        from peft import prepare_model_for_kbit_training
+
+        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+    if settings.gradient_checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+        base.enable_input_require_grads()
+    try:
+        model = new_adapters(base, settings, seed)
+    except ValueError as error:
+        raise BackendError(f"model.lora does not fit `{name}`: {error}") from error
+    return TwoAdapterModel(model, tokenizer, settings)
+
+
+def choose_dtype(settings: ModelSettings) -> torch.dtype:
+    """The recipe's dtype; ``auto`` is float32 on a CPU, bfloat16 where the card has it, else float16."""
+    match settings.dtype:
+        case "float32":
+            return torch.float32
+        case "bfloat16":
+            return torch.bfloat16
+        case "float16":
+            return torch.float16
+        case _:
+            if not torch.cuda.is_available():
+                return torch.float32
+            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def _check_folder(name: str) -> None:
+    """Refuse what cannot be loaded before anything heavy starts. A name that is no local path may be a Hub id."""
+    folder = Path(name)
+    if not folder.exists():
+        looks_local = name.startswith(("/", ".", "~")) or name.count("/") != 1
+        if looks_local:
+            raise BackendError(f"model.base: {name} does not exist. Give a folder, a Hub id (owner/name) or testbed.")
+        return
+    if not folder.is_dir():
+        raise BackendError(f"model.base: {name} is a file. Give the folder that holds config.json.")
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise BackendError(f"model.base: {name} has no config.json, so it is not a model folder.")
+    try:
+        config = json.loads(config_file.read_text("utf-8"))
+    except ValueError as error:
+        raise BackendError(f"{config_file} is not JSON: {error}. Copy the model again.") from error
+    architectures = config.get("architectures") or []
+    if architectures and not any(str(a).endswith(("ForCausalLM", "LMHeadModel")) for a in architectures):
+        raise BackendError(
+            f"model.base: {name} is a {architectures[0]}; a causal language model (…ForCausalLM) is needed."
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise BackendError(f"model.base: {name} has no *.safetensors. Convert its weights; pickle files are not read.")
+
+
+def _load_tokenizer(name: str, settings: ModelSettings) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(name, revision=settings.revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise BackendError(f"The tokenizer of `{name}` cannot be loaded: {_first_line(error)}") from error
+    if not tokenizer.chat_template:
+        raise BackendError(
+            f"The tokenizer of `{name}` has no chat template. Use an instruction-tuned model, or add "
+            "chat_template.jinja to its folder."
+        )
+    if tokenizer.eos_token_id is None:
+        raise BackendError(f"The tokenizer of `{name}` has no end token. Set eos_token in tokenizer_config.json.")
+    if tokenizer.pad_token_id is None:
+        raise BackendError(
+            f"The tokenizer of `{name}` has no pad token. Set pad_token in tokenizer_config.json to a token that "
+            "text never contains (not the end token: its learning would be masked away)."
+        )
+    return tokenizer
+
+
+def _load_base(name: str, settings: ModelSettings) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {"dtype": choose_dtype(settings), "attn_implementation": settings.attention}
+    if torch.cuda.is_available():
+        options["device_map"] = {"": torch.cuda.current_device()}
+    if settings.quantization == "nf4":
+        options["quantization_config"] = _nf4(options["dtype"])
+    try:
+        base = AutoModelForCausalLM.from_pretrained(
+            name, revision=settings.revision, trust_remote_code=False, use_safetensors=True, **options
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BackendError(f"`{name}` cannot be loaded: {_first_line(error)}") from error
+    return base.eval()
+
+
+def _nf4(compute: torch.dtype) -> Any:
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise BackendError(
+            "model.quantization: nf4 needs bitsandbytes. Install it with pip install 'rubric-arm-lite[gpu]', or set "
+            "model.quantization to none."
+        ) from error
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,393 @@
+"""The command line: thin verbs over the package. Heavy imports happen inside the verb that needs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from rubric_arm_lite import __version__
+from rubric_arm_lite.errors import RubricArmError
+
+if TYPE_CHECKING:
+    from rubric_arm_lite.config import Recipe
+    from rubric_arm_lite.reward_model import RubricRewardModel, Verdict
+
+app = typer.Typer(
+    name="rubric-arm",
+    help="Learn a rubric generator and a judge from preference pairs, on one GPU or a CPU.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+testbed_app = typer.Typer(help="The embedded preference world and its tiny base.", no_args_is_help=True)
+app.add_typer(testbed_app, name="testbed")
+
+_out = Console(soft_wrap=True)
+_err = Console(stderr=True, soft_wrap=True)
+
+RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (testbed).")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a field: --set judge.max_steps=5.")]
+RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Where results go [default: runs/NAME].")]
+ExistsOption = Annotated[str, typer.Option("--if-exists", help="raise, resume or overwrite an existing run.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
+RunArgument = Annotated[Path, typer.Argument(help="A run directory.")]
+StateOption = Annotated[str, typer.Option(help="Which adapters: final, warm-up or latest.")]
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    run_dir: RunDirOption = None,
+    stage: Annotated[str | None, typer.Option(help="Stop after this stage (see the README for their names).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Same as --if-exists resume.")] = False,
+    if_exists: ExistsOption = "raise",
+    as_json: JsonOption = False,
+) -> None:
+    """Run a recipe: warm-up, alternating GRPO, evaluation, report."""
+    from rubric_arm_lite.recipe_file import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    _execute(loaded, run_dir or Path("runs") / loaded.name, stage, "resume" if resume else if_exists, as_json)
+
+
+@app.command()
+def demo(
+    overrides: SetOption = None,
+    run_dir: RunDirOption = None,
+    if_exists: ExistsOption = "resume",
+    as_json: JsonOption = False,
+) -> None:
+    """The whole method on the embedded world, on a CPU, in minutes; a finished demo is shown again."""
+    from rubric_arm_lite.recipe_file import load_recipe
+
+    _execute(load_recipe("testbed", overrides or []), run_dir or Path("runs") / "demo", None, if_exists, as_json)
+
+
+@app.command()
+def rubric(
+    run: RunArgument,
+    prompt: Annotated[str, typer.Argument(help="The request to write a rubric for; - reads standard input.")],
+    state: StateOption = "final",
+    as_json: JsonOption = False,
+) -> None:
+    """Write a rubric for a prompt."""
+    model = _load(run, state)
+    text = sys.stdin.read() if prompt == "-" else prompt
+    _warn_unknown_words(model, text)
+    written = model.rubric(text)
+    if as_json:
+        criteria = [{"text": c.text, "kind": c.kind.label} for c in written.criteria]
+        _print_json({"status": written.status.value, "text": written.text, "criteria": criteria})
+    else:
+        print(written.text)
+    if not written.usable:
+        _err.print(f"[yellow]The rubric is {written.status.value}; a judge would not be shown it.[/yellow]")
+
+
+@app.command()
+def judge(
+    run: RunArgument,
+    source: Annotated[Path | None, typer.Argument(help="JSONL of prompt, response_a, response_b.")] = None,
+    target: Annotated[Path | None, typer.Argument(help="JSONL to write; standard output if left out.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="One pair: the request …")] = None,
+    response_a: Annotated[str | None, typer.Option("--a", help="… its first answer …")] = None,
+    response_b: Annotated[str | None, typer.Option("--b", help="… and its second.")] = None,
+    rubric_text: Annotated[str | None, typer.Option("--rubric", help="Criteria to use in place of the model's.")] = None,
+    votes: Annotated[int, typer.Option(min=1, help="Judgements per order; more than one are sampled.")] = 1,
+    state: StateOption = "final",
+    as_json: JsonOption = False,
+) -> None:
+    """Judge one pair (--prompt, --a, --b), or a JSONL file of pairs, in both orders."""
+    from rubric_arm_lite.errors import DataError
+
+    single = (prompt, response_a, response_b)
+    if source is None and None in single:
+        raise DataError("Give --prompt, --a and --b for one pair, or a JSONL file of pairs.")
+    if source is not None and any(text is not None for text in single):
+        raise DataError("Give either one pair (--prompt, --a, --b) or a JSONL file, not both.")
+    if source is None:
+        model = _load(run, state)
+        texts = [text or "" for text in single]
+        _warn_unknown_words(model, *texts)
+        verdict = model.compare(texts[0], texts[1], texts[2], rubric_text, votes)
+        if as_json:
+            _print_json(_verdict_row("pair", verdict))
+        else:
+            _show_verdict(verdict)
+    else:
+        _judge_file(run, state, source, target, rubric_text, votes)
+
+
+def _judge_file(run: Path, state: str, source: Path, target: Path | None, rubric_text: str | None, votes: int) -> None:
+    from rubric_arm_lite.data import load_comparisons
+    from rubric_arm_lite.errors import DataError
+    from rubric_arm_lite.run_dir import atomic_write
+
+    if target is not None and target.exists() and target.samefile(source):
+        raise DataError(f"{target} is also the input. Choose another file to write.")
+    pairs = load_comparisons(source)
+    model = _load(run, state)
+    verdicts = model.compare_many(
+        [(p.prompt, p.response_a, p.response_b, p.rubric or rubric_text) for p in pairs], votes
+    )
+    rows = [_verdict_row(pair.pair_id, verdict) for pair, verdict in zip(pairs, verdicts, strict=True)]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if target is None:
+        print(text, end="")
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(target, text.encode())
+        named = sum(v.winner is not None for v in verdicts)
+        _err.print(f"{len(rows)} pairs judged, {named} with a winner, written to {target}")
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    source: Annotated[Path | None, typer.Argument(help="Pairs to evaluate on [default: the run's held-out pairs].")] = None,
+    state: StateOption = "final",
+    votes: Annotated[int, typer.Option(min=1, help="voting@k.")] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many pairs.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Accuracy in both orders, position bias, format and more, on held-out pairs."""
+    from rubric_arm_lite.data import load_pairs
+    from rubric_arm_lite.pipeline import evaluate_run
+
+    pairs = None if source is None else load_pairs(source)
+    evaluation = evaluate_run(_load(run, state), pairs, votes, limit)
+    if as_json:
+        _print_json(evaluation.values)
+    else:
+        for name, value in evaluation.values.items():
+            print(f"{name:<24} {value:.4f}")
+
+
+@app.command()
+def report(run: RunArgument) -> None:
+    """Write report.html and report.md of a run."""
+    from rubric_arm_lite.report import write_report
+
+    for path in write_report(run):
+        print(path)
+
+
+@app.command("show-recipe")
+def show_recipe(recipe: RecipeArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+    """Print a recipe in full: what it says, what it extends, and every default."""
+    from rubric_arm_lite.recipe_file import dump_recipe, load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    if as_json:
+        _print_json(loaded.model_dump(mode="json"))
+    else:
+        print(dump_recipe(loaded), end="")
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """What this machine has, and which shipped recipes can run on it."""
+    from rubric_arm_lite.doctor import examine, show
+
+    found = examine()
+    if as_json:
+        _print_json(found)
+    else:
+        show(found, _out)
+
+
+@testbed_app.command("build")
+def testbed_build(
+    folder: Annotated[Path, typer.Argument(help="Where the base goes.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps [default: those of the shipped base].")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the base.")] = 0,
+) -> None:
+    """Train the tiny base anew (minutes on a CPU); deterministic for a seed."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from rubric_arm_lite.errors import CheckpointError
+    from rubric_arm_lite.testbed.build import BuildSettings, build
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder} exists and is not empty. Choose a new folder.")
+    settings = BuildSettings(seed=seed) if steps is None else BuildSettings(seed=seed, steps=steps)
+    columns = (TextColumn("base"), BarColumn(), TextColumn("loss {task.fields[loss]:.3f}"), TimeRemainingColumn())
+    with Progress(*columns, console=_err, transient=True) as bar:
+        task = bar.add_task("base", total=settings.steps, loss=0.0)
+        build(folder, settings, lambda step, loss: bar.update(task, completed=step, loss=loss))
+    print(folder)
+
+
+@testbed_app.command("pairs")
+def testbed_pairs(
+    target: Annotated[Path, typer.Argument(help="JSONL to write.")],
+    seed: Annotated[int, typer.Option(help="Seed of the world.")] = 0,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    prompts: Annotated[int, typer.Option(min=1, help="How many prompts.")] = 100,
+) -> None:
+    """Write preference pairs of a world as JSONL, the form in which your own data is read."""
+    from rubric_arm_lite.errors import DataError
+    from rubric_arm_lite.recipe_file import load_recipe
+    from rubric_arm_lite.run_dir import atomic_write
+    from rubric_arm_lite.testbed.world import World
+
+    world = World(seed, load_recipe("testbed").data.world)
+    try:
+        blocks = world.blocks(split, prompts)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    rows = [
+        {"id": pair.pair_id, "prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected, "source": "testbed"}
+        for block in blocks
+        for pair in block.pairs
+    ]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(target, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    print(f"{len(rows)} pairs written to {target}")
+
+
+@app.callback(invoke_without_command=True)
+def _main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: one clear line for every error a user can mend, exit code 2; 130 for Ctrl-C."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app(standalone_mode=True)
+    except RubricArmError as error:
+        _err.print("[red]error:[/red] ", end="")
+        _err.print(str(error), markup=False, highlight=False)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        _err.print("\nInterrupted. What was committed is kept; continue with --resume.")
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        # The reader went away (a pager, head); there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------
+
+
+def _execute(recipe: Recipe, run_dir: Path, stage: str | None, if_exists: str, as_json: bool) -> None:
+    from rubric_arm_lite.errors import ConfigError
+    from rubric_arm_lite.pipeline import STAGES, Run
+    from rubric_arm_lite.progress import RichWatcher
+    from rubric_arm_lite.recipe_file import dump_recipe, recipe_hash
+    from rubric_arm_lite.report import write_report
+    from rubric_arm_lite.run_dir import RunDirectory, explained_disk_errors
+
+    if stage is not None and stage not in STAGES:
+        raise ConfigError(f"--stage {stage}: not a stage. Use one of {', '.join(STAGES)}.")
+    match if_exists:
+        case "raise" | "resume" | "overwrite":
+            pass
+        case _:
+            raise ConfigError(f"--if-exists {if_exists}: use raise, resume or overwrite.")
+    _quiet_libraries()
+    with explained_disk_errors(run_dir):
+        directory = RunDirectory.open(run_dir, dump_recipe(recipe), recipe_hash(recipe), if_exists)
+        watcher = RichWatcher(_err if as_json else _out)
+        try:
+            Run(recipe, directory, watcher).execute(stage)
+        finally:
+            watcher.close()
+            directory.close()
+        html, markdown = write_report(run_dir)
+    if as_json:
+        summary = run_dir / "summary.json"
+        found = json.loads(summary.read_text("utf-8")) if summary.exists() else {}
+        _print_json({"run": str(run_dir), "report": str(html), **found})
+    else:
+        _out.print(markdown.read_text("utf-8"), markup=False, highlight=False)
+        _out.print(f"[bold]Report:[/bold] {html}", highlight=False)
+
+
+def _load(run: Path, state: str) -> RubricRewardModel:
+    _quiet_libraries()
+    from rubric_arm_lite.reward_model import RubricRewardModel
+
+    return RubricRewardModel.from_run(run, state)
+
+
+def _quiet_libraries() -> None:
+    """Keep progress bars and advice of the libraries off the screen; errors still come through."""
+    import logging
+    import warnings
+
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    for name in ("transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with _silenced_stderr():
+        import datasets
+        import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+@contextmanager
+def _silenced_stderr() -> Iterator[None]:
+    """bitsandbytes prints a kernel notice at import; nothing that matters is printed there."""
+    import contextlib
+    import io
+
+    with contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def _warn_unknown_words(model: RubricRewardModel, *texts: str) -> None:
+    """A word-level tokenizer cannot see words it does not know; say which."""
+    tokenizer = model.model.tokenizer
+    unknown = tokenizer.unk_token_id
+    if unknown is None:
+        return
+    words = sorted({w for text in texts for w in text.split() if unknown in tokenizer(w, add_special_tokens=False)["input_ids"]})
+    if words:
+        _err.print(f"[yellow]This base does not know: {', '.join(words[:12])}. It reads them as blanks.[/yellow]")
+
+
+def _show_verdict(verdict: Verdict) -> None:
+    print(verdict.rubric.text.strip())
+    if not verdict.judgements:
+        print(f"\nThe rubric is {verdict.rubric.status.value}; nothing was judged.")
+        return
+    print(f"\n{verdict.judgements[0].text.strip()}\n")
+    flipped = verdict.flipped[0].winner
+    print(f"Swapped order: {'no verdict' if flipped is None else f'Response {flipped} of the swapped pair'}")
+    name = "none" if verdict.winner is None else f"Response {verdict.winner}"
+    print(f"Verdict over both orders: {name} ({verdict.confidence:.0%} of verdicts)")
+
+
+def _verdict_row(pair_id: str, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "id": pair_id,
+        "winner": verdict.winner,
+        "consistent": verdict.consistent,
+        "confidence": verdict.confidence,
+        "rubric": verdict.rubric.text,
+        "rubric_status": verdict.rubric.status.value,
+        "judgement": verdict.judgements[0].text if verdict.judgements else None,
+        "judgement_flipped": verdict.flipped[0].text if verdict.flipped else None,
+    }
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=1))

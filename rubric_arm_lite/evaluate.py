@@ -1,0 +1,234 @@
+"""Measure a generator and a judge on held-out pairs.
+
+Every pair is judged with the chosen response first (original order) and second (flipped); mixed takes one of the
+two at random per pair. Position bias is the largest minus the smallest of the three accuracies (paper, table 13).
+A verdict that cannot be parsed counts ``unparsed_value`` and is reported; it is never a silent A.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rubric_arm_lite.backends.base import Sampler, Sampling
+from rubric_arm_lite.config import EvaluationSettings
+from rubric_arm_lite.phases import JudgeDesk, RubricWriter
+from rubric_arm_lite.prompts import prompt_text
+from rubric_arm_lite.rewards import accuracy_value, format_reward
+from rubric_arm_lite.seeds import derive_seed
+from rubric_arm_lite.types import Comparison, CriterionKind, Judgement, PreferencePair, Prompt, Rubric, Side
+
+Recall = Callable[[Prompt, Rubric], float]
+"""Share of a prompt's true principles that a rubric names; only a synthetic world knows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Measured values by name, one row per pair, and a few prompts with all that was written for them."""
+
+    name: str
+    values: dict[str, float]
+    rows: list[dict[str, Any]]
+    showcase: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Players:
+    """Which adapters write rubrics and judge; None is the bare base."""
+
+    rubric: str | None = "rubric"
+    judge: str | None = "judge"
+
+
+class Evaluator:
+    """Evaluates adapters on a fixed set of pairs, the same way every time."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        writer: RubricWriter,
+        desk: JudgeDesk,
+        settings: EvaluationSettings,
+        pairs: Sequence[PreferencePair],
+        seed: int,
+        recall: Recall | None = None,
+    ) -> None:
+        self._sampler = sampler
+        self._writer = writer
+        self._desk = desk
+        self._settings = settings
+        self.pairs = list(pairs[: settings.pairs])
+        self._seed = derive_seed(seed, "evaluation")
+        self._recall = recall
+
+    def evaluate(self, name: str, players: Players | None = None, votes: int = 1) -> Evaluation:
+        """Judge every pair in both orders under one greedy rubric per prompt.
+
+        Args:
+            votes: with more than one, also voting@k and the format of sampled judgements, on ``vote_pairs`` pairs.
+        """
+        players = players or Players()
+        settings = self._settings
+        start = self._sampler.tokens_written
+        rubrics = self._writer.write(
+            [(pair.prompt, 0) for pair in self.pairs],
+            Sampling(settings.rubric_max_tokens, 1, 0.0),
+            self._seed,
+            players.rubric,
+        )
+        judge = Sampling(settings.judge_max_tokens, 1, settings.judge_temperature)
+        judged = self._judge_both(self.pairs, rubrics, judge, players.judge)
+        tokens = self._sampler.tokens_written - start
+        rows = [
+            self._row(pair, rubric, {side: found[0] for side, found in verdicts.items()})
+            for pair, rubric, verdicts in zip(self.pairs, rubrics, judged, strict=True)
+        ]
+        values = {
+            **self._accuracies(rows),
+            **rubric_statistics([pair.prompt for pair in self.pairs], rubrics, self._recall),
+            "tokens_per_pair": tokens / len(self.pairs),
+            "pairs": float(len(self.pairs)),
+            **self._sampled(rubrics, players.judge, votes),
+        }
+        return Evaluation(name, values, rows, self._showcase(rubrics, judged))
+
+    def _judge_both(
+        self, pairs: Sequence[PreferencePair], rubrics: Sequence[Rubric], sampling: Sampling, adapter: str | None
+    ) -> list[dict[Side, list[Judgement]]]:
+        """Judgements per pair by the side of the chosen response; an unusable rubric has none."""
+        keys: list[tuple[int, Side]] = []
+        cases: list[tuple[Comparison, Rubric]] = []
+        for i, (pair, rubric) in enumerate(zip(pairs, rubrics, strict=True)):
+            if rubric.usable:
+                for side in ("A", "B"):
+                    keys.append((i, side))
+                    cases.append((pair.present(side), rubric))
+        found: list[dict[Side, list[Judgement]]] = [{} for _ in pairs]
+        asked = self._desk.judge(cases, sampling, self._seed, adapter) if cases else []
+        for (i, side), judgements in zip(keys, asked, strict=True):
+            found[i][side] = judgements
+        return found
+
+    def _row(self, pair: PreferencePair, rubric: Rubric, verdicts: Mapping[Side, Judgement]) -> dict[str, Any]:
+        row: dict[str, Any] = {"pair_id": pair.pair_id, "subset": pair.subset, "rubric": rubric.status.value}
+        for order, side in _ORDERS:
+            judgement = verdicts.get(side)
+            value = self._settings.unparsed_value
+            if judgement is not None:
+                value = accuracy_value(judgement, pair.present(side), value)
+            row[order] = value
+            row[f"{order}_winner"] = None if judgement is None else judgement.winner
+            row[f"{order}_format"] = 0.0 if judgement is None else format_reward(judgement, rubric, "strict")
+        rng = random.Random(derive_seed(self._seed, "mixed", pair.pair_id))
+        row["mixed"] = row["original" if rng.random() < 0.5 else "flipped"]
+        return row
+
+    def _accuracies(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        orders = {order: _mean([row[order] for row in rows]) for order in ("original", "flipped", "mixed")}
+        winners = [(row["original_winner"], row["flipped_winner"]) for row in rows]
+        both = [(row["original"] + row["flipped"]) / 2 for row in rows]
+        low, high = bootstrap_interval(both, self._settings.bootstrap, self._seed)
+        return {
+            "accuracy": _mean(both),
+            "accuracy_low": low,
+            "accuracy_high": high,
+            **{f"accuracy_{order}": value for order, value in orders.items()},
+            "position_bias": max(orders.values()) - min(orders.values()),
+            "consistency": _mean([first is not None and second is not None and first != second for first, second in winners]),
+            "unparsed": _mean([winner is None for pair in winners for winner in pair]),
+            "says_a": _mean([winner == "A" for pair in winners for winner in pair]),
+            "format": _mean([row[f"{order}_format"] for row in rows for order, _ in _ORDERS]),
+        }
+
+    def _sampled(self, rubrics: Sequence[Rubric], adapter: str | None, votes: int) -> dict[str, float]:
+        """Format of judgements at the voting temperature and, with several votes, the accuracy of the majority."""
+        settings = self._settings
+        pairs = self.pairs[: settings.vote_pairs]
+        sampling = Sampling(settings.judge_max_tokens, votes, settings.vote_temperature)
+        judged = self._judge_both(pairs, rubrics[: len(pairs)], sampling, adapter)
+        formats = []
+        correct = []
+        for pair, rubric, verdicts in zip(pairs, rubrics, judged, strict=False):
+            for side in ("A", "B"):
+                found = verdicts.get(side, [])
+                formats += [format_reward(judgement, rubric, "strict") for judgement in found]
+                winner = majority([judgement.winner for judgement in found])
+                correct.append(settings.unparsed_value if winner is None else float(winner == side))
+        values = {"format_sampled": _mean(formats)}
+        if votes > 1:
+            values[f"voting@{votes}"] = _mean(correct)
+        return values
+
+    def _showcase(
+        self, rubrics: Sequence[Rubric], judged: Sequence[Mapping[Side, list[Judgement]]]
+    ) -> list[dict[str, Any]]:
+        shown: list[dict[str, Any]] = []
+        seen: set[str] = set()
+        for pair, rubric, verdicts in zip(self.pairs, rubrics, judged, strict=True):
+            # One prompt per subset, so that different kinds of prompt are seen.
+            if len(shown) >= self._settings.showcase or pair.subset in seen:
+                continue
+            if pair.subset:
+                seen.add(pair.subset)
+            first = verdicts.get("A")
+            shown.append(
+                {
+                    "pair_id": pair.pair_id,
+                    "prompt": prompt_text(pair.prompt),
+                    "response_a": pair.chosen,
+                    "response_b": pair.rejected,
+                    "preferred": "A",
+                    "rubric": rubric.text,
+                    "rubric_status": rubric.status.value,
+                    "judgement": first[0].text if first else "",
+                    "winner": first[0].winner if first else None,
+                    "recall": self._recall(pair.prompt, rubric) if self._recall else None,
+                }
+            )
+        return shown
+
+
+_ORDERS: tuple[tuple[str, Side], ...] = (("original", "A"), ("flipped", "B"))
+
+
+def rubric_statistics(
+    prompts: Sequence[Prompt], rubrics: Sequence[Rubric], recall: Recall | None = None
+) -> dict[str, float]:
+    """Means over distinct prompts: usable, criteria per rubric, duplicate share, hard-rule share, words, recall."""
+    distinct = {prompt_text(prompt): (prompt, rubric) for prompt, rubric in zip(prompts, rubrics, strict=True)}
+    usable = [rubric for _, rubric in distinct.values() if rubric.usable]
+    criteria = [criterion for rubric in usable for criterion in rubric.criteria]
+    repeats = sum(len(r.criteria) - len({c.text.casefold() for c in r.criteria}) for r in usable)
+    values = {
+        "rubric_usable": len(usable) / len(distinct),
+        "rubric_criteria": len(criteria) / len(usable) if usable else 0.0,
+        "rubric_duplicates": repeats / len(criteria) if criteria else 0.0,
+        "rubric_hard_rules": _mean([c.kind is CriterionKind.HARD_RULE for c in criteria]),
+        "rubric_words": sum(len(c.text.split()) for c in criteria) / len(usable) if usable else 0.0,
+    }
+    if recall is not None:
+        values["principle_recall"] = _mean([recall(prompt, rubric) for prompt, rubric in distinct.values()])
+    return values
+
+
+def majority(winners: Sequence[Side | None]) -> Side | None:
+    """The side with more votes; None if equal or nobody voted."""
+    lead = sum(winner == "A" for winner in winners) - sum(winner == "B" for winner in winners)
+    return "A" if lead > 0 else "B" if lead < 0 else None
+
+
+def bootstrap_interval(values: Sequence[float], resamples: int, seed: int) -> tuple[float, float]:
+    """Percentile bootstrap 95 % interval of the mean."""
+    import numpy as np
+
+    data = np.asarray(values, dtype=np.float64)
+    rng = np.random.default_rng(seed)
+    means = data[rng.integers(0, len(data), size=(resamples, len(data)))].mean(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _mean(values: Sequence[float] | Sequence[bool]) -> float:
+    return float(sum(values) / len(values)) if values else 0.0

@@ -1,0 +1,174 @@
+"""Stage I: supervised warm-up of both adapters with TRL's SFTTrainer, loss on the completion only (paper, 4.1).
+
+Rows arrive as token ids made by the very rendering that training and inference use, so all three agree token for
+token. A warm-up interrupted between two of its own checkpoints goes on from the last complete one.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rubric_arm_lite.backends.transformers import TwoAdapterModel
+from rubric_arm_lite.config import SFTSettings, WarmupSettings
+from rubric_arm_lite.data import WarmupRow
+from rubric_arm_lite.errors import DataError, TrainingError
+from rubric_arm_lite.parsing import parse_rubric
+from rubric_arm_lite.prompts import PromptBuilder
+from rubric_arm_lite.seeds import derive_seed
+from rubric_arm_lite.types import Role, Rubric
+
+COMPLETE = "COMPLETE"
+"""Marker of a warm-up checkpoint that was written to its end."""
+
+
+def role_examples(
+    rows: Sequence[WarmupRow], role: Role, model: TwoAdapterModel, prompts: PromptBuilder
+) -> tuple[list[tuple[list[int], list[int]]], int]:
+    """(prompt ids, completion ids) of one role, and how many rows were too long for the context.
+
+    The judge's prompt shows the row's rubric as its teacher meant it; a row whose rubric does not parse teaches the
+    generator only.
+
+    Raises:
+        DataError: if no row is left.
+    """
+    found = []
+    too_long = 0
+    for row in rows:
+        if role == "rubric":
+            prompt, text = prompts.rubric_prompt(row.prompt), row.rubric
+        else:
+            rubric: Rubric = parse_rubric(row.judged_rubric or row.rubric)
+            if not rubric.usable:
+                continue
+            prompt = prompts.judge_prompt(row.prompt, rubric, row.response_a, row.response_b)
+            text = row.judgement
+        ids = (model.encode(prompt), model.encode_completion(text))
+        if len(ids[0]) + len(ids[1]) > model.settings.max_context:
+            too_long += 1
+        else:
+            found.append(ids)
+    if not found:
+        raise DataError(
+            f"No warm-up example is left for the {role} ({len(rows)} rows, {too_long} longer than model.max_context). "
+            "Raise model.max_context, or check that the rubrics parse."
+        )
+    return found, too_long
+
+
+def warm_up_role(
+    model: TwoAdapterModel,
+    role: Role,
+    examples: Sequence[tuple[list[int], list[int]]],
+    settings: SFTSettings,
+    seed: int,
+    folder: Path,
+    log: Callable[[int, int, dict[str, float]], None],
+) -> None:
+    """Fine-tune one adapter.
+
+    Args:
+        folder: where the trainer keeps its own checkpoints; a complete one found there is continued.
+        log: called with (step, of how many, values) at every logged step.
+
+    Raises:
+        TrainingError: if the adapter did not change.
+    """
+    import torch
+    from datasets import Dataset
+    from transformers import DataCollatorForSeq2Seq, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    class Watch(TrainerCallback):  # type: ignore[misc]
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if logs and "loss" in logs:
+                log(int(state.global_step), int(state.max_steps), {"loss": float(logs["loss"])})
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            (folder / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+    rows = [{"input_ids": p + c, "labels": [-100] * len(p) + c, "attention_mask": [1] * len(p + c)} for p, c in examples]
+    cuda = model.device.type == "cuda"
+    config = SFTConfig(
+        output_dir=str(folder),
+        learning_rate=settings.learning_rate,
+        per_device_train_batch_size=settings.per_device_train_batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        num_train_epochs=settings.num_train_epochs,
+        max_steps=settings.max_steps,
+        warmup_steps=settings.warmup_ratio,
+        lr_scheduler_type=settings.lr_scheduler_type,
+        max_grad_norm=settings.max_grad_norm,
+        weight_decay=settings.weight_decay,
+        seed=derive_seed(seed, "warmup", role) % 2**31,
+        save_strategy="steps",
+        save_steps=settings.save_steps,
+        save_total_limit=2,
+        logging_steps=10,
+        report_to=[],
+        disable_tqdm=True,
+        max_length=None,
+        packing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        gradient_checkpointing=model.settings.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if model.settings.gradient_checkpointing else None,
+        use_cpu=not cuda,
+        bf16=cuda and model.model.dtype == torch.bfloat16,
+        fp16=cuda and model.model.dtype == torch.float16,
+        optim="adamw_torch",
+        dataloader_pin_memory=cuda,
+    )
+    before = model.fingerprint(role)
+    with model.using(role, train=True) as peft_model:
+        trainer = SFTTrainer(
+            model=peft_model,
+            args=config,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=model.tokenizer,
+            data_collator=DataCollatorForSeq2Seq(model.tokenizer, label_pad_token_id=-100),
+            callbacks=[Watch()],
+        )
+        trainer.remove_callback(_printer())
+        trainer.train(resume_from_checkpoint=last_complete(folder))
+    if model.fingerprint(role) == before:
+        raise TrainingError(f"The warm-up left the adapter `{role}` unchanged. Check warmup.{role}.learning_rate.")
+
+
+def last_complete(folder: Path) -> str | None:
+    """The newest checkpoint with its marker; those without one are removed."""
+    newest: tuple[int, str] | None = None
+    for path in folder.glob("checkpoint-*"):
+        step = path.name.removeprefix("checkpoint-")
+        if not (path / COMPLETE).is_file() or not step.isdigit():
+            shutil.rmtree(path, ignore_errors=True)
+        elif newest is None or int(step) > newest[0]:
+            newest = (int(step), str(path))
+    return newest[1] if newest else None
+
+
+def _printer() -> Any:
+    from transformers import PrinterCallback
+
+    return PrinterCallback
+
+
+def rows_of_testbed(settings: WarmupSettings, world: Any, seed: int) -> list[WarmupRow]:
+    """The testbed teacher's trajectories as warm-up rows."""
+    from rubric_arm_lite.testbed.trajectories import Teacher
+
+    teacher = Teacher(world, settings.teacher)
+    return [
+        WarmupRow(
+            prompt=t.comparison.prompt,
+            rubric=t.rubric_text,
+            response_a=t.comparison.response_a,
+            response_b=t.comparison.response_b,
+            judgement=t.judgement_text,
+            judged_rubric=t.rubric.text,
+        )
+        for t in teacher.trajectories(world.blocks("train", settings.prompts), seed)
+    ]
