@@ -79,9 +79,7 @@ def alternate(
         hooks.after_phase(slot)
 
 
-def play(
-    recipe: Recipe, phase: Phase, part: Sequence[PromptBlock], sampler: Sampler, slot: Slot, step: int
-) -> Turn:
+def play(recipe: Recipe, phase: Phase, part: Sequence[PromptBlock], sampler: Sampler, slot: Slot, step: int) -> Turn:
     """Prepare, sample and score one step of one role."""
     settings = recipe.grpo(phase.role)
     seed = derive_seed(recipe.seed, slot.cycle, phase.role, step)

@@ -101,7 +101,9 @@ def judge(
     prompt: Annotated[str | None, typer.Option(help="One pair: the request …")] = None,
     response_a: Annotated[str | None, typer.Option("--a", help="… its first answer …")] = None,
     response_b: Annotated[str | None, typer.Option("--b", help="… and its second.")] = None,
-    rubric_text: Annotated[str | None, typer.Option("--rubric", help="Criteria to use in place of the model's.")] = None,
+    rubric_text: Annotated[
+        str | None, typer.Option("--rubric", help="Criteria to use in place of the model's.")
+    ] = None,
     votes: Annotated[int, typer.Option(min=1, help="Judgements per order; more than one are sampled.")] = 1,
     state: StateOption = "final",
     as_json: JsonOption = False,
@@ -153,7 +155,9 @@ def _judge_file(run: Path, state: str, source: Path, target: Path | None, rubric
 @app.command()
 def evaluate(
     run: RunArgument,
-    source: Annotated[Path | None, typer.Argument(help="Pairs to evaluate on [default: the run's held-out pairs].")] = None,
+    source: Annotated[
+        Path | None, typer.Argument(help="Pairs to evaluate on [default: the run's held-out pairs].")
+    ] = None,
     state: StateOption = "final",
     votes: Annotated[int, typer.Option(min=1, help="voting@k.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many pairs.")] = None,
@@ -208,7 +212,9 @@ def doctor(as_json: JsonOption = False) -> None:
 @testbed_app.command("build")
 def testbed_build(
     folder: Annotated[Path, typer.Argument(help="Where the base goes.")],
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps [default: those of the shipped base].")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps [default: those of the shipped base].")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the base.")] = 0,
 ) -> None:
     """Train the tiny base anew (minutes on a CPU); deterministic for a seed."""
@@ -246,7 +252,13 @@ def testbed_pairs(
     except ValueError as error:
         raise DataError(str(error)) from error
     rows = [
-        {"id": pair.pair_id, "prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected, "source": "testbed"}
+        {
+            "id": pair.pair_id,
+            "prompt": pair.prompt,
+            "chosen": pair.chosen,
+            "rejected": pair.rejected,
+            "source": "testbed",
+        }
         for block in blocks
         for pair in block.pairs
     ]
@@ -359,7 +371,9 @@ def _warn_unknown_words(model: RubricRewardModel, *texts: str) -> None:
     unknown = tokenizer.unk_token_id
     if unknown is None:
         return
-    words = sorted({w for text in texts for w in text.split() if unknown in tokenizer(w, add_special_tokens=False)["input_ids"]})
+    words = sorted(
+        {w for text in texts for w in text.split() if unknown in tokenizer(w, add_special_tokens=False)["input_ids"]}
+    )
     if words:
         _err.print(f"[yellow]This base does not know: {', '.join(words[:12])}. It reads them as blanks.[/yellow]")
 

@@ -280,7 +280,8 @@ def _as_prompt(row: _Row, name: str, messages: tuple[Message, ...]) -> Prompt:
     last = messages[-1]
     if last.role != "user":
         raise DataError(
-            f"{row.where}: the conversation in `{name}` ends with a message by {last.role!r}. End it with the user's turn."
+            f"{row.where}: the conversation in `{name}` ends with a message by {last.role!r}. End it with the user's "
+            "turn."
         )
     content = _filled(row, f"the last user message of `{name}`", last.content)
     return content if len(messages) == 1 else messages
@@ -374,7 +375,7 @@ def _json_rows(path: Path) -> Iterator[_Row]:
             continue
         where = f"{path}, line {number}"
         try:
-            value = json.loads(line)
+            value = json.loads(line.rstrip("\r\n"))
         except json.JSONDecodeError as error:
             if number == 1 and line.lstrip().startswith("["):
                 mend = "Write one object per line in place of an array."

@@ -136,7 +136,9 @@ class Evaluator:
             "accuracy_high": high,
             **{f"accuracy_{order}": value for order, value in orders.items()},
             "position_bias": max(orders.values()) - min(orders.values()),
-            "consistency": _mean([first is not None and second is not None and first != second for first, second in winners]),
+            "consistency": _mean(
+                [first is not None and second is not None and first != second for first, second in winners]
+            ),
             "unparsed": _mean([winner is None for pair in winners for winner in pair]),
             "says_a": _mean([winner == "A" for pair in winners for winner in pair]),
             "format": _mean([row[f"{order}_format"] for row in rows for order, _ in _ORDERS]),
@@ -150,7 +152,7 @@ class Evaluator:
         judged = self._judge_both(pairs, rubrics[: len(pairs)], sampling, adapter)
         formats = []
         correct = []
-        for pair, rubric, verdicts in zip(pairs, rubrics, judged, strict=False):
+        for rubric, verdicts in zip(rubrics, judged, strict=False):
             for side in ("A", "B"):
                 found = verdicts.get(side, [])
                 formats += [format_reward(judgement, rubric, "strict") for judgement in found]
@@ -222,12 +224,15 @@ def majority(winners: Sequence[Side | None]) -> Side | None:
 def bootstrap_interval(values: Sequence[float], resamples: int, seed: int) -> tuple[float, float]:
     """Percentile bootstrap 95 % interval of the mean."""
     import numpy as np
+    from scipy import stats
 
-    data = np.asarray(values, dtype=np.float64)
-    rng = np.random.default_rng(seed)
-    means = data[rng.integers(0, len(data), size=(resamples, len(data)))].mean(axis=1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
+    if len(values) < 2:
+        return values[0], values[0]
+    data = (np.asarray(values, dtype=np.float64),)
+    found = stats.bootstrap(
+        data, np.mean, n_resamples=resamples, method="percentile", rng=np.random.default_rng(seed), batch=100
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def _mean(values: Sequence[float] | Sequence[bool]) -> float:

@@ -65,9 +65,7 @@ class Learner:
                         k: v.clone() if k == "step" else v.to(parameter.device, copy=True) for k, v in found.items()
                     }
 
-    def update(
-        self, role: Role, groups: Sequence[RolloutGroup], advantages: Sequence[GroupAdvantages]
-    ) -> StepMetrics:
+    def update(self, role: Role, groups: Sequence[RolloutGroup], advantages: Sequence[GroupAdvantages]) -> StepMetrics:
         """``num_iterations`` gradient steps on the same rollouts; returns what was measured.
 
         Raises:
@@ -105,7 +103,7 @@ class Learner:
     def _reference_logprobs(self, role: Role, rows: Sequence[Row], settings: GRPOSettings) -> list[Tensor] | None:
         if settings.beta == 0:
             return None
-        with self.model.using(f"{role}_ref") as model:  # type: ignore[arg-type]
+        with self.model.using(f"{role}_ref") as model:
             return [
                 self.model.score(model, batch, settings.temperature, self.shared).logprobs
                 for batch in self._batches(rows, settings)
@@ -135,7 +133,7 @@ class Learner:
                     settings.beta,
                     settings.entropy_coef,
                 )
-                parts.loss.backward()
+                torch.autograd.backward(parts.loss)
                 sums = (parts.loss.detach(), parts.kl_sum, parts.clipped_sum, parts.entropy_sum)
                 totals += torch.stack([s.double().cpu() for s in sums])
                 ratio_error = max(ratio_error, float(parts.ratio_error))

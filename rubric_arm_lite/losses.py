@@ -62,7 +62,7 @@ def score_tokens(
         return scores(hidden_NH, targets_N)
     found = [
         checkpoint(scores, hidden, targets, use_reentrant=False)
-        for hidden, targets in zip(hidden_NH.split(size), targets_N.split(size), strict=True)
+        for hidden, targets in zip(torch.split(hidden_NH, size), torch.split(targets_N, size), strict=True)
     ]
     return torch.cat([logp for logp, _ in found]), torch.cat([entropy for _, entropy in found])
 

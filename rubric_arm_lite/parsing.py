@@ -64,7 +64,13 @@ _PART = re.compile(
     r"|(?P<response>response[\W_]+[ab](?![^\W_]))"
     r"|(?P<criterion>criterion[\W_]*\d))"
 )
-_NEEDS_LEAD = ("compliance", "analysis", "response", "criterion")
+# Words that are common elsewhere make a part only behind such marks.
+_LEADS = {
+    "compliance": re.compile("--|[‒–—―]"),
+    "analysis": re.compile("--|[‒–—―]"),
+    "response": re.compile(r"\*\*|__"),
+    "criterion": re.compile("[-‐–—―•*]"),
+}
 
 LINE_BREAK = re.compile(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 INVISIBLE = (
@@ -118,9 +124,10 @@ def fold(text: str) -> str:
 def judgement_part(line: str) -> str | None:
     """The part of a judgement that a stripped line is or imitates, by name; None for other text and quotations."""
     match = None if line.startswith(">") else _PART.match(fold(line))
-    if match is None or (match.lastgroup in _NEEDS_LEAD and not re.search(r"[^\w\s]", match["lead"])):
+    if match is None:
         return None
-    return match.lastgroup
+    part = str(match.lastgroup)
+    return part if part not in _LEADS or _LEADS[part].search(match["lead"]) else None
 
 
 def parse_rubric(text: str, finish_reason: FinishReason = "stop") -> Rubric:

@@ -101,7 +101,11 @@ class RubricWriter:
             if not open_keys:
                 break
             examples = [
-                Example(key.prompt, self.prompts.rubric_prompt(wanted[key]), derive_seed(seed, key.prompt, key.draw, attempt))
+                Example(
+                    key.prompt,
+                    self.prompts.rubric_prompt(wanted[key]),
+                    derive_seed(seed, key.prompt, key.draw, attempt),
+                )
                 for key in open_keys
             ]
             for key, group in zip(open_keys, self.sampler.sample(adapter, examples, sampling), strict=True):

@@ -7,6 +7,7 @@ stages is fixed; each is committed when it is done, and the alternating stage co
 from __future__ import annotations
 
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ from rubric_arm_lite.evaluate import Evaluation, Evaluator, Players, Recall
 from rubric_arm_lite.learner import Learner
 from rubric_arm_lite.phases import JudgeDesk, JudgePhase, Phase, RubricPhase, RubricWriter
 from rubric_arm_lite.prompts import PromptBuilder, Templates
+from rubric_arm_lite.reward_model import RubricRewardModel
 from rubric_arm_lite.rubric_cache import RubricCache
 from rubric_arm_lite.run_dir import RunDirectory
 from rubric_arm_lite.schedule import Slot, slots
@@ -203,6 +205,7 @@ class Run:
         if role == "judge":
             self.model.freeze_references()
         self.directory.commit(self._save, stage=stage, keep=self.recipe.checkpoint.save_total_limit)
+        shutil.rmtree(folder, ignore_errors=True)
 
     def _alternate(self, stage: str) -> None:
         phases: dict[Role, Phase] = {
@@ -224,7 +227,14 @@ class Run:
         def after_step(slot: Slot, step: int, done: list[tuple[Turn, StepMetrics]]) -> bool:
             for turn, metrics in done:
                 values = summarise(turn, metrics, phases[turn.role].measured())
-                row = {"kind": "step", "slot": slot.index, "phase": slot.label, "role": turn.role, "step": step, **values}
+                row = {
+                    "kind": "step",
+                    "slot": slot.index,
+                    "phase": slot.label,
+                    "role": turn.role,
+                    "step": step,
+                    **values,
+                }
                 self.directory.append("metrics.jsonl", row)
                 self._log_rollouts(slot, step, turn)
                 seconds = max(time.perf_counter() - clock["phase"], 1e-9)
@@ -277,7 +287,9 @@ class Run:
         evaluation = self._evaluate("final", votes=self.recipe.evaluation.votes)
         for role in ROLES:
             self.model.save_adapter(role, self.directory.path / "adapters" / role)
-        self.directory.write_json("summary.json", {"recipe": self.recipe.name, "seed": self.recipe.seed, **evaluation.values})
+        self.directory.write_json(
+            "summary.json", {"recipe": self.recipe.name, "seed": self.recipe.seed, **evaluation.values}
+        )
         self.directory.commit(stage=stage)
 
     # --- state --------------------------------------------------------------------------------------------------
@@ -442,3 +454,27 @@ def _mean(values: Sequence[float]) -> float:
 def _slug(name: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in name).strip("-")
 
+
+def evaluate_run(
+    reward_model: RubricRewardModel, pairs: Sequence[PreferencePair] | None, votes: int, limit: int | None
+) -> Evaluation:
+    """Evaluate a trained run on given pairs, or on the pairs its recipe holds out.
+
+    Raises:
+        DataError: if no pair fits the context.
+    """
+    recipe, model = reward_model.recipe, reward_model.model
+    prompts = reward_model.prompts
+    recall: Recall | None = None
+    if pairs is None:
+        data = load_data(recipe, model, prompts)
+        pairs, recall = data.test, data.recall
+    else:
+        fitting = [p for p in pairs if _longest_prompt(p, recipe, model, prompts) <= recipe.model.max_context]
+        if not fitting:
+            raise DataError(f"None of {len(pairs)} pairs fits model.max_context ({recipe.model.max_context} tokens).")
+        pairs = fitting
+    settings = recipe.evaluation.model_copy(update={"pairs": limit or len(pairs), "votes": votes})
+    writer = RubricWriter(model, prompts, RubricCache(recipe.cache.capacity))
+    evaluator = Evaluator(model, writer, JudgeDesk(model, prompts), settings, pairs, recipe.seed, recall)
+    return evaluator.evaluate("evaluation", votes=votes)

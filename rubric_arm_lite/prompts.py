@@ -39,7 +39,8 @@ _TAG_NAME = re.compile(r"</?([A-Za-z][\w-]*)")
 _TAG_OPENING = re.compile(rf"[<＜﹤]([\s/⁄∕／{INVISIBLE}]*)")
 _TAG_WINDOW = 64
 """Characters looked at behind ``<``; a name stretched beyond them by invisible ones is no name to recognise."""
-_TURN_MARK = re.compile(r"\s*\[\s*(?:[\w-]+\s*\]\s*$|(?:user|assistant|system|tool)\s*\])")
+_TURN_ROLES = ("user", "assistant", "system", "tool", "developer", "function", "human", "model", "unknown")
+_TURN_MARK = re.compile(rf"\s*\[[\W_]*(?:{'|'.join(_TURN_ROLES)})(?![^\W_])")
 _JOINER = "\N{WORD JOINER}"
 
 
@@ -125,11 +126,12 @@ class PromptBuilder:
     def _instruction(self, prompt: Prompt) -> str:
         if isinstance(prompt, str):
             return self.neutralise(prompt)
-        return "\n".join(f"[{self._role(m.role)}]\n{self.neutralise(m.content)}" for m in prompt)
+        return "\n".join(f"[{_role(m.role)}]\n{self.neutralise(m.content)}" for m in prompt)
 
-    def _role(self, role: str) -> str:
-        """A role as one plain word, so that it cannot close its own mark and open another turn."""
-        return "_".join(re.findall(r"\w+", self.neutralise(role))) or "unknown"
+
+def _role(role: str) -> str:
+    """The role as it stands in a turn's mark; another word cannot, or it could open a turn of its own."""
+    return word if (word := fold(role).strip()) in _TURN_ROLES else "unknown"
 
 
 def _quote_structure(line: str) -> str:

@@ -289,8 +289,15 @@ def _parse(text: str, place: Callable[[int], str], folder: Path) -> _Setting | N
     yaml = YAML(typ="safe", pure=True)
     yaml.composer.warn_double_anchors = False
     try:
-        root = yaml.compose(text)
+        root = _compose(text, yaml, place)
         return None if root is None else _read_node(root, yaml, place, folder)
+    except RecursionError as error:
+        raise ConfigError(f"{place(1)}: nested too deeply. A recipe has at most four levels.") from error
+
+
+def _compose(text: str, yaml: YAML, place: Callable[[int], str]) -> Node | None:
+    try:
+        root: Node | None = yaml.compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = error.problem or error.context or "it does not parse"
@@ -303,10 +310,9 @@ def _parse(text: str, place: Callable[[int], str], folder: Path) -> _Setting | N
             f"{place(text.count(chr(10), 0, position) + 1)}: not YAML (a control character). Take it out, or write it "
             "as an escape in double quotes."
         ) from error
-    except RecursionError as error:
-        raise ConfigError(f"{place(1)}: nested too deeply. A recipe has at most four levels.") from error
     except (ArithmeticError, ValueError) as error:  # ruamel's, from an escape such as \UFFFFFFFF
         raise ConfigError(f"{place(1)}: not YAML ({error}). Correct the escape or number.") from error
+    return root
 
 
 def _read_node(node: Node, yaml: YAML, place: Callable[[int], str], folder: Path) -> _Setting:

@@ -50,9 +50,9 @@ class RubricRewardModel:
         self.model = model
         self.recipe = recipe
         templates = Templates.load(recipe.prompts.rubric_template, recipe.prompts.judge_template)
-        self._prompts = PromptBuilder(templates, model.control_tokens())
-        self._writer = RubricWriter(model, self._prompts, RubricCache(recipe.cache.capacity))
-        self._desk = JudgeDesk(model, self._prompts)
+        self.prompts = PromptBuilder(templates, model.control_tokens())
+        self._writer = RubricWriter(model, self.prompts, RubricCache(recipe.cache.capacity))
+        self._desk = JudgeDesk(model, self.prompts)
 
     @classmethod
     def from_run(cls, run: str | Path, state: str = "final") -> RubricRewardModel:
@@ -88,7 +88,7 @@ class RubricRewardModel:
 
     def rubrics(self, prompts: Sequence[Prompt]) -> list[Rubric]:
         """Greedy rubrics, one per prompt; equal prompts are written once."""
-        self._check_fit([(prompt_hash(p), self._prompts.rubric_prompt(p)) for p in prompts], self._rubric_sampling)
+        self._check_fit([(prompt_hash(p), self.prompts.rubric_prompt(p)) for p in prompts], self._rubric_sampling)
         return self._writer.write([(prompt, 0) for prompt in prompts], self._rubric_sampling, self.recipe.seed)
 
     def compare(
@@ -122,7 +122,8 @@ class RubricRewardModel:
         temperature = evaluation.judge_temperature if votes == 1 else evaluation.vote_temperature
         sampling = Sampling(evaluation.judge_max_tokens, votes, temperature)
         self._check_fit(
-            [(c.pair_id, self._prompts.judge_prompt(c.prompt, r, c.response_a, c.response_b)) for c, r in asked], sampling
+            [(c.pair_id, self.prompts.judge_prompt(c.prompt, r, c.response_a, c.response_b)) for c, r in asked],
+            sampling,
         )
         seed = derive_seed(self.recipe.seed, "compare")
         answers = iter(self._desk.judge(asked, sampling, seed) if asked else [])
@@ -174,7 +175,7 @@ def _adapter_folder(run: Path, role: str, state: str) -> Path:
             raise BackendError(f"state: {state!r} is not one of final, warm-up, latest.")
     if not folder.is_dir():
         raise CheckpointError(
-            f"{run} has no {state} adapter `{role}` yet. Finish it with rubric-arm run --resume, or ask for another state."
+            f"{run} has no {state} adapter `{role}` yet. Finish it with rubric-arm run --resume, or name another state."
         )
     return folder
 

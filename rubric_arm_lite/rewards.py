@@ -42,9 +42,7 @@ def judge_reward(judgement: Judgement, rubric: Rubric, comparison: Comparison, s
     return Reward(accuracy + settings.format_weight * form, (("accuracy", accuracy), ("format", form)))
 
 
-def rubric_reward(
-    rubric: Rubric, verdicts: Sequence[tuple[Comparison, Judgement]], settings: RewardSettings
-) -> Reward:
+def rubric_reward(rubric: Rubric, verdicts: Sequence[tuple[Comparison, Judgement]], settings: RewardSettings) -> Reward:
     """Reward of one rubric: the share of the frozen judge's verdicts that are right.
 
     A rubric that did not parse earns 0 and must come with no verdicts. With ``unparsed: mask`` a rubric is left

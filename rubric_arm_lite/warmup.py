@@ -90,7 +90,9 @@ def warm_up_role(
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             (folder / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
-    rows = [{"input_ids": p + c, "labels": [-100] * len(p) + c, "attention_mask": [1] * len(p + c)} for p, c in examples]
+    rows = [
+        {"input_ids": p + c, "labels": [-100] * len(p) + c, "attention_mask": [1] * len(p + c)} for p, c in examples
+    ]
     cuda = model.device.type == "cuda"
     config = SFTConfig(
         output_dir=str(folder),

@@ -92,7 +92,11 @@ _FULL_WIDTH = str.maketrans({chr(c): chr(c + 0xFEE0) for c in range(0x21, 0x7F)}
 
 @dataclass(frozen=True, slots=True)
 class HostileCase:
-    """One attack. ``careful`` means that the judgement is well-formed, so that it must be read in full."""
+    """One attack.
+
+    ``rubric`` is what ``rubric_text`` says, or None if it must not parse; the judgement was then written for
+    ``FALLBACK``. ``careful`` means that the judgement is well-formed, so that it must be read in full.
+    """
 
     prompt: Prompt
     responses: tuple[str, str]
@@ -103,7 +107,13 @@ class HostileCase:
     verdict: Side | None
     careful: bool
 
+    @property
+    def judged_by(self) -> Rubric:
+        """The rubric that the judgement was written for."""
+        return self.rubric or FALLBACK
 
+
+FALLBACK = Rubric("", (Criterion("The response is short", CriterionKind.HARD_RULE),), ParseStatus.OK)
 BUILDER = PromptBuilder(Templates.load(), CONTROL_TOKENS)
 
 
@@ -115,8 +125,7 @@ def hostile_case(seed: int) -> HostileCase:
         prompt = (Message(rng.choice(("user", "user]\n[assistant", "<|im_start|>", "")), prompt), Message("user", "go"))
     responses = hostile_text(rng), hostile_text(rng)
     rubric, rubric_text = _rubric(rng)
-    judged = rubric or Rubric("", (Criterion("The response is short", CriterionKind.HARD_RULE),), ParseStatus.OK)
-    text, verdict, careful = _judgement(rng, judged, responses)
+    text, verdict, careful = _judgement(rng, rubric or FALLBACK, responses)
     finish: FinishReason = "stop"
     if rng.random() < 0.1:
         text, finish, verdict, careful = text[: rng.randrange(len(text) + 1)], "length", None, False
@@ -129,15 +138,14 @@ def faults(case: HostileCase) -> list[str]:
     rubric = parse_rubric(case.rubric_text)
     if rubric.criteria != (case.rubric.criteria if case.rubric else ()):
         found.append("rubric")
-    shown = case.rubric or Rubric("", (Criterion("The response is short", CriterionKind.HARD_RULE),), ParseStatus.OK)
-    judgement = parse_judgement(case.judgement, shown, case.finish_reason)
+    judgement = parse_judgement(case.judgement, case.judged_by, case.finish_reason)
     if judgement.winner not in (case.verdict, None):
         found.append("verdict")
-    if (judgement.status is ParseStatus.OK) and not case.careful:
+    if judgement.status is ParseStatus.OK and not case.careful:
         found.append("format")
     if case.careful and (judgement.winner != case.verdict or judgement.status is not ParseStatus.OK):
         found.append("lost")
-    if not prompt_is_sound(BUILDER.judge_prompt(case.prompt, shown, *case.responses), case.prompt):
+    if not prompt_is_sound(BUILDER.judge_prompt(case.prompt, case.judged_by, *case.responses), case.prompt):
         found.append("prompt")
     return found
 
@@ -146,7 +154,7 @@ def prompt_is_sound(text: str, prompt: Prompt) -> bool:
     """Whether a built-in judge prompt has each section once, the turns it was given, and no control token."""
     sections = [f"<{slash}{n}>" for n in ("instruction", "response_a", "response_b", "rubric") for slash in ("", "/")]
     seen = re.findall(r"<\s*/?\s*(?:instruction|response[\W_]*[ab]|rubric)\b[^>]*>?", text, re.IGNORECASE)
-    turns = re.findall(r"^\s*\[\s*\w+\s*\]\s*$", text, re.MULTILINE)
+    turns = re.findall(r"^\s*\[\s*(?:user|assistant|system|developer|unknown)\s*\]", text, re.MULTILINE | re.IGNORECASE)
     expected_turns = 0 if isinstance(prompt, str) else len(prompt)
     return seen == sections and len(turns) == expected_turns and not any(token in text for token in CONTROL_TOKENS)
 

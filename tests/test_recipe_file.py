@@ -229,7 +229,10 @@ def test_an_error_in_the_extended_file_names_that_file(tmp_path: Path) -> None:
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 BAD_FILES = [
-    ("judge:\n  num_generation: 4\n", "line 2: `judge.num_generation` is not a field. Did you mean `judge.num_generations`?"),
+    (
+        "judge:\n  num_generation: 4\n",
+        "line 2: `judge.num_generation` is not a field. Did you mean `judge.num_generations`?",
+    ),
     ("seed: 1\nsede: 2\n", "line 2: `sede` is not a field. Did you mean `seed`?"),
     ("beta: 0.1\n", "line 1: `beta` is not a field. Did you mean `judge.beta` or `rubric.beta`?"),
     ("judge:\n  zzz: 1\n", "line 2: `judge.zzz` is not a field. Allowed in `judge`: num_generations, max_completion_"),
@@ -249,17 +252,29 @@ BAD_FILES = [
     ("seed: true\n", "line 1: `seed` is true. Allowed: a whole number"),
     ("seed: '8'\n", "line 1: `seed` is '8'."),
     ("threads: zero\n", "line 1: `threads` is 'zero'. Allowed: a whole number, at least 1 or null."),
-    ("data:\n  world:\n    topics: 9\n", "line 3: `data.world.topics` is 9. Allowed: a whole number, at least 2 and at most 6."),
+    (
+        "data:\n  world:\n    topics: 9\n",
+        "line 3: `data.world.topics` is 9. Allowed: a whole number, at least 2 and at most 6.",
+    ),
     ("data: {test_fraction: 1}\n", "`data.test_fraction` is 1. Allowed: a finite number, above 0 and below 1."),
     ("model: {gradient_checkpointing: yes}\n", "is 'yes'. Allowed: true or false. Correct it"),
     ("model: {dtype: fp16}\n", "`model.dtype` is 'fp16'. Allowed: auto, float32, bfloat16, float16."),
-    ("model: {lora: {target_modules: q}}\n", "`model.lora.target_modules` is 'q'. Allowed: all-linear or a list of text."),
-    ("model: {lora: {target_modules: [q, 1]}}\n", "`model.lora.target_modules` is a list. Allowed: all-linear or a list"),
+    (
+        "model: {lora: {target_modules: q}}\n",
+        "`model.lora.target_modules` is 'q'. Allowed: all-linear or a list of text.",
+    ),
+    (
+        "model: {lora: {target_modules: [q, 1]}}\n",
+        "`model.lora.target_modules` is a list. Allowed: all-linear or a list",
+    ),
     ("model: {lora: {target_modules: [{a: 1}]}}\n", "`model.lora.target_modules` is a list."),
     ("name: a b\n", "line 1: `name` is 'a b'. Allowed: text that matches ^[A-Za-z0-9]"),
     ("name: {x: 1}\n", "line 1: `name` is a section of fields. Allowed: text"),
     ("description: null\n", "line 1: `description` is null. Allowed: text."),
-    ("judge:\nseed: 1\n", "line 1: `judge` is null. Allowed: a section of fields. Put fields under it, or leave it out"),
+    (
+        "judge:\nseed: 1\n",
+        "line 1: `judge` is null. Allowed: a section of fields. Put fields under it, or leave it out",
+    ),
     ("judge: [1]\n", "line 1: `judge` is a list. Allowed: a section of fields."),
     ("schedule:\n  until: soon\n", "line 2: `schedule.until` is 'soon'. Allowed: a section of fields or null."),
     ("description: |\n  a\n\n  b\nseed: -1\n", "line 5: `seed` is -1."),
@@ -272,7 +287,7 @@ BAD_FILES = [
     ("data:\n  source: a.jsonl\n", "line 2: warmup.source: testbed writes trajectories"),
     ("judge: {\n  pairs_per_prompt: 9}\n", "r.yaml: pairs_per_prompt: 9 is more than data.world.pairs_per_prompt"),
     # YAML
-    ("seed: 1\nseed: 2\n", "line 2: 'seed' was given before (%PATH%, line 1). Keep one of them."),
+    ("name: x\nseed: 1\nseed: 2\n", "line 3: 'seed' was given before (%PATH%, line 2). Keep one of them."),
     ("judge:\n  beta: 0\n  beta: 0\n", "line 3: 'beta' was given before"),
     ("seed: 1\njudge: [\n", "line 3: not YAML (expected the node content, but found '<stream end>')"),
     ("seed: 1\nname: a: b\n", "line 2: not YAML (mapping values are not allowed here). Correct the syntax"),
@@ -280,7 +295,7 @@ BAD_FILES = [
     ("seed: 1\nname: a\x01b\n", "line 2: not YAML (a control character)."),
     ('seed: 1\nname: "\\UFFFFFFFF"\n', "not YAML ("),
     ("a: 1\n---\nb: 1\n", "line 2: not YAML (but found another document)"),
-    ("[" * 5000, "line 1: nested too deeply."),
+    ("[" * 1000, "line 1: nested too deeply."),
     ("", "r.yaml is empty. A recipe needs at least one field"),
     ("# nothing\n", "r.yaml is empty."),
     ("- a\n", "line 1: a recipe is a mapping of fields to values, not a list."),
@@ -291,7 +306,10 @@ BAD_FILES = [
     ("seed: &a 1\nthreads: &a 2\n", "line 1: &a: a recipe has no anchors."),
     ("a: &x [*x]\n", "line 1: &x: a recipe has no anchors."),
     ("seed: 1\nrubric: *j\n", "line 2: not YAML (found undefined alias 'j')"),
-    ("seed: 1\nname: !!python/name:os.system x\n", "line 2: the tag tag:yaml.org,2002:python/name:os.system is not read."),
+    (
+        "seed: 1\nname: !!python/name:os.system x\n",
+        "line 2: the tag tag:yaml.org,2002:python/name:os.system is not read.",
+    ),
     ("name: !!binary aGk=\n", "line 1: the tag tag:yaml.org,2002:binary is not read."),
     ("name: !mine x\n", "line 1: the tag !mine is not read. Leave it out."),
     ("seed: !!int x\n", "line 1: 'x' does not fit its tag tag:yaml.org,2002:int."),
@@ -300,7 +318,7 @@ BAD_FILES = [
     ("seed: 0x" + "F" * 9000 + "\n", "line 1: a whole number beyond 64 bits."),
     ("seed: " + "9" * 5000 + "\n", "line 1: '99999"),
     ('name: x\ndescription: "\\ud800"\n', r"line 2: '\ud800' has half of a surrogate pair."),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("text", "expected"), BAD_FILES, ids=range(len(BAD_FILES)))
@@ -308,7 +326,8 @@ def test_a_bad_file_is_told_where_and_what(tmp_path: Path, text: str, expected: 
     path = write(tmp_path, text)
     message = message_of(path)
     assert message.startswith(str(path))
-    assert expected.replace("%PATH%", str(path)) in message
+    expected = expected.replace("%PATH%", str(path))
+    assert message.startswith(f"{path}, {expected}") if expected.startswith("line") else expected in message
     assert "\n" not in message
 
 
@@ -321,7 +340,7 @@ BAD_OVERRIDES = [
     ("judge..beta=1", "not of the form field=value"),
     ("judge.betta=1", "`judge.betta` is not a field. Did you mean `judge.beta`?"),
     ("lr=1", "`lr` is not a field. Allowed: name,"),
-    ("learning_rate=1", "Did you mean `warmup.rubric.learning_rate` or `warmup.judge.learning_rate` or `judge.learning_r"),
+    ("learning_rate=1", "Did you mean `warmup.rubric.learning_rate` or `warmup.judge.learning_rate` or `judge."),
     ("judge.beta=high", "`judge.beta` is 'high'. Allowed: a finite number, at least 0."),
     ("judge.beta=[", "not YAML (expected the node content"),
     ("judge.beta=", "`judge.beta` is null."),
@@ -335,7 +354,7 @@ BAD_OVERRIDES = [
     ("extends=base.yaml", "extends belongs into a file"),
     ("judge.num_generations=1", "judge.num_generations: 1 gives zero advantage everywhere."),
     ("rubric.max_completion_length=9999", "rubric.max_completion_length: 9999 leaves no room for a prompt"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("override", "expected"), BAD_OVERRIDES)
@@ -382,26 +401,30 @@ def test_nested_aliases_fail_before_they_expand(tmp_path: Path) -> None:
 
 
 YAML_PIECES = st.sampled_from(
-    ["a", "seed", "judge", ": ", ":\n", "\n", "\n  ", "- ", "[", "]", "{", "}", ", ", "&a ", "*a", "!!int ", "!x ", "'"]
-    + [
-        '"',
-        "\\",
-        "\\x",
-        "\\ud800",
-        "|",
-        ">-\n",
-        "# ",
-        "%YAML 1.1\n",
-        "---\n",
-        "...",
-        "? ",
-        "<<",
-        "=",
-        "~",
-        "1",
-        "1e400",
+    [
+        *(
+            "a",
+            "seed",
+            "judge",
+            ": ",
+            ":\n",
+            "\n",
+            "\n  ",
+            "- ",
+            "[",
+            "]",
+            "{",
+            "}",
+            ", ",
+            "&a ",
+            "*a",
+            "!!int ",
+            "!x ",
+        ),
+        *("'", '"', "\\", "\\x", "\\ud800", "|", ">-\n", "# ", "%YAML 1.1\n", "---\n", "...", "? ", "<<", "=", "~"),
+        *("1", "1e400", "0x", "0o8", "_", ".inf", "-", "12:30", "2024-13-45", "\t", "\r", "\x85", "\u2028", "\ufeff"),
+        *("é", "extends"),
     ]
-    + ["0x", "0o8", "_", ".inf", "-", "12:30", "2024-13-45", "\t", "\r", "\x85", "\u2028", "\ufeff", "é", "extends"]
 )
 
 
@@ -458,9 +481,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("field", [*PATH_FIELDS, "model.base"])
 def test_a_path_beside_the_recipe_becomes_absolute(elsewhere: Path, field: str) -> None:
     section, key = field.split(".")
-    path = write(elsewhere, f"warmup: {{source: null}}\n{section}:\n  {key}: files/here\n".replace(
-        "warmup: {source: null}\nwarmup:", "warmup:"))  # fmt: skip
-    overrides = ["data.source=other.jsonl"] if field == "warmup.source" else []
+    path = write(elsewhere, f"{section}:\n  {key}: files/here\n")
+    overrides = {"warmup.source": ["data.source=other.jsonl"], "data.source": ["warmup.source=null"]}.get(field, [])
     assert value_of(load_recipe(path, overrides), field) == str((elsewhere / "files" / "here").resolve())
 
 
@@ -473,8 +495,8 @@ def test_other_values_stay_as_they_are(elsewhere: Path, field: str, value: str) 
 
 
 def test_built_in_names_are_no_paths(elsewhere: Path) -> None:
-    text = "data: {source: testbed}\nmodel: {base: testbed}\nprompts: {rubric_template: rubric, judge_template: judge_paper}\n"
-    recipe = load_recipe(write(elsewhere, text))
+    prompts = "prompts: {rubric_template: rubric, judge_template: judge_paper}\n"
+    recipe = load_recipe(write(elsewhere, f"data: {{source: testbed}}\nmodel: {{base: testbed}}\n{prompts}"))
     assert (recipe.data.source, recipe.model.base) == ("testbed", "testbed")
     assert (recipe.prompts.rubric_template, recipe.prompts.judge_template) == ("rubric", "judge_paper")
 
@@ -500,7 +522,7 @@ def test_an_empty_path_is_left_alone(elsewhere: Path) -> None:
 
 # --- writing --------------------------------------------------------------------------------------------------------
 
-# Everything YAML cannot hold as text is half a surrogate pair, which no recipe has.
+# Half a surrogate pair is the only text that YAML, and a recipe, cannot hold.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 TRICKY = [
     "null",
@@ -522,7 +544,7 @@ TRICKY = [
 NUMBER = st.floats(min_value=1e-300, max_value=1e300)
 
 
-@IN_ONE_FOLDER
+@settings(IN_ONE_FOLDER, max_examples=50)
 @given(
     description=TEXT | st.sampled_from(TRICKY),
     base=TEXT | st.sampled_from(TRICKY),
@@ -534,14 +556,15 @@ NUMBER = st.floats(min_value=1e-300, max_value=1e300)
     generations=st.integers(2, 64),
 )
 def test_a_dumped_recipe_loads_back_equal(tmp_path: Path, **drawn: Any) -> None:
+    lora = LoraSettings(alpha=drawn["alpha"], target_modules=drawn["modules"])
     recipe = Recipe(
         description=drawn["description"],
         seed=drawn["seed"],
-        model=ModelSettings(base=drawn["base"], lora=LoraSettings(alpha=drawn["alpha"], target_modules=drawn["modules"])),
+        model=ModelSettings(base=drawn["base"], lora=lora),
         judge=GRPOSettings(
             learning_rate=drawn["rate"], max_steps=drawn["max_steps"], num_generations=drawn["generations"]
         ),
-    )  # fmt: skip
+    )
     folder = tmp_path / "run"
     folder.mkdir(exist_ok=True)
     path = write(folder, "", "recipe.yaml")

@@ -31,13 +31,15 @@ class Completion:
     stopped: bool
 
 
-class RoomyLayer(DynamicLayer):
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     """A cache layer that writes into room kept free behind its tokens, in place of copying all at every token."""
 
     growth = 32
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.keys: Tensor
+        self.values: Tensor
         self._rooms: list[Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -126,7 +128,9 @@ def generate(
     """
     found: list[list[Completion]] = [[] for _ in prompts]
     for batch in _by_length(prompts, max(1, max_rows // sampling.num_generations)):
-        groups = _generate_batch(model, [prompts[i] for i in batch], [seeds[i] for i in batch], sampling, end_ids, pad_id)
+        groups = _generate_batch(
+            model, [prompts[i] for i in batch], [seeds[i] for i in batch], sampling, end_ids, pad_id
+        )
         for i, group in zip(batch, groups, strict=True):
             found[i] = group
     return found
@@ -192,7 +196,8 @@ def _generate_batch(
             use_cache=True,
         ).logits[:, -1]
     flat = [
-        _completion(ids_row, logp_row, end_ids) for ids_row, logp_row in zip(tokens.tolist(), logprobs.tolist(), strict=True)
+        _completion(ids_row, logp_row, end_ids)
+        for ids_row, logp_row in zip(tokens.tolist(), logprobs.tolist(), strict=True)
     ]
     return [flat[i * n : (i + 1) * n] for i in range(len(prompts))]
 

@@ -286,7 +286,7 @@ class TwoAdapterModel:
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        last = prompt[:, -1:].index_select(0, batch.group_of_R)
+        last = torch.index_select(prompt[:, -1:], 0, batch.group_of_R)
         if batch.completions_RC.shape[1] == 1:
             return last
         cache.batch_select_indices(batch.group_of_R)
@@ -310,7 +310,7 @@ class TwoAdapterModel:
         hidden: Tensor = base.get_decoder()(
             input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False
         ).last_hidden_state
-        return hidden[:, width - 1 : -1]
+        return torch.narrow(hidden, 1, width - 1, batch.completions_RC.shape[1])
 
 
 class _Head:
@@ -324,7 +324,7 @@ class _Head:
         self._divisor = float(getattr(config, "logits_scaling", 1.0) or 1.0)
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self._layer(hidden) * self._factor / self._divisor
+        logits: Tensor = self._layer(hidden) * (self._factor / self._divisor)
         if self._cap is not None:
             logits = torch.tanh(logits / self._cap) * self._cap
         return logits
@@ -342,7 +342,7 @@ def new_adapters(model: Any, settings: ModelSettings, seed: int) -> Any:
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
     config = LoraConfig(
         r=lora.r,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=targets,
         task_type="CAUSAL_LM",

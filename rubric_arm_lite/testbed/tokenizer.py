@@ -50,7 +50,18 @@ def fixed_parts() -> list[str]:
         parts += [f" [{kind.label}]", f" [{kind.label}]: {JUSTIFICATION_PREFIX}"]
     for number in range(1, MAX_NUMBER + 1):
         parts += [f"{number}.", f"\n{number}.", f"\n- Criterion {number}"]
-    parts += ["user\n", "assistant\n", "system\n", "Write a", " The response", "The response", " is met.", " is missed.", " appears,", " is absent,"]
+    parts += [
+        "user\n",
+        "assistant\n",
+        "system\n",
+        "Write a",
+        " The response",
+        "The response",
+        " is met.",
+        " is missed.",
+        " appears,",
+        " is absent,",
+    ]
     parts += [f" {phrase}" for rule in RULES.values() for phrase in rule]
     parts += [" A earns", ", B earns", " is", " about", " for", "?"]
     return list(dict.fromkeys(parts))
@@ -99,4 +110,3 @@ def _whole(part: str) -> str:
 def write_tokenizer(folder: Path) -> None:
     """Write the tokenizer folder."""
     build_tokenizer().save_pretrained(folder)
-

@@ -171,4 +171,3 @@ def break_judgement(text: str, rng: random.Random) -> str:
             for i in reversed(criteria[half:]):
                 del lines[i]
     return "\n".join(lines)
-

@@ -138,7 +138,7 @@ class World:
             by_topic[topic] += [Task(topic, reader, genre, rule, word) for reader in READERS for genre in GENRES]
         for tasks in by_topic.values():
             rng.shuffle(tasks)
-        blocks = []
+        blocks: list[PromptBlock] = []
         while len(blocks) < prompts:
             drawn = [tasks.pop() for tasks in by_topic.values() if tasks]
             if not drawn:

@@ -1,0 +1,99 @@
+"""Does it learn? The testbed recipe over several seeds; the seed sets world, data and LoRA.
+
+    python benchmarks/testbed_seeds.py 101 102 103 104 105
+
+writes ``benchmarks/testbed_seeds.json`` and ``.md`` with every seed, failures included, and the spread. Further
+arguments of the form ``--set key=value`` override the recipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+PHASES = ("warm-up", "judge 1", "rubric 1", "judge 2", "rubric 2", "judge 3", "rubric 3", "final")
+COLUMNS = ("accuracy", "principle_recall", "position_bias", "consistency", "format_sampled")
+
+
+def run_seed(seed: int, overrides: list[str], folder: Path) -> dict[str, Any]:
+    """One run; returns its evaluations by name, cross-play, oracle and wall time."""
+    sets = [part for value in (f"seed={seed}", *overrides) for part in ("--set", value)]
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "rubric_arm_lite", "run", "testbed", *sets, "--run-dir", str(folder), "--json"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    seconds = time.perf_counter() - started
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+    evaluations = {row["name"]: row for row in rows if row["kind"] == "evaluation"}
+    steps = [row for row in rows if row["kind"] == "step"]
+    return {
+        "seed": seed,
+        "seconds": seconds,
+        "oracle": json.loads((folder / "data.json").read_text("utf-8"))["oracle"],
+        "evaluations": evaluations,
+        "informative": {
+            phase: statistics.fmean(row["groups/informative"] for row in steps if row["phase"] == phase)
+            for phase in dict.fromkeys(row["phase"] for row in steps)
+        },
+    }
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown: a row per seed and phase, then mean and spread, then cross-play."""
+    lines = []
+    for column in COLUMNS:
+        lines += [f"### {column.replace('_', ' ')}", "", "| seed | " + " | ".join(PHASES) + " |"]
+        lines.append("|---|" + "---|" * len(PHASES))
+        for result in results:
+            values = [result["evaluations"][phase].get(column) for phase in PHASES]
+            lines.append(f"| {result['seed']} | " + " | ".join(f"{v:.3f}" for v in values) + " |")
+        columns = list(zip(*([r["evaluations"][p][column] for p in PHASES] for r in results), strict=True))
+        lines.append("| mean | " + " | ".join(f"{statistics.fmean(c):.3f}" for c in columns) + " |")
+        if len(results) > 1:
+            lines.append("| sd | " + " | ".join(f"{statistics.stdev(c):.3f}" for c in columns) + " |")
+        lines.append("")
+    names = [name for name in results[0]["evaluations"] if name.startswith("cross-play")]
+    lines += ["### cross-play accuracy", "", "| seed | " + " | ".join(n.removeprefix("cross-play: ") for n in names)]
+    lines[-1] += " |"
+    lines.append("|---|" + "---|" * len(names))
+    for result in results:
+        values = [result["evaluations"][name]["accuracy"] for name in names]
+        lines.append(f"| {result['seed']} | " + " | ".join(f"{v:.3f}" for v in values) + " |")
+    means = [statistics.fmean(r["evaluations"][name]["accuracy"] for r in results) for name in names]
+    lines += ["| mean | " + " | ".join(f"{v:.3f}" for v in means) + " |", ""]
+    lines += ["### run", "", "| seed | seconds | oracle, true rubric | oracle, hard rule only | oracle, best generic |"]
+    lines.append("|---|---|---|---|---|")
+    for result in results:
+        oracle = result["oracle"]
+        values = [oracle["true"], oracle["hard_rule"], oracle["generic"]]
+        lines.append(f"| {result['seed']} | {result['seconds']:.0f} | " + " | ".join(f"{v:.3f}" for v in values) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run the seeds one after another and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("seeds", type=int, nargs="+")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--out", type=Path, default=HERE / "testbed_seeds")
+    arguments = parser.parse_args()
+    results = []
+    for seed in arguments.seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            results.append(run_seed(seed, arguments.overrides, Path(folder) / "run"))
+        evaluations = results[-1]["evaluations"]
+        print(seed, *(f"{evaluations[phase]['accuracy']:.3f}" for phase in PHASES), flush=True)
+    command = " ".join(["python", "benchmarks/testbed_seeds.py", *sys.argv[1:]])
+    arguments.out.with_suffix(".json").write_text(json.dumps({"command": command, "results": results}, indent=1) + "\n")
+    arguments.out.with_suffix(".md").write_text(f"# Testbed over seeds\n\n`{command}`\n\n{table(results)}", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

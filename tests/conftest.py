@@ -1,0 +1,13 @@
+"""Every test runs offline and the same way each time."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+settings.register_profile("suite", max_examples=100, deadline=None, derandomize=True, database=None)
+settings.load_profile("suite")
