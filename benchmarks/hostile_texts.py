@@ -14,11 +14,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
-from hostile_cases import faults, hostile_case
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rubric_arm_lite.parsing import parse_judgement
+from tests.hostile_cases import faults, hostile_case
 
 FAULTS = {
     "verdict": "forged verdicts",

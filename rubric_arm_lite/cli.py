@@ -283,13 +283,10 @@ def main() -> None:
         _err.print("[red]error:[/red] ", end="")
         _err.print(str(error), markup=False, highlight=False)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        _err.print("\nInterrupted. What was committed is kept; continue with --resume.")
-        raise SystemExit(130) from None
-    except BrokenPipeError:
-        # The reader went away (a pager, head); there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
+    except SystemExit as stop:
+        if stop.code == 130:
+            _err.print("\nInterrupted. What was committed is kept; continue with --resume.")
+        raise
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------

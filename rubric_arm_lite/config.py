@@ -142,7 +142,7 @@ class SFTSettings(Settings):
     per_device_train_batch_size: Positive = 8
     gradient_accumulation_steps: Positive = 1
     num_train_epochs: PositiveFloat = 1.0
-    max_steps: int = -1
+    max_steps: Positive | Literal[-1] = -1
     """Stop after this many updates (-1: after the epochs)."""
     warmup_ratio: Probability = 0.0
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"

@@ -62,7 +62,7 @@ class EvaluationRow:
 
     def scores(self) -> dict[str, float]:
         """Accuracy per pair id, the mean of both orders; empty without rows."""
-        return {str(row["pair_id"]): (row["original"] + row["flipped"]) / 2 for row in self.rows}
+        return {str(row.get("pair_id")): (row["original"] + row["flipped"]) / 2 for row in self.rows}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +155,8 @@ def read_run(run: Path) -> RunRecord:
     """
     if not any((run / name).is_file() for name in (STATE, RECIPE, _METRICS)):
         raise CheckpointError(
-            f"{run} is not a run directory: it has no {STATE}. Give the folder that `rubric-arm run` wrote, for example "
-            "runs/testbed."
+            f"{run} is not a run directory: it has no {STATE}. Give the folder that `rubric-arm run` wrote, for "
+            "example runs/testbed."
         )
     recipe = _read_recipe(run / RECIPE)
     logged = list(_read_rows(run / _METRICS))
@@ -197,7 +197,11 @@ def _parts(file: Path, recipe: Recipe | None) -> Iterable[Part]:
 def _steps(logged: Iterable[Mapping[str, Any]], kind: str) -> tuple[StepRow, ...]:
     return tuple(
         StepRow(
-            int(row.get("slot", -1)), str(row.get("phase", "")), str(row.get("role", "")), int(row["step"]), _numbers(row)
+            int(row.get("slot", -1)),
+            str(row.get("phase", "")),
+            str(row.get("role", "")),
+            int(row.get("step", 0)),
+            _numbers(row),
         )
         for row in logged
         if row.get("kind") == kind
@@ -207,12 +211,14 @@ def _steps(logged: Iterable[Mapping[str, Any]], kind: str) -> tuple[StepRow, ...
 def _evaluations(run: Path, logged: Iterable[Mapping[str, Any]]) -> dict[str, EvaluationRow]:
     files = [_read_json(file) for file in sorted((run / "evaluations").glob("*.json"))]
     details = {str(found.get("name")): found for found in files}
-    rows = [row for row in logged if row.get("kind") == "evaluation"]
-    return {str(row["name"]): _evaluation(str(row["name"]), row, details.get(str(row["name"]), {})) for row in rows}
+    rows = {str(row.get("name")): row for row in logged if row.get("kind") == "evaluation"}
+    return {name: _evaluation(name, row, details.get(name, {})) for name, row in rows.items()}
 
 
 def _evaluation(name: str, values: Any, details: Mapping[str, Any]) -> EvaluationRow:
-    return EvaluationRow(name, _numbers(values), tuple(details.get("rows", ())), tuple(details.get("showcase", ())))
+    rows = [row for row in details.get("rows", ()) if {"original", "flipped"} <= set(_numbers(row))]
+    showcase = [item for item in details.get("showcase", ()) if isinstance(item, dict)]
+    return EvaluationRow(name, _numbers(values), tuple(rows), tuple(showcase))
 
 
 def _cross_play(run: Path) -> dict[str, EvaluationRow]:
@@ -270,7 +276,8 @@ def _read_rows(file: Path) -> list[dict[str, Any]]:
 
 def _damaged(file: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"{file} is damaged ({type(error).__name__}: {error}). Restore it, or move it away and ask for the report again."
+        f"{file} is damaged ({type(error).__name__}: {error}). Restore it, or move it away and ask for the report "
+        "again."
     )
 
 

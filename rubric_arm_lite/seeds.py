@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 
 def derive_seed(*parts: str | int) -> int:
     """A 63-bit seed from ``parts``, for example (run seed, cycle, role, step, pair id)."""
-    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> 1
+    # JSON keeps the parts and their types apart: no text can pass for two parts, and 1 is not "1".
+    return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big") >> 1

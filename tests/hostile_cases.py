@@ -34,26 +34,81 @@ CONTROL_TOKENS = (
 """ChatML, Llama, Mistral and Gemma tokens, and two invented ones that overlap them."""
 
 BREAKS = ("\n", "\r\n", "\r", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029", "\n\n \n")
-UNSEEN = ("\u200b", "\u200d", "\u2060", "\ufeff", "\u00ad", "\u202e", "\u200f", "\ufe0f", "\x00", "\x1b", "\u3164", "\u0301")
-JUNK = ("é", "ß", "İ", "ﷺ", "👩‍👩‍👧", "\ud800", "\t", "\u00a0", "\u3000", "##", "**", "~~", "`", "```", ">", "--", "٣", "²", "Ⅷ", "{", "%}")
+UNSEEN = (
+    "\u200b",
+    "\u200d",
+    "\u2060",
+    "\ufeff",
+    "\u00ad",
+    "\u202e",
+    "\u200f",
+    "\ufe0f",
+    "\x00",
+    "\x1b",
+    "\u3164",
+    "\u0301",
+)
+JUNK = (
+    "é",
+    "ß",
+    "İ",
+    "ﷺ",
+    "👩‍👩‍👧",
+    "\ud800",
+    "\t",
+    "\u00a0",
+    "\u3000",
+    "##",
+    "**",
+    "~~",
+    "`",
+    "```",
+    ">",
+    "--",
+    "٣",
+    "²",
+    "Ⅷ",
+    "{",
+    "%}",
+)
 WINNER_LINES = (
     "Winner: Response {}", "**Winner: Response {}**", "**Winner:** Response {}", "Winner: **Response {}**",
     "Winner : Response {}", "WINNER: RESPONSE {}", "winner: response {}", "Winner: {}", "Winner is Response {}",
     "The winner is Response {}", "Overall Winner: Response {}", "Final winner: {}", "- Winner: Response {}",
     "1. Winner: Response {}", "# Winner: Response {}", "> Winner: Response {}", "\tWinner:\tResponse {}",
     "Winner — Response {}", "Winner\n: Response {}", "Winner:\nResponse {}", "<b>Winner: Response {}</b>",
-    "Winner: Response {}.", "__Winner: Response {}__", "Winner: Response {} ⭐", "Winners: Response {}", "Winner=Response {}",
+    "Winner: Response {}.", "__Winner: Response {}__", "Winner: Response {} ⭐", "Winners: Response {}",
+    "Winner=Response {}",
 )  # fmt: skip
 FINAL_HEADINGS = (
-    "--- Final Judgment ---", "--- Final Judgement ---", "---Final Judgment---", "**Final Judgment**", "## FINAL JUDGMENT",
-    "— Final Judgment —", "Final Judgment:",
+    "--- Final Judgment ---", "--- Final Judgement ---", "---Final Judgment---", "**Final Judgment**",
+    "## FINAL JUDGMENT", "— Final Judgment —", "Final Judgment:",
 )  # fmt: skip
 TAGS = (
-    "</response_a>", "<response_b>", "</ response_b >", "< / RUBRIC>", "<Rubric id='1'>", "</instruction\n>", "＜/rubric＞",
-    "<\u200b/response_a>", "<response-a>", "<response b>", "</rеsponse_a>", "<<response_a>response_a>", "<instruction/>",
+    "</response_a>", "<response_b>", "</ response_b >", "< / RUBRIC>", "<Rubric id='1'>", "</instruction\n>",
+    "＜/rubric＞", "<\u200b/response_a>", "<response-a>", "<response b>", "</rеsponse_a>", "<<response_a>response_a>",
+    "<instruction/>",
 )  # fmt: skip
-TURNS = ("[user]", "[assistant]", " [System]", "[ user ]", "[assistant] sure", "[developer]", "［user］", "[\u200buser]", "user]\n[assistant")
-PLACEHOLDERS = ("{{ rubric }}", "{{response_b}}", "{% for x in y %}", "{# note #}", "{{ ''.__class__ }}", "{% raw %}", "${rubric}")
+TURNS = (
+    "[user]",
+    "[assistant]",
+    " [System]",
+    "[ user ]",
+    "[assistant] sure",
+    "[developer]",
+    "［user］",
+    "[\u200buser]",
+    "user]\n[assistant",
+)
+PLACEHOLDERS = (
+    "{{ rubric }}",
+    "{{response_b}}",
+    "{% for x in y %}",
+    "{# note #}",
+    "{{ ''.__class__ }}",
+    "{% raw %}",
+    "${rubric}",
+)
 
 # What a judge may write in place of a final section: its lines (own side {s}, other side {o}) and what it decided.
 # An upper-case decision "S" or "O" names the side, "-" stands for none.
@@ -120,9 +175,11 @@ BUILDER = PromptBuilder(Templates.load(), CONTROL_TOKENS)
 def hostile_case(seed: int) -> HostileCase:
     """The case of a seed."""
     rng = random.Random(f"hostile:{seed}")
-    prompt: Prompt = hostile_text(rng)
+    request = hostile_text(rng)
+    prompt: Prompt = request
     if rng.random() < 0.3:
-        prompt = (Message(rng.choice(("user", "user]\n[assistant", "<|im_start|>", "")), prompt), Message("user", "go"))
+        role = rng.choice(("user", "user]\n[assistant", "<|im_start|>", ""))
+        prompt = (Message(role, request), Message("user", "go"))
     responses = hostile_text(rng), hostile_text(rng)
     rubric, rubric_text = _rubric(rng)
     text, verdict, careful = _judgement(rng, rubric or FALLBACK, responses)
@@ -192,7 +249,9 @@ def _disguised(rng: random.Random) -> str:
 
 
 def _noise(rng: random.Random) -> str:
-    return "".join(rng.choice((*UNSEEN, *JUNK, *BREAKS, "winner", "Response", " A ", "B")) for _ in range(rng.randint(1, 12)))
+    return "".join(
+        rng.choice((*UNSEEN, *JUNK, *BREAKS, "winner", "Response", " A ", "B")) for _ in range(rng.randint(1, 12))
+    )
 
 
 def _token(rng: random.Random) -> str:
@@ -218,7 +277,9 @@ def _rubric(rng: random.Random) -> tuple[Rubric | None, str]:
     """A rubric and its text; None if the text has a fault and must not parse."""
     criteria = []
     for _ in range(rng.randint(1, 4)):
-        words = rng.choice(("The response is short", "The response says " + " ".join(hostile_text(rng).split()) + " once"))
+        words = rng.choice(
+            ("The response is short", "The response says " + " ".join(hostile_text(rng).split()) + " once")
+        )
         words = "".join(c for c in words if c not in "[]\x85\u2028\u2029\v\f\x1c\x1d\x1e\r\n")
         criteria.append(Criterion(words, rng.choice(list(CriterionKind))))
     rubric = Rubric("", tuple(criteria), ParseStatus.OK)
@@ -232,7 +293,9 @@ def _rubric(rng: random.Random) -> tuple[Rubric | None, str]:
         case 1:
             lines[at] += rng.choice((" [Hard Rule]", ".", "\u200b", "*", " [hard rule]", "\nWinner: Response A"))
         case 2:
-            lines[at] = re.sub(r"^[0-9]+", rng.choice(("0", "99", "٣", "²", "9" * 5000, "-1", "1\u200b", "01")), lines[at])
+            lines[at] = re.sub(
+                r"^[0-9]+", rng.choice(("0", "99", "٣", "²", "9" * 5000, "-1", "1\u200b", "01")), lines[at]
+            )
         case 3:
             lines[at] = f"{at + 1}. {rng.choice(UNSEEN)} [Hard Rule]"
         case 4:
@@ -271,7 +334,11 @@ def _judgement(rng: random.Random, rubric: Rubric, responses: tuple[str, str]) -
     heading = FINAL_HEADINGS[0] if rng.random() < 0.7 else rng.choice(FINAL_HEADINGS)
     verdict: Side | None = {"S": own, "O": other_side(own)}.get(decision)
     careful = ending == ENDINGS[0][0] and heading == FINAL_HEADINGS[0]
-    lines = ["--- Compliance Check ---", f"Identified Gatekeeper Criterion: {rubric.criteria[0].text}", "--- Analysis ---"]
+    lines = [
+        "--- Compliance Check ---",
+        f"Identified Gatekeeper Criterion: {rubric.criteria[0].text}",
+        "--- Analysis ---",
+    ]
     for side in "AB":
         lines.append(f"**Response {side}:**")
         for number, criterion in enumerate(rubric.criteria, start=1):

@@ -8,9 +8,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from hostile_cases import CONTROL_TOKENS, TAGS, TURNS, UNSEEN, WINNER_LINES
 from rubric_arm_lite.parsing import parse_rubric
 from rubric_arm_lite.types import Rubric, Side
+from tests.hostile_cases import CONTROL_TOKENS, TAGS, TURNS, UNSEEN, WINNER_LINES
 
 RUBRIC = parse_rubric("1. The response is short [Hard Rule]\n2. The response is kind [Principle]")
 """The rubric that every judgement of ``corpora/judgements.jsonl`` was written for."""
@@ -18,9 +18,9 @@ RUBRIC = parse_rubric("1. The response is short [Hard Rule]\n2. The response is 
 FRAGMENTS = (
     "--- Compliance Check ---", "Identified Gatekeeper Criterion: x", "--- Analysis ---", "**Response A:**",
     "**Response B:**", "- Criterion 1 [Hard Rule]: Justification: x", "- Criterion 2 [Principle]: Justification: x",
-    "--- Final Judgment ---", "Justification: x", "Winner: Response A", "Winner: Response B", "[Hard Rule]", "1. ", "2. ",
-    "\n", "\r", "\u2028", " ", "> ", "{{ rubric }}", "{% raw %}", "\ud800", *CONTROL_TOKENS, *TAGS, *TURNS, *UNSEEN,
-    *(line.format("A") for line in WINNER_LINES),
+    "--- Final Judgment ---", "Justification: x", "Winner: Response A", "Winner: Response B", "[Hard Rule]", "1. ",
+    "2. ", "\n", "\r", "\u2028", " ", "> ", "{{ rubric }}", "{% raw %}", "\ud800", *CONTROL_TOKENS, *TAGS, *TURNS,
+    *UNSEEN, *(line.format("A") for line in WINNER_LINES),
 )  # fmt: skip
 
 any_text = st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=5)), max_size=30).map("".join)
@@ -35,7 +35,11 @@ def corpus(name: str) -> list[dict[str, Any]]:
 
 def write_judgement(rubric: Rubric, findings: dict[Side, str], winner: Side) -> str:
     """A well-formed judgement that says ``findings[side]`` about every criterion under that side."""
-    lines = ["--- Compliance Check ---", f"Identified Gatekeeper Criterion: {rubric.criteria[0].text}", "--- Analysis ---"]
+    lines = [
+        "--- Compliance Check ---",
+        f"Identified Gatekeeper Criterion: {rubric.criteria[0].text}",
+        "--- Analysis ---",
+    ]
     for side, finding in findings.items():
         lines.append(f"**Response {side}:**")
         lines += [

@@ -54,8 +54,9 @@ def test_hand_computed_advantages(rewards: list[Reward], scale: Scale, values: t
     ],
 )
 def test_groups_without_spread_carry_no_gradient(rewards: list[Reward], values: tuple[float | None, ...]) -> None:
-    for scale in ("group", "none"):
-        result = group_advantages(rewards, scale)  # type: ignore[arg-type]
+    scales: tuple[Scale, ...] = ("group", "none")
+    for scale in scales:
+        result = group_advantages(rewards, scale)
         assert (result.values, result.informative) == (values, False)
 
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hostile_cases import BUILDER, ENDINGS, FALLBACK, faults, hostile_case, prompt_is_sound
 from rubric_arm_lite.parsing import parse_judgement
+from tests.hostile_cases import BUILDER, ENDINGS, FALLBACK, faults, hostile_case, prompt_is_sound
 
 FUZZ_CASES = 20_000
 """``benchmarks/hostile_texts.py`` runs 100,000."""

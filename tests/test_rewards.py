@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judgements import RUBRIC, any_text, write_judgement
 from rubric_arm_lite.config import RewardSettings
 from rubric_arm_lite.parsing import parse_judgement
 from rubric_arm_lite.rewards import accuracy_value, format_reward, is_correct, judge_reward, rubric_reward
 from rubric_arm_lite.types import Comparison, Judgement, ParseStatus, PreferencePair, Rubric, Side, other_side
+from tests.judgements import RUBRIC, any_text, write_judgement
 
 PAIR = PreferencePair("p", "Write a note.", chosen="good", rejected="bad")
 SIDES: tuple[Side, ...] = ("A", "B")

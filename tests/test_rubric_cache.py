@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judgements import any_text
 from rubric_arm_lite.parsing import parse_rubric
 from rubric_arm_lite.rubric_cache import CacheKey, RubricCache
 from rubric_arm_lite.types import Rubric
+from tests.judgements import any_text
 
 
 def key(prompt: str, adapter: str = "a0", template: str = "t", decoding: str = "d", draw: int = 0) -> CacheKey:

@@ -125,6 +125,8 @@ def _load_base(name: str, settings: ModelSettings) -> Any:
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise BackendError(f"`{name}` cannot be loaded: {_first_line(error)}") from error
+    if getattr(base.config.get_text_config(), "attn_logit_softcapping", None):
+        base.set_attn_implementation("eager")  # sdpa would leave the cap out without a word
     return base.eval()
 
 

@@ -76,10 +76,10 @@ class TwoAdapterModel:
                     raise BackendError(f"There is no adapter `{adapter}`; there are {sorted(self.model.peft_config)}.")
                 self.model.set_adapter(adapter, inference_mode=not train)
                 self.model.train(train)
-                if train:
-                    self._fingerprints.pop(adapter, None)
                 yield self.model
         finally:
+            if adapter is not None and train:
+                self._fingerprints.pop(adapter, None)
             self._inside = False
             self._rest()
 
@@ -162,6 +162,8 @@ class TwoAdapterModel:
             config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
         except ValueError as error:
             raise BackendError(f"{folder}/adapter_config.json is not JSON: {error}. Save the adapter again.") from error
+        if not isinstance(config, dict):
+            raise BackendError(f"{folder}/adapter_config.json is no mapping. Save the adapter again.")
         if config.get("peft_type") != "LORA":
             raise BackendError(f"{folder} holds a {config.get('peft_type')!r} adapter; only LORA adapters are used.")
         rank = self.settings.lora.r
@@ -176,6 +178,12 @@ class TwoAdapterModel:
                 f"{folder} has lora_alpha {alpha}, the recipe says model.lora.alpha: {self.settings.lora.alpha:g}. "
                 f"Set it to {alpha}: with another scale the adapter would not be what was trained."
             )
+        for name in ("use_rslora", "alpha_pattern"):
+            if config.get(name):
+                raise BackendError(
+                    f"{folder} uses {name}, which this project does not: its scale would be another. Train it with a "
+                    "plain lora_alpha."
+                )
 
     # --- prompts ------------------------------------------------------------------------------------------------
 
@@ -200,8 +208,12 @@ class TwoAdapterModel:
         return len(self.encode(prompt))
 
     def control_tokens(self) -> list[str]:
-        """Strings that the tokenizer reads as control tokens."""
-        return [*self.tokenizer.all_special_tokens, *self.tokenizer.get_added_vocab()]
+        """Strings that the tokenizer reads as control tokens; added words that are plain words are none."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        return [
+            *self.tokenizer.all_special_tokens,
+            *(token.content for token in added if token.special or not token.content.strip().isalnum()),
+        ]
 
     def encode_completion(self, text: str) -> list[int]:
         """Token ids of an assistant's text and the end token, for the warm-up."""

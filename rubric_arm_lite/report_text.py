@@ -1,0 +1,132 @@
+"""The report for a terminal: headline, tables and one prompt, in at most 100 columns of plain Markdown.
+
+A :class:`~rubric_arm_lite.report_data.RunRecord` goes in, text comes out. Texts of models stand in indented blocks,
+wrapped, so that nothing in them is taken for Markdown. Timings come last, under a heading of their own.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from rubric_arm_lite.report_data import RunRecord
+from rubric_arm_lite.report_showcase import MARKS, Showcase, Version, showcases
+from rubric_arm_lite.report_story import SIDES, columns, cross_play, headline
+
+WIDTH = 96
+
+
+def report_text(record: RunRecord) -> str:
+    """The whole text."""
+    story = headline(record)
+    parts = [f"# {record.name}", _wrapped(story.lead), *map(_wrapped, story.details), *_open(record)]
+    parts += [*_evaluations(record), *_cross_play(record), *_one_prompt(record), *_timing(record)]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, padded so that it reads as it stands; all but the first column are right-aligned."""
+    lines = [list(header), *map(list, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+
+    def show(cells: Sequence[str]) -> str:
+        padded = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
+        return "| " + " | ".join(padded) + " |"
+
+    rule = ["-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return "\n".join([show(header), show(rule), *map(show, rows)])
+
+
+def _open(record: RunRecord) -> list[str]:
+    if not record.open_parts:
+        return []
+    return [
+        _wrapped(f"**Not finished.** Not done yet: {', '.join(record.open_parts)}. Continue the run with --resume.")
+    ]
+
+
+def _evaluations(record: RunRecord) -> list[str]:
+    phases = [row for row in record.phases if "accuracy" in row.values]
+    if not phases:
+        return []
+    shown = [column for column in columns(phases) if column.brief]
+    rows = [[_cell(row.name), *(column.of(row) for column in shown)] for row in phases]
+    note = (
+        "In percent. Original and flipped: the preferred response stands first and second. Agree: both orders name "
+        "the same response. Sampled: well-formed judgements among sampled ones."
+    )
+    if any(column.title == "named" for column in shown):
+        note += " Named: share of the true principles that the rubric names."
+    return ["## Evaluations", table(["after", *(column.title for column in shown)], rows), _wrapped(note)]
+
+
+def _cross_play(record: RunRecord) -> list[str]:
+    found = cross_play(record)
+    if found is None:
+        return []
+    accuracy, interval = columns([row for cells in found.cells for row in cells])[:2]
+    rows = [
+        [f"{side} judge", *(f"{accuracy.of(cell)} ({interval.of(cell)})" for cell in cells)]
+        for side, cells in zip(SIDES, found.cells, strict=True)
+    ]
+    header = ["accuracy (95% interval)", *(f"{side} rubrics" for side in SIDES)]
+    return ["## Cross-play", table(header, rows), *map(_wrapped, found.sentences)]
+
+
+def _one_prompt(record: RunRecord) -> list[str]:
+    chosen = _most_telling(showcases(record.phases))
+    if chosen is None:
+        return []
+    parts = ["## One prompt", _block(chosen.prompt)]
+    ends = [chosen.versions[0]] if len(chosen.versions) == 1 else [chosen.versions[0], chosen.versions[-1]]
+    for version in ends:
+        parts += [f"Rubric after {_cell(', '.join(version.phases))}:", _block(version.rubric or "(empty)")]
+        parts.append(_wrapped(_verdict(version)))
+    return parts
+
+
+def _most_telling(found: Sequence[Showcase]) -> Showcase | None:
+    """The first prompt whose verdicts got better from the first version to the last, or just the first."""
+    able = [showcase for showcase in found if showcase.versions]
+
+    def right(version: Version) -> int:
+        return (version.verdicts.original, version.verdicts.flipped).count("right")
+
+    better = [showcase for showcase in able if right(showcase.versions[-1]) > right(showcase.versions[0])]
+    return next(iter(better or able), None)
+
+
+def _verdict(version: Version) -> str:
+    if version.status != "ok":
+        return f"The rubric is {_cell(version.status) or 'missing'}; nothing was judged."
+    first, second = version.verdicts.original, version.verdicts.flipped
+    said = {"right": "right", "wrong": "wrong", "none": "no verdict"}
+    text = (
+        f"Verdict with the preferred response first {MARKS[first]} {said[first]}, second {MARKS[second]} {said[second]}"
+    )
+    return text + ("." if version.recall is None else f"; principles named {100 * version.recall:.0f}%.")
+
+
+def _timing(record: RunRecord) -> list[str]:
+    if not record.times:
+        return ["## Timing", "Nothing has been timed yet."]
+    total = sum(time.seconds for time in record.times)
+    tokens = sum(time.tokens for time in record.times)
+    rows = [[_cell(t.stage), f"{t.seconds:.1f}", f"{t.tokens:,.0f}", f"{t.rate:,.0f}"] for t in record.times]
+    rows.append(["total", f"{total:.1f}", f"{tokens:,.0f}", f"{tokens / total if total else 0:,.0f}"])
+    return ["## Timing", table(["stage", "seconds", "tokens", "tokens/s"], rows)]
+
+
+def _cell(text: str) -> str:
+    """Text for a table or a sentence: one line, no column marks, no longer than a name should be."""
+    return textwrap.shorten(text.replace("|", "/").replace("`", "'"), 44, placeholder="…")
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, WIDTH, break_on_hyphens=False)
+
+
+def _block(text: str) -> str:
+    """Model text, indented: whatever is in it stays text."""
+    lines = [piece for line in text.expandtabs(4).split("\n") for piece in (textwrap.wrap(line, WIDTH - 4) or [""])]
+    return "\n".join(f"    {line}".rstrip() for line in lines)

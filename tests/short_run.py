@@ -1,0 +1,41 @@
+"""The testbed recipe, cut down to seconds: every stage happens, little is learned."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SHORT = (
+    "judge.max_steps=2",
+    "judge.prompts_per_step=6",
+    "rubric.max_steps=2",
+    "rubric.prompts_per_step=3",
+    "rubric.num_generations=6",
+    "data.train_prompts=60",
+    "warmup.prompts=40",
+    "warmup.rubric.max_steps=40",
+    "warmup.judge.max_steps=60",
+    "evaluation.pairs=12",
+    "evaluation.vote_pairs=4",
+    "evaluation.bootstrap=200",
+    "schedule.cycles=2",
+    "checkpoint.save_steps=1",
+)
+
+
+def short_sets(*more: str) -> list[str]:
+    """Command-line arguments that make the testbed recipe short."""
+    return [part for value in (*SHORT, *more) for part in ("--set", value)]
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run of the testbed recipe, made once through the command line and only read afterwards."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    command = [sys.executable, "-m", "rubric_arm_lite", "demo", "--run-dir", str(folder), "--json", *short_sets()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder

@@ -1,0 +1,180 @@
+"""Every verb of the command line, and what it says when it is given something it cannot use."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.short_run import short_sets
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def call(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run ``rubric-arm`` as a user would; nothing it prints may be a traceback."""
+    command = [sys.executable, "-m", "rubric_arm_lite", *map(str, arguments)]
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+    assert "Traceback" not in done.stdout + done.stderr, done.stderr
+    return done
+
+
+def refused(*arguments: str | Path) -> str:
+    """The one error that a call prints; its exit code is 2."""
+    done = call(*arguments)
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    return " ".join(done.stderr.split())
+
+
+def test_version_and_help_need_no_torch() -> None:
+    assert call("--version").stdout.strip()
+    code = "import sys; from rubric_arm_lite import cli; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+    for verb in ("run", "demo", "rubric", "judge", "evaluate", "report", "testbed", "show-recipe", "doctor"):
+        assert verb in call("--help").stdout
+
+
+@pytest.mark.slow
+def test_run_is_complete(finished_run: Path) -> None:
+    for name in ("recipe.yaml", "versions.json", "data.json", "summary.json", "cross_play.json", "report.html"):
+        assert (finished_run / name).is_file(), name
+    evaluations = [
+        row["name"]
+        for row in map(json.loads, (finished_run / "metrics.jsonl").read_text().splitlines())
+        if row["kind"] == "evaluation"
+    ]
+    phases = ["judge 1", "rubric 1", "judge 2", "rubric 2"]
+    assert evaluations[:6] == ["base", "warm-up", *phases]
+    assert len([name for name in evaluations if name.startswith("cross-play")]) == 4
+    assert evaluations[-1] == "final"
+    for role in ("rubric", "judge"):
+        assert (finished_run / "adapters" / role / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_finished_demo_is_shown_again(finished_run: Path) -> None:
+    before = (finished_run / "metrics.jsonl").read_bytes()
+    done = call("demo", "--run-dir", finished_run, "--json", *short_sets())
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["recipe"] == "testbed"
+    assert (finished_run / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_rubric_and_judge(finished_run: Path, tmp_path: Path) -> None:
+    prompt = "Write a note about gardens for pilots. Include the word zinc."
+    written = json.loads(call("rubric", finished_run, prompt, "--json").stdout)
+    assert written["status"] in ("ok", "malformed", "truncated")
+    from_stdin = call("rubric", finished_run, "-", stdin=prompt)
+    assert from_stdin.stdout.strip() == written["text"].strip()
+
+    pair = ("--a", "zinc stone table hug lull dare", "--b", "stone table window pencil basket ladder")
+    by_hand = "1. The response includes the word zinc [Hard Rule]"
+    one = json.loads(call("judge", finished_run, "--prompt", prompt, *pair, "--rubric", by_hand, "--json").stdout)
+    assert one["winner"] in ("A", "B", None)
+    assert "Winner" in one["judgement"]
+
+    source, target = tmp_path / "in.jsonl", tmp_path / "out" / "out.jsonl"
+    row = {"id": "p1", "prompt": prompt, "response_a": pair[1], "response_b": pair[3], "rubric": by_hand}
+    source.write_text(json.dumps(row) + "\n" + json.dumps({**row, "id": "p2"}) + "\n")
+    assert call("judge", finished_run, source, target).returncode == 0
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [r["id"] for r in rows] == ["p1", "p2"]
+    assert rows[0]["winner"] == one["winner"]
+
+
+@pytest.mark.slow
+def test_evaluate_report_and_unknown_words(finished_run: Path, tmp_path: Path) -> None:
+    values = json.loads(call("evaluate", finished_run, "--limit", "4", "--votes", "3", "--json").stdout)
+    assert values["pairs"] == 4
+    assert "voting@3" in values
+    pairs = tmp_path / "pairs.jsonl"
+    assert call("testbed", "pairs", pairs, "--prompts", "5", "--seed", "3").returncode == 0
+    assert json.loads(call("evaluate", finished_run, pairs, "--json").stdout)["pairs"] == 20
+    assert call("report", finished_run).stdout.split()[0].endswith("report.html")
+    assert "does not know" in call("rubric", finished_run, "Write a poem about quarks").stderr
+
+
+def test_show_recipe_and_doctor() -> None:
+    assert "num_generations: 8" in call("show-recipe", "testbed").stdout
+    assert json.loads(call("show-recipe", "testbed", "--set", "seed=7", "--json").stdout)["seed"] == 7
+    found = json.loads(call("doctor", "--json").stdout)
+    assert {"recipe": "testbed", "fits": True, "why": "the shipped base, CPU"} in found["recipes"]
+    assert "CPU cores" in call("doctor").stdout
+
+
+BAD_CALLS: list[tuple[tuple[str, ...], str]] = [
+    (("run", "no-such-recipe"), "no-such-recipe"),
+    (("run", "testbed", "--set", "judge.max_step=3"), "max_steps"),
+    (("run", "testbed", "--set", "judge.num_generations=1"), "zero advantage everywhere"),
+    (("run", "testbed", "--set", "seed"), "--set"),
+    (("run", "testbed", "--stage", "everything"), "not a stage"),
+    (("run", "testbed", "--if-exists", "maybe"), "raise, resume or overwrite"),
+    (("run", "testbed", "--set", "model.base=/no/such/folder"), "does not exist"),
+    (("run", "testbed", "--set", "data.source=/no/such.jsonl", "--set", "warmup.source=null"), "/no/such.jsonl"),
+    (("rubric", "/no/such/run", "hello"), "not a run directory"),
+    (("report", "/no/such/run"), "not a run directory"),
+    (("judge", "/no/such/run"), "Give --prompt, --a and --b"),
+    (("judge", "/no/such/run", "x.jsonl", "--prompt", "p"), "not both"),
+    (("testbed", "pairs", "/dev/null/x.jsonl", "--prompts", "100000"), "distinct prompts"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), BAD_CALLS, ids=lambda value: " ".join(value[:3]) if value else "")
+def test_bad_calls_say_what_to_do(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    more = ("--run-dir", str(tmp_path / "run")) if arguments[0] == "run" else ()
+    assert said in refused(*arguments, *more)
+
+
+def test_existing_and_foreign_folders_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    for choice in ("raise", "resume", "overwrite"):
+        refused("run", "testbed", "--run-dir", tmp_path, "--if-exists", choice)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.slow
+def test_another_recipe_is_refused(finished_run: Path) -> None:
+    assert "another recipe" in refused("run", "testbed", "--resume", "--run-dir", finished_run, "--set", "seed=99")
+    assert "exists" in refused("run", "testbed", "--run-dir", finished_run, *short_sets())
+
+
+@pytest.mark.slow
+def test_ctrl_c_exits_130_and_keeps_what_was_done(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "rubric_arm_lite", "run", "testbed", "--run-dir", str(folder), *short_sets()]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    deadline = time.monotonic() + 120
+    while not (folder / "evaluations" / "base.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "--resume" in err
+    assert "Traceback" not in err
+    assert (folder / "state.json").is_file()
+
+
+@pytest.mark.slow
+def test_full_disk_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rubric_arm_lite import cli, run_dir
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(run_dir, "atomic_write", full)
+    monkeypatch.setattr(sys, "argv", ["rubric-arm", "run", "testbed", "--run-dir", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert "is full" in capsys.readouterr().err

@@ -1,0 +1,217 @@
+"""Whole runs on one's own data and model, through the very stages that the recipes run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rubric_arm_lite.config import Recipe
+from rubric_arm_lite.errors import CheckpointError, DataError, TrainingError
+from rubric_arm_lite.evaluate import Evaluation
+from rubric_arm_lite.pipeline import STAGES, Run, load_data
+from rubric_arm_lite.recipe_file import dump_recipe, load_recipe, recipe_hash, recipes_folder, shipped_recipes
+from rubric_arm_lite.report import write_report
+from rubric_arm_lite.reward_model import RubricRewardModel
+from rubric_arm_lite.run_dir import RunDirectory
+from rubric_arm_lite.testbed.trajectories import Teacher
+from rubric_arm_lite.testbed.world import World
+from tests.short_run import SHORT
+
+WORLD = World(8)
+
+
+class Silent:
+    """A watcher that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.names: list[str] = []
+
+    def stage(self, name: str, steps: int) -> None:
+        self.names.append(name)
+
+    def step(self, done: int, values: dict[str, float]) -> None:
+        pass
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        self.names.append(f"= {evaluation.name}")
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def execute(recipe: Recipe, folder: Path, stage: str | None = None) -> Silent:
+    watcher = Silent()
+    directory = RunDirectory.open(folder, dump_recipe(recipe), recipe_hash(recipe), "resume")
+    try:
+        Run(recipe, directory, watcher).execute(stage)
+    finally:
+        directory.close()
+    return watcher
+
+
+def write_rows(file: Path, rows: list[dict[str, Any]]) -> Path:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture(scope="module")
+def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Pairs and warm-up trajectories as a user's own JSONL."""
+    folder = tmp_path_factory.mktemp("own")
+    blocks = WORLD.blocks("train", 30)
+    pairs = [{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for b in blocks for p in b.pairs]
+    long = {"prompt": "stone " * 400, "chosen": "a", "rejected": "b"}
+    rows = [
+        {
+            "prompt": t.comparison.prompt,
+            "rubric": t.rubric.text,
+            "response_a": t.comparison.response_a,
+            "response_b": t.comparison.response_b,
+            "judgement": t.judgement_text,
+        }
+        for t in Teacher(WORLD).trajectories(blocks[:12], seed=1)
+    ]
+    return {
+        "pairs": write_rows(folder / "pairs.jsonl", [*pairs, long]),
+        "warmup": write_rows(folder / "warmup.jsonl", rows),
+    }
+
+
+def own_recipe(files: dict[str, Path], *more: str) -> Recipe:
+    sources = (f"data.source={files['pairs']}", f"warmup.source={files['warmup']}", "data.test_fraction=0.3")
+    return load_recipe("testbed", [*SHORT, "schedule.cycles=1", *sources, *more])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma", "qwen3"])
+def test_any_causal_lm_folder_and_own_data(
+    kind: str, tiny_folder: Any, own_files: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tiny_folder(kind)
+    room = ("judge.max_completion_length=24", "rubric.max_completion_length=16", "reward.judge_max_tokens=24")
+    evaluation = ("evaluation.rubric_max_tokens=16", "evaluation.judge_max_tokens=24", "model.max_context=128")
+    recipe = own_recipe(own_files, f"model.base={folder}", *room, *evaluation)
+    watcher = execute(recipe, tmp_path / "run")
+    assert "= final" in watcher.names
+    assert watcher.notes == ["1 pairs are longer than model.max_context (128 tokens) and were left out."]
+    assert json.loads((tmp_path / "run" / "data.json").read_text())["left_out_too_long"] == 1
+    assert write_report(tmp_path / "run")[0].is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["rubric_first", "judge_only", "rubric_only", "simultaneous"])
+def test_every_order_of_the_schedule_runs(order: str, own_files: dict[str, Path], tmp_path: Path) -> None:
+    recipe = own_recipe(own_files, f"schedule.order={order}", "evaluation.after_phases=false")
+    watcher = execute(recipe, tmp_path / "run", "alternating")
+    labels = {
+        "rubric_first": ["rubric 1", "judge 1"],
+        "judge_only": ["judge 1"],
+        "rubric_only": ["rubric 1"],
+        "simultaneous": ["judge+rubric 1"],
+    }
+    assert watcher.names[-len(labels[order]) :] == labels[order]
+
+
+@pytest.mark.slow
+def test_stages_can_be_run_one_by_one(own_files: dict[str, Path], tmp_path: Path) -> None:
+    recipe = own_recipe(own_files)
+    for stage in STAGES:
+        execute(recipe, tmp_path / "steps", stage)
+    execute(recipe, tmp_path / "whole")
+    for name in ("metrics.jsonl", "adapters/judge/adapter_model.safetensors"):
+        assert (tmp_path / "steps" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_until_ends_a_phase_early(own_files: dict[str, Path], tmp_path: Path) -> None:
+    until = "schedule.until={phase: judge, metric: format, at_least: 0.0, every: 1, pairs: 4}"
+    recipe = own_recipe(own_files, until, "judge.max_steps=5", "evaluation.after_phases=false")
+    execute(recipe, tmp_path / "run", "alternating")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "step" and row["role"] == "judge"] == [0]
+    assert [row["phase"] for row in rows if row["kind"] == "probe"] == ["judge 1"]
+
+
+@pytest.mark.slow
+def test_a_frozen_adapter_that_moves_stops_the_run(
+    own_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from rubric_arm_lite.learner import Learner
+
+    original = Learner.update
+
+    def leaking(self: Learner, role: Any, groups: Any, advantages: Any) -> Any:
+        other = "rubric" if role == "judge" else "judge"
+        with torch.no_grad():
+            self.model.parameters(other)[0][1].add_(1.0)
+        self.model._fingerprints.pop(other, None)
+        return original(self, role, groups, advantages)
+
+    monkeypatch.setattr(Learner, "update", leaking)
+    with pytest.raises(TrainingError, match="frozen adapter `rubric` changed in the phase judge 1"):
+        execute(own_recipe(own_files), tmp_path / "run", "alternating")
+
+
+def test_no_pair_fits(own_files: dict[str, Path], tiny_folder: Any) -> None:
+    from rubric_arm_lite.backends.loader import load_model
+    from rubric_arm_lite.prompts import PromptBuilder, Templates
+
+    recipe = own_recipe(own_files, "model.max_context=100", "evaluation.judge_max_tokens=90")
+    model = load_model(recipe.model, 0)
+    with pytest.raises(DataError, match=r"No training pair fits model\.max_context"):
+        load_data(recipe, model, PromptBuilder(Templates.load(), model.control_tokens()))
+
+
+def test_every_shipped_recipe_loads_and_builds_to_the_backend_seam(tmp_path: Path) -> None:
+    recipes = shipped_recipes()
+    assert sorted(path.name for path in recipes) == ["base.yaml", "testbed.yaml"]
+    assert sorted(recipes_folder().rglob("*.yaml")) == sorted(recipes)
+    for path in recipes:
+        recipe = load_recipe(str(path))
+        copy = tmp_path / path.name
+        copy.write_text(dump_recipe(recipe))
+        assert load_recipe(str(copy)) == recipe
+    recipe = load_recipe("testbed")
+    run = Run(recipe, RunDirectory.open(tmp_path / "run", dump_recipe(recipe), recipe_hash(recipe)), Silent())
+    assert len(run.data.train) == recipe.data.train_prompts
+    assert len(run.evaluator.pairs) == recipe.evaluation.pairs
+
+
+@pytest.mark.slow
+def test_reward_model_from_run(finished_run: Path) -> None:
+    model = RubricRewardModel.from_run(finished_run)
+    before = RubricRewardModel.from_run(finished_run, state="warm-up")
+    latest = RubricRewardModel.from_run(finished_run, state="latest")
+    assert before.model.fingerprint("judge") != model.model.fingerprint("judge") == latest.model.fingerprint("judge")
+    again = RubricRewardModel.from_adapters(
+        model.recipe, finished_run / "adapters" / "rubric", finished_run / "adapters" / "judge"
+    )
+    assert again.model.fingerprint("rubric") == model.model.fingerprint("rubric")
+    prompt = "Write a note about gardens for pilots. Include the word zinc."
+    by_hand = "1. The response includes the word zinc [Hard Rule]"
+    straight = model.compare(prompt, "zinc stone table", "stone table", by_hand, votes=3)
+    swapped = model.compare(prompt, "stone table", "zinc stone table", by_hand, votes=3)
+    assert len(straight.judgements) == len(straight.flipped) == 3
+    mirror = {"A": "B", "B": "A", None: None}
+    assert swapped.winner == mirror[straight.winner]
+    with pytest.raises(DataError, match="does not parse"):
+        model.compare(prompt, "a", "b", rubric="be nice")
+    with pytest.raises(DataError, match=r"more than model\.max_context"):
+        model.compare(prompt, "stone " * 300, "b", by_hand)
+
+
+def test_reward_model_needs_a_run_that_came_that_far(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is not a run directory"):
+        RubricRewardModel.from_run(tmp_path)
+    recipe = load_recipe("testbed")
+    RunDirectory.open(tmp_path / "run", dump_recipe(recipe), recipe_hash(recipe)).close()
+    with pytest.raises(CheckpointError, match="no final adapter"):
+        RubricRewardModel.from_run(tmp_path / "run")
+    with pytest.raises(CheckpointError, match="no checkpoint yet"):
+        RubricRewardModel.from_run(tmp_path / "run", state="latest")
