@@ -2,8 +2,9 @@
 
 A run directory goes in, however far the run has come; ``report.html`` and ``report.md`` come out beside its logs.
 The page depends on what was measured and on nothing else: only its section ``timing`` differs between a run that was
-killed and resumed and one that was not. What is in the pictures is chosen in :mod:`.report_panels` and drawn in
-:mod:`.report_figures`; the words are in :mod:`.report_story`, the prompts side by side in :mod:`.report_showcase`.
+killed and resumed and one that was not. Reading is in :mod:`.report_data`, the pictures are chosen in
+:mod:`.report_panels` and drawn in :mod:`.report_figures`, the words are in :mod:`.report_story`, the prompts side by
+side in :mod:`.report_showcase`.
 """
 
 from __future__ import annotations
@@ -16,9 +17,20 @@ from markupsafe import Markup
 
 from rubric_arm_lite.config import Recipe
 from rubric_arm_lite.report_data import EvaluationRow, RunRecord, read_run
-from rubric_arm_lite.report_panels import Line, Panel, groups
+from rubric_arm_lite.report_lines import Line, Panel
+from rubric_arm_lite.report_panels import groups
 from rubric_arm_lite.report_showcase import MARKS, showcases
-from rubric_arm_lite.report_story import SIDES, by_role, changes, columns, cross_play, headline, percent
+from rubric_arm_lite.report_story import (
+    SIDES,
+    accuracy_text,
+    by_role,
+    changes,
+    columns,
+    cross_play,
+    headline,
+    interval_text,
+    percent,
+)
 from rubric_arm_lite.report_text import report_text
 from rubric_arm_lite.run_dir import atomic_write
 
@@ -58,6 +70,8 @@ def page(record: RunRecord) -> str:
         by_role=by_role(record),
         cross_play=cross_play(record),
         sides=SIDES,
+        accuracy_text=accuracy_text,
+        interval_text=interval_text,
         groups=[_DrawnGroup(g.title, g.text, tuple(_drawn(p) for p in g.panels)) for g in groups(record)],
         showcases=showcases(record.phases),
         marks=MARKS,

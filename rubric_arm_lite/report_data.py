@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rubric_arm_lite.config import Recipe
-from rubric_arm_lite.errors import CheckpointError, ConfigError
+from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.evaluate import bootstrap_interval
 from rubric_arm_lite.recipe_file import load_recipe
 from rubric_arm_lite.run_dir import RECIPE, STATE, RunState, read_jsonl
@@ -183,7 +183,7 @@ def read_run(run: Path) -> RunRecord:
 def _parts(file: Path, recipe: Recipe | None) -> Iterable[Part]:
     try:
         state = RunState.loads(_read_text(file)) if file.exists() else RunState("")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(file, error) from error
     for stage, words in STAGE_WORDS.items():
         done = stage in state.stages
@@ -247,7 +247,7 @@ def _read_recipe(file: Path) -> Recipe | None:
     # A recipe of another version of this package may not load any more; its text is shown all the same.
     try:
         return load_recipe(file) if file.exists() else None
-    except ConfigError:
+    except ValueError:
         return None
 
 
@@ -260,7 +260,7 @@ def _read_json(file: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(file, error) from error
     if not isinstance(found, dict):
         raise _damaged(file, TypeError("not an object"))
@@ -270,7 +270,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 def _read_rows(file: Path) -> list[dict[str, Any]]:
     try:
         return [{key: _safe(value) for key, value in row.items()} for row in read_jsonl(file)]
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise _damaged(file, error) from error
 
 

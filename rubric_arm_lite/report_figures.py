@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from rubric_arm_lite.report_data import EvaluationRow
-from rubric_arm_lite.report_panels import Band, Line, Panel, evaluation_bands
+from rubric_arm_lite.report_lines import Band, Line, Panel, evaluation_bands
 
 # Stand-ins: colours that nothing else uses.
 _HEX = {

@@ -199,8 +199,8 @@ def _range(found: Estimate) -> str:
 def columns(evaluations: Sequence[EvaluationRow]) -> list[Column]:
     """The columns that at least one evaluation has a value for; shares are in percent."""
     found = [
-        Column("accuracy", _share("accuracy"), True),
-        Column("95% interval", _span, True),
+        Column("accuracy", accuracy_text, True),
+        Column("95% interval", interval_text, True),
         Column("original", _share("accuracy_original"), True),
         Column("flipped", _share("accuracy_flipped"), True),
         Column("mixed", _share("accuracy_mixed")),
@@ -218,17 +218,23 @@ def columns(evaluations: Sequence[EvaluationRow]) -> list[Column]:
     return [column for column in found if any(column.of(row) != NOTHING for row in evaluations)]
 
 
+def accuracy_text(row: EvaluationRow) -> str:
+    """The accuracy in percent, without its sign."""
+    return _share("accuracy")(row)
+
+
+def interval_text(row: EvaluationRow) -> str:
+    """The accuracy's 95 % interval in percent."""
+    low, high = _share("accuracy_low")(row), _share("accuracy_high")(row)
+    return NOTHING if NOTHING in (low, high) else f"{low}–{high}"
+
+
 def _share(key: str) -> Callable[[EvaluationRow], str]:
     return lambda row: f"{100 * row.values[key]:.1f}" if key in row.values else NOTHING
 
 
 def _number(row: EvaluationRow, key: str, digits: int) -> str:
     return f"{row.values[key]:.{digits}f}" if key in row.values else NOTHING
-
-
-def _span(row: EvaluationRow) -> str:
-    low, high = _share("accuracy_low")(row), _share("accuracy_high")(row)
-    return NOTHING if NOTHING in (low, high) else f"{low}–{high}"
 
 
 def _voting(row: EvaluationRow) -> list[tuple[str, float]]:

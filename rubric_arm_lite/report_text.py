@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from rubric_arm_lite.report_data import RunRecord
 from rubric_arm_lite.report_showcase import MARKS, Showcase, Version, showcases
-from rubric_arm_lite.report_story import SIDES, columns, cross_play, headline
+from rubric_arm_lite.report_story import SIDES, accuracy_text, columns, cross_play, headline, interval_text
 
 WIDTH = 96
 
@@ -64,9 +64,8 @@ def _cross_play(record: RunRecord) -> list[str]:
     found = cross_play(record)
     if found is None:
         return []
-    accuracy, interval = columns([row for cells in found.cells for row in cells])[:2]
     rows = [
-        [f"{side} judge", *(f"{accuracy.of(cell)} ({interval.of(cell)})" for cell in cells)]
+        [f"{side} judge", *(f"{accuracy_text(cell)} ({interval_text(cell)})" for cell in cells)]
         for side, cells in zip(SIDES, found.cells, strict=True)
     ]
     header = ["accuracy (95% interval)", *(f"{side} rubrics" for side in SIDES)]

@@ -27,8 +27,11 @@ PROMPTS = (
 """Prompts of different length, in words the testbed's tokenizer knows."""
 
 
-def make_folder(kind: str, folder: Path, seed: int = 0) -> Path:
-    """Write a randomly initialised model of an architecture and the testbed's tokenizer; returns ``folder``."""
+def make_folder(kind: str, folder: Path, seed: int = 0, **changes: Any) -> Path:
+    """Write a randomly initialised model of an architecture and the testbed's tokenizer; returns ``folder``.
+
+    ``changes`` are fields of its config.
+    """
     import transformers as tf
 
     tokenizer = build_tokenizer()
@@ -44,6 +47,7 @@ def make_folder(kind: str, folder: Path, seed: int = 0) -> Path:
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "bos_token_id": None,
+        **changes,
     }
     torch.manual_seed(seed)
     match kind:

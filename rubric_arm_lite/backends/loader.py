@@ -80,6 +80,8 @@ def _check_folder(name: str) -> None:
         config = json.loads(config_file.read_text("utf-8"))
     except ValueError as error:
         raise BackendError(f"{config_file} is not JSON: {error}. Copy the model again.") from error
+    if not isinstance(config, dict):
+        raise BackendError(f"{config_file} is no mapping. Copy the model again.")
     architectures = config.get("architectures") or []
     if architectures and not any(str(a).endswith(("ForCausalLM", "LMHeadModel")) for a in architectures):
         raise BackendError(
@@ -112,6 +114,7 @@ def _load_tokenizer(name: str, settings: ModelSettings) -> Any:
 
 
 def _load_base(name: str, settings: ModelSettings) -> Any:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {"dtype": choose_dtype(settings), "attn_implementation": settings.attention}
@@ -120,11 +123,21 @@ def _load_base(name: str, settings: ModelSettings) -> Any:
     if settings.quantization == "nf4":
         options["quantization_config"] = _nf4(options["dtype"])
     try:
-        base = AutoModelForCausalLM.from_pretrained(
-            name, revision=settings.revision, trust_remote_code=False, use_safetensors=True, **options
+        base, report = AutoModelForCausalLM.from_pretrained(
+            name,
+            revision=settings.revision,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BackendError(f"`{name}` cannot be loaded: {_first_line(error)}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:  # transformers would go on with random numbers in their place
+        raise BackendError(
+            f"`{name}` lacks {len(missing)} of its weights, for example `{missing[0]}`. Copy the model again."
+        )
     if getattr(base.config.get_text_config(), "attn_logit_softcapping", None):
         base.set_attn_implementation("eager")  # sdpa would leave the cap out without a word
     return base.eval()
