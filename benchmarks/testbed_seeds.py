@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def run_seed(seed: int, overrides: list[str], folder: Path) -> dict[str, Any]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
     evaluations = {row["name"]: row for row in rows if row["kind"] == "evaluation"}
     steps = [row for row in rows if row["kind"] == "step"]
+    print(seed, *(f"{evaluations[phase]['accuracy']:.3f}" for phase in PHASES), f"{seconds:.0f} s", flush=True)
     return {
         "seed": seed,
         "seconds": seconds,
@@ -78,18 +80,17 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Run the seeds one after another and write the figures."""
+    """Run the seeds and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seeds", type=int, nargs="+")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds run side by side")
     parser.add_argument("--out", type=Path, default=HERE / "testbed_seeds")
     arguments = parser.parse_args()
-    results = []
-    for seed in arguments.seeds:
-        with tempfile.TemporaryDirectory() as folder:
-            results.append(run_seed(seed, arguments.overrides, Path(folder) / "run"))
-        evaluations = results[-1]["evaluations"]
-        print(seed, *(f"{evaluations[phase]['accuracy']:.3f}" for phase in PHASES), flush=True)
+    with ThreadPoolExecutor(arguments.jobs) as pool, tempfile.TemporaryDirectory() as scratch:
+        folders = [Path(scratch) / str(seed) for seed in arguments.seeds]
+        overrides = [arguments.overrides] * len(folders)
+        results = list(pool.map(run_seed, arguments.seeds, overrides, folders))
     command = " ".join(["python", "benchmarks/testbed_seeds.py", *sys.argv[1:]])
     arguments.out.with_suffix(".json").write_text(json.dumps({"command": command, "results": results}, indent=1) + "\n")
     arguments.out.with_suffix(".md").write_text(f"# Testbed over seeds\n\n`{command}`\n\n{table(results)}", "utf-8")

@@ -63,6 +63,7 @@ _STYLE: dict[str, Any] = {
     "lines.solid_joinstyle": "round",
 }
 _DASH = (0, (4, 2.2))
+_ORDER_STYLES = {"accuracy_original": (0, (4, 2)), "accuracy_flipped": (0, (1, 1.6))}
 _ORACLE_WORDS = {
     "true": ("ceiling: true rubrics", "ceiling"),
     "generic": ("best generic rubric", "generic"),
@@ -122,49 +123,53 @@ def draw_accuracy(evaluations: Sequence[EvaluationRow], oracle: Mapping[str, flo
     accuracy = [e.values["accuracy"] for e in evaluations]
     low = [e.values.get("accuracy_low", e.values["accuracy"]) for e in evaluations]
     high = [e.values.get("accuracy_high", e.values["accuracy"]) for e in evaluations]
-    orders = {name: [e.values.get(f"accuracy_{name}") for e in evaluations] for name in ("original", "flipped")}
     with matplotlib.style.context(["default", _STYLE]):
         figure, axes = _canvas(frame)
         bands = evaluation_bands(evaluations, whole=wide)
         _bands(axes, bands, frame)
-        seen = [*low, *high, *oracle.values(), *(v for values in orders.values() for v in values if v is not None)]
+        seen = [
+            *low,
+            *high,
+            *oracle.values(),
+            *(e.values[n] for e in evaluations for n in _ORDER_STYLES if n in e.values),
+        ]
         bottom = max(0.0, min(0.5, *seen) - 0.04)
         axes.set_ylim(bottom, 1.03)
         axes.set_xlim(bands[0].start, bands[-1].stop)
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(FuncFormatter(_percent))
         _oracle_lines(axes, oracle, frame, bottom)
-        for name, dash in (("original", (0, (4, 2))), ("flipped", (0, (1, 1.6)))):
-            points = [(x, y) for x, y in zip(xs, orders[name], strict=True) if y is not None]
-            axes.plot(
-                *zip(*points, strict=True), color=_HEX["muted"], linewidth=1.1, linestyle=dash
-            ) if points else None
+        for name, style in _ORDER_STYLES.items():
+            found = [(i, e.values[name]) for i, e in enumerate(evaluations) if name in e.values]
+            axes.plot([x for x, _ in found], [y for _, y in found], color=_HEX["muted"], linewidth=1.1, linestyle=style)
         axes.fill_between(xs, low, high, color=_HEX["band"], linewidth=0)
         axes.vlines(xs, low, high, color=_HEX["accent"], linewidth=1.2)
         axes.plot(xs, accuracy, color=_HEX["accent"], linewidth=2.4)
         axes.plot(
             xs, accuracy, "o", color=_HEX["accent"], markeredgecolor=_HEX["paper"], markersize=7, markeredgewidth=1.4
         )
-        for x in _labelled(evaluations):
-            # Below the point where the top of the picture, and the ceiling in it, is near.
-            above = 1.03 - accuracy[x] > 0.17 * (1.03 - bottom)
-            axes.annotate(
-                f"{100 * accuracy[x]:.1f}",
-                (x, accuracy[x]),
-                (0, 9 if above else -9),
-                textcoords="offset points",
-                ha="center",
-                va="bottom" if above else "top",
-                fontsize=frame.font + 1,
-                fontweight="bold",
-                color=_HEX["ink"],
-            )
+        _value_labels(axes, evaluations, frame, bottom)
         return _svg(figure, "p-accuracy-wide" if wide else "p-accuracy-narrow", label)
 
 
-def _labelled(evaluations: Sequence[EvaluationRow]) -> list[int]:
-    """The first, the one after the warm-up, and the last."""
-    return sorted({0, len(evaluations) - 1} | {i for i, e in enumerate(evaluations) if e.name == "warm-up"})
+def _value_labels(axes: Any, evaluations: Sequence[EvaluationRow], frame: _Frame, bottom: float) -> None:
+    """Numbers at the first point, the one after the warm-up, and the last."""
+    ends = {0, len(evaluations) - 1} | {i for i, e in enumerate(evaluations) if e.name == "warm-up"}
+    for x in sorted(ends):
+        value = evaluations[x].values["accuracy"]
+        # Below the point where the top of the picture, and the ceiling in it, is near.
+        above = 1.03 - value > 0.17 * (1.03 - bottom)
+        axes.annotate(
+            f"{100 * value:.1f}",
+            (x, value),
+            (0, 9 if above else -9),
+            textcoords="offset points",
+            ha="center",
+            va="bottom" if above else "top",
+            fontsize=frame.font + 1,
+            fontweight="bold",
+            color=_HEX["ink"],
+        )
 
 
 def _oracle_lines(axes: Any, oracle: Mapping[str, float], frame: _Frame, bottom: float) -> None:

@@ -233,7 +233,7 @@ def _warmup_panel(rows: Sequence[StepRow]) -> Panel:
         points = [(float(row.step), row.values["loss"]) for row in rows if row.role == role and "loss" in row.values]
         colour: Colour = "judge" if role == "judge" else "rubric"
         lines.append(Line(ROLE_WORDS[role], colour, (thinned(points, MOST_POINTS),) if points else ()))
-    last = max((row.step for row in rows), default=0)
+    last = max([1, *(row.step for row in rows)])
     text = "Supervised loss over its steps, before any reinforcement."
     return Panel(
         "warmup", "Warm-up loss", text, "number", with_points(lines), (Band(f"{last} steps", 0.0, float(last)),)

@@ -32,6 +32,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "report",
         "report_data",
         "report_figures",
+        "report_lines",
         "report_panels",
         "report_showcase",
         "report_story",

@@ -80,6 +80,18 @@ def test_bfloat16_loads(tiny_folder: tiny.Folders) -> None:
     assert all(s.finish_reason for g in model.sample("judge", tiny.examples(), Sampling(3)) for s in g.samples)
 
 
+def test_nf4_loads_and_learns(tmp_path: Path) -> None:
+    """In 4 bits on a CPU (bitsandbytes packs layers of whole blocks only, hence the larger shape)."""
+    pytest.importorskip("bitsandbytes")
+    folder = tiny.make_folder("llama", tmp_path, hidden_size=64, intermediate_size=128)
+    model = tiny.load(folder, quantization="nf4")
+    groups = tiny.rollouts(model, tokens=6)
+    learner = Learner(model, tiny.recipe(folder, model={"quantization": "nf4"}, judge={"learning_rate": 1e-3}))
+    before = model.fingerprint("judge")
+    assert learner.update("judge", groups, tiny.spread(groups)).values["grad_norm"] > 0
+    assert model.fingerprint("judge") != before
+
+
 @pytest.mark.skipif(not (base_folder() / "config.json").is_file(), reason="the shipped base is not built yet")
 def test_the_shipped_base_loads() -> None:
     model = load_model(ModelSettings(base="testbed", max_context=256), seed=0)

@@ -1,0 +1,291 @@
+"""The learner: one adapter changes and nothing else, moments survive, and an update that does nothing is an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rubric_arm_lite.advantages import GroupAdvantages, group_advantages
+from rubric_arm_lite.backends.base import Sampling
+from rubric_arm_lite.backends.transformers import TwoAdapterModel
+from rubric_arm_lite.errors import TrainingError
+from rubric_arm_lite.learner import Learner
+from rubric_arm_lite.types import ROLES, Reward, Role, RolloutGroup
+from tests import tiny
+
+FAST: dict[str, Any] = {"learning_rate": 1e-2, "beta": 0.01, "max_grad_norm": 1e9}
+
+
+def learner_on(folder: Path, stirred: bool = True, model: dict[str, Any] | None = None, **changes: Any) -> Learner:
+    """A learner on a tiny model; ``changes`` apply to both roles."""
+    fields = {**FAST, **changes}
+    recipe = tiny.recipe(folder, model, judge=fields, rubric=fields)
+    return Learner(tiny.load(folder, stirred, **(model or {})), recipe)
+
+
+def rewarded(*groups: tuple[float | None, ...]) -> list[GroupAdvantages]:
+    """Advantages from rewards; None is a masked sample."""
+    return [group_advantages([Reward(r or 0.0, masked=r is None) for r in group]) for group in groups]
+
+
+def gradients(model: TwoAdapterModel, adapter: str) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in model.parameters(adapter) if p.grad is not None}
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_an_update_changes_its_own_adapter_only(role: Role, iterations: int, tiny_folder: tiny.Folders) -> None:
+    learner = learner_on(tiny_folder(), num_iterations=iterations)
+    groups = tiny.rollouts(learner.model, role)
+    before = tiny.everything(learner.model)
+    metrics = learner.update(role, groups, tiny.spread(groups)).values
+    changed = tiny.changed(before, tiny.everything(learner.model))
+    assert changed == {name for name, _ in learner.model.parameters(role)}
+    assert metrics["updates"] == iterations
+    assert metrics["kl"] > 0 and metrics["grad_norm"] > 0 and metrics["entropy"] > 0
+    if iterations == 1:
+        assert metrics["log_ratio/max"] < 1e-4, "the sampled log-probs are those of the policy that is updated"
+        assert metrics["clip_ratio"] == 0
+    else:
+        assert metrics["log_ratio/max"] > 1e-3
+
+
+def test_updates_raise_what_earned_more(tiny_folder: tiny.Folders) -> None:
+    learner = learner_on(tiny_folder(), beta=0.0, num_iterations=5, learning_rate=1e-3)
+    model = learner.model
+    groups = tiny.rollouts(model)
+
+    def mean_logprob(index: int) -> float:
+        rows = [r for i, r in enumerate(learner._rows(settings, groups, advantages)) if i % 4 == index]
+        batch = learner._batches(rows, settings)[0]
+        with model.using("judge") as active, torch.no_grad():
+            return float(model.score(active, batch, 1.0, True).logprobs.mean())
+
+    settings = learner.recipe.judge
+    advantages = rewarded(*[(1.0, 0.0, 0.0, 0.0)] * len(groups))
+    before = [mean_logprob(0), mean_logprob(1)]
+    learner.update("judge", groups, advantages)
+    assert mean_logprob(0) > before[0]
+    assert mean_logprob(1) < before[1]
+
+
+def test_the_first_kl_is_zero(tiny_folder: tiny.Folders) -> None:
+    learner = learner_on(tiny_folder())
+    learner.model.freeze_references()
+    for role in ROLES:
+        groups = tiny.rollouts(learner.model, role)
+        assert learner.update(role, groups, tiny.spread(groups)).values["kl"] == 0
+        assert learner.update(role, groups, tiny.spread(groups)).values["kl"] > 0
+
+
+def test_without_beta_no_reference_is_needed(tiny_folder: tiny.Folders) -> None:
+    """And none is computed: the references may not even exist yet."""
+    from rubric_arm_lite.backends.loader import load_model
+
+    recipe = tiny.recipe(tiny_folder(), judge={"beta": 0.0})
+    learner = Learner(load_model(recipe.model, 0), recipe)
+    groups = tiny.rollouts(learner.model)
+    assert learner.update("judge", groups, tiny.spread(groups)).values["kl"] == 0
+
+
+# --- groups without spread ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "dapo", "dr_grpo"])
+def test_uninformative_groups_are_skipped_but_counted(loss_type: str, tiny_folder: tiny.Folders) -> None:
+    """Without KL they have no gradient: leaving them out changes the cost, not the update."""
+    found = {}
+    for skip in (True, False):
+        learner = learner_on(tiny_folder(), beta=0.0, loss_type=loss_type, skip_uninformative=skip)
+        groups = tiny.rollouts(learner.model)
+        advantages = rewarded((1.0, 0.0, 0.0, 1.0), (1.0,) * 4, (0.0,) * 4, (0.0, 0.5, 1.0, 1.0))
+        assert [a.informative for a in advantages] == [True, False, False, True]
+        rows = learner._rows(learner.recipe.judge, groups, advantages)
+        assert len(rows) == (8 if skip else 16)
+        loss = learner.update("judge", groups, advantages).values["loss"]
+        found[skip] = (loss, gradients(learner.model, "judge"))
+    assert found[True][0] == pytest.approx(found[False][0], abs=1e-6)
+    for name, gradient in found[True][1].items():
+        torch.testing.assert_close(gradient, found[False][1][name], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "rewards",
+    [((1.0,) * 4,) * 4, ((None,) * 4,) * 4, ((1.0, None, None, None),) * 4],
+    ids=["no spread", "all masked", "one left"],
+)
+def test_a_step_without_information_changes_nothing(
+    rewards: tuple[tuple[float | None, ...], ...], tiny_folder: tiny.Folders
+) -> None:
+    learner = learner_on(tiny_folder())
+    groups = tiny.rollouts(learner.model)
+    before = tiny.everything(learner.model)
+    assert learner.update("judge", groups, rewarded(*rewards)).values == {"updates": 0.0}
+    assert learner.update("judge", [], []).values == {"updates": 0.0}
+    assert not tiny.changed(before, tiny.everything(learner.model))
+    assert not learner.optimizers["judge"].state, "the optimizer took no step either"
+
+
+def test_all_completions_cut_and_masked(tiny_folder: tiny.Folders) -> None:
+    learner = learner_on(tiny_folder(), mask_truncated_completions=True)
+    learner.model.end_ids = frozenset()
+    groups = tiny.rollouts(learner.model)
+    assert all(s.finish_reason == "length" for group in groups for s in group.samples)
+    assert learner.update("judge", groups, tiny.spread(groups)).values == {"updates": 0.0}
+
+
+def test_masked_samples_do_not_teach(tiny_folder: tiny.Folders) -> None:
+    """Whatever a masked sample wrote, the update is the same."""
+    found = []
+    for other in (0, 1):
+        learner = learner_on(tiny_folder())
+        groups = tiny.rollouts(learner.model)
+        first = groups[0]
+        replaced = (first.samples[0], groups[other].samples[1], *first.samples[2:])
+        groups[0] = RolloutGroup(first.example, first.prompt_ids, replaced)
+        advantages = rewarded((1.0, None, 0.0, 0.5), *[(1.0, 0.0, 0.0, 1.0)] * 3)
+        learner.update("judge", groups, advantages)
+        found.append(tiny.weights(learner.model, "judge"))
+    assert not tiny.changed(*found)
+
+
+# --- optimizers ---------------------------------------------------------------------------------------------------
+
+
+def turns(learner: Learner, roles: list[Role], first: int = 0) -> None:
+    for step, role in enumerate(roles, start=first):
+        groups = learner.model.sample(role, tiny.examples(seed=step), Sampling(8, 4))
+        learner.update(role, groups, tiny.spread(groups))
+
+
+def test_moments_survive_the_other_adapters_phase(tiny_folder: tiny.Folders) -> None:
+    learner = learner_on(tiny_folder())
+    turns(learner, ["judge", "judge"])
+    moments = {
+        id(p): {k: v.clone() for k, v in state.items()} for p, state in learner.optimizers["judge"].state.items()
+    }
+    turns(learner, ["rubric"] * 3)
+    for p, state in learner.optimizers["judge"].state.items():
+        assert all(torch.equal(value, moments[id(p)][key]) for key, value in state.items())
+    steps = {role: {int(s["step"]) for s in learner.optimizers[role].state.values()} for role in ROLES}
+    assert steps == {"judge": {2}, "rubric": {3}}
+    turns(learner, ["judge"])
+    assert {int(s["step"]) for s in learner.optimizers["judge"].state.values()} == {3}
+
+
+def test_a_resumed_run_retraces_an_unbroken_one(tiny_folder: tiny.Folders, tmp_path: Path) -> None:
+    """Adapters and optimizers from disk into a fresh process's objects: bit-identical from there on."""
+    unbroken = learner_on(tiny_folder(), num_iterations=2)
+    turns(unbroken, ["judge", "rubric", "judge"])
+    for adapter in ("rubric", "judge", "rubric_ref", "judge_ref"):
+        unbroken.model.save_adapter(adapter, tmp_path / adapter)
+    unbroken.save_optimizers(tmp_path / "optimizers.safetensors")
+    turns(unbroken, ["rubric", "judge"], first=3)
+
+    resumed = learner_on(tiny_folder(), stirred=False, num_iterations=2)
+    for adapter in ("rubric", "judge", "rubric_ref", "judge_ref"):
+        resumed.model.load_adapter(adapter, tmp_path / adapter)
+    resumed.load_optimizers(tmp_path / "optimizers.safetensors")
+    turns(resumed, ["rubric", "judge"], first=3)
+    assert not tiny.changed(tiny.everything(unbroken.model), tiny.everything(resumed.model))
+    unbroken.save_optimizers(tmp_path / "one")
+    resumed.save_optimizers(tmp_path / "other")
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+
+
+def test_optimizers_without_a_step_are_saved_too(tiny_folder: tiny.Folders, tmp_path: Path) -> None:
+    """The checkpoint after the warm-up has none."""
+    learner = learner_on(tiny_folder())
+    learner.save_optimizers(tmp_path / "o")
+    turns(learner, ["rubric"])
+    other = learner_on(tiny_folder())
+    other.load_optimizers(tmp_path / "o")
+    assert not other.optimizers["judge"].state and not other.optimizers["rubric"].state
+
+
+# --- what must not go unnoticed -----------------------------------------------------------------------------------
+
+
+def test_an_update_too_small_for_its_dtype_is_an_error(tiny_folder: tiny.Folders) -> None:
+    learner = learner_on(tiny_folder(), learning_rate=1e-12)
+    groups = tiny.rollouts(learner.model)
+    message = r"left the adapter `judge` unchanged .* judge.learning_rate \(1e-12\) is too small for its dtype"
+    with pytest.raises(TrainingError, match=message):
+        learner.update("judge", groups, tiny.spread(groups))
+
+
+def test_an_update_too_small_for_bfloat16_is_an_error(tiny_folder: tiny.Folders) -> None:
+    """1e-8 moves a float32 adapter; one kept in bfloat16 stands still."""
+    learner = learner_on(tiny_folder(), learning_rate=1e-8)
+    groups = tiny.rollouts(learner.model)
+    learner.update("judge", groups, tiny.spread(groups))
+
+    learner = learner_on(tiny_folder(), model={"dtype": "bfloat16"}, learning_rate=1e-8)
+    assert {p.dtype for _, p in learner.model.parameters("judge")} == {torch.float32}, "adapters are kept in float32"
+    learner.model.model.to(torch.bfloat16)
+    groups = tiny.rollouts(learner.model)
+    with pytest.raises(TrainingError, match=r"too small for its dtype \(torch.bfloat16\)"):
+        learner.update("judge", groups, tiny.spread(groups))
+
+
+def test_nothing_trainable_is_an_error(tiny_folder: tiny.Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = learner_on(tiny_folder())
+    groups = tiny.rollouts(learner.model)
+    monkeypatch.setattr(type(learner.model.model), "set_adapter", lambda self, *args, **kwargs: None)
+    with pytest.raises(TrainingError, match="No parameter of the adapter `judge` is trainable"):
+        learner.update("judge", groups, tiny.spread(groups))
+
+
+def test_an_adapter_without_parameters_is_an_error(tiny_folder: tiny.Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = learner_on(tiny_folder())
+    monkeypatch.setattr(type(learner.model), "parameters", lambda self, adapter: [])
+    with pytest.raises(TrainingError, match=r"has no parameters. Check model.lora.target_modules"):
+        Learner(learner.model, learner.recipe)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_is_an_error(value: float, tiny_folder: tiny.Folders) -> None:
+    learner = learner_on(tiny_folder())
+    groups = tiny.rollouts(learner.model)
+    broken = [GroupAdvantages((value, -1.0, 1.0, 0.0), True), *tiny.spread(groups)[1:]]
+    before = tiny.everything(learner.model)
+    message = r"gradient of the adapter `judge` is not finite. Lower judge.learning_rate, or use model.dtype: float32"
+    with pytest.raises(TrainingError, match=message):
+        learner.update("judge", groups, broken)
+    assert not tiny.changed(before, tiny.everything(learner.model)), "nothing was written"
+    learner.update("judge", groups, tiny.spread(groups))
+
+
+def test_gradients_are_clipped(tiny_folder: tiny.Folders) -> None:
+    learner = learner_on(tiny_folder(), max_grad_norm=0.01)
+    groups = tiny.rollouts(learner.model)
+    reported = learner.update("judge", groups, tiny.spread(groups)).values["grad_norm"]
+    norm = torch.stack([g.norm() for g in gradients(learner.model, "judge").values()]).norm()
+    assert reported > 0.01
+    assert float(norm) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_each_role_has_its_own_settings(tiny_folder: tiny.Folders) -> None:
+    recipe = tiny.recipe(
+        tiny_folder(),
+        judge={"learning_rate": 1e-3, "weight_decay": 0.1},
+        rubric={"learning_rate": 1e-4, "adam_beta1": 0.5, "adam_beta2": 0.7},
+    )
+    learner = Learner(tiny.load(tiny_folder()), recipe)
+    judge, rubric = (learner.optimizers[role].param_groups[0] for role in ("judge", "rubric"))
+    assert (judge["lr"], judge["weight_decay"], judge["betas"]) == (1e-3, 0.1, (0.9, 0.999))
+    assert (rubric["lr"], rubric["weight_decay"], rubric["betas"]) == (1e-4, 0.0, (0.5, 0.7))
+
+
+def test_gradient_checkpointing_uses_the_separate_form(tiny_folder: tiny.Folders) -> None:
+    plain = learner_on(tiny_folder())
+    checkpointed = learner_on(tiny_folder(), model={"gradient_checkpointing": True})
+    assert plain.shared and not checkpointed.shared
+    groups = tiny.rollouts(plain.model)
+    for learner in (plain, checkpointed):
+        learner.update("judge", groups, tiny.spread(groups))
+    for name, gradient in gradients(plain.model, "judge").items():
+        torch.testing.assert_close(gradients(checkpointed.model, "judge")[name], gradient, atol=1e-5, rtol=1e-3)
