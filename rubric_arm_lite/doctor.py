@@ -37,7 +37,7 @@ def examine() -> dict[str, Any]:
         "rubric-arm-lite": __version__,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gb": _memory_gb(),
         "gpu": gpu,
         "recipes": [_fit(path, gpu is not None, memory) for path in shipped_recipes() if path.stem != "base"],

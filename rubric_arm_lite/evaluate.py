@@ -72,7 +72,8 @@ class Evaluator:
         players = players or Players()
         settings = self._settings
         start = self._sampler.tokens_written
-        rubrics = self._writer.write(
+        # A cache of its own: no evaluation changes what training or another evaluation finds cached.
+        rubrics = self._writer.with_new_cache().write(
             [(pair.prompt, 0) for pair in self.pairs],
             Sampling(settings.rubric_max_tokens, 1, 0.0),
             self._seed,

@@ -72,6 +72,10 @@ class RubricWriter:
         self.prompts = prompts
         self.cache = cache
 
+    def with_new_cache(self) -> RubricWriter:
+        """The same writer with an empty cache of its own."""
+        return RubricWriter(self.sampler, self.prompts, RubricCache(self.cache.capacity))
+
     def write(
         self,
         requests: Sequence[tuple[Prompt, int]],

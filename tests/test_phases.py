@@ -328,7 +328,7 @@ def test_several_judge_samples_are_averaged() -> None:
 def test_equal_questions_are_asked_once() -> None:
     """A group whose rubrics are all the same costs one judgement."""
     scripted = sampler()
-    groups, rewards = rollout(rubric_phase(scripted), scripted, blocks(2), n=8)
+    _, rewards = rollout(rubric_phase(scripted), scripted, blocks(2), n=8)
     assert len(scripted.prompts("judge")) == 2
     assert totals(rewards) == [[1.0] * 8] * 2
 
