@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from rubric_arm_lite.advantages import GroupAdvantages
 from rubric_arm_lite.backends.transformers import TwoAdapterModel
 from rubric_arm_lite.batching import Row, RowBatch, make_batch, make_rows, micro_batches
 from rubric_arm_lite.config import GRPOSettings, Recipe
-from rubric_arm_lite.errors import TrainingError
+from rubric_arm_lite.errors import CheckpointError, TrainingError
 from rubric_arm_lite.losses import grpo_loss
 from rubric_arm_lite.types import ROLES, Role, RolloutGroup, StepMetrics
 
@@ -53,8 +54,15 @@ class Learner:
         save_file(state, file)
 
     def load_optimizers(self, file: Path) -> None:
-        """Take up the optimizers where :meth:`save_optimizers` left them."""
-        state = load_file(file)
+        """Take up the optimizers where :meth:`save_optimizers` left them.
+
+        Raises:
+            CheckpointError: if the file cannot be read.
+        """
+        try:
+            state = load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{file} cannot be read: {error}. Start anew with --if-exists overwrite.") from error
         for role, optimizer in self.optimizers.items():
             for name, parameter in self.model.parameters(role):
                 start = f"{role}|{name}|"

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
+from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.types import Criterion, CriterionKind, ParseStatus, Rubric
 
 
@@ -77,11 +78,21 @@ class RubricCache:
 
     @classmethod
     def loads(cls, text: str, capacity: int) -> RubricCache:
-        """The cache that :meth:`dumps` wrote."""
-        state: dict[str, Any] = json.loads(text)
+        """The cache that :meth:`dumps` wrote.
+
+        Raises:
+            CheckpointError: for any other text.
+        """
         cache = cls(capacity)
-        for row in state["rows"]:
-            criteria = tuple(Criterion(words, CriterionKind(kind)) for words, kind in row["criteria"])
-            cache.put(CacheKey(*row["key"]), Rubric(row["text"], criteria, ParseStatus(row["status"])))
-        cache.hits, cache.misses = state["hits"], state["misses"]
+        try:
+            state: dict[str, Any] = json.loads(text)
+            for row in state["rows"]:
+                criteria = tuple(Criterion(words, CriterionKind(kind)) for words, kind in row["criteria"])
+                cache.put(CacheKey(*row["key"]), Rubric(row["text"], criteria, ParseStatus(row["status"])))
+            cache.hits, cache.misses = int(state["hits"]), int(state["misses"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"The rubric cache of the checkpoint is damaged ({type(error).__name__}: {error}). Start anew with "
+                "--if-exists overwrite."
+            ) from error
         return cache

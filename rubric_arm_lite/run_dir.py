@@ -59,8 +59,11 @@ class RunState:
         """The state that :meth:`dumps` wrote; raises ValueError, KeyError or TypeError for anything else."""
         value = json.loads(text)
         slot, step = value["position"]
-        logs = {str(k): int(v) for k, v in value["logs"].items()}
-        return cls(str(value["recipe_hash"]), tuple(value["stages"]), value["checkpoint"], (int(slot), int(step)), logs)
+        logs = {str(k): int(v) for k, v in dict(value["logs"]).items()}
+        stages, checkpoint = value["stages"], value["checkpoint"]
+        if not isinstance(stages, list) or not isinstance(checkpoint, str | None):
+            raise TypeError("stages must be a list and checkpoint a name or null")
+        return cls(str(value["recipe_hash"]), tuple(map(str, stages)), checkpoint, (int(slot), int(step)), logs)
 
 
 class RunDirectory:
@@ -101,7 +104,7 @@ class RunDirectory:
             else:
                 run = cls(path, RunState(recipe_hash), lock)
                 run.write_text(RECIPE, recipe_text)
-                run._write_state()
+                run._write_state(run.state)
         except BaseException:
             lock.close()
             raise
@@ -151,8 +154,7 @@ class RunDirectory:
         logs = {name: self._sync_log(name) for name in LOGS}
         stages = self.state.stages if stage is None else (*self.state.stages, stage)
         at = self.state.position if position is None else position
-        self.state = RunState(self.state.recipe_hash, stages, checkpoint, at, logs)
-        self._write_state()
+        self._write_state(RunState(self.state.recipe_hash, stages, checkpoint, at, logs))
         self._prune(keep)
 
     def checkpoint_path(self) -> Path | None:
@@ -176,9 +178,8 @@ class RunDirectory:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
         save(draft)
-        for file in sorted(draft.rglob("*")):
-            if file.is_file():
-                _fsync(file)
+        for path in sorted([draft, *draft.rglob("*")]):
+            _fsync(path)
         draft.rename(folder / name)
         _fsync(folder)
         return name
@@ -190,8 +191,9 @@ class RunDirectory:
         _fsync(file)
         return file.stat().st_size
 
-    def _write_state(self) -> None:
-        atomic_write(self.path / STATE, self.state.dumps().encode())
+    def _write_state(self, state: RunState) -> None:
+        atomic_write(self.path / STATE, state.dumps().encode())
+        self.state = state
 
     def _roll_back(self) -> None:
         """Forget everything after the last commit."""

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.tiny import Folders
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -13,4 +18,14 @@ settings.register_profile("suite", max_examples=100, deadline=None, derandomize=
 settings.load_profile("suite")
 
 from tests.short_run import finished_run  # noqa: E402, F401  (a fixture)
-from tests.tiny import tiny_folder  # noqa: E402, F401  (a fixture)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    """Call it with an architecture for the folder of its tiny model; tests must not write into it."""
+    import torch  # only tests with models pay for it
+
+    from tests.tiny import Folders
+
+    torch.set_num_threads(1)
+    return Folders(tmp_path_factory.mktemp("tiny"))

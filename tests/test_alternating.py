@@ -235,6 +235,6 @@ def test_a_phase_may_end_early() -> None:
 
 def test_seeds_differ_between_steps_cycles_and_roles() -> None:
     settings = recipe(schedule={"cycles": 2}, judge={"max_steps": 2}, rubric={"max_steps": 2})
-    recorder = Recorder(settings, blocks(2)).run()
+    recorder = Recorder(settings, blocks(4)).run()
     seeds = [g.example.seed for _, _, turn in recorder.turns for g in turn.groups]
-    assert len(set(seeds)) == len(seeds) > 4
+    assert len(set(seeds)) == len(seeds) == 16

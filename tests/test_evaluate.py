@@ -29,11 +29,11 @@ from tests.players import PROMPTS, RUBRIC_TEXT, judgement, pair, right, sampler,
 
 
 def evaluator(
-    scripted: ScriptedSampler, pairs: list[PreferencePair], recall: Recall | None = None, **changes: Any
+    scripted: ScriptedSampler, data: list[PreferencePair], recall: Recall | None = None, **changes: Any
 ) -> Evaluator:
-    settings = EvaluationSettings.model_validate({"pairs": 100, "vote_pairs": 100, "bootstrap": 500, **changes})
-    writer = RubricWriter(scripted, PROMPTS, RubricCache(100))
-    return Evaluator(scripted, writer, JudgeDesk(scripted, PROMPTS), settings, pairs, 11, recall)
+    settings = EvaluationSettings.model_validate({"pairs": 300, "vote_pairs": 300, "bootstrap": 500, **changes})
+    writer = RubricWriter(scripted, PROMPTS, RubricCache(300))
+    return Evaluator(scripted, writer, JudgeDesk(scripted, PROMPTS), settings, data, 11, recall)
 
 
 # What the judge says of each pair with the chosen response first, then second; None is an unreadable verdict.
@@ -244,7 +244,8 @@ def test_bootstrap_interval() -> None:
     values = [0.0, 1.0] * 50
     low, high = bootstrap_interval(values, 4000, seed=1)
     assert bootstrap_interval(values, 4000, seed=1) == (low, high)
-    assert bootstrap_interval(values, 4000, seed=2) != (low, high)
+    odd = [float(i) ** 0.5 for i in range(100)]
+    assert bootstrap_interval(odd, 50, seed=2) != bootstrap_interval(odd, 50, seed=1)
     # Half the width of a 95 % interval of a mean of 100 coin tosses: 1.96 · 0.5 / 10.
     assert low == pytest.approx(0.5 - 0.098, abs=0.012)
     assert high == pytest.approx(0.5 + 0.098, abs=0.012)

@@ -11,7 +11,7 @@ import torch
 from rubric_arm_lite.advantages import GroupAdvantages, group_advantages
 from rubric_arm_lite.backends.base import Sampling
 from rubric_arm_lite.backends.transformers import TwoAdapterModel
-from rubric_arm_lite.errors import TrainingError
+from rubric_arm_lite.errors import CheckpointError, TrainingError
 from rubric_arm_lite.learner import Learner
 from rubric_arm_lite.types import ROLES, Reward, Role, RolloutGroup
 from tests import tiny
@@ -204,6 +204,16 @@ def test_optimizers_without_a_step_are_saved_too(tiny_folder: tiny.Folders, tmp_
     other = learner_on(tiny_folder())
     other.load_optimizers(tmp_path / "o")
     assert not other.optimizers["judge"].state and not other.optimizers["rubric"].state
+
+
+def test_damaged_optimizers_are_refused(tiny_folder: tiny.Folders, tmp_path: Path) -> None:
+    learner = learner_on(tiny_folder())
+    file = tmp_path / "optimizers.safetensors"
+    with pytest.raises(CheckpointError, match=r"optimizers\.safetensors cannot be read: .* Start anew"):
+        learner.load_optimizers(file)
+    file.write_bytes(b"half")
+    with pytest.raises(CheckpointError, match=r"optimizers\.safetensors cannot be read: .* Start anew"):
+        learner.load_optimizers(file)
 
 
 # --- what must not go unnoticed -----------------------------------------------------------------------------------

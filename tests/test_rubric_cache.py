@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.parsing import parse_rubric
 from rubric_arm_lite.rubric_cache import CacheKey, RubricCache
 from rubric_arm_lite.types import Rubric
@@ -85,3 +86,12 @@ def test_the_saved_text_is_plain_json_in_order_of_use() -> None:
     smaller = RubricCache.loads(text, 1)
     assert smaller.get(key("x")) == rubric("x")
     assert len(smaller) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", '{"rows": []}', '{"rows": [{"key": []}], "hits": 0, "misses": 0}', '{"rows": 5}'],
+)
+def test_a_damaged_cache_is_refused(text: str) -> None:
+    with pytest.raises(CheckpointError, match=r"rubric cache of the checkpoint is damaged \(.*\)\. Start anew"):
+        RubricCache.loads(text, 4)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 from rubric_arm_lite.advantages import GroupAdvantages, group_advantages
@@ -154,10 +153,3 @@ class Folders:
     def __call__(self, kind: str = "qwen3") -> Path:
         folder = self._root / kind
         return folder if (folder / "config.json").is_file() else make_folder(kind, folder)
-
-
-@pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    """Call it with an architecture for the folder of its tiny model; tests must not write into it."""
-    torch.set_num_threads(1)
-    return Folders(tmp_path_factory.mktemp("tiny"))
