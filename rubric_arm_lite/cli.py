@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -294,11 +294,9 @@ def main() -> None:
 
 def _execute(recipe: Recipe, run_dir: Path, stage: str | None, if_exists: str, as_json: bool) -> None:
     from rubric_arm_lite.errors import ConfigError
-    from rubric_arm_lite.pipeline import STAGES, Run
-    from rubric_arm_lite.progress import RichWatcher
     from rubric_arm_lite.recipe_file import dump_recipe, recipe_hash
-    from rubric_arm_lite.report import write_report
     from rubric_arm_lite.run_dir import RunDirectory, explained_disk_errors
+    from rubric_arm_lite.schedule import STAGES
 
     if stage is not None and stage not in STAGES:
         raise ConfigError(f"--stage {stage}: not a stage. Use one of {', '.join(STAGES)}.")
@@ -307,9 +305,14 @@ def _execute(recipe: Recipe, run_dir: Path, stage: str | None, if_exists: str, a
             pass
         case _:
             raise ConfigError(f"--if-exists {if_exists}: use raise, resume or overwrite.")
-    _quiet_libraries()
     with explained_disk_errors(run_dir):
         directory = RunDirectory.open(run_dir, dump_recipe(recipe), recipe_hash(recipe), if_exists)
+        # The heavy imports come after everything that can be refused without them.
+        _quiet_libraries()
+        from rubric_arm_lite.pipeline import Run
+        from rubric_arm_lite.progress import RichWatcher
+        from rubric_arm_lite.report import write_report
+
         watcher = RichWatcher(_err if as_json else _out)
         try:
             Run(recipe, directory, watcher).execute(stage)
@@ -338,28 +341,19 @@ def _quiet_libraries() -> None:
     import logging
     import warnings
 
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(name, "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
     for name in ("transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with _silenced_stderr():
-        import datasets
+    # bitsandbytes, where it is installed, prints a kernel notice at import.
+    with contextlib.redirect_stderr(io.StringIO()):
         import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-
-
-@contextmanager
-def _silenced_stderr() -> Iterator[None]:
-    """bitsandbytes prints a kernel notice at import; nothing that matters is printed there."""
-    import contextlib
-    import io
-
-    with contextlib.redirect_stderr(io.StringIO()):
-        yield
 
 
 def _warn_unknown_words(model: RubricRewardModel, *texts: str) -> None:
@@ -368,11 +362,14 @@ def _warn_unknown_words(model: RubricRewardModel, *texts: str) -> None:
     unknown = tokenizer.unk_token_id
     if unknown is None:
         return
-    words = sorted(
-        {w for text in texts for w in text.split() if unknown in tokenizer(w, add_special_tokens=False)["input_ids"]}
-    )
+    words: dict[str, None] = {}
+    for text in texts:
+        found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        for token, (start, end) in zip(found["input_ids"], found["offset_mapping"], strict=True):
+            if token == unknown:
+                words[text[start:end].strip()] = None
     if words:
-        _err.print(f"[yellow]This base does not know: {', '.join(words[:12])}. It reads them as blanks.[/yellow]")
+        _err.print(f"[yellow]This base does not know: {', '.join(list(words)[:12])}. It reads them as blanks.[/yellow]")
 
 
 def _show_verdict(verdict: Verdict) -> None:

@@ -39,7 +39,7 @@ from rubric_arm_lite.prompts import PromptBuilder, Templates
 from rubric_arm_lite.reward_model import RubricRewardModel
 from rubric_arm_lite.rubric_cache import RubricCache
 from rubric_arm_lite.run_dir import RunDirectory
-from rubric_arm_lite.schedule import Slot, slots
+from rubric_arm_lite.schedule import STAGES, Slot, slots
 from rubric_arm_lite.types import (
     ROLES,
     Criterion,
@@ -54,7 +54,6 @@ from rubric_arm_lite.types import (
 )
 from rubric_arm_lite.warmup import role_examples, rows_of_testbed, warm_up_role
 
-STAGES = ("base", "warmup-rubric", "warmup-judge", "warmup", "alternating", "cross-play", "final")
 CROSS_PLAY = {
     "warm-up judge, warm-up rubrics": Players("rubric_ref", "judge_ref"),
     "trained judge, warm-up rubrics": Players("rubric_ref", "judge"),

@@ -31,7 +31,7 @@ STAGE_WORDS = {
     "cross-play": "cross-play",
     "final": "final evaluation",
 }
-"""The stages of :data:`rubric_arm_lite.pipeline.STAGES`, in words."""
+"""The stages of :data:`rubric_arm_lite.schedule.STAGES`, in words."""
 
 CROSS_PLAY_PREFIX = "cross-play: "
 _METRICS = "metrics.jsonl"

@@ -1,4 +1,4 @@
-"""Which adapter is updated when, and on which part of the data (paper, sec. 4.2, eqs. 9-11)."""
+"""The order of a run: its stages; which adapter is updated when, on which part of the data (paper, eqs. 9-11)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from rubric_arm_lite.config import GRPOSettings, Order, ScheduleSettings
 from rubric_arm_lite.types import PromptBlock, Role
+
+STAGES = ("base", "warmup-rubric", "warmup-judge", "warmup", "alternating", "cross-play", "final")
+"""The stages of a run in order; the schedule below is the inside of ``alternating``."""
 
 _PHASES: dict[Order, tuple[tuple[Role, ...], ...]] = {
     "judge_first": (("judge",), ("rubric",)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -50,8 +51,7 @@ def test_greedy_equals_plain_generate(kind: str, tiny_folder: tiny.Folders) -> N
     """Token for token, prompts of mixed length, rows that stop at different times; longer than one cache growth."""
     model = tiny.load(tiny_folder(kind))
     free = run(model, Sampling(40, 1, 0.0))
-    # Ends that make one row stop early, one late, and leave others running.
-    ends = frozenset({free[0][0].token_ids[3], free[2][0].token_ids[20]})
+    ends = _ends_at_most_places([group[0].token_ids for group in free])
     ours = run(model, Sampling(40, 3, 0.0), ends)
     prompts, mask = pad_left([model.encode(p) for p in tiny.PROMPTS], model.tokenizer.pad_token_id)
     with model.using("judge") as active:
@@ -70,7 +70,16 @@ def test_greedy_equals_plain_generate(kind: str, tiny_folder: tiny.Folders) -> N
         lengths.add(len(expected))
         assert [c.token_ids for c in group] == [expected] * 3
         assert [c.stopped for c in group] == [bool(stops)] * 3
-    assert len(lengths) > 1
+    assert len(lengths) > 2
+
+
+def _ends_at_most_places(rows: list[tuple[int, ...]]) -> frozenset[int]:
+    """The two tokens that would end these rows at the most different lengths."""
+
+    def lengths(ends: tuple[int, ...]) -> int:
+        return len({next((i for i, token in enumerate(row) if token in ends), len(row)) for row in rows})
+
+    return frozenset(max(itertools.combinations(sorted({t for row in rows for t in row}), 2), key=lengths))
 
 
 @pytest.mark.parametrize("kind", tiny.ARCHITECTURES)
@@ -154,7 +163,7 @@ def test_end_as_the_first_token(model: TwoAdapterModel) -> None:
     assert ids_of(found)[1] == [tuple(ends)] * 2
     assert found[1][0].stopped and len(found[1][0].logprobs) == 1
     assert any(len(group[0].token_ids) == 6 and not group[0].stopped for group in found)
-    everything = frozenset(range(len(model.tokenizer)))
+    everything = frozenset(range(tiny.VOCABULARY))
     assert all(
         len(c.token_ids) == 1 and c.stopped for group in run(model, Sampling(6, 2, 1.0), everything) for c in group
     )

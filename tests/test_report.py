@@ -26,7 +26,7 @@ from rubric_arm_lite.report_showcase import marked_lines, showcases
 from rubric_arm_lite.report_story import SIDES, cross_play, cross_play_name, headline, points
 from rubric_arm_lite.report_text import table
 from rubric_arm_lite.run_dir import RunState
-from rubric_arm_lite.schedule import slots
+from rubric_arm_lite.schedule import STAGES, slots
 
 PAIRS = 20
 VOID = {"meta", "br", "hr", "img", "input", "link", "wbr"}
@@ -552,7 +552,7 @@ def test_points_have_no_negative_zero() -> None:
 
 
 def test_the_words_for_stages_and_sides_are_the_pipeline_s() -> None:
-    assert tuple(STAGE_WORDS) == pipeline.STAGES
+    assert tuple(STAGE_WORDS) == STAGES
     assert {cross_play_name(judge, rubrics) for judge in SIDES for rubrics in SIDES} == set(pipeline.CROSS_PLAY)
 
 

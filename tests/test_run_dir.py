@@ -367,6 +367,8 @@ def test_a_directory_in_use_is_refused(tmp_path: Path, if_exists: IfExists) -> N
                 tell()
 
     assert killed_at(1000, other) == (False, 1)
+    with pytest.raises(CheckpointError, match="is in use by another process"):
+        open_run(tmp_path / "run", if_exists)
     assert list(run.read_log(METRICS)) == [{"n": 1}], "and is left alone"
     run.close()
     assert killed_at(1000, other) == (False, 0)

@@ -17,6 +17,8 @@ from rubric_arm_lite.types import Example, Reward, RolloutGroup
 
 ARCHITECTURES = ("qwen3", "qwen2", "llama", "gemma", "gemma2")
 CONTEXT = 128
+VOCABULARY = 320
+"""Larger than the tokenizer's, as in many real models; the weights do not depend on the world's words."""
 PROMPTS = (
     "gardens",
     "Write a note about rivers for children. Include the word amber.",
@@ -35,7 +37,7 @@ def make_folder(kind: str, folder: Path, seed: int = 0, **changes: Any) -> Path:
 
     tokenizer = build_tokenizer()
     shape: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
+        "vocab_size": VOCABULARY,
         "hidden_size": 32,
         "intermediate_size": 48,
         "num_hidden_layers": 2,
@@ -59,7 +61,8 @@ def make_folder(kind: str, folder: Path, seed: int = 0, **changes: Any) -> Path:
         case "gemma":
             model = tf.GemmaForCausalLM(tf.GemmaConfig(**shape, head_dim=8))
         case "gemma2":
-            # The window is shorter than the prompts and the caps bite, so that leaving either out would show.
+            # The window is shorter than the prompts and the caps bite, so that leaving either out would show. Tied
+            # embeddings under these caps would repeat one token for ever.
             model = tf.Gemma2ForCausalLM(
                 tf.Gemma2Config(
                     **shape,
@@ -68,6 +71,7 @@ def make_folder(kind: str, folder: Path, seed: int = 0, **changes: Any) -> Path:
                     sliding_window=6,
                     attn_logit_softcapping=2.0,
                     final_logit_softcapping=4.0,
+                    tie_word_embeddings=False,
                 )
             )
         case _:
