@@ -109,10 +109,23 @@ def test_position_bias() -> None:
     biased = evaluator(sampler(says_a), pairs).evaluate("e").values
     assert (biased["accuracy_original"], biased["accuracy_flipped"], biased["position_bias"]) == (1.0, 0.0, 1.0)
     assert (biased["accuracy"], biased["consistency"], biased["says_a"]) == (0.5, 0.0, 1.0)
+    other = evaluator(sampler(lambda a, b, rubric, i: judgement(rubric, "B")), pairs).evaluate("e").values
+    assert (other["accuracy_original"], other["accuracy_flipped"], other["position_bias"]) == (0.0, 1.0, 1.0)
     perfect = evaluator(sampler(right), pairs).evaluate("e").values
     assert (perfect["accuracy"], perfect["position_bias"], perfect["consistency"]) == (1.0, 0.0, 1.0)
     assert (perfect["says_a"], perfect["unparsed"], perfect["format"]) == (0.5, 0.0, 1.0)
     assert (perfect["accuracy_low"], perfect["accuracy_high"]) == (1.0, 1.0)
+
+
+def test_mixed_counts_in_the_position_bias() -> None:
+    """Right as A only on even pairs, as B only on odd ones: both orders reach ½, mixed what the draw gives."""
+
+    def judge(a: str, b: str, rubric: Rubric, index: int) -> str:
+        return judgement(rubric, "B" if int(a.split()[1]) % 2 else "A")
+
+    values = evaluator(sampler(judge), [pair(str(i)) for i in range(10)]).evaluate("e").values
+    assert values["accuracy_original"] == values["accuracy_flipped"] == 0.5 != values["accuracy_mixed"]
+    assert values["position_bias"] == abs(values["accuracy_mixed"] - 0.5)
 
 
 def test_no_usable_rubric_at_all() -> None:

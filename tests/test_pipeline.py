@@ -106,7 +106,7 @@ def test_any_causal_lm_folder_and_own_data(
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ["rubric_first", "judge_only", "rubric_only", "simultaneous"])
 def test_every_order_of_the_schedule_runs(order: str, own_files: dict[str, Path], tmp_path: Path) -> None:
-    recipe = own_recipe(own_files, f"schedule.order={order}", "evaluation.after_phases=false")
+    recipe = own_recipe(own_files, f"schedule.order={order}", "evaluation.after_phases=false", "warmup.source=null")
     watcher = execute(recipe, tmp_path / "run", "alternating")
     labels = {
         "rubric_first": ["rubric 1", "judge 1"],
@@ -130,7 +130,7 @@ def test_stages_can_be_run_one_by_one(own_files: dict[str, Path], tmp_path: Path
 @pytest.mark.slow
 def test_until_ends_a_phase_early(own_files: dict[str, Path], tmp_path: Path) -> None:
     until = "schedule.until={phase: judge, metric: format, at_least: 0.0, every: 1, pairs: 4}"
-    recipe = own_recipe(own_files, until, "judge.max_steps=5", "evaluation.after_phases=false")
+    recipe = own_recipe(own_files, until, "judge.max_steps=5", "evaluation.after_phases=false", "warmup.source=null")
     execute(recipe, tmp_path / "run", "alternating")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["kind"] == "step" and row["role"] == "judge"] == [0]
@@ -156,7 +156,7 @@ def test_a_frozen_adapter_that_moves_stops_the_run(
 
     monkeypatch.setattr(Learner, "update", leaking)
     with pytest.raises(TrainingError, match="frozen adapter `rubric` changed in the phase judge 1"):
-        execute(own_recipe(own_files), tmp_path / "run", "alternating")
+        execute(own_recipe(own_files, "warmup.source=null"), tmp_path / "run", "alternating")
 
 
 def test_no_pair_fits(own_files: dict[str, Path], tiny_folder: Any) -> None:

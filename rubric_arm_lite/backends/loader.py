@@ -14,6 +14,9 @@ from rubric_arm_lite.errors import BackendError
 from rubric_arm_lite.testbed import base_folder
 
 
+_PROBE = "Write a note about rivers."
+
+
 def load_model(settings: ModelSettings, seed: int) -> TwoAdapterModel:
     """The base of a recipe with fresh adapters ``rubric`` and ``judge``.
 
@@ -92,12 +95,19 @@ def _check_folder(name: str) -> None:
 
 
 def _load_tokenizer(name: str, settings: ModelSettings) -> Any:
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(name, revision=settings.revision, trust_remote_code=False)
+        if not _reads_text(tokenizer) and tokenizer.is_fast:
+            # For some model types transformers takes the type's own tokenizer class, whatever the folder holds, and
+            # most of every text is then lost without a word. The folder's tokenizer.json is what counts.
+            plain = PreTrainedTokenizerFast.from_pretrained(name, revision=settings.revision)
+            tokenizer = plain if _reads_text(plain) else tokenizer
     except (OSError, ValueError, KeyError) as error:
         raise BackendError(f"The tokenizer of `{name}` cannot be loaded: {_first_line(error)}") from error
+    if not tokenizer(_PROBE, add_special_tokens=False)["input_ids"]:
+        raise BackendError(f"The tokenizer of `{name}` reads every text as empty. Copy its tokenizer files again.")
     if not tokenizer.chat_template:
         raise BackendError(
             f"The tokenizer of `{name}` has no chat template. Use an instruction-tuned model, or add "
@@ -111,6 +121,11 @@ def _load_tokenizer(name: str, settings: ModelSettings) -> Any:
             "text never contains (not the end token: its learning would be masked away)."
         )
     return tokenizer
+
+
+def _reads_text(tokenizer: Any) -> bool:
+    ids = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
+    return bool(tokenizer.decode(ids).split() == _PROBE.split())
 
 
 def _load_base(name: str, settings: ModelSettings) -> Any:
