@@ -52,7 +52,7 @@ from rubric_arm_lite.types import (
     Rubric,
     StepMetrics,
 )
-from rubric_arm_lite.warmup import role_examples, rows_of_testbed, warm_up_role
+from rubric_arm_lite.warmup import role_examples, rows_of_testbed, updates, warm_up_role
 
 CROSS_PLAY = {
     "warm-up judge, warm-up rubrics": Players("rubric_ref", "judge_ref"),
@@ -194,13 +194,11 @@ class Run:
             if too_long:
                 self.watcher.note(f"{too_long} warm-up rows of the {role} are longer than the context; left out.")
 
-            def log(step: int, steps: int, values: dict[str, float]) -> None:
-                self.directory.append("metrics.jsonl", {"kind": "warmup", "role": role, "step": step, **values})
-                self.watcher.step(step, values)
-
             sft = settings.rubric if role == "rubric" else settings.judge
-            self.watcher.stage(f"warm-up {role}", max(sft.max_steps, 1))
-            warm_up_role(self.model, role, examples, sft, self.recipe.seed, folder, log)
+            self.watcher.stage(f"warm-up {role}", updates(sft, len(examples)))
+            seed = self.recipe.seed
+            for step, loss in warm_up_role(self.model, role, examples, sft, seed, folder, self.watcher.step):
+                self.directory.append("metrics.jsonl", {"kind": "warmup", "role": role, "step": step, "loss": loss})
         if role == "judge":
             self.model.freeze_references()
         self.directory.commit(self._save, stage=stage, keep=self.recipe.checkpoint.save_total_limit)

@@ -59,11 +59,12 @@ def steps_in_phase(part: Sequence[PromptBlock], settings: GRPOSettings) -> int:
 def batch_of_step(part: Sequence[PromptBlock], step: int, settings: GRPOSettings) -> list[PromptBlock]:
     """The prompts of a step (from 0), each with its ``pairs_per_prompt`` pairs.
 
-    Batches run through the part in order. Once through, they start again, each prompt with its next pairs.
+    Batches run through the part in order. Once through, they start again, each prompt with its next pairs. No
+    prompt stands twice in one batch, so a part smaller than ``prompts_per_step`` makes smaller batches.
     """
-    first = step * settings.prompts_per_step
+    size = min(settings.prompts_per_step, len(part))
     batch = []
-    for position in range(first, first + settings.prompts_per_step):
+    for position in range(step * size, (step + 1) * size):
         if position >= len(part) and settings.max_steps is None:
             break
         block = part[position % len(part)]

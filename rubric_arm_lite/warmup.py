@@ -6,6 +6,7 @@ token. A warm-up interrupted between two of its own checkpoints goes on from the
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -66,13 +67,13 @@ def warm_up_role(
     settings: SFTSettings,
     seed: int,
     folder: Path,
-    log: Callable[[int, int, dict[str, float]], None],
-) -> None:
-    """Fine-tune one adapter.
+    log: Callable[[int, dict[str, float]], None],
+) -> list[tuple[int, float]]:
+    """Fine-tune one adapter; returns (step, loss in nats per token) of all logged steps, also those before a resume.
 
     Args:
         folder: where the trainer keeps its own checkpoints; a complete one found there is continued.
-        log: called with (step, of how many, values) at every logged step.
+        log: called with (step, values) at every logged step of this process.
 
     Raises:
         TrainingError: if the adapter did not change.
@@ -85,7 +86,7 @@ def warm_up_role(
     class Watch(TrainerCallback):  # type: ignore[misc]
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if logs and "loss" in logs:
-                log(int(state.global_step), int(state.max_steps), {"loss": float(logs["loss"])})
+                log(int(state.global_step), {"loss": float(logs["loss"])})
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             (folder / f"checkpoint-{state.global_step}" / COMPLETE).touch()
@@ -109,7 +110,8 @@ def warm_up_role(
         save_strategy="steps",
         save_steps=settings.save_steps,
         save_total_limit=2,
-        logging_steps=10,
+        # Aligned with the checkpoints, so that the mean loss of a stretch does not depend on where a run was resumed.
+        logging_steps=math.gcd(10, settings.save_steps),
         report_to=[],
         disable_tqdm=True,
         max_length=None,
@@ -136,8 +138,18 @@ def warm_up_role(
         )
         trainer.remove_callback(_printer())
         trainer.train(resume_from_checkpoint=last_complete(folder))
+        history = [(int(row["step"]), float(row["loss"])) for row in trainer.state.log_history if "loss" in row]
     if model.fingerprint(role) == before:
         raise TrainingError(f"The warm-up left the adapter `{role}` unchanged. Check warmup.{role}.learning_rate.")
+    return history
+
+
+def updates(settings: SFTSettings, examples: int) -> int:
+    """How many updates a warm-up on so many examples takes."""
+    if settings.max_steps > 0:
+        return settings.max_steps
+    batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    return max(1, math.ceil(examples / batch * settings.num_train_epochs))
 
 
 def last_complete(folder: Path) -> str | None:

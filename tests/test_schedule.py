@@ -86,3 +86,10 @@ def test_a_longer_phase_goes_on_with_each_prompts_next_pairs() -> None:
 def test_a_prompt_with_too_few_pairs_gives_each_once() -> None:
     batch = batch_of_step(blocks(1, pairs=2), 0, GRPOSettings(prompts_per_step=1, pairs_per_prompt=3))
     assert ids(batch) == ["x0-0", "x0-1"]
+
+
+def test_no_prompt_stands_twice_in_a_batch() -> None:
+    settings = GRPOSettings(prompts_per_step=8, pairs_per_prompt=1, max_steps=4)
+    for step in range(4):
+        ids = [block.prompt_id for block in batch_of_step(blocks(3, pairs=2), step, settings)]
+        assert len(ids) == len(set(ids)) == 3

@@ -13,13 +13,13 @@ from rubric_arm_lite.data import WarmupRow
 from rubric_arm_lite.errors import DataError, TrainingError
 from rubric_arm_lite.prompts import PromptBuilder, Templates
 from rubric_arm_lite.testbed.world import World
-from rubric_arm_lite.warmup import COMPLETE, last_complete, role_examples, rows_of_testbed, warm_up_role
+from rubric_arm_lite.warmup import COMPLETE, last_complete, role_examples, rows_of_testbed, updates, warm_up_role
 from tests import tiny
 
 SETTINGS = SFTSettings(max_steps=6, per_device_train_batch_size=4, learning_rate=1e-2, save_steps=2)
 
 
-def quiet(step: int, steps: int, values: dict[str, float]) -> None:
+def quiet(step: int, values: dict[str, float]) -> None:
     """Log nothing."""
 
 
@@ -88,7 +88,7 @@ def test_only_its_adapter_learns_and_the_loss_is_on_the_completion(
         SFTSettings(max_steps=30, learning_rate=1e-2, per_device_train_batch_size=4),
         0,
         tmp_path,
-        lambda step, steps, values: losses.append(values["loss"]),
+        lambda step, values: losses.append(values["loss"]),
     )
     assert losses[-1] < losses[0]
     assert all(torch.equal(weights(model, "rubric")[name], value) for name, value in other.items())
@@ -105,7 +105,7 @@ def test_killed_warmup_goes_on_from_its_last_complete_checkpoint(
     folder = tiny_folder("qwen3")
     unbroken = fresh(folder)
     examples, _ = role_examples(rows, "judge", unbroken, builder(unbroken))
-    warm_up_role(unbroken, "judge", examples, SETTINGS, 3, tmp_path / "a", quiet)
+    history = warm_up_role(unbroken, "judge", examples, SETTINGS, 3, tmp_path / "a", quiet)
 
     broken = fresh(folder)
     calls = []
@@ -127,8 +127,15 @@ def test_killed_warmup_goes_on_from_its_last_complete_checkpoint(
     resumed = fresh(folder)
     assert last_complete(tmp_path / "b") == str(tmp_path / "b" / "checkpoint-2")
     assert not (tmp_path / "b" / "checkpoint-4").exists()
-    warm_up_role(resumed, "judge", examples, SETTINGS, 3, tmp_path / "b", quiet)
+    assert warm_up_role(resumed, "judge", examples, SETTINGS, 3, tmp_path / "b", quiet) == history
+    assert [step for step, _ in history] == [2, 4, 6]
     assert resumed.fingerprint("judge") == unbroken.fingerprint("judge")
+
+
+def test_updates_counts_epochs_and_accumulation() -> None:
+    assert updates(SFTSettings(max_steps=7), 100) == 7
+    settings = SFTSettings(per_device_train_batch_size=4, gradient_accumulation_steps=2, num_train_epochs=1.5)
+    assert updates(settings, 100) == 19
 
 
 def test_last_complete_ignores_strangers(tmp_path: Path) -> None:

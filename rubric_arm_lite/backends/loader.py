@@ -13,7 +13,6 @@ from rubric_arm_lite.config import ModelSettings
 from rubric_arm_lite.errors import BackendError
 from rubric_arm_lite.testbed import base_folder
 
-
 _PROBE = "Write a note about rivers."
 
 
