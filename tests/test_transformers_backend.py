@@ -415,3 +415,12 @@ def test_a_prompt_beyond_the_context_is_refused(model: TwoAdapterModel) -> None:
     message = rf"e0: prompt of \d+ tokens \+ {room + 1} to write exceeds model.max_context \({tiny.CONTEXT}\). Raise it"
     with pytest.raises(BackendError, match=message):
         model.sample("judge", tiny.examples(tiny.PROMPTS[:1]), Sampling(room + 1))
+
+
+def test_one_prompt_too_many_tokens_long_does_not_end_a_run(model: TwoAdapterModel) -> None:
+    examples = tiny.examples((tiny.PROMPTS[0], tiny.PROMPTS[2]))
+    room = tiny.CONTEXT - model.prompt_tokens(tiny.PROMPTS[0])
+    assert model.prompt_tokens(tiny.PROMPTS[2]) > model.prompt_tokens(tiny.PROMPTS[0])
+    written, cut = model.sample("judge", examples, Sampling(room, 2))
+    assert all(sample.token_ids for sample in written.samples)
+    assert [(s.text, s.token_ids, s.finish_reason) for s in cut.samples] == [("", (), "length")] * 2

@@ -236,22 +236,33 @@ class TwoAdapterModel:
     # --- sampling -----------------------------------------------------------------------------------------------
 
     def sample(self, adapter: str | None, examples: Sequence[Example], sampling: Sampling) -> list[RolloutGroup]:
-        """One group of completions per example (see :class:`~rubric_arm_lite.backends.base.Sampler`)."""
+        """One group of completions per example (see :class:`~rubric_arm_lite.backends.base.Sampler`).
+
+        Where prompt and completion do not fit ``max_context``, nothing is written and the samples say so: they are
+        empty and cut by length. Pairs that long are left out before a run starts; what remains are the rare prompts
+        that a rubric makes longer than foreseen, and those must not end a run.
+        """
         prompts = [self.encode(example.prompt) for example in examples]
-        for example, ids in zip(examples, prompts, strict=True):
-            if len(ids) + sampling.max_tokens > self.settings.max_context:
-                raise BackendError(
-                    f"{example.example_id}: prompt of {len(ids)} tokens + {sampling.max_tokens} to write exceeds "
-                    f"model.max_context ({self.settings.max_context}). Raise it or shorten the prompt."
-                )
-        seeds = [example.seed for example in examples]
+        room = self.settings.max_context - sampling.max_tokens
+        fitting = [i for i, ids in enumerate(prompts) if len(ids) <= room]
+        if examples and not fitting:
+            length, first = min((len(ids), i) for i, ids in enumerate(prompts))
+            raise BackendError(
+                f"{examples[first].example_id}: prompt of {length} tokens + {sampling.max_tokens} to write exceeds "
+                f"model.max_context ({self.settings.max_context}). Raise it or shorten the prompt."
+            )
+        cut = Sample("", (), (), "length")
+        samples = [(cut,) * sampling.num_generations for _ in examples]
         with self.using(adapter) as model:
             pad = int(self.tokenizer.pad_token_id)
-            groups = generate(model, prompts, seeds, sampling, self.end_ids, pad, self.max_rows) if prompts else []
-        self.tokens_written += sum(len(c.token_ids) for group in groups for c in group)
+            texts, seeds = [prompts[i] for i in fitting], [examples[i].seed for i in fitting]
+            groups = generate(model, texts, seeds, sampling, self.end_ids, pad, self.max_rows) if fitting else []
+        for i, group in zip(fitting, groups, strict=True):
+            samples[i] = tuple(self._sample_of(completion) for completion in group)
+            self.tokens_written += sum(len(sample.token_ids) for sample in samples[i])
         return [
-            RolloutGroup(example, tuple(ids), tuple(self._sample_of(c) for c in group))
-            for example, ids, group in zip(examples, prompts, groups, strict=True)
+            RolloutGroup(example, tuple(ids), group)
+            for example, ids, group in zip(examples, prompts, samples, strict=True)
         ]
 
     def _sample_of(self, completion: Any) -> Sample:
