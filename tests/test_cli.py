@@ -151,7 +151,15 @@ def test_another_recipe_is_refused(finished_run: Path) -> None:
 def test_ctrl_c_exits_130_and_keeps_what_was_done(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "rubric_arm_lite", "run", "testbed", "--run-dir", str(folder), *short_sets()]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        # A test suite that a script runs in the background inherits "ignore Ctrl-C"; a person's terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 120
     while not (folder / "evaluations" / "base.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
