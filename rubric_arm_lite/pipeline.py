@@ -6,6 +6,8 @@ stages is fixed; each is committed when it is done, and the alternating stage co
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 import shutil
 import subprocess
@@ -31,11 +33,11 @@ from rubric_arm_lite.data import (
     shuffle_blocks,
     split_blocks,
 )
-from rubric_arm_lite.errors import DataError, TrainingError
+from rubric_arm_lite.errors import CheckpointError, DataError, TrainingError
 from rubric_arm_lite.evaluate import Evaluation, Evaluator, Players, Recall
 from rubric_arm_lite.learner import Learner
 from rubric_arm_lite.phases import JudgeDesk, JudgePhase, Phase, RubricPhase, RubricWriter
-from rubric_arm_lite.prompts import PromptBuilder, Templates
+from rubric_arm_lite.prompts import PromptBuilder, Templates, prompt_hash
 from rubric_arm_lite.reward_model import RubricRewardModel
 from rubric_arm_lite.rubric_cache import RubricCache
 from rubric_arm_lite.run_dir import RunDirectory
@@ -95,6 +97,14 @@ class RunData:
     recall: Recall | None = None
     world: Any = None
 
+    def fingerprint(self) -> str:
+        """Hash of every pair in its order, to tell on a resume whether the data are still the same."""
+        digest = hashlib.sha256()
+        for pair in [*(pair for block in self.train for pair in block.pairs), *self.test]:
+            row = [pair.pair_id, prompt_hash(pair.prompt), pair.chosen, pair.rejected]
+            digest.update(json.dumps(row).encode())
+        return digest.hexdigest()[:16]
+
 
 class Run:
     """A run in progress: the model, the data and the stages."""
@@ -128,7 +138,9 @@ class Run:
                 f"{self.data.too_long} pairs are longer than model.max_context ({self.recipe.model.max_context} "
                 "tokens) and were left out."
             )
-        if not self.directory.state.stages:
+        if self.directory.state.stages:
+            self._check_same_data()
+        else:
             self.directory.write_json("versions.json", versions(self.model))
             self._describe_data()
         for stage in wanted:
@@ -163,6 +175,7 @@ class Run:
             "train_pairs": sum(len(block.pairs) for block in data.train),
             "test_pairs": len(self.evaluator.pairs),
             "left_out_too_long": data.too_long,
+            "fingerprint": data.fingerprint(),
         }
         if data.world is not None:
             from rubric_arm_lite.testbed.oracle import oracle
@@ -170,6 +183,18 @@ class Run:
             described["oracle"] = oracle(data.world, self.evaluator.pairs)
             described["likes"] = data.world.likes
         self.directory.write_json("data.json", described)
+
+    def _check_same_data(self) -> None:
+        file = self.directory.path / "data.json"
+        try:
+            before = json.loads(file.read_text("utf-8"))["fingerprint"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{file} is damaged ({error}). Start anew with --if-exists overwrite.") from error
+        if before != self.data.fingerprint():
+            raise CheckpointError(
+                f"{self.recipe.data.source} now holds other pairs than when {self.directory.path} began. Restore the "
+                "data, or start anew under another name."
+            )
 
     def _evaluate(self, name: str, players: Players | None = None, votes: int = 1) -> Evaluation:
         self.watcher.stage(f"evaluate {name}", 1)

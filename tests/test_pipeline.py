@@ -159,6 +159,19 @@ def test_a_frozen_adapter_that_moves_stops_the_run(
         execute(own_recipe(own_files, "warmup.source=null"), tmp_path / "run", "alternating")
 
 
+@pytest.mark.slow
+def test_changed_data_are_noticed_on_resume(own_files: dict[str, Path], tmp_path: Path) -> None:
+    rows = own_files["pairs"].read_text().splitlines(keepends=True)
+    files = {**own_files, "pairs": tmp_path / "pairs.jsonl"}
+    files["pairs"].write_text("".join(rows))
+    recipe = own_recipe(files, "warmup.source=null")
+    execute(recipe, tmp_path / "run", "base")
+    execute(recipe, tmp_path / "run", "base")
+    files["pairs"].write_text("".join(rows[4:]))
+    with pytest.raises(CheckpointError, match="now holds other pairs"):
+        execute(recipe, tmp_path / "run")
+
+
 def test_no_pair_fits(own_files: dict[str, Path], tiny_folder: Any) -> None:
     from rubric_arm_lite.backends.loader import load_model
     from rubric_arm_lite.prompts import PromptBuilder, Templates
