@@ -23,6 +23,7 @@ lint: $(VENV)/.installed-dev
 
 # torch comes first and alone: with it in place nothing asks for a CUDA build on a machine that has no use for one.
 $(VENV)/.torch:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	touch $@

@@ -35,7 +35,7 @@ _err = Console(stderr=True, soft_wrap=True)
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (testbed).")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a field: --set judge.max_steps=5.")]
-RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Where results go [default: runs/NAME].")]
+RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Where results go (default: runs/NAME).")]
 ExistsOption = Annotated[str, typer.Option("--if-exists", help="raise, resume or overwrite an existing run.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
 RunArgument = Annotated[Path, typer.Argument(help="A run directory.")]
@@ -80,8 +80,10 @@ def rubric(
     as_json: JsonOption = False,
 ) -> None:
     """Write a rubric for a prompt."""
+    text = _checked(
+        "the prompt", sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if prompt == "-" else prompt
+    )
     model = _load(run, state)
-    text = sys.stdin.read() if prompt == "-" else prompt
     _warn_unknown_words(model, text)
     written = model.rubric(text)
     if as_json:
@@ -117,8 +119,8 @@ def judge(
     if source is not None and any(text is not None for text in single):
         raise DataError("Give either one pair (--prompt, --a, --b) or a JSONL file, not both.")
     if source is None:
+        texts = [_checked(name, text or "") for name, text in zip(("--prompt", "--a", "--b"), single, strict=True)]
         model = _load(run, state)
-        texts = [text or "" for text in single]
         _warn_unknown_words(model, *texts)
         verdict = model.compare(texts[0], texts[1], texts[2], rubric_text, votes)
         if as_json:
@@ -136,17 +138,22 @@ def _judge_file(run: Path, state: str, source: Path, target: Path | None, rubric
 
     if target is not None and target.exists() and target.samefile(source):
         raise DataError(f"{target} is also the input. Choose another file to write.")
+    if target is not None:
+        if target.is_dir():
+            raise DataError(f"{target} is a folder. Name the file to write.")
+        target.parent.mkdir(parents=True, exist_ok=True)
     pairs = load_comparisons(source)
     model = _load(run, state)
     verdicts = model.compare_many(
-        [(p.prompt, p.response_a, p.response_b, p.rubric or rubric_text) for p in pairs], votes
+        [(p.prompt, p.response_a, p.response_b, p.rubric or rubric_text) for p in pairs],
+        votes,
+        [f"{source}, pair {p.pair_id}" for p in pairs],
     )
     rows = [_verdict_row(pair.pair_id, verdict) for pair, verdict in zip(pairs, verdicts, strict=True)]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if target is None:
         print(text, end="")
     else:
-        target.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(target, text.encode())
         named = sum(v.winner is not None for v in verdicts)
         _err.print(f"{len(rows)} pairs judged, {named} with a winner, written to {target}")
@@ -156,7 +163,7 @@ def _judge_file(run: Path, state: str, source: Path, target: Path | None, rubric
 def evaluate(
     run: RunArgument,
     source: Annotated[
-        Path | None, typer.Argument(help="Pairs to evaluate on [default: the run's held-out pairs].")
+        Path | None, typer.Argument(help="Pairs to evaluate on (default: those the run held out).")
     ] = None,
     state: StateOption = "final",
     votes: Annotated[int, typer.Option(min=1, help="voting@k.")] = 1,
@@ -168,9 +175,11 @@ def evaluate(
     from rubric_arm_lite.pipeline import evaluate_run
 
     pairs = None if source is None else load_pairs(source)
-    evaluation = evaluate_run(_load(run, state), pairs, votes, limit)
+    evaluation, left_out = evaluate_run(_load(run, state), pairs, votes, limit)
+    if left_out:
+        _err.print(f"[yellow]{left_out} pairs are longer than the context and were left out.[/yellow]")
     if as_json:
-        _print_json(evaluation.values)
+        _print_json({**evaluation.values, "left_out_too_long": left_out})
     else:
         for name, value in evaluation.values.items():
             print(f"{name:<24} {value:.4f}")
@@ -213,7 +222,7 @@ def doctor(as_json: JsonOption = False) -> None:
 def testbed_build(
     folder: Annotated[Path, typer.Argument(help="Where the base goes.")],
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Training steps [default: those of the shipped base].")
+        int | None, typer.Option(min=1, help="Training steps (default: as many as the shipped base).")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the base.")] = 0,
 ) -> None:
@@ -282,6 +291,13 @@ def main() -> None:
     except RubricArmError as error:
         _err.print("[red]error:[/red] ", end="")
         _err.print(str(error), markup=False, highlight=False)
+        raise SystemExit(2) from None
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _err.print("[red]error:[/red] ", end="")
+        _err.print(
+            f"{place}{error.strerror or error}. Check the path and its permissions.", markup=False, highlight=False
+        )
         raise SystemExit(2) from None
     except SystemExit as stop:
         if stop.code == 130:
@@ -356,6 +372,19 @@ def _quiet_libraries() -> None:
     transformers.logging.disable_progress_bar()
 
 
+def _checked(name: str, text: str) -> str:
+    """A text from the command line, refused if it is empty or not UTF-8."""
+    from rubric_arm_lite.errors import DataError
+
+    if not text.strip():
+        raise DataError(f"{name} is empty. Give some text.")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{name} is not UTF-8 text at character {error.start}. Convert it to UTF-8.") from error
+    return text
+
+
 def _warn_unknown_words(model: RubricRewardModel, *texts: str) -> None:
     """A word-level tokenizer cannot see words it does not know; say which."""
     tokenizer = model.model.tokenizer
@@ -377,9 +406,14 @@ def _show_verdict(verdict: Verdict) -> None:
     if not verdict.judgements:
         print(f"\nThe rubric is {verdict.rubric.status.value}; nothing was judged.")
         return
+    if len(verdict.judgements) > 1:
+        print(f"\nOne of {len(verdict.judgements)} samples in the order given:")
     print(f"\n{verdict.judgements[0].text.strip()}\n")
-    flipped = verdict.flipped[0].winner
-    print(f"Swapped order: {'no verdict' if flipped is None else f'Response {flipped} of the swapped pair'}")
+    swapped = [{"A": "B", "B": "A"}.get(judgement.winner or "", "none") for judgement in verdict.flipped]
+    given = [judgement.winner or "none" for judgement in verdict.judgements]
+    for label, found in (("In the order given", given), ("With the two swapped", swapped)):
+        counts = ", ".join(f"{name} {found.count(name)}" for name in ("A", "B", "none") if name in found)
+        print(f"{label:<20} verdicts for (as you named them): {counts}")
     name = "none" if verdict.winner is None else f"Response {verdict.winner}"
     print(f"Verdict over both orders: {name} ({verdict.confidence:.0%} of verdicts)")
 

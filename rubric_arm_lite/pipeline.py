@@ -119,6 +119,9 @@ class Run:
         templates = Templates.load(recipe.prompts.rubric_template, recipe.prompts.judge_template)
         self.prompts = PromptBuilder(templates, self.model.control_tokens())
         self.data = load_data(recipe, self.model, self.prompts)
+        source = recipe.warmup.source
+        # Read now: a mistake in this file should not wait until the base has been evaluated.
+        self.warmup_rows = load_trajectories(Path(source)) if source not in (None, "testbed") else []
         self.cache = RubricCache(recipe.cache.capacity)
         self.writer = RubricWriter(self.model, self.prompts, self.cache)
         self.desk = JudgeDesk(self.model, self.prompts)
@@ -167,6 +170,8 @@ class Run:
                     self._finish(stage)
             if stage != "alternating":
                 self._time(stage, started, tokens)
+        if "final" in self.directory.state.stages:
+            self._restore_lost_adapters()
 
     def _describe_data(self) -> None:
         data = self.data
@@ -189,7 +194,10 @@ class Run:
         try:
             before = json.loads(file.read_text("utf-8"))["fingerprint"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{file} is damaged ({error}). Start anew with --if-exists overwrite.") from error
+            raise CheckpointError(
+                f"{file} is damaged or of an older version ({type(error).__name__}: {error}). Keep this run as it "
+                "is and start anew under another name."
+            ) from error
         if before != self.data.fingerprint():
             raise CheckpointError(
                 f"{self.recipe.data.source} now holds other pairs than when {self.directory.path} began. Restore the "
@@ -214,11 +222,13 @@ class Run:
             if settings.source == "testbed":
                 rows = rows_of_testbed(settings, self.data.world, self.recipe.seed)
             else:
-                rows = load_trajectories(Path(settings.source))
+                rows = self.warmup_rows
             examples, too_long = role_examples(rows, role, self.model, self.prompts)
             if too_long:
                 self.watcher.note(f"{too_long} warm-up rows of the {role} are longer than the context; left out.")
-
+            skipped = len(rows) - len(examples) - too_long
+            if skipped:
+                self.watcher.note(f"{skipped} warm-up rows have a rubric that does not parse; the judge skips them.")
             sft = settings.rubric if role == "rubric" else settings.judge
             self.watcher.stage(f"warm-up {role}", updates(sft, len(examples)))
             seed = self.recipe.seed
@@ -314,6 +324,14 @@ class Run:
         )
         self.directory.commit(stage=stage)
 
+    def _restore_lost_adapters(self) -> None:
+        """Write the adapters of a finished run again if somebody took them away."""
+        for role in ROLES:
+            folder = self.directory.path / "adapters" / role
+            if not (folder / "adapter_model.safetensors").is_file():
+                self.watcher.note(f"{folder} was gone and is written again from the last checkpoint.")
+                self.model.save_adapter(role, folder)
+
     # --- state --------------------------------------------------------------------------------------------------
 
     def _save(self, folder: Path) -> None:
@@ -331,7 +349,11 @@ class Run:
         for adapter in sorted(self.model.model.peft_config):
             self.model.load_adapter(adapter, folder / adapter)
         self.learner.load_optimizers(folder / "optimizers.safetensors")
-        restored = RubricCache.loads((folder / "cache.json").read_text("utf-8"), self.recipe.cache.capacity)
+        try:
+            text = (folder / "cache.json").read_text("utf-8")
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{folder}/cache.json cannot be read: {error}. Restore the checkpoint.") from error
+        restored = RubricCache.loads(text, self.recipe.cache.capacity)
         self.cache = self.writer.cache = restored
 
     def _time(self, stage: str, started: float, tokens: int) -> None:
@@ -395,8 +417,15 @@ def load_data(recipe: Recipe, model: TwoAdapterModel, prompts: PromptBuilder) ->
     test, dropped_test = filter_by_length(test, longest, room)
     if not train or not test:
         raise DataError(
-            f"No {'training' if not train else 'held-out'} pair fits model.max_context ({room} tokens). Raise it, or "
-            "lower the completion lengths."
+            f"No {'training' if not train else 'held-out'} pair fits model.max_context ({room} tokens): each needs its "
+            "prompt plus room for a rubric and a judgement. Raise the context, or lower evaluation.rubric_max_tokens "
+            f"({recipe.evaluation.rubric_max_tokens}) and evaluation.judge_max_tokens "
+            f"({recipe.evaluation.judge_max_tokens})."
+        )
+    if len(train) < recipe.schedule.cycles:
+        raise DataError(
+            f"{len(train)} training prompts cannot be split into schedule.cycles: {recipe.schedule.cycles} parts. Use "
+            "fewer cycles or more data."
         )
     # One pair per held-out prompt first, so that a bounded evaluation sees as many prompts as it can.
     deepest = max(len(block.pairs) for block in test)
@@ -479,8 +508,8 @@ def _slug(name: str) -> str:
 
 def evaluate_run(
     reward_model: RubricRewardModel, pairs: Sequence[PreferencePair] | None, votes: int, limit: int | None
-) -> Evaluation:
-    """Evaluate a trained run on given pairs, or on the pairs its recipe holds out.
+) -> tuple[Evaluation, int]:
+    """Evaluate a trained run on given pairs, or on those its recipe holds out; also how many were too long.
 
     Raises:
         DataError: if no pair fits the context.
@@ -490,13 +519,14 @@ def evaluate_run(
     recall: Recall | None = None
     if pairs is None:
         data = load_data(recipe, model, prompts)
-        pairs, recall = data.test, data.recall
+        pairs, recall, left_out = data.test, data.recall, data.too_long
     else:
         fitting = [p for p in pairs if _longest_prompt(p, recipe, model, prompts) <= recipe.model.max_context]
         if not fitting:
             raise DataError(f"None of {len(pairs)} pairs fits model.max_context ({recipe.model.max_context} tokens).")
+        left_out = len(pairs) - len(fitting)
         pairs = fitting
     settings = recipe.evaluation.model_copy(update={"pairs": limit or len(pairs), "votes": votes})
     writer = RubricWriter(model, prompts, RubricCache(recipe.cache.capacity))
     evaluator = Evaluator(model, writer, JudgeDesk(model, prompts), settings, pairs, recipe.seed, recall)
-    return evaluator.evaluate("evaluation", votes=votes)
+    return evaluator.evaluate("evaluation", votes=votes), left_out

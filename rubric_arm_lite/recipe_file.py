@@ -43,7 +43,7 @@ _PATH_FIELDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("prompts", "rubric_template"): BUILT_IN_TEMPLATES,
     ("prompts", "judge_template"): BUILT_IN_TEMPLATES,
     ("data", "source"): ("testbed",),
-    ("data", "evaluation"): ("testbed",),
+    ("data", "evaluation"): (),
     ("warmup", "source"): ("testbed",),
     ("model", "base"): ("testbed",),
 }
@@ -266,9 +266,11 @@ def _with_absolute_paths(root: _Setting) -> _Setting:
         setting = _find(root, field)
         if setting is None or not isinstance(setting.value, str) or setting.value in ("", *built_in):
             continue
-        if not _exists(Path(setting.value)) and _exists(beside := setting.folder / setting.value):
+        here, beside = Path(setting.value), setting.folder / setting.value
+        found = here if _exists(here) else beside
+        if _exists(found):
             section, key = field
-            absolute = replace(setting, value=str(beside.resolve()))
+            absolute = replace(setting, value=str(found.resolve()))
             root = _merge(root, replace(root, value={section: replace(root, value={key: absolute})}))
     return root
 

@@ -14,7 +14,7 @@ from rubric_arm_lite.errors import BackendError, CheckpointError, DataError
 from rubric_arm_lite.evaluate import majority
 from rubric_arm_lite.parsing import parse_rubric
 from rubric_arm_lite.phases import JudgeDesk, RubricWriter
-from rubric_arm_lite.prompts import PromptBuilder, Templates, prompt_hash
+from rubric_arm_lite.prompts import PromptBuilder, Templates
 from rubric_arm_lite.recipe_file import load_recipe
 from rubric_arm_lite.rubric_cache import RubricCache
 from rubric_arm_lite.run_dir import RECIPE, STATE, RunState
@@ -88,7 +88,7 @@ class RubricRewardModel:
 
     def rubrics(self, prompts: Sequence[Prompt]) -> list[Rubric]:
         """Greedy rubrics, one per prompt; equal prompts are written once."""
-        self._check_fit([(prompt_hash(p), self.prompts.rubric_prompt(p)) for p in prompts], self._rubric_sampling)
+        self._check_fit([("the prompt", self.prompts.rubric_prompt(p)) for p in prompts], self._rubric_sampling)
         return self._writer.write([(prompt, 0) for prompt in prompts], self._rubric_sampling, self.recipe.seed)
 
     def compare(
@@ -106,18 +106,24 @@ class RubricRewardModel:
         return self.compare_many([(prompt, response_a, response_b, rubric)], votes)[0]
 
     def compare_many(
-        self, cases: Sequence[tuple[Prompt, str, str, Rubric | str | None]], votes: int = 1
+        self,
+        cases: Sequence[tuple[Prompt, str, str, Rubric | str | None]],
+        votes: int = 1,
+        names: Sequence[str] | None = None,
     ) -> list[Verdict]:
-        """:meth:`compare` for many cases at once, batched."""
-        missing = [prompt for prompt, _, _, rubric in cases if rubric is None]
-        written = iter(self.rubrics(missing) if missing else [])
-        rubrics = [next(written) if rubric is None else _given(rubric) for _, _, _, rubric in cases]
+        """:meth:`compare` for many cases at once, batched; ``names`` are used in errors."""
+        names = names or [f"case {i}" for i in range(1, len(cases) + 1)]
+        given = [None if case[3] is None else _given(case[3], name) for case, name in zip(cases, names, strict=True)]
+        missing = [(name, case[0]) for case, name in zip(cases, names, strict=True) if case[3] is None]
+        self._check_fit([(name, self.prompts.rubric_prompt(p)) for name, p in missing], self._rubric_sampling)
+        written = iter(self.rubrics([prompt for _, prompt in missing]) if missing else [])
+        rubrics = [next(written) if rubric is None else rubric for rubric in given]
         asked: list[tuple[Comparison, Rubric]] = []
-        for i, ((prompt, a, b, _), rubric) in enumerate(zip(cases, rubrics, strict=True)):
+        for (prompt, a, b, _), rubric, name in zip(cases, rubrics, names, strict=True):
             if rubric.usable:
                 # The side is only where response A stands; there is no label here.
-                asked.append((Comparison(f"case {i + 1}", prompt, a, b, "A"), rubric))
-                asked.append((Comparison(f"case {i + 1}", prompt, b, a, "B"), rubric))
+                asked.append((Comparison(name, prompt, a, b, "A"), rubric))
+                asked.append((Comparison(name, prompt, b, a, "B"), rubric))
         evaluation = self.recipe.evaluation
         temperature = evaluation.judge_temperature if votes == 1 else evaluation.vote_temperature
         sampling = Sampling(evaluation.judge_max_tokens, votes, temperature)
@@ -142,7 +148,7 @@ class RubricRewardModel:
             if length > self.recipe.model.max_context:
                 raise DataError(
                     f"{name}: {length} tokens with the answer, more than model.max_context "
-                    f"({self.recipe.model.max_context}). Shorten the texts or raise the context."
+                    f"({self.recipe.model.max_context}). Shorten the texts, or use a run with a longer context."
                 )
 
 
@@ -154,11 +160,11 @@ def _verdict(rubric: Rubric, straight: Sequence[Judgement], flipped: Sequence[Ju
     return Verdict(winner, winner is not None and share == 1.0, share, rubric, tuple(straight), tuple(flipped))
 
 
-def _given(rubric: Rubric | str) -> Rubric:
+def _given(rubric: Rubric | str, name: str) -> Rubric:
     parsed = parse_rubric(rubric) if isinstance(rubric, str) else rubric
     if not parsed.usable:
         raise DataError(
-            "The rubric given does not parse. Write a numbered list, each line like "
+            f"{name}: the rubric given does not parse. Write a numbered list, each line like "
             "`1. The response … [Hard Rule]` or `… [Principle]`, and nothing else."
         )
     return parsed

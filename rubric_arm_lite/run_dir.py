@@ -85,6 +85,9 @@ class RunDirectory:
         if path.exists() and not path.is_dir():
             raise CheckpointError(f"{path} is a file. Choose another --run-dir.")
         occupied = path.is_dir() and any(path.iterdir())
+        if occupied and _nothing_done(state_file):
+            # A run that ended before its first stage left nothing worth keeping; its name is free again.
+            occupied, if_exists = True, "overwrite"
         if occupied and if_exists == "raise":
             raise CheckpointError(
                 f"{path} exists. Use --resume to continue it, --if-exists overwrite to start anew, or another name."
@@ -231,6 +234,8 @@ class RunDirectory:
 
 def atomic_write(target: Path, data: bytes) -> None:
     """Write beside the target, flush to disk, rename over it."""
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     part = target.with_name(f".{target.name}.part")
     try:
         with part.open("wb") as file:
@@ -294,6 +299,15 @@ def _is_ours(path: Path) -> bool:
     """Whether a folder without a state is one that was killed while it was being made."""
     names = {p.name for p in path.iterdir()}
     return _CLEARING in names or names <= {".lock", RECIPE, f".{RECIPE}.part", f".{STATE}.part"}
+
+
+def _nothing_done(state_file: Path) -> bool:
+    """Whether a state says that no stage was finished and no checkpoint written."""
+    try:
+        state = RunState.loads(state_file.read_text("utf-8"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return not state.stages and state.checkpoint is None
 
 
 def _clear(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -125,6 +126,11 @@ BAD_CALLS: list[tuple[tuple[str, ...], str]] = [
     (("judge", "/no/such/run"), "Give --prompt, --a and --b"),
     (("judge", "/no/such/run", "x.jsonl", "--prompt", "p"), "not both"),
     (("testbed", "pairs", "/dev/null/x.jsonl", "--prompts", "100000"), "distinct prompts"),
+    (("testbed", "pairs", "/dev/null/x.jsonl"), "Check the path"),
+    (("testbed", "pairs", "."), "Is a directory"),
+    (("run", "testbed", "--set", "evaluation.judge_max_tokens=300"), "leaves no room for a prompt"),
+    (("run", "testbed", "--set", "schedule.cycles=50", "--set", "data.train_prompts=20"), "cannot be split"),
+    (("rubric", "/no/such/run", "   "), "the prompt is empty"),
 ]
 
 
@@ -139,6 +145,36 @@ def test_existing_and_foreign_folders_are_left_alone(tmp_path: Path) -> None:
     for choice in ("raise", "resume", "overwrite"):
         refused("run", "testbed", "--run-dir", tmp_path, "--if-exists", choice)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.slow
+def test_judging_a_file_refuses_before_it_judges(finished_run: Path, tmp_path: Path) -> None:
+    row = {"id": "p7", "prompt": "Write a note", "response_a": "stone", "response_b": "table", "rubric": "be nice"}
+    source = tmp_path / "in.jsonl"
+    source.write_text(json.dumps(row) + "\n")
+    assert "is a folder" in refused("judge", finished_run, source, tmp_path)
+    assert "also the input" in refused("judge", finished_run, source, source)
+    assert "pair p7: the rubric given does not parse" in refused("judge", finished_run, source, tmp_path / "out.jsonl")
+
+
+@pytest.mark.slow
+def test_what_was_taken_from_a_run_is_restored_or_named(finished_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished_run, folder)
+    weights = Path("adapters", "judge", "adapter_model.safetensors")
+    (folder / weights).unlink()
+    assert call("demo", "--run-dir", folder, "--json", *short_sets()).returncode == 0
+    assert (folder / weights).read_bytes() == (finished_run / weights).read_bytes()
+    for cache in folder.glob("checkpoints/*/cache.json"):
+        cache.unlink()
+    assert "cache.json cannot be read" in refused("demo", "--run-dir", folder, "--json", *short_sets())
+
+
+@pytest.mark.slow
+def test_a_run_that_failed_before_its_first_stage_leaves_its_name_free(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    refused("run", "testbed", "--run-dir", folder, "--set", "model.base=/no/such/folder")
+    assert "does not exist" in refused("run", "testbed", "--run-dir", folder, "--set", "model.base=/no/other/folder")
 
 
 @pytest.mark.slow

@@ -104,7 +104,10 @@ def _load_tokenizer(name: str, settings: ModelSettings) -> Any:
             plain = PreTrainedTokenizerFast.from_pretrained(name, revision=settings.revision)
             tokenizer = plain if _reads_text(plain) else tokenizer
     except (OSError, ValueError, KeyError) as error:
-        raise BackendError(f"The tokenizer of `{name}` cannot be loaded: {_first_line(error)}") from error
+        raise BackendError(
+            f"The tokenizer of `{name}` cannot be loaded ({_first_line(error)}). Copy its tokenizer files "
+            "again, or check the name and the connection if it is a Hub id."
+        ) from error
     if not tokenizer(_PROBE, add_special_tokens=False)["input_ids"]:
         raise BackendError(f"The tokenizer of `{name}` reads every text as empty. Copy its tokenizer files again.")
     if not tokenizer.chat_template:
@@ -146,7 +149,10 @@ def _load_base(name: str, settings: ModelSettings) -> Any:
             **options,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise BackendError(f"`{name}` cannot be loaded: {_first_line(error)}") from error
+        raise BackendError(
+            f"`{name}` cannot be loaded ({_first_line(error)}). Copy the model again, or use a causal language model "
+            "that this transformers version knows."
+        ) from error
     missing = sorted(report["missing_keys"])
     if missing:  # transformers would go on with random numbers in their place
         raise BackendError(
