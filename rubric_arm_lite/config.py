@@ -317,23 +317,6 @@ class Recipe(Settings):
                     f"{role}.max_completion_length: {longest} leaves no room for a prompt in model.max_context "
                     f"({self.model.max_context}). Raise the context or shorten the completion."
                 )
-        evaluation = self.evaluation
-        for field, longest in (
-            ("evaluation.rubric_max_tokens", evaluation.rubric_max_tokens),
-            (
-                "evaluation.rubric_max_tokens + evaluation.judge_max_tokens",
-                evaluation.rubric_max_tokens + evaluation.judge_max_tokens,
-            ),
-            (
-                "rubric.max_completion_length + reward.judge_max_tokens",
-                self.rubric.max_completion_length + self.reward.judge_max_tokens,
-            ),
-        ):
-            if longest >= self.model.max_context:
-                raise ValueError(
-                    f"{field}: {longest} leaves no room for a prompt in model.max_context "
-                    f"({self.model.max_context}). Raise the context or lower the tokens."
-                )
         testbed = self.data.source == "testbed"
         if self.warmup.source == "testbed" and not testbed:
             raise ValueError(

@@ -87,7 +87,7 @@ class RunDirectory:
         occupied = path.is_dir() and any(path.iterdir())
         if occupied and _nothing_done(state_file):
             # A run that ended before its first stage left nothing worth keeping; its name is free again.
-            occupied, if_exists = True, "overwrite"
+            if_exists = "overwrite"
         if occupied and if_exists == "raise":
             raise CheckpointError(
                 f"{path} exists. Use --resume to continue it, --if-exists overwrite to start anew, or another name."

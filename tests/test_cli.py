@@ -128,7 +128,7 @@ BAD_CALLS: list[tuple[tuple[str, ...], str]] = [
     (("testbed", "pairs", "/dev/null/x.jsonl", "--prompts", "100000"), "distinct prompts"),
     (("testbed", "pairs", "/dev/null/x.jsonl"), "Check the path"),
     (("testbed", "pairs", "."), "Is a directory"),
-    (("run", "testbed", "--set", "evaluation.judge_max_tokens=300"), "leaves no room for a prompt"),
+    (("run", "testbed", "--set", "evaluation.judge_max_tokens=300"), "No training pair fits model.max_context"),
     (("run", "testbed", "--set", "schedule.cycles=50", "--set", "data.train_prompts=20"), "cannot be split"),
     (("rubric", "/no/such/run", "   "), "the prompt is empty"),
 ]

@@ -505,7 +505,8 @@ def test_the_working_directory_comes_first(elsewhere: Path) -> None:
     path = write(elsewhere, "prompts: {judge_template: files/here}\n")
     Path("files").mkdir()
     write(Path("files"), "x", "here")
-    assert load_recipe(path).prompts.judge_template == "files/here"
+    # Absolute, so that a run made here can be used from anywhere.
+    assert load_recipe(path).prompts.judge_template == str(Path("files", "here").resolve())
 
 
 def test_a_path_belongs_to_the_file_it_is_written_in(elsewhere: Path) -> None:

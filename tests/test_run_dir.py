@@ -221,9 +221,13 @@ def test_killed_while_it_is_overwritten(tmp_path: Path) -> None:
         path = tmp_path / f"run-{moment}"
         story(path, "raise", lambda: None)
         dead, _ = killed_at(moment, lambda tell, path=path: open_run(path, "overwrite").close())
-        with pytest.raises(CheckpointError, match=r"exists\. Use --resume"):
-            open_run(path, "raise")
-        run = open_run(path, "resume")
+        # A run in which nothing was done yet has no claim to its name; every other state has.
+        try:
+            run = open_run(path, "raise")
+            assert snapshot(run) == points[0]
+        except CheckpointError as error:
+            assert "exists. Use --resume" in str(error)
+            run = open_run(path, "resume")
         begun.add(points.index(snapshot(run)))
         assert not leftovers(path)
         run.close()
@@ -233,6 +237,19 @@ def test_killed_while_it_is_overwritten(tmp_path: Path) -> None:
         if not dead:
             break
     assert begun == {0, 4} and moment > 15
+
+
+def test_a_run_that_did_nothing_leaves_its_name_free(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    RunDirectory.open(path, "old", "old recipe").close()
+    run = RunDirectory.open(path, "new", "new recipe", "resume")
+    assert (path / "recipe.yaml").read_text() == "new"
+    run.commit(stage="base")
+    run.close()
+    with pytest.raises(CheckpointError, match=r"exists\. Use --resume"):
+        RunDirectory.open(path, "new", "new recipe")
+    with pytest.raises(CheckpointError, match="another recipe"):
+        RunDirectory.open(path, "newer", "newer recipe", "resume")
 
 
 def test_a_half_written_line_is_cut_off(tmp_path: Path) -> None:
