@@ -1,20 +1,29 @@
-"""Rollout groups as tensors, in two exact layouts for the update (DESIGN, "Shared prefixes").
+"""Rollout groups as tensors, in three exact layouts for the update (DESIGN, "Shared prefixes").
 
-*Shared*: each prompt stands once, its completions in rows of their own on top of it. *Separate*: every row holds
-its prompt and its completion. Both are left-padded in the prompt and right-padded in the completion.
+*Packed*: one row without padding, in which every distinct prefix stands once (form b, with attention over the tree
+in place of a mask). *Expanded*: each prompt stands once, its KV cache is given to the completions, rows of their own
+on top of it (form a). *Separate*: every row holds its prompt and its completion. The last two are left-padded in the
+prompt and right-padded in the completion.
 
-Shape letters: g prompts (groups), R rows (completions), P prompt tokens, C completion tokens.
+Shape letters: g prompts (groups), R rows (completions), P prompt tokens, C completion tokens, T packed tokens, N
+real completion tokens of all rows.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from rubric_arm_lite.prefix_tree import build_tree
+from rubric_arm_lite.tree_attention import TreeLayout, tree_layout
 from rubric_arm_lite.types import RolloutGroup
+
+Layout = Literal["packed", "expanded", "separate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,31 @@ class RowBatch:
     old_logprobs_RC: Tensor
     advantages_R: Tensor
     weights_RC: Tensor
+    packed: Packed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """The same rows as one packed row.
+
+    Attributes:
+        ids_1T: token ids; ``positions_1T`` their positions.
+        source_N: the packed place whose hidden state predicts each completion token, row by row.
+        tree: how the tokens see each other.
+    """
+
+    ids_1T: Tensor
+    positions_1T: Tensor
+    source_N: Tensor
+    tree: TreeLayout
+
+
+def pack(rows: Sequence[Row], device: torch.device) -> Packed:
+    """Lay rows out without padding; a row's last token predicts nothing and is left out."""
+    tree = build_tree([(*row.prompt_ids, *row.token_ids[:-1]) for row in rows])
+    source = [place for r, row in enumerate(rows) for place in tree.places(r)[len(row.prompt_ids) - 1 :]]
+    ids, positions_T, source_N = (torch.tensor(x, device=device) for x in (tree.tokens, tree.positions, source))
+    return Packed(ids[None], positions_T[None], source_N, tree_layout(tree.nodes, device))
 
 
 def pad_left(rows: Sequence[Sequence[int]], value: int) -> tuple[Tensor, Tensor]:
@@ -64,7 +98,7 @@ def positions(mask: Tensor) -> Tensor:
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
-def make_batch(rows: Sequence[Row], pad_id: int, device: torch.device) -> RowBatch:
+def make_batch(rows: Sequence[Row], pad_id: int, device: torch.device, layout: Layout = "separate") -> RowBatch:
     """Lay rows out as tensors; equal prompts of neighbouring rows are stored once."""
     prompts: list[tuple[int, ...]] = []
     group_of = []
@@ -83,9 +117,18 @@ def make_batch(rows: Sequence[Row], pad_id: int, device: torch.device) -> RowBat
         mask[r, :count] = 1
         old[r, :count] = torch.tensor(row.logprobs)
     weights = mask.float() * torch.tensor([row.weight for row in rows])[:, None]
-    tensors = (prompt_ids, prompt_mask, torch.tensor(group_of), ids, mask, old)
     advantages = torch.tensor([row.advantage for row in rows], dtype=torch.float32)
-    return RowBatch(*(t.to(device) for t in (*tensors, advantages, weights)))
+    return RowBatch(
+        prompts_gP=prompt_ids.to(device),
+        prompt_mask_gP=prompt_mask.to(device),
+        group_of_R=torch.tensor(group_of, device=device),
+        completions_RC=ids.to(device),
+        mask_RC=mask.to(device),
+        old_logprobs_RC=old.to(device),
+        advantages_R=advantages.to(device),
+        weights_RC=weights.to(device),
+        packed=pack(rows, device) if layout == "packed" else None,
+    )
 
 
 def row_weight(loss_type: str, length: int, rows: int, tokens: int, max_completion_length: int) -> float:
@@ -131,18 +174,34 @@ def make_rows(
     return rows
 
 
-def micro_batches(rows: Sequence[Row], budget: int, shared: bool) -> Iterator[list[Row]]:
-    """Split rows into runs whose padded token count stays within ``budget`` (one row may exceed it alone)."""
+def micro_batches(rows: Sequence[Row], budget: int, layout: Layout) -> Iterator[list[Row]]:
+    """Split rows into runs whose token count stays within ``budget`` (one row may exceed it alone).
+
+    A group stays in one run if it fits one, since its prompt would have to be computed in each.
+    """
     run: list[Row] = []
-    for row in rows:
-        if run and _tokens([*run, row], shared) > budget:
+    for _, members in itertools.groupby(rows, key=lambda row: row.prompt_ids):
+        group = list(members)
+        if run and count_tokens([*run, *group], layout) > budget:
             yield run
             run = []
-        run.append(row)
+        for row in group:
+            if run and count_tokens([*run, row], layout) > budget:
+                yield run
+                run = []
+            run.append(row)
     if run:
         yield run
 
 
-def _tokens(rows: Sequence[Row], shared: bool) -> int:
-    prompts = len({row.prompt_ids for row in rows}) if shared else len(rows)
-    return prompts * max(len(r.prompt_ids) for r in rows) + len(rows) * max(len(r.token_ids) for r in rows)
+def count_tokens(rows: Sequence[Row], layout: Layout) -> int:
+    """Tokens that go through the network for these rows, padding included where the layout has any.
+
+    In the packed layout an estimate: prefixes that different prompts share are counted for each, and prompts too
+    short to be worth sharing (:data:`~rubric_arm_lite.prefix_tree.MIN_SAVED`) are counted once.
+    """
+    prompts = {row.prompt_ids for row in rows}
+    if layout == "packed":
+        return sum(map(len, prompts)) + sum(len(row.token_ids) for row in rows)
+    copies = len(prompts) if layout == "expanded" else len(rows)
+    return copies * max(len(r.prompt_ids) for r in rows) + len(rows) * max(len(r.token_ids) for r in rows)

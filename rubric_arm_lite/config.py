@@ -52,6 +52,8 @@ class ModelSettings(Settings):
     quantization: Literal["none", "nf4"] = "none"
     """`nf4` loads the base in 4 bits with double quantisation."""
     attention: Literal["sdpa", "eager"] = "sdpa"
+    shared_prefix: bool = True
+    """Compute what prompts have in common once, in rollouts and updates; exact. False is there for comparisons."""
     max_context: Positive = 4096
     """Longest prompt + completion in tokens; longer pairs are left out and counted."""
     gradient_checkpointing: bool = False

@@ -29,7 +29,7 @@ class Learner:
     def __init__(self, model: TwoAdapterModel, recipe: Recipe) -> None:
         self.model = model
         self.recipe = recipe
-        self.shared = not recipe.model.gradient_checkpointing
+        self.layout = model.layout
         self.optimizers: dict[Role, torch.optim.AdamW] = {role: self._optimizer(role) for role in ROLES}
 
     def _optimizer(self, role: Role) -> torch.optim.AdamW:
@@ -83,10 +83,11 @@ class Learner:
         rows = self._rows(settings, groups, advantages)
         if not rows:
             return StepMetrics({"updates": 0.0})
-        references = self._reference_logprobs(role, rows, settings)
+        batches = self._batches(rows, settings)
+        references = self._reference_logprobs(role, batches, settings)
         totals: dict[str, float] = {}
         for _ in range(settings.num_iterations):
-            for name, value in self._step(role, rows, references, settings).items():
+            for name, value in self._step(role, batches, references, settings).items():
                 totals[name] = totals.get(name, 0.0) + value / settings.num_iterations
         return StepMetrics({**totals, "updates": float(settings.num_iterations)})
 
@@ -104,21 +105,20 @@ class Learner:
 
     def _batches(self, rows: Sequence[Row], settings: GRPOSettings) -> list[RowBatch]:
         pad = int(self.model.tokenizer.pad_token_id)
-        runs = micro_batches(rows, settings.micro_batch_tokens, self.shared)
-        return [make_batch(run, pad, self.model.device) for run in runs]
+        runs = micro_batches(rows, settings.micro_batch_tokens, self.layout)
+        return [make_batch(run, pad, self.model.device, self.layout) for run in runs]
 
     @torch.no_grad()
-    def _reference_logprobs(self, role: Role, rows: Sequence[Row], settings: GRPOSettings) -> list[Tensor] | None:
+    def _reference_logprobs(
+        self, role: Role, batches: Sequence[RowBatch], settings: GRPOSettings
+    ) -> list[Tensor] | None:
         if settings.beta == 0:
             return None
         with self.model.using(f"{role}_ref") as model:
-            return [
-                self.model.score(model, batch, settings.temperature, self.shared).logprobs
-                for batch in self._batches(rows, settings)
-            ]
+            return [self.model.score(model, batch, settings.temperature, self.layout).logprobs for batch in batches]
 
     def _step(
-        self, role: Role, rows: Sequence[Row], references: list[Tensor] | None, settings: GRPOSettings
+        self, role: Role, batches: Sequence[RowBatch], references: list[Tensor] | None, settings: GRPOSettings
     ) -> dict[str, float]:
         optimizer = self.optimizers[role]
         totals = torch.zeros(4, dtype=torch.float64)
@@ -128,9 +128,9 @@ class Learner:
             if not any(p.requires_grad for p in parameters):
                 raise TrainingError(f"No parameter of the adapter `{role}` is trainable.")
             optimizer.zero_grad(set_to_none=True)
-            for i, batch in enumerate(self._batches(rows, settings)):
+            for i, batch in enumerate(batches):
                 parts = grpo_loss(
-                    self.model.score(model, batch, settings.temperature, self.shared),
+                    self.model.score(model, batch, settings.temperature, self.layout),
                     batch.old_logprobs_RC,
                     None if references is None else references[i],
                     batch.advantages_R,
@@ -146,7 +146,7 @@ class Learner:
                 totals += torch.stack([s.double().cpu() for s in sums])
                 ratio_error = max(ratio_error, float(parts.ratio_error))
             norm = self._apply(role, parameters, optimizer, settings)
-        tokens = sum(len(row.token_ids) for row in rows)
+        tokens = sum(int(batch.mask_RC.sum()) for batch in batches)
         loss, kl, clipped, entropy = totals.tolist()
         return {
             "loss": loss,

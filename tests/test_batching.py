@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rubric_arm_lite.batching import (
+    Layout,
     Row,
+    count_tokens,
     make_batch,
     make_rows,
     micro_batches,
@@ -19,6 +22,7 @@ from rubric_arm_lite.batching import (
     row_weight,
 )
 from rubric_arm_lite.learner import Learner
+from rubric_arm_lite.prefix_tree import MIN_SAVED
 from rubric_arm_lite.types import Example, FinishReason, RolloutGroup, Sample
 from tests import tiny
 
@@ -119,38 +123,46 @@ def test_unknown_loss_type() -> None:
         row_weight("ppo", 1, 1, 1, 1)
 
 
-def padded(rows: list[Row], shared: bool) -> int:
+def on_tensors(rows: list[Row], layout: Layout) -> int:
     """Tokens that go through the network for a micro-batch, counted on its tensors."""
-    batch = make_batch(rows, 0, CPU)
-    prompts = batch.prompts_gP if shared else batch.prompts_gP.index_select(0, batch.group_of_R)
+    batch = make_batch(rows, 0, CPU, layout)
+    if batch.packed is not None:
+        # The last token of a row predicts nothing and is not computed, which the budget does not know.
+        return batch.packed.ids_1T.numel() + len(rows)
+    prompts = batch.prompts_gP if layout == "expanded" else batch.prompts_gP.index_select(0, batch.group_of_R)
     return prompts.numel() + batch.completions_RC.numel()
 
 
 lengths = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5)), min_size=1, max_size=6)
 
 
-@given(shapes=lengths, budget=st.integers(1, 120), shared=st.booleans())
+@given(shapes=lengths, budget=st.integers(1, 400), layout=st.sampled_from(["packed", "expanded", "separate"]))
 def test_micro_batches_keep_all_rows_in_order_within_the_budget(
-    shapes: list[tuple[int, int, int]], budget: int, shared: bool
+    shapes: list[tuple[int, int, int]], budget: int, layout: Layout
 ) -> None:
     rows = []
     for i, (prompt, completion, count) in enumerate(shapes):
-        rows += [row((i,) * prompt, (j,) * completion) for j in range(count)]
-    runs = list(micro_batches(rows, budget, shared))
+        rows += [row((i,) * (prompt + MIN_SAVED), (j,) * completion) for j in range(count)]
+    runs = list(micro_batches(rows, budget, layout))
     assert [r for run in runs for r in run] == rows
-    for run, following in zip(runs, [*runs[1:], None], strict=True):
-        assert len(run) == 1 or padded(run, shared) <= budget
-        if following is not None:
-            assert padded([*run, following[0]], shared) > budget, "a run ends only when it is full"
+    for run in runs:
+        assert len(run) == 1 or on_tensors(run, layout) <= budget
+    for run, following in itertools.pairwise(runs):
+        group = [r for r in rows if r.prompt_ids == following[0].prompt_ids]
+        split = following[0] is not group[0]
+        more = [following[0]] if split else group
+        assert count_tokens([*run, *more], layout) > budget, "a run ends only when no more fits"
+        if split:
+            assert count_tokens(group, layout) > budget, "a group is split only if it cannot stay whole"
 
 
 def test_no_rows_no_micro_batches() -> None:
-    assert list(micro_batches([], 100, True)) == []
+    assert list(micro_batches([], 100, "packed")) == []
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
+@pytest.mark.parametrize("layout", ["packed", "expanded", "separate"])
 @pytest.mark.parametrize("loss_type", ["grpo", "dapo", "dr_grpo"])
-def test_accumulation_retraces_one_large_batch(loss_type: str, shared: bool, tiny_folder: tiny.Folders) -> None:
+def test_accumulation_retraces_one_large_batch(loss_type: str, layout: Layout, tiny_folder: tiny.Folders) -> None:
     """The same update in one micro-batch, in a few, and row by row."""
     found: dict[int, tuple[dict[str, float], dict[str, torch.Tensor]]] = {}
     counts: dict[int, int] = {}
@@ -158,7 +170,7 @@ def test_accumulation_retraces_one_large_batch(loss_type: str, shared: bool, tin
         settings: dict[str, Any] = {"loss_type": loss_type, "beta": 0.1, "learning_rate": 1e-3, "entropy_coef": 0.01}
         recipe = tiny.recipe(tiny_folder(), judge={**settings, "micro_batch_tokens": budget})
         learner = Learner(tiny.load(tiny_folder()), recipe)
-        learner.shared = shared
+        learner.layout = layout
         groups = tiny.rollouts(learner.model)
         advantages = tiny.spread(groups)
         counts[budget] = len(learner._batches(learner._rows(recipe.judge, groups, advantages), recipe.judge))

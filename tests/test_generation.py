@@ -34,7 +34,8 @@ def run(
     ids = [model.encode(prompt) for prompt in prompts]
     with model.using(adapter) as active:
         pad = model.tokenizer.pad_token_id
-        return generate(active, ids, seeds or range(len(ids)), sampling, end_ids, pad, max_rows)
+        head = model._head if model.layout == "packed" else None
+        return generate(active, ids, seeds or range(len(ids)), sampling, end_ids, pad, max_rows, head)
 
 
 def ids_of(groups: list[list[Completion]]) -> list[list[tuple[int, ...]]]:

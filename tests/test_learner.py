@@ -62,7 +62,7 @@ def test_updates_raise_what_earned_more(tiny_folder: tiny.Folders) -> None:
         rows = [r for i, r in enumerate(learner._rows(settings, groups, advantages)) if i % 4 == index]
         batch = learner._batches(rows, settings)[0]
         with model.using("judge") as active, torch.no_grad():
-            return float(model.score(active, batch, 1.0, True).logprobs.mean())
+            return float(model.score(active, batch, 1.0, model.layout).logprobs.mean())
 
     settings = learner.recipe.judge
     advantages = rewarded(*[(1.0, 0.0, 0.0, 0.0)] * len(groups))
@@ -290,12 +290,28 @@ def test_each_role_has_its_own_settings(tiny_folder: tiny.Folders) -> None:
     assert (rubric["lr"], rubric["weight_decay"], rubric["betas"]) == (1e-4, 0.0, (0.5, 0.7))
 
 
-def test_gradient_checkpointing_uses_the_separate_form(tiny_folder: tiny.Folders) -> None:
-    plain = learner_on(tiny_folder())
-    checkpointed = learner_on(tiny_folder(), model={"gradient_checkpointing": True})
-    assert plain.shared and not checkpointed.shared
+@pytest.mark.parametrize("kind", ["qwen3", "gemma2"])
+def test_gradient_checkpointing_changes_nothing(kind: str, tiny_folder: tiny.Folders) -> None:
+    """Packed rows work under it; where a cache would be needed, rows are separate."""
+    plain = learner_on(tiny_folder(kind))
+    checkpointed = learner_on(tiny_folder(kind), model={"gradient_checkpointing": True})
+    assert (plain.layout, checkpointed.layout) == {
+        "qwen3": ("packed", "packed"),
+        "gemma2": ("expanded", "separate"),
+    }[kind]
     groups = tiny.rollouts(plain.model)
     for learner in (plain, checkpointed):
         learner.update("judge", groups, tiny.spread(groups))
     for name, gradient in gradients(plain.model, "judge").items():
         torch.testing.assert_close(gradients(checkpointed.model, "judge")[name], gradient, atol=1e-5, rtol=1e-3)
+
+
+def test_sharing_can_be_switched_off(tiny_folder: tiny.Folders) -> None:
+    shared, whole = (learner_on(tiny_folder(), model={"shared_prefix": on}) for on in (True, False))
+    assert (shared.layout, whole.layout) == ("packed", "separate")
+    groups, others = tiny.rollouts(shared.model), tiny.rollouts(whole.model)
+    assert [[s.token_ids for s in g.samples] for g in groups] == [[s.token_ids for s in g.samples] for g in others]
+    for learner in (shared, whole):
+        learner.update("judge", groups, tiny.spread(groups))
+    for name, gradient in gradients(shared.model, "judge").items():
+        torch.testing.assert_close(gradients(whole.model, "judge")[name], gradient, atol=1e-5, rtol=1e-3)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rubric_arm_lite import losses
 from rubric_arm_lite.advantages import group_advantages
+from rubric_arm_lite.batching import Layout
 from rubric_arm_lite.learner import Learner
 from rubric_arm_lite.losses import LossParts, TokenScores, grpo_loss, k3, score_tokens
 from rubric_arm_lite.types import Reward, RolloutGroup
@@ -176,13 +177,13 @@ def _ended(group: RolloutGroup, eos: int) -> RolloutGroup:
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
-def test_loss_and_gradients_equal_trl(name: str, shared: bool, tiny_folder: tiny.Folders, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["packed", "expanded", "separate"])
+def test_loss_and_gradients_equal_trl(name: str, layout: Layout, tiny_folder: tiny.Folders, tmp_path: Path) -> None:
     """Second inner iteration: old log-probs from before a change of the policy, so that both clips bite."""
     from tests.trl_oracle import Oracle
 
     learner, groups = our_side(tiny_folder(), CASES[name])
-    learner.shared = shared
+    learner.layout = layout
     model, settings = learner.model, learner.recipe.judge
     lengths = {len(s.token_ids) for g in groups for s in g.samples}
     reasons = {s.finish_reason for g in groups for s in g.samples}

@@ -1,4 +1,4 @@
-"""The decoding loop: each distinct prompt is prefilled once, its KV cache is shared out to the whole group.
+"""The decoding loop: each distinct prefix is computed once and shared by all rows below it.
 
 Sampling is by inverse transform: one uniform number per (row, token), drawn beforehand from the example's own
 seed. A completion therefore depends on its example alone, not on what else is in the batch.
@@ -6,9 +6,9 @@ seed. A completion therefore depends on its example alone, not on what else is i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,10 +16,14 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from rubric_arm_lite.backends.base import Sampling
+from rubric_arm_lite.backends.shared_prefix import forward, prefill
 from rubric_arm_lite.batching import pad_left, positions
+from rubric_arm_lite.prefix_tree import build_tree
 
 COMPACT_BELOW = 0.7
 """Finished rows are dropped from the batch when the share of running ones falls below this."""
+ASK_EVERY = 8
+"""Tokens between two looks at which rows have ended, on a device where looking waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,83 @@ def _keep_top_p(logp: Tensor, top_p: float) -> Tensor:
     return torch.log_softmax(logp.masked_fill(dropped, float("-inf")), dim=-1)
 
 
+class Decoding(Protocol):
+    """Rows on their way: what the loop needs of a way to compute them."""
+
+    def step(self, chosen_R: Tensor) -> Tensor:
+        """Take one more token per row and return the logits (R, V) of the next."""
+        ...
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with some rows."""
+        ...
+
+
+class SharedDecoding:
+    """Every distinct prefix is computed once, kept once, and read once per step for all rows below it."""
+
+    def __init__(self, model: Any, head: Callable[[Tensor], Tensor], prompts: Sequence[Sequence[int]], n: int) -> None:
+        self._decoder = model.get_base_model().get_decoder()
+        self._head = head
+        prompt_of_R = [i for i in range(len(prompts)) for _ in range(n)]
+        last, self._rows = prefill(self._decoder, prompts, prompt_of_R)
+        self.logits = head(last).repeat_interleave(n, dim=0)
+        self._positions = torch.tensor([len(prompts[i]) for i in prompt_of_R], device=last.device)
+
+    def step(self, chosen_R: Tensor) -> Tensor:
+        """See :class:`Decoding`."""
+        hidden = forward(self._decoder, chosen_R[:, None], self._positions[:, None], self._rows)
+        self._positions = self._positions + 1
+        return self._head(hidden[:, -1])
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """See :class:`Decoding`."""
+        self._rows.keep(rows)
+        self._positions = self._positions[torch.tensor(rows, device=self._positions.device)]
+
+
+class ExpandedDecoding:
+    """For attention that shared prefixes do not cover (windows, caps): prompts once, their cache given to all rows."""
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], n: int, pad_id: int, max_tokens: int) -> None:
+        self._model = model
+        ids, mask = (t.to(model.device) for t in pad_left(prompts, pad_id))
+        self._cache = roomy_cache()
+        out = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions(mask),
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.logits: Tensor = out.logits[:, -1].repeat_interleave(n, dim=0)
+        self._cache.batch_repeat_interleave(n)
+        self._lengths = mask.sum(-1).repeat_interleave(n)
+        whole = torch.cat([mask, mask.new_ones((len(prompts), max_tokens))], dim=1)
+        self._mask = whole.repeat_interleave(n, dim=0)
+        self._width = ids.shape[1]
+        self._done = 0
+
+    def step(self, chosen_R: Tensor) -> Tensor:
+        """See :class:`Decoding`."""
+        self._done += 1
+        logits: Tensor = self._model(
+            input_ids=chosen_R[:, None],
+            attention_mask=self._mask[:, : self._width + self._done],
+            position_ids=(self._lengths + self._done - 1)[:, None],
+            past_key_values=self._cache,
+            use_cache=True,
+        ).logits[:, -1]
+        return logits
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """See :class:`Decoding`."""
+        index = torch.tensor(rows, device=self._lengths.device)
+        self._cache.batch_select_indices(index)
+        self._lengths, self._mask = self._lengths[index], self._mask[index]
+
+
 @torch.no_grad()
 def generate(
     model: Any,
@@ -121,58 +202,58 @@ def generate(
     end_ids: frozenset[int],
     pad_id: int,
     max_rows: int,
+    head: Callable[[Tensor], Tensor] | None = None,
 ) -> list[list[Completion]]:
     """``sampling.num_generations`` completions for each prompt, in order.
 
-    Prompts are taken by length, in batches of at most ``max_rows`` rows, so that little is spent on padding.
+    Prompts are taken in batches of at most ``max_rows`` rows, those with a common prefix together, else by length.
+
+    Args:
+        head: from hidden states to logits, for a model whose attention is
+            :data:`~rubric_arm_lite.backends.shared_prefix.NAME`; None decodes with an expanded cache.
     """
+    n = sampling.num_generations
     found: list[list[Completion]] = [[] for _ in prompts]
-    for batch in _by_length(prompts, max(1, max_rows // sampling.num_generations)):
-        groups = _generate_batch(
-            model, [prompts[i] for i in batch], [seeds[i] for i in batch], sampling, end_ids, pad_id
+    for batch in batches(prompts, max(1, max_rows // n), families=head is not None):
+        texts = [prompts[i] for i in batch]
+        decoding = (
+            ExpandedDecoding(model, texts, n, pad_id, sampling.max_tokens)
+            if head is None
+            else SharedDecoding(model, head, texts, n)
         )
-        for i, group in zip(batch, groups, strict=True):
-            found[i] = group
+        uniforms = None
+        if sampling.temperature > 0:
+            uniforms = torch.cat([draw_uniforms(seeds[i], n, sampling.max_tokens) for i in batch]).to(model.device)
+        flat = _decode(decoding, decoding.logits, uniforms, sampling, end_ids)
+        for place, i in enumerate(batch):
+            found[i] = flat[place * n : (place + 1) * n]
     return found
 
 
-def _by_length(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+def batches(prompts: Sequence[Sequence[int]], size: int, families: bool) -> Iterator[list[int]]:
+    """Indices of prompts in runs of at most ``size``: by length, and within ``families`` that share most of it."""
+    keys: list[tuple[int, ...]] = [(len(prompt), i) for i, prompt in enumerate(prompts)]
+    if families and len(prompts) > size:
+        paths = build_tree(prompts).paths
+        parents = [path[-2] if len(path) > 1 else -1 - i for i, path in enumerate(paths)]
+        longest: dict[int, int] = {}
+        for parent, prompt in zip(parents, prompts, strict=True):
+            longest[parent] = max(longest.get(parent, 0), len(prompt))
+        keys = [(longest[parent], parent, *key) for parent, key in zip(parents, keys, strict=True)]
+    order = sorted(range(len(prompts)), key=keys.__getitem__)
     for start in range(0, len(order), size):
         yield order[start : start + size]
 
 
-def _generate_batch(
-    model: Any,
-    prompts: list[Sequence[int]],
-    seeds: list[int],
-    sampling: Sampling,
-    end_ids: frozenset[int],
-    pad_id: int,
-) -> list[list[Completion]]:
-    device = model.device
-    n = sampling.num_generations
-    ids, mask = (t.to(device) for t in pad_left(prompts, pad_id))
-    cache = roomy_cache()
-    out = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions(mask),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    logits = out.logits[:, -1].repeat_interleave(n, dim=0)
-    cache.batch_repeat_interleave(n)
-    lengths = mask.sum(-1).repeat_interleave(n)
-    full_mask = torch.cat([mask, mask.new_ones((len(prompts), sampling.max_tokens))], dim=1).repeat_interleave(n, dim=0)
-    uniforms = None
-    if sampling.temperature > 0:
-        uniforms = torch.cat([draw_uniforms(seed, n, sampling.max_tokens) for seed in seeds]).to(device)
-    ends = torch.tensor(sorted(end_ids), device=device)
-
-    rows = len(prompts) * n
-    tokens = torch.full((rows, sampling.max_tokens), pad_id, dtype=torch.long, device=device)
+def _decode(
+    decoding: Decoding, logits: Tensor, uniforms: Tensor | None, sampling: Sampling, end_ids: frozenset[int]
+) -> list[Completion]:
+    """The loop. On a GPU it asks only every few tokens whether rows have ended, since asking waits for the device."""
+    device = logits.device
+    rows = len(logits)
+    every = 1 if device.type == "cpu" else ASK_EVERY
+    ends = torch.tensor(sorted(end_ids), device=device, dtype=torch.long)
+    tokens = torch.zeros((rows, sampling.max_tokens), dtype=torch.long, device=device)
     logprobs = torch.zeros((rows, sampling.max_tokens), device=device)
     running = torch.arange(rows, device=device)
     done = torch.zeros(rows, dtype=torch.bool, device=device)
@@ -180,26 +261,20 @@ def _generate_batch(
         chosen, logp = choose_tokens(logits, None if uniforms is None else uniforms[running, t], sampling)
         tokens[running, t] = chosen
         logprobs[running, t] = logp
-        done = done | torch.isin(chosen, ends)
-        left = int((~done).sum())
-        if left == 0 or t + 1 == sampling.max_tokens:
+        if t + 1 == sampling.max_tokens:
             break
-        if left < COMPACT_BELOW * len(running):
-            kept = (~done).nonzero().squeeze(-1)
-            cache.batch_select_indices(kept)
-            running, done, chosen = running[kept], done[kept], chosen[kept]
-        logits = model(
-            input_ids=chosen[:, None],
-            attention_mask=full_mask[running, : ids.shape[1] + t + 1],
-            position_ids=(lengths[running] + t)[:, None],
-            past_key_values=cache,
-            use_cache=True,
-        ).logits[:, -1]
-    flat = [
-        _completion(ids_row, logp_row, end_ids)
-        for ids_row, logp_row in zip(tokens.tolist(), logprobs.tolist(), strict=True)
-    ]
-    return [flat[i * n : (i + 1) * n] for i in range(len(prompts))]
+        done = done | torch.isin(chosen, ends)
+        if (t + 1) % every == 0:
+            left = int((~done).sum())
+            if left == 0:
+                tokens, logprobs = tokens[:, : t + 1], logprobs[:, : t + 1]
+                break
+            if left < COMPACT_BELOW * len(running):
+                kept = (~done).nonzero().squeeze(-1)
+                decoding.keep(kept.tolist())
+                running, done, chosen = running[kept], done[kept], chosen[kept]
+        logits = decoding.step(chosen)
+    return [_completion(ids, logp, end_ids) for ids, logp in zip(tokens.tolist(), logprobs.tolist(), strict=True)]
 
 
 def _completion(token_ids: list[int], logprobs: list[float], end_ids: frozenset[int]) -> Completion:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rubric_arm_lite.backends.shared_prefix import NAME, register, sharing_error
 from rubric_arm_lite.backends.transformers import TwoAdapterModel, new_adapters
 from rubric_arm_lite.config import ModelSettings
 from rubric_arm_lite.errors import BackendError
 from rubric_arm_lite.testbed import base_folder
 
 _PROBE = "Write a note about rivers."
+SHARING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+"""Largest relative difference of hidden states that rounding explains, with room to spare."""
 
 
 def load_model(settings: ModelSettings, seed: int) -> TwoAdapterModel:
@@ -160,7 +164,38 @@ def _load_base(name: str, settings: ModelSettings) -> Any:
         )
     if getattr(base.config.get_text_config(), "attn_logit_softcapping", None):
         base.set_attn_implementation("eager")  # sdpa would leave the cap out without a word
+    if settings.shared_prefix and sees_everything(base):
+        register()
+        base.set_attn_implementation(NAME)
+        difference = sharing_error(base)
+        if difference > SHARING_TOLERANCE[base.dtype]:
+            warnings.warn(
+                f"Shared prefixes change the results of `{name}` on this machine (relative difference "
+                f"{difference:.2g}), so prompts are computed once for each completion. Slower, otherwise the same.",
+                stacklevel=2,
+            )
+            base.set_attn_implementation("sdpa")
     return base.eval()
+
+
+def sees_everything(base: Any) -> bool:
+    """Whether each layer's attention is plain: causal over all tokens, a softmax of scaled products and no more.
+
+    Only then do shared prefixes cover it. Windows, caps, sinks, layers without attention, and attention dropout do
+    not count as plain.
+    """
+    config = base.config.get_text_config()
+    kinds = getattr(config, "layer_types", None) or ["full_attention"]
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    return (
+        config._attn_implementation == "sdpa"
+        and bool(getattr(base, "_supports_attention_backend", False))
+        and set(kinds) == {"full_attention"}
+        and (window is None or hasattr(config, "layer_types"))
+        and not getattr(config, "attn_logit_softcapping", None)
+        and not getattr(config, "attention_dropout", 0.0)
+        and not any("sinks" in name for name, _ in base.named_parameters())
+    )
 
 
 def _nf4(compute: torch.dtype) -> Any:

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rubric_arm_lite.backends import shared_prefix
 from rubric_arm_lite.backends.base import Sampling
 from rubric_arm_lite.backends.generation import generate
-from rubric_arm_lite.batching import RowBatch, positions
+from rubric_arm_lite.batching import Layout, RowBatch, positions
 from rubric_arm_lite.config import ModelSettings
 from rubric_arm_lite.errors import BackendError
 from rubric_arm_lite.losses import TokenScores, score_tokens
@@ -38,7 +39,11 @@ class TwoAdapterModel:
         self.tokenizer = tokenizer
         self.settings = settings
         self.max_rows = MAX_ROWS_CUDA if self.device.type == "cuda" else MAX_ROWS_CPU
-        self._head = _Head(model.get_base_model())
+        self._head = Head(model.get_base_model())
+        whole_rows = settings.gradient_checkpointing or not settings.shared_prefix
+        self.layout: Layout = "separate" if whole_rows else "expanded"
+        if model.get_base_model().config._attn_implementation == shared_prefix.NAME:
+            self.layout = "packed"
         self.tokens_written = 0
         self._inside = False
         self._fingerprints: dict[str, str] = {}
@@ -256,7 +261,8 @@ class TwoAdapterModel:
         with self.using(adapter) as model:
             pad = int(self.tokenizer.pad_token_id)
             texts, seeds = [prompts[i] for i in fitting], [examples[i].seed for i in fitting]
-            groups = generate(model, texts, seeds, sampling, self.end_ids, pad, self.max_rows) if fitting else []
+            head = self._head if self.layout == "packed" else None
+            groups = generate(model, texts, seeds, sampling, self.end_ids, pad, self.max_rows, head) if fitting else []
         for i, group in zip(fitting, groups, strict=True):
             samples[i] = tuple(self._sample_of(completion) for completion in group)
             self.tokens_written += sum(len(sample.token_ids) for sample in samples[i])
@@ -272,18 +278,23 @@ class TwoAdapterModel:
 
     # --- scoring for updates ------------------------------------------------------------------------------------
 
-    def score(self, model: Any, batch: RowBatch, temperature: float, shared: bool) -> TokenScores:
+    def score(self, model: Any, batch: RowBatch, temperature: float, layout: Layout) -> TokenScores:
         """Log-probabilities and entropies of a batch's completion tokens under the active adapter.
 
-        With ``shared`` each prompt goes through the network once and its KV cache is given, with gradient, to all
-        of its rows; otherwise every row is a sequence of its own. Both give the same numbers.
+        All layouts give the same numbers; they differ in how often a prompt goes through the network.
         """
         base = model.get_base_model()
-        hidden = self._shared_hidden(base, batch) if shared else self._separate_hidden(base, batch)
-        rows, length = batch.completions_RC.shape
         kept = batch.mask_RC.bool().flatten()
+        match layout:
+            case "packed":
+                hidden_N = self._packed_hidden(base, batch)
+            case "expanded":
+                hidden_N = self._expanded_hidden(base, batch).flatten(0, 1)[kept]
+            case "separate":
+                hidden_N = self._separate_hidden(base, batch).flatten(0, 1)[kept]
+        rows, length = batch.completions_RC.shape
         logp, entropy = score_tokens(
-            hidden.flatten(0, 1)[kept],
+            hidden_N,
             batch.completions_RC.flatten()[kept],
             self._head,
             temperature,
@@ -296,7 +307,16 @@ class TwoAdapterModel:
             spread[1].index_copy(0, index, entropy).view(rows, length),
         )
 
-    def _shared_hidden(self, base: Any, batch: RowBatch) -> Tensor:
+    def _packed_hidden(self, base: Any, batch: RowBatch) -> Tensor:
+        """Hidden states (N, H) that predict each completion token, every distinct prefix computed once."""
+        packed = batch.packed
+        if packed is None:
+            raise AssertionError("The batch was made for another layout.")
+        one_row = shared_prefix.PackedPass(packed.tree)
+        hidden = shared_prefix.forward(base.get_decoder(), packed.ids_1T, packed.positions_1T, one_row)
+        return hidden[0].index_select(0, packed.source_N)
+
+    def _expanded_hidden(self, base: Any, batch: RowBatch) -> Tensor:
         """Hidden states (R, C, H) that predict each completion token, prompts computed once."""
         from transformers import DynamicCache
 
@@ -336,7 +356,7 @@ class TwoAdapterModel:
         return torch.narrow(hidden, 1, width - 1, batch.completions_RC.shape[1])
 
 
-class _Head:
+class Head:
     """From hidden states to logits, as the architecture does it (some cap or scale their logits)."""
 
     def __init__(self, base: Any) -> None:

@@ -1,0 +1,313 @@
+"""Shared prefixes inside transformers' own model code: an attention function, and what it is told in each pass.
+
+A model loaded by :mod:`rubric_arm_lite.backends.loader` runs with the attention implementation :data:`NAME`. Called
+as usual it is sdpa. Called with ``shared=…`` it asks that object instead: a :class:`PackedPass` for a packed row of
+a prefix tree (updates, prefill), or a :class:`DecodePass` for one new token in every row, which reads each shared
+prefix once for all rows below it and never copies its keys and values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rubric_arm_lite.prefix_tree import PrefixTree, build_tree
+from rubric_arm_lite.tree_attention import TreeLayout, tree_attention, tree_layout
+
+NAME = "rubric_arm_shared"
+ROOM = 64
+"""Tokens by which the buffers of a row's own keys and values grow."""
+
+
+class SharedPass(Protocol):
+    """Computes attention in place of sdpa for the length of one forward pass."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Output (rows, tokens, heads, head size) for query, key and value of (rows, heads, tokens, head size)."""
+        ...
+
+
+def register() -> None:
+    """Make :data:`NAME` known to transformers; more than once does no harm."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    shared: SharedPass | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    if shared is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        out: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
+        return out
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return shared.attend(module.layer_idx, query, key, value, scale), None
+
+
+def forward(decoder: Any, ids: Tensor, positions: Tensor, shared: SharedPass) -> Tensor:
+    """Last hidden states of ``decoder`` for ids and positions of shape (rows, tokens), attention by ``shared``."""
+    # A mask of four dimensions is taken as it is: the model builds none of its own. Nobody reads it.
+    unread = torch.zeros((1, 1, 1, 1), dtype=torch.bool, device=ids.device)
+    hidden: Tensor = decoder(
+        input_ids=ids, position_ids=positions, attention_mask=unread, use_cache=False, shared=shared
+    ).last_hidden_state
+    return hidden
+
+
+@dataclass(slots=True)
+class PackedPass:
+    """One packed row; with ``kept`` (a list) every layer's keys and values are kept for decoding."""
+
+    layout: TreeLayout
+    kept: list[tuple[Tensor, Tensor]] | None = None
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """See :class:`SharedPass`."""
+        if self.kept is not None:
+            if layer != len(self.kept):
+                raise AssertionError(f"Layer {layer} came after {len(self.kept)} others.")
+            self.kept.append((key, value))
+        return tree_attention(query, key, value, self.layout, scale).transpose(1, 2)
+
+
+# --- decoding -----------------------------------------------------------------------------------------------------
+
+
+class Level:
+    """Prefixes at one depth of the tree, each shared by several rows.
+
+    ``keys`` and ``values`` hold (n, K, P, D) per layer, padded behind. ``rows_nm`` lists the rows below each node,
+    padded with row 0; None if rows divide evenly and in order. ``slot_R`` is each row's place among n × m.
+    """
+
+    def __init__(
+        self, spans: Sequence[tuple[int, int]], node_of_R: Sequence[int], kept: Sequence[tuple[Tensor, Tensor]]
+    ):
+        self.lengths = [stop - start for start, stop in spans]
+        self.keys, self.values = ([_stack(pair[i], spans) for pair in kept] for i in (0, 1))
+        self.node_of_R = list(node_of_R)
+        self.rows_nm: Tensor | None = None
+        self.slot_R: Tensor | None = None
+        self._index()
+
+    @property
+    def width(self) -> int:
+        """P, the longest prefix here."""
+        return max(self.lengths)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with some rows; prefixes without rows are dropped, maybe all of them."""
+        nodes = [self.node_of_R[row] for row in rows]
+        alive = sorted({node for node in nodes if node >= 0})
+        self.node_of_R = [alive.index(node) if node >= 0 else -1 for node in nodes]
+        dropped = len(self.lengths) - len(alive)
+        self.lengths = [self.lengths[node] for node in alive]
+        if not alive:
+            return
+        if dropped:
+            index = torch.tensor(alive, device=self.keys[0].device)
+            self.keys, self.values = (
+                [t.index_select(0, index)[:, :, : self.width] for t in tensors] for tensors in (self.keys, self.values)
+            )
+        self._index()
+
+    def _index(self) -> None:
+        device = self.keys[0].device
+        below: list[list[int]] = [[] for _ in self.lengths]
+        for row, node in enumerate(self.node_of_R):
+            if node >= 0:
+                below[node].append(row)
+        most = max(map(len, below))
+        even = all(len(rows) == most for rows in below)
+        if even and [row for rows in below for row in rows] == list(range(len(self.node_of_R))):
+            self.rows_nm = self.slot_R = None
+            return
+        slot = [0] * len(self.node_of_R)
+        for node, rows in enumerate(below):
+            for i, row in enumerate(rows):
+                slot[row] = node * most + i
+        self.rows_nm = torch.tensor([rows + [0] * (most - len(rows)) for rows in below], device=device)
+        self.slot_R = torch.tensor(slot, device=device)
+
+    def bias(self) -> Tensor:
+        """0 where a row sees a column of this level, -inf elsewhere; (R, P)."""
+        seen = torch.tensor([self.lengths[node] if node >= 0 else 0 for node in self.node_of_R])
+        hidden = torch.arange(self.width) >= seen[:, None]
+        return torch.zeros(hidden.shape).masked_fill(hidden, float("-inf")).to(self.keys[0].device)
+
+    def scores(self, layer: int, query_RKgD: Tensor) -> Tensor:
+        """Each row's scores with its prefix, (R, K × g, P)."""
+        spread = self._gather(query_RKgD)
+        n, m, heads, groups, _ = spread.shape
+        queries = spread.permute(0, 2, 1, 3, 4).flatten(2, 3)
+        scores = (queries @ self.keys[layer].mT).view(n, heads, m, groups, -1).permute(0, 2, 1, 3, 4)
+        return self._scatter(scores.reshape(n * m, heads * groups, -1))
+
+    def mix(self, layer: int, weights_RHP: Tensor, heads: int) -> Tensor:
+        """Values weighted for each row, (R, H, D)."""
+        rows, all_heads, columns = weights_RHP.shape
+        spread = self._gather(weights_RHP.reshape(rows, heads, all_heads // heads, columns))
+        n, m, _, groups, _ = spread.shape
+        weights = spread.permute(0, 2, 1, 3, 4).flatten(2, 3)
+        mixed = (weights @ self.values[layer]).view(n, heads, m, groups, -1).permute(0, 2, 1, 3, 4)
+        return self._scatter(mixed.reshape(n * m, heads * groups, -1))
+
+    def _gather(self, tensor: Tensor) -> Tensor:
+        if self.rows_nm is not None:
+            return tensor[self.rows_nm]
+        return tensor.reshape(len(self.lengths), -1, *tensor.shape[1:])
+
+    def _scatter(self, tensor: Tensor) -> Tensor:
+        return tensor if self.slot_R is None else tensor.index_select(0, self.slot_R)
+
+
+def _stack(tensor: Tensor, spans: Sequence[tuple[int, int]], before: bool = False) -> Tensor:
+    """Slices of the packed (1, K, T, D) as (n, K, P, D), padded with zeros behind (or before)."""
+    longest = max(stop - start for start, stop in spans)
+    parts = []
+    for start, stop in spans:
+        missing = longest - (stop - start)
+        padding = (0, 0, missing, 0) if before else (0, 0, 0, missing)
+        parts.append(
+            torch.nn.functional.pad(tensor[0, :, start:stop], padding) if missing else tensor[0, :, start:stop]
+        )
+    return torch.stack(parts)
+
+
+class DecodePass:
+    """Keys and values of all rows: shared prefixes by level, and each row's own tokens.
+
+    A prefix with a single row below it is that row's own (padded in front), the others are shared.
+    """
+
+    def __init__(self, tree: PrefixTree, prompt_of_R: Sequence[int], kept: Sequence[tuple[Tensor, Tensor]]) -> None:
+        paths = [tree.paths[prompt] for prompt in prompt_of_R]
+        rows_below: dict[int, int] = {}
+        for path in paths:
+            for node in path:
+                rows_below[node] = rows_below.get(node, 0) + 1
+        span = {node: (tree.nodes[node].start, tree.nodes[node].stop) for node in rows_below}
+        self.levels: list[Level] = []
+        for depth in range(max(map(len, paths))):
+            at_depth = [path[depth] if len(path) > depth and rows_below[path[depth]] > 1 else -1 for path in paths]
+            nodes = list(dict.fromkeys(node for node in at_depth if node >= 0))
+            if nodes:
+                index = {node: i for i, node in enumerate(nodes)}
+                self.levels.append(Level([span[n] for n in nodes], [index.get(n, -1) for n in at_depth], kept))
+        alone = [span[path[-1]] if rows_below[path[-1]] == 1 else (0, 0) for path in paths]
+        self._own = [[_stack(tensor, alone, before=True) for tensor in pair] for pair in kept]
+        self._rooms: list[list[Tensor] | None] = [None] * len(kept)
+        self._own_lengths = [stop - start for start, stop in alone]
+        self._set_bias()
+
+    def _set_bias(self) -> None:
+        """One bias over all columns that exist before decoding; None if every row sees all of them."""
+        device = self._own[0][0].device
+        start = max(self._own_lengths)
+        hidden = torch.arange(start) < torch.tensor([start - length for length in self._own_lengths])[:, None]
+        own = torch.zeros(hidden.shape).masked_fill(hidden, float("-inf")).to(device)
+        bias = torch.cat([*(level.bias() for level in self.levels), own], dim=1)
+        self._bias = bias[:, None] if bool(bias.isinf().any()) else None
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with some rows."""
+        index = torch.tensor(list(rows), device=self._own[0][0].device)
+        for level in self.levels:
+            level.keep(rows)
+        self.levels = [level for level in self.levels if level.lengths]
+        self._own = [[tensor.index_select(0, index) for tensor in pair] for pair in self._own]
+        self._rooms = [None] * len(self._own)
+        # Columns that only rows now gone have filled are cut off in front.
+        width = max(self._own_lengths)
+        self._own_lengths = [self._own_lengths[row] for row in rows]
+        dropped = width - max(self._own_lengths)
+        if dropped:
+            self._own = [[tensor[:, :, dropped:] for tensor in pair] for pair in self._own]
+        self._set_bias()
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """One query per row; its key and value join the row's own. See :class:`SharedPass`."""
+        own_keys, own_values = self._append(layer, key, value)
+        rows, heads, _, size = query.shape
+        shared_heads = key.shape[1]
+        grouped = (query[:, :, 0] * scale).reshape(rows, shared_heads, heads // shared_heads, size)
+        parts = [level.scores(layer, grouped) for level in self.levels]
+        parts.append((grouped @ own_keys.mT).flatten(1, 2))
+        scores = torch.cat(parts, dim=-1).float()
+        if self._bias is not None:
+            scores[..., : self._bias.shape[-1]] += self._bias
+        weights = torch.softmax(scores, dim=-1).to(value.dtype)
+        *shared, own = torch.split(weights, [part.shape[-1] for part in parts], dim=-1)
+        own = own.reshape(rows, shared_heads, heads // shared_heads, own.shape[-1])
+        out = (own @ own_values).flatten(1, 2)
+        for level, part in zip(self.levels, shared, strict=True):
+            out = out + level.mix(layer, part, shared_heads)
+        return out[:, None]
+
+    def _append(self, layer: int, key: Tensor, value: Tensor) -> list[Tensor]:
+        """The row's own keys and values with a new token, in room kept free behind them."""
+        old = self._own[layer][0].shape[2]
+        rooms = self._rooms[layer]
+        if rooms is None or rooms[0].shape[2] == old:
+            grown = [torch.nn.functional.pad(tensor, (0, 0, 0, ROOM)) for tensor in self._own[layer]]
+            rooms = self._rooms[layer] = grown
+        for room, new in zip(rooms, (key, value), strict=True):
+            room[:, :, old : old + 1] = new
+        self._own[layer] = [room[:, :, : old + 1] for room in rooms]
+        return self._own[layer]
+
+
+def prefill(decoder: Any, prompts: Sequence[Sequence[int]], prompt_of_R: Sequence[int]) -> tuple[Tensor, DecodePass]:
+    """Run every distinct prefix of ``prompts`` through the network once.
+
+    Returns:
+        The last hidden state of each prompt, (prompts, H), and the state from which rows decode.
+    """
+    tree = build_tree(prompts)
+    device = decoder.device
+    kept: list[tuple[Tensor, Tensor]] = []
+    ids = torch.tensor([tree.tokens], device=device)
+    positions = torch.tensor([tree.positions], device=device)
+    hidden = forward(decoder, ids, positions, PackedPass(tree_layout(tree.nodes, device), kept))
+    last = torch.tensor([tree.nodes[path[-1]].stop - 1 for path in tree.paths], device=device)
+    return hidden[0].index_select(0, last), DecodePass(tree, prompt_of_R, kept)
+
+
+@torch.no_grad()
+def sharing_error(base: Any) -> float:
+    """Largest relative difference of the hidden states of a few short sequences, packed against one by one.
+
+    A check at load time, on the model and device themselves: an architecture or kernel that shared prefixes do not
+    cover shows here.
+    """
+    vocabulary = base.get_input_embeddings().weight.shape[0]
+    generator = torch.Generator().manual_seed(0)
+    start, *ends = (torch.randint(vocabulary, (n,), generator=generator).tolist() for n in (9, 1, 7, 12))
+    sequences = [start + end for end in ends]
+    tree = build_tree(sequences, min_saved=1)
+    decoder = base.get_decoder()
+    ids, positions = (torch.tensor([t], device=base.device) for t in (tree.tokens, tree.positions))
+    packed = forward(decoder, ids, positions, PackedPass(tree_layout(tree.nodes, base.device)))[0].float()
+    worst = 0.0
+    for i, sequence in enumerate(sequences):
+        alone = decoder(input_ids=torch.tensor([sequence], device=base.device), use_cache=False).last_hidden_state[0]
+        gap = (packed[tree.places(i)] - alone.float()).abs().max() / alone.float().abs().max()
+        worst = max(worst, float(gap))
+    return worst
