@@ -8,6 +8,7 @@ prefix once for all rows below it and never copies its keys and values.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,6 +22,8 @@ from rubric_arm_lite.tree_attention import TreeLayout, tree_attention, tree_layo
 NAME = "rubric_arm_shared"
 ROOM = 64
 """Tokens by which the buffers of a row's own keys and values grow."""
+LEVEL_FROM = 128
+"""Shorter prefixes are given to every row: reading them again is cheaper than the calls that avoid it."""
 
 
 class SharedPass(Protocol):
@@ -178,100 +181,112 @@ class Level:
         return tensor if self.slot_R is None else tensor.index_select(0, self.slot_R)
 
 
-def _stack(tensor: Tensor, spans: Sequence[tuple[int, int]], before: bool = False) -> Tensor:
-    """Slices of the packed (1, K, T, D) as (n, K, P, D), padded with zeros behind (or before)."""
+def _stack(tensor: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
+    """Slices of the packed (1, K, T, D) as (n, K, P, D), padded with zeros behind."""
     longest = max(stop - start for start, stop in spans)
-    parts = []
-    for start, stop in spans:
-        missing = longest - (stop - start)
-        padding = (0, 0, missing, 0) if before else (0, 0, 0, missing)
-        parts.append(
-            torch.nn.functional.pad(tensor[0, :, start:stop], padding) if missing else tensor[0, :, start:stop]
-        )
-    return torch.stack(parts)
+    return torch.stack([torch.nn.functional.pad(tensor[0, :, a:b], (0, 0, 0, longest - (b - a))) for a, b in spans])
 
 
 class DecodePass:
-    """Keys and values of all rows: shared prefixes by level, and each row's own tokens.
+    """Keys and values of all rows: long shared prefixes by level, and each row's own tokens.
 
-    A prefix with a single row below it is that row's own (padded in front), the others are shared.
+    What a row does not share, or shares too little of to be worth a level, is its own from the start, padded in
+    front. Attention does not depend on the order of keys, whose positions are in their rotation.
     """
 
     def __init__(self, tree: PrefixTree, prompt_of_R: Sequence[int], kept: Sequence[tuple[Tensor, Tensor]]) -> None:
         paths = [tree.paths[prompt] for prompt in prompt_of_R]
-        rows_below: dict[int, int] = {}
-        for path in paths:
-            for node in path:
-                rows_below[node] = rows_below.get(node, 0) + 1
+        rows_below = Counter(node for path in paths for node in path)
         span = {node: (tree.nodes[node].start, tree.nodes[node].stop) for node in rows_below}
+        shared = {node for node, (start, stop) in span.items() if rows_below[node] > 1 and stop - start >= LEVEL_FROM}
         self.levels: list[Level] = []
         for depth in range(max(map(len, paths))):
-            at_depth = [path[depth] if len(path) > depth and rows_below[path[depth]] > 1 else -1 for path in paths]
+            at_depth = [path[depth] if len(path) > depth and path[depth] in shared else -1 for path in paths]
             nodes = list(dict.fromkeys(node for node in at_depth if node >= 0))
             if nodes:
                 index = {node: i for i, node in enumerate(nodes)}
                 self.levels.append(Level([span[n] for n in nodes], [index.get(n, -1) for n in at_depth], kept))
-        alone = [span[path[-1]] if rows_below[path[-1]] == 1 else (0, 0) for path in paths]
-        self._own = [[_stack(tensor, alone, before=True) for tensor in pair] for pair in kept]
-        self._rooms: list[list[Tensor] | None] = [None] * len(kept)
-        self._own_lengths = [stop - start for start, stop in alone]
+        own = [[place for node in path if node not in shared for place in range(*span[node])] for path in paths]
+        self._own_lengths = list(map(len, own))
+        start = max(self._own_lengths)
+        places = torch.tensor([[0] * (start - len(row)) + row for row in own], dtype=torch.long)
+        places = places.to(kept[0][0].device)
+        # (K, R, tokens, D) as it comes, (R, K, tokens, D) as it is read, with room for what will be written.
+        self._rooms = [
+            [torch.nn.functional.pad(t[0][:, places].transpose(0, 1), (0, 0, 0, ROOM)) for t in pair] for pair in kept
+        ]
+        self._filled = [start] * len(kept)
         self._set_bias()
 
     def _set_bias(self) -> None:
         """One bias over all columns that exist before decoding; None if every row sees all of them."""
-        device = self._own[0][0].device
+        device = self._rooms[0][0].device
         start = max(self._own_lengths)
         hidden = torch.arange(start) < torch.tensor([start - length for length in self._own_lengths])[:, None]
         own = torch.zeros(hidden.shape).masked_fill(hidden, float("-inf")).to(device)
         bias = torch.cat([*(level.bias() for level in self.levels), own], dim=1)
         self._bias = bias[:, None] if bool(bias.isinf().any()) else None
+        self._mask: Tensor | None = None
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some rows."""
-        index = torch.tensor(list(rows), device=self._own[0][0].device)
+        index = torch.tensor(list(rows), device=self._rooms[0][0].device)
         for level in self.levels:
             level.keep(rows)
         self.levels = [level for level in self.levels if level.lengths]
-        self._own = [[tensor.index_select(0, index) for tensor in pair] for pair in self._own]
-        self._rooms = [None] * len(self._own)
         # Columns that only rows now gone have filled are cut off in front.
         width = max(self._own_lengths)
         self._own_lengths = [self._own_lengths[row] for row in rows]
-        dropped = width - max(self._own_lengths)
-        if dropped:
-            self._own = [[tensor[:, :, dropped:] for tensor in pair] for pair in self._own]
+        unused = width - max(self._own_lengths)
+        self._rooms = [[tensor[:, :, unused:].index_select(0, index) for tensor in pair] for pair in self._rooms]
+        self._filled = [filled - unused for filled in self._filled]
         self._set_bias()
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """One query per row; its key and value join the row's own. See :class:`SharedPass`."""
-        own_keys, own_values = self._append(layer, key, value)
+        keys, values = self._append(layer, key, value)
+        if not self.levels:
+            mask = self._mask_of(keys.shape[2], query)
+            grouped = key.shape[1] != query.shape[1]
+            attended = torch.nn.functional.scaled_dot_product_attention(
+                query, keys, values, attn_mask=mask, scale=scale, enable_gqa=grouped
+            )
+            return attended.transpose(1, 2)
         rows, heads, _, size = query.shape
         shared_heads = key.shape[1]
-        grouped = (query[:, :, 0] * scale).reshape(rows, shared_heads, heads // shared_heads, size)
-        parts = [level.scores(layer, grouped) for level in self.levels]
-        parts.append((grouped @ own_keys.mT).flatten(1, 2))
+        queries = (query[:, :, 0] * scale).reshape(rows, shared_heads, heads // shared_heads, size)
+        parts = [level.scores(layer, queries) for level in self.levels]
+        parts.append((queries @ keys.mT).flatten(1, 2))
         scores = torch.cat(parts, dim=-1).float()
         if self._bias is not None:
             scores[..., : self._bias.shape[-1]] += self._bias
         weights = torch.softmax(scores, dim=-1).to(value.dtype)
         *shared, own = torch.split(weights, [part.shape[-1] for part in parts], dim=-1)
         own = own.reshape(rows, shared_heads, heads // shared_heads, own.shape[-1])
-        out = (own @ own_values).flatten(1, 2)
+        out = (own @ values).flatten(1, 2)
         for level, part in zip(self.levels, shared, strict=True):
             out = out + level.mix(layer, part, shared_heads)
         return out[:, None]
 
     def _append(self, layer: int, key: Tensor, value: Tensor) -> list[Tensor]:
-        """The row's own keys and values with a new token, in room kept free behind them."""
-        old = self._own[layer][0].shape[2]
+        """The row's own keys and values with a new token, written into room kept free behind them."""
+        old = self._filled[layer]
         rooms = self._rooms[layer]
-        if rooms is None or rooms[0].shape[2] == old:
-            grown = [torch.nn.functional.pad(tensor, (0, 0, 0, ROOM)) for tensor in self._own[layer]]
-            rooms = self._rooms[layer] = grown
+        if rooms[0].shape[2] == old:
+            rooms = self._rooms[layer] = [torch.nn.functional.pad(tensor, (0, 0, 0, ROOM)) for tensor in rooms]
         for room, new in zip(rooms, (key, value), strict=True):
             room[:, :, old : old + 1] = new
-        self._own[layer] = [room[:, :, : old + 1] for room in rooms]
-        return self._own[layer]
+        self._filled[layer] = old + 1
+        return [room[:, :, : old + 1] for room in rooms]
+
+    def _mask_of(self, columns: int, query: Tensor) -> Tensor | None:
+        """The bias for sdpa, (R, 1, 1, columns); made once per step, since all layers have the same columns."""
+        if self._bias is None:
+            return None
+        if self._mask is None or self._mask.shape[-1] != columns:
+            bias = torch.nn.functional.pad(self._bias, (0, columns - self._bias.shape[-1]))
+            self._mask = bias[:, None].to(query.dtype)
+        return self._mask
 
 
 def prefill(decoder: Any, prompts: Sequence[Sequence[int]], prompt_of_R: Sequence[int]) -> tuple[Tensor, DecodePass]:
