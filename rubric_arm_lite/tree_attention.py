@@ -193,6 +193,26 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: floa
     return out, lse.float()
 
 
+def attend_one_way(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Few queries over many keys, without gradient: attention and its log-sum-exp.
+
+    Args:
+        query: shape (B, K, n, D), the heads that share a key head folded into n.
+        bias: added to the scores, broadcastable to (B, K, n, keys).
+    """
+    if query.device.type == "cpu":
+        cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        out, lse = cpu(query, key, value, 0.0, False, attn_mask=bias, scale=scale)
+        return out, lse
+    scores = (query @ key.mT).float() * scale
+    if bias is not None:
+        scores = scores + bias
+    lse = torch.logsumexp(scores, dim=-1)
+    return (scores - lse[..., None]).exp().to(value.dtype) @ value, lse
+
+
 def _attend_backward(
     gradient: Tensor,
     query: Tensor,

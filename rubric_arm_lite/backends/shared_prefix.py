@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from rubric_arm_lite.prefix_tree import PrefixTree, build_tree
-from rubric_arm_lite.tree_attention import TreeLayout, tree_attention, tree_layout
+from rubric_arm_lite.tree_attention import TreeLayout, attend_one_way, tree_attention, tree_layout
 
 NAME = "rubric_arm_shared"
 ROOM = 64
 """Tokens by which the buffers of a row's own keys and values grow."""
 LEVEL_FROM = 128
-"""Shorter prefixes are given to every row: reading them again is cheaper than the calls that avoid it."""
+"""Tokens from which a shared prefix is read once for its rows; a shorter one is given to each, in fewer calls."""
 
 
 class SharedPass(Protocol):
@@ -108,6 +108,8 @@ class Level:
         self.node_of_R = list(node_of_R)
         self.rows_nm: Tensor | None = None
         self.slot_R: Tensor | None = None
+        self._absent_R: Tensor | None = None
+        self._bias: Tensor | None = None
         self._index()
 
     @property
@@ -132,7 +134,11 @@ class Level:
         self._index()
 
     def _index(self) -> None:
+        """Which rows stand below which node, what they see of it, and who is not here at all."""
         device = self.keys[0].device
+        self._bias = hidden_behind(self.lengths, self.width, self.keys[0]) if min(self.lengths) < self.width else None
+        absent = [node < 0 for node in self.node_of_R]
+        self._absent_R = torch.tensor(absent, device=device) if any(absent) else None
         below: list[list[int]] = [[] for _ in self.lengths]
         for row, node in enumerate(self.node_of_R):
             if node >= 0:
@@ -149,36 +155,25 @@ class Level:
         self.rows_nm = torch.tensor([rows + [0] * (most - len(rows)) for rows in below], device=device)
         self.slot_R = torch.tensor(slot, device=device)
 
-    def bias(self) -> Tensor:
-        """0 where a row sees a column of this level, -inf elsewhere; (R, P)."""
-        seen = torch.tensor([self.lengths[node] if node >= 0 else 0 for node in self.node_of_R])
-        hidden = torch.arange(self.width) >= seen[:, None]
-        return torch.zeros(hidden.shape).masked_fill(hidden, float("-inf")).to(self.keys[0].device)
+    def attend(self, layer: int, query_RKgD: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention of each row to its prefix, (R, K × g, D), and its log-sum-exp, (R, K × g)."""
+        spread = query_RKgD[self.rows_nm] if self.rows_nm is not None else query_RKgD
+        spread = spread.reshape(len(self.lengths), -1, *query_RKgD.shape[1:])
+        n, m, heads, groups, size = spread.shape
+        queries = spread.permute(0, 2, 1, 3, 4).reshape(n, heads, m * groups, size)
+        # The scale is in the queries already.
+        out, lse = attend_one_way(queries, self.keys[layer], self.values[layer], self._bias, 1.0)
+        out = out.view(n, heads, m, groups, -1).permute(0, 2, 1, 3, 4).reshape(n * m, heads * groups, -1)
+        lse = lse.view(n, heads, m, groups).permute(0, 2, 1, 3).reshape(n * m, heads * groups)
+        if self.slot_R is not None:
+            out, lse = out.index_select(0, self.slot_R), lse.index_select(0, self.slot_R)
+        return out, lse if self._absent_R is None else lse.masked_fill(self._absent_R[:, None], float("-inf"))
 
-    def scores(self, layer: int, query_RKgD: Tensor) -> Tensor:
-        """Each row's scores with its prefix, (R, K × g, P)."""
-        spread = self._gather(query_RKgD)
-        n, m, heads, groups, _ = spread.shape
-        queries = spread.permute(0, 2, 1, 3, 4).flatten(2, 3)
-        scores = (queries @ self.keys[layer].mT).view(n, heads, m, groups, -1).permute(0, 2, 1, 3, 4)
-        return self._scatter(scores.reshape(n * m, heads * groups, -1))
 
-    def mix(self, layer: int, weights_RHP: Tensor, heads: int) -> Tensor:
-        """Values weighted for each row, (R, H, D)."""
-        rows, all_heads, columns = weights_RHP.shape
-        spread = self._gather(weights_RHP.reshape(rows, heads, all_heads // heads, columns))
-        n, m, _, groups, _ = spread.shape
-        weights = spread.permute(0, 2, 1, 3, 4).flatten(2, 3)
-        mixed = (weights @ self.values[layer]).view(n, heads, m, groups, -1).permute(0, 2, 1, 3, 4)
-        return self._scatter(mixed.reshape(n * m, heads * groups, -1))
-
-    def _gather(self, tensor: Tensor) -> Tensor:
-        if self.rows_nm is not None:
-            return tensor[self.rows_nm]
-        return tensor.reshape(len(self.lengths), -1, *tensor.shape[1:])
-
-    def _scatter(self, tensor: Tensor) -> Tensor:
-        return tensor if self.slot_R is None else tensor.index_select(0, self.slot_R)
+def hidden_behind(lengths: Sequence[int], width: int, like: Tensor) -> Tensor:
+    """A bias of (n, 1, 1, width): 0 on the first ``lengths[i]`` columns, -inf after them."""
+    hidden = torch.arange(width) >= torch.tensor(lengths)[:, None]
+    return torch.zeros(hidden.shape, dtype=like.dtype).masked_fill(hidden, float("-inf")).to(like.device)[:, None, None]
 
 
 def _stack(tensor: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
@@ -198,7 +193,7 @@ class DecodePass:
         paths = [tree.paths[prompt] for prompt in prompt_of_R]
         rows_below = Counter(node for path in paths for node in path)
         span = {node: (tree.nodes[node].start, tree.nodes[node].stop) for node in rows_below}
-        shared = {node for node, (start, stop) in span.items() if rows_below[node] > 1 and stop - start >= LEVEL_FROM}
+        shared = {n for n, (start, stop) in span.items() if rows_below[n] > 1 and stop - start >= LEVEL_FROM}
         self.levels: list[Level] = []
         for depth in range(max(map(len, paths))):
             at_depth = [path[depth] if len(path) > depth and path[depth] in shared else -1 for path in paths]
@@ -219,13 +214,12 @@ class DecodePass:
         self._set_bias()
 
     def _set_bias(self) -> None:
-        """One bias over all columns that exist before decoding; None if every row sees all of them."""
-        device = self._rooms[0][0].device
+        """What each row does not see in front of its own columns; None if there is nothing."""
         start = max(self._own_lengths)
-        hidden = torch.arange(start) < torch.tensor([start - length for length in self._own_lengths])[:, None]
-        own = torch.zeros(hidden.shape).masked_fill(hidden, float("-inf")).to(device)
-        bias = torch.cat([*(level.bias() for level in self.levels), own], dim=1)
-        self._bias = bias[:, None] if bool(bias.isinf().any()) else None
+        missing = [start - length for length in self._own_lengths]
+        # Hidden in front is hidden behind, mirrored.
+        behind = hidden_behind(self._own_lengths, start, self._rooms[0][0])
+        self._bias = behind.flip(-1) if any(missing) else None
         self._mask: Tensor | None = None
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -245,28 +239,23 @@ class DecodePass:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """One query per row; its key and value join the row's own. See :class:`SharedPass`."""
         keys, values = self._append(layer, key, value)
+        mask = self._mask_of(keys.shape[2])
         if not self.levels:
-            mask = self._mask_of(keys.shape[2], query)
             grouped = key.shape[1] != query.shape[1]
             attended = torch.nn.functional.scaled_dot_product_attention(
                 query, keys, values, attn_mask=mask, scale=scale, enable_gqa=grouped
             )
             return attended.transpose(1, 2)
         rows, heads, _, size = query.shape
-        shared_heads = key.shape[1]
-        queries = (query[:, :, 0] * scale).reshape(rows, shared_heads, heads // shared_heads, size)
-        parts = [level.scores(layer, queries) for level in self.levels]
-        parts.append((queries @ keys.mT).flatten(1, 2))
-        scores = torch.cat(parts, dim=-1).float()
-        if self._bias is not None:
-            scores[..., : self._bias.shape[-1]] += self._bias
-        weights = torch.softmax(scores, dim=-1).to(value.dtype)
-        *shared, own = torch.split(weights, [part.shape[-1] for part in parts], dim=-1)
-        own = own.reshape(rows, shared_heads, heads // shared_heads, own.shape[-1])
-        out = (own @ values).flatten(1, 2)
-        for level, part in zip(self.levels, shared, strict=True):
-            out = out + level.mix(layer, part, shared_heads)
-        return out[:, None]
+        queries = (query * scale).reshape(rows, key.shape[1], heads // key.shape[1], size)
+        out, lse = attend_one_way(queries, keys, values, mask, 1.0)
+        parts = [(out.reshape(rows, heads, -1), lse.reshape(rows, heads))]
+        parts += [level.attend(layer, queries) for level in self.levels]
+        shares = torch.softmax(torch.stack([part_lse for _, part_lse in parts]), dim=0)[..., None]
+        mixed = sum(
+            (part.float() * share for (part, _), share in zip(parts, shares, strict=True)), start=shares.new_zeros(())
+        )
+        return mixed.to(value.dtype)[:, None]
 
     def _append(self, layer: int, key: Tensor, value: Tensor) -> list[Tensor]:
         """The row's own keys and values with a new token, written into room kept free behind them."""
@@ -279,13 +268,12 @@ class DecodePass:
         self._filled[layer] = old + 1
         return [room[:, :, : old + 1] for room in rooms]
 
-    def _mask_of(self, columns: int, query: Tensor) -> Tensor | None:
-        """The bias for sdpa, (R, 1, 1, columns); made once per step, since all layers have the same columns."""
+    def _mask_of(self, columns: int) -> Tensor | None:
+        """The bias over all of the rows' own columns; made once per step, since all layers have the same."""
         if self._bias is None:
             return None
         if self._mask is None or self._mask.shape[-1] != columns:
-            bias = torch.nn.functional.pad(self._bias, (0, columns - self._bias.shape[-1]))
-            self._mask = bias[:, None].to(query.dtype)
+            self._mask = torch.nn.functional.pad(self._bias, (0, columns - self._bias.shape[-1]))
         return self._mask
 
 

@@ -50,6 +50,7 @@ class TwoAdapterModel:
         config = model.generation_config.eos_token_id if model.generation_config else None
         configured = config if isinstance(config, list) else [config]
         self.end_ids = frozenset(int(i) for i in [tokenizer.eos_token_id, *configured] if i is not None)
+        self._specials = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
         self._specials_in_empty_turn = self._count_specials(self._tokenize(self._wrap("")))
         self._rest()
 
@@ -200,13 +201,20 @@ class TwoAdapterModel:
         Raises:
             BackendError: if the text smuggled a control token past :class:`~rubric_arm_lite.prompts.PromptBuilder`.
         """
-        ids = self._tokenize(self._wrap(prompt))
-        if self._count_specials(ids) != self._specials_in_empty_turn:
+        return self._encode_all([prompt])[0]
+
+    def _encode_all(self, prompts: Sequence[str]) -> list[list[int]]:
+        """:meth:`encode` of many prompts, tokenised together."""
+        if not prompts:
+            return []
+        texts = [self._wrap(prompt) for prompt in prompts]
+        encoded: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        if any(self._count_specials(ids) != self._specials_in_empty_turn for ids in encoded):
             raise BackendError(
                 "A prompt contains control tokens of this tokenizer, so it could forge another turn. Build prompts "
                 "with PromptBuilder(templates, special_tokens=model.control_tokens())."
             )
-        return ids
+        return encoded
 
     def prompt_tokens(self, prompt: str) -> int:
         """Length of :meth:`encode`'s result."""
@@ -235,8 +243,7 @@ class TwoAdapterModel:
         return ids
 
     def _count_specials(self, ids: list[int]) -> int:
-        special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
-        return sum(i in special for i in ids)
+        return sum(i in self._specials for i in ids)
 
     # --- sampling -----------------------------------------------------------------------------------------------
 
@@ -247,7 +254,7 @@ class TwoAdapterModel:
         empty and cut by length. Pairs that long are left out before a run starts; what remains are the rare prompts
         that a rubric makes longer than foreseen, and those must not end a run.
         """
-        prompts = [self.encode(example.prompt) for example in examples]
+        prompts = self._encode_all([example.prompt for example in examples])
         room = self.settings.max_context - sampling.max_tokens
         fitting = [i for i, ids in enumerate(prompts) if len(ids) <= room]
         if examples and not fitting:
