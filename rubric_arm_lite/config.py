@@ -197,8 +197,8 @@ class GRPOSettings(Settings):
     """Judge phase: pairs taken from each prompt. Rubric phase: pairs that one rubric is rewarded on."""
     max_steps: Positive | None = None
     """Steps of one phase; null: once through the cycle's part of the data."""
-    micro_batch_tokens: Positive = 16384
-    """Padded tokens that go through the network at once in an update."""
+    micro_batch_tokens: Positive | Literal["auto"] = "auto"
+    """Tokens that go through the network at once in an update; `auto` measures what fits. Halved if memory runs out."""
 
     @model_validator(mode="after")
     def _check(self) -> GRPOSettings:

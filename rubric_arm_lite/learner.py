@@ -5,9 +5,9 @@ One optimizer per adapter lives as long as the run, so its moments survive the o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,10 +16,11 @@ from torch import Tensor
 
 from rubric_arm_lite.advantages import GroupAdvantages
 from rubric_arm_lite.backends.transformers import TwoAdapterModel
-from rubric_arm_lite.batching import Row, RowBatch, make_batch, make_rows, micro_batches
+from rubric_arm_lite.batching import Row, RowBatch, count_tokens, make_batch, make_rows, micro_batches
 from rubric_arm_lite.config import GRPOSettings, Recipe
 from rubric_arm_lite.errors import CheckpointError, TrainingError
 from rubric_arm_lite.losses import grpo_loss
+from rubric_arm_lite.memory import is_out_of_memory, release, token_budget
 from rubric_arm_lite.types import ROLES, Role, RolloutGroup, StepMetrics
 
 
@@ -30,6 +31,7 @@ class Learner:
         self.model = model
         self.recipe = recipe
         self.layout = model.layout
+        self.budgets: dict[Role, int] = {}
         self.optimizers: dict[Role, torch.optim.AdamW] = {role: self._optimizer(role) for role in ROLES}
 
     def _optimizer(self, role: Role) -> torch.optim.AdamW:
@@ -45,8 +47,8 @@ class Learner:
         )
 
     def save_optimizers(self, file: Path) -> None:
-        """Write the moments and step counts of both optimizers as safetensors."""
-        state = {}
+        """Write the moments and step counts of both optimizers, and the token budgets, as safetensors."""
+        state = {f"{role}|budget": torch.tensor(budget) for role, budget in self.budgets.items()}
         for role, optimizer in self.optimizers.items():
             for name, parameter in self.model.parameters(role):
                 for key, value in optimizer.state.get(parameter, {}).items():
@@ -64,6 +66,8 @@ class Learner:
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{file} cannot be read: {error}. Start anew with --if-exists overwrite.") from error
         for role, optimizer in self.optimizers.items():
+            if f"{role}|budget" in state:
+                self.budgets[role] = int(state[f"{role}|budget"])
             for name, parameter in self.model.parameters(role):
                 start = f"{role}|{name}|"
                 found = {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
@@ -83,13 +87,74 @@ class Learner:
         rows = self._rows(settings, groups, advantages)
         if not rows:
             return StepMetrics({"updates": 0.0})
-        batches = self._batches(rows, settings)
-        references = self._reference_logprobs(role, batches, settings)
         totals: dict[str, float] = {}
-        for _ in range(settings.num_iterations):
-            for name, value in self._step(role, batches, references, settings).items():
+        batches: list[RowBatch] = []
+        references: list[Tensor] | None = None
+        done = 0
+        while done < settings.num_iterations:
+            try:
+                if not batches:
+                    batches = self._batches(role, rows, settings)
+                    references = self._reference_logprobs(role, batches, settings)
+                seen = self._accumulate(role, batches, references, settings)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                batches, references = [], None
+                self._halve_budget(role, rows)
+                continue
+            seen["grad_norm"] = self._apply(role, settings)
+            for name, value in seen.items():
                 totals[name] = totals.get(name, 0.0) + value / settings.num_iterations
-        return StepMetrics({**totals, "updates": float(settings.num_iterations)})
+            done += 1
+        return StepMetrics({**totals, "updates": float(settings.num_iterations), "micro_batches": float(len(batches))})
+
+    def _budget(self, role: Role, rows: Sequence[Row], settings: GRPOSettings) -> int:
+        """Tokens of a micro-batch: the recipe's, or measured at the role's first update."""
+        if role not in self.budgets:
+            chosen = settings.micro_batch_tokens
+            if chosen == "auto":
+                longest = max(len(row.prompt_ids) + len(row.token_ids) for row in rows)
+                chosen = token_budget(self.model.model, self.model.device, self._probe(role, rows, settings), longest)
+            self.budgets[role] = chosen
+        return self.budgets[role]
+
+    def _probe(self, role: Role, rows: Sequence[Row], settings: GRPOSettings) -> Callable[[int, bool], int]:
+        def step(tokens: int, backward: bool) -> int:
+            run = next(iter(micro_batches(rows, tokens, self.layout)))
+            batch = make_batch(run, int(self.model.tokenizer.pad_token_id), self.model.device, self.layout)
+            # Dropout must not draw from the numbers that the update will draw from.
+            with torch.random.fork_rng(), self.model.using(role, train=True) as model:
+                scores = self.model.score(model, batch, settings.temperature, self.layout)
+                if backward:
+                    torch.autograd.backward((scores.logprobs * batch.weights_RC).sum())
+            self.optimizers[role].zero_grad(set_to_none=True)
+            return count_tokens(run, self.layout)
+
+        return step
+
+    def _halve_budget(self, role: Role, rows: Sequence[Row]) -> None:
+        """Go on with half the tokens at once.
+
+        Raises:
+            TrainingError: if rows went one by one already.
+        """
+        self.optimizers[role].zero_grad(set_to_none=True)
+        release(self.model.device)
+        longest = max(len(row.prompt_ids) + len(row.token_ids) for row in rows)
+        budget = self.budgets.get(role, 2 * longest)
+        if budget <= longest:
+            raise TrainingError(
+                f"Memory ran out in an update of `{role}` with a single row of {longest} tokens. Set "
+                "model.gradient_checkpointing: true, lower model.max_context or "
+                f"{role}.max_completion_length, or use a smaller base or model.quantization: nf4."
+            )
+        self.budgets[role] = max(longest, budget // 2)
+        warnings.warn(
+            f"Memory ran out in an update of `{role}`; it is done again with {self.budgets[role]} tokens at once in "
+            f"place of {budget}. The result is the same.",
+            stacklevel=2,
+        )
 
     def _rows(
         self, settings: GRPOSettings, groups: Sequence[RolloutGroup], advantages: Sequence[GroupAdvantages]
@@ -103,9 +168,9 @@ class Learner:
             rows = [row for row in rows if row.advantage != 0.0]
         return [row for row in rows if row.weight > 0.0]
 
-    def _batches(self, rows: Sequence[Row], settings: GRPOSettings) -> list[RowBatch]:
+    def _batches(self, role: Role, rows: Sequence[Row], settings: GRPOSettings) -> list[RowBatch]:
         pad = int(self.model.tokenizer.pad_token_id)
-        runs = micro_batches(rows, settings.micro_batch_tokens, self.layout)
+        runs = micro_batches(rows, self._budget(role, rows, settings), self.layout)
         return [make_batch(run, pad, self.model.device, self.layout) for run in runs]
 
     @torch.no_grad()
@@ -117,17 +182,16 @@ class Learner:
         with self.model.using(f"{role}_ref") as model:
             return [self.model.score(model, batch, settings.temperature, self.layout).logprobs for batch in batches]
 
-    def _step(
+    def _accumulate(
         self, role: Role, batches: Sequence[RowBatch], references: list[Tensor] | None, settings: GRPOSettings
     ) -> dict[str, float]:
-        optimizer = self.optimizers[role]
-        totals = torch.zeros(4, dtype=torch.float64)
+        """Forward and backward of every micro-batch: leaves the gradient in place and returns what was seen."""
+        sums = torch.zeros(4, dtype=torch.float64)
         ratio_error = 0.0
         with self.model.using(role, train=True) as model:
-            parameters = [p for _, p in self.model.parameters(role)]
-            if not any(p.requires_grad for p in parameters):
+            if not any(p.requires_grad for _, p in self.model.parameters(role)):
                 raise TrainingError(f"No parameter of the adapter `{role}` is trainable.")
-            optimizer.zero_grad(set_to_none=True)
+            self.optimizers[role].zero_grad(set_to_none=True)
             for i, batch in enumerate(batches):
                 parts = grpo_loss(
                     self.model.score(model, batch, settings.temperature, self.layout),
@@ -142,22 +206,22 @@ class Learner:
                     settings.entropy_coef,
                 )
                 torch.autograd.backward(parts.loss)
-                sums = (parts.loss.detach(), parts.kl_sum, parts.clipped_sum, parts.entropy_sum)
-                totals += torch.stack([s.double().cpu() for s in sums])
+                measured = (parts.loss.detach(), parts.kl_sum, parts.clipped_sum, parts.entropy_sum)
+                sums += torch.stack([s.double().cpu() for s in measured])
                 ratio_error = max(ratio_error, float(parts.ratio_error))
-            norm = self._apply(role, parameters, optimizer, settings)
+        loss, kl, clipped, entropy = sums.tolist()
         tokens = sum(int(batch.mask_RC.sum()) for batch in batches)
-        loss, kl, clipped, entropy = totals.tolist()
         return {
             "loss": loss,
             "kl": kl / tokens,
             "clip_ratio": clipped / tokens,
             "entropy": entropy / tokens,
-            "grad_norm": norm,
             "log_ratio/max": ratio_error,
         }
 
-    def _apply(self, role: Role, parameters: list[Any], optimizer: torch.optim.AdamW, settings: GRPOSettings) -> float:
+    def _apply(self, role: Role, settings: GRPOSettings) -> float:
+        """Clip the gradient and step; returns its norm before clipping."""
+        parameters = [p for _, p in self.model.parameters(role)]
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm))
         if norm != norm or norm == float("inf"):
             raise TrainingError(
@@ -166,7 +230,8 @@ class Learner:
             )
         largest = max(parameters, key=lambda p: 0.0 if p.grad is None else float(p.grad.abs().max()))
         before = largest.detach().clone()
-        optimizer.step()
+        self.optimizers[role].step()
+        self.model.changed(role)
         if norm > 0 and torch.equal(before, largest.detach()):
             raise TrainingError(
                 f"An update left the adapter `{role}` unchanged although its gradient has norm {norm:.3g}. "

@@ -173,13 +173,15 @@ def test_accumulation_retraces_one_large_batch(loss_type: str, layout: Layout, t
         learner.layout = layout
         groups = tiny.rollouts(learner.model)
         advantages = tiny.spread(groups)
-        counts[budget] = len(learner._batches(learner._rows(recipe.judge, groups, advantages), recipe.judge))
+        counts[budget] = len(learner._batches("judge", learner._rows(recipe.judge, groups, advantages), recipe.judge))
         metrics = learner.update("judge", groups, advantages).values
         found[budget] = (metrics, tiny.weights(learner.model, "judge"))
     assert counts[100_000] == 1 < counts[60] < counts[1] == 16
     whole_metrics, whole_weights = found[100_000]
+    assert whole_metrics.pop("micro_batches") == 1
     for budget in (60, 1):
         metrics, weights = found[budget]
+        assert metrics.pop("micro_batches") == counts[budget]
         assert metrics == pytest.approx(whole_metrics, rel=1e-4, abs=1e-5)
         for name, weight in weights.items():
             torch.testing.assert_close(weight, whole_weights[name], atol=2e-6, rtol=0)

@@ -60,7 +60,7 @@ def test_updates_raise_what_earned_more(tiny_folder: tiny.Folders) -> None:
 
     def mean_logprob(index: int) -> float:
         rows = [r for i, r in enumerate(learner._rows(settings, groups, advantages)) if i % 4 == index]
-        batch = learner._batches(rows, settings)[0]
+        batch = learner._batches("judge", rows, settings)[0]
         with model.using("judge") as active, torch.no_grad():
             return float(model.score(active, batch, 1.0, model.layout).logprobs.mean())
 

@@ -248,4 +248,4 @@ def test_trained_adapter_equals_trl(loss_type: str, tiny_folder: tiny.Folders, t
         moved = (parameter - before[name]).abs().max().item()
         difference = (parameter - theirs[name.replace(".judge.", ".default.")]).abs().max().item()
         assert moved > 1e-3
-        assert difference < 1e-3 * moved, name
+        assert difference < 2e-3 * moved, name

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +20,12 @@ from torch import Tensor
 
 from rubric_arm_lite.backends import shared_prefix
 from rubric_arm_lite.backends.base import Sampling
-from rubric_arm_lite.backends.generation import generate
+from rubric_arm_lite.backends.generation import Completion, generate
 from rubric_arm_lite.batching import Layout, RowBatch, positions
 from rubric_arm_lite.config import ModelSettings
 from rubric_arm_lite.errors import BackendError
 from rubric_arm_lite.losses import TokenScores, score_tokens
+from rubric_arm_lite.memory import is_out_of_memory, release
 from rubric_arm_lite.seeds import derive_seed
 from rubric_arm_lite.types import ROLES, Example, RolloutGroup, Sample
 
@@ -85,9 +87,13 @@ class TwoAdapterModel:
                 yield self.model
         finally:
             if adapter is not None and train:
-                self._fingerprints.pop(adapter, None)
+                self.changed(adapter)
             self._inside = False
             self._rest()
+
+    def changed(self, adapter: str) -> None:
+        """Note that an adapter's weights are others than before."""
+        self._fingerprints.pop(adapter, None)
 
     def _rest(self) -> None:
         self.model.eval()
@@ -269,7 +275,14 @@ class TwoAdapterModel:
             pad = int(self.tokenizer.pad_token_id)
             texts, seeds = [prompts[i] for i in fitting], [examples[i].seed for i in fitting]
             head = self._head if self.layout == "packed" else None
-            groups = generate(model, texts, seeds, sampling, self.end_ids, pad, self.max_rows, head) if fitting else []
+            groups: list[list[Completion]] = []
+            while fitting and not groups:
+                try:
+                    groups = generate(model, texts, seeds, sampling, self.end_ids, pad, self.max_rows, head)
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    self._halve_rows(sampling)
         for i, group in zip(fitting, groups, strict=True):
             samples[i] = tuple(self._sample_of(completion) for completion in group)
             self.tokens_written += sum(len(sample.token_ids) for sample in samples[i])
@@ -278,7 +291,24 @@ class TwoAdapterModel:
             for example, ids, group in zip(examples, prompts, samples, strict=True)
         ]
 
-    def _sample_of(self, completion: Any) -> Sample:
+    def _halve_rows(self, sampling: Sampling) -> None:
+        """Sample fewer completions at once; the same are drawn again, since each has its own seed.
+
+        Raises:
+            BackendError: if they went one prompt at a time already.
+        """
+        release(self.device)
+        if self.max_rows <= sampling.num_generations:
+            raise BackendError(
+                f"Memory ran out while sampling {sampling.num_generations} completions of one prompt. Lower "
+                "num_generations or max_completion_length, or use a smaller base or model.quantization: nf4."
+            )
+        before, self.max_rows = self.max_rows, self.max_rows // 2
+        warnings.warn(
+            f"Memory ran out while sampling {before} completions at once; going on with {self.max_rows}.", stacklevel=2
+        )
+
+    def _sample_of(self, completion: Completion) -> Sample:
         ids = completion.token_ids[:-1] if completion.stopped else completion.token_ids
         text = self.tokenizer.decode(ids, skip_special_tokens=False)
         return Sample(text, completion.token_ids, completion.logprobs, "stop" if completion.stopped else "length")

@@ -1,0 +1,83 @@
+"""How many tokens fit an update: measured on the model itself, and what to do when memory runs out all the same."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+CPU_CAP = 16384
+"""Tokens of a micro-batch on a CPU, where larger ones are no faster."""
+CUDA_CAP = 262144
+SHARE_CPU, SHARE_CUDA = 0.25, 0.8
+"""Parts of the memory that an update may take: of all there is on a CPU, of what is free on a GPU."""
+BACKWARD = 2.0
+"""Backward holds gradients beside what forward saved; on a CPU this factor stands for them."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on a GPU or a CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
+
+
+@contextmanager
+def saved_bytes(model: torch.nn.Module) -> Iterator[list[int]]:
+    """Count, in a list of one number, the bytes that autograd keeps for backward beside the model's own tensors."""
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    seen: dict[int, int] = {}
+    total = [0]
+    kept: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own and storage.data_ptr() not in seen:
+            seen[storage.data_ptr()] = storage.nbytes()
+            kept.append(tensor)  # no address may be used again while counting
+            total[0] += storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield total
+
+
+def token_budget(model: torch.nn.Module, device: torch.device, step: Callable[[int, bool], int], longest: int) -> int:
+    """Tokens that one micro-batch may hold.
+
+    On a CPU what forward saves per token is counted, which gives the same number every time. On a GPU two updates
+    of different size are run and their peaks give the fixed part and the part per token.
+
+    Args:
+        step: runs an update of about so many tokens, forward only or also backward, and returns how many it were.
+        longest: tokens of the longest row, which no budget can split.
+    """
+    if device.type != "cuda":
+        with saved_bytes(model) as total:
+            tokens = step(1024, False)
+        if not total[0]:  # nothing trains; the update itself will say so
+            return max(longest, CPU_CAP)
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * SHARE_CPU
+        return max(longest, min(CPU_CAP, int(memory / (BACKWARD * total[0] / tokens))))
+    peaks = []
+    for wanted in (longest, 2 * longest):
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        tokens = step(wanted, True)
+        torch.cuda.synchronize(device)
+        peaks.append((tokens, torch.cuda.max_memory_allocated(device) - before))
+    (few, low), (many, high) = peaks
+    reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = (torch.cuda.mem_get_info(device)[0] + reserved) * SHARE_CUDA
+    per_token = (high - low) / (many - few) if many > few and high > low else low / few
+    return max(longest, min(CUDA_CAP, int(few + (free - low) / per_token)))
+
+
+def release(device: torch.device) -> None:
+    """Give cached blocks back after a failed allocation, so that smaller ones find room."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
