@@ -12,6 +12,7 @@ The trainer on the other side gets the same rubrics and the same rewards.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +41,7 @@ from rubric_arm_lite.parsing import parse_rubric
 from rubric_arm_lite.phases import JudgeDesk, JudgePhase, Phase, RubricPhase, RubricWriter
 from rubric_arm_lite.rubric_cache import RubricCache
 from rubric_arm_lite.schedule import Slot
-from rubric_arm_lite.types import ROLES, Example, PromptBlock, Reward, Role, RolloutGroup, StepMetrics
+from rubric_arm_lite.types import ROLES, Example, PromptBlock, Reward, Role, RolloutGroup, Sample, StepMetrics
 
 STIR, MOVE = 1, 2
 """Seeds of the noise that stands for the warm-up, and of that by which the policies have moved away from it."""
@@ -215,6 +216,18 @@ class Ours:
         if self._given is None:
             self._given = self.rollout()
         return self._given
+
+    def give_random(self) -> None:
+        """Let updates be given random tokens, which cost as much as sampled ones, so that memory is theirs alone."""
+        s = self.work.settings
+        groups = []
+        for i, example in enumerate(self.work.judge_examples()):
+            samples = []
+            for j in range(s.num_generations):
+                ids = tuple(self.work.random_ids(i * s.num_generations + j))
+                samples.append(Sample("", ids, (-math.log(s.vocabulary),) * len(ids), "length"))
+            groups.append(RolloutGroup(example, tuple(self.work.encode(example.prompt)), tuple(samples)))
+        self._given = groups
 
     def update(self, groups: Sequence[RolloutGroup]) -> StepMetrics:
         """One optimizer step of the judge on given rollouts."""

@@ -62,6 +62,7 @@ class BenchSettings:
         prompt_length: of the judge's prompt; the generator's has a quarter of it.
         prompts: groups per step.
         threads: torch threads of both sides; None is torch's own choice.
+        peer_batch: rows that TRL puts through the network at once; None measures which is fastest.
     """
 
     prompt_length: int = 512
@@ -73,6 +74,7 @@ class BenchSettings:
     vocabulary: int = 2048
     runs: int = 5
     threads: int | None = None
+    peer_batch: int | None = None
     gradient_checkpointing: bool = False
     seed: int = 0
 
@@ -87,6 +89,11 @@ class BenchSettings:
                 raise ConfigError(f"--{_option(name)} {getattr(self, name)}: must be at least 1. Use a larger number.")
         if self.threads is not None and self.threads < 1:
             raise ConfigError(f"--threads {self.threads}: must be at least 1. Leave it out for torch's own choice.")
+        if self.peer_batch is not None and (self.peer_batch < 1 or self.rows % self.peer_batch):
+            raise ConfigError(
+                f"--peer-batch {self.peer_batch}: must divide the {self.rows} completions of a step. Leave it out to "
+                "have the fastest found."
+            )
         if self.seed < 0:
             raise ConfigError(f"--seed {self.seed}: must not be negative. Use 0 or more.")
         if self.width % (2 * HEAD_SIZE):
@@ -98,10 +105,6 @@ class BenchSettings:
     def to_dict(self) -> dict[str, Any]:
         """The settings by name."""
         return asdict(self)
-
-    def with_(self, **changes: int) -> BenchSettings:
-        """These settings with other values, checked again."""
-        return replace(self, **changes)
 
     @property
     def rubric_prompt_length(self) -> int:
