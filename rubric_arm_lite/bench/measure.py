@@ -33,23 +33,17 @@ STEADY = 1.5
 """Largest slowest-to-fastest ratio of a side that still counts as steady."""
 TOLERANCE = {"cpu": 1e-4, "cuda": 1e-2}
 """Largest difference of the losses, and relative difference of the gradient norms: float32, and bfloat16."""
-SWEEP: dict[str, tuple[int, ...]] = {
-    "prompt_length": (128, 256, 512, 1024, 2048),
-    "completion_length": (16, 32, 64, 128, 256),
-    "num_generations": (2, 4, 8, 16),
-    "width": (128, 256, 512),
-}
-"""Values of each axis; the other settings stay as they are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How far the first update is the same on both sides."""
+    """How far the first update is the same on both sides; ``gradient_difference`` is relative."""
 
     loss_ours: float
     loss_theirs: float
     loss_difference: float
-    gradient_norm: float
+    gradient_norm_ours: float
+    gradient_norm_theirs: float
     gradient_difference: float
 
 
@@ -135,13 +129,13 @@ class _Measurement:
         values = ours.update(given).values
         difference = abs(values["loss"] - loss)
         relative = abs(values["grad_norm"] - norm) / norm
-        self.agreement = Agreement(values["loss"], loss, difference, norm, relative)
+        self.agreement = Agreement(values["loss"], loss, difference, values["grad_norm"], norm, relative)
         limit = TOLERANCE["cuda" if torch.cuda.is_available() else "cpu"]
         if not (difference <= limit and relative <= limit):
             raise TrainingError(
-                f"The sides compute different things: losses {values['loss']:.6g} (ours) and {loss:.6g} (TRL), gradient "
-                f"norms {values['grad_norm']:.6g} and {norm:.6g}; they may differ by {limit:g}. A time for different "
-                "work means nothing: report this with your versions."
+                f"The sides compute different things: losses {values['loss']:.6g} (ours) and {loss:.6g} (TRL), "
+                f"gradient norms {values['grad_norm']:.6g} and {norm:.6g}; they may differ by {limit:g}. A time for "
+                "different work means nothing: report this with your versions."
             )
         if self.settings.peer_batch is None:
             self._find_batch(ours.work, peer)
@@ -240,29 +234,11 @@ class _Measurement:
 
 def measure_all(settings: BenchSettings, against: Against, memory: bool, say: Say) -> dict[str, Any]:
     """All verbs; the top-level ratio and sides are those of ``step``, the whole of the work."""
-    found = {verb: measure(verb, settings, against, memory, say) for verb in VERBS}
+    found: dict[str, Any] = {verb: measure(verb, settings, against, memory, say) for verb in VERBS}
     step = found["step"]
     top = {key: step[key] for key in ("ratio", "steady", "ours", "theirs", "settings", "versions")}
     top["steady"] = all(result["steady"] for result in found.values())
     return {**top, **found}
-
-
-def measure_sweep(
-    verb: Verb, settings: BenchSettings, against: Against, memory: bool, say: Say, axes: Sequence[str]
-) -> dict[str, Any]:
-    """A verb along each axis, one at a time around ``settings``; the settings themselves are measured once."""
-    points = {axis: sorted({*SWEEP[axis], getattr(settings, axis)}) for axis in axes}
-    # Every point is checked before the first is measured.
-    planned = {(axis, value): replace(settings, **{axis: value}) for axis in axes for value in points[axis]}
-    for planned_settings in planned.values():
-        Work(planned_settings)
-    centre = measure(verb, settings, against, memory, say)
-    sweep: dict[str, list[dict[str, Any]]] = {axis: [] for axis in axes}
-    for (axis, value), changed in planned.items():
-        say(f"{axis} {value}")
-        result = centre if changed == settings else measure(verb, changed, against, memory, say)
-        sweep[axis].append(result)
-    return {**centre, "sweep": sweep}
 
 
 def versions() -> dict[str, str | None]:

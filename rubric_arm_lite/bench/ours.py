@@ -209,7 +209,9 @@ class Ours:
     def rollout(self) -> list[RolloutGroup]:
         """Sample a group for each of the judge's prompts."""
         s = self.work.settings
-        return self._sampler.sample("judge", self.work.judge_examples(), Sampling(s.completion_length, s.num_generations))
+        return self._sampler.sample(
+            "judge", self.work.judge_examples(), Sampling(s.completion_length, s.num_generations)
+        )
 
     def given(self) -> list[RolloutGroup]:
         """The rollouts that updates are given, sampled once."""

@@ -6,15 +6,14 @@ would run them, and are timed from the beginning of a step to its end; ``rollout
 
 What TRL does not have is written as a user of it would: a plain batched ``generate`` writes the rubrics that the
 judge's prompts need, and the generator's reward function asks the judge with a plain, left-padded, greedy
-``generate``. Texts that do not parse and rewards are replaced as on our side (:mod:`.ours`).
+``generate`` (:mod:`.peer_texts`). Texts that do not parse and rewards are replaced as on our side (:mod:`.ours`).
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,10 @@ from typing import Any
 import torch
 
 from rubric_arm_lite.bench.ours import MOVE, Run, check_lengths, clock, recipe_of
+from rubric_arm_lite.bench.peer_texts import PlainTexts
 from rubric_arm_lite.bench.work import BETA, LEARNING_RATE, PARTS, Part, Verb, Work, nudge
 from rubric_arm_lite.errors import ConfigError
-from rubric_arm_lite.parsing import parse_judgement, parse_rubric
-from rubric_arm_lite.rewards import judge_reward, rubric_reward
-from rubric_arm_lite.types import PromptBlock, Role, RolloutGroup, Rubric
+from rubric_arm_lite.types import Role, RolloutGroup
 
 BROKEN = "1.15.0"
 """A TRL whose GRPO needs triton and fails on a CPU without it."""
@@ -80,6 +78,7 @@ class Peer:
         self._models: dict[Role, Any] = {}
         self._step = 0
         self._tokens = 0
+        self._texts = PlainTexts(work, recipe_of(work.settings, folder).reward, self.model)
         self._before: Hook = _nothing
         self._after: After = _nothing
         self._trainers: dict[Part, Any] = {part: self._build(part, given) for part in PARTS[verb]}
@@ -261,73 +260,16 @@ class Peer:
             check_lengths(completion_ids, work.settings.completion_length)
             self._tokens += sum(map(len, completion_ids))
             said = [completion[0]["content"] for completion in completions]
-            score = self._score_judgements if role == "judge" else self._score_rubrics
+            score = self._texts.score_judgements if role == "judge" else self._texts.score_rubrics
             score([blocks[i] for i in number], said)
             return [r.total for group in work.drawn_rewards(role, self._step) for r in group]
 
         def write_rubrics() -> None:
             if role == "judge":
-                first = self._step * work.settings.prompts
-                self._write_rubrics(blocks[first : first + work.settings.prompts], texts[first:])
+                now = slice(self._step * work.settings.prompts, (self._step + 1) * work.settings.prompts)
+                self._texts.write_rubrics(blocks[now], texts[now])
 
         return self._trainer(role, Dataset.from_list(rows), reward, [self._timer(write_rubrics)])
-
-    def _write_rubrics(self, blocks: Sequence[PromptBlock], texts: Sequence[str]) -> None:
-        """One rubric per prompt by the rubric model; the judge's prompts made with them are those of the dataset."""
-        written = self._generate("rubric", [self.work.prompts.rubric_prompt(b.prompt) for b in blocks], sample=True)
-        for block, said, text in zip(blocks, written, texts, strict=False):
-            if self.work.judge_prompt(block, self._usable(block, said, 0)) != text:
-                raise AssertionError("A random model wrote a rubric that parses. Use another --seed.")
-
-    def _score_judgements(self, blocks: Sequence[PromptBlock], said: Sequence[str]) -> None:
-        settings = recipe_of(self.work.settings, self._folder).reward
-        for block, text in zip(blocks, said, strict=True):
-            rubric = self.work.rubric(block.prompt_id, 0)
-            judge_reward(parse_judgement(text, rubric), rubric, self.work.comparison(block), settings)
-
-    def _score_rubrics(self, blocks: Sequence[PromptBlock], said: Sequence[str]) -> None:
-        """Ask the judge greedily under each rubric, parse what it says and work out the reward."""
-        settings = recipe_of(self.work.settings, self._folder).reward
-        n = self.work.settings.num_generations
-        rubrics = [self._usable(b, text, i % n) for i, (b, text) in enumerate(zip(blocks, said, strict=True))]
-        asked = [self.work.judge_prompt(b, r) for b, r in zip(blocks, rubrics, strict=True)]
-        for block, rubric, text in zip(blocks, rubrics, self._generate("judge", asked, sample=False), strict=True):
-            verdict = (self.work.comparison(block), parse_judgement(text, rubric))
-            rubric_reward(rubric, [verdict], settings)
-
-    def _usable(self, block: PromptBlock, text: str, draw: int) -> Rubric:
-        parsed = parse_rubric(text)
-        return parsed if parsed.usable else self.work.rubric(block.prompt_id, draw)
-
-    def _generate(self, role: Role, texts: Sequence[str], sample: bool) -> list[str]:
-        """A plain batched, left-padded ``generate``."""
-        from transformers import GenerationConfig
-
-        tokenizer, model = self.work.tokenizer, self.model(role)
-        inputs = tokenizer.apply_chat_template(
-            [self.work.conversation(text) for text in texts],
-            add_generation_prompt=True,
-            padding=True,
-            padding_side="left",
-            return_tensors="pt",
-            return_dict=True,
-        ).to(model.device)
-        drawing = {"do_sample": True, "temperature": 1.0, "top_k": 0} if sample else {"do_sample": False}
-        config = GenerationConfig(
-            max_new_tokens=self.work.settings.completion_length,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            **drawing,
-        )
-        with _evaluating(model), torch.no_grad():
-            found = model.generate(
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], generation_config=config
-            )
-        ids = found[:, inputs["input_ids"].shape[1] :].tolist()
-        check_lengths(ids, self.work.settings.completion_length)
-        self._tokens += sum(map(len, ids))
-        texts_said: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return texts_said
 
     # --- timing -------------------------------------------------------------------------------------------------
 
@@ -344,7 +286,7 @@ class Peer:
 
             def on_step_begin(self, *_: Any, **__: Any) -> None:
                 """Start the clock."""
-                peer._tokens = 0
+                peer._tokens = peer._texts.tokens_written = 0
                 peer._before()
                 self.started = clock()
                 first()
@@ -353,17 +295,6 @@ class Peer:
                 """Stop it."""
                 seconds = clock() - self.started
                 peer._step += 1
-                peer._after(Run(seconds, peer._tokens))
+                peer._after(Run(seconds, peer._tokens + peer._texts.tokens_written))
 
         return Timer()
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Put a model into eval mode for a while."""
-    was = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was)
