@@ -64,7 +64,7 @@ def _title(result: Mapping[str, Any]) -> str:
     return (
         f"One {result['verb']}: P = {s['prompt_length']}, C = {s['completion_length']}, G = {s['num_generations']}, "
         f"width {s['width']} but for the one that varies\n{s['layers']} layers, {s['prompts']} prompts, {s['dtype']}, "
-        f"{s['device']}, {s['threads']} threads; median, whiskers from the fastest to the slowest of {s['runs']} runs"
+        f"{s['device']}, {s['threads']} thread(s); median, whiskers from the fastest to the slowest of {s['runs']} runs"
     )
 
 

@@ -234,7 +234,11 @@ class _Measurement:
 
 def measure_all(settings: BenchSettings, against: Against, memory: bool, say: Say) -> dict[str, Any]:
     """All verbs; the top-level ratio and sides are those of ``step``, the whole of the work."""
-    found: dict[str, Any] = {verb: measure(verb, settings, against, memory, say) for verb in VERBS}
+    found: dict[str, Any] = {}
+    for verb in VERBS:
+        found[verb] = measure(verb, settings, against, memory, say)
+        # What is found for the update holds for the updates of a step.
+        settings = replace(settings, peer_batch=found[verb]["settings"]["peer_batch"])
     step = found["step"]
     top = {key: step[key] for key in ("ratio", "steady", "ours", "theirs", "settings", "versions")}
     top["steady"] = all(result["steady"] for result in found.values())

@@ -83,8 +83,12 @@ def _title(result: Result) -> str:
     s = result["settings"]
     return (
         f"{result['verb']}: P = {s['prompt_length']}, C = {s['completion_length']}, G = {s['num_generations']}, "
-        f"{s['prompts']} prompts, {s['layers']} layers of width {s['width']}, {s['dtype']}, {s['threads']} threads"
+        f"{s['prompts']} prompts, {s['layers']} layers of width {s['width']}, {s['dtype']}, {_threads(s)}"
     )
+
+
+def _threads(settings: Mapping[str, Any]) -> str:
+    return f"{settings['threads']} thread{'' if settings['threads'] == 1 else 's'}"
 
 
 def _rows(result: Result) -> list[tuple[str, str, str, str]]:
@@ -93,30 +97,28 @@ def _rows(result: Result) -> list[tuple[str, str, str, str]]:
     def pair(label: str, value: Any, other: str = "") -> tuple[str, str, str, str]:
         return (label, value(ours), value(theirs) if theirs else "–", other)
 
-    ratio = "–"
+    ratio, span = "–", ""
     if theirs:
         pairs = result["ratio_pairs"]
-        ratio = f"{result['ratio']:.2f} (pairs {pairs['min']:.2f} to {pairs['max']:.2f})"
+        ratio, span = f"{result['ratio']:.2f}", f"{pairs['min']:.2f} to {pairs['max']:.2f}"
     rows = [
         pair("seconds, median", lambda side: f"{side['seconds']['median']:.3f}", ratio),
-        pair("min to max", lambda side: f"{side['seconds']['min']:.3f} to {side['seconds']['max']:.3f}"),
+        pair("fastest to slowest", lambda side: f"{side['seconds']['min']:.3f} to {side['seconds']['max']:.3f}", span),
         pair("tokens/s", lambda side: f"{side['tokens_per_second']:.0f}"),
     ]
     if ours["peak_memory_bytes"] is not None:
         other = f"{theirs['peak_memory_bytes'] / max(1, ours['peak_memory_bytes']):.2f}" if theirs else ""
         rows.append(pair("peak memory", lambda side: _mebibytes(side["peak_memory_bytes"]), other))
-        rows.append(pair("on top of", lambda side: _mebibytes(side["memory"]["before_bytes"])))
+        rows.append(pair("above these held", lambda side: _mebibytes(side["memory"]["before_bytes"])))
     t = result["tokens"]
-    rows.append(
-        ("tokens through the network", f"{t['shared']} shared", f"{t['separate']} separate", f"{t['ratio']:.2f}")
-    )
+    rows.append(("tokens computed", f"{t['shared']} shared", f"{t['separate']} separate", f"{t['ratio']:.2f}"))
     if result["agreement"]:
         a = result["agreement"]
         rows.append(
             ("first loss", f"{a['loss_ours']:.3e}", f"{a['loss_theirs']:.3e}", f"differ by {a['loss_difference']:.0e}")
         )
         norms = (f"{a['gradient_norm_ours']:.4f}", f"{a['gradient_norm_theirs']:.4f}")
-        rows.append(("first gradient norm", *norms, f"differ by {a['gradient_difference']:.0e} of it"))
+        rows.append(("its gradient norm", *norms, f"differ by {a['gradient_difference']:.0e}"))
     rows.append(("adapter switch", f"{result['switch_microseconds']:.0f} µs", "–", ""))
     return rows
 
