@@ -172,10 +172,34 @@ def test_a_step_writes_what_it_should_and_moves_each_adapter(folder: Path) -> No
     assert ours.model.fingerprint("rubric") != before["rubric"]
 
 
-def test_a_side_that_writes_another_number_of_tokens_is_refused() -> None:
+def test_a_side_that_reads_or_writes_another_number_of_tokens_is_refused() -> None:
     check_lengths([[1, 2], [3, 4]], 2)
     with pytest.raises(AssertionError, match=r"\[1\] tokens in place of 2"):
         check_lengths([[1, 2], [3]], 2)
+
+
+@pytest.mark.parametrize("rows", [6, 2, 1])
+def test_every_micro_batch_of_theirs_makes_our_update(rows: int, folder: Path) -> None:
+    from transformers import TrainerCallback
+
+    ours = Ours(Work(SMALL), folder, 1)
+    theirs = Peer(Work(replace(SMALL, peer_batch=rows)), folder, "update", 1, ours.given())
+    first = theirs.first_update()
+    norms = []
+
+    class Watch(TrainerCallback):  # type: ignore[misc]
+        """Keeps the norm of the accumulated gradient."""
+
+        def on_pre_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
+            grads = [p.grad for p in model.parameters() if p.grad is not None]
+            norms.append(float(torch.nn.utils.get_total_norm(grads)))
+
+    theirs._trainers["update"].add_callback(Watch())
+    theirs.drive("update", lambda: None, lambda _: None)
+    values = ours.update(ours.given()).values
+    assert values["grad_norm"] < 1  # TRL clips before the callback
+    assert first == pytest.approx((values["loss"], values["grad_norm"]), rel=1e-4, abs=1e-6)
+    assert norms == pytest.approx([values["grad_norm"]], rel=1e-4)
 
 
 def test_sides_that_compute_different_things_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +221,8 @@ def test_rubrics_that_do_not_parse_are_replaced_and_others_kept(ours: Ours) -> N
             group = ours.rollout()[0]
             texts = ("1. The response is short. [Principle]", "no rubric", "nor this")
             samples = tuple(replace(s, text=t) for s, t in zip(group.samples, texts, strict=True))
-            return [replace(group, example=replace(group.example, example_id=block.prompt_id), samples=samples)]
+            example = replace(group.example, example_id=block.prompt_id)
+            return [replace(group, example=example, prompt_ids=group.prompt_ids[:12], samples=samples)]
 
         def fingerprint(self, adapter: Any) -> str:
             return ""

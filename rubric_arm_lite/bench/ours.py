@@ -116,8 +116,11 @@ class FullLength:
         self.tokens_written = 0
 
     def sample(self, adapter: str | None, examples: Sequence[Example], sampling: Sampling) -> list[RolloutGroup]:
-        """As the model's, with every completion checked to have exactly ``max_tokens`` tokens."""
+        """As the model's, with every prompt and completion checked to have exactly its length."""
         groups = self._sampler.sample(adapter, examples, sampling)
+        s = self._work.settings
+        wanted = s.rubric_prompt_length if adapter == "rubric" else s.prompt_length
+        check_lengths([group.prompt_ids for group in groups], wanted)
         check_lengths([s.token_ids for group in groups for s in group.samples], sampling.max_tokens)
         self.tokens_written += sum(len(s.token_ids) for group in groups for s in group.samples)
         return [self._read(group, adapter == "rubric") for group in groups]
@@ -140,11 +143,11 @@ class FullLength:
         return self._sampler.prompt_tokens(prompt)
 
 
-def check_lengths(completions: Sequence[Sequence[int]], length: int) -> None:
-    """Refuse a run in which a side wrote another number of tokens than it was asked for."""
-    wrong = sorted({len(ids) for ids in completions if len(ids) != length})
+def check_lengths(sequences: Sequence[Sequence[int]], length: int) -> None:
+    """Refuse a run in which a side reads or writes another number of tokens than it was asked for."""
+    wrong = sorted({len(ids) for ids in sequences if len(ids) != length})
     if wrong:
-        raise AssertionError(f"Completions of {wrong} tokens in place of {length}: the sides do not do the same work.")
+        raise AssertionError(f"Sequences of {wrong} tokens in place of {length}: the sides do not do the same work.")
 
 
 class DrawnRewards:

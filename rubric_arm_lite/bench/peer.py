@@ -232,11 +232,11 @@ class Peer:
         return self._trainer("judge", self._conversations(), reward, [self._timer()], rollout)
 
     def first_update(self) -> tuple[float, float]:
-        """Loss and gradient norm of the first update, without the update."""
+        """Loss and gradient norm of the first update, all rows at once, without the update."""
         trainer = self._trainers["update"]
         trainer.model.train()
         inputs = trainer._generate_and_score_completions(self._rows_of_step())
-        trainer.current_gradient_accumulation_steps = 1
+        trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
         loss = trainer.compute_loss(trainer.model, inputs)
         loss.backward()
         squares = [p.grad.float().square().sum() for p in trainer.model.parameters() if p.grad is not None]
@@ -252,8 +252,11 @@ class Peer:
         blocks = work.blocks(self._steps)
         if role == "judge":
             texts = [work.judge_prompt(block, work.rubric(block.prompt_id, 0)) for block in blocks]
+            length = work.settings.prompt_length
         else:
             texts = [work.prompts.rubric_prompt(block.prompt) for block in blocks]
+            length = work.settings.rubric_prompt_length
+        check_lengths([work.encode(text) for text in texts], length)
         rows = [{"prompt": work.conversation(text), "number": i} for i, text in enumerate(texts)]
 
         def reward(completions: list[Any], completion_ids: list[list[int]], number: list[int], **_: Any) -> list[float]:
