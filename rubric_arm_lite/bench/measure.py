@@ -31,6 +31,8 @@ Say = Callable[[str], None]
 
 STEADY = 1.5
 """Largest slowest-to-fastest ratio of a side that still counts as steady."""
+CLEARLY = 1.25
+"""A micro-batch this much slower than the fastest ends the search for it; one run each is noisy."""
 TOLERANCE = {"cpu": 1e-4, "cuda": 1e-2}
 """Largest difference of the losses, and relative difference of the gradient norms: float32, and bfloat16."""
 
@@ -141,7 +143,7 @@ class _Measurement:
             self._find_batch(ours.work, peer)
 
     def _find_batch(self, work: Work, peer: Peer) -> None:
-        """Halve TRL's rows per pass from all of a step while an update gets faster by it."""
+        """Halve TRL's rows per pass from all of a step, while an update is not clearly slower than the fastest."""
         rows = self.settings.rows
         while True:
             self.say(f"TRL's micro-batch: {rows} rows")
@@ -149,7 +151,7 @@ class _Measurement:
             peer.drive("update", lambda: None, runs.append)
             self.tried[rows] = runs[0].seconds
             best = min(self.tried, key=lambda size: self.tried[size])
-            if best != rows or rows % 2:
+            if rows % 2 or self.tried[rows] > CLEARLY * self.tried[best]:
                 break
             rows //= 2
             peer = Peer(Work(replace(work.settings, peer_batch=rows)), self.folder, "update", 1)
