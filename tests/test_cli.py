@@ -39,7 +39,7 @@ def test_version_and_help_need_no_torch() -> None:
     code = "import sys; from rubric_arm_lite import cli; print('torch' in sys.modules, 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
-    for verb in ("run", "demo", "rubric", "judge", "evaluate", "report", "testbed", "show-recipe", "doctor"):
+    for verb in ("run", "demo", "rubric", "judge", "evaluate", "report", "testbed", "show-recipe", "doctor", "bench"):
         assert verb in call("--help").stdout
 
 

@@ -9,6 +9,7 @@ exact: tokens carry their own blanks and line breaks. Words it does not know bec
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,13 +76,13 @@ def words() -> list[str]:
     return [form for word in dict.fromkeys(plain) for form in (word, f" {word}")] + [".", ",", ":", "\n", " "]
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Make the tokenizer; the same vocabulary in the same order on every machine."""
+def build_tokenizer(more_words: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """Make the tokenizer; the same vocabulary in the same order on every machine, ``more_words`` at its end."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     fixed = fixed_parts()
-    vocabulary = dict.fromkeys([PAD, UNK, TURN_START, TURN_END, *fixed, *words()])
+    vocabulary = dict.fromkeys([PAD, UNK, TURN_START, TURN_END, *fixed, *words(), *more_words])
     tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token=UNK))
     literals = "|".join(_whole(part) for part in sorted(fixed, key=len, reverse=True))
     pattern = Regex(rf"{literals}|\n| ?[^\s.,:?\[\]]+| ?[.,:?\[\]]|\s")
