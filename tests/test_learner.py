@@ -11,8 +11,11 @@ import torch
 from rubric_arm_lite.advantages import GroupAdvantages, group_advantages
 from rubric_arm_lite.backends.base import Sampling
 from rubric_arm_lite.backends.transformers import TwoAdapterModel
+from rubric_arm_lite.batching import RowBatch
 from rubric_arm_lite.errors import CheckpointError, TrainingError
 from rubric_arm_lite.learner import Learner
+from rubric_arm_lite.losses import TokenScores
+from rubric_arm_lite.memory import CPU_CAP, saved_bytes
 from rubric_arm_lite.types import ROLES, Reward, Role, RolloutGroup
 from tests import tiny
 
@@ -304,6 +307,99 @@ def test_gradient_checkpointing_changes_nothing(kind: str, tiny_folder: tiny.Fol
         learner.update("judge", groups, tiny.spread(groups))
     for name, gradient in gradients(plain.model, "judge").items():
         torch.testing.assert_close(gradients(checkpointed.model, "judge")[name], gradient, atol=1e-5, rtol=1e-3)
+
+
+# --- memory -------------------------------------------------------------------------------------------------------
+
+
+def failing_above(limit: int, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException], first: int = 0) -> list[int]:
+    """Let scoring fail for batches of more than ``limit`` tokens, after ``first`` calls; returns the sizes asked for."""
+    sizes: list[int] = []
+    real = TwoAdapterModel.score
+
+    def score(self: TwoAdapterModel, model: Any, batch: RowBatch, *rest: Any) -> TokenScores:
+        assert batch.packed is not None
+        sizes.append(batch.packed.ids_1T.numel())
+        if len(sizes) > first and sizes[-1] > limit:
+            raise kind("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+        return real(self, model, batch, *rest)
+
+    monkeypatch.setattr(TwoAdapterModel, "score", score)
+    return sizes
+
+
+@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, RuntimeError])
+@pytest.mark.parametrize("first", [0, 3], ids=["at once", "in the second iteration"])
+def test_running_out_of_memory_costs_time_only(
+    kind: type[BaseException], first: int, tiny_folder: tiny.Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"num_iterations": 3, "micro_batch_tokens": 4096, "beta": 0.1}
+    calm, pressed = (learner_on(tiny_folder(), **settings) for _ in range(2))
+    groups = tiny.rollouts(calm.model)
+    expected = calm.update("judge", groups, tiny.spread(groups)).values
+    sizes = failing_above(120, monkeypatch, kind, first)
+    with pytest.warns(UserWarning, match="Memory ran out in an update of `judge`; it is done again with 2048 tokens"):
+        found = pressed.update("judge", groups, tiny.spread(groups)).values
+    assert max(sizes) > 120 >= sizes[-1]
+    assert found.pop("micro_batches") > expected.pop("micro_batches") == 1
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    for (name, one), (_, other) in zip(calm.model.parameters("judge"), pressed.model.parameters("judge"), strict=True):
+        torch.testing.assert_close(one, other, atol=2e-6, rtol=0, msg=name)
+
+
+def test_memory_too_small_for_one_row_is_an_error(tiny_folder: tiny.Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = learner_on(tiny_folder(), micro_batch_tokens=4096)
+    groups = tiny.rollouts(learner.model)
+    before = tiny.weights(learner.model, "judge")
+    failing_above(0, monkeypatch, torch.OutOfMemoryError)
+    with (
+        pytest.warns(UserWarning, match="Memory ran out"),
+        pytest.raises(
+            TrainingError, match=r"with a single row of \d+ tokens\. Set model\.gradient_checkpointing: true"
+        ),
+    ):
+        learner.update("judge", groups, tiny.spread(groups))
+    assert not tiny.changed(before, tiny.weights(learner.model, "judge"))
+
+
+def test_other_errors_are_not_taken_for_memory(tiny_folder: tiny.Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = learner_on(tiny_folder(), micro_batch_tokens=4096)
+    groups = tiny.rollouts(learner.model)
+
+    def score(*_: Any) -> TokenScores:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(TwoAdapterModel, "score", score)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        learner.update("judge", groups, tiny.spread(groups))
+
+
+def test_the_measured_budget_is_the_same_every_time_and_is_kept(tiny_folder: tiny.Folders, tmp_path: Path) -> None:
+    """Dropout included: measuring draws nothing from the numbers that training draws from."""
+    one, other = (learner_on(tiny_folder(), model={"lora": {"r": 4, "alpha": 8, "dropout": 0.2}}) for _ in range(2))
+    groups = tiny.rollouts(one.model)
+    assert one.recipe.judge.micro_batch_tokens == "auto"
+    for learner in (one, other):
+        torch.manual_seed(3)
+        learner.update("judge", groups, tiny.spread(groups))
+    assert one.budgets == other.budgets == {"judge": CPU_CAP}
+    fixed = learner_on(tiny_folder(), model={"lora": {"r": 4, "alpha": 8, "dropout": 0.2}}, micro_batch_tokens=CPU_CAP)
+    torch.manual_seed(3)
+    fixed.update("judge", groups, tiny.spread(groups))
+    assert not tiny.changed(tiny.weights(one.model, "judge"), tiny.weights(fixed.model, "judge"))
+    one.budgets["judge"] = 77
+    one.save_optimizers(tmp_path / "o")
+    other.load_optimizers(tmp_path / "o")
+    assert other.budgets["judge"] == 77, "a resumed run adds up its gradients in the same parts"
+
+
+def test_memory_saved_for_backward_is_counted() -> None:
+    layer = torch.nn.Linear(10, 20, bias=False)
+    inputs = torch.randn(7, 10, requires_grad=True)
+    with saved_bytes(layer) as total:
+        torch.nn.functional.silu(layer(inputs)).square().sum()
+    # The layer keeps its input (and its weight, which is the model's own); silu and square keep theirs.
+    assert total[0] == 4 * (7 * 10 + 7 * 20 + 7 * 20)
 
 
 def test_sharing_can_be_switched_off(tiny_folder: tiny.Folders) -> None:
