@@ -89,8 +89,9 @@ class _TreeAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: TreeLayout, scale: float) -> Tensor:
         heads, tokens = query.shape[1:3]
-        out = torch.empty((1, heads, tokens, value.shape[-1]), dtype=torch.float32, device=query.device)
-        lse = torch.empty((1, heads, tokens), dtype=torch.float32, device=query.device)
+        wide = _wide(query)
+        out = torch.empty((1, heads, tokens, value.shape[-1]), dtype=wide, device=query.device)
+        lse = torch.empty((1, heads, tokens), dtype=wide, device=query.device)
         for batch in layout.selves:
             part, part_lse = _attend(_own(query, batch), _own(key, batch), _own(value, batch), True, scale)
             if batch.places_BL is None:
@@ -98,7 +99,7 @@ class _TreeAttention(torch.autograd.Function):
                 lse[:, :, batch.start : batch.stop] = part_lse
             else:
                 places, real = batch.places_BL[batch.real_BL], batch.real_BL
-                out[0].index_copy_(1, places, part.transpose(1, 2)[real].transpose(0, 1).float())
+                out[0].index_copy_(1, places, part.transpose(1, 2)[real].transpose(0, 1).to(wide))
                 lse[0].index_copy_(1, places, part_lse.transpose(1, 2)[real].transpose(0, 1))
         groups = heads // key.shape[1]
         for node in layout.parents:
@@ -106,7 +107,7 @@ class _TreeAttention(torch.autograd.Function):
             part, part_lse = _attend(
                 _fold(query[:, :, below], groups), key[:, :, above], value[:, :, above], False, scale
             )
-            part, part_lse = _unfold(part, groups).float(), part_lse.reshape(1, heads, -1)
+            part, part_lse = _unfold(part, groups).to(wide), part_lse.reshape(1, heads, -1)
             merged = torch.logaddexp(lse[:, :, below], part_lse)
             out[:, :, below] *= (lse[:, :, below] - merged).exp()[..., None]
             out[:, :, below] += part * (part_lse - merged).exp()[..., None]
@@ -121,7 +122,8 @@ class _TreeAttention(torch.autograd.Function):
         query, key, value, out, lse = ctx.saved_tensors
         layout, scale = ctx.layout, ctx.scale
         gradient = gradients[0].to(query.dtype)
-        grads = [torch.zeros(t.shape, dtype=torch.float32, device=t.device) for t in (query, key, value)]
+        wide = _wide(query)
+        grads = [torch.zeros(t.shape, dtype=wide, device=t.device) for t in (query, key, value)]
         for batch in layout.selves:
             own_grad, own_query, own_key, own_value, own_out = (
                 _own(t, batch) for t in (gradient, query, key, value, out)
@@ -139,7 +141,7 @@ class _TreeAttention(torch.autograd.Function):
                 found = _attend_backward(own_grad, own_query, own_key, own_value, own_out, part_lse, True, scale)
                 places = batch.places_BL[real]
                 for total, part in zip(grads, found, strict=True):
-                    total[0].index_add_(1, places, part.transpose(1, 2)[real].transpose(0, 1).float())
+                    total[0].index_add_(1, places, part.transpose(1, 2)[real].transpose(0, 1).to(wide))
         groups = query.shape[1] // key.shape[1]
         for node in layout.parents:
             below, above = slice(node.stop, node.subtree), slice(node.start, node.stop)
@@ -153,6 +155,11 @@ class _TreeAttention(torch.autograd.Function):
             grads[2][:, :, above] += found[2]
         dq, dk, dv = (g.to(t.dtype) for g, t in zip(grads, (query, key, value), strict=True))
         return dq, dk, dv, None, None
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    """The dtype to add up in: float32 at least."""
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _own(tensor: Tensor, batch: SelfBatch) -> Tensor:
@@ -177,10 +184,15 @@ def _unfold(tensor: Tensor, groups: int) -> Tensor:
 # --- kernels ------------------------------------------------------------------------------------------------------
 
 
+def _kernel(device: torch.device) -> str:
+    """Whose fused kernels to use: ``cpu``, ``cuda``, or another name for plain operations."""
+    return device.type
+
+
 def _attend(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
     """Attention and the log-sum-exp of its scores, (B, H, n, D) and (B, H, n) in float32."""
     key, value = _per_head(query, key), _per_head(query, value)
-    match query.device.type:
+    match _kernel(query.device):
         case "cpu":
             cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
             out, lse = cpu(query, key, value, 0.0, causal, scale=scale)
@@ -190,7 +202,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: floa
             lse = lse[..., : query.shape[2]]
         case _:
             out, lse = attend_plainly(query, key, value, causal, scale)
-    return out, lse.float()
+    return out, lse.to(_wide(query))
 
 
 def attend_one_way(
@@ -202,11 +214,11 @@ def attend_one_way(
         query: shape (B, K, n, D), the heads that share a key head folded into n.
         bias: added to the scores, broadcastable to (B, K, n, keys).
     """
-    if query.device.type == "cpu":
+    if _kernel(query.device) == "cpu":
         cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         out, lse = cpu(query, key, value, 0.0, False, attn_mask=bias, scale=scale)
         return out, lse
-    scores = (query @ key.mT).float() * scale
+    scores = (query @ key.mT).to(_wide(query)) * scale
     if bias is not None:
         scores = scores + bias
     lse = torch.logsumexp(scores, dim=-1)
@@ -226,7 +238,7 @@ def _attend_backward(
     """Gradients of query, key and value, where ``out`` and ``lse`` may include scores of other rectangles."""
     groups = query.shape[1] // key.shape[1]
     key, value = _per_head(query, key), _per_head(query, value)
-    match query.device.type:
+    match _kernel(query.device):
         case "cpu":
             cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
             dq, dk, dv = cpu(gradient.contiguous(), query, key, value, out, lse.contiguous(), 0.0, causal, scale=scale)
@@ -270,14 +282,15 @@ def attend_plainly_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients in plain operations."""
     weights = (_scores(query, key, causal, scale) - lse[..., None]).exp()
-    slope = weights * (gradient.float() @ value.float().mT - (gradient.float() * out.float()).sum(-1, keepdim=True))
-    dq = slope @ key.float() * scale
-    dk = slope.mT @ query.float() * scale
-    return dq.to(query.dtype), dk.to(key.dtype), (weights.mT @ gradient.float()).to(value.dtype)
+    gradient, out, *inputs = (t.to(_wide(query)) for t in (gradient, out, query, key, value))
+    slope = weights * (gradient @ inputs[2].mT - (gradient * out).sum(-1, keepdim=True))
+    found = (slope @ inputs[1] * scale, slope.mT @ inputs[0] * scale, weights.mT @ gradient)
+    dq, dk, dv = (grad.to(t.dtype) for grad, t in zip(found, (query, key, value), strict=True))
+    return dq, dk, dv
 
 
 def _scores(query: Tensor, key: Tensor, causal: bool, scale: float) -> Tensor:
-    scores = (query.float() @ key.float().mT) * scale
+    scores = (query.to(_wide(query)) @ key.to(_wide(query)).mT) * scale
     if causal:
         hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(hidden, float("-inf"))

@@ -247,7 +247,7 @@ def test_an_update_too_small_for_bfloat16_is_an_error(tiny_folder: tiny.Folders)
 def test_nothing_trainable_is_an_error(tiny_folder: tiny.Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     learner = learner_on(tiny_folder())
     groups = tiny.rollouts(learner.model)
-    monkeypatch.setattr(type(learner.model.model), "set_adapter", lambda self, *args, **kwargs: None)
+    monkeypatch.setattr(torch.nn.Parameter, "requires_grad_", lambda self, flag=True: self)
     with pytest.raises(TrainingError, match="No parameter of the adapter `judge` is trainable"):
         learner.update("judge", groups, tiny.spread(groups))
 
@@ -313,7 +313,7 @@ def test_gradient_checkpointing_changes_nothing(kind: str, tiny_folder: tiny.Fol
 
 
 def failing_above(limit: int, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException], first: int = 0) -> list[int]:
-    """Let scoring fail for batches of more than ``limit`` tokens, after ``first`` calls; returns the sizes asked for."""
+    """Let scoring fail above ``limit`` tokens, after ``first`` calls; returns the sizes asked for."""
     sizes: list[int] = []
     real = TwoAdapterModel.score
 

@@ -22,8 +22,11 @@ from rubric_arm_lite.prefix_tree import build_tree
 
 COMPACT_BELOW = 0.7
 """Finished rows are dropped from the batch when the share of running ones falls below this."""
-ASK_EVERY = 8
-"""Tokens between two looks at which rows have ended, on a device where looking waits for it."""
+
+
+def ask_every(device: torch.device) -> int:
+    """Tokens between two looks at which rows have ended: looking waits for a GPU, and costs nothing on a CPU."""
+    return 1 if device.type == "cpu" else 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +254,7 @@ def _decode(
     """The loop. On a GPU it asks only every few tokens whether rows have ended, since asking waits for the device."""
     device = logits.device
     rows = len(logits)
-    every = 1 if device.type == "cpu" else ASK_EVERY
+    every = ask_every(device)
     ends = torch.tensor(sorted(end_ids), device=device, dtype=torch.long)
     tokens = torch.zeros((rows, sampling.max_tokens), dtype=torch.long, device=device)
     logprobs = torch.zeros((rows, sampling.max_tokens), device=device)
