@@ -10,6 +10,7 @@ Shape letters: H query heads, K key heads, T packed tokens, D head size, B nodes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rubric_arm_lite.prefix_tree import Node
+from rubric_arm_lite.prefix_tree import Node, build_tree
 
 LONG = 128
 """Nodes up to this length are attended to in padded batches, longer ones alone and without a copy."""
@@ -179,6 +180,37 @@ def _unfold(tensor: Tensor, groups: int) -> Tensor:
     """The inverse of :func:`_fold`."""
     _, heads, tokens, size = tensor.shape
     return tensor.reshape(1, heads * groups, tokens // groups, size)
+
+
+def kernel_error(device: torch.device, dtype: torch.dtype) -> float:
+    """Largest relative error of this device's kernels on a small tree, output and gradients, against plain operations.
+
+    A check at load time; infinite if a kernel refuses or gives no numbers.
+    """
+    tree = build_tree([(1,) * 40 + (i,) * n for i, n in ((2, 3), (3, 150), (4, 9))])
+    layout = tree_layout(tree.nodes, device)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randn((1, heads, len(tree.tokens), 32), generator=generator) for heads in (4, 2, 2, 4)]
+    *inputs, slope = (tensor.to(device, dtype) for tensor in drawn)
+    inputs = [tensor.requires_grad_() for tensor in inputs]
+    try:
+        out = tree_attention(inputs[0], inputs[1], inputs[2], layout, 0.2)
+        found = [out, *torch.autograd.grad(out, inputs, slope)]
+    except RuntimeError:
+        return float("inf")
+    exact = [tensor.detach().float().requires_grad_() for tensor in inputs]
+    keys, values = (tensor.repeat_interleave(2, dim=1) for tensor in exact[1:])
+    seen = torch.zeros((len(tree.tokens),) * 2, dtype=torch.bool, device=device)
+    for node in tree.nodes:
+        seen[node.start : node.stop, node.start : node.stop] = True
+        seen[node.stop : node.subtree, node.start : node.stop] = True
+    seen = seen.tril()
+    weights = torch.softmax((exact[0] @ keys.mT * 0.2).masked_fill(~seen, float("-inf")), dim=-1)
+    expected = [weights @ values, *torch.autograd.grad(weights @ values, exact, slope.float(), retain_graph=True)]
+    worst = max(
+        float((one.float() - other).abs().max() / other.abs().max()) for one, other in zip(found, expected, strict=True)
+    )
+    return worst if math.isfinite(worst) else float("inf")
 
 
 # --- kernels ------------------------------------------------------------------------------------------------------

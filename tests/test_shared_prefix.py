@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from rubric_arm_lite import tree_attention
 from rubric_arm_lite.backends import generation, shared_prefix
 from rubric_arm_lite.backends.base import Sampling
 from rubric_arm_lite.backends.generation import batches, generate
@@ -153,6 +154,28 @@ def test_a_model_that_sharing_changes_falls_back_and_says_so(
         model = load_model(tiny.settings(tiny_folder()), 0)
     assert model.layout == "expanded"
     assert len(tiny.rollouts(model)) == len(tiny.PROMPTS)
+
+
+@pytest.mark.parametrize("broken", ["values", "nan", "raises", "gradients"])
+def test_every_kind_of_failure_falls_back(
+    broken: str, tiny_folder: tiny.Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that is wrong, gives no numbers, refuses, or is wrong in backward alone."""
+    real, real_backward = tree_attention._attend, tree_attention._attend_backward
+
+    def attend(*inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        if broken == "raises":
+            raise RuntimeError("no kernel for this device")
+        out, lse = real(*inputs)
+        return out * {"values": 1.5, "nan": float("nan")}.get(broken, 1.0), lse
+
+    def backward(*inputs: Any) -> tuple[torch.Tensor, ...]:
+        return tuple(g * (2.0 if broken == "gradients" else 1.0) for g in real_backward(*inputs))
+
+    monkeypatch.setattr(tree_attention, "_attend", attend)
+    monkeypatch.setattr(tree_attention, "_attend_backward", backward)
+    with pytest.warns(UserWarning, match="Shared prefixes change the results"):
+        assert load_model(tiny.settings(tiny_folder()), 0).layout == "expanded"
 
 
 # --- memory -------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from rubric_arm_lite.tree_attention import (
     attend_one_way,
     attend_plainly,
     attend_plainly_backward,
+    kernel_error,
     tree_attention,
     tree_layout,
 )
@@ -124,3 +125,14 @@ def test_one_way_attention_with_hidden_columns(plain: bool, monkeypatch: pytest.
         scores = query @ key.mT * 0.3 + (0 if given is None else given)
         torch.testing.assert_close(out, torch.softmax(scores, -1) @ value, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(lse.float(), torch.logsumexp(scores, -1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+def test_this_machines_kernels_pass_their_own_check(dtype: torch.dtype, tolerance: float) -> None:
+    assert kernel_error(CPU, dtype) < tolerance
+
+
+def test_the_check_of_kernels_sees_a_wrong_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = module._attend_backward
+    monkeypatch.setattr(module, "_attend_backward", lambda *a: (lambda q, k, v: (q, k * 1.1, v))(*real(*a)))
+    assert kernel_error(CPU, torch.float32) > 0.01

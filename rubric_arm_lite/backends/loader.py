@@ -14,6 +14,7 @@ from rubric_arm_lite.backends.transformers import TwoAdapterModel, new_adapters
 from rubric_arm_lite.config import ModelSettings
 from rubric_arm_lite.errors import BackendError
 from rubric_arm_lite.testbed import base_folder
+from rubric_arm_lite.tree_attention import kernel_error
 
 _PROBE = "Write a note about rivers."
 SHARING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
@@ -167,7 +168,7 @@ def _load_base(name: str, settings: ModelSettings) -> Any:
     if settings.shared_prefix and sees_everything(base):
         register()
         base.set_attn_implementation(NAME)
-        difference = sharing_error(base)
+        difference = max(sharing_error(base), kernel_error(base.device, base.dtype))
         if difference > SHARING_TOLERANCE[base.dtype]:
             warnings.warn(
                 f"Shared prefixes change the results of `{name}` on this machine (relative difference "

@@ -297,8 +297,8 @@ def prefill(decoder: Any, prompts: Sequence[Sequence[int]], prompt_of_R: Sequenc
 def sharing_error(base: Any) -> float:
     """Largest relative difference of the hidden states of a few short sequences, packed against one by one.
 
-    A check at load time, on the model and device themselves: an architecture or kernel that shared prefixes do not
-    cover shows here.
+    A check at load time, on the model and device themselves: an architecture that shared prefixes do not cover shows
+    here. Infinite if the model does not pass on what the attention is told, or gives no numbers.
     """
     vocabulary = base.get_input_embeddings().weight.shape[0]
     generator = torch.Generator().manual_seed(0)
@@ -307,10 +307,13 @@ def sharing_error(base: Any) -> float:
     tree = build_tree(sequences, min_saved=1)
     decoder = base.get_decoder()
     ids, positions = (torch.tensor([t], device=base.device) for t in (tree.tokens, tree.positions))
-    packed = forward(decoder, ids, positions, PackedPass(tree_layout(tree.nodes, base.device)))[0].float()
+    try:
+        packed = forward(decoder, ids, positions, PackedPass(tree_layout(tree.nodes, base.device)))[0].float()
+    except (TypeError, RuntimeError):
+        return float("inf")
     worst = 0.0
     for i, sequence in enumerate(sequences):
         alone = decoder(input_ids=torch.tensor([sequence], device=base.device), use_cache=False).last_hidden_state[0]
         gap = (packed[tree.places(i)] - alone.float()).abs().max() / alone.float().abs().max()
-        worst = max(worst, float(gap))
+        worst = max(worst, float(gap)) if bool(torch.isfinite(gap)) else float("inf")
     return worst
