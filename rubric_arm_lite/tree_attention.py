@@ -208,7 +208,8 @@ def kernel_error(device: torch.device, dtype: torch.dtype) -> float:
     weights = torch.softmax((exact[0] @ keys.mT * 0.2).masked_fill(~seen, float("-inf")), dim=-1)
     expected = [weights @ values, *torch.autograd.grad(weights @ values, exact, slope.float(), retain_graph=True)]
     worst = max(
-        float((one.float() - other).abs().max() / other.abs().max()) for one, other in zip(found, expected, strict=True)
+        float(((one.float() - other).abs().max() / other.abs().max()).detach())
+        for one, other in zip(found, expected, strict=True)
     )
     return worst if math.isfinite(worst) else float("inf")
 
