@@ -12,6 +12,7 @@ real completion tokens of all rows.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -19,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rubric_arm_lite.prefix_tree import build_tree
+from rubric_arm_lite.prefix_tree import MIN_SAVED, build_tree
 from rubric_arm_lite.tree_attention import TreeLayout, tree_layout
 from rubric_arm_lite.types import RolloutGroup
 
@@ -197,11 +198,12 @@ def micro_batches(rows: Sequence[Row], budget: int, layout: Layout) -> Iterator[
 def count_tokens(rows: Sequence[Row], layout: Layout) -> int:
     """Tokens that go through the network for these rows, padding included where the layout has any.
 
-    In the packed layout an estimate: prefixes that different prompts share are counted for each, and prompts too
-    short to be worth sharing (:data:`~rubric_arm_lite.prefix_tree.MIN_SAVED`) are counted once.
+    In the packed layout an upper bound: prefixes that different prompts share are counted for each, and of a prompt
+    up to :data:`~rubric_arm_lite.prefix_tree.MIN_SAVED` tokens may be repeated, since sharing them would not pay.
     """
-    prompts = {row.prompt_ids for row in rows}
+    prompts = Counter(row.prompt_ids for row in rows)
     if layout == "packed":
-        return sum(map(len, prompts)) + sum(len(row.token_ids) for row in rows)
+        repeated = sum(min(MIN_SAVED - 1, len(ids) * (count - 1)) for ids, count in prompts.items())
+        return sum(map(len, prompts)) + repeated + sum(len(row.token_ids) for row in rows)
     copies = len(prompts) if layout == "expanded" else len(rows)
     return copies * max(len(r.prompt_ids) for r in rows) + len(rows) * max(len(r.token_ids) for r in rows)

@@ -45,8 +45,6 @@ FLOORS: dict[int, tuple[str, ...]] = {
 FIRST_TORCH_FLOOR = 3
 HEAVY = {"torch", "transformers", "peft", "trl", "bitsandbytes", "unsloth", "vllm", "accelerate", "datasets"}
 BACKENDS_ONLY = {"unsloth", "vllm", "bitsandbytes", "peft"}
-PEER = "bench.peer"
-"""Builds a trainer's model as its users do, with their libraries."""
 ALWAYS_LAZY = {"unsloth", "vllm", "bitsandbytes"}
 LABEL_READERS = {"types", "rewards"}
 
@@ -148,8 +146,7 @@ def test_heavy_libraries_stay_in_their_rooms(name: str) -> None:
         if library in HEAVY - {"datasets"} and floor < FIRST_TORCH_FLOOR:
             assert name.startswith("testbed."), f"{where}, and is not of the testbed"
         if library in BACKENDS_ONLY:
-            allowed = name.startswith("backends.") or (name == PEER and library == "peft")
-            assert allowed, f"{where}, which only backends may"
+            assert name.startswith("backends."), f"{where}, which only backends may"
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -235,17 +235,23 @@ def _with_logprobs(groups: list[RolloutGroup], old: Tensor) -> list[RolloutGroup
 
 @pytest.mark.parametrize("loss_type", ["grpo", "dapo", "dr_grpo"])
 def test_trained_adapter_equals_trl(loss_type: str, tiny_folder: tiny.Folders, tmp_path: Path) -> None:
-    """Two inner iterations, gradient clipping and AdamW included: the trained weights agree."""
+    """Two inner iterations, gradient clipping and AdamW included: the trained weights agree.
+
+    The old log-probs are as sampled, to within rounding (checked by ``_with_logprobs``). That rounding is taken out,
+    because AdamW divides small gradients by their own size and so magnifies it a hundredfold.
+    """
     from tests.trl_oracle import Oracle
 
     case = {"loss_type": loss_type, "beta": 0.05, "num_iterations": 2, "max_grad_norm": 0.5, "weight_decay": 0.01}
     learner, _ = our_side(tiny_folder(), case)
-    groups = tiny.rollouts(learner.model, "judge", tokens=16)  # as sampled, so that our log-probs are the old ones
+    groups = tiny.rollouts(learner.model, "judge", tokens=16)
     before = tiny.weights(learner.model, "judge")
-    theirs = Oracle(learner.model, learner.recipe.judge, groups, REWARDS, "judge", tmp_path).train()
+    oracle = Oracle(learner.model, learner.recipe.judge, groups, REWARDS, "judge", tmp_path)
+    groups = _with_logprobs(groups, oracle.inputs()["old_per_token_logps"])
+    theirs = oracle.train()
     learner.update("judge", groups, [group_advantages([Reward(r) for r in row]) for row in REWARDS])
     for name, parameter in learner.model.parameters("judge"):
         moved = (parameter - before[name]).abs().max().item()
         difference = (parameter - theirs[name.replace(".judge.", ".default.")]).abs().max().item()
         assert moved > 1e-3
-        assert difference < 2e-3 * moved, name
+        assert difference < 1e-3 * moved, name

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from rubric_arm_lite.backends.transformers import TwoAdapterModel
+from rubric_arm_lite.bench.peer import trl_arguments
 from rubric_arm_lite.config import GRPOSettings
 from rubric_arm_lite.types import RolloutGroup
 
@@ -45,7 +46,6 @@ class Oracle:
         self.model = get_peft_model(base, config)
         # TRL makes its reference a copy of `default` as it is now; the policy's weights come after that.
         self.copy(ours, f"{adapter}_ref" if settings.beta else adapter)
-        n = settings.num_generations
         self.trainer = GRPOTrainer(
             model=self.model,
             reward_funcs=self._reward,
@@ -60,25 +60,9 @@ class Oracle:
                 gradient_checkpointing=False,
                 per_device_train_batch_size=len(self._rows),
                 steps_per_generation=1,
-                num_generations=n,
-                max_completion_length=settings.max_completion_length,
                 max_steps=settings.num_iterations,
-                num_iterations=settings.num_iterations,
-                learning_rate=settings.learning_rate,
                 lr_scheduler_type="constant",
-                weight_decay=settings.weight_decay,
-                adam_beta1=settings.adam_beta1,
-                adam_beta2=settings.adam_beta2,
-                max_grad_norm=settings.max_grad_norm,
-                temperature=settings.temperature,
-                epsilon=settings.epsilon,
-                epsilon_high=settings.epsilon_high,
-                beta=settings.beta,
-                loss_type=settings.loss_type,
-                scale_rewards=settings.scale_rewards,
-                entropy_coef=settings.entropy_coef,
-                mask_truncated_completions=settings.mask_truncated_completions,
-                use_bias_correction_kl=False,  # plain k3, as in the paper; TRL multiplies it by the ratio by default
+                **trl_arguments(settings),
             ),
             train_dataset=Dataset.from_dict({"prompt": [f"prompt {i}" for i in range(len(groups))]}),
             processing_class=ours.tokenizer,

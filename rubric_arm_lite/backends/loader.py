@@ -55,6 +55,14 @@ def load_model(settings: ModelSettings, seed: int) -> TwoAdapterModel:
     return TwoAdapterModel(model, tokenizer, settings)
 
 
+def load_for_trainer(settings: ModelSettings, adapter: Path) -> Any:
+    """The base with one saved adapter, trainable, under the only name that other trainers know: ``default``."""
+    from peft import PeftModel
+
+    base = _load_base(settings.base, settings.model_copy(update={"shared_prefix": False}))
+    return PeftModel.from_pretrained(base, adapter, is_trainable=True)
+
+
 def choose_dtype(settings: ModelSettings) -> torch.dtype:
     """The recipe's dtype; ``auto`` is float32 on a CPU, bfloat16 where the card has it, else float16."""
     match settings.dtype:

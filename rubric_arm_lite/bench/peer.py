@@ -20,14 +20,36 @@ from typing import Any
 
 import torch
 
+from rubric_arm_lite.backends.loader import load_for_trainer
 from rubric_arm_lite.bench.ours import MOVE, Run, check_lengths, clock, recipe_of
 from rubric_arm_lite.bench.peer_texts import PlainTexts
-from rubric_arm_lite.bench.work import BETA, LEARNING_RATE, PARTS, Part, Verb, Work, nudge
+from rubric_arm_lite.bench.work import PARTS, Part, Verb, Work, nudge
+from rubric_arm_lite.config import GRPOSettings
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.types import Role, RolloutGroup
 
 BROKEN = "1.15.0"
 """A TRL whose GRPO needs triton and fails on a CPU without it."""
+
+SAME_NAMES = (
+    "num_generations",
+    "max_completion_length",
+    "num_iterations",
+    "learning_rate",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "max_grad_norm",
+    "temperature",
+    "epsilon",
+    "epsilon_high",
+    "beta",
+    "loss_type",
+    "scale_rewards",
+    "entropy_coef",
+    "mask_truncated_completions",
+)
+"""Fields of ours that mean the same in TRL."""
 
 Hook = Callable[[], None]
 After = Callable[[Run], None]
@@ -51,6 +73,13 @@ def check_trl() -> str:
             "use --against none."
         )
     return version
+
+
+def trl_arguments(settings: GRPOSettings) -> dict[str, Any]:
+    """What ``GRPOConfig`` and our settings call by the same name, and TRL's k3 made the paper's."""
+    shared = {name: getattr(settings, name) for name in SAME_NAMES}
+    # TRL multiplies k3 by the ratio by default.
+    return {**shared, "use_bias_correction_kl": False}
 
 
 def _nothing(*_: object) -> None:
@@ -123,17 +152,8 @@ class Peer:
     def model(self, role: Role) -> Any:
         """The base with the role's warm-up adapter as ``default``, loaded once per role."""
         if role not in self._models:
-            from peft import PeftModel
-            from transformers import AutoModelForCausalLM
-
-            from rubric_arm_lite.backends.loader import choose_dtype
-
             settings = recipe_of(self.work.settings, self._folder).model
-            options: dict[str, Any] = {"dtype": choose_dtype(settings), "attn_implementation": settings.attention}
-            if torch.cuda.is_available():
-                options["device_map"] = {"": torch.cuda.current_device()}
-            base = AutoModelForCausalLM.from_pretrained(self._folder, **options)
-            self._models[role] = PeftModel.from_pretrained(base, self._folder / role, is_trainable=True)
+            self._models[role] = load_for_trainer(settings, self._folder / role)
         return self._models[role]
 
     def _trainer(
@@ -173,23 +193,10 @@ class Peer:
             gradient_checkpointing=s.gradient_checkpointing,
             per_device_train_batch_size=s.peer_batch or s.rows,
             gradient_accumulation_steps=s.rows // (s.peer_batch or s.rows),
-            num_generations=s.num_generations,
-            max_completion_length=s.completion_length,
             max_steps=self._steps,
-            learning_rate=LEARNING_RATE,
             lr_scheduler_type="constant",
-            weight_decay=settings.weight_decay,
-            adam_beta1=settings.adam_beta1,
-            adam_beta2=settings.adam_beta2,
-            max_grad_norm=settings.max_grad_norm,
-            temperature=settings.temperature,
-            epsilon=settings.epsilon,
-            epsilon_high=settings.epsilon_high,
-            beta=BETA,
-            loss_type=settings.loss_type,
-            scale_rewards=settings.scale_rewards,
+            **trl_arguments(settings),
             shuffle_dataset=False,
-            use_bias_correction_kl=False,  # plain k3, as in the paper; TRL multiplies it by the ratio by default
         )
 
     def _conversations(self) -> Any:
