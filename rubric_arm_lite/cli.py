@@ -17,7 +17,6 @@ from rubric_arm_lite import __version__
 from rubric_arm_lite.errors import RubricArmError
 
 if TYPE_CHECKING:
-    from rubric_arm_lite.bench.work import Verb
     from rubric_arm_lite.config import Recipe
     from rubric_arm_lite.reward_model import RubricRewardModel, Verdict
 
@@ -30,10 +29,6 @@ app = typer.Typer(
 )
 testbed_app = typer.Typer(help="The embedded preference world and its tiny base.", no_args_is_help=True)
 app.add_typer(testbed_app, name="testbed")
-bench_app = typer.Typer(
-    help="Time our engine against a stock trainer on the same work; without a verb all three at the default size."
-)
-app.add_typer(bench_app, name="bench")
 
 _out = Console(soft_wrap=True)
 _err = Console(stderr=True, soft_wrap=True)
@@ -46,6 +41,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on sta
 RunArgument = Annotated[Path, typer.Argument(help="A run directory.")]
 StateOption = Annotated[str, typer.Option(help="Which adapters: final, warm-up or latest.")]
 
+VerbArgument = Annotated[str | None, typer.Argument(help="rollout, update or step; all of them if left out.")]
 AgainstOption = Annotated[str, typer.Option(help="trl, or none for our side alone.")]
 PromptLengthOption = Annotated[int, typer.Option(help="Tokens of the judge's prompt; the generator's has a quarter.")]
 CompletionLengthOption = Annotated[int, typer.Option(help="Tokens of every completion.")]
@@ -241,30 +237,9 @@ def doctor(as_json: JsonOption = False) -> None:
         show(found, _out)
 
 
-@bench_app.callback(invoke_without_command=True)
+@app.command()
 def bench(
-    context: typer.Context,
-    against: AgainstOption = "trl",
-    runs: RunsOption = 5,
-    threads: ThreadsOption = None,
-    memory: MemoryOption = True,
-    seed: SeedOption = 0,
-    as_json: JsonOption = False,
-    output: OutputOption = None,
-) -> None:
-    """Without a verb: rollout, update and step at P = 512, C = 64, G = 8, 4 layers of width 256."""
-    if context.invoked_subcommand is None:
-        settings = {"runs": runs, "threads": threads, "seed": seed}
-        _bench(None, settings, against, memory, as_json, output, sweep=False, axes=None)
-    elif any(value is not None for value in (threads, output)) or as_json or not memory or against != "trl":
-        from rubric_arm_lite.errors import ConfigError
-
-        verb = context.invoked_subcommand
-        raise ConfigError(f"Options of bench stand behind its verb. Write rubric-arm bench {verb} --json, for example.")
-
-
-@bench_app.command("rollout")
-def bench_rollout(
+    verb: VerbArgument = None,
     against: AgainstOption = "trl",
     prompt_length: PromptLengthOption = 512,
     completion_length: CompletionLengthOption = 64,
@@ -284,100 +259,45 @@ def bench_rollout(
     as_json: JsonOption = False,
     output: OutputOption = None,
 ) -> None:
-    """Sample G completions for each prompt."""
-    settings = {
-        "prompt_length": prompt_length,
-        "completion_length": completion_length,
-        "num_generations": num_generations,
-        "width": width,
-        "layers": layers,
-        "prompts": prompts,
-        "runs": runs,
-        "threads": threads,
-        "vocabulary": vocabulary,
-        "peer_batch": peer_batch,
-        "gradient_checkpointing": gradient_checkpointing,
-        "seed": seed,
-    }
-    _bench("rollout", settings, against, memory, as_json, output, sweep, axis)
+    """Time our engine beside stock TRL on the same work; without a verb: rollout, update and step."""
+    _quiet_libraries()
+    from rubric_arm_lite.bench.measure import check_against, check_verb, measure, measure_all
+    from rubric_arm_lite.bench.show import show, write
+    from rubric_arm_lite.bench.sweep import check_axes, measure_sweep
+    from rubric_arm_lite.bench.work import BenchSettings, Work
 
-
-@bench_app.command("update")
-def bench_update(
-    against: AgainstOption = "trl",
-    prompt_length: PromptLengthOption = 512,
-    completion_length: CompletionLengthOption = 64,
-    num_generations: GroupOption = 8,
-    width: WidthOption = 256,
-    layers: LayersOption = 4,
-    prompts: PromptsOption = 2,
-    runs: RunsOption = 5,
-    threads: ThreadsOption = None,
-    vocabulary: VocabularyOption = 2048,
-    peer_batch: PeerBatchOption = None,
-    gradient_checkpointing: CheckpointingOption = False,
-    seed: SeedOption = 0,
-    memory: MemoryOption = True,
-    sweep: SweepOption = False,
-    axis: AxisOption = None,
-    as_json: JsonOption = False,
-    output: OutputOption = None,
-) -> None:
-    """One optimizer step on given rollouts, reference log-probs included."""
-    settings = {
-        "prompt_length": prompt_length,
-        "completion_length": completion_length,
-        "num_generations": num_generations,
-        "width": width,
-        "layers": layers,
-        "prompts": prompts,
-        "runs": runs,
-        "threads": threads,
-        "vocabulary": vocabulary,
-        "peer_batch": peer_batch,
-        "gradient_checkpointing": gradient_checkpointing,
-        "seed": seed,
-    }
-    _bench("update", settings, against, memory, as_json, output, sweep, axis)
-
-
-@bench_app.command("step")
-def bench_step(
-    against: AgainstOption = "trl",
-    prompt_length: PromptLengthOption = 512,
-    completion_length: CompletionLengthOption = 64,
-    num_generations: GroupOption = 8,
-    width: WidthOption = 256,
-    layers: LayersOption = 4,
-    prompts: PromptsOption = 2,
-    runs: RunsOption = 5,
-    threads: ThreadsOption = None,
-    vocabulary: VocabularyOption = 2048,
-    peer_batch: PeerBatchOption = None,
-    gradient_checkpointing: CheckpointingOption = False,
-    seed: SeedOption = 0,
-    memory: MemoryOption = True,
-    sweep: SweepOption = False,
-    axis: AxisOption = None,
-    as_json: JsonOption = False,
-    output: OutputOption = None,
-) -> None:
-    """A judge step and a rubric step, from writing rubrics to both updates."""
-    settings = {
-        "prompt_length": prompt_length,
-        "completion_length": completion_length,
-        "num_generations": num_generations,
-        "width": width,
-        "layers": layers,
-        "prompts": prompts,
-        "runs": runs,
-        "threads": threads,
-        "vocabulary": vocabulary,
-        "peer_batch": peer_batch,
-        "gradient_checkpointing": gradient_checkpointing,
-        "seed": seed,
-    }
-    _bench("step", settings, against, memory, as_json, output, sweep, axis)
+    chosen = check_verb(verb, sweep)
+    settings = BenchSettings(
+        prompt_length=prompt_length,
+        completion_length=completion_length,
+        num_generations=num_generations,
+        width=width,
+        layers=layers,
+        prompts=prompts,
+        vocabulary=vocabulary,
+        runs=runs,
+        threads=threads,
+        peer_batch=peer_batch,
+        gradient_checkpointing=gradient_checkpointing,
+        seed=seed,
+    )
+    side = check_against(against)
+    axes = check_axes(axis, sweep)
+    Work(settings)
+    with _err.status("bench") as status, contextlib.redirect_stdout(sys.stderr):  # libraries may print
+        if chosen is None:
+            result = measure_all(settings, side, memory, status.update)
+        elif sweep:
+            result = measure_sweep(chosen, settings, side, memory, status.update, axes)
+        else:
+            result = measure(chosen, settings, side, memory, status.update)
+    if output is not None:
+        for path in write(result, output, f"bench-{chosen or 'all'}"):
+            _err.print(f"{path}", markup=False, highlight=False)
+    if as_json:
+        _print_json(result)
+    else:
+        show(result, _out)
 
 
 @testbed_app.command("build")
@@ -505,42 +425,6 @@ def _execute(recipe: Recipe, run_dir: Path, stage: str | None, if_exists: str, a
     else:
         _out.print(markdown.read_text("utf-8"), markup=False, highlight=False)
         _out.print(f"[bold]Report:[/bold] {html}", highlight=False)
-
-
-def _bench(
-    verb: Verb | None,
-    values: dict[str, Any],
-    against: str,
-    memory: bool,
-    as_json: bool,
-    output: Path | None,
-    sweep: bool,
-    axes: list[str] | None,
-) -> None:
-    _quiet_libraries()
-    from rubric_arm_lite.bench.measure import check_against, measure, measure_all
-    from rubric_arm_lite.bench.show import show, write
-    from rubric_arm_lite.bench.sweep import check_axes, measure_sweep
-    from rubric_arm_lite.bench.work import BenchSettings, Work
-
-    settings = BenchSettings(**values)
-    side = check_against(against)
-    chosen = check_axes(axes, sweep)
-    Work(settings)
-    with _err.status("bench") as status, contextlib.redirect_stdout(sys.stderr):  # libraries may print
-        if verb is None:
-            result = measure_all(settings, side, memory, status.update)
-        elif sweep:
-            result = measure_sweep(verb, settings, side, memory, status.update, chosen)
-        else:
-            result = measure(verb, settings, side, memory, status.update)
-    if output is not None:
-        for path in write(result, output, f"bench-{verb or 'all'}"):
-            _err.print(f"{path}", markup=False, highlight=False)
-    if as_json:
-        _print_json(result)
-    else:
-        show(result, _out)
 
 
 def _load(run: Path, state: str) -> RubricRewardModel:

@@ -324,7 +324,8 @@ def test_a_wide_spread_is_marked(slowest: float, steady: bool, monkeypatch: pyte
         (("step", "--peer-batch", "5"), "--peer-batch 5: must divide the 16 completions"),
         (("step", "--axis", "width"), "only a sweep has axes. Add --sweep"),
         (("step", "--sweep", "--axis", "depth"), "not a setting that is swept"),
-        (("--json", "step"), "stand behind its verb"),
+        (("--sweep",), "--sweep varies the settings of one verb. Write rubric-arm bench update --sweep"),
+        (("speed",), "bench speed: not something that is measured. Use rollout, update, step"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(

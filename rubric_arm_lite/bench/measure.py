@@ -65,6 +65,24 @@ def check_against(against: str) -> Against:
             raise ConfigError(f"--against {against}: not a trainer known here. Use trl, or none for our side alone.")
 
 
+def check_verb(verb: str | None, sweep: bool) -> Verb | None:
+    """The verb as typed; None is all of them.
+
+    Raises:
+        ConfigError: if there is no such verb, or a sweep has none.
+    """
+    if verb is None and sweep:
+        raise ConfigError(
+            "--sweep varies the settings of one verb. Write rubric-arm bench update --sweep, for example."
+        )
+    for known in VERBS:
+        if verb == known:
+            return known
+    if verb is not None:
+        raise ConfigError(f"bench {verb}: not something that is measured. Use {', '.join(VERBS)}, or nothing for all.")
+    return None
+
+
 def measure(verb: Verb, settings: BenchSettings, against: Against, memory: bool, say: Say) -> dict[str, Any]:
     """Measure one verb; returns the result as it is printed with ``--json``.
 
