@@ -92,6 +92,7 @@ class Learner:
         references: list[Tensor] | None = None
         done = 0
         while done < settings.num_iterations:
+            seen = None
             try:
                 if not batches:
                     batches = self._batches(role, rows, settings)
@@ -100,6 +101,7 @@ class Learner:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+            if seen is None:  # out here, where the error no longer holds on to the tensors of its frames
                 batches, references = [], None
                 self._halve_budget(role, rows)
                 continue
@@ -142,7 +144,8 @@ class Learner:
         self.optimizers[role].zero_grad(set_to_none=True)
         release(self.model.device)
         longest = max(len(row.prompt_ids) + len(row.token_ids) for row in rows)
-        budget = self.budgets.get(role, 2 * longest)
+        # More than there is to do is no budget to halve.
+        budget = min(self.budgets.get(role, 2 * longest), count_tokens(rows, self.layout))
         if budget <= longest:
             raise TrainingError(
                 f"Memory ran out in an update of `{role}` with a single row of {longest} tokens. Set "

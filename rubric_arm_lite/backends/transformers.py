@@ -41,7 +41,7 @@ class TwoAdapterModel:
         self.tokenizer = tokenizer
         self.settings = settings
         self.max_rows = MAX_ROWS_CUDA if self.device.type == "cuda" else MAX_ROWS_CPU
-        self._head = Head(model.get_base_model())
+        self._head = _Head(model.get_base_model())
         whole_rows = settings.gradient_checkpointing or not settings.shared_prefix
         self.layout: Layout = "separate" if whole_rows else "expanded"
         if model.get_base_model().config._attn_implementation == shared_prefix.NAME:
@@ -301,7 +301,8 @@ class TwoAdapterModel:
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
                         raise
-                    self._halve_rows(sampling)
+                if not groups:  # out here, where the error no longer holds on to the tensors of its frames
+                    self._halve_rows(sampling, len(fitting))
         for i, group in zip(fitting, groups, strict=True):
             samples[i] = tuple(self._sample_of(completion) for completion in group)
             self.tokens_written += sum(len(sample.token_ids) for sample in samples[i])
@@ -310,19 +311,20 @@ class TwoAdapterModel:
             for example, ids, group in zip(examples, prompts, samples, strict=True)
         ]
 
-    def _halve_rows(self, sampling: Sampling) -> None:
+    def _halve_rows(self, sampling: Sampling, prompts: int) -> None:
         """Sample fewer completions at once; the same are drawn again, since each has its own seed.
 
         Raises:
             BackendError: if they went one prompt at a time already.
         """
         release(self.device)
-        if self.max_rows <= sampling.num_generations:
+        before = min(self.max_rows, prompts * sampling.num_generations)
+        if before <= sampling.num_generations:
             raise BackendError(
                 f"Memory ran out while sampling {sampling.num_generations} completions of one prompt. Lower "
                 "num_generations or max_completion_length, or use a smaller base or model.quantization: nf4."
             )
-        before, self.max_rows = self.max_rows, self.max_rows // 2
+        self.max_rows = before // 2
         warnings.warn(
             f"Memory ran out while sampling {before} completions at once; going on with {self.max_rows}.", stacklevel=2
         )
@@ -412,7 +414,7 @@ class TwoAdapterModel:
         return torch.narrow(hidden, 1, width - 1, batch.completions_RC.shape[1])
 
 
-class Head:
+class _Head:
     """From hidden states to logits, as the architecture does it (some cap or scale their logits)."""
 
     def __init__(self, base: Any) -> None:
