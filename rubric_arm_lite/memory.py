@@ -27,20 +27,23 @@ def is_out_of_memory(error: BaseException) -> bool:
 def saved_bytes(model: torch.nn.Module) -> Iterator[list[int]]:
     """Count, in a list of one number, the bytes that autograd keeps for backward beside the model's own tensors."""
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
-    seen: dict[int, int] = {}
+    # Storages, not tensors: those would hold the graph, which holds this function, for ever. Kept while counting, so
+    # that no address is used again.
+    seen: dict[int, torch.UntypedStorage] = {}
     total = [0]
-    kept: list[Tensor] = []
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own and storage.data_ptr() not in seen:
-            seen[storage.data_ptr()] = storage.nbytes()
-            kept.append(tensor)  # no address may be used again while counting
+            seen[storage.data_ptr()] = storage
             total[0] += storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield total
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            yield total
+    finally:
+        seen.clear()
 
 
 def token_budget(model: torch.nn.Module, device: torch.device, step: Callable[[int, bool], int], longest: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -392,6 +394,19 @@ def test_the_measured_budget_is_the_same_every_time_and_is_kept(tiny_folder: tin
     one.save_optimizers(tmp_path / "o")
     other.load_optimizers(tmp_path / "o")
     assert other.budgets["judge"] == 77, "a resumed run adds up its gradients in the same parts"
+
+
+def test_counting_memory_holds_on_to_none() -> None:
+    """A hook that kept tensors would keep their graph, and the graph its hooks: a cycle nobody collects."""
+    layer = torch.nn.Linear(10, 20)
+    with saved_bytes(layer):
+        out = torch.nn.functional.silu(layer(torch.randn(7, 10, requires_grad=True))).square()
+    token = type("Token", (), {})()
+    out.grad_fn.next_functions[0][0].metadata["token"] = token  # the node whose output the square has saved
+    held = weakref.ref(token)
+    del token, out
+    gc.collect()
+    assert held() is None
 
 
 def test_memory_saved_for_backward_is_counted() -> None:
