@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -9,11 +10,12 @@ import torch
 from torch import Tensor
 
 CPU_CAP = 16384
-CPU_SAVED = 128 * 1024 * 1024
-"""Tokens of a micro-batch on a CPU, and bytes that its forward may save: larger ones are no faster there."""
+"""Tokens of a micro-batch on a CPU, where larger ones are no faster."""
 CUDA_CAP = 262144
-SHARE_CUDA = 0.8
-"""Part of a GPU's free memory that an update may take."""
+SHARE_CPU, SHARE_CUDA = 0.25, 0.8
+"""Parts of the memory that an update may take: of all there is on a CPU, of what is free on a GPU."""
+BACKWARD = 2.0
+"""Backward holds gradients beside what forward saved; on a CPU this factor stands for them."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -61,7 +63,8 @@ def token_budget(model: torch.nn.Module, device: torch.device, step: Callable[[i
             tokens = step(1024, False)
         if not total[0]:  # nothing trains; the update itself will say so
             return max(longest, CPU_CAP)
-        return max(longest, min(CPU_CAP, int(CPU_SAVED / (total[0] / tokens))))
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * SHARE_CPU
+        return max(longest, min(CPU_CAP, int(memory / (BACKWARD * total[0] / tokens))))
     peaks = []
     for wanted in (longest, 2 * longest):
         torch.cuda.synchronize(device)
