@@ -1,6 +1,6 @@
 """Kill the demo at random moments, resume it, and compare with a run that was never killed.
 
-    python benchmarks/kill_resume.py --kills 20
+    python benchmarks/kill_resume.py --kills 20 --jobs 2
 
 prints how many of the killed runs ended with the same adapters, metrics and report, byte for byte (the report but
 for its timing section). ``--set`` overrides the recipe, for example to make it shorter.
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 COMPARED = ("adapters/rubric/adapter_model.safetensors", "adapters/judge/adapter_model.safetensors", "metrics.jsonl")
@@ -57,6 +58,7 @@ def main() -> None:
     """Compare and count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--jobs", type=int, default=1, help="killed runs at a time")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
@@ -70,16 +72,19 @@ def main() -> None:
         seconds = time.perf_counter() - started
         expected = digest(whole)
         print(f"unbroken run: {seconds:.0f} s", flush=True)
-        same = 0
-        for number in range(arguments.kills):
-            moment = rng.uniform(0.02, 0.98) * seconds
+
+        def trial(number: int, moment: float) -> bool:
             folder = Path(scratch) / f"killed-{number}"
             rest = killed_run(folder, arguments.overrides, [moment])
             found = digest(folder)
             differing = [name for name in expected if found[name] != expected[name]]
-            same += not differing
             verdict = "identical" if not differing else f"DIFFERS in {', '.join(differing)}"
             print(f"killed at {moment:6.1f} s, resumed for {rest:5.1f} s: {verdict}", flush=True)
+            return not differing
+
+        moments = [rng.uniform(0.02, 0.98) * seconds for _ in range(arguments.kills)]
+        with ThreadPoolExecutor(arguments.jobs) as pool:
+            same = sum(pool.map(trial, range(arguments.kills), moments))
         print(f"{same} of {arguments.kills} killed runs ended identical to the unbroken one")
     raise SystemExit(same != arguments.kills)
 

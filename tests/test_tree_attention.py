@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -136,3 +137,53 @@ def test_the_check_of_kernels_sees_a_wrong_one(monkeypatch: pytest.MonkeyPatch) 
     real = module._attend_backward
     monkeypatch.setattr(module, "_attend_backward", lambda *a: (lambda q, k, v: (q, k * 1.1, v))(*real(*a)))
     assert kernel_error(CPU, torch.float32) > 0.01
+
+
+def test_what_a_gpus_kernel_is_given_and_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its calling convention, played on a CPU: log-sum-exps come and go in whole tiles of 32 queries."""
+
+    def forward(q: Tensor, k: Tensor, v: Tensor, bias: None, with_lse: bool, p: float, causal: bool, *, scale: float):  # type: ignore[no-untyped-def]
+        assert with_lse and q.shape[1] == k.shape[1] == v.shape[1] and p == 0.0
+        out, lse = attend_plainly(q, k, v, causal, scale)
+        return out, torch.nn.functional.pad(lse, (0, -q.shape[2] % 32), value=7.0), None, None
+
+    def backward(  # type: ignore[no-untyped-def]
+        g: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: None,
+        out: Tensor,
+        lse: Tensor,
+        seed,
+        offset,
+        p,
+        wanted,
+        causal,
+        *,
+        scale,
+    ):
+        assert (
+            lse.shape[2] % 32 == 0 and lse[..., q.shape[2] :].eq(float("inf")).all() and wanted == [True] * 3 + [False]
+        )
+        return *attend_plainly_backward(g, q, k, v, out, lse[..., : q.shape[2]], causal, scale), None
+
+    kernels = SimpleNamespace(
+        _scaled_dot_product_efficient_attention=forward,
+        _scaled_dot_product_efficient_attention_backward=backward,
+    )
+    monkeypatch.setattr(torch.ops, "aten", kernels)
+    monkeypatch.setattr(module, "_kernel", lambda device: "cuda")
+    assert kernel_error(CPU, torch.float32) < 1e-5
+
+
+def test_a_kernel_that_refuses_or_gives_no_numbers_has_no_bound_on_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = module._attend
+    monkeypatch.setattr(module, "_attend", lambda *a: (real(*a)[0] * float("nan"), real(*a)[1]))
+    assert kernel_error(CPU, torch.float32) == float("inf")
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("not for this dtype")
+
+    monkeypatch.setattr(module, "_attend", refuse)
+    assert kernel_error(CPU, torch.float32) == float("inf")

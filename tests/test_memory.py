@@ -1,0 +1,129 @@
+"""The token budget: counted on a CPU, fitted to two peaks on a GPU (whose counters are played here)."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from rubric_arm_lite import memory
+from rubric_arm_lite.memory import CPU_CAP, CUDA_CAP, is_out_of_memory, saved_bytes, token_budget
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+class Card:
+    """What torch would say of a GPU: an update takes ``fixed`` bytes and ``per_token`` more for each token."""
+
+    def __init__(self, fixed: int, per_token: int, free: int, held: int = 1000, reserved: int = 1500) -> None:
+        self.fixed, self.per_token, self.free = fixed, per_token, free
+        self.held, self.reserved, self.peak = held, reserved, held
+        self.asked: list[tuple[int, bool]] = []
+
+    def step(self, tokens: int, backward: bool) -> int:
+        """An update of exactly so many tokens."""
+        self.asked.append((tokens, backward))
+        self.peak = self.held + self.fixed + self.per_token * tokens
+        return tokens
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Answer in torch's place."""
+        answers = {
+            "synchronize": lambda device: None,
+            "memory_allocated": lambda device: self.held,
+            "reset_peak_memory_stats": lambda device: setattr(self, "peak", self.held),
+            "max_memory_allocated": lambda device: self.peak,
+            "memory_reserved": lambda device: self.reserved,
+            "mem_get_info": lambda device: (self.free, 10 * self.free),
+            "empty_cache": lambda: setattr(self, "reserved", self.held),
+        }
+        for name, answer in answers.items():
+            monkeypatch.setattr(torch.cuda, name, answer)
+
+
+def test_a_gpus_budget_fills_its_share_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """0.8 × (99,500 free + 500 reserved but unused) - 20,000 fixed leaves 60,000 bytes: 600 tokens of 100."""
+    card = Card(fixed=20_000, per_token=100, free=99_500)
+    card.install(monkeypatch)
+    assert token_budget(torch.nn.Linear(1, 1), CUDA, card.step, longest=50) == 600
+    assert card.asked == [(50, True), (100, True)], "two updates, backward included"
+
+
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        (Card(fixed=0, per_token=1, free=10**9), CUDA_CAP),
+        (Card(fixed=99_000, per_token=100, free=99_500), 50),
+        (Card(fixed=40_000, per_token=0, free=99_500), 100),
+    ],
+    ids=["capped", "the longest row must fit", "no slope: all counts per token"],
+)
+def test_a_gpus_budget_has_bounds(card: Card, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a slope 40,000 bytes for 50 tokens are 800 each: 50 + (80,000 - 40,000) / 800 = 100."""
+    card.install(monkeypatch)
+    assert token_budget(torch.nn.Linear(1, 1), CUDA, card.step, longest=50) == expected
+
+
+def test_a_cpus_budget_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer of width 1000 saves its input, 4,000 bytes a token; a quarter of 32 MB over twice that is 1,000."""
+    layer = torch.nn.Linear(1000, 1)
+
+    def step(tokens: int, backward: bool) -> int:
+        assert not backward
+        layer(torch.randn(100, 1000)).sum()
+        return 100
+
+    pages = {"SC_PHYS_PAGES": 8000, "SC_PAGE_SIZE": 4000}
+    monkeypatch.setattr(memory.os, "sysconf", pages.__getitem__)
+    assert token_budget(layer, CPU, step, longest=10) == 1000
+    assert token_budget(layer, CPU, step, longest=1234) == 1234
+    pages["SC_PHYS_PAGES"] = 10**9
+    assert token_budget(layer, CPU, step, longest=10) == CPU_CAP
+    assert token_budget(layer, CPU, lambda tokens, backward: 1, longest=10) == CPU_CAP, "nothing is saved"
+
+
+def test_cached_blocks_are_given_back_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Card(0, 1, 1)
+    card.install(monkeypatch)
+    memory.release(CPU)
+    assert card.reserved == 1500
+    memory.release(CUDA)
+    assert card.reserved == card.held
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("shapes do not match"), False),
+        (ValueError("DefaultCPUAllocator"), False),
+    ],
+)
+def test_what_counts_as_out_of_memory(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected
+
+
+def test_counting_memory_holds_on_to_none() -> None:
+    """A hook that kept tensors would keep their graph, and the graph its hooks: a cycle nobody collects."""
+    layer = torch.nn.Linear(10, 20)
+    with saved_bytes(layer):
+        out = torch.nn.functional.silu(layer(torch.randn(7, 10, requires_grad=True))).square()
+    token = type("Token", (), {})()
+    out.grad_fn.next_functions[0][0].metadata["token"] = token  # the node whose output the square has saved
+    held = weakref.ref(token)
+    del token, out
+    gc.collect()
+    assert held() is None
+
+
+def test_memory_saved_for_backward_is_counted() -> None:
+    layer = torch.nn.Linear(10, 20, bias=False)
+    inputs = torch.randn(7, 10, requires_grad=True)
+    with saved_bytes(layer) as total:
+        torch.nn.functional.silu(layer(inputs)).square().sum()
+    # The layer keeps its input (and its weight, which is the model's own); silu and square keep theirs.
+    assert total[0] == 4 * (7 * 10 + 7 * 20 + 7 * 20)
