@@ -1,9 +1,11 @@
 """Kill the demo at random moments, resume it, and compare with a run that was never killed.
 
-    python benchmarks/kill_resume.py --kills 20 --jobs 2
+    python benchmarks/kill_resume.py --kills 20 --per-run 4 --jobs 2
 
-prints how many of the killed runs ended with the same adapters, metrics and report, byte for byte (the report but
-for its timing section). ``--set`` overrides the recipe, for example to make it shorter.
+kills every run ``--per-run`` times, resuming it in between, until there were ``--kills`` kills, and prints how many of
+them were in runs that ended with the same adapters, metrics and report, byte for byte (the report but for its timing
+section). A run that ended before its next kill was due counts as killed only as often as it was. ``--set`` overrides
+the recipe, for example to make it shorter.
 """
 
 from __future__ import annotations
@@ -38,8 +40,12 @@ def digest(folder: Path) -> dict[str, str]:
     return {**found, "report.html": hashlib.sha256(page.encode()).hexdigest()}
 
 
-def killed_run(folder: Path, overrides: list[str], moments: list[float]) -> float:
-    """Run, ``kill -9`` after each of ``moments`` seconds of its own running time, then let it finish."""
+def killed_run(folder: Path, overrides: list[str], moments: list[float]) -> tuple[list[float], float]:
+    """Run, ``kill -9`` after each of ``moments`` seconds since the last start, then let it finish.
+
+    Returns the moments at which there was something left to kill, and the seconds of the last part.
+    """
+    struck = []
     for moment in moments:
         process = subprocess.Popen(
             command(folder, overrides), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -49,20 +55,23 @@ def killed_run(folder: Path, overrides: list[str], moments: list[float]) -> floa
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            struck.append(moment)
+        else:
+            break
     started = time.perf_counter()
     subprocess.run(command(folder, overrides), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - started
+    return struck, time.perf_counter() - started
 
 
 def main() -> None:
     """Compare and count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--per-run", type=int, default=4, help="kills of one run")
     parser.add_argument("--jobs", type=int, default=1, help="killed runs at a time")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
-    rng = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / "whole"
         started = time.perf_counter()
@@ -73,20 +82,29 @@ def main() -> None:
         expected = digest(whole)
         print(f"unbroken run: {seconds:.0f} s", flush=True)
 
-        def trial(number: int, moment: float) -> bool:
+        def trial(number: int) -> tuple[int, bool]:
+            """One run killed several times: how often it was, and whether it ended as the unbroken one."""
+            rng = random.Random(f"{arguments.seed} {number}")
+            parts = sorted(rng.uniform(0.02, 0.98) * seconds for _ in range(arguments.per_run))
+            moments = [later - earlier for earlier, later in zip([0.0, *parts], parts, strict=False)]
             folder = Path(scratch) / f"killed-{number}"
-            rest = killed_run(folder, arguments.overrides, [moment])
+            struck, rest = killed_run(folder, arguments.overrides, moments)
             found = digest(folder)
             differing = [name for name in expected if found[name] != expected[name]]
             verdict = "identical" if not differing else f"DIFFERS in {', '.join(differing)}"
-            print(f"killed at {moment:6.1f} s, resumed for {rest:5.1f} s: {verdict}", flush=True)
-            return not differing
+            after = ", ".join(f"{moment:.1f}" for moment in struck)
+            print(f"run {number}: killed after {after} s, then ran {rest:.1f} s: {verdict}", flush=True)
+            return len(struck), not differing
 
-        moments = [rng.uniform(0.02, 0.98) * seconds for _ in range(arguments.kills)]
+        kills = good = number = 0
         with ThreadPoolExecutor(arguments.jobs) as pool:
-            same = sum(pool.map(trial, range(arguments.kills), moments))
-        print(f"{same} of {arguments.kills} killed runs ended identical to the unbroken one")
-    raise SystemExit(same != arguments.kills)
+            while kills < arguments.kills:
+                missing = -(-(arguments.kills - kills) // arguments.per_run)
+                for struck, identical in pool.map(trial, range(number, number + missing)):
+                    kills, good = kills + struck, good + struck * identical
+                number += missing
+        print(f"{good} of {kills} kills, in {number} runs, ended identical to the unbroken run")
+    raise SystemExit(good != kills)
 
 
 if __name__ == "__main__":
