@@ -20,6 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rubric_arm_lite.memory import TokenBudget
 from rubric_arm_lite.prefix_tree import MIN_SAVED, build_tree
 from rubric_arm_lite.tree_attention import TreeLayout, tree_layout
 from rubric_arm_lite.types import RolloutGroup
@@ -175,19 +176,19 @@ def make_rows(
     return rows
 
 
-def micro_batches(rows: Sequence[Row], budget: int, layout: Layout) -> Iterator[list[Row]]:
-    """Split rows into runs whose token count stays within ``budget`` (one row may exceed it alone).
+def micro_batches(rows: Sequence[Row], budget: TokenBudget, layout: Layout) -> Iterator[list[Row]]:
+    """Split rows into runs: several groups within ``budget.aim``, one within ``budget.most``, a row of any length.
 
-    A group stays in one run if it fits one, since its prompt would have to be computed in each.
+    A group that fits ``budget.most`` stays in one run, since its prompt would have to be computed in each.
     """
     run: list[Row] = []
     for _, members in itertools.groupby(rows, key=lambda row: row.prompt_ids):
         group = list(members)
-        if run and count_tokens([*run, *group], layout) > budget:
+        if run and count_tokens([*run, *group], layout) > budget.aim:
             yield run
             run = []
         for row in group:
-            if run and count_tokens([*run, row], layout) > budget:
+            if run and count_tokens([*run, row], layout) > budget.most:
                 yield run
                 run = []
             run.append(row)

@@ -20,7 +20,7 @@ from rubric_arm_lite.batching import Row, RowBatch, count_tokens, make_batch, ma
 from rubric_arm_lite.config import GRPOSettings, Recipe
 from rubric_arm_lite.errors import CheckpointError, TrainingError
 from rubric_arm_lite.losses import grpo_loss
-from rubric_arm_lite.memory import is_out_of_memory, release, token_budget
+from rubric_arm_lite.memory import TokenBudget, is_out_of_memory, release, token_budget
 from rubric_arm_lite.types import ROLES, Role, RolloutGroup, StepMetrics
 
 
@@ -31,7 +31,7 @@ class Learner:
         self.model = model
         self.recipe = recipe
         self.layout = model.layout
-        self.budgets: dict[Role, int] = {}
+        self.budgets: dict[Role, TokenBudget] = {}
         self.optimizers: dict[Role, torch.optim.AdamW] = {role: self._optimizer(role) for role in ROLES}
 
     def _optimizer(self, role: Role) -> torch.optim.AdamW:
@@ -48,7 +48,7 @@ class Learner:
 
     def save_optimizers(self, file: Path) -> None:
         """Write the moments and step counts of both optimizers, and the token budgets, as safetensors."""
-        state = {f"{role}|budget": torch.tensor(budget) for role, budget in self.budgets.items()}
+        state = {f"{role}|budget": torch.tensor([budget.most, budget.aim]) for role, budget in self.budgets.items()}
         for role, optimizer in self.optimizers.items():
             for name, parameter in self.model.parameters(role):
                 for key, value in optimizer.state.get(parameter, {}).items():
@@ -67,7 +67,7 @@ class Learner:
             raise CheckpointError(f"{file} cannot be read: {error}. Start anew with --if-exists overwrite.") from error
         for role, optimizer in self.optimizers.items():
             if f"{role}|budget" in state:
-                self.budgets[role] = int(state[f"{role}|budget"])
+                self.budgets[role] = TokenBudget(*state[f"{role}|budget"].tolist())
             for name, parameter in self.model.parameters(role):
                 start = f"{role}|{name}|"
                 found = {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
@@ -111,19 +111,21 @@ class Learner:
             done += 1
         return StepMetrics({**totals, "updates": float(settings.num_iterations), "micro_batches": float(len(batches))})
 
-    def _budget(self, role: Role, rows: Sequence[Row], settings: GRPOSettings) -> int:
+    def _budget(self, role: Role, rows: Sequence[Row], settings: GRPOSettings) -> TokenBudget:
         """Tokens of a micro-batch: the recipe's, or measured at the role's first update."""
         if role not in self.budgets:
             chosen = settings.micro_batch_tokens
             if chosen == "auto":
                 longest = max(len(row.prompt_ids) + len(row.token_ids) for row in rows)
-                chosen = token_budget(self.model.model, self.model.device, self._probe(role, rows, settings), longest)
-            self.budgets[role] = chosen
+                probe = self._probe(role, rows, settings)
+                self.budgets[role] = token_budget(self.model.model, self.model.device, probe, longest)
+            else:
+                self.budgets[role] = TokenBudget.flat(chosen)
         return self.budgets[role]
 
     def _probe(self, role: Role, rows: Sequence[Row], settings: GRPOSettings) -> Callable[[int, bool], int]:
         def step(tokens: int, backward: bool) -> int:
-            run = next(iter(micro_batches(rows, tokens, self.layout)))
+            run = next(iter(micro_batches(rows, TokenBudget.flat(tokens), self.layout)))
             batch = make_batch(run, int(self.model.tokenizer.pad_token_id), self.model.device, self.layout)
             # Dropout must not draw from the numbers that the update will draw from.
             with torch.random.fork_rng(), self.model.using(role, train=True) as model:
@@ -145,17 +147,19 @@ class Learner:
         release(self.model.device)
         longest = max(len(row.prompt_ids) + len(row.token_ids) for row in rows)
         # More than there is to do is no budget to halve.
-        budget = min(self.budgets.get(role, 2 * longest), count_tokens(rows, self.layout))
+        present = self.budgets.get(role, TokenBudget.flat(2 * longest))
+        runs = micro_batches(rows, present, self.layout)
+        budget = min(present.most, max(count_tokens(run, self.layout) for run in runs))
         if budget <= longest:
             raise TrainingError(
                 f"Memory ran out in an update of `{role}` with a single row of {longest} tokens. Set "
                 "model.gradient_checkpointing: true, lower model.max_context or "
                 f"{role}.max_completion_length, or use a smaller base or model.quantization: nf4."
             )
-        self.budgets[role] = max(longest, budget // 2)
+        self.budgets[role] = present.within(max(longest, budget // 2))
         warnings.warn(
-            f"Memory ran out in an update of `{role}`; it is done again with {self.budgets[role]} tokens at once in "
-            f"place of {budget}. The result is the same.",
+            f"Memory ran out in an update of `{role}`; it is done again with {self.budgets[role].most} tokens at once "
+            f"in place of {budget}. The result is the same.",
             stacklevel=2,
         )
 

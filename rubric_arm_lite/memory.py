@@ -5,17 +5,42 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 CPU_CAP = 16384
 """Tokens of a micro-batch on a CPU, where larger ones are no faster."""
+CPU_AIM = 128 * 1024 * 1024
+"""Bytes for backward that several groups may take together on a CPU: more is no faster, only held longer."""
 CUDA_CAP = 262144
 SHARE_CPU, SHARE_CUDA = 0.25, 0.8
 """Parts of the memory that an update may take: of all there is on a CPU, of what is free on a GPU."""
 BACKWARD = 2.0
 """Backward holds gradients beside what forward saved; on a CPU this factor stands for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBudget:
+    """Tokens of one micro-batch.
+
+    Attributes:
+        most: what memory allows; a group of rows with one prompt is split only if it alone exceeds this.
+        aim: what several groups stay within, at most ``most``.
+    """
+
+    most: int
+    aim: int
+
+    @classmethod
+    def flat(cls, tokens: int) -> TokenBudget:
+        """One bound for all."""
+        return cls(tokens, tokens)
+
+    def within(self, most: int) -> TokenBudget:
+        """The same with at most ``most`` tokens."""
+        return TokenBudget(most, min(most, self.aim))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -39,7 +64,8 @@ def saved_bytes(model: torch.nn.Module) -> Iterator[list[int]]:
         if storage.data_ptr() not in own and storage.data_ptr() not in seen:
             seen[storage.data_ptr()] = storage
             total[0] += storage.nbytes()
-        return tensor
+        # Detached: an operation that saves its own output would otherwise hold itself, and the whole graph, for ever.
+        return tensor.detach()
 
     try:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -48,7 +74,9 @@ def saved_bytes(model: torch.nn.Module) -> Iterator[list[int]]:
         seen.clear()
 
 
-def token_budget(model: torch.nn.Module, device: torch.device, step: Callable[[int, bool], int], longest: int) -> int:
+def token_budget(
+    model: torch.nn.Module, device: torch.device, step: Callable[[int, bool], int], longest: int
+) -> TokenBudget:
     """Tokens that one micro-batch may hold.
 
     On a CPU what forward saves per token is counted, which gives the same number every time. On a GPU two updates
@@ -60,11 +88,12 @@ def token_budget(model: torch.nn.Module, device: torch.device, step: Callable[[i
     """
     if device.type != "cuda":
         with saved_bytes(model) as total:
-            tokens = step(1024, False)
+            tokens = step(longest, False)
         if not total[0]:  # nothing trains; the update itself will say so
-            return max(longest, CPU_CAP)
+            return TokenBudget.flat(max(longest, CPU_CAP))
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * SHARE_CPU
-        return max(longest, min(CPU_CAP, int(memory / (BACKWARD * total[0] / tokens))))
+        most = max(longest, min(CPU_CAP, int(memory / (BACKWARD * total[0] / tokens))))
+        return TokenBudget(most, min(most, max(1, int(CPU_AIM / (total[0] / tokens)))))
     peaks = []
     for wanted in (longest, 2 * longest):
         torch.cuda.synchronize(device)
@@ -77,7 +106,7 @@ def token_budget(model: torch.nn.Module, device: torch.device, step: Callable[[i
     reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     free = (torch.cuda.mem_get_info(device)[0] + reserved) * SHARE_CUDA
     per_token = (high - low) / (many - few) if many > few and high > low else low / few
-    return max(longest, min(CUDA_CAP, int(few + (free - low) / per_token)))
+    return TokenBudget.flat(max(longest, min(CUDA_CAP, int(few + (free - low) / per_token))))
 
 
 def release(device: torch.device) -> None:

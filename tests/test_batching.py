@@ -22,6 +22,7 @@ from rubric_arm_lite.batching import (
     row_weight,
 )
 from rubric_arm_lite.learner import Learner
+from rubric_arm_lite.memory import TokenBudget
 from rubric_arm_lite.types import Example, FinishReason, RolloutGroup, Sample
 from tests import tiny
 
@@ -134,26 +135,33 @@ def on_tensors(rows: list[Row], layout: Layout) -> int:
 lengths = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5)), min_size=1, max_size=6)
 
 
-@given(shapes=lengths, budget=st.integers(1, 120), layout=st.sampled_from(["packed", "expanded", "separate"]))
+@given(
+    shapes=lengths,
+    most=st.integers(1, 120),
+    aim=st.integers(1, 120),
+    layout=st.sampled_from(["packed", "expanded", "separate"]),
+)
 def test_micro_batches_keep_all_rows_in_order_within_the_budget(
-    shapes: list[tuple[int, int, int]], budget: int, layout: Layout
+    shapes: list[tuple[int, int, int]], most: int, aim: int, layout: Layout
 ) -> None:
     rows = []
     for i, (prompt, completion, count) in enumerate(shapes):
         rows += [row((i,) * prompt, (j,) * completion) for j in range(count)]
-    runs = list(micro_batches(rows, budget, layout))
+    aim = min(most, aim)
+    runs = list(micro_batches(rows, TokenBudget(most, aim), layout))
     assert [r for run in runs for r in run] == rows
     for run in runs:
-        assert len(run) == 1 or on_tensors(run, layout) <= budget
+        groups = len({r.prompt_ids for r in run})
+        assert len(run) == 1 or on_tensors(run, layout) <= (most if groups == 1 else aim)
     for run, following in itertools.pairwise(runs):
         group = [r for r in rows if r.prompt_ids == following[0].prompt_ids]
         split = following[0] is not group[0]
         more = [following[0]] if split else group
         # Packed rows are bounded before they are laid out; the others are counted on their tensors.
         size = count_tokens if layout == "packed" else on_tensors
-        assert size([*run, *more], layout) > budget, "a run ends only when no more fits"
+        assert size([*run, *more], layout) > (most if split else aim), "a run ends only when no more fits"
         if split:
-            assert size(group, layout) > budget, "a group is split only if it cannot stay whole"
+            assert size(group, layout) > most, "a group is split only if it cannot stay whole"
 
 
 @given(shapes=lengths, start=st.integers(0, 40))
@@ -166,7 +174,7 @@ def test_the_count_of_packed_rows_is_a_bound(shapes: list[tuple[int, int, int]],
 
 
 def test_no_rows_no_micro_batches() -> None:
-    assert list(micro_batches([], 100, "packed")) == []
+    assert list(micro_batches([], TokenBudget.flat(100), "packed")) == []
 
 
 @pytest.mark.parametrize("layout", ["packed", "expanded", "separate"])

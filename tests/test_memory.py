@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import torch
 
 from rubric_arm_lite import memory
-from rubric_arm_lite.memory import CPU_CAP, CUDA_CAP, is_out_of_memory, saved_bytes, token_budget
+from rubric_arm_lite.memory import CPU_CAP, CUDA_CAP, TokenBudget, is_out_of_memory, saved_bytes, token_budget
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -47,7 +48,7 @@ def test_a_gpus_budget_fills_its_share_of_what_is_free(monkeypatch: pytest.Monke
     """0.8 × (99,500 free + 500 reserved but unused) - 20,000 fixed leaves 60,000 bytes: 600 tokens of 100."""
     card = Card(fixed=20_000, per_token=100, free=99_500)
     card.install(monkeypatch)
-    assert token_budget(torch.nn.Linear(1, 1), CUDA, card.step, longest=50) == 600
+    assert token_budget(torch.nn.Linear(1, 1), CUDA, card.step, longest=50) == TokenBudget.flat(600)
     assert card.asked == [(50, True), (100, True)], "two updates, backward included"
 
 
@@ -63,25 +64,33 @@ def test_a_gpus_budget_fills_its_share_of_what_is_free(monkeypatch: pytest.Monke
 def test_a_gpus_budget_has_bounds(card: Card, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a slope 40,000 bytes for 50 tokens are 800 each: 50 + (80,000 - 40,000) / 800 = 100."""
     card.install(monkeypatch)
-    assert token_budget(torch.nn.Linear(1, 1), CUDA, card.step, longest=50) == expected
+    assert token_budget(torch.nn.Linear(1, 1), CUDA, card.step, longest=50) == TokenBudget.flat(expected)
 
 
 def test_a_cpus_budget_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A layer of width 1000 saves its input, 4,000 bytes a token; a quarter of 32 MB over twice that is 1,000."""
-    layer = torch.nn.Linear(1000, 1)
+    """A layer of width 1000 saves its input, 4,000 bytes a token; a quarter of 32 MB over twice that is 1,000.
+
+    128 MiB hold 33,554 such tokens, so several groups may fill the cap; with 100 times the width they hold 335.
+    """
+    layer, wide = torch.nn.Linear(1000, 1), torch.nn.Linear(100_000, 1)
 
     def step(tokens: int, backward: bool) -> int:
         assert not backward
         layer(torch.randn(100, 1000)).sum()
         return 100
 
+    def wide_step(tokens: int, backward: bool) -> int:
+        wide(torch.randn(100, 100_000)).sum()
+        return 100
+
     pages = {"SC_PHYS_PAGES": 8000, "SC_PAGE_SIZE": 4000}
     monkeypatch.setattr(memory.os, "sysconf", pages.__getitem__)
-    assert token_budget(layer, CPU, step, longest=10) == 1000
-    assert token_budget(layer, CPU, step, longest=1234) == 1234
+    assert token_budget(layer, CPU, step, longest=10) == TokenBudget.flat(1000)
+    assert token_budget(layer, CPU, step, longest=1234) == TokenBudget.flat(1234)
     pages["SC_PHYS_PAGES"] = 10**9
-    assert token_budget(layer, CPU, step, longest=10) == CPU_CAP
-    assert token_budget(layer, CPU, lambda tokens, backward: 1, longest=10) == CPU_CAP, "nothing is saved"
+    assert token_budget(layer, CPU, step, longest=10) == TokenBudget.flat(CPU_CAP)
+    assert token_budget(wide, CPU, wide_step, longest=10) == TokenBudget(CPU_CAP, 335)
+    assert token_budget(layer, CPU, lambda tokens, backward: 1, longest=10) == TokenBudget.flat(CPU_CAP), "none saved"
 
 
 def test_cached_blocks_are_given_back_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,6 +123,33 @@ def test_counting_memory_holds_on_to_none() -> None:
         out = torch.nn.functional.silu(layer(torch.randn(7, 10, requires_grad=True))).square()
     token = type("Token", (), {})()
     out.grad_fn.next_functions[0][0].metadata["token"] = token  # the node whose output the square has saved
+    held = weakref.ref(token)
+    del token, out
+    gc.collect()
+    assert held() is None
+
+
+def test_an_operation_that_saves_its_own_output_is_let_go() -> None:
+    """As the attention over a prefix tree does."""
+
+    class Squared(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, inputs: torch.Tensor) -> torch.Tensor:
+            out = inputs.square()
+            ctx.save_for_backward(out)
+            return out
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+            return gradients[0] * 2 * ctx.saved_tensors[0].sqrt()
+
+    inputs = torch.tensor([3.0], requires_grad=True)
+    with saved_bytes(torch.nn.Linear(1, 1)) as total:
+        out = Squared.apply(inputs)
+    assert total[0] == 4
+    assert torch.autograd.grad(out, inputs, retain_graph=True)[0].item() == 6
+    token = type("Token", (), {})()
+    out.grad_fn.metadata["token"] = token
     held = weakref.ref(token)
     del token, out
     gc.collect()

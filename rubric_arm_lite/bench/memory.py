@@ -1,6 +1,8 @@
 """Peak memory of one side: the same work once, in a process of its own, above what it held when the work began.
 
-On CUDA it is what torch allocated. On a CPU it is resident memory: its high-water mark is reset through
+On CUDA it is what torch allocated. On a CPU it is resident memory of a process whose allocator gives every block back
+as soon as it is freed, so that what is measured is what is held at once and not how a heap happens to fall to pieces,
+which differs by half from one process to the next. Its high-water mark is reset through
 ``/proc/self/clear_refs`` right before the work; where that is not allowed, resident memory is sampled every few
 milliseconds, which can miss a short peak, and the result says so.
 """
@@ -8,6 +10,7 @@ milliseconds, which can miss a short peak, and the result says so.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -22,6 +25,8 @@ from rubric_arm_lite.errors import BackendError, ConfigError
 
 Side = Literal["ours", "theirs"]
 INTERVAL = 0.002
+GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+"""glibc's settings for that; other allocators ignore them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,7 @@ def measure_alone(side: Side, verb: Verb, settings: BenchSettings, folder: Path)
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, **GIVES_BACK},
     )
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message; perhaps it was killed for lack of memory"])[-1]
