@@ -22,7 +22,15 @@ from rubric_arm_lite.bench.work import PARTS, VERBS, BenchSettings, Verb, Work, 
 from rubric_arm_lite.errors import BackendError, TrainingError
 
 SMALL = BenchSettings(
-    prompt_length=48, completion_length=5, num_generations=3, width=64, layers=1, vocabulary=512, runs=1, threads=1
+    prompt_length=48,
+    completion_length=5,
+    num_generations=3,
+    width=64,
+    layers=1,
+    prompts=2,
+    vocabulary=512,
+    runs=1,
+    threads=1,
 )
 TOKENS = {"rollout": 6 * 5, "update": 6 * 5, "step": (2 * 5 + 6 * 5) + (6 * 5 + 6 * 5)}
 """Tokens of one run: 2 prompts, 3 completions of 5; a step also writes 2 rubrics and 6 judgements."""
@@ -321,7 +329,7 @@ def test_a_wide_spread_is_marked(slowest: float, steady: bool, monkeypatch: pyte
         (("step", "--runs", "0"), "--runs 0: must be at least 1"),
         (("step", "--threads", "0"), "--threads 0: must be at least 1"),
         (("step", "--seed", "-1"), "--seed -1: must not be negative"),
-        (("step", "--peer-batch", "5"), "--peer-batch 5: must divide the 16 completions"),
+        (("step", "--peer-batch", "5"), "--peer-batch 5: must divide the 32 completions"),
         (("step", "--axis", "width"), "only a sweep has axes. Add --sweep"),
         (("step", "--sweep", "--axis", "depth"), "not a setting that is swept"),
         (("--sweep",), "--sweep varies the settings of one verb. Write rubric-arm bench update --sweep"),

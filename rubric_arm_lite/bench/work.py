@@ -70,9 +70,9 @@ class BenchSettings:
     num_generations: int = 8
     width: int = 256
     layers: int = 4
-    prompts: int = 2
+    prompts: int = 4
     vocabulary: int = 2048
-    runs: int = 5
+    runs: int = 3
     threads: int | None = None
     peer_batch: int | None = None
     gradient_checkpointing: bool = False
