@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 	$(BIN)/rubric-arm demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: lint test
 
