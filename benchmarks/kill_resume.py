@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
+import math
 import os
 import random
 import re
@@ -86,7 +88,7 @@ def main() -> None:
             """One run killed several times: how often it was, and whether it ended as the unbroken one."""
             rng = random.Random(f"{arguments.seed} {number}")
             parts = sorted(rng.uniform(0.02, 0.98) * seconds for _ in range(arguments.per_run))
-            moments = [later - earlier for earlier, later in zip([0.0, *parts], parts, strict=False)]
+            moments = [later - earlier for earlier, later in itertools.pairwise([0.0, *parts])]
             folder = Path(scratch) / f"killed-{number}"
             struck, rest = killed_run(folder, arguments.overrides, moments)
             found = digest(folder)
@@ -99,7 +101,7 @@ def main() -> None:
         kills = good = number = 0
         with ThreadPoolExecutor(arguments.jobs) as pool:
             while kills < arguments.kills:
-                missing = -(-(arguments.kills - kills) // arguments.per_run)
+                missing = math.ceil((arguments.kills - kills) / arguments.per_run)
                 for struck, identical in pool.map(trial, range(number, number + missing)):
                     kills, good = kills + struck, good + struck * identical
                 number += missing

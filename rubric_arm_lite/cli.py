@@ -247,7 +247,7 @@ def bench(
     width: WidthOption = 256,
     layers: LayersOption = 4,
     prompts: PromptsOption = 4,
-    runs: RunsOption = 3,
+    runs: RunsOption = 5,
     threads: ThreadsOption = None,
     vocabulary: VocabularyOption = 2048,
     peer_batch: PeerBatchOption = None,

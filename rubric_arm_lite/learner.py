@@ -59,7 +59,7 @@ class Learner:
         """Take up the optimizers where :meth:`save_optimizers` left them.
 
         Raises:
-            CheckpointError: if the file cannot be read.
+            CheckpointError: if the file cannot be read, or is of a version that kept other things in it.
         """
         try:
             state = load_file(file)
@@ -67,7 +67,7 @@ class Learner:
             raise CheckpointError(f"{file} cannot be read: {error}. Start anew with --if-exists overwrite.") from error
         for role, optimizer in self.optimizers.items():
             if f"{role}|budget" in state:
-                self.budgets[role] = TokenBudget(*state[f"{role}|budget"].tolist())
+                self.budgets[role] = _read_budget(state[f"{role}|budget"], file)
             for name, parameter in self.model.parameters(role):
                 start = f"{role}|{name}|"
                 found = {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
@@ -245,3 +245,13 @@ class Learner:
                 f"{role}.learning_rate ({settings.learning_rate:g}) is too small for its dtype ({before.dtype})."
             )
         return norm
+
+
+def _read_budget(saved: Tensor, file: Path) -> TokenBudget:
+    if saved.shape != (2,):
+        raise CheckpointError(
+            f"{file}: a token budget of shape {tuple(saved.shape)} in place of (2,), so another version wrote it. "
+            "Resume with that version, or start anew with --if-exists overwrite."
+        )
+    most, aim = saved.tolist()
+    return TokenBudget(most, aim)

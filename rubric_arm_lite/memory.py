@@ -92,8 +92,9 @@ def token_budget(
         if not total[0]:  # nothing trains; the update itself will say so
             return TokenBudget.flat(max(longest, CPU_CAP))
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * SHARE_CPU
-        most = max(longest, min(CPU_CAP, int(memory / (BACKWARD * total[0] / tokens))))
-        return TokenBudget(most, min(most, max(1, int(CPU_AIM / (total[0] / tokens)))))
+        per_token = total[0] / tokens
+        most = max(longest, min(CPU_CAP, int(memory / (BACKWARD * per_token))))
+        return TokenBudget(most, min(most, int(CPU_AIM / per_token)))
     peaks = []
     for wanted in (longest, 2 * longest):
         torch.cuda.synchronize(device)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from rubric_arm_lite.advantages import GroupAdvantages, group_advantages
 from rubric_arm_lite.backends.base import Sampling
@@ -392,6 +393,14 @@ def test_the_measured_budget_is_the_same_every_time_and_is_kept(tiny_folder: tin
     one.save_optimizers(tmp_path / "o")
     other.load_optimizers(tmp_path / "o")
     assert other.budgets["judge"] == TokenBudget(77, 55), "a resumed run adds up its gradients in the same parts"
+
+
+def test_a_budget_of_another_version_is_refused(tiny_folder: tiny.Folders, tmp_path: Path) -> None:
+    learner = learner_on(tiny_folder())
+    save_file({"judge|budget": torch.tensor(77)}, tmp_path / "o")
+    with pytest.raises(CheckpointError, match=r"budget of shape \(\) .* start anew with --if-exists overwrite"):
+        learner.load_optimizers(tmp_path / "o")
+    assert not learner.budgets
 
 
 def test_sharing_can_be_switched_off(tiny_folder: tiny.Folders) -> None:

@@ -17,7 +17,7 @@ def test_killed_and_resumed_run_is_identical(number: int, finished_run: Path, tm
     expected = digest(finished_run)
     # Several moments: early ones fall into imports and the warm-up, later ones into the alternating stage.
     rng = random.Random(number)
-    moments = [rng.uniform(3, 7), rng.uniform(4, 11)]
+    moments = [rng.uniform(3, 7), rng.uniform(4, 14)]
     struck, _ = killed_run(tmp_path / "run", list(SHORT), moments)
     assert struck, "the run was over before it could be killed"
     assert digest(tmp_path / "run") == expected

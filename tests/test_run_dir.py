@@ -198,7 +198,7 @@ def test_killed_at_any_moment_it_reopens_at_the_last_commit(tmp_path: Path) -> N
 def test_killed_again_while_it_reopens(tmp_path: Path) -> None:
     points = unbroken(tmp_path / "whole")
     died = 0
-    for first in range(14, 90, 13):
+    for first in range(14, 90, 5):
         for second in range(1000):
             path = tmp_path / f"run-{first}-{second}"
             assert killed_at(first, lambda tell, path=path: story(path, "raise", tell))[0]

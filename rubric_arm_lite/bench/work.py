@@ -72,7 +72,7 @@ class BenchSettings:
     layers: int = 4
     prompts: int = 4
     vocabulary: int = 2048
-    runs: int = 3
+    runs: int = 5
     threads: int | None = None
     peer_batch: int | None = None
     gradient_checkpointing: bool = False
