@@ -23,6 +23,9 @@ from rubric_arm_lite.losses import grpo_loss
 from rubric_arm_lite.memory import TokenBudget, is_out_of_memory, release, token_budget
 from rubric_arm_lite.types import ROLES, Role, RolloutGroup, StepMetrics
 
+HALF_SCALE = 2.0**16
+"""Factor on the loss with a float16 base, whose gradients would vanish on their way back; halved on overflow."""
+
 
 class Learner:
     """Updates the adapters of a :class:`TwoAdapterModel`."""
@@ -32,6 +35,7 @@ class Learner:
         self.recipe = recipe
         self.layout = model.layout
         self.budgets: dict[Role, TokenBudget] = {}
+        self.loss_scale = HALF_SCALE if model.model.dtype == torch.float16 else 1.0
         self.optimizers: dict[Role, torch.optim.AdamW] = {role: self._optimizer(role) for role in ROLES}
 
     def _optimizer(self, role: Role) -> torch.optim.AdamW:
@@ -104,6 +108,8 @@ class Learner:
             if seen is None:  # out here, where the error no longer holds on to the tensors of its frames
                 batches, references = [], None
                 self._halve_budget(role, rows)
+                continue
+            if not self._unscale(role):
                 continue
             seen["grad_norm"] = self._apply(role, settings)
             for name, value in seen.items():
@@ -212,7 +218,7 @@ class Learner:
                     settings.beta,
                     settings.entropy_coef,
                 )
-                torch.autograd.backward(parts.loss)
+                torch.autograd.backward(parts.loss * self.loss_scale)
                 measured = (parts.loss.detach(), parts.kl_sum, parts.clipped_sum, parts.entropy_sum)
                 sums += torch.stack([s.double().cpu() for s in measured])
                 ratio_error = max(ratio_error, float(parts.ratio_error))
@@ -225,6 +231,18 @@ class Learner:
             "entropy": entropy / tokens,
             "log_ratio/max": ratio_error,
         }
+
+    def _unscale(self, role: Role) -> bool:
+        """Take :attr:`loss_scale` out of the gradient; False, with half the scale, if it made it overflow."""
+        if self.loss_scale == 1.0:
+            return True
+        gradients = [p.grad for _, p in self.model.parameters(role) if p.grad is not None]
+        if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+            self.loss_scale /= 2
+            return False
+        for gradient in gradients:
+            gradient /= self.loss_scale
+        return True
 
     def _apply(self, role: Role, settings: GRPOSettings) -> float:
         """Clip the gradient and step; returns its norm before clipping."""

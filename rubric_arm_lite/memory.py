@@ -104,10 +104,17 @@ def token_budget(
         torch.cuda.synchronize(device)
         peaks.append((tokens, torch.cuda.max_memory_allocated(device) - before))
     (few, low), (many, high) = peaks
-    reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    free = (torch.cuda.mem_get_info(device)[0] + reserved) * SHARE_CUDA
+    free = free_cuda(device) * SHARE_CUDA
     per_token = (high - low) / (many - few) if many > few and high > low else low / few
     return TokenBudget.flat(max(longest, min(CUDA_CAP, int(few + (free - low) / per_token))))
+
+
+def free_cuda(device: torch.device) -> int:
+    """Bytes that tensors may still take on a GPU: cached blocks count as free, a cap on this process as the end."""
+    free, total = torch.cuda.mem_get_info(device)
+    allocated = torch.cuda.memory_allocated(device)
+    cap = int(total * torch.cuda.get_per_process_memory_fraction(device))
+    return max(0, min(free + torch.cuda.memory_reserved(device) - allocated, cap - allocated))
 
 
 def release(device: torch.device) -> None:

@@ -25,18 +25,27 @@ LONG = 128
 
 
 @dataclass(frozen=True, slots=True)
-class SelfBatch:
-    """Nodes whose own attention is computed in one call.
+class Padded:
+    """Several nodes side by side.
 
     Attributes:
-        places_BL: packed places, padded with the node's first place; ``real_BL`` is False there. None for a single
-            node, which is the slice ``start`` to ``stop``.
+        places_BL: packed places, padded with the node's first place; ``real_BL`` is False there.
+        kept_N: indices of the real ones among B × L; ``places_N`` their packed places.
     """
+
+    places_BL: Tensor
+    real_BL: Tensor
+    kept_N: Tensor
+    places_N: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class SelfBatch:
+    """Nodes whose own attention is computed in one call: ``padded`` ones, or the one from ``start`` to ``stop``."""
 
     start: int
     stop: int
-    places_BL: Tensor | None = None
-    real_BL: Tensor | None = None
+    padded: Padded | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +75,9 @@ def tree_layout(nodes: Sequence[Node], device: torch.device) -> TreeLayout:
         starts = torch.tensor([node.start for node in members])[:, None]
         real = offsets < torch.tensor([node.stop - node.start for node in members])[:, None]
         places = torch.where(real, starts + offsets, starts)
-        selves.append(SelfBatch(0, 0, places.to(device), real.to(device)))
+        kept = real.flatten().nonzero().squeeze(-1)
+        tensors = (places, real, kept, places.flatten()[kept])
+        selves.append(SelfBatch(0, 0, Padded(*(tensor.to(device) for tensor in tensors))))
     return TreeLayout(tuple(selves), tuple(node for node in nodes if node.subtree > node.stop))
 
 
@@ -95,13 +106,12 @@ class _TreeAttention(torch.autograd.Function):
         lse = torch.empty((1, heads, tokens), dtype=wide, device=query.device)
         for batch in layout.selves:
             part, part_lse = _attend(_own(query, batch), _own(key, batch), _own(value, batch), True, scale)
-            if batch.places_BL is None:
+            if batch.padded is None:
                 out[:, :, batch.start : batch.stop] = part
                 lse[:, :, batch.start : batch.stop] = part_lse
             else:
-                places, real = batch.places_BL[batch.real_BL], batch.real_BL
-                out[0].index_copy_(1, places, part.transpose(1, 2)[real].transpose(0, 1).to(wide))
-                lse[0].index_copy_(1, places, part_lse.transpose(1, 2)[real].transpose(0, 1))
+                out[0].index_copy_(1, batch.padded.places_N, _real(part, batch.padded).to(wide))
+                lse[0].index_copy_(1, batch.padded.places_N, _real(part_lse[..., None], batch.padded)[..., 0])
         groups = heads // key.shape[1]
         for node in layout.parents:
             below, above = slice(node.stop, node.subtree), slice(node.start, node.stop)
@@ -120,6 +130,11 @@ class _TreeAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        with torch.autocast(gradients[0].device.type, enabled=False):
+            return _TreeAttention._gradients(ctx, *gradients)
+
+    @staticmethod
+    def _gradients(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         query, key, value, out, lse = ctx.saved_tensors
         layout, scale = ctx.layout, ctx.scale
         gradient = gradients[0].to(query.dtype)
@@ -129,20 +144,19 @@ class _TreeAttention(torch.autograd.Function):
             own_grad, own_query, own_key, own_value, own_out = (
                 _own(t, batch) for t in (gradient, query, key, value, out)
             )
-            if batch.places_BL is None:
+            if batch.padded is None:
                 part_lse = lse[:, :, batch.start : batch.stop]
                 found = _attend_backward(own_grad, own_query, own_key, own_value, own_out, part_lse, True, scale)
                 for total, part in zip(grads, found, strict=True):
                     total[:, :, batch.start : batch.stop] += part
             else:
-                real = batch.real_BL
+                places, real = batch.padded.places_BL, batch.padded.real_BL
                 # Padding: no gradient, and a log-sum-exp that makes its probabilities 0.
                 own_grad = own_grad * real[:, None, :, None]
-                part_lse = lse[0][:, batch.places_BL].transpose(0, 1).masked_fill(~real[:, None], float("inf"))
+                part_lse = lse[0][:, places].transpose(0, 1).masked_fill(~real[:, None], float("inf"))
                 found = _attend_backward(own_grad, own_query, own_key, own_value, own_out, part_lse, True, scale)
-                places = batch.places_BL[real]
                 for total, part in zip(grads, found, strict=True):
-                    total[0].index_add_(1, places, part.transpose(1, 2)[real].transpose(0, 1).to(wide))
+                    total[0].index_add_(1, batch.padded.places_N, _real(part, batch.padded).to(wide))
         groups = query.shape[1] // key.shape[1]
         for node in layout.parents:
             below, above = slice(node.stop, node.subtree), slice(node.start, node.stop)
@@ -165,9 +179,15 @@ def _wide(tensor: Tensor) -> torch.dtype:
 
 def _own(tensor: Tensor, batch: SelfBatch) -> Tensor:
     """Tokens of a batch of nodes, (B, heads, L, D), out of (1, heads, T, D)."""
-    if batch.places_BL is None:
+    if batch.padded is None:
         return tensor[:, :, batch.start : batch.stop]
-    return tensor[0].transpose(0, 1)[batch.places_BL].transpose(1, 2)
+    return tensor[0].transpose(0, 1)[batch.padded.places_BL].transpose(1, 2)
+
+
+def _real(tensor: Tensor, padded: Padded) -> Tensor:
+    """What is no padding of (B, heads, L, D), as (heads, N, D)."""
+    flat = tensor.transpose(1, 2).flatten(0, 1)
+    return flat.index_select(0, padded.kept_N).transpose(0, 1)
 
 
 def _fold(tensor: Tensor, groups: int) -> Tensor:
@@ -251,11 +271,22 @@ def attend_one_way(
         cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         out, lse = cpu(query, key, value, 0.0, False, attn_mask=bias, scale=scale)
         return out, lse
-    scores = (query @ key.mT).to(_wide(query)) * scale
+    scores = _wide_product(query, key) * scale
     if bias is not None:
         scores = scores + bias
     lse = torch.logsumexp(scores, dim=-1)
     return (scores - lse[..., None]).exp().to(value.dtype) @ value, lse
+
+
+def _wide_product(query: Tensor, key: Tensor) -> Tensor:
+    """All products of (B, K, n, D) and (B, K, keys, D), at least in float32 and without rounding in between."""
+    wide = _wide(query)
+    if query.dtype == wide:
+        return query @ key.mT
+    if query.device.type == "cuda" and hasattr(torch.ops.aten.bmm, "dtype"):  # torch 2.8
+        products: Tensor = torch.bmm(query.flatten(0, 1), key.flatten(0, 1).mT, out_dtype=wide)
+        return products.view(*query.shape[:3], key.shape[2])
+    return query.to(wide) @ key.to(wide).mT
 
 
 def _attend_backward(

@@ -21,6 +21,8 @@ from rubric_arm_lite.prompts import PromptBuilder
 from rubric_arm_lite.seeds import derive_seed
 from rubric_arm_lite.types import Role, Rubric
 
+LARGE_VOCABULARY = 32768
+"""From this size the loss is computed in chunks of tokens: all logits of one row would be the peak of the warm-up."""
 COMPLETE = "COMPLETE"
 """Marker of a warm-up checkpoint that was written to its end."""
 
@@ -95,6 +97,8 @@ def warm_up_role(
         {"input_ids": p + c, "labels": [-100] * len(p) + c, "attention_mask": [1] * len(p + c)} for p, c in examples
     ]
     cuda = model.device.type == "cuda"
+    base = model.model.get_base_model()
+    chunked = base.config.get_text_config().vocab_size >= LARGE_VOCABULARY
     config = SFTConfig(
         output_dir=str(folder),
         learning_rate=settings.learning_rate,
@@ -116,6 +120,7 @@ def warm_up_role(
         disable_tqdm=True,
         max_length=None,
         packing=False,
+        loss_type="chunked_nll" if chunked else "nll",
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
         gradient_checkpointing=model.settings.gradient_checkpointing,
@@ -127,6 +132,7 @@ def warm_up_role(
         dataloader_pin_memory=cuda,
     )
     before = model.fingerprint(role)
+    kept = {name: parameter.dtype for name, parameter in model.parameters(role)}
     with model.using(role, train=True) as peft_model:
         trainer = SFTTrainer(
             model=peft_model,
@@ -137,7 +143,13 @@ def warm_up_role(
             callbacks=[Watch()],
         )
         trainer.remove_callback(_printer())
-        trainer.train(resume_from_checkpoint=last_complete(folder))
+        for name, parameter in model.parameters(role):
+            # TRL rounds adapters on a 4-bit base to bfloat16 for good; small steps would be lost in it.
+            parameter.data = parameter.data.to(kept[name])
+        try:
+            trainer.train(resume_from_checkpoint=last_complete(folder))
+        finally:
+            vars(base).pop("forward", None)  # where TRL puts its chunked loss, also for good
         history = [(int(row["step"]), float(row["loss"])) for row in trainer.state.log_history if "loss" in row]
     if model.fingerprint(role) == before:
         raise TrainingError(f"The warm-up left the adapter `{role}` unchanged. Check warmup.{role}.learning_rate.")

@@ -1,4 +1,4 @@
-"""Every test runs offline and the same way each time."""
+"""Every test runs offline and the same way each time; ``RUBRIC_ARM_TESTS=gpu pytest -m gpu`` runs those for a GPU."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+if "gpu" not in os.environ.get("RUBRIC_ARM_TESTS", ""):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the suite promises what holds on a CPU, on every machine
 
 settings.register_profile("suite", max_examples=100, deadline=None, derandomize=True, database=None)
 settings.load_profile("suite")

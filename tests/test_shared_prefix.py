@@ -46,14 +46,17 @@ def written(
         return generate(active, prompts, range(len(prompts)), sampling, ENDS, 0, max_rows, head)
 
 
+@pytest.mark.parametrize("fixed", [False, True], ids=["growing", "fixed"])
 @pytest.mark.parametrize("level_from", [1, 10, 1000], ids=["all levels", "long ones", "none"])
 @pytest.mark.parametrize("kind", PLAIN)
 def test_families_of_prompts_decode_like_expanded_caches(
-    kind: str, level_from: int, tiny_folder: tiny.Folders, monkeypatch: pytest.MonkeyPatch
+    kind: str, level_from: int, fixed: bool, tiny_folder: tiny.Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ragged groups, prompts inside prompts, equal prompts, rows that end early: token for token."""
     monkeypatch.setattr(shared_prefix, "LEVEL_FROM", level_from)
     monkeypatch.setattr(shared_prefix, "ROOM", 5)
+    monkeypatch.setattr(shared_prefix, "FIXED_ROOM", 7)
+    monkeypatch.setattr(generation, "fixed_shapes", lambda _: fixed)
     model = tiny.load(tiny_folder(kind))
     rng = random.Random(1)
     for sampling in (Sampling(20, 1, 0.0), Sampling(20, 3, 1.0), Sampling(1, 2, 1.0)):

@@ -111,7 +111,7 @@ def stir(model: TwoAdapterModel, adapter: str, seed: int, scale: float = 0.15) -
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for _, parameter in model.parameters(adapter):
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
+            parameter.add_((torch.randn(parameter.shape, generator=generator) * scale).to(parameter.device))
     model._fingerprints.pop(adapter, None)
 
 

@@ -6,6 +6,8 @@ seed. A completion therefore depends on its example alone, not on what else is i
 
 from __future__ import annotations
 
+import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,6 +20,7 @@ from transformers.cache_utils import DynamicLayer
 from rubric_arm_lite.backends.base import Sampling
 from rubric_arm_lite.backends.shared_prefix import forward, prefill
 from rubric_arm_lite.batching import pad_left, positions
+from rubric_arm_lite.memory import is_out_of_memory
 from rubric_arm_lite.prefix_tree import build_tree
 
 COMPACT_BELOW = 0.7
@@ -27,6 +30,11 @@ COMPACT_BELOW = 0.7
 def ask_every(device: torch.device) -> int:
     """Tokens between two looks at which rows have ended: looking waits for a GPU, and costs nothing on a CPU."""
     return 1 if device.type == "cpu" else 8
+
+
+def fixed_shapes(device: torch.device) -> bool:
+    """Whether every step has the shapes of the last: a GPU can then repeat a recorded one, a CPU would only do more."""
+    return device.type == "cuda"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,26 +140,110 @@ class Decoding(Protocol):
 
 
 class SharedDecoding:
-    """Every distinct prefix is computed once, kept once, and read once per step for all rows below it."""
+    """Every distinct prefix is computed once, kept once, and read once per step for all rows below it.
+
+    On a GPU the steps between two changes of shape are recorded once as a CUDA graph and replayed: a step of a large
+    model is a few thousand small kernels, which Python launches more slowly than the GPU runs them.
+    """
 
     def __init__(self, model: Any, head: Callable[[Tensor], Tensor], prompts: Sequence[Sequence[int]], n: int) -> None:
         self._decoder = model.get_base_model().get_decoder()
         self._head = head
         prompt_of_R = [i for i in range(len(prompts)) for _ in range(n)]
-        last, self._rows = prefill(self._decoder, prompts, prompt_of_R)
+        self._fixed = fixed_shapes(self._decoder.device)
+        last, self._rows = prefill(self._decoder, prompts, prompt_of_R, self._fixed)
         self.logits = head(last).repeat_interleave(n, dim=0)
         self._positions = torch.tensor([len(prompts[i]) for i in prompt_of_R], device=last.device)
+        self._unrecorded = 0.0
+        self._record: StepRecord | None = None
 
     def step(self, chosen_R: Tensor) -> Tensor:
         """See :class:`Decoding`."""
+        if not self._fixed:
+            hidden = forward(self._decoder, chosen_R[:, None], self._positions[:, None], self._rows)
+            self._positions = self._positions + 1
+            return self._head(hidden[:, -1])
+        if self._rows.full:
+            self._rows.grow()
+            self._changed()
+        # Once steps of this shape have cost as much as recording one does: shapes that soon change again are not
+        # worth it, and the first step lets libraries set themselves up, which cannot be recorded.
+        if self._record is None and self._unrecorded > StepRecord.cost and StepRecord.possible(chosen_R.device):
+            self._record = StepRecord.of(self._step, chosen_R)
+        if self._record is not None:
+            logits = self._record.replay(chosen_R)
+        else:
+            started = time.perf_counter()
+            logits = self._step(chosen_R)
+            self._unrecorded += time.perf_counter() - started
+        self._rows.count_step()
+        return logits
+
+    def _step(self, chosen_R: Tensor) -> Tensor:
+        """A step in which all state is updated in place."""
+        self._rows.begin_step()
         hidden = forward(self._decoder, chosen_R[:, None], self._positions[:, None], self._rows)
-        self._positions = self._positions + 1
-        return self._head(hidden[:, -1])
+        logits = self._head(hidden[:, -1])
+        self._rows.end_step()
+        self._positions += 1
+        return logits
 
     def keep(self, rows: Sequence[int]) -> None:
         """See :class:`Decoding`."""
         self._rows.keep(rows)
         self._positions = self._positions[torch.tensor(rows, device=self._positions.device)]
+        self._changed()
+
+    def _changed(self) -> None:
+        self._unrecorded = 0.0
+        self._record = None
+
+
+class StepRecord:
+    """A step as a CUDA graph: the same kernels on the same memory, launched as one."""
+
+    broken = False
+    """Set for the rest of the process where recording fails; steps then run one kernel at a time."""
+    cost = 0.2
+    """Seconds that the last recording took; a guess before the first."""
+
+    def __init__(self, graph: torch.cuda.CUDAGraph, chosen_R: Tensor, logits: Tensor) -> None:
+        self._graph, self._chosen_R, self._logits = graph, chosen_R, logits
+
+    @classmethod
+    def possible(cls, device: torch.device) -> bool:
+        """Whether steps can be recorded here."""
+        return device.type == "cuda" and not cls.broken
+
+    @classmethod
+    def of(cls, step: Callable[[Tensor], Tensor], chosen_R: Tensor) -> StepRecord | None:
+        """Record ``step`` without running it; None, with a warning the first time, if that fails."""
+        torch.cuda.synchronize(chosen_R.device)
+        started = time.perf_counter()
+        graph = torch.cuda.CUDAGraph()
+        chosen_R = chosen_R.clone()
+        try:
+            with torch.cuda.graph(graph):
+                logits = step(chosen_R)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            cls.broken = True
+            warnings.warn(
+                f"Decoding steps cannot be recorded as a CUDA graph ({str(error).splitlines()[0]}), so writing is "
+                "slower here. The results are the same.",
+                stacklevel=2,
+            )
+            return None
+        torch.cuda.synchronize(chosen_R.device)
+        cls.cost = time.perf_counter() - started
+        return cls(graph, chosen_R, logits)
+
+    def replay(self, chosen_R: Tensor) -> Tensor:
+        """Run the step; its logits are overwritten by the next."""
+        self._chosen_R.copy_(chosen_R)
+        self._graph.replay()
+        return self._logits
 
 
 class ExpandedDecoding:

@@ -41,17 +41,26 @@ def load_model(settings: ModelSettings, seed: int) -> TwoAdapterModel:
             f"`{name}`: the tokenizer has {len(tokenizer)} tokens, the model embeds "
             f"{base.get_input_embeddings().weight.shape[0]}. They do not belong together; use the model's own."
         )
-    if settings.quantization == "nf4":
-        from peft import prepare_model_for_kbit_training
+    return two_adapters(base, tokenizer, settings, seed)
 
-        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+
+def two_adapters(base: Any, tokenizer: Any, settings: ModelSettings, seed: int) -> TwoAdapterModel:
+    """Fresh adapters on a base that is loaded already.
+
+    PEFT's ``prepare_model_for_kbit_training`` is left out on purpose: it would copy all that is not quantised, the
+    embeddings and the head, to float32 (2.5 GB become 5 with a vocabulary of 150,000). Norms compute in float32
+    anyway, and what is frozen need not be exact to be trained through.
+
+    Raises:
+        BackendError: if the adapters' settings do not fit the base.
+    """
     if settings.gradient_checkpointing:
         base.gradient_checkpointing_enable({"use_reentrant": False})
         base.enable_input_require_grads()
     try:
         model = new_adapters(base, settings, seed)
     except ValueError as error:
-        raise BackendError(f"model.lora does not fit `{name}`: {error}") from error
+        raise BackendError(f"model.lora does not fit `{settings.base}`: {error}") from error
     return TwoAdapterModel(model, tokenizer, settings)
 
 
@@ -174,17 +183,22 @@ def _load_base(name: str, settings: ModelSettings) -> Any:
     if getattr(base.config.get_text_config(), "attn_logit_softcapping", None):
         base.set_attn_implementation("eager")  # sdpa would leave the cap out without a word
     if settings.shared_prefix and sees_everything(base):
-        register()
-        base.set_attn_implementation(NAME)
-        difference = max(sharing_error(base), kernel_error(base.device, base.dtype))
-        if difference > SHARING_TOLERANCE[base.dtype]:
-            warnings.warn(
-                f"Shared prefixes change the results of `{name}` on this machine (relative difference "
-                f"{difference:.2g}), so prompts are computed once for each completion. Slower, otherwise the same.",
-                stacklevel=2,
-            )
-            base.set_attn_implementation("sdpa")
+        share_prefixes(base, name)
     return base.eval()
+
+
+def share_prefixes(base: Any, name: str) -> None:
+    """Switch a base to shared prefixes, after a check that this changes no result on this machine."""
+    register()
+    base.set_attn_implementation(NAME)
+    difference = max(sharing_error(base), kernel_error(base.device, base.dtype))
+    if difference > SHARING_TOLERANCE[base.dtype]:
+        warnings.warn(
+            f"Shared prefixes change the results of `{name}` on this machine (relative difference "
+            f"{difference:.2g}), so prompts are computed once for each completion. Slower, otherwise the same.",
+            stacklevel=2,
+        )
+        base.set_attn_implementation("sdpa")
 
 
 def sees_everything(base: Any) -> bool:

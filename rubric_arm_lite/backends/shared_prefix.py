@@ -22,6 +22,8 @@ from rubric_arm_lite.tree_attention import TreeLayout, attend_one_way, tree_atte
 NAME = "rubric_arm_shared"
 ROOM = 64
 """Tokens by which the buffers of a row's own keys and values grow."""
+FIXED_ROOM = 256
+"""The same where every step has the shapes of the last, which it reads in full and has to be recorded anew for."""
 LEVEL_FROM = 128
 """Tokens from which a shared prefix is read once for its rows; a shorter one is given to each, in fewer calls."""
 
@@ -61,7 +63,8 @@ def _attention(
         )
         return out
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return shared.attend(module.layer_idx, query, key, value, scale), None
+    with torch.autocast(query.device.type, enabled=False):  # what is float32 in here is meant to be
+        return shared.attend(module.layer_idx, query, key, value, scale), None
 
 
 def forward(decoder: Any, ids: Tensor, positions: Tensor, shared: SharedPass) -> Tensor:
@@ -187,9 +190,19 @@ class DecodePass:
 
     What a row does not share, or shares too little of to be worth a level, is its own from the start, padded in
     front. Attention does not depend on the order of keys, whose positions are in their rotation.
+
+    With ``fixed`` shapes a step reads the whole buffer, hides what is not written yet, and finds the column to write
+    in a tensor, so that a CUDA graph can repeat it until :attr:`full`.
     """
 
-    def __init__(self, tree: PrefixTree, prompt_of_R: Sequence[int], kept: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def __init__(
+        self,
+        tree: PrefixTree,
+        prompt_of_R: Sequence[int],
+        kept: Sequence[tuple[Tensor, Tensor]],
+        fixed: bool = False,
+    ) -> None:
+        self.fixed = fixed
         paths = [tree.paths[prompt] for prompt in prompt_of_R]
         rows_below = Counter(node for path in paths for node in path)
         span = {node: (tree.nodes[node].start, tree.nodes[node].stop) for node in rows_below}
@@ -208,10 +221,39 @@ class DecodePass:
         places = places.to(kept[0][0].device)
         # (K, R, tokens, D) as it comes, (R, K, tokens, D) as it is read, with room for what will be written.
         self._rooms = [
-            [torch.nn.functional.pad(t[0][:, places].transpose(0, 1), (0, 0, 0, ROOM)) for t in pair] for pair in kept
+            [torch.nn.functional.pad(t[0][:, places].transpose(0, 1), (0, 0, 0, self._growth)) for t in pair]
+            for pair in kept
         ]
         self._filled = [start] * len(kept)
         self._set_bias()
+
+    @property
+    def _growth(self) -> int:
+        return FIXED_ROOM if self.fixed else ROOM
+
+    @property
+    def full(self) -> bool:
+        """Whether the next token needs larger buffers."""
+        return self._rooms[0][0].shape[2] == self._filled[0]
+
+    def grow(self) -> None:
+        """Make the buffers of all layers larger; with fixed shapes they never grow by themselves."""
+        self._rooms = [[torch.nn.functional.pad(t, (0, 0, 0, self._growth)) for t in pair] for pair in self._rooms]
+        self._set_bias()
+
+    def begin_step(self) -> None:
+        """Reveal the column that this step writes; runs on the device alone."""
+        if self.fixed:
+            self._seen.index_fill_(3, self._column, 0.0)
+
+    def end_step(self) -> None:
+        """Move to the next column; runs on the device alone."""
+        if self.fixed:
+            self._column += 1
+
+    def count_step(self) -> None:
+        """Note on the host that a step with fixed shapes was made, recorded or not."""
+        self._filled = [filled + 1 for filled in self._filled]
 
     def _set_bias(self) -> None:
         """What each row does not see in front of its own columns; None if there is nothing."""
@@ -221,6 +263,13 @@ class DecodePass:
         behind = hidden_behind(self._own_lengths, start, self._rooms[0][0])
         self._bias = behind.flip(-1) if any(missing) else None
         self._mask: Tensor | None = None
+        if self.fixed:
+            room, filled = self._rooms[0][0], self._filled[0]
+            # Every row has its own mask: one that all rows shared would be written to through all of them.
+            front = behind.flip(-1).expand(len(room), 1, 1, start)
+            written = torch.nn.functional.pad(front, (0, filled - start))
+            self._seen = torch.nn.functional.pad(written, (0, room.shape[2] - filled), value=float("-inf"))
+            self._column = torch.tensor([filled], device=room.device)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some rows."""
@@ -238,9 +287,15 @@ class DecodePass:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """One query per row; its key and value join the row's own. See :class:`SharedPass`."""
-        keys, values = self._append(layer, key, value)
-        mask = self._mask_of(keys.shape[2])
-        if not self.levels:
+        if self.fixed:
+            keys, values = self._rooms[layer]
+            for room, new in ((keys, key), (values, value)):
+                room.index_copy_(2, self._column, new)
+            mask: Tensor | None = self._seen
+        else:
+            keys, values = self._append(layer, key, value)
+            mask = self._mask_of(keys.shape[2])
+        if not self.levels and not self.fixed:
             grouped = key.shape[1] != query.shape[1]
             attended = torch.nn.functional.scaled_dot_product_attention(
                 query, keys, values, attn_mask=mask, scale=scale, enable_gqa=grouped
@@ -277,7 +332,9 @@ class DecodePass:
         return self._mask
 
 
-def prefill(decoder: Any, prompts: Sequence[Sequence[int]], prompt_of_R: Sequence[int]) -> tuple[Tensor, DecodePass]:
+def prefill(
+    decoder: Any, prompts: Sequence[Sequence[int]], prompt_of_R: Sequence[int], fixed: bool = False
+) -> tuple[Tensor, DecodePass]:
     """Run every distinct prefix of ``prompts`` through the network once.
 
     Returns:
@@ -290,7 +347,7 @@ def prefill(decoder: Any, prompts: Sequence[Sequence[int]], prompt_of_R: Sequenc
     positions = torch.tensor([tree.positions], device=device)
     hidden = forward(decoder, ids, positions, PackedPass(tree_layout(tree.nodes, device), kept))
     last = torch.tensor([tree.nodes[path[-1]].stop - 1 for path in tree.paths], device=device)
-    return hidden[0].index_select(0, last), DecodePass(tree, prompt_of_R, kept)
+    return hidden[0].index_select(0, last), DecodePass(tree, prompt_of_R, kept, fixed)
 
 
 @torch.no_grad()

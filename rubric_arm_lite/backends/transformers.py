@@ -25,7 +25,7 @@ from rubric_arm_lite.batching import Layout, RowBatch, positions
 from rubric_arm_lite.config import ModelSettings
 from rubric_arm_lite.errors import BackendError
 from rubric_arm_lite.losses import TokenScores, score_tokens
-from rubric_arm_lite.memory import is_out_of_memory, release
+from rubric_arm_lite.memory import SHARE_CUDA, free_cuda, is_out_of_memory, release
 from rubric_arm_lite.seeds import derive_seed
 from rubric_arm_lite.types import ROLES, Example, RolloutGroup, Sample
 
@@ -79,7 +79,7 @@ class TwoAdapterModel:
         self._inside = True
         try:
             if adapter is None:
-                with self.model.disable_adapter():
+                with self.model.disable_adapter(), self._precision():
                     yield self.model
             else:
                 if adapter not in self.model.peft_config:
@@ -89,13 +89,23 @@ class TwoAdapterModel:
                     for _, parameter in self.parameters(adapter):
                         parameter.requires_grad_(True)
                     self.model.train()
-                yield self.model
+                with self._precision():
+                    yield self.model
         finally:
             if adapter is not None and train:
                 self.changed(adapter)
             self._inside = False
             if adapter is None or train:  # else nothing has been touched but which adapter is active
                 self._rest()
+
+    def _precision(self) -> torch.autocast:
+        """Adapters are kept in float32, so that small steps are not lost, and multiplied in the base's dtype.
+
+        The cache of casts stays off: it would outlive the step that changes the weights, and cannot be recorded.
+        """
+        dtype: torch.dtype = self.model.dtype
+        half = self.device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
+        return torch.autocast(self.device.type, dtype if half else None, enabled=half, cache_enabled=False)
 
     def changed(self, adapter: str) -> None:
         """Note that an adapter's weights are others than before."""
@@ -296,8 +306,9 @@ class TwoAdapterModel:
             head = self._head if self.layout == "packed" else None
             groups: list[list[Completion]] = []
             while fitting and not groups:
+                rows = min(self.max_rows, self._rows_that_fit(max(map(len, texts)), sampling))
                 try:
-                    groups = generate(model, texts, seeds, sampling, self.end_ids, pad, self.max_rows, head)
+                    groups = generate(model, texts, seeds, sampling, self.end_ids, pad, rows, head)
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
                         raise
@@ -310,6 +321,23 @@ class TwoAdapterModel:
             RolloutGroup(example, tuple(ids), group)
             for example, ids, group in zip(examples, prompts, samples, strict=True)
         ]
+
+    def _rows_that_fit(self, prompt: int, sampling: Sampling) -> int:
+        """Rows whose caches a GPU holds, each with its share of a prompt of so many tokens; one prompt's at least."""
+        if self.device.type != "cuda":
+            return self.max_rows
+        release(self.device)
+        config = self.model.get_base_model().config.get_text_config()
+        size = self.model.dtype.itemsize
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        cache = 2 * config.num_hidden_layers * heads * head * size
+        share = prompt / sampling.num_generations
+        # A prompt passes through one layer at a time, whose widest tensors are those of its MLP; probabilities are
+        # held a few times over.
+        row = sampling.max_tokens * cache + share * (cache + 6 * config.intermediate_size * size)
+        row += 6 * 4 * config.vocab_size
+        return max(sampling.num_generations, int(SHARE_CUDA * free_cuda(self.device) / row))
 
     def _halve_rows(self, sampling: Sampling, prompts: int) -> None:
         """Sample fewer completions at once; the same are drawn again, since each has its own seed.

@@ -174,12 +174,12 @@ class DrawnRewards:
 
 
 class Ours:
-    """Our side, ready to run any part of the work."""
+    """Our side, ready to run any part of the work, on the benchmark's own model or on one that is given."""
 
-    def __init__(self, work: Work, folder: Path, steps: int) -> None:
+    def __init__(self, work: Work, folder: Path, steps: int, model: TwoAdapterModel | None = None) -> None:
         self.work = work
         self.recipe = recipe_of(work.settings, folder)
-        self.model = load_ours(work, folder)
+        self.model = model or load_ours(work, folder)
         self.learner = Learner(self.model, self.recipe)
         self._sampler = FullLength(self.model, work)
         self._blocks = work.blocks(steps)

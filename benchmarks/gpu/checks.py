@@ -1,0 +1,393 @@
+"""One check of a CUDA machine per call; ``run_all.sh`` makes all of them.
+
+    python benchmarks/gpu/checks.py fits --size 8b --cap 12 --output fits-8b-12.json
+
+Each prints one JSON object. No real weights are needed (:mod:`models`). ``--cap`` stands for a smaller card: what torch
+may allocate is the cap less the CUDA context of this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from models import SHAPES, build
+
+from rubric_arm_lite.backends import generation, shared_prefix
+from rubric_arm_lite.backends.base import Sampling
+from rubric_arm_lite.batching import Row, make_batch
+from rubric_arm_lite.bench.ours import Ours
+from rubric_arm_lite.bench.work import BenchSettings, Work
+from rubric_arm_lite.config import SFTSettings
+from rubric_arm_lite.warmup import warm_up_role
+
+GIB = 2**30
+
+
+def context_bytes() -> int:
+    """What this process holds on the GPU beside torch's tensors: the CUDA context and its libraries."""
+    square = torch.ones((64, 64), device="cuda", dtype=torch.bfloat16)
+    float((square @ square).sum())
+    free, total = torch.cuda.mem_get_info()
+    return total - free - torch.cuda.memory_reserved()
+
+
+def put_cap(gib: float | None) -> dict[str, float]:
+    """Let this process have ``gib`` GiB of the card in all."""
+    context = context_bytes()
+    if gib is not None:
+        total = torch.cuda.mem_get_info()[1]
+        torch.cuda.set_per_process_memory_fraction((gib * GIB - context) / total)
+    return {"cap_gib": gib or 0.0, "context_gib": context / GIB}
+
+
+class Stages:
+    """Seconds and peak memory of stages, by name; one that fails says so and the others go on."""
+
+    def __init__(self, context_gib: float) -> None:
+        self.context_gib = context_gib
+        self.found: dict[str, dict[str, Any]] = {}
+
+    def run(self, name: str, work: Callable[[], Any]) -> Any:
+        """Do ``work`` and note what it took."""
+        torch.cuda.empty_cache()
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        started = time.perf_counter()
+        result, note = None, {}
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            try:
+                result = work()
+            except Exception as error:  # the table must say which stage failed, and go on
+                note["failed"] = f"{type(error).__name__}: {str(error)[:400]}"
+        torch.cuda.synchronize()
+        texts = {str(w.message)[:300] for w in seen}
+        said = sorted(text for text in texts if "Memory" in text or "recorded" in text or "Shared" in text)
+        self.found[name] = {
+            "seconds": time.perf_counter() - started,
+            "allocated_gib": torch.cuda.max_memory_allocated() / GIB,
+            "reserved_gib": torch.cuda.max_memory_reserved() / GIB,
+            "card_gib": torch.cuda.max_memory_reserved() / GIB + self.context_gib,
+            **note,
+            **({"warnings": said} if said else {}),
+            **(result if isinstance(result, dict) else {}),
+        }
+        print(name, json.dumps(self.found[name]), file=sys.stderr, flush=True)
+        return result
+
+
+def settings_of(args: argparse.Namespace, **changes: Any) -> BenchSettings:
+    """The work that the options ask for."""
+    fields = {
+        "prompt_length": args.prompt_length,
+        "completion_length": args.completion_length,
+        "num_generations": args.num_generations,
+        "prompts": 1,
+        "runs": 1,
+        "gradient_checkpointing": True,
+    }
+    return BenchSettings(**{**fields, **changes})
+
+
+def part(ours: Ours, name: str) -> dict[str, Any]:
+    """One part of the work, timed."""
+    run = ours.run(name, 0)  # type: ignore[arg-type]
+    return {"work_seconds": run.seconds, "tokens": run.tokens, "tokens_per_second": run.tokens / run.seconds}
+
+
+def fits(args: argparse.Namespace) -> dict[str, Any]:
+    """Peak memory of each stage of training under a cap: a warm-up step, a judge step, a rubric step."""
+    head = put_cap(args.cap)
+    stages = Stages(head["context_gib"])
+    work = Work(settings_of(args))
+    model: Any = None
+
+    def load() -> None:
+        nonlocal model
+        model = build(args.size, work, rank=args.rank)
+
+    stages.run("load", load)
+    if model is None:
+        return {**head, "stages": stages.found}
+    before = [p.detach().cpu().clone() for n, p in model.model.named_parameters() if ".lora_" not in n]
+    frozen = model.fingerprint("rubric")
+    with tempfile.TemporaryDirectory() as scratch:
+        ours = Ours(work, Path(scratch), 1, model)
+        text = work.judge_prompt(work.block(0), work.rubric(work.block(0).prompt_id, 0))
+        example = (work.encode(text), work.random_ids(0))
+        sft = SFTSettings(max_steps=1, per_device_train_batch_size=1)
+        stages.run("warm-up", partial(warm_up_role, model, "judge", [example], sft, 0, Path(scratch), _quiet))
+        model.changed("judge")
+        wanted = args.stages.split(",")
+        if "judge" in wanted:
+            stages.run("judge phase", lambda: part(ours, "judge"))
+            same = all(
+                torch.equal(old, p.detach().cpu()) for old, (_, p) in zip(before, _base_parameters(model), strict=True)
+            )
+            stages.found["judge phase"]["base_unchanged"] = same
+            stages.found["judge phase"]["rubric_adapter_unchanged"] = model.fingerprint("rubric") == frozen
+        if "rubric" in wanted:
+            stages.run("rubric phase", lambda: part(ours, "rubric"))
+        if "update" in wanted:
+            ours.give_random()
+            stages.run("update", lambda: part(ours, "update"))
+        if "rollout" in wanted:
+            # All the memory of a whole rollout, and a part of its time: the buffers are of full length from the start.
+            shared_prefix.FIXED_ROOM = args.completion_length
+            sampling = Sampling(min(args.rollout_tokens, args.completion_length), args.num_generations)
+            examples = work.judge_examples()
+            stages.run("rollout", lambda: {"groups": len(model.sample("judge", examples, sampling))})
+        budgets = {role: budget.most for role, budget in ours.learner.budgets.items()}
+        switch = ours.switch_microseconds()
+    return {**head, "stages": stages.found, "token_budgets": budgets, "switch_microseconds": switch}
+
+
+def _base_parameters(model: Any) -> list[tuple[str, Any]]:
+    return [(n, p) for n, p in model.model.named_parameters() if ".lora_" not in n]
+
+
+def _quiet(step: int, values: dict[str, float]) -> None:
+    """Log nothing."""
+
+
+def longest(args: argparse.Namespace) -> dict[str, Any]:
+    """The longest prompt of a list whose update, and whose prefill and buffers, fit under the cap."""
+    head = put_cap(args.cap)
+    stages = Stages(head["context_gib"])
+    model = None
+    for length in map(int, args.lengths.split(",")):
+        work = Work(settings_of(args, prompt_length=length))
+        if model is None:
+            model = build(args.size, work, rank=args.rank)
+        model.settings = model.settings.model_copy(update={"max_context": length + args.completion_length})
+        with tempfile.TemporaryDirectory() as scratch:
+            ours = Ours(work, Path(scratch), 1, model)
+            ours.give_random()
+            stages.run(f"update {length}", partial(part, ours, "update"))
+            shared_prefix.FIXED_ROOM = args.completion_length
+            sampling = Sampling(8, args.num_generations)
+            examples = work.judge_examples()
+            stages.run(f"rollout {length}", partial(model.sample, "judge", examples, sampling))
+        if any("failed" in stages.found[f"{what} {length}"] for what in ("update", "rollout")):
+            break
+    return {**head, "stages": stages.found}
+
+
+def rollout(args: argparse.Namespace) -> dict[str, Any]:
+    """Tokens per second of writing at several batch sizes, recorded and not, beside the memory bandwidth."""
+    head = put_cap(None)
+    work = Work(settings_of(args, prompts=max(1, 128 // args.num_generations)))
+    model = build(args.size, work, nf4=not args.bf16, rank=args.rank)
+    model.max_rows = 128
+    bandwidth = _bandwidth()
+    used = ((n, p) for n, p in model.model.named_parameters() if "_ref" not in n and "embed" not in n)
+    read = sum(p.numel() * p.element_size() for _, p in used)
+    examples = work.judge_examples()
+    found: dict[str, Any] = {}
+    for rows in (8, 32, 128):
+        chosen = examples[: rows // args.num_generations]
+        for recorded in (True, False):
+            generation.StepRecord.broken = not recorded
+            few, many = (
+                _seconds(partial(model.sample, "judge", chosen, Sampling(n, args.num_generations)), 1)
+                for n in (16, args.completion_length)
+            )
+            step = (many - few) / (args.completion_length - 16)
+            found[f"{rows} rows, {'recorded' if recorded else 'launched'}"] = {
+                "seconds": many,
+                "milliseconds_per_step": 1e3 * step,
+                "tokens_per_second": rows / step,
+                "share_of_bandwidth": read / step / bandwidth,
+            }
+            print(rows, recorded, found[f"{rows} rows, {'recorded' if recorded else 'launched'}"], file=sys.stderr)
+    generation.StepRecord.broken = False
+    found["profile"] = _profile(
+        lambda: model.sample("judge", examples[:1], Sampling(min(48, args.completion_length), args.num_generations))
+    )
+    return {**head, "bandwidth_gb_s": bandwidth / 1e9, "weights_read_gb": read / 1e9, "rollout": found}
+
+
+def _bandwidth() -> float:
+    """Bytes per second of a copy on the card, read and written."""
+    one = torch.empty(2 * GIB, dtype=torch.uint8, device="cuda")
+    other = torch.empty_like(one)
+    return 2 * one.numel() / _seconds(lambda: other.copy_(one), 5)
+
+
+def _seconds(call: Callable[[], object], runs: int) -> float:
+    call()
+    found = []
+    for _ in range(runs):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        call()
+        torch.cuda.synchronize()
+        found.append(time.perf_counter() - started)
+    return statistics.median(found)
+
+
+def _profile(call: Callable[[], object]) -> list[dict[str, Any]]:
+    """The kernels that took most of the GPU's time."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        call()
+        torch.cuda.synchronize()
+    rows = sorted(seen.key_averages(), key=lambda row: -row.self_device_time_total)
+    total = sum(row.self_device_time_total for row in rows) or 1.0
+    return [
+        {"kernel": row.key[:90], "share": row.self_device_time_total / total, "calls": row.count} for row in rows[:12]
+    ]
+
+
+def exact(args: argparse.Namespace) -> dict[str, Any]:
+    """Packed against separate rows: log-probs in bf16 and NF4, gradients against float32; and what each costs."""
+    head = put_cap(None)
+    found: dict[str, Any] = {}
+    work = Work(settings_of(args))
+    for name, nf4 in (("nf4", True), ("bf16", False)):
+        model = build(args.size, work, nf4=nf4, rank=args.rank)
+        rows = _rows(work)
+        packed, separate = _logprobs(model, rows, "packed"), _logprobs(model, rows, "separate")
+        alone = torch.cat([_logprobs(model, [row], "separate") for row in rows])
+        found[name] = {
+            "packed_to_separate": _gap(packed, separate),
+            "separate_to_one_by_one": _gap(separate, alone),
+            "packed_to_one_by_one": _gap(packed, alone),
+        }
+        if not nf4:
+            ours, theirs = _gradient(model, rows, "packed"), _gradient(model, rows, "separate")
+            model.model.float()
+            truth = _logprobs(model, rows, "separate")
+            exact_gradient = _gradient(model, rows, "separate")
+            found[name] |= {
+                "packed_to_float32": _gap(packed, truth),
+                "separate_to_float32": _gap(separate, truth),
+                "gradient_packed_to_float32": _relative(ours, exact_gradient),
+                "gradient_separate_to_float32": _relative(theirs, exact_gradient),
+                "float32_gradient_packed_to_separate": _relative(_gradient(model, rows, "packed"), exact_gradient),
+            }
+        del model
+        torch.cuda.empty_cache()
+        print(name, found[name], file=sys.stderr, flush=True)
+    return {**head, "exact": found}
+
+
+def _rows(work: Work) -> list[Row]:
+    prompt = tuple(work.encode(work.judge_examples()[0].prompt))
+    n = work.settings.num_generations
+    ids = [tuple(work.random_ids(i))[: work.settings.completion_length - 3 * i] for i in range(n)]
+    return [Row(prompt, x, (0.0,) * len(x), 1.0 if i % 2 else -1.0, 1.0 / (n * len(x))) for i, x in enumerate(ids)]
+
+
+def _logprobs(model: Any, rows: list[Row], layout: Any) -> torch.Tensor:
+    batch = make_batch(rows, 0, model.device, layout)
+    with model.using("judge") as active, torch.no_grad():
+        return model.score(active, batch, 1.0, layout).logprobs[batch.mask_RC.bool()].float().cpu()
+
+
+def _gradient(model: Any, rows: list[Row], layout: Any) -> torch.Tensor:
+    batch = make_batch(rows, 0, model.device, layout)
+    with model.using("judge", train=True) as active:
+        scores = model.score(active, batch, 1.0, layout)
+        (scores.logprobs * batch.weights_RC * batch.advantages_R[:, None]).sum().backward()
+    found = torch.cat([p.grad.float().flatten().cpu() for _, p in model.parameters("judge")])
+    for _, p in model.parameters("judge"):
+        p.grad = None
+    return found
+
+
+def _gap(one: torch.Tensor, other: torch.Tensor) -> dict[str, float]:
+    gap = (one - other).abs()
+    return {"max": float(gap.max()), "mean": float(gap.mean())}
+
+
+def _relative(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).norm() / other.norm())
+
+
+def update(args: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of an update with shared prompts and with separate rows, same model and rollouts, in turn."""
+    head = put_cap(args.cap)
+    stages = Stages(head["context_gib"])
+    work = Work(settings_of(args, prompts=2))
+    model = build(args.size, work, rank=args.rank)
+    found: dict[str, list[float]] = {"packed": [], "separate": []}
+    with tempfile.TemporaryDirectory() as scratch:
+        sides = {}
+        for layout in found:
+            sides[layout] = Ours(work, Path(scratch), 1, model)
+            sides[layout].learner.layout = layout
+            sides[layout].give_random()
+        for i in range(args.runs + 1):
+            for layout, ours in sides.items():
+                stages.run(f"{layout} {i}", partial(part, ours, "update"))
+                if i:
+                    found[layout].append(stages.found[f"{layout} {i}"]["work_seconds"])
+    medians = {layout: statistics.median(seconds) for layout, seconds in found.items()}
+    profile = _profile(lambda: sides["packed"].run("update", 0))
+    return {
+        **head,
+        "seconds": found,
+        "ratio": medians["separate"] / medians["packed"],
+        "tokens_per_second": {k: sides[k].run("update", 0).tokens / v for k, v in medians.items()},
+        "stages": stages.found,
+        "profile": profile,
+    }
+
+
+CHECKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "fits": fits,
+    "longest": longest,
+    "rollout": rollout,
+    "exact": exact,
+    "update": update,
+}
+
+
+def main() -> None:
+    """Run one check."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("check", choices=CHECKS)
+    parser.add_argument("--size", choices=SHAPES, default="8b")
+    parser.add_argument("--cap", type=float, help="GiB of the card that stand for a smaller one")
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--prompt-length", type=int, default=2048)
+    parser.add_argument("--completion-length", type=int, default=1024)
+    parser.add_argument("--num-generations", type=int, default=8)
+    parser.add_argument("--rollout-tokens", type=int, default=48)
+    parser.add_argument("--stages", default="judge,rubric")
+    parser.add_argument("--lengths", default="4096,8192,12288,16384")
+    parser.add_argument("--runs", type=int, default=2)
+    parser.add_argument("--bf16", action="store_true", help="no quantisation")
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    started = time.perf_counter()
+    result = {
+        "command": " ".join(["python", "benchmarks/gpu/checks.py", *sys.argv[1:]]),
+        "gpu": torch.cuda.get_device_name(),
+        **CHECKS[args.check](args),
+        "seconds": time.perf_counter() - started,
+    }
+    text = json.dumps(result, indent=1)
+    print(text)
+    if args.output:
+        args.output.write_text(text + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Models of published sizes with random weights, quantised as they are built, so that no download is needed.
+
+Shapes are those of the Qwen3 configurations on the Hub. A layer's weights exist in bfloat16 one matrix at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rubric_arm_lite.backends.loader import share_prefixes, two_adapters
+from rubric_arm_lite.backends.transformers import TwoAdapterModel
+from rubric_arm_lite.bench.ours import MOVE, STIR
+from rubric_arm_lite.bench.work import Work, nudge
+from rubric_arm_lite.config import ModelSettings
+from rubric_arm_lite.types import ROLES
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A Qwen3: layers, hidden size, MLP size, heads, key heads, and whether head and embedding are one."""
+
+    layers: int
+    hidden: int
+    mlp: int
+    heads: int
+    key_heads: int
+    tied: bool = False
+
+
+SHAPES = {
+    "tiny": Shape(2, 128, 256, 4, 2),
+    "0.6b": Shape(28, 1024, 3072, 16, 8, tied=True),
+    "1.7b": Shape(28, 2048, 6144, 16, 8, tied=True),
+    "4b": Shape(36, 2560, 9728, 32, 8, tied=True),
+    "8b": Shape(36, 4096, 12288, 32, 8),
+    "14b": Shape(40, 5120, 17408, 40, 8),
+    "32b": Shape(64, 5120, 25600, 64, 8),
+}
+VOCABULARY = 151936
+
+
+def random_base(size: str, context: int, nf4: bool = True, dtype: torch.dtype = torch.bfloat16) -> Any:
+    """A frozen base of random weights on the GPU."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    shape = SHAPES[size]
+    config = Qwen3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.mlp,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.key_heads,
+        head_dim=128,
+        max_position_embeddings=max(context, 40960),
+        tie_word_embeddings=shape.tied,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+        eos_token_id=None,
+        bos_token_id=None,
+        pad_token_id=None,
+        dtype=dtype,
+    )
+    config._attn_implementation = "sdpa"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        base = Qwen3ForCausalLM(config)
+    for name, module in list(base.named_modules()):
+        for key, parameter in list(module.named_parameters(recurse=False)):
+            if nf4 and isinstance(module, torch.nn.Linear) and "lm_head" not in name:
+                continue
+            made = torch.ones if parameter.dim() == 1 else torch.randn
+            weight = made(parameter.shape, dtype=dtype, device=device)
+            if parameter.dim() > 1:
+                weight *= 0.02
+            module.register_parameter(key, torch.nn.Parameter(weight, requires_grad=False))
+    if nf4:
+        _quantise(base, dtype, device)
+    base.tie_weights()
+    rotary = base.model.rotary_emb
+    base.model.rotary_emb = type(rotary)(config=config).to(device)
+    share_prefixes(base, size)
+    return base.eval()
+
+
+def _quantise(base: Any, dtype: torch.dtype, device: torch.device) -> None:
+    """Put 4-bit layers in place of all linear ones but the head, each drawn, quantised and let go in turn."""
+    import bitsandbytes as bnb
+    from transformers import BitsAndBytesConfig
+    from transformers.quantizers import AutoHfQuantizer
+
+    for name, module in list(base.named_modules()):
+        if not isinstance(module, torch.nn.Linear) or "lm_head" in name:
+            continue
+        with torch.device("meta"):
+            layer = bnb.nn.Linear4bit(
+                module.in_features,
+                module.out_features,
+                bias=False,
+                compute_dtype=dtype,
+                compress_statistics=True,
+                quant_type="nf4",
+            )
+        drawn = torch.randn((module.out_features, module.in_features), dtype=dtype, device=device) * 0.02
+        layer.weight = bnb.nn.Params4bit(drawn, requires_grad=False, compress_statistics=True, quant_type="nf4").to(
+            device
+        )
+        parent, _, child = name.rpartition(".")
+        setattr(base.get_submodule(parent), child, layer)
+        del drawn
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    # What `from_pretrained` leaves behind, and trainers look for.
+    base.config.quantization_config = config
+    base.hf_quantizer = AutoHfQuantizer.from_config(config, pre_quantized=False)
+    base.is_loaded_in_4bit = base.is_quantized = True
+
+
+def build(size: str, work: Work, nf4: bool = True, rank: int = 16, **settings: Any) -> TwoAdapterModel:
+    """A base with both adapters and their frozen references, all different, that never ends a text."""
+    s = work.settings
+    chosen = ModelSettings.model_validate(
+        {
+            "base": f"qwen3-{size}",
+            "dtype": "bfloat16",
+            "quantization": "nf4" if nf4 else "none",
+            "max_context": s.prompt_length + s.completion_length,
+            "gradient_checkpointing": True,
+            "lora": {"r": rank, "alpha": 2 * rank},
+            **settings,
+        }
+    )
+    base = random_base(size, chosen.max_context, nf4)
+    model = two_adapters(base, work.tokenizer, chosen, 0)
+    for role in ROLES:
+        nudge(model.parameters(role), STIR, 0.002)
+    model.freeze_references()
+    for role in ROLES:
+        nudge(model.parameters(role), MOVE, 0.002)
+    model.end_ids = frozenset()
+    return model
