@@ -237,19 +237,25 @@ def kernel_error(device: torch.device, dtype: torch.dtype) -> float:
 # --- kernels ------------------------------------------------------------------------------------------------------
 
 
-def _kernel(device: torch.device) -> str:
-    """Whose fused kernels to use: ``cpu``, ``cuda``, or another name for plain operations."""
-    return device.type
+def _kernel(tensor: Tensor) -> str:
+    """Whose fused kernels to use: ``cpu``, ``flash``, ``efficient``, or another name for plain operations."""
+    if tensor.device.type != "cuda":
+        return tensor.device.type
+    half = tensor.dtype in (torch.bfloat16, torch.float16)
+    return "flash" if half and torch.cuda.get_device_capability(tensor.device) >= (8, 0) else "efficient"
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
     """Attention and the log-sum-exp of its scores, (B, H, n, D) and (B, H, n) in float32."""
     key, value = _per_head(query, key), _per_head(query, value)
-    match _kernel(query.device):
+    match _kernel(query):
         case "cpu":
             cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
             out, lse = cpu(query, key, value, 0.0, causal, scale=scale)
-        case "cuda":
+        case "flash":
+            flash = torch.ops.aten._scaled_dot_product_flash_attention
+            out, lse = flash(query, key, value, 0.0, causal, False, scale=scale)[:2]
+        case "efficient":
             efficient = torch.ops.aten._scaled_dot_product_efficient_attention
             out, lse = efficient(query, key, value, None, True, 0.0, causal, scale=scale)[:2]
             lse = lse[..., : query.shape[2]]
@@ -267,7 +273,7 @@ def attend_one_way(
         query: shape (B, K, n, D), the heads that share a key head folded into n.
         bias: added to the scores, broadcastable to (B, K, n, keys).
     """
-    if _kernel(query.device) == "cpu":
+    if _kernel(query) == "cpu":
         cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         out, lse = cpu(query, key, value, 0.0, False, attn_mask=bias, scale=scale)
         return out, lse
@@ -302,11 +308,19 @@ def _attend_backward(
     """Gradients of query, key and value, where ``out`` and ``lse`` may include scores of other rectangles."""
     groups = query.shape[1] // key.shape[1]
     key, value = _per_head(query, key), _per_head(query, value)
-    match _kernel(query.device):
+    match _kernel(query):
         case "cpu":
             cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
             dq, dk, dv = cpu(gradient.contiguous(), query, key, value, out, lse.contiguous(), 0.0, causal, scale=scale)
-        case "cuda":
+        case "flash":
+            seed = torch.zeros((), dtype=torch.long, device=query.device)
+            flash = torch.ops.aten._scaled_dot_product_flash_attention_backward
+            lengths = (None, None, query.shape[2], key.shape[2])
+            given = (gradient, query, key, value, out, lse.contiguous())
+            dq, dk, dv = flash(*given, *lengths, 0.0, causal, seed, seed, scale=scale)
+        case "efficient":
+            # In half precision the kernel takes tokens to come before heads in memory, whatever the strides say.
+            out = out.transpose(1, 2).contiguous().transpose(1, 2)
             # The kernel wants the log-sum-exp padded to whole tiles of queries.
             padded = torch.nn.functional.pad(lse, (0, -lse.shape[-1] % 32), value=float("inf"))
             seed = torch.zeros((), dtype=torch.long, device=query.device)

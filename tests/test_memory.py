@@ -18,8 +18,10 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 class Card:
     """What torch would say of a GPU: an update takes ``fixed`` bytes and ``per_token`` more for each token."""
 
-    def __init__(self, fixed: int, per_token: int, free: int, held: int = 1000, reserved: int = 1500) -> None:
-        self.fixed, self.per_token, self.free = fixed, per_token, free
+    def __init__(
+        self, fixed: int, per_token: int, free: int, held: int = 1000, reserved: int = 1500, share: float = 1.0
+    ) -> None:
+        self.fixed, self.per_token, self.free, self.share = fixed, per_token, free, share
         self.held, self.reserved, self.peak = held, reserved, held
         self.asked: list[tuple[int, bool]] = []
 
@@ -38,6 +40,7 @@ class Card:
             "max_memory_allocated": lambda device: self.peak,
             "memory_reserved": lambda device: self.reserved,
             "mem_get_info": lambda device: (self.free, 10 * self.free),
+            "get_per_process_memory_fraction": lambda device: self.share,
             "empty_cache": lambda: setattr(self, "reserved", self.held),
         }
         for name, answer in answers.items():
@@ -50,6 +53,14 @@ def test_a_gpus_budget_fills_its_share_of_what_is_free(monkeypatch: pytest.Monke
     card.install(monkeypatch)
     assert token_budget(torch.nn.Linear(1, 1), CUDA, card.step, longest=50) == TokenBudget.flat(600)
     assert card.asked == [(50, True), (100, True)], "two updates, backward included"
+
+
+def test_a_cap_on_this_process_bounds_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """5 % of the card's 995,000 bytes less the 1,000 held are 48,750; 0.8 of that less 20,000 fixed: 190 tokens."""
+    card = Card(fixed=20_000, per_token=100, free=99_500, share=0.05)
+    card.install(monkeypatch)
+    assert memory.free_cuda(CUDA) == 48_750
+    assert token_budget(torch.nn.Linear(1, 1), CUDA, card.step, longest=50) == TokenBudget.flat(190)
 
 
 @pytest.mark.parametrize(

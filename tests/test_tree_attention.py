@@ -54,7 +54,7 @@ def random_tree(rng: random.Random, longest: int) -> PrefixTree:
 @pytest.mark.parametrize("plain", [False, True], ids=["kernel", "plain"])
 def test_equals_masked_attention(heads: tuple[int, int], plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if plain:  # what a device without a kernel of its own uses
-        monkeypatch.setattr(module, "_kernel", lambda device: "none")
+        monkeypatch.setattr(module, "_kernel", lambda tensor: "none")
     rng = random.Random(0)
     torch.manual_seed(0)
     for _ in range(12):
@@ -116,7 +116,7 @@ def test_halves_add_up_to_the_whole() -> None:
 @pytest.mark.parametrize("plain", [False, True], ids=["kernel", "plain"])
 def test_one_way_attention_with_hidden_columns(plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if plain:
-        monkeypatch.setattr(module, "_kernel", lambda device: "none")
+        monkeypatch.setattr(module, "_kernel", lambda tensor: "none")
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 2, 4, 8), torch.randn(3, 2, 6, 8), torch.randn(3, 2, 6, 8)
     bias = torch.zeros(3, 1, 1, 6)
@@ -166,6 +166,7 @@ def test_what_a_gpus_kernel_is_given_and_gives(monkeypatch: pytest.MonkeyPatch) 
         assert (
             lse.shape[2] % 32 == 0 and lse[..., q.shape[2] :].eq(float("inf")).all() and wanted == [True] * 3 + [False]
         )
+        assert out.transpose(1, 2).is_contiguous()
         return *attend_plainly_backward(g, q, k, v, out, lse[..., : q.shape[2]], causal, scale), None
 
     kernels = SimpleNamespace(
@@ -173,7 +174,24 @@ def test_what_a_gpus_kernel_is_given_and_gives(monkeypatch: pytest.MonkeyPatch) 
         _scaled_dot_product_efficient_attention_backward=backward,
     )
     monkeypatch.setattr(torch.ops, "aten", kernels)
-    monkeypatch.setattr(module, "_kernel", lambda device: "cuda")
+    monkeypatch.setattr(module, "_kernel", lambda tensor: "efficient")
+    assert kernel_error(CPU, torch.float32) < 1e-5
+
+
+def test_what_flash_attention_is_given_and_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(q: Tensor, k: Tensor, v: Tensor, p: float, causal: bool, debug: bool, *, scale: float):  # type: ignore[no-untyped-def]
+        assert q.shape[1] == k.shape[1] == v.shape[1] and p == 0.0 and not debug
+        return *attend_plainly(q, k, v, causal, scale), None, None
+
+    def backward(g, q, k, v, out, lse, cum_q, cum_k, max_q, max_k, p, causal, seed, offset, *, scale):  # type: ignore[no-untyped-def]
+        assert cum_q is None and cum_k is None and (max_q, max_k) == (q.shape[2], k.shape[2]) and lse.is_contiguous()
+        return attend_plainly_backward(g, q, k, v, out, lse, causal, scale)
+
+    kernels = SimpleNamespace(
+        _scaled_dot_product_flash_attention=forward, _scaled_dot_product_flash_attention_backward=backward
+    )
+    monkeypatch.setattr(torch.ops, "aten", kernels)
+    monkeypatch.setattr(module, "_kernel", lambda tensor: "flash")
     assert kernel_error(CPU, torch.float32) < 1e-5
 
 
