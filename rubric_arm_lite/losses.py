@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-LOGIT_BYTES = 256 * 1024 * 1024
-"""Size to which one chunk of float32 logits is bounded."""
+LOGIT_BYTES = {"cpu": 256 * 1024 * 1024, "cuda": 64 * 1024 * 1024}
+"""Size to which one chunk of float32 logits is bounded; backward holds several such at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def score_tokens(
         entropy = -(logp.exp() * logp).sum(-1)
         return logp.gather(-1, targets[:, None]).squeeze(-1), entropy
 
-    size = max(16, LOGIT_BYTES // (4 * vocabulary))
+    size = max(16, LOGIT_BYTES.get(hidden_NH.device.type, LOGIT_BYTES["cuda"]) // (4 * vocabulary))
     if len(targets_N) <= size:
         return scores(hidden_NH, targets_N)
     found = [

@@ -95,25 +95,35 @@ def token_budget(
         per_token = total[0] / tokens
         most = max(longest, min(CPU_CAP, int(memory / (BACKWARD * per_token))))
         return TokenBudget(most, min(most, int(CPU_AIM / per_token)))
-    peaks = []
-    for wanted in (longest, 2 * longest):
-        torch.cuda.synchronize(device)
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        tokens = step(wanted, True)
-        torch.cuda.synchronize(device)
-        peaks.append((tokens, torch.cuda.max_memory_allocated(device) - before))
-    (few, low), (many, high) = peaks
+    few, low = _peak(device, step, longest)
+    try:
+        many, high = _peak(device, step, 2 * longest)
+    except torch.OutOfMemoryError:
+        many = high = 0
+    if not many:  # out here, where the error no longer holds on to the tensors of its frames
+        release(device)
+        return TokenBudget.flat(max(longest, few))
     free = free_cuda(device) * SHARE_CUDA
     per_token = (high - low) / (many - few) if many > few and high > low else low / few
     return TokenBudget.flat(max(longest, min(CUDA_CAP, int(few + (free - low) / per_token))))
+
+
+def _peak(device: torch.device, step: Callable[[int, bool], int], wanted: int) -> tuple[int, int]:
+    """Tokens of an update of about ``wanted``, and the bytes it took at its peak."""
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    tokens = step(wanted, True)
+    torch.cuda.synchronize(device)
+    return tokens, torch.cuda.max_memory_allocated(device) - before
 
 
 def free_cuda(device: torch.device) -> int:
     """Bytes that tensors may still take on a GPU: cached blocks count as free, a cap on this process as the end."""
     free, total = torch.cuda.mem_get_info(device)
     allocated = torch.cuda.memory_allocated(device)
-    cap = int(total * torch.cuda.get_per_process_memory_fraction(device))
+    index = torch.cuda.current_device() if device.index is None else device.index
+    cap = int(total * torch.cuda.get_per_process_memory_fraction(index))
     return max(0, min(free + torch.cuda.memory_reserved(device) - allocated, cap - allocated))
 
 

@@ -277,11 +277,15 @@ def attend_one_way(
         cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         out, lse = cpu(query, key, value, 0.0, False, attn_mask=bias, scale=scale)
         return out, lse
-    scores = _wide_product(query, key) * scale
+    scores = _wide_product(query, key)
+    if scale != 1.0:
+        scores = scores * scale
     if bias is not None:
         scores = scores + bias
-    lse = torch.logsumexp(scores, dim=-1)
-    return (scores - lse[..., None]).exp().to(value.dtype) @ value, lse
+    # As logsumexp, in fewer kernels: the largest weight is exp(largest score - log-sum-exp).
+    weights = torch.softmax(scores, dim=-1)
+    lse = scores.amax(-1) - weights.amax(-1).log()
+    return weights.to(value.dtype) @ value, lse
 
 
 def _wide_product(query: Tensor, key: Tensor) -> Tensor:

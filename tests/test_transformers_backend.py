@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -430,3 +431,35 @@ def test_one_prompt_too_many_tokens_long_does_not_end_a_run(model: TwoAdapterMod
     written, cut = model.sample("judge", examples, Sampling(room, 2))
     assert all(sample.token_ids for sample in written.samples)
     assert [(s.text, s.token_ids, s.finish_reason) for s in cut.samples] == [("", (), "length")] * 2
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma"])
+def test_rounded_adapters_compute_the_same_and_follow_every_change(
+    kind: str, tiny_folder: tiny.Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU's shorter way of writing, here in float32, where rounding does nothing."""
+    monkeypatch.setattr(TwoAdapterModel, "_half", lambda self: False)
+    model = tiny.load(tiny_folder(kind))
+    ids = torch.tensor([model.encode(tiny.PROMPTS[1])])
+
+    def hidden(adapter: str) -> Tensor:
+        with model.using(adapter) as active, torch.no_grad():
+            return active(input_ids=ids).logits
+
+    layer = model._lora_layers[0]
+    for change in ("none", "stirred", "copied"):
+        if change == "stirred":
+            tiny.stir(model, "judge", seed=9)
+        elif change == "copied":
+            model.freeze_references()
+        for adapter in ("judge", "rubric", "judge_ref"):
+            expected = hidden(adapter)
+            with monkeypatch.context() as patch:
+                patch.setattr(TwoAdapterModel, "_half", lambda self: True)
+                patch.setattr(TwoAdapterModel, "_precision", lambda self: nullcontext())
+                with model.using(adapter):
+                    assert "forward" in vars(layer)
+                assert float((hidden(adapter) - expected).abs().max()) < 1e-4
+            assert "forward" not in vars(layer)
+    with model.using("judge", train=True):
+        assert "forward" not in vars(layer), "gradients take the ordinary way"

@@ -112,7 +112,7 @@ def stir(model: TwoAdapterModel, adapter: str, seed: int, scale: float = 0.15) -
     with torch.no_grad():
         for _, parameter in model.parameters(adapter):
             parameter.add_((torch.randn(parameter.shape, generator=generator) * scale).to(parameter.device))
-    model._fingerprints.pop(adapter, None)
+    model.changed(adapter)
 
 
 def weights(model: TwoAdapterModel, adapter: str) -> dict[str, torch.Tensor]:

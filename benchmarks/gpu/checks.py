@@ -45,9 +45,10 @@ def context_bytes() -> int:
     return total - free - torch.cuda.memory_reserved()
 
 
-def put_cap(gib: float | None) -> dict[str, float]:
-    """Let this process have ``gib`` GiB of the card in all."""
-    context = context_bytes()
+def put_cap(args: argparse.Namespace) -> dict[str, float]:
+    """Let this process have ``--cap`` GiB of the card in all."""
+    context = int(args.context * GIB) if args.context else context_bytes()
+    gib = args.cap
     if gib is not None:
         total = torch.cuda.mem_get_info()[1]
         torch.cuda.set_per_process_memory_fraction((gib * GIB - context) / total)
@@ -111,7 +112,7 @@ def part(ours: Ours, name: str) -> dict[str, Any]:
 
 def fits(args: argparse.Namespace) -> dict[str, Any]:
     """Peak memory of each stage of training under a cap: a warm-up step, a judge step, a rubric step."""
-    head = put_cap(args.cap)
+    head = put_cap(args)
     stages = Stages(head["context_gib"])
     work = Work(settings_of(args))
     model: Any = None
@@ -123,7 +124,7 @@ def fits(args: argparse.Namespace) -> dict[str, Any]:
     stages.run("load", load)
     if model is None:
         return {**head, "stages": stages.found}
-    before = [p.detach().cpu().clone() for n, p in model.model.named_parameters() if ".lora_" not in n]
+    before = _checksums(model)
     frozen = model.fingerprint("rubric")
     with tempfile.TemporaryDirectory() as scratch:
         ours = Ours(work, Path(scratch), 1, model)
@@ -135,10 +136,7 @@ def fits(args: argparse.Namespace) -> dict[str, Any]:
         wanted = args.stages.split(",")
         if "judge" in wanted:
             stages.run("judge phase", lambda: part(ours, "judge"))
-            same = all(
-                torch.equal(old, p.detach().cpu()) for old, (_, p) in zip(before, _base_parameters(model), strict=True)
-            )
-            stages.found["judge phase"]["base_unchanged"] = same
+            stages.found["judge phase"]["base_unchanged"] = before == _checksums(model)
             stages.found["judge phase"]["rubric_adapter_unchanged"] = model.fingerprint("rubric") == frozen
         if "rubric" in wanted:
             stages.run("rubric phase", lambda: part(ours, "rubric"))
@@ -156,8 +154,10 @@ def fits(args: argparse.Namespace) -> dict[str, Any]:
     return {**head, "stages": stages.found, "token_budgets": budgets, "switch_microseconds": switch}
 
 
-def _base_parameters(model: Any) -> list[tuple[str, Any]]:
-    return [(n, p) for n, p in model.model.named_parameters() if ".lora_" not in n]
+def _checksums(model: Any) -> list[int]:
+    """The sum of each base tensor's bytes, four at a time."""
+    found = [p.detach() for n, p in model.model.named_parameters() if ".lora_" not in n]
+    return [int(p.reshape(-1).view(torch.int32).sum(dtype=torch.int64)) for p in found]
 
 
 def _quiet(step: int, values: dict[str, float]) -> None:
@@ -166,7 +166,7 @@ def _quiet(step: int, values: dict[str, float]) -> None:
 
 def longest(args: argparse.Namespace) -> dict[str, Any]:
     """The longest prompt of a list whose update, and whose prefill and buffers, fit under the cap."""
-    head = put_cap(args.cap)
+    head = put_cap(args)
     stages = Stages(head["context_gib"])
     model = None
     for length in map(int, args.lengths.split(",")):
@@ -189,7 +189,7 @@ def longest(args: argparse.Namespace) -> dict[str, Any]:
 
 def rollout(args: argparse.Namespace) -> dict[str, Any]:
     """Tokens per second of writing at several batch sizes, recorded and not, beside the memory bandwidth."""
-    head = put_cap(None)
+    head = put_cap(args)
     work = Work(settings_of(args, prompts=max(1, 128 // args.num_generations)))
     model = build(args.size, work, nf4=not args.bf16, rank=args.rank)
     model.max_rows = 128
@@ -198,22 +198,24 @@ def rollout(args: argparse.Namespace) -> dict[str, Any]:
     read = sum(p.numel() * p.element_size() for _, p in used)
     examples = work.judge_examples()
     found: dict[str, Any] = {}
-    for rows in (8, 32, 128):
+    plans = [(8, True), (32, True), (128, True), (8, False)]
+    for rows, recorded in plans:
         chosen = examples[: rows // args.num_generations]
-        for recorded in (True, False):
-            generation.StepRecord.broken = not recorded
-            few, many = (
-                _seconds(partial(model.sample, "judge", chosen, Sampling(n, args.num_generations)), 1)
-                for n in (16, args.completion_length)
-            )
-            step = (many - few) / (args.completion_length - 16)
-            found[f"{rows} rows, {'recorded' if recorded else 'launched'}"] = {
-                "seconds": many,
-                "milliseconds_per_step": 1e3 * step,
-                "tokens_per_second": rows / step,
-                "share_of_bandwidth": read / step / bandwidth,
-            }
-            print(rows, recorded, found[f"{rows} rows, {'recorded' if recorded else 'launched'}"], file=sys.stderr)
+        generation.StepRecord.broken = not recorded
+        lengths = (16, args.completion_length) if recorded else (8, 24)
+        few, many = (
+            _seconds(partial(model.sample, "judge", chosen, Sampling(n, args.num_generations)), 1) for n in lengths
+        )
+        step = (many - few) / (lengths[1] - lengths[0])
+        name = f"{rows} rows, {'recorded' if recorded else 'launched'}"
+        found[name] = {
+            "milliseconds_per_step": 1e3 * step,
+            "tokens_per_second": rows / step,
+            "share_of_bandwidth": read / step / bandwidth,
+            "seconds": many,
+            "tokens": rows * lengths[1],
+        }
+        print(name, found[name], file=sys.stderr, flush=True)
     generation.StepRecord.broken = False
     found["profile"] = _profile(
         lambda: model.sample("judge", examples[:1], Sampling(min(48, args.completion_length), args.num_generations))
@@ -256,7 +258,7 @@ def _profile(call: Callable[[], object]) -> list[dict[str, Any]]:
 
 def exact(args: argparse.Namespace) -> dict[str, Any]:
     """Packed against separate rows: log-probs in bf16 and NF4, gradients against float32; and what each costs."""
-    head = put_cap(None)
+    head = put_cap(args)
     found: dict[str, Any] = {}
     work = Work(settings_of(args))
     for name, nf4 in (("nf4", True), ("bf16", False)):
@@ -322,7 +324,7 @@ def _relative(one: torch.Tensor, other: torch.Tensor) -> float:
 
 def update(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of an update with shared prompts and with separate rows, same model and rollouts, in turn."""
-    head = put_cap(args.cap)
+    head = put_cap(args)
     stages = Stages(head["context_gib"])
     work = Work(settings_of(args, prompts=2))
     model = build(args.size, work, rank=args.rank)
@@ -350,7 +352,13 @@ def update(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def context(args: argparse.Namespace) -> dict[str, Any]:
+    """The CUDA context of a process, to be given to checks that run beside each other."""
+    return put_cap(args)
+
+
 CHECKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "context": context,
     "fits": fits,
     "longest": longest,
     "rollout": rollout,
@@ -365,6 +373,7 @@ def main() -> None:
     parser.add_argument("check", choices=CHECKS)
     parser.add_argument("--size", choices=SHAPES, default="8b")
     parser.add_argument("--cap", type=float, help="GiB of the card that stand for a smaller one")
+    parser.add_argument("--context", type=float, help="GiB of the CUDA context, measured if left out")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--prompt-length", type=int, default=2048)
     parser.add_argument("--completion-length", type=int, default=1024)

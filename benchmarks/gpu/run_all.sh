@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Every check of a CUDA machine, in about eight minutes on a large card: bash benchmarks/gpu/run_all.sh OUTPUT-FOLDER
+# Checks of memory run beside each other under caps that stand for smaller cards, so their seconds mean nothing unless
+# they ran alone; those of speed run alone. What fails says so in the table and the rest goes on.
+set -u
+cd "$(dirname "$0")/../.."
+out=$(mkdir -p "${1:?the folder for results}" && cd "$1" && pwd)
+parts=$(mktemp -d)
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
+python=${PYTHON:-python3}
+
+check() { # name, seconds at most, options
+  local name=$1 limit=$2
+  shift 2
+  timeout "$limit" "$python" benchmarks/gpu/checks.py "$@" --output "$parts/$name.json" >"$parts/$name.out" 2>"$parts/$name.err" \
+    || echo "{\"command\": \"$*\", \"failed\": \"ended with $?\"}" >"$parts/$name.failed.json"
+  echo "$(date +%T) $name"
+}
+collect() {
+  "$python" benchmarks/gpu/table.py "$parts" "$out"
+  tail -n 200 "$parts"/*.err >"$out/log.txt" 2>/dev/null
+}
+
+wanted=${2:-fits memory speed trl testbed}
+if [[ $wanted == *fits* || $wanted == *memory* ]]; then
+  check context 60 context
+  context=$("$python" -c "import json,sys; print(json.load(open(sys.argv[1]))['context_gib'])" "$parts/context.json")
+fi
+if [[ $wanted == *fits* ]]; then
+  check fits-8b-12 220 fits --size 8b --cap 12
+  collect
+fi
+if [[ $wanted == *memory* ]]; then
+  beside=(--context "$context")
+  check longest-8b-24 150 longest --size 8b --cap 24 "${beside[@]}" &
+  check fits-32b-24 150 fits --size 32b --cap 24 --rank 8 --completion-length 512 --stages update,rollout "${beside[@]}" &
+  check fits-14b-16 150 fits --size 14b --cap 16 --completion-length 512 --stages update,rollout "${beside[@]}" &
+  wait
+  collect
+  check fits-8b-16 120 fits --size 8b --cap 16 --stages update,rollout "${beside[@]}" &
+  check fits-8b-24 120 fits --size 8b --cap 24 --stages update,rollout "${beside[@]}" &
+  check fits-14b-24 120 fits --size 14b --cap 24 --completion-length 512 --stages update,rollout "${beside[@]}" &
+  wait
+  collect
+fi
+if [[ $wanted == *speed* ]]; then
+  check rollout-8b 100 rollout --size 8b --prompt-length 512 --completion-length 128
+  check update-8b 100 update --size 8b
+  check exact-1.7b 60 exact --size 1.7b --prompt-length 1024 --completion-length 128
+  collect
+fi
+if [[ $wanted == *trl* ]]; then
+  size=(--width 1024 --layers 16 --prompt-length 2048 --prompts 2 --runs 2 --gradient-checkpointing --no-memory --json)
+  timeout 100 "$python" -m rubric_arm_lite bench update "${size[@]}" --completion-length 512 >"$parts/trl-update.json" 2>"$parts/trl-update.err"
+  timeout 100 "$python" -m rubric_arm_lite bench rollout "${size[@]}" --completion-length 128 >"$parts/trl-rollout.json" 2>"$parts/trl-rollout.err"
+  collect
+fi
+if [[ $wanted == *testbed* ]]; then
+  timeout 480 "$python" benchmarks/gpu/testbed.py --output "$parts/testbed.json" >"$parts/testbed.out" 2>"$parts/testbed.err"
+  collect
+fi
