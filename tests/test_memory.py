@@ -12,7 +12,7 @@ import torch
 from rubric_arm_lite import memory
 from rubric_arm_lite.memory import CPU_CAP, CUDA_CAP, TokenBudget, is_out_of_memory, saved_bytes, token_budget
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 
 class Card:
@@ -61,6 +61,19 @@ def test_a_cap_on_this_process_bounds_its_budget(monkeypatch: pytest.MonkeyPatch
     card.install(monkeypatch)
     assert memory.free_cuda(CUDA) == 48_750
     assert token_budget(torch.nn.Linear(1, 1), CUDA, card.step, longest=50) == TokenBudget.flat(190)
+
+
+def test_a_probe_that_runs_out_of_memory_bounds_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Card(fixed=20_000, per_token=100, free=99_500)
+    card.install(monkeypatch)
+
+    def step(tokens: int, backward: bool) -> int:
+        if tokens > 50:
+            raise torch.OutOfMemoryError("no room")
+        return card.step(tokens, backward)
+
+    assert token_budget(torch.nn.Linear(1, 1), CUDA, step, longest=50) == TokenBudget.flat(50)
+    assert card.reserved == card.held, "cached blocks were given back"
 
 
 @pytest.mark.parametrize(
