@@ -18,10 +18,10 @@ check() { # name, seconds at most, options
 }
 collect() {
   "$python" benchmarks/gpu/table.py "$parts" "$out"
-  tail -n 200 "$parts"/*.err >"$out/log.txt" 2>/dev/null
+  tail -n 40 "$parts"/*.err >"$out/log.txt" 2>/dev/null
 }
 
-wanted=${2:-fits memory speed trl testbed}
+wanted=${2:-fits memory exact writing trl testbed}
 if [[ $wanted == *fits* || $wanted == *memory* ]]; then
   check context 60 context
   context=$("$python" -c "import json,sys; print(json.load(open(sys.argv[1]))['context_gib'])" "$parts/context.json")
@@ -43,19 +43,26 @@ if [[ $wanted == *memory* ]]; then
   wait
   collect
 fi
-if [[ $wanted == *speed* ]]; then
-  check rollout-8b 100 rollout --size 8b --prompt-length 512 --completion-length 128
-  check update-8b 100 update --size 8b
+if [[ $wanted == *exact* ]]; then
   check exact-1.7b 60 exact --size 1.7b --prompt-length 1024 --completion-length 128
   collect
 fi
-if [[ $wanted == *trl* ]]; then
-  size=(--width 1024 --layers 16 --prompt-length 2048 --prompts 2 --runs 2 --gradient-checkpointing --no-memory --json)
-  timeout 100 "$python" -m rubric_arm_lite bench update "${size[@]}" --completion-length 512 >"$parts/trl-update.json" 2>"$parts/trl-update.err"
-  timeout 100 "$python" -m rubric_arm_lite bench rollout "${size[@]}" --completion-length 128 >"$parts/trl-rollout.json" 2>"$parts/trl-rollout.err"
+if [[ $wanted == *writing* ]]; then
+  check rollout-8b 100 rollout --size 8b --prompt-length 512 --completion-length 96
   collect
 fi
+if [[ $wanted == *trl* ]]; then
+  size=(--width 1024 --layers 8 --prompt-length 2048 --prompts 2 --runs 2 --gradient-checkpointing --no-memory --json)
+  for verb in update rollout; do
+    length=$([[ $verb == update ]] && echo 512 || echo 96)
+    timeout 70 "$python" -m rubric_arm_lite bench "$verb" "${size[@]}" --completion-length "$length" \
+      >"$parts/trl-$verb.json" 2>"$parts/trl-$verb.err"
+    echo "$(date +%T) trl-$verb"
+    collect
+  done
+fi
 if [[ $wanted == *testbed* ]]; then
-  timeout 480 "$python" benchmarks/gpu/testbed.py --output "$parts/testbed.json" >"$parts/testbed.out" 2>"$parts/testbed.err"
+  timeout 300 "$python" benchmarks/gpu/testbed.py --seeds 101 102 --set schedule.cycles=1 --kill-after 40 60 \
+    --seconds "${TESTBED_SECONDS:-240}" --output "$parts/testbed.json" >"$parts/testbed.out" 2>"$parts/testbed.err"
   collect
 fi
