@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import sys
 import tempfile
@@ -387,7 +388,7 @@ def main() -> None:
     args = parser.parse_args()
     started = time.perf_counter()
     result = {
-        "command": " ".join(["python", "benchmarks/gpu/checks.py", *sys.argv[1:]]),
+        "command": re.sub(r" --output \S+", "", " ".join(["python", "benchmarks/gpu/checks.py", *sys.argv[1:]])),
         "gpu": torch.cuda.get_device_name(),
         **CHECKS[args.check](args),
         "seconds": time.perf_counter() - started,

@@ -37,6 +37,11 @@ def memory(results: dict[str, Any]) -> list[str]:
     lines = [
         "### Memory",
         "",
+        "Group 8, prompt 2048, rank 16; 8B writes 1024 tokens, 14B and 32B (rank 8) 512. `judge phase` and",
+        "`rubric phase` are whole steps with two rollouts each; `rollout` has buffers of full length and writes 48",
+        "tokens. *On the card* is what torch reserved and the CUDA context, *tensors* what was in use. Only 8B at 12 GiB",
+        "ran alone, so only its seconds count.",
+        "",
         "| model | cap | stage | on the card | tensors | seconds | |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -50,8 +55,8 @@ def memory(results: dict[str, Any]) -> list[str]:
                 f"| {size} | {cap} GiB | {stage} | {seen['card_gib']:.2f} GiB | {seen['allocated_gib']:.2f} GiB | "
                 f"{seen['seconds']:.1f} | {note[:200]} |"
             )
-        if "stages" not in result:
-            lines.append(f"| {size} | {cap} GiB | | | | | {result.get('failed', '')} |")
+        if "failed" in result:
+            lines.append(f"| {size} | {cap} GiB | | | | | {result['failed']} |")
     return [*lines, ""]
 
 
@@ -86,6 +91,36 @@ def speed(results: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+def exactness(results: dict[str, Any]) -> list[str]:
+    """Packed beside separate rows."""
+    found = results.get("exact-1.7b", {}).get("exact")
+    if not found:
+        return []
+    lines = ["### Packed against separate rows, Qwen3-1.7B", "", "| | largest | mean |", "|---|---|---|"]
+    for dtype, pairs in found.items():
+        for name, gap in pairs.items():
+            words = f"{dtype}: {name.replace('_', ' ')}"
+            if isinstance(gap, dict):
+                lines.append(f"| {words}, log-probs | {gap['max']:.3f} | {gap['mean']:.4f} |")
+            else:
+                lines.append(f"| {words}, relative | {gap:.2g} | |")
+    return [*lines, ""]
+
+
+def profiles(results: dict[str, Any]) -> list[str]:
+    """Where the time of writing and updating goes."""
+    lines = []
+    for title, rows in (
+        ("Kernels of writing 8 rows", results.get("rollout-8b", {}).get("rollout", {}).get("profile")),
+        ("Kernels of an update", results.get("update-8b", {}).get("profile")),
+    ):
+        if rows:
+            lines += [f"### {title}, Qwen3-8B NF4", "", "| share | calls | kernel |", "|---|---|---|"]
+            lines += [f"| {100 * r['share']:.0f} % | {r['calls']} | `{r['kernel'][:70]}` |" for r in rows[:8]]
+            lines.append("")
+    return lines
+
+
 def testbed(results: dict[str, Any]) -> list[str]:
     """Accuracy of each evaluation."""
     found = results.get("testbed", {})
@@ -97,7 +132,13 @@ def testbed(results: dict[str, Any]) -> list[str]:
         lines.append(
             f"- seed {seed} (ended with {run['ended_with']}, {run['seconds'] or 0:.0f} s): {', '.join(values)}"
         )
-    lines.append(f"- killed after {found['resume']['killed_after']} s and resumed: {found['resume'].get('difference')}")
+    resume = found["resume"]
+    gaps = [f"{role} {gap['relative']:.1g}" for role, gap in resume.get("difference", {}).items()]
+    moments = " and ".join(f"{moment:g} s" for moment in resume["killed_after"])
+    lines.append(
+        f"- killed after {moments} and resumed, against unbroken: relative difference of the final adapters "
+        f"{', '.join(gaps) or 'not known'}"
+    )
     return [*lines, ""]
 
 
@@ -113,11 +154,11 @@ def main() -> None:
     kept = out / "results.json"
     if kept.is_file():
         results = {**json.loads(kept.read_text("utf-8")), **results}
-    results["machine"] = machine()
+    results.setdefault("machine", machine())
     kept.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
     about = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
     page = ["# On a CUDA machine", "", "`bash benchmarks/gpu/run_all.sh benchmarks/gpu`", "", about, ""]
-    page += [*memory(results), *speed(results), *testbed(results)]
+    page += [*memory(results), *speed(results), *exactness(results), *testbed(results), *profiles(results)]
     (out / "results.md").write_text("\n".join(page), "utf-8")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -91,7 +92,7 @@ def main() -> None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         result: dict[str, Any] = {
-            "command": " ".join(["python", "benchmarks/gpu/testbed.py", *sys.argv[1:]]),
+            "command": re.sub(r" --output \S+", "", " ".join(["python", "benchmarks/gpu/testbed.py", *sys.argv[1:]])),
             "seeds": {
                 seed: {
                     "ended_with": process.returncode,

@@ -43,7 +43,9 @@ def draw(result: Mapping[str, Any], kind: str) -> bytes:
     columns = min(2, len(sweep))
     lines = -(-len(sweep) // columns)
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(4.3 * columns + 0.4, 3.1 * lines + 1.0), layout="constrained")
+        # Title and legend need the width of two panels even where there is one.
+        height = 3.1 * lines + 1.0 if columns == 2 else 4.4
+        figure = Figure(figsize=(9.0, height), layout="constrained")
         FigureCanvasAgg(figure)
         grid = figure.subplots(lines, columns, squeeze=False)
         panels = list(grid.flat)
