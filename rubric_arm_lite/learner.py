@@ -135,9 +135,11 @@ class Learner:
             batch = make_batch(run, int(self.model.tokenizer.pad_token_id), self.model.device, self.layout)
             # Dropout must not draw from the numbers that the update will draw from.
             with torch.random.fork_rng(), self.model.using(role, train=True) as model:
-                scores = self.model.score(model, batch, settings.temperature, self.layout)
+                # The log-probs alone: entropies that are held keep alive what was computed again for them, a few copies
+                # of the logits, which an update does not hold.
+                logprobs = self.model.score(model, batch, settings.temperature, self.layout).logprobs
                 if backward:
-                    torch.autograd.backward((scores.logprobs * batch.weights_RC).sum())
+                    torch.autograd.backward((logprobs * batch.weights_RC).sum())
             self.optimizers[role].zero_grad(set_to_none=True)
             return count_tokens(run, self.layout)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -393,6 +394,29 @@ def test_the_measured_budget_is_the_same_every_time_and_is_kept(tiny_folder: tin
     one.save_optimizers(tmp_path / "o")
     other.load_optimizers(tmp_path / "o")
     assert other.budgets["judge"] == TokenBudget(77, 55), "a resumed run adds up its gradients in the same parts"
+
+
+def test_measuring_the_budget_holds_no_entropies(tiny_folder: tiny.Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would keep copies of the logits alive in backward, and the budget would be half of what it could be."""
+    learner = learner_on(tiny_folder())
+    groups = tiny.rollouts(learner.model)
+    rows = learner._rows(learner.recipe.judge, groups, tiny.spread(groups))
+    seen: list[weakref.ref[torch.Tensor]] = []
+    real_score, real_backward = learner.model.score, torch.autograd.backward
+
+    def score(*inputs: Any) -> TokenScores:
+        found = real_score(*inputs)
+        seen.append(weakref.ref(found.entropies))
+        return found
+
+    def backward(loss: torch.Tensor) -> None:
+        assert seen[-1]() is None
+        real_backward(loss)
+
+    monkeypatch.setattr(learner.model, "score", score)
+    monkeypatch.setattr(torch.autograd, "backward", backward)
+    assert learner._probe("judge", rows, learner.recipe.judge)(50, True) > 0
+    assert len(seen) == 1
 
 
 def test_a_budget_of_another_version_is_refused(tiny_folder: tiny.Folders, tmp_path: Path) -> None:
