@@ -19,7 +19,7 @@ from rubric_arm_lite.backends.transformers import TwoAdapterModel
 from rubric_arm_lite.batching import Layout, Row, RowBatch, make_batch
 from rubric_arm_lite.errors import BackendError
 from rubric_arm_lite.losses import grpo_loss, k3
-from rubric_arm_lite.types import Example
+from rubric_arm_lite.types import ROLES, Example
 from tests import tiny
 
 CPU = torch.device("cpu")
@@ -452,7 +452,7 @@ def test_rounded_adapters_compute_the_same_and_follow_every_change(
             tiny.stir(model, "judge", seed=9)
         elif change == "copied":
             model.freeze_references()
-        for adapter in ("judge", "rubric", "judge_ref"):
+        for adapter in ROLES:
             expected = hidden(adapter)
             with monkeypatch.context() as patch:
                 patch.setattr(TwoAdapterModel, "_half", lambda self: True)
@@ -461,5 +461,8 @@ def test_rounded_adapters_compute_the_same_and_follow_every_change(
                     assert "forward" in vars(layer)
                 assert float((hidden(adapter) - expected).abs().max()) < 1e-4
             assert "forward" not in vars(layer)
-    with model.using("judge", train=True):
-        assert "forward" not in vars(layer), "gradients take the ordinary way"
+    monkeypatch.setattr(TwoAdapterModel, "_half", lambda self: True)
+    monkeypatch.setattr(TwoAdapterModel, "_precision", lambda self: nullcontext())
+    for adapter, train in (("judge", True), ("judge_ref", False)):
+        with model.using(adapter, train):
+            assert "forward" not in vars(layer), "an update and its reference take the ordinary way"

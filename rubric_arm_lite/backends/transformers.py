@@ -121,22 +121,20 @@ class TwoAdapterModel:
 
         On a GPU a step of decoding costs as much as it has operations, however small they are.
         """
-        if not self._half():
+        if adapter not in ROLES or not self._half():  # a reference scores the way an update does, to the last bit
             return
         if adapter not in self._rounded:
             dtype = self.model.dtype
             plain = [m for m in self._lora_layers if adapter in m.lora_A and adapter not in m.lora_variant]
-            self._rounded = {  # of one adapter at a time, to save memory
-                adapter: [
-                    (
-                        layer,
-                        layer.lora_A[adapter].weight.detach().to(dtype).T,
-                        (layer.lora_B[adapter].weight.detach() * layer.scaling[adapter]).to(dtype).T,
-                    )
-                    for layer in plain
-                    if isinstance(layer.lora_A[adapter], torch.nn.Linear)
-                ]
-            }
+            self._rounded[adapter] = [
+                (
+                    layer,
+                    layer.lora_A[adapter].weight.detach().to(dtype).T,
+                    (layer.lora_B[adapter].weight.detach() * layer.scaling[adapter]).to(dtype).T,
+                )
+                for layer in plain
+                if isinstance(layer.lora_A[adapter], torch.nn.Linear)
+            ]
         for layer, down, up in self._rounded[adapter]:
             layer.forward = partial(_rounded_forward, layer.base_layer, down, up)
 
