@@ -238,6 +238,28 @@ def doctor(as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def plan(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    gpu_gb: Annotated[float | None, typer.Option(help="Card to plan for, in GiB (default: this machine's).")] = None,
+    prompt_length: Annotated[int | None, typer.Option(help="Longest prompt, if shorter than the context.")] = None,
+    tokens_per_second: Annotated[float | None, typer.Option(help="A measured speed of writing, for hours.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Memory of every stage, whether it fits and what to change if not; loads no model."""
+    from rubric_arm_lite import plan_table
+    from rubric_arm_lite.plan import plan_for
+    from rubric_arm_lite.recipe_file import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    made = plan_for(loaded, gpu_gb, prompt_length)
+    if as_json:
+        _print_json(plan_table.as_json(loaded, made, tokens_per_second))
+    else:
+        plan_table.show(loaded, made, tokens_per_second, _out)
+
+
+@app.command()
 def bench(
     verb: VerbArgument = None,
     against: AgainstOption = "trl",

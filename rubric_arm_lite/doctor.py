@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from rubric_arm_lite import __version__
-from rubric_arm_lite.config import Recipe
+from rubric_arm_lite.errors import ConfigError
+from rubric_arm_lite.plan import GIB, make_plan, shape_of
 from rubric_arm_lite.recipe_file import load_recipe, shipped_recipes
 
 _PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth")
-_NF4_SHARE = 0.3
-"""Bytes of an NF4 base in bfloat16 bytes: 4 bits of 16, its constants, and embeddings left as they are."""
+_NO_RUN = ("base",)
+"""Shipped files that other recipes start from."""
 
 
 def examine() -> dict[str, Any]:
@@ -32,16 +33,28 @@ def examine() -> dict[str, Any]:
             "memory_gb": properties.total_memory / 2**30,
             "bf16": torch.cuda.is_bf16_supported(),
         }
-    memory = gpu["memory_gb"] if gpu else _memory_gb()
-    return {
+    found: dict[str, Any] = {
         "rubric-arm-lite": __version__,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gb": _memory_gb(),
         "gpu": gpu,
-        "recipes": [_fit(path, gpu is not None, memory) for path in shipped_recipes() if path.stem != "base"],
+        "recipes": sorted(
+            (_fit(path, gpu) for path in shipped_recipes() if path.stem not in _NO_RUN),
+            key=lambda row: (row["weights"], row["least_gb"] or 0.0),
+        ),
     }
+    return {**found, "best": best(found["recipes"])}
+
+
+def best(rows: list[dict[str, Any]]) -> str | None:
+    """The recipe with the largest base that fits, and of those the one that needs most; the testbed if none does."""
+    fitting = [row for row in rows if row["fits"] and row["recipe"] != "testbed"]
+    if not fitting:
+        return "testbed" if any(row["fits"] for row in rows) else None
+    name: str = max(fitting, key=lambda row: (row["weights"], row["least_gb"] or 0.0))["recipe"]
+    return name
 
 
 def show(found: dict[str, Any], console: Console) -> None:
@@ -62,26 +75,27 @@ def show(found: dict[str, Any], console: Console) -> None:
     for row in found["recipes"]:
         recipes.add_row(row["recipe"], "yes" if row["fits"] else "no" if row["fits"] is False else "?", row["why"])
     console.print(recipes)
+    if found["best"]:
+        console.print(f"Best for this machine: rubric-arm run {found['best']}", highlight=False)
 
 
-def _fit(path: Path, cuda: bool, memory_gb: float) -> dict[str, Any]:
+def _fit(path: Path, gpu: dict[str, Any] | None) -> dict[str, Any]:
     recipe = load_recipe(str(path))
-    fits, why = _judge_fit(recipe, cuda, memory_gb)
-    return {"recipe": path.stem, "fits": fits, "why": why}
-
-
-def _judge_fit(recipe: Recipe, cuda: bool, memory_gb: float) -> tuple[bool | None, str]:
+    row: dict[str, Any] = {"recipe": path.stem, "fits": None, "why": "", "least_gb": None, "weights": 0}
     if recipe.model.base == "testbed":
-        return True, "the shipped base, CPU"
+        return {**row, "fits": True, "why": "the shipped base, CPU"}
+    try:
+        shape = shape_of(recipe.model.base)
+    except ConfigError as error:
+        return {**row, "why": str(error)}
+    needed = make_plan(recipe, shape, None).least / GIB
+    row = {**row, "least_gb": needed, "weights": shape.linear_weights + shape.other_weights}
+    if gpu is None:
+        return {**row, "fits": False, "why": f"needs a GPU with {needed:.1f} GiB"}
     if recipe.model.quantization == "nf4" and util.find_spec("bitsandbytes") is None:
-        return False, "needs bitsandbytes: pip install 'rubric-arm-lite[gpu]'"
-    folder = Path(recipe.model.base)
-    if not folder.is_dir():
-        return None, "a Hub id: its size is known once it is downloaded" + ("" if cuda else "; slow without a GPU")
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 2**30
-    needed = size * (_NF4_SHARE if recipe.model.quantization == "nf4" else 1.0)
-    enough = needed < 0.8 * memory_gb
-    return enough, f"weights need {needed:.1f} of {memory_gb:.1f} GiB, before activations and caches"
+        return {**row, "fits": False, "why": "needs bitsandbytes: pip install 'rubric-arm-lite[gpu]'"}
+    fits = bool(make_plan(recipe, shape, gpu["memory_gb"] * GIB).fits)
+    return {**row, "fits": fits, "why": f"needs {needed:.1f} of {gpu['memory_gb']:.1f} GiB"}
 
 
 def _version(name: str) -> str | None:

@@ -39,7 +39,19 @@ def test_version_and_help_need_no_torch() -> None:
     code = "import sys; from rubric_arm_lite import cli; print('torch' in sys.modules, 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
-    for verb in ("run", "demo", "rubric", "judge", "evaluate", "report", "testbed", "show-recipe", "doctor", "bench"):
+    for verb in (
+        "run",
+        "demo",
+        "rubric",
+        "judge",
+        "evaluate",
+        "report",
+        "testbed",
+        "show-recipe",
+        "doctor",
+        "plan",
+        "bench",
+    ):
         assert verb in call("--help").stdout
 
 
@@ -108,7 +120,9 @@ def test_show_recipe_and_doctor() -> None:
     assert "num_generations: 8" in call("show-recipe", "testbed").stdout
     assert json.loads(call("show-recipe", "testbed", "--set", "seed=7", "--json").stdout)["seed"] == 7
     found = json.loads(call("doctor", "--json").stdout)
-    assert {"recipe": "testbed", "fits": True, "why": "the shipped base, CPU"} in found["recipes"]
+    rows = {row["recipe"]: row for row in found["recipes"]}
+    assert rows["testbed"]["fits"] is True and rows["qwen3-8b-12gb"]["fits"] is False
+    assert "needs a GPU with 9.5 GiB" in rows["qwen3-8b-12gb"]["why"] and found["best"] == "testbed"
     assert "CPU cores" in call("doctor").stdout
 
 
@@ -222,3 +236,13 @@ def test_full_disk_is_one_clear_error(
         cli.main()
     assert stop.value.code == 2
     assert "is full" in capsys.readouterr().err
+
+
+def test_plan() -> None:
+    shown = call("plan", "qwen3-8b-12gb", "--gpu-gb", "12", "--tokens-per-second", "300", "--set", "judge.max_steps=10")
+    assert "It fits." in shown.stdout and "hours" in shown.stdout
+    found = json.loads(call("plan", "qwen3-8b-24gb", "--gpu-gb", "8", "--json").stdout)
+    assert found["fits"] is False and found["least_bytes"] > 8 * 2**30
+    assert {stage["stage"] for stage in found["stages"]} >= {"warm-up", "judge update", "rubric rollout"}
+    assert "does not fit" in call("plan", "qwen3-8b-24gb", "--gpu-gb", "8").stdout
+    assert "give the size of a card" in refused("plan", "testbed", "--gpu-gb", "-1")

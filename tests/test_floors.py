@@ -29,6 +29,8 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "cli",
         "__main__",
         "doctor",
+        "plan",
+        "plan_table",
         "progress",
         "report",
         "report_data",

@@ -275,6 +275,7 @@ def exact(args: argparse.Namespace) -> dict[str, Any]:
         if not nf4:
             ours, theirs = _gradient(model, rows, "packed"), _gradient(model, rows, "separate")
             model.model.float()
+            model._dtype = torch.float32
             truth = _logprobs(model, rows, "separate")
             exact_gradient = _gradient(model, rows, "separate")
             found[name] |= {

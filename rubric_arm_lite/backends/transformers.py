@@ -41,6 +41,7 @@ class TwoAdapterModel:
         self.model = model
         self.tokenizer = tokenizer
         self.settings = settings
+        self._dtype: torch.dtype = model.dtype  # asked of the model it is looked for among all parameters
         self.max_rows = MAX_ROWS_CUDA if self.device.type == "cuda" else MAX_ROWS_CPU
         self._head = _Head(model.get_base_model())
         whole_rows = settings.gradient_checkpointing or not settings.shared_prefix
@@ -110,11 +111,11 @@ class TwoAdapterModel:
         The cache of casts stays off: it would outlive the step that changes the weights, and cannot be recorded.
         """
         half = self._half()
-        return torch.autocast(self.device.type, self.model.dtype if half else None, enabled=half, cache_enabled=False)
+        return torch.autocast(self.device.type, self._dtype if half else None, enabled=half, cache_enabled=False)
 
     def _half(self) -> bool:
         """Whether the base computes in half precision on a GPU."""
-        return self.device.type == "cuda" and self.model.dtype in (torch.bfloat16, torch.float16)
+        return self.device.type == "cuda" and self._dtype in (torch.bfloat16, torch.float16)
 
     def _shorten(self, adapter: str) -> None:
         """Let LoRA layers write with an adapter rounded beforehand, in 2 small products in place of 8 operations.
@@ -124,7 +125,7 @@ class TwoAdapterModel:
         if adapter not in ROLES or not self._half():  # a reference scores the way an update does, to the last bit
             return
         if adapter not in self._rounded:
-            dtype = self.model.dtype
+            dtype = self._dtype
             plain = [m for m in self._lora_layers if adapter in m.lora_A and adapter not in m.lora_variant]
             self._rounded[adapter] = [
                 (
@@ -360,7 +361,7 @@ class TwoAdapterModel:
             return self.max_rows
         release(self.device)
         config = self.model.get_base_model().config.get_text_config()
-        size = self.model.dtype.itemsize
+        size = self._dtype.itemsize
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         cache = 2 * config.num_hidden_layers * heads * head * size

@@ -1,0 +1,403 @@
+"""What a recipe needs: memory of each stage on a card, the field to change where it does not fit, tokens and hours.
+
+Enter: a recipe and the shape of its base. Leave: a table of bytes. Nothing is loaded and no GPU is needed. Weights,
+adapters, optimizers and caches are counted; what a token takes on its way through an update is a formula whose
+constants were fitted to measurements (benchmarks/gpu), since it depends on what kernels keep.
+
+Where the recipe says ``micro_batch_tokens: auto``, an update takes what is free, up to a share: the plan gives what it
+needs at the least (one row of a group at once) and what it will use.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rubric_arm_lite.config import GRPOSettings, ModelSettings, Recipe
+from rubric_arm_lite.errors import ConfigError
+from rubric_arm_lite.testbed import base_folder
+from rubric_arm_lite.types import Role
+
+GIB = 2**30
+CONTEXT = 0.67 * GIB
+"""Bytes of a CUDA context and its libraries, which no tensor can use (H100; a small card has less)."""
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Of one weight with double quantisation: 4 bits, an 8-bit constant per block of 64, a float32 one per 256 blocks."""
+PER_MLP, PER_HIDDEN, PER_HIDDEN_CHECKPOINTED = 8.0, 38.0, 2.0
+"""Bytes of a token in the layer that is in backward, per MLP channel and per hidden channel in half precision; and of a
+token in each checkpointed layer. Fitted to updates of Qwen3-8B and 14B."""
+SAVED_PER_MLP, SAVED_PER_HIDDEN = 16.0, 38.0
+"""Bytes that autograd keeps of a token and a layer in float32 without checkpointing, per channel."""
+LARGE_VOCABULARY, CHUNK = 32768, 256
+"""From this vocabulary on the warm-up has the logits of so many tokens at once."""
+LOGITS_HELD = 6
+"""Float32 copies of a chunk of logits held at once in backward."""
+PROCESS = 0.57 * GIB
+"""What Python and its libraries take on a CPU, TRL and matplotlib among them."""
+AUTOMATIC_SHARE = 0.8
+SPARE = 0.02
+"""Part of a card that is lost to blocks between tensors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A dense decoder."""
+
+    layers: int
+    hidden: int
+    mlp: int
+    heads: int
+    key_heads: int
+    head_size: int
+    vocabulary: int
+    tied: bool
+
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of one layer's matrices."""
+        queries, keys = self.heads * self.head_size, self.key_heads * self.head_size
+        return {
+            "q_proj": (self.hidden, queries),
+            "k_proj": (self.hidden, keys),
+            "v_proj": (self.hidden, keys),
+            "o_proj": (queries, self.hidden),
+            "gate_proj": (self.hidden, self.mlp),
+            "up_proj": (self.hidden, self.mlp),
+            "down_proj": (self.mlp, self.hidden),
+        }
+
+    @property
+    def linear_weights(self) -> int:
+        """Weights of all layers' matrices, what NF4 quantises."""
+        return self.layers * sum(a * b for a, b in self.linears().values())
+
+    @property
+    def other_weights(self) -> int:
+        """Embedding and head, which stay as they are, and norms."""
+        return self.vocabulary * self.hidden * (1 if self.tied else 2) + (2 * self.layers + 1) * self.hidden
+
+    def lora_weights(self, settings: ModelSettings) -> int:
+        """Weights of one adapter."""
+        chosen = settings.lora.target_modules
+        shapes = self.linears()
+        names = list(shapes) if isinstance(chosen, str) else [name for name in shapes if name in chosen]
+        return self.layers * settings.lora.r * sum(sum(shapes[name]) for name in names)
+
+    def cache_bytes(self, size: float) -> float:
+        """Bytes that one token's keys and values take in a cache."""
+        return 2 * self.layers * self.key_heads * self.head_size * size
+
+
+QWEN3 = {
+    "0.6B": Shape(28, 1024, 3072, 16, 8, 128, 151936, True),
+    "1.7B": Shape(28, 2048, 6144, 16, 8, 128, 151936, True),
+    "4B": Shape(36, 2560, 9728, 32, 8, 128, 151936, True),
+    "8B": Shape(36, 4096, 12288, 32, 8, 128, 151936, False),
+    "14B": Shape(40, 5120, 17408, 40, 8, 128, 151936, False),
+    "32B": Shape(64, 5120, 25600, 64, 8, 128, 151936, False),
+}
+KNOWN = {f"Qwen/Qwen3-{size}": shape for size, shape in QWEN3.items()}
+"""Bases of shipped recipes, so that a plan needs no download (from their published configurations)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Bytes of a stage by what takes them.
+
+    Attributes:
+        least: what it cannot do with less of.
+        used: what it takes on the card that the plan is for, with an automatic micro-batch.
+    """
+
+    name: str
+    parts: dict[str, float]
+    least: float
+    used: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a recipe needs.
+
+    Attributes:
+        stages: in the order of a run.
+        card: bytes of the card that the plan is for, None for none in particular.
+        fits: None without a card.
+        advice: changes that make it fit, each a ``--set`` value with the bytes it then needs.
+        tokens: written and trained per cycle and role.
+    """
+
+    stages: tuple[Stage, ...]
+    card: float | None
+    fits: bool | None
+    advice: tuple[tuple[str, float], ...]
+    tokens: dict[str, int]
+
+    @property
+    def least(self) -> float:
+        """Bytes of the stage that needs most."""
+        return max(stage.least for stage in self.stages)
+
+    @property
+    def peak(self) -> float:
+        """Bytes that will be used at the peak."""
+        return max(stage.used for stage in self.stages)
+
+
+def shape_of(base: str) -> Shape:
+    """The shape of a base: of the shipped one, a folder, a known Hub id, or one that transformers can look up.
+
+    Raises:
+        ConfigError: if it cannot be found, or is no dense decoder.
+    """
+    if base in KNOWN:
+        return KNOWN[base]
+    folder = base_folder() if base == "testbed" else Path(base)
+    if (folder / "config.json").is_file():
+        try:
+            fields = json.loads((folder / "config.json").read_text("utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{folder}/config.json is not JSON: {error}. Copy the model again.") from error
+    else:
+        fields = _looked_up(base)
+    return _shape(base, fields)
+
+
+def _looked_up(base: str) -> dict[str, Any]:
+    from transformers import AutoConfig
+
+    try:
+        found: dict[str, Any] = AutoConfig.from_pretrained(base, trust_remote_code=False).to_dict()
+    except (OSError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"model.base: the configuration of `{base}` cannot be read ({first}). Give a folder with config.json, a "
+            f"Hub id that can be reached, or one of {', '.join(KNOWN)}."
+        ) from error
+    return found
+
+
+def _shape(base: str, fields: Any) -> Shape:
+    if isinstance(fields, dict) and isinstance(fields.get("text_config"), dict):
+        fields = fields["text_config"]
+    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+    missing = [name for name in names if not isinstance(fields, dict) or not isinstance(fields.get(name), int)]
+    if missing:
+        raise ConfigError(
+            f"model.base: the configuration of `{base}` has no {missing[0]}, so it cannot be planned for."
+        )
+    experts = next(
+        (name for name in ("num_experts", "num_local_experts", "n_routed_experts") if fields.get(name)), None
+    )
+    if experts:
+        raise ConfigError(f"model.base: `{base}` has {experts}; a plan is made for dense models only.")
+    heads = fields["num_attention_heads"]
+    return Shape(
+        fields["num_hidden_layers"],
+        fields["hidden_size"],
+        fields["intermediate_size"],
+        heads,
+        fields.get("num_key_value_heads") or heads,
+        fields.get("head_dim") or fields["hidden_size"] // heads,
+        fields["vocab_size"],
+        bool(fields.get("tie_word_embeddings", False)),
+    )
+
+
+def plan_for(recipe: Recipe, gpu_gb: float | None = None, prompt_length: int | None = None) -> Plan:
+    """Plan for a card of ``gpu_gb`` GiB, else for this machine: its GPU, or its memory where it has none.
+
+    The testbed's base, float32, is planned for a CPU unless a card is named.
+
+    Raises:
+        ConfigError: if the card or the prompt is no size, or the base's shape cannot be found.
+    """
+    import torch
+
+    if gpu_gb is not None and not 0 < gpu_gb < 10_000:
+        raise ConfigError(f"--gpu-gb {gpu_gb:g}: give the size of a card in GiB, such as 24.")
+    if prompt_length is not None:
+        longest = max(recipe.judge.max_completion_length, recipe.rubric.max_completion_length)
+        if not 0 < prompt_length <= recipe.model.max_context - longest:
+            raise ConfigError(
+                f"--prompt-length {prompt_length}: must be at least 1 and leave room for {longest} tokens in "
+                f"model.max_context ({recipe.model.max_context}). Use a shorter one, or --set model.max_context."
+            )
+        model = recipe.model.model_copy(update={"max_context": prompt_length + longest})
+        recipe = recipe.model_copy(update={"model": model})
+    shape = shape_of(recipe.model.base)
+    if gpu_gb is not None:
+        return make_plan(recipe, shape, gpu_gb * GIB)
+    if torch.cuda.is_available():
+        return make_plan(recipe, shape, float(torch.cuda.get_device_properties(0).total_memory))
+    if recipe.model.base == "testbed":
+        return make_plan(recipe, shape, float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), cuda=False)
+    return make_plan(recipe, shape, None)
+
+
+def make_plan(recipe: Recipe, shape: Shape, card: float | None, cuda: bool = True) -> Plan:
+    """Plan a recipe for a card of so many bytes (None: for none in particular).
+
+    Args:
+        cuda: whether the base is on a GPU, in half precision unless the recipe says float32; else float32 on a CPU.
+    """
+    stages = tuple(_Planner(recipe, shape, card, cuda).stages())
+    plan = Plan(stages, card, None, (), tokens_per_cycle(recipe))
+    if card is None:
+        return plan
+    fits = plan.least <= card * (1 - SPARE)
+    advice = () if fits else tuple(_advice(recipe, shape, card, cuda))
+    return replace(plan, fits=fits, advice=advice)
+
+
+class _Planner:
+    def __init__(self, recipe: Recipe, shape: Shape, card: float | None, cuda: bool) -> None:
+        from rubric_arm_lite.losses import LOGIT_BYTES  # these import torch, which only a plan itself needs
+        from rubric_arm_lite.memory import CPU_AIM
+
+        self.recipe, self.shape, self.card, self.cuda = recipe, shape, card, cuda
+        self.chunk, self.together = float(LOGIT_BYTES["cuda" if cuda else "cpu"]), float(CPU_AIM)
+        model = recipe.model
+        self.size = 2.0 if model.dtype in ("bfloat16", "float16") or (model.dtype == "auto" and cuda) else 4.0
+        linear = NF4_BYTES if model.quantization == "nf4" else self.size
+        self.weights = shape.linear_weights * linear + shape.other_weights * self.size
+        self.lora = shape.lora_weights(model)
+        self.context = CONTEXT if cuda else PROCESS
+
+    def stages(self) -> Iterator[Stage]:
+        """Every stage, in order."""
+        if self.recipe.warmup.source is not None:
+            yield self._warmup()
+        roles: dict[str, tuple[Role, ...]] = {"judge_only": ("judge",), "rubric_only": ("rubric",)}
+        for role in roles.get(self.recipe.schedule.order, ("judge", "rubric")):
+            yield self._rollout(role)
+            yield self._update(role)
+
+    def _fixed(self, adapters: int, moments: int, gradients: bool) -> dict[str, float]:
+        return {
+            "weights": self.weights,
+            "adapters": 4.0 * self.lora * adapters,
+            "optimizer": 8.0 * self.lora * moments,
+            "gradients": 4.0 * self.lora if gradients else 0.0,
+            "context": self.context,
+        }
+
+    def _activations(self, tokens: float, targets: int) -> float:
+        """Bytes that so many tokens take in an update, ``targets`` of which have their logits in one chunk."""
+        shape, wide = self.shape, self.size / 4
+        logits = LOGITS_HELD * min(self.chunk, 4.0 * targets * shape.vocabulary)
+        if not self.recipe.model.gradient_checkpointing:
+            saved = (SAVED_PER_MLP * shape.mlp + SAVED_PER_HIDDEN * shape.hidden) * wide
+            return tokens * shape.layers * saved + logits
+        layer = tokens * (PER_MLP * shape.mlp + PER_HIDDEN * shape.hidden) * wide * 2
+        # Logits are gone before the first layer is computed again.
+        return tokens * shape.layers * PER_HIDDEN_CHECKPOINTED * shape.hidden * wide * 2 + max(layer, logits)
+
+    def _warmup(self) -> Stage:
+        settings = max(
+            (self.recipe.warmup.judge, self.recipe.warmup.rubric), key=lambda s: s.per_device_train_batch_size
+        )
+        tokens = settings.per_device_train_batch_size * self.recipe.model.max_context
+        parts = self._fixed(2, 1, True)
+        chunk = CHUNK if self.shape.vocabulary >= LARGE_VOCABULARY else tokens
+        parts["activations"] = self._activations(tokens, chunk)
+        total = sum(parts.values())
+        return Stage("warm-up", parts, total, total)
+
+    def _prompt(self, settings: GRPOSettings) -> int:
+        return self.recipe.model.max_context - settings.max_completion_length
+
+    def _rollout(self, role: Role) -> Stage:
+        settings = self.recipe.grpo(role)
+        prompt, rows = self._prompt(settings), settings.num_generations
+        cache = self.shape.cache_bytes(self.size)
+        parts = self._fixed(4, 2, False)
+        parts["rounded adapters"] = 2.0 * 2 * self.lora if self.cuda and self.size == 2 else 0.0
+        parts["cache"] = (prompt + rows * settings.max_completion_length) * cache
+        parts["activations"] = prompt * 6 * self.shape.mlp * self.size
+        parts["logits"] = 6.0 * 4 * rows * self.shape.vocabulary
+        total = sum(parts.values())
+        return Stage(f"{role} rollout", parts, total, total)
+
+    def _update(self, role: Role) -> Stage:
+        settings = self.recipe.grpo(role)
+        prompt, length = self._prompt(settings), settings.max_completion_length
+        parts = self._fixed(4, 2, True)
+        fixed = sum(parts.values())
+        row = self._activations(prompt + length, length)
+        whole = prompt + settings.num_generations * length
+        group = self._activations(whole, settings.num_generations * length)
+        if settings.micro_batch_tokens != "auto":
+            tokens = max(prompt + length, min(settings.micro_batch_tokens, whole))
+            used = row = self._activations(tokens, length)
+        else:
+            everything = settings.prompts_per_step * group
+            if not self.cuda:
+                row, used = group, max(group, min(self.together, everything))
+            else:
+                room = group if self.card is None else AUTOMATIC_SHARE * (self.card - fixed)
+                used = max(row, min(room, everything))
+        parts["activations"] = used
+        return Stage(f"{role} update", parts, fixed + row, fixed + used)
+
+
+def tokens_per_cycle(recipe: Recipe) -> dict[str, int]:
+    """Most tokens that one cycle writes, by role: rollouts, and the other role's part in their rewards."""
+    found = {}
+    for role in ("judge", "rubric"):
+        settings = recipe.grpo("judge" if role == "judge" else "rubric")
+        steps = settings.max_steps
+        if steps is None:
+            if recipe.data.train_prompts is None:
+                continue
+            steps = -(-recipe.data.train_prompts // (recipe.schedule.cycles * settings.prompts_per_step))
+        prompts = steps * settings.prompts_per_step
+        written = prompts * settings.num_generations * settings.max_completion_length
+        if role == "judge":
+            other = prompts * recipe.rubric.max_completion_length
+        else:
+            orders = 2 if recipe.reward.judge_orders == "both" else 1
+            judged = settings.num_generations * settings.pairs_per_prompt * orders * recipe.reward.judge_samples
+            other = prompts * judged * recipe.reward.judge_max_tokens
+        found[role] = written + other
+    return found
+
+
+def _advice(recipe: Recipe, shape: Shape, card: float, cuda: bool) -> Iterator[tuple[str, float]]:
+    """Single changes that make the recipe fit, then all small ones together."""
+    model = recipe.model
+    changes: list[tuple[str, Recipe]] = []
+
+    def with_model(**fields: Any) -> Recipe:
+        return recipe.model_copy(update={"model": model.model_copy(update=fields)})
+
+    if model.quantization == "none":
+        changes.append(("model.quantization=nf4", with_model(quantization="nf4")))
+    if not model.gradient_checkpointing:
+        changes.append(("model.gradient_checkpointing=true", with_model(gradient_checkpointing=True)))
+    if model.lora.r > 8:
+        lora = model.lora.model_copy(update={"r": 8, "alpha": 8 * model.lora.alpha / model.lora.r})
+        changes.append(("model.lora.r=8", with_model(lora=lora)))
+    longest = max(recipe.judge.max_completion_length, recipe.rubric.max_completion_length)
+    for context in (16384, 8192, 6144, 4096, 3072, 2048):
+        if longest < context < model.max_context:
+            changes.append((f"model.max_context={context}", with_model(max_context=context)))
+    together = None
+    for change, changed in changes:
+        plan = Plan(tuple(_Planner(changed, shape, card, cuda).stages()), card, None, (), {})
+        if plan.least <= card * (1 - SPARE):
+            yield change, plan.least
+            together = change
+    if together is None:
+        smaller = changes[:]
+        fields: dict[str, Any] = {}
+        for change, changed in smaller:
+            name = change.split("=")[0].split(".")[1]
+            fields[name] = getattr(changed.model, name)
+        plan = Plan(tuple(_Planner(with_model(**fields), shape, card, cuda).stages()), card, None, (), {})
+        if fields and plan.least <= card * (1 - SPARE):
+            last = {change.split("=")[0]: change for change, _ in smaller}
+            yield " ".join(last.values()), plan.least
