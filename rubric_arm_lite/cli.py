@@ -18,6 +18,7 @@ from rubric_arm_lite.errors import RubricArmError
 
 if TYPE_CHECKING:
     from rubric_arm_lite.config import Recipe
+    from rubric_arm_lite.parallel import Processes
     from rubric_arm_lite.reward_model import RubricRewardModel, Verdict
 
 app = typer.Typer(
@@ -415,7 +416,7 @@ def main() -> None:
 def _execute(recipe: Recipe, run_dir: Path, stage: str | None, if_exists: str, as_json: bool) -> None:
     from rubric_arm_lite.errors import ConfigError
     from rubric_arm_lite.recipe_file import dump_recipe, recipe_hash
-    from rubric_arm_lite.run_dir import RunDirectory, explained_disk_errors
+    from rubric_arm_lite.run_dir import FollowedDirectory, RunDirectory, explained_disk_errors
     from rubric_arm_lite.schedule import STAGES
 
     if stage is not None and stage not in STAGES:
@@ -425,20 +426,30 @@ def _execute(recipe: Recipe, run_dir: Path, stage: str | None, if_exists: str, a
             pass
         case _:
             raise ConfigError(f"--if-exists {if_exists}: use raise, resume or overwrite.")
+    processes = _join_launched()
     with explained_disk_errors(run_dir):
-        directory = RunDirectory.open(run_dir, dump_recipe(recipe), recipe_hash(recipe), if_exists)
+        if processes is None or processes.first:
+            directory = RunDirectory.open(run_dir, dump_recipe(recipe), recipe_hash(recipe), if_exists)
         # The heavy imports come after everything that can be refused without them.
         _quiet_libraries()
+        from rubric_arm_lite.parallel import ALONE
         from rubric_arm_lite.pipeline import Run
         from rubric_arm_lite.progress import RichWatcher
         from rubric_arm_lite.report import write_report
 
-        watcher = RichWatcher(_err if as_json else _out)
+        processes = processes or ALONE
+        processes.wait()
+        if not processes.first:
+            directory = FollowedDirectory.follow(run_dir, recipe_hash(recipe))
+        watcher = RichWatcher(_err if as_json else _out, quiet=not processes.first)
         try:
-            Run(recipe, directory, watcher).execute(stage)
+            Run(recipe, directory, watcher, processes).execute(stage)
         finally:
             watcher.close()
             directory.close()
+            processes.close()
+        if not processes.first:
+            return
         html, markdown = write_report(run_dir)
     if as_json:
         summary = run_dir / "summary.json"
@@ -447,6 +458,15 @@ def _execute(recipe: Recipe, run_dir: Path, stage: str | None, if_exists: str, a
     else:
         _out.print(markdown.read_text("utf-8"), markup=False, highlight=False)
         _out.print(f"[bold]Report:[/bold] {html}", highlight=False)
+
+
+def _join_launched() -> Processes | None:
+    """The other processes of this run, if a launcher started several; nothing heavy is imported otherwise."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return None
+    from rubric_arm_lite.parallel import join
+
+    return join()
 
 
 def _load(run: Path, state: str) -> RubricRewardModel:

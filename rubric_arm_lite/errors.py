@@ -23,6 +23,10 @@ class BackendError(RubricArmError, RuntimeError):
     """A model folder, tokenizer or adapter that cannot be loaded or does not fit."""
 
 
+class PromptTooLongError(BackendError):
+    """None of the prompts that were to be sampled fits the context."""
+
+
 class TrainingError(RubricArmError, RuntimeError):
     """Training did not do what it must, for example an update that changed nothing."""
 

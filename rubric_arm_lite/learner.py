@@ -5,6 +5,7 @@ One optimizer per adapter lives as long as the run, so its moments survive the o
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from rubric_arm_lite.config import GRPOSettings, Recipe
 from rubric_arm_lite.errors import CheckpointError, TrainingError
 from rubric_arm_lite.losses import grpo_loss
 from rubric_arm_lite.memory import TokenBudget, is_out_of_memory, release, token_budget
+from rubric_arm_lite.parallel import ALONE, Processes
 from rubric_arm_lite.types import ROLES, Role, RolloutGroup, StepMetrics
 
 HALF_SCALE = 2.0**16
@@ -30,8 +32,9 @@ HALF_SCALE = 2.0**16
 class Learner:
     """Updates the adapters of a :class:`TwoAdapterModel`."""
 
-    def __init__(self, model: TwoAdapterModel, recipe: Recipe) -> None:
+    def __init__(self, model: TwoAdapterModel, recipe: Recipe, processes: Processes = ALONE) -> None:
         self.model = model
+        self.processes = processes
         self.recipe = recipe
         self.layout = model.layout
         self.budgets: dict[Role, TokenBudget] = {}
@@ -88,17 +91,18 @@ class Learner:
             TrainingError: if nothing is trainable, the loss is not finite, or a step left the adapter unchanged.
         """
         settings = self.recipe.grpo(role)
-        rows = self._rows(settings, groups, advantages)
-        if not rows:
+        all_rows = self._rows(settings, groups, advantages)
+        if not all_rows:
             return StepMetrics({"updates": 0.0})
+        rows = self._share(all_rows)
         totals: dict[str, float] = {}
         batches: list[RowBatch] = []
         references: list[Tensor] | None = None
-        done = 0
+        done, parts = 0, 0
         while done < settings.num_iterations:
             seen = None
             try:
-                if not batches:
+                if not batches and rows:
                     batches = self._batches(role, rows, settings)
                     references = self._reference_logprobs(role, batches, settings)
                 seen = self._accumulate(role, batches, references, settings)
@@ -109,13 +113,35 @@ class Learner:
                 batches, references = [], None
                 self._halve_budget(role, rows)
                 continue
+            seen = self._combine(role, seen)
             if not self._unscale(role):
                 continue
-            seen["grad_norm"] = self._apply(role, settings)
-            for name, value in seen.items():
+            parts = int(seen[5])
+            measured = {**_means(seen), "grad_norm": self._apply(role, settings)}
+            for name, value in measured.items():
                 totals[name] = totals.get(name, 0.0) + value / settings.num_iterations
             done += 1
-        return StepMetrics({**totals, "updates": float(settings.num_iterations), "micro_batches": float(len(batches))})
+        return StepMetrics({**totals, "updates": float(settings.num_iterations), "micro_batches": float(parts)})
+
+    def _share(self, rows: list[Row]) -> list[Row]:
+        """This process's rows: whole groups, about as many tokens as the others have."""
+        if self.processes.world == 1:
+            return rows
+        groups = [list(group) for _, group in itertools.groupby(rows, key=lambda row: row.prompt_ids)]
+        mine = self.processes.share([count_tokens(group, self.layout) for group in groups])
+        return [row for i in mine for row in groups[i]]
+
+    def _combine(self, role: Role, seen: Tensor) -> Tensor:
+        """Add up the gradients and what was seen, over all processes."""
+        if self.processes.world == 1:
+            return seen
+        parameters = [p for _, p in self.model.parameters(role)]
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+        self.processes.add_up(flat)
+        for parameter, summed in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
+            parameter.grad = summed.view_as(parameter).clone()
+        everyone = torch.stack(self.processes.gather(seen))
+        return torch.cat([everyone[:, :-1].sum(0), everyone[:, -1:].max(0).values])
 
     def _budget(self, role: Role, rows: Sequence[Row], settings: GRPOSettings) -> TokenBudget:
         """Tokens of a micro-batch: the recipe's, or measured at the role's first update."""
@@ -199,8 +225,11 @@ class Learner:
 
     def _accumulate(
         self, role: Role, batches: Sequence[RowBatch], references: list[Tensor] | None, settings: GRPOSettings
-    ) -> dict[str, float]:
-        """Forward and backward of every micro-batch: leaves the gradient in place and returns what was seen."""
+    ) -> Tensor:
+        """Forward and backward of every micro-batch: leaves the gradient in place and returns what was seen.
+
+        That is, in this order: loss, KL, clipped tokens, entropy, tokens, micro-batches (sums), largest log-ratio.
+        """
         sums = torch.zeros(4, dtype=torch.float64)
         ratio_error = 0.0
         with self.model.using(role, train=True) as model:
@@ -224,15 +253,9 @@ class Learner:
                 measured = (parts.loss.detach(), parts.kl_sum, parts.clipped_sum, parts.entropy_sum)
                 sums += torch.stack([s.double().cpu() for s in measured])
                 ratio_error = max(ratio_error, float(parts.ratio_error))
-        loss, kl, clipped, entropy = sums.tolist()
         tokens = sum(int(batch.mask_RC.sum()) for batch in batches)
-        return {
-            "loss": loss,
-            "kl": kl / tokens,
-            "clip_ratio": clipped / tokens,
-            "entropy": entropy / tokens,
-            "log_ratio/max": ratio_error,
-        }
+        counts = torch.tensor([tokens, len(batches), ratio_error], dtype=torch.float64)
+        return torch.cat([sums, counts])
 
     def _unscale(self, role: Role) -> bool:
         """Take :attr:`loss_scale` out of the gradient; False, with half the scale, if it made it overflow."""
@@ -265,6 +288,18 @@ class Learner:
                 f"{role}.learning_rate ({settings.learning_rate:g}) is too small for its dtype ({before.dtype})."
             )
         return norm
+
+
+def _means(seen: Tensor) -> dict[str, float]:
+    """What :meth:`Learner._accumulate` saw, per token."""
+    loss, kl, clipped, entropy, tokens, _, ratio_error = seen.tolist()
+    return {
+        "loss": loss,
+        "kl": kl / tokens,
+        "clip_ratio": clipped / tokens,
+        "entropy": entropy / tokens,
+        "log_ratio/max": ratio_error,
+    }
 
 
 def _read_budget(saved: Tensor, file: Path) -> TokenBudget:

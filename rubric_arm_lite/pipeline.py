@@ -22,7 +22,9 @@ import torch
 
 from rubric_arm_lite import __version__
 from rubric_arm_lite.alternating import Hooks, Position, Turn, alternate
+from rubric_arm_lite.backends.base import Sampler
 from rubric_arm_lite.backends.loader import load_model
+from rubric_arm_lite.backends.spread import SpreadSampler
 from rubric_arm_lite.backends.transformers import TwoAdapterModel
 from rubric_arm_lite.config import Recipe
 from rubric_arm_lite.data import (
@@ -36,6 +38,7 @@ from rubric_arm_lite.data import (
 from rubric_arm_lite.errors import CheckpointError, DataError, TrainingError
 from rubric_arm_lite.evaluate import Evaluation, Evaluator, Players, Recall
 from rubric_arm_lite.learner import Learner
+from rubric_arm_lite.parallel import ALONE, Processes
 from rubric_arm_lite.phases import JudgeDesk, JudgePhase, Phase, RubricPhase, RubricWriter
 from rubric_arm_lite.prompts import PromptBuilder, Templates, prompt_hash
 from rubric_arm_lite.reward_model import RubricRewardModel
@@ -109,7 +112,9 @@ class RunData:
 class Run:
     """A run in progress: the model, the data and the stages."""
 
-    def __init__(self, recipe: Recipe, directory: RunDirectory, watcher: Watcher) -> None:
+    def __init__(self, recipe: Recipe, directory: RunDirectory, watcher: Watcher, processes: Processes = ALONE) -> None:
+        self.processes = processes
+        directory.after_commit = processes.wait
         self.recipe = recipe
         self.directory = directory
         self.watcher = watcher
@@ -123,11 +128,12 @@ class Run:
         # Read now: a mistake in this file should not wait until the base has been evaluated.
         self.warmup_rows = load_trajectories(Path(source)) if source not in (None, "testbed") else []
         self.cache = RubricCache(recipe.cache.capacity)
-        self.writer = RubricWriter(self.model, self.prompts, self.cache)
-        self.desk = JudgeDesk(self.model, self.prompts)
-        self.learner = Learner(self.model, recipe)
+        self.sampler: Sampler = self.model if processes.world == 1 else SpreadSampler(self.model, processes)
+        self.writer = RubricWriter(self.sampler, self.prompts, self.cache)
+        self.desk = JudgeDesk(self.sampler, self.prompts)
+        self.learner = Learner(self.model, recipe, processes)
         self.evaluator = Evaluator(
-            self.model, self.writer, self.desk, recipe.evaluation, self.data.test, recipe.seed, self.data.recall
+            self.sampler, self.writer, self.desk, recipe.evaluation, self.data.test, recipe.seed, self.data.recall
         )
 
     # --- stages -------------------------------------------------------------------------------------------------
@@ -149,7 +155,7 @@ class Run:
         for stage in wanted:
             if stage in self.directory.state.stages:
                 continue
-            started, tokens = time.perf_counter(), self.model.tokens_written
+            started, tokens = time.perf_counter(), self.sampler.tokens_written
             match stage:
                 case "base":
                     self._evaluate("base", Players(None, None))
@@ -232,12 +238,14 @@ class Run:
             sft = settings.rubric if role == "rubric" else settings.judge
             self.watcher.stage(f"warm-up {role}", updates(sft, len(examples)))
             seed = self.recipe.seed
-            for step, loss in warm_up_role(self.model, role, examples, sft, seed, folder, self.watcher.step):
+            losses = warm_up_role(self.model, role, examples, sft, seed, folder, self.watcher.step, self.processes)
+            for step, loss in losses:
                 self.directory.append("metrics.jsonl", {"kind": "warmup", "role": role, "step": step, "loss": loss})
         if role == "judge":
             self.model.freeze_references()
         self.directory.commit(self._save, stage=stage, keep=self.recipe.checkpoint.save_total_limit)
-        shutil.rmtree(folder, ignore_errors=True)
+        if self.directory.writes:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _alternate(self, stage: str) -> None:
         phases: dict[Role, Phase] = {
@@ -247,13 +255,13 @@ class Run:
         order = slots(self.recipe.schedule)
         keep = self.recipe.checkpoint.save_total_limit
         frozen: dict[str, str] = {}
-        clock = {"phase": time.perf_counter(), "tokens": float(self.model.tokens_written)}
+        clock = {"phase": time.perf_counter(), "tokens": float(self.sampler.tokens_written)}
 
         def before_phase(slot: Slot, steps: int) -> None:
             frozen.clear()
             names = [*(role for role in ROLES if role not in slot.roles), "rubric_ref", "judge_ref"]
             frozen.update({name: self.model.fingerprint(name) for name in names})
-            clock.update(phase=time.perf_counter(), tokens=float(self.model.tokens_written))
+            clock.update(phase=time.perf_counter(), tokens=float(self.sampler.tokens_written))
             self.watcher.stage(slot.label, steps)
 
         def after_step(slot: Slot, step: int, done: list[tuple[Turn, StepMetrics]]) -> bool:
@@ -270,7 +278,7 @@ class Run:
                 self.directory.append("metrics.jsonl", row)
                 self._log_rollouts(slot, step, turn)
                 seconds = max(time.perf_counter() - clock["phase"], 1e-9)
-                rate = (self.model.tokens_written - clock["tokens"]) / seconds
+                rate = (self.sampler.tokens_written - clock["tokens"]) / seconds
                 self.watcher.step(step + 1, {**values, "tokens/s": rate})
             ended = self._reached(slot, step)
             if not ended and (step + 1) % self.recipe.checkpoint.save_steps == 0:
@@ -281,8 +289,9 @@ class Run:
             for name, fingerprint in frozen.items():
                 if self.model.fingerprint(name) != fingerprint:
                     raise TrainingError(f"The frozen adapter `{name}` changed in the phase {slot.label}.")
+            self._check_same_weights(slot.label)
             self._time(slot.label, clock["phase"], int(clock["tokens"]))
-            started, tokens = time.perf_counter(), self.model.tokens_written
+            started, tokens = time.perf_counter(), self.sampler.tokens_written
             if self.recipe.evaluation.after_phases:
                 self._evaluate(slot.label)
                 self._time(f"evaluate {slot.label}", started, tokens)
@@ -291,8 +300,17 @@ class Run:
         slot, step = self.directory.state.position
         if slot < len(order):
             hooks = Hooks(before_phase, after_step, after_phase)
-            alternate(self.recipe, phases, self.data.train, self.model, self.learner, hooks, Position(slot, step))
+            alternate(self.recipe, phases, self.data.train, self.sampler, self.learner, hooks, Position(slot, step))
         self.directory.commit(stage=stage)
+
+    def _check_same_weights(self, phase: str) -> None:
+        """All processes have stepped with the same gradients, so their adapters are the same to the last bit."""
+        for role in ROLES:
+            if len(set(self.processes.gather(self.model.fingerprint(role)))) > 1:
+                raise TrainingError(
+                    f"The adapter `{role}` differs between processes after {phase}. All must run the same versions on "
+                    "the same kind of device; resume with those."
+                )
 
     def _reached(self, slot: Slot, step: int) -> bool:
         """Whether the recipe's ``until`` ends this phase after this step."""
@@ -301,7 +319,7 @@ class Run:
             return False
         probe = [pair for block in reversed(self.data.train) for pair in block.pairs][: until.pairs]
         settings = self.recipe.evaluation.model_copy(update={"pairs": until.pairs, "vote_pairs": 1, "showcase": 0})
-        evaluator = Evaluator(self.model, self.writer, self.desk, settings, probe, self.recipe.seed)
+        evaluator = Evaluator(self.sampler, self.writer, self.desk, settings, probe, self.recipe.seed)
         value = evaluator.evaluate("probe").values[until.metric]
         self.directory.append(
             "metrics.jsonl",
@@ -317,7 +335,7 @@ class Run:
 
     def _finish(self, stage: str) -> None:
         evaluation = self._evaluate("final", votes=self.recipe.evaluation.votes)
-        for role in ROLES:
+        for role in ROLES if self.directory.writes else ():
             self.model.save_adapter(role, self.directory.path / "adapters" / role)
         self.directory.write_json(
             "summary.json", {"recipe": self.recipe.name, "seed": self.recipe.seed, **evaluation.values}
@@ -326,7 +344,7 @@ class Run:
 
     def _restore_lost_adapters(self) -> None:
         """Write the adapters of a finished run again if somebody took them away."""
-        for role in ROLES:
+        for role in ROLES if self.directory.writes else ():
             folder = self.directory.path / "adapters" / role
             if not (folder / "adapter_model.safetensors").is_file():
                 self.watcher.note(f"{folder} was gone and is written again from the last checkpoint.")
@@ -357,7 +375,7 @@ class Run:
         self.cache = self.writer.cache = restored
 
     def _time(self, stage: str, started: float, tokens: int) -> None:
-        row = {"stage": stage, "seconds": time.perf_counter() - started, "tokens": self.model.tokens_written - tokens}
+        row = {"stage": stage, "seconds": time.perf_counter() - started, "tokens": self.sampler.tokens_written - tokens}
         self.directory.append("timings.jsonl", row)
 
     def _log_rollouts(self, slot: Slot, step: int, turn: Turn) -> None:

@@ -67,12 +67,18 @@ class RunState:
 
 
 class RunDirectory:
-    """One run's folder, held by one process at a time."""
+    """One run's folder, held by one process at a time.
+
+    ``after_commit`` is called when a commit is on disk; ``writes`` says whether this process may write at all.
+    """
+
+    writes = True
 
     def __init__(self, path: Path, state: RunState, lock: IO[str]) -> None:
         self.path = path
         self.state = state
         self._lock = lock
+        self.after_commit: Callable[[], None] = lambda: None
 
     @classmethod
     def open(cls, path: Path, recipe_text: str, recipe_hash: str, if_exists: IfExists = "raise") -> RunDirectory:
@@ -159,6 +165,7 @@ class RunDirectory:
         at = self.state.position if position is None else position
         self._write_state(RunState(self.state.recipe_hash, stages, checkpoint, at, logs))
         self._prune(keep)
+        self.after_commit()
 
     def checkpoint_path(self) -> Path | None:
         """Folder of the committed checkpoint."""
@@ -230,6 +237,35 @@ class RunDirectory:
         newer = [p for p in folder.glob("state-*") if p.name > self.state.checkpoint]
         for path in newer + older[: max(0, len(older) - (keep - 1))]:
             shutil.rmtree(path)
+
+
+class FollowedDirectory(RunDirectory):
+    """A run's folder as the other processes of the same run see it: they read what the first one writes."""
+
+    writes = False
+
+    @classmethod
+    def follow(cls, path: Path, recipe_hash: str) -> FollowedDirectory:
+        """Read the state of a directory that the first process has opened."""
+        return cls(path, _read_state(path / STATE, recipe_hash), (path / RECIPE).open(encoding="utf-8"))
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Where the first process writes."""
+        return self.path / name
+
+    def append(self, log: str, row: Mapping[str, Any]) -> None:
+        """The first process's business."""
+
+    def commit(
+        self,
+        save: Callable[[Path], None] | None = None,
+        stage: str | None = None,
+        position: tuple[int, int] | None = None,
+        keep: int = 2,
+    ) -> None:
+        """Wait until the first process has committed, and read what it did."""
+        self.after_commit()
+        self.state = _read_state(self.path / STATE, self.state.recipe_hash)
 
 
 def atomic_write(target: Path, data: bytes) -> None:

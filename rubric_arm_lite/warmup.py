@@ -15,7 +15,8 @@ from typing import Any
 from rubric_arm_lite.backends.transformers import TwoAdapterModel
 from rubric_arm_lite.config import SFTSettings, WarmupSettings
 from rubric_arm_lite.data import WarmupRow
-from rubric_arm_lite.errors import DataError, TrainingError
+from rubric_arm_lite.errors import ConfigError, DataError, TrainingError
+from rubric_arm_lite.parallel import ALONE, Processes
 from rubric_arm_lite.parsing import parse_rubric
 from rubric_arm_lite.prompts import PromptBuilder
 from rubric_arm_lite.seeds import derive_seed
@@ -70,12 +71,14 @@ def warm_up_role(
     seed: int,
     folder: Path,
     log: Callable[[int, dict[str, float]], None],
+    processes: Processes = ALONE,
 ) -> list[tuple[int, float]]:
     """Fine-tune one adapter; returns (step, loss in nats per token) of all logged steps, also those before a resume.
 
     Args:
         folder: where the trainer keeps its own checkpoints; a complete one found there is continued.
         log: called with (step, values) at every logged step of this process.
+        processes: those that share every batch.
 
     Raises:
         TrainingError: if the adapter did not change.
@@ -91,19 +94,25 @@ def warm_up_role(
                 log(int(state.global_step), {"loss": float(logs["loss"])})
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if not processes.first:
+                return
             (folder / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
     rows = [
         {"input_ids": p + c, "labels": [-100] * len(p) + c, "attention_mask": [1] * len(p + c)} for p, c in examples
     ]
+    per_device, accumulation = divided(settings, processes.world)
+    if processes.first:
+        last_complete(folder)  # removes what is not complete, before the others look
+    processes.wait()
     cuda = model.device.type == "cuda"
     base = model.model.get_base_model()
     chunked = base.config.get_text_config().vocab_size >= LARGE_VOCABULARY
     config = SFTConfig(
         output_dir=str(folder),
         learning_rate=settings.learning_rate,
-        per_device_train_batch_size=settings.per_device_train_batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        per_device_train_batch_size=per_device,
+        gradient_accumulation_steps=accumulation,
         num_train_epochs=settings.num_train_epochs,
         max_steps=settings.max_steps,
         warmup_steps=settings.warmup_ratio,
@@ -154,6 +163,23 @@ def warm_up_role(
     if model.fingerprint(role) == before:
         raise TrainingError(f"The warm-up left the adapter `{role}` unchanged. Check warmup.{role}.learning_rate.")
     return history
+
+
+def divided(settings: SFTSettings, world: int) -> tuple[int, int]:
+    """Rows per pass and passes per update of each of ``world`` processes, so that an update has as many rows as alone.
+
+    Raises:
+        ConfigError: if they cannot be divided.
+    """
+    rows, passes = settings.per_device_train_batch_size, settings.gradient_accumulation_steps
+    if passes % world == 0:
+        return rows, passes // world
+    if rows % world == 0:
+        return rows // world, passes
+    raise ConfigError(
+        f"per_device_train_batch_size {rows} × gradient_accumulation_steps {passes} of the warm-up cannot be shared by "
+        f"{world} processes. Make one of them a multiple of {world}."
+    )
 
 
 def updates(settings: SFTSettings, examples: int) -> int:

@@ -20,7 +20,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     0: ("__init__", "errors", "types"),
     1: ("config", "recipe_file", "prompts", "parsing", "rewards", "advantages", "schedule", "seeds"),
     2: ("data", "rubric_cache", "run_dir", "testbed.*"),
-    3: ("batching", "losses", "memory", "prefix_tree", "tree_attention"),
+    3: ("batching", "losses", "memory", "parallel", "prefix_tree", "tree_attention"),
     4: ("backends.*",),
     5: ("learner", "phases", "warmup", "evaluate", "reward_model"),
     6: ("alternating", "pipeline"),

@@ -24,7 +24,7 @@ from rubric_arm_lite.backends.base import Sampling
 from rubric_arm_lite.backends.generation import Completion, generate
 from rubric_arm_lite.batching import Layout, RowBatch, positions
 from rubric_arm_lite.config import ModelSettings
-from rubric_arm_lite.errors import BackendError
+from rubric_arm_lite.errors import BackendError, PromptTooLongError
 from rubric_arm_lite.losses import TokenScores, score_tokens
 from rubric_arm_lite.memory import SHARE_CUDA, free_cuda, is_out_of_memory, release
 from rubric_arm_lite.seeds import derive_seed
@@ -327,7 +327,7 @@ class TwoAdapterModel:
         fitting = [i for i, ids in enumerate(prompts) if len(ids) <= room]
         if examples and not fitting:
             length, first = min((len(ids), i) for i, ids in enumerate(prompts))
-            raise BackendError(
+            raise PromptTooLongError(
                 f"{examples[first].example_id}: prompt of {length} tokens + {sampling.max_tokens} to write exceeds "
                 f"model.max_context ({self.settings.max_context}). Raise it or shorten the prompt."
             )

@@ -1,0 +1,200 @@
+"""Two processes on one run: the same update as one, everything known to both, one that writes, and a resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from rubric_arm_lite.backends.base import Sampling
+from rubric_arm_lite.backends.scripted import ScriptedSampler
+from rubric_arm_lite.backends.spread import SpreadSampler
+from rubric_arm_lite.config import SFTSettings
+from rubric_arm_lite.errors import BackendError, ConfigError, PromptTooLongError
+from rubric_arm_lite.learner import Learner
+from rubric_arm_lite.parallel import ALONE, Processes, join
+from rubric_arm_lite.types import Example
+from rubric_arm_lite.warmup import divided
+from tests import tiny
+
+ROOT = Path(__file__).parents[1]
+
+
+def launch(arguments: list[str], processes: int = 2, limit: int = 280) -> subprocess.CompletedProcess[str]:
+    """Run under torchrun, on a port of its own."""
+    port = str(random.SystemRandom().randrange(20000, 60000))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [*command, "--master_addr", "127.0.0.1", "--master_port", port, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=limit,
+        check=False,
+        cwd=ROOT,
+        env=environment,
+    )
+
+
+def one_update(folder: Path, processes: Processes, **changes: Any) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """The judge's weights and what was measured after one step on rollouts that all processes drew together."""
+    torch.set_num_threads(1)
+    model = tiny.load(folder)
+    sampler = SpreadSampler(model, processes)
+    groups = sampler.sample("judge", tiny.examples(), Sampling(12, 4, 1.0))
+    # Plain SGD in effect: Adam's first step is the sign of a gradient, which rounding can turn.
+    settings = {"learning_rate": 1e-2, "beta": 0.01, "max_grad_norm": 1e9, **changes}
+    learner = Learner(model, tiny.recipe(folder, judge=settings), processes)
+    learner.optimizers["judge"] = torch.optim.SGD([p for _, p in model.parameters("judge")], lr=1e-2)  # type: ignore[assignment]
+    values = learner.update("judge", groups, tiny.spread(groups)).values
+    return tiny.weights(model, "judge"), values
+
+
+def main() -> None:
+    """What each of two processes does."""
+    folder, out, loss_type = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    processes = join()
+    weights, values = one_update(folder, processes, loss_type=loss_type)
+    save_file(weights, out / f"weights-{processes.rank}.safetensors")
+    (out / f"values-{processes.rank}.json").write_text(json.dumps(values))
+    processes.close()
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "dapo"])
+def test_two_processes_make_the_update_of_one(loss_type: str, tiny_folder: tiny.Folders, tmp_path: Path) -> None:
+    folder = tiny_folder()
+    expected, values = one_update(folder, ALONE, loss_type=loss_type)
+    before = tiny.weights(tiny.load(folder), "judge")
+    done = launch(["-m", "tests.test_parallel", str(folder), str(tmp_path), loss_type])
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [load_file(tmp_path / f"weights-{rank}.safetensors") for rank in (0, 1)]
+    for name, weight in expected.items():
+        assert torch.equal(found[0][name], found[1][name]), "both stepped with the same gradient, to the last bit"
+        assert float((found[0][name] - weight).abs().max()) <= 1e-6
+    assert any(float((weight - before[name]).abs().max()) > 1e-4 for name, weight in expected.items())
+    measured = [json.loads((tmp_path / f"values-{rank}.json").read_text()) for rank in (0, 1)]
+    assert measured[0] == measured[1]
+    for name in ("loss", "kl", "entropy", "grad_norm", "log_ratio/max"):
+        assert measured[0][name] == pytest.approx(values[name], abs=1e-5), name
+    assert measured[0]["micro_batches"] == 2, "each had a part"
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_is_complete_and_resumes(tmp_path: Path) -> None:
+    from tests.short_run import SHORT
+
+    folder = tmp_path / "run"
+    sets = [part for value in SHORT for part in ("--set", value)]
+    verb = ["-m", "rubric_arm_lite", "run", "testbed", *sets, "--run-dir", str(folder), "--json"]
+    first = launch([*verb, "--stage", "warmup"])
+    assert first.returncode == 0, first.stderr[-3000:]
+    stages = json.loads((folder / "state.json").read_text())["stages"]
+    assert stages[-1] == "warmup"
+    done = launch([*verb, "--resume"])
+    assert done.returncode == 0, done.stderr[-3000:]
+    printed = [line for line in done.stdout.splitlines() if line.strip()]
+    assert json.loads("\n".join(printed))["run"] == str(folder), "one process prints"
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    names = [row["name"] for row in rows if row["kind"] == "evaluation"]
+    assert names[:2] == ["base", "warm-up"] and names[-1] == "final" and len(names) == len(set(names))
+    steps = [(row["slot"], row["step"]) for row in rows if row["kind"] == "step"]
+    assert len(steps) == len(set(steps)) and steps
+    for role in ("rubric", "judge"):
+        assert (folder / "adapters" / role / "adapter_model.safetensors").is_file()
+    assert (folder / "report.html").is_file()
+
+
+# --- shares -------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 6))
+def test_shares_cover_everything_once_and_in_order(weights: list[int], world: int) -> None:
+    parts = [list(Processes(rank, world).share(weights)) for rank in range(world)]
+    assert [i for part in parts for i in part] == list(range(len(weights)))
+    if weights:
+        most = max(sum(weights[i] for i in part) for part in parts)
+        assert most <= sum(weights) / world + 2 * max(weights)
+
+
+class Both(Processes):
+    """Two processes played in one: what both would say is gathered from a list."""
+
+    def __init__(self, others: list[Any]) -> None:
+        super().__init__(0, 2)
+        self._others = others
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, *self._others]
+
+
+def examples(count: int) -> list[Example]:
+    return [Example(f"e{i}", f"prompt {i}", i) for i in range(count)]
+
+
+def test_a_problem_of_one_process_is_raised_in_all() -> None:
+    sampler = SpreadSampler(ScriptedSampler(lambda adapter, example, i: "x"), Both([([], "the disk is gone", False)]))
+    with pytest.raises(BackendError, match="the disk is gone"):
+        sampler.sample("judge", examples(2), Sampling(3))
+
+
+def test_prompts_too_long_in_one_part_are_written_as_empty() -> None:
+    class Long(ScriptedSampler):
+        def sample(self, adapter: Any, examples: Any, sampling: Any) -> Any:
+            raise PromptTooLongError("prompt of 900 tokens")
+
+    fine = ScriptedSampler(lambda adapter, example, i: "fine").sample("judge", examples(1), Sampling(3, 2))
+    mixed = SpreadSampler(Long(lambda *_: "x"), Both([(fine, "", False)]))
+    found = mixed.sample("judge", examples(2), Sampling(3, 2))
+    assert [s.finish_reason for s in found[0].samples] == ["length"] * 2 and found[1] == fine[0]
+    alone = SpreadSampler(Long(lambda *_: "x"), Both([([], "", False)]))
+    with pytest.raises(PromptTooLongError, match="900"):
+        alone.sample("judge", examples(2), Sampling(3, 2))
+    assert alone.sample("judge", [], Sampling(3, 2)) == []
+
+
+# --- set-up -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rows", "passes", "expected"), [(8, 1, (4, 1)), (1, 16, (1, 8)), (3, 4, (3, 2))])
+def test_warm_up_batches_are_divided(rows: int, passes: int, expected: tuple[int, int]) -> None:
+    settings = SFTSettings(per_device_train_batch_size=rows, gradient_accumulation_steps=passes)
+    assert divided(settings, 2) == expected
+    assert divided(settings, 1) == (rows, passes)
+
+
+def test_warm_up_batches_that_cannot_be_divided_are_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot be shared by 2 processes"):
+        divided(SFTSettings(per_device_train_batch_size=3), 2)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [({"WORLD_SIZE": "two"}, "is no number"), ({"WORLD_SIZE": "2", "RANK": "2"}, "start the processes with torchrun")],
+)
+def test_a_launcher_that_makes_no_sense(
+    environment: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=message):
+        join()
+
+
+def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert join() is ALONE and ALONE.first
+    assert ALONE.gather(3) == [3]
+
+
+if __name__ == "__main__":
+    main()
