@@ -180,6 +180,10 @@ def _load_base(name: str, settings: ModelSettings) -> Any:
         raise BackendError(
             f"`{name}` lacks {len(missing)} of its weights, for example `{missing[0]}`. Copy the model again."
         )
+    for module in base.modules():
+        # On some CPUs bitsandbytes rounds its constants for good when a layer is first used outside training.
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.support_avx512bf16_for_cpu = False
     if getattr(base.config.get_text_config(), "attn_logit_softcapping", None):
         base.set_attn_implementation("eager")  # sdpa would leave the cap out without a word
     if settings.shared_prefix and sees_everything(base):
