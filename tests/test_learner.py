@@ -274,6 +274,21 @@ def test_a_gradient_that_is_not_finite_is_an_error(value: float, tiny_folder: ti
     learner.update("judge", groups, tiny.spread(groups))
 
 
+@pytest.mark.parametrize("scale", [2.0**10, 2.0**135], ids=["scaled", "overflows first"])
+def test_a_scaled_loss_gives_the_same_update(scale: float, tiny_folder: tiny.Folders) -> None:
+    """As with a float16 base; a scale that makes gradients overflow is halved until it does not."""
+    plain, scaled = learner_on(tiny_folder()), learner_on(tiny_folder())
+    groups = tiny.rollouts(plain.model)
+    expected = plain.update("judge", groups, tiny.spread(groups)).values
+    scaled.loss_scale = scale
+    found = scaled.update("judge", groups, tiny.spread(groups)).values
+    assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)
+    assert found["loss"] == pytest.approx(expected["loss"], abs=1e-6)
+    assert (scaled.loss_scale < scale) == (scale > 2.0**128)
+    for (name, one), (_, other) in zip(plain.model.parameters("judge"), scaled.model.parameters("judge"), strict=True):
+        assert float((one - other).abs().max()) < 1e-3, name
+
+
 def test_gradients_are_clipped(tiny_folder: tiny.Folders) -> None:
     learner = learner_on(tiny_folder(), max_grad_norm=0.01)
     groups = tiny.rollouts(learner.model)
