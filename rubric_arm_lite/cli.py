@@ -227,6 +227,21 @@ def show_recipe(recipe: RecipeArgument, overrides: SetOption = None, as_json: Js
 
 
 @app.command()
+def export(
+    run: RunArgument,
+    target: Annotated[Path, typer.Argument(help="A new folder; gets one subfolder per role.")],
+    merge: Annotated[bool, typer.Option("--merge", help="Full checkpoints in place of adapters.")] = False,
+    state: StateOption = "final",
+) -> None:
+    """Write both adapters with model cards, or merged into their base."""
+    _quiet_libraries()
+    from rubric_arm_lite.export import export as write
+
+    for folder in write(run, target, state, merge):
+        _out.print(str(folder), highlight=False)
+
+
+@app.command()
 def doctor(as_json: JsonOption = False) -> None:
     """What this machine has, and which shipped recipes can run on it."""
     from rubric_arm_lite.doctor import examine, show

@@ -66,12 +66,10 @@ class RubricRewardModel:
             CheckpointError: if the directory is no run, or has not come that far.
         """
         path = Path(run)
-        if not (path / RECIPE).is_file():
-            raise CheckpointError(f"{path} is not a run directory: it has no {RECIPE}. Make one with rubric-arm run.")
-        recipe = load_recipe(str(path / RECIPE))
+        recipe = recipe_of_run(path)
         model = load_model(recipe.model, recipe.seed)
         for role in ROLES:
-            model.load_adapter(role, _adapter_folder(path, role, state))
+            model.load_adapter(role, adapter_folder(path, role, state))
         return cls(model, recipe)
 
     @classmethod
@@ -170,7 +168,19 @@ def _given(rubric: Rubric | str, name: str) -> Rubric:
     return parsed
 
 
-def _adapter_folder(run: Path, role: str, state: str) -> Path:
+def recipe_of_run(run: Path) -> Recipe:
+    """The recipe that a run was made with.
+
+    Raises:
+        CheckpointError: if the directory is no run.
+    """
+    if not (run / RECIPE).is_file():
+        raise CheckpointError(f"{run} is not a run directory: it has no {RECIPE}. Make one with rubric-arm run.")
+    return load_recipe(str(run / RECIPE))
+
+
+def adapter_folder(run: Path, role: str, state: str) -> Path:
+    """Where the adapter of a role stands in a run, in the state ``final``, ``warm-up`` or ``latest``."""
     match state:
         case "final":
             folder = run / "adapters" / role

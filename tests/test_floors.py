@@ -29,6 +29,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "cli",
         "__main__",
         "doctor",
+        "export",
         "plan",
         "plan_table",
         "progress",

@@ -29,7 +29,7 @@ def load_model(settings: ModelSettings, seed: int) -> TwoAdapterModel:
     Raises:
         BackendError: if the folder is missing, is no causal language model, or its tokenizer cannot be used.
     """
-    name = str(base_folder()) if settings.base == "testbed" else settings.base
+    name = _name(settings)
     _check_folder(name)
     tokenizer = _load_tokenizer(name, settings)
     base = _load_base(name, settings)
@@ -68,8 +68,19 @@ def load_for_trainer(settings: ModelSettings, adapter: Path) -> Any:
     """The base with one saved adapter, trainable, under the only name that other trainers know: ``default``."""
     from peft import PeftModel
 
-    base = _load_base(settings.base, settings.model_copy(update={"shared_prefix": False}))
+    name = _name(settings)
+    _check_folder(name)
+    base = _load_base(name, settings.model_copy(update={"shared_prefix": False}))
     return PeftModel.from_pretrained(base, adapter, is_trainable=True)
+
+
+def load_tokenizer(settings: ModelSettings) -> Any:
+    """The base's tokenizer, checked."""
+    return _load_tokenizer(_name(settings), settings)
+
+
+def _name(settings: ModelSettings) -> str:
+    return str(base_folder()) if settings.base == "testbed" else settings.base
 
 
 def choose_dtype(settings: ModelSettings) -> torch.dtype:
