@@ -406,6 +406,8 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def main() -> None:
     """Entry point: one clear line for every error a user can mend, exit code 2; 130 for Ctrl-C."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Sequences of every length come and go; in segments that grow, their memory on a GPU does not fall to pieces.
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     try:
         app(standalone_mode=True)
     except RubricArmError as error:

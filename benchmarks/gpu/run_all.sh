@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every check of a CUDA machine, in about nine minutes on a card of 80 GiB: bash benchmarks/gpu/run_all.sh OUTPUT-FOLDER
+# Every check of a CUDA machine, in about ten minutes on a card of 80 GiB: bash benchmarks/gpu/run_all.sh OUTPUT-FOLDER
 # Checks of memory run beside each other under caps that stand for smaller cards, so their seconds mean nothing unless
 # they ran alone; those of speed run alone. What fails says so in the table and the rest goes on.
 set -u
@@ -43,6 +43,7 @@ if [[ $wanted == *memory* ]]; then
 fi
 if [[ $wanted == *writing* ]]; then
   check rollout-8b 100 rollout --size 8b --prompt-length 512 --completion-length 96
+  check update-8b 100 update --size 8b --runs 1 --completion-length 512
   collect
 fi
 if [[ $wanted == *trl* ]]; then
