@@ -80,7 +80,11 @@ def serve(behaviour: Behaviour) -> Iterator[FakeServer]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            data = self.rfile.read(int(self.headers["Content-Length"]))
+            length = int(self.headers["Content-Length"])
+            data = self.rfile.read(length)
+            if len(data) < length:
+                self.close_connection = True  # the client gave up
+                return
             try:
                 self._send(fake.answer(Request(self.path, dict(self.headers), json.loads(data))))
             except (BrokenPipeError, ConnectionResetError):

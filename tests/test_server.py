@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -12,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from rubric_arm_lite import cli
 from rubric_arm_lite.backends.base import ChatSampler, Sampling
 from rubric_arm_lite.backends.scripted import ScriptedSampler, Written
 from rubric_arm_lite.backends.server import ServerSampler
@@ -41,7 +45,7 @@ from tests.fake_server import (
     serve,
 )
 from tests.players import PROMPTS, RUBRIC_TEXT, judgement, recipe, right, sampler, section
-from tests.test_cli import call, refused
+from tests.test_cli import call
 
 ROOMY = recipe(model={"max_context": 8192})
 KEY = "sk-very-secret-0123456789"
@@ -50,14 +54,14 @@ Start = Callable[[Behaviour], FakeServer]
 
 
 @pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Starts servers that end with the test."""
     from contextlib import ExitStack
 
     for name in ("OPENAI_API_KEY", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     # Nothing here is encrypted, and reading the machine's certificates takes longer than most of these tests.
-    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path_factory.getbasetemp()))
+    monkeypatch.setattr("ssl.SSLContext.load_verify_locations", lambda *given, **named: None)
     with ExitStack() as stack:
         yield lambda behaviour: stack.enter_context(serve(behaviour))
 
@@ -439,6 +443,35 @@ def test_the_first_error_ends_all(start: Start) -> None:
     assert len(server.requests) < 10 and asked.tokens_written == 0
 
 
+def slow_but_for(prompt: str) -> Behaviour:
+    """Refuses one prompt at once and lets all others wait."""
+
+    def behave(request: Request) -> Reply:
+        return Reply(403) if request.prompt == prompt else Reply(200, as_json(completions("late")).body, delay=3)
+
+    return behave
+
+
+def test_nobody_waits_for_slow_answers_after_an_error_or_ctrl_c(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = start(slow_but_for("prompt 3"))
+    asked = client(server, concurrency=4)
+    began = time.monotonic()
+    with pytest.raises(BackendError, match="403"):
+        texts(asked, 8)
+
+    def interrupted(futures: Any, return_when: str) -> None:
+        concurrent.futures.wait(futures, timeout=0.1)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rubric_arm_lite.backends.server.wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            texts(asked, 3)
+    assert time.monotonic() - began < 2
+    server.behaviour = lambda request: as_json(completions("works again"))
+    assert texts(asked) == [["works again"]]
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [
@@ -625,7 +658,16 @@ def test_evaluate_on_the_command_line(start: Start, run_folder: Path, tmp_path: 
     assert values["accuracy"] == 1.0 and values["pairs"] == 3 and values["left_out_too_long"] == 0
 
 
-def test_the_command_line_says_what_is_wrong(start: Start, run_folder: Path) -> None:
+def test_the_command_line_says_what_is_wrong(
+    start: Start, run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*arguments: str | Path) -> str:
+        monkeypatch.setattr(sys, "argv", ["rubric-arm", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert stop.value.code == 2
+        return " ".join(capsys.readouterr().err.split())
+
     pair = ("--prompt", "p", "--a", "x", "--b", "y")
     assert "Give --server" in refused("judge", run_folder, *pair, "--judge-model", "j")
     said = refused("judge", run_folder, *pair, "--server", "http://localhost:1", "--state", "latest")

@@ -74,7 +74,7 @@ class ServerSampler:
     # --- the Sampler protocol -----------------------------------------------------------------------------------
 
     def sample(self, adapter: str | None, examples: Sequence[Example], sampling: Sampling) -> list[RolloutGroup]:
-        """One group per example, in the order of the examples; the first error ends all.
+        """One group per example, in the order of the examples; the first error, or Ctrl-C, ends all.
 
         Raises:
             BackendError: if a request fails for good, or an answer cannot be used.
@@ -82,16 +82,21 @@ class ServerSampler:
         model = self._model(adapter)
         stopped = threading.Event()
         pool = ThreadPoolExecutor(self.settings.concurrency, "rubric-arm-server")
+        futures = [pool.submit(self._group, model, example, sampling, stopped) for example in examples]
         try:
-            futures = [pool.submit(self._group, model, example, sampling, stopped) for example in examples]
             wait(futures, return_when=FIRST_EXCEPTION)
             for future in futures:
                 if future.done():
                     future.result()  # raises what it raised, while others may still run
             found = [future.result() for future in futures]
-        finally:
+        except BaseException:
             stopped.set()
-            pool.shutdown(cancel_futures=True)
+            for future in futures:
+                future.cancel()
+            self._server.abort()
+            raise
+        finally:
+            pool.shutdown()
         self.tokens_written += sum(tokens for _, tokens in found)
         return [group for group, _ in found]
 

@@ -8,15 +8,19 @@ only after :func:`clean`. Redirects are never followed, so the key goes to the h
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
+import socket
 import threading
 import time
 import unicodedata
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -92,6 +96,8 @@ class JsonServer:
         self._retries = retries
         self._pause = pause
         self._jitter = random.Random()
+        self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._lock = threading.Lock()
         headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
@@ -112,6 +118,21 @@ class JsonServer:
         """Close all connections."""
         self._client.close()
 
+    def abort(self) -> None:
+        """Break all connections, so that no thread waits for an answer any more; later requests open new ones."""
+        with self._lock:
+            streams = list(self._streams)
+        for stream in streams:
+            _break(stream)
+
+    def _remember(self, stopped: threading.Event, event: str, info: Mapping[str, Any]) -> None:
+        """Called by httpx (its ``trace`` extension) when a connection is made."""
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            with self._lock:
+                self._streams.add(info["return_value"])
+            if stopped.is_set():  # too late for abort to have seen it
+                _break(info["return_value"])
+
     def ask(
         self,
         path: str,
@@ -123,7 +144,8 @@ class JsonServer:
         """What ``read`` makes of the answer's bytes.
 
         ``read`` gets them as they arrive, and may raise :class:`PassingFailure` to have the request sent again.
-        Setting ``stopped`` ends the waiting between attempts, and the reading at the next bytes.
+        Setting ``stopped`` ends the waiting between attempts, and the reading at the next bytes. :meth:`abort`, after
+        it, does not wait for those.
 
         Raises:
             RefusedRequest: if the server refuses it.
@@ -132,12 +154,11 @@ class JsonServer:
         stopped = stopped or threading.Event()
         data = json.dumps(body).encode("ascii")  # \u escapes: whatever the text is, the request is well-formed
         for attempt in range(self._retries + 1):
+            _go_on(path, stopped)
             try:
                 return self._attempt(path, data, read, stopped, limit)
             except PassingFailure as failure:
                 last = failure
-            if stopped.is_set():
-                break
             if attempt < self._retries:
                 self._pause(stopped, self._wait(attempt, last.retry_after))
         raise BackendError(
@@ -151,7 +172,8 @@ class JsonServer:
         import httpx
 
         try:
-            with self._client.stream("POST", self.root + path, content=data) as response:
+            tracing = {"trace": partial(self._remember, stopped)}
+            with self._client.stream("POST", self.root + path, content=data, extensions=tracing) as response:
                 if not response.is_success:
                     raise self._failure(path, response, stopped)
                 return read(self._bounded(path, response, stopped, limit))
@@ -186,8 +208,7 @@ class JsonServer:
         for chunk in response.iter_raw():
             if time.monotonic() > deadline:
                 raise PassingFailure(f"no complete answer within {self._timeout:g} s")
-            if stopped.is_set():
-                raise BackendError(f"POST {path} was given up, because another request failed. See that one's error.")
+            _go_on(path, stopped)
             yield chunk
 
     def _failure(self, path: str, response: httpx.Response, stopped: threading.Event) -> Exception:
@@ -223,6 +244,17 @@ class JsonServer:
         if retry_after is not None:
             return retry_after
         return float(min(FIRST_WAIT * 2**attempt, LONGEST_BACKOFF) * self._jitter.uniform(0.5, 1.0))
+
+
+def _break(stream: Any) -> None:
+    """End a connection for the thread that reads from it, too; closing the socket would not wake that thread."""
+    with contextlib.suppress(OSError):  # closed already
+        stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+
+
+def _go_on(path: str, stopped: threading.Event) -> None:
+    if stopped.is_set():
+        raise BackendError(f"POST {path} was given up, because another request failed. See that one's error.")
 
 
 def is_passing(status: int) -> bool:
