@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ from rubric_arm_lite import __version__
 from rubric_arm_lite.errors import RubricArmError
 
 if TYPE_CHECKING:
+    from rubric_arm_lite.backends.server_settings import ServerSettings
     from rubric_arm_lite.config import Recipe
     from rubric_arm_lite.parallel import Processes
     from rubric_arm_lite.reward_model import RubricRewardModel, Verdict
@@ -41,6 +43,14 @@ ExistsOption = Annotated[str, typer.Option("--if-exists", help="raise, resume or
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
 RunArgument = Annotated[Path, typer.Argument(help="A run directory.")]
 StateOption = Annotated[str, typer.Option(help="Which adapters: final, warm-up or latest.")]
+ServerOption = Annotated[
+    str | None, typer.Option(metavar="URL", help="Ask this OpenAI-compatible server; nothing is loaded here.")
+]
+RubricModelOption = Annotated[str | None, typer.Option(help="The server's name of the generator (default: rubric).")]
+JudgeModelOption = Annotated[str | None, typer.Option(help="The server's name of the judge (default: judge).")]
+KeyEnvOption = Annotated[
+    str | None, typer.Option(help="Environment variable with the server's key (default: OPENAI_API_KEY).")
+]
 
 VerbArgument = Annotated[str | None, typer.Argument(help="rollout, update or step; all of them if left out.")]
 AgainstOption = Annotated[str, typer.Option(help="trl, or none for our side alone.")]
@@ -97,13 +107,18 @@ def rubric(
     run: RunArgument,
     prompt: Annotated[str, typer.Argument(help="The request to write a rubric for; - reads standard input.")],
     state: StateOption = "final",
+    server: ServerOption = None,
+    rubric_model: RubricModelOption = None,
+    judge_model: JudgeModelOption = None,
+    server_key_env: KeyEnvOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a rubric for a prompt."""
+    asked = _server(server, state, rubric_model, judge_model, server_key_env)
     text = _checked(
         "the prompt", sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if prompt == "-" else prompt
     )
-    model = _load(run, state)
+    model = _load(run, state, asked)
     _warn_unknown_words(model, text)
     written = model.rubric(text)
     if as_json:
@@ -128,6 +143,10 @@ def judge(
     ] = None,
     votes: Annotated[int, typer.Option(min=1, help="Judgements per order; more than one are sampled.")] = 1,
     state: StateOption = "final",
+    server: ServerOption = None,
+    rubric_model: RubricModelOption = None,
+    judge_model: JudgeModelOption = None,
+    server_key_env: KeyEnvOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Judge one pair (--prompt, --a, --b), or a JSONL file of pairs, in both orders."""
@@ -138,9 +157,10 @@ def judge(
         raise DataError("Give --prompt, --a and --b for one pair, or a JSONL file of pairs.")
     if source is not None and any(text is not None for text in single):
         raise DataError("Give either one pair (--prompt, --a, --b) or a JSONL file, not both.")
+    asked = _server(server, state, rubric_model, judge_model, server_key_env)
     if source is None:
         texts = [_checked(name, text or "") for name, text in zip(("--prompt", "--a", "--b"), single, strict=True)]
-        model = _load(run, state)
+        model = _load(run, state, asked)
         _warn_unknown_words(model, *texts)
         verdict = model.compare(texts[0], texts[1], texts[2], rubric_text, votes)
         if as_json:
@@ -148,10 +168,12 @@ def judge(
         else:
             _show_verdict(verdict)
     else:
-        _judge_file(run, state, source, target, rubric_text, votes)
+        _judge_file(lambda: _load(run, state, asked), source, target, rubric_text, votes)
 
 
-def _judge_file(run: Path, state: str, source: Path, target: Path | None, rubric_text: str | None, votes: int) -> None:
+def _judge_file(
+    load: Callable[[], RubricRewardModel], source: Path, target: Path | None, rubric_text: str | None, votes: int
+) -> None:
     from rubric_arm_lite.data import load_comparisons
     from rubric_arm_lite.errors import DataError
     from rubric_arm_lite.run_dir import atomic_write
@@ -163,7 +185,7 @@ def _judge_file(run: Path, state: str, source: Path, target: Path | None, rubric
             raise DataError(f"{target} is a folder. Name the file to write.")
         target.parent.mkdir(parents=True, exist_ok=True)
     pairs = load_comparisons(source)
-    model = _load(run, state)
+    model = load()
     verdicts = model.compare_many(
         [(p.prompt, p.response_a, p.response_b, p.rubric or rubric_text) for p in pairs],
         votes,
@@ -188,14 +210,19 @@ def evaluate(
     state: StateOption = "final",
     votes: Annotated[int, typer.Option(min=1, help="voting@k.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many pairs.")] = None,
+    server: ServerOption = None,
+    rubric_model: RubricModelOption = None,
+    judge_model: JudgeModelOption = None,
+    server_key_env: KeyEnvOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Accuracy in both orders, position bias, format and more, on held-out pairs."""
     from rubric_arm_lite.data import load_pairs
     from rubric_arm_lite.pipeline import evaluate_run
 
+    asked = _server(server, state, rubric_model, judge_model, server_key_env)
     pairs = None if source is None else load_pairs(source)
-    evaluation, left_out = evaluate_run(_load(run, state), pairs, votes, limit)
+    evaluation, left_out = evaluate_run(_load(run, state, asked), pairs, votes, limit)
     if left_out:
         _err.print(f"[yellow]{left_out} pairs are longer than the context and were left out.[/yellow]")
     if as_json:
@@ -486,7 +513,32 @@ def _join_launched() -> Processes | None:
     return join()
 
 
-def _load(run: Path, state: str) -> RubricRewardModel:
+def _server(
+    url: str | None, state: str, rubric_model: str | None, judge_model: str | None, key_env: str | None
+) -> ServerSettings | None:
+    """The server that the options name, if they name one."""
+    from rubric_arm_lite.backends.server_settings import ServerSettings
+    from rubric_arm_lite.errors import ConfigError
+
+    given = {"rubric_model": rubric_model, "judge_model": judge_model, "api_key_env": key_env}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if url is None:
+        if chosen:
+            raise ConfigError("--rubric-model, --judge-model and --server-key-env belong to a server. Give --server.")
+        return None
+    if state != "final":
+        raise ConfigError(
+            f"--state {state} is for adapters on this machine. A server has what it was started with: choose it by "
+            "--rubric-model and --judge-model."
+        )
+    return ServerSettings(url, **chosen)
+
+
+def _load(run: Path, state: str, server: ServerSettings | None) -> RubricRewardModel:
+    if server is not None:
+        from rubric_arm_lite.reward_model import RubricRewardModel, recipe_of_run
+
+        return RubricRewardModel.from_server(server, recipe_of_run(run))
     _quiet_libraries()
     from rubric_arm_lite.reward_model import RubricRewardModel
 
@@ -528,9 +580,9 @@ def _checked(name: str, text: str) -> str:
 
 def _warn_unknown_words(model: RubricRewardModel, *texts: str) -> None:
     """A word-level tokenizer cannot see words it does not know; say which."""
-    tokenizer = model.model.tokenizer
-    unknown = tokenizer.unk_token_id
-    if unknown is None:
+    tokenizer = getattr(model.model, "tokenizer", None)  # a server keeps its own to itself
+    unknown = None if tokenizer is None else tokenizer.unk_token_id
+    if tokenizer is None or unknown is None:
         return
     words: dict[str, None] = {}
     for text in texts:

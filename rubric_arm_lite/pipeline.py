@@ -22,7 +22,7 @@ import torch
 
 from rubric_arm_lite import __version__
 from rubric_arm_lite.alternating import Hooks, Position, Turn, alternate
-from rubric_arm_lite.backends.base import Sampler
+from rubric_arm_lite.backends.base import ChatSampler, Sampler
 from rubric_arm_lite.backends.loader import load_model
 from rubric_arm_lite.backends.spread import SpreadSampler
 from rubric_arm_lite.backends.transformers import TwoAdapterModel
@@ -401,8 +401,12 @@ class Run:
             self.directory.append("rollouts.jsonl", row)
 
 
-def load_data(recipe: Recipe, model: TwoAdapterModel, prompts: PromptBuilder) -> RunData:
+def load_data(recipe: Recipe, model: ChatSampler, prompts: PromptBuilder, training: bool = True) -> RunData:
     """The recipe's training prompts and held-out pairs, without those that do not fit the context.
+
+    Args:
+        training: false if nothing will be trained; the training prompts are then neither measured nor counted, which
+            a server would be asked about one by one.
 
     Raises:
         DataError: if nothing is left of either.
@@ -431,7 +435,7 @@ def load_data(recipe: Recipe, model: TwoAdapterModel, prompts: PromptBuilder) ->
     def longest(pair: PreferencePair) -> int:
         return _longest_prompt(pair, recipe, model, prompts)
 
-    train, dropped_train = filter_by_length(train, longest, room)
+    train, dropped_train = filter_by_length(train, longest, room) if training else (train, 0)
     test, dropped_test = filter_by_length(test, longest, room)
     if not train or not test:
         raise DataError(
@@ -451,7 +455,7 @@ def load_data(recipe: Recipe, model: TwoAdapterModel, prompts: PromptBuilder) ->
     return RunData(train, pairs, dropped_train + dropped_test, recall, world)
 
 
-def _longest_prompt(pair: PreferencePair, recipe: Recipe, model: TwoAdapterModel, prompts: PromptBuilder) -> int:
+def _longest_prompt(pair: PreferencePair, recipe: Recipe, model: ChatSampler, prompts: PromptBuilder) -> int:
     """Tokens of the longest sequence that this pair can lead to, with room for a rubric of full length."""
     evaluation = recipe.evaluation
     rubric_room = max(recipe.rubric.max_completion_length, evaluation.rubric_max_tokens)
@@ -536,7 +540,7 @@ def evaluate_run(
     prompts = reward_model.prompts
     recall: Recall | None = None
     if pairs is None:
-        data = load_data(recipe, model, prompts)
+        data = load_data(recipe, model, prompts, training=False)
         pairs, recall, left_out = data.test, data.recall, data.too_long
     else:
         fitting = [p for p in pairs if _longest_prompt(p, recipe, model, prompts) <= recipe.model.max_context]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rubric_arm_lite.backends.base import Sampling
-from rubric_arm_lite.backends.loader import load_model
-from rubric_arm_lite.backends.transformers import TwoAdapterModel
+from rubric_arm_lite.backends.base import ChatSampler, Sampling
 from rubric_arm_lite.config import Recipe
 from rubric_arm_lite.errors import BackendError, CheckpointError, DataError
 from rubric_arm_lite.evaluate import majority
@@ -20,6 +19,9 @@ from rubric_arm_lite.rubric_cache import RubricCache
 from rubric_arm_lite.run_dir import RECIPE, STATE, RunState
 from rubric_arm_lite.seeds import derive_seed
 from rubric_arm_lite.types import ROLES, Comparison, Judgement, Prompt, Rubric, Side, other_side
+
+if TYPE_CHECKING:
+    from rubric_arm_lite.backends.server_settings import ServerSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +46,9 @@ class Verdict:
 
 
 class RubricRewardModel:
-    """Rubric generator and judge on one base."""
+    """Rubric generator and judge on one base, on this machine or behind a server."""
 
-    def __init__(self, model: TwoAdapterModel, recipe: Recipe) -> None:
+    def __init__(self, model: ChatSampler, recipe: Recipe) -> None:
         self.model = model
         self.recipe = recipe
         templates = Templates.load(recipe.prompts.rubric_template, recipe.prompts.judge_template)
@@ -65,6 +67,8 @@ class RubricRewardModel:
         Raises:
             CheckpointError: if the directory is no run, or has not come that far.
         """
+        from rubric_arm_lite.backends.loader import load_model
+
         path = Path(run)
         recipe = recipe_of_run(path)
         model = load_model(recipe.model, recipe.seed)
@@ -75,10 +79,23 @@ class RubricRewardModel:
     @classmethod
     def from_adapters(cls, recipe: Recipe, rubric: str | Path, judge: str | Path) -> RubricRewardModel:
         """Load two PEFT folders onto the recipe's base."""
+        from rubric_arm_lite.backends.loader import load_model
+
         model = load_model(recipe.model, recipe.seed)
         model.load_adapter("rubric", Path(rubric))
         model.load_adapter("judge", Path(judge))
         return cls(model, recipe)
+
+    @classmethod
+    def from_server(cls, settings: ServerSettings, recipe: Recipe) -> RubricRewardModel:
+        """Ask the models of a server; nothing is loaded here, and the recipe says how they are asked.
+
+        Raises:
+            BackendError: if the key's environment variable cannot be used.
+        """
+        from rubric_arm_lite.backends.server import ServerSampler
+
+        return cls(ServerSampler(settings), recipe)
 
     def rubric(self, prompt: Prompt) -> Rubric:
         """The greedy rubric of one prompt; check ``usable`` before using it."""
@@ -150,6 +167,18 @@ class RubricRewardModel:
                 )
 
 
+def recipe_of_run(run: str | Path) -> Recipe:
+    """The recipe that a run was made with.
+
+    Raises:
+        CheckpointError: if the directory is no run.
+    """
+    path = Path(run)
+    if not (path / RECIPE).is_file():
+        raise CheckpointError(f"{path} is not a run directory: it has no {RECIPE}. Make one with rubric-arm run.")
+    return load_recipe(str(path / RECIPE))
+
+
 def _verdict(rubric: Rubric, straight: Sequence[Judgement], flipped: Sequence[Judgement]) -> Verdict:
     named: list[Side | None] = [j.winner for j in straight]
     named += [None if j.winner is None else other_side(j.winner) for j in flipped]
@@ -166,17 +195,6 @@ def _given(rubric: Rubric | str, name: str) -> Rubric:
             "`1. The response … [Hard Rule]` or `… [Principle]`, and nothing else."
         )
     return parsed
-
-
-def recipe_of_run(run: Path) -> Recipe:
-    """The recipe that a run was made with.
-
-    Raises:
-        CheckpointError: if the directory is no run.
-    """
-    if not (run / RECIPE).is_file():
-        raise CheckpointError(f"{run} is not a run directory: it has no {RECIPE}. Make one with rubric-arm run.")
-    return load_recipe(str(run / RECIPE))
 
 
 def adapter_folder(run: Path, role: str, state: str) -> Path:

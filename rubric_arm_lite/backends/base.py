@@ -46,3 +46,11 @@ class Sampler(Protocol):
     def prompt_tokens(self, prompt: str) -> int:
         """Length of a user turn in tokens, with the chat template around it."""
         ...
+
+
+class ChatSampler(Sampler, Protocol):
+    """A sampler that knows what its tokenizer would read as control tokens, so that prompts can break them up."""
+
+    def control_tokens(self) -> list[str]:
+        """Strings that outside text must not bring into a prompt."""
+        ...

@@ -1,0 +1,272 @@
+"""A sampler over an OpenAI-compatible HTTP server (vLLM, llama.cpp, a cloud endpoint): for evaluation and judging.
+
+The prompts are the project's own; a prompt travels as the content of one user message, which the server puts into its
+chat template. Only completions' texts are taken from the server; what they mean is decided by :mod:`..parsing` alone.
+Token ids and log-probabilities are not known here, so what this sampler writes can be evaluated but never trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rubric_arm_lite.backends.base import Sampling
+from rubric_arm_lite.backends.server_answers import Answer, Completion, StreamError, read_answer, read_stream
+from rubric_arm_lite.backends.server_http import (
+    MAX_BODY,
+    MAX_STREAM,
+    JsonServer,
+    Pause,
+    RefusedRequest,
+    clean,
+    parse_json,
+)
+from rubric_arm_lite.backends.server_settings import ServerSettings, key_from, root_of
+from rubric_arm_lite.errors import BackendError
+from rubric_arm_lite.seeds import derive_seed
+from rubric_arm_lite.types import Example, RolloutGroup, Sample
+
+BYTES_PER_TOKEN = 2
+TEMPLATE_TOKENS = 64
+_DROPPED_IF_NAMED = {
+    "chat_template_kwargs": ("chat_template_kwargs", "enable_thinking"),
+    "stream_options": ("stream_options", "include_usage"),
+}
+"""Fields that not every server knows, and the words by which it refuses them."""
+
+
+class ServerSampler:
+    """A :class:`~rubric_arm_lite.backends.base.Sampler` over HTTP.
+
+    Samples have empty ``token_ids`` and ``logprobs``, and groups empty ``prompt_ids``. ``tokens_written`` counts what
+    the server says it wrote (:mod:`.server_answers` where it does not). Seeds are sent; whether equal seeds give equal
+    texts is up to the server.
+
+    Args:
+        pause: waits between attempts; tests pass their own.
+
+    Raises:
+        BackendError: if the environment variable of the key cannot be used.
+    """
+
+    def __init__(self, settings: ServerSettings, pause: Pause = threading.Event.wait) -> None:
+        self.settings = settings
+        self.tokens_written = 0
+        self._server = JsonServer(
+            root_of(settings.base_url),
+            key_from(settings.api_key_env),
+            settings.timeout,
+            settings.retries,
+            settings.concurrency,
+            pause,
+        )
+        self._dropped: set[str] = set()
+        self._one_by_one = False
+        self._counts_tokens = True
+        self._reloads: dict[str, list[str]] = {}
+
+    # --- the Sampler protocol -----------------------------------------------------------------------------------
+
+    def sample(self, adapter: str | None, examples: Sequence[Example], sampling: Sampling) -> list[RolloutGroup]:
+        """One group per example, in the order of the examples; the first error, or Ctrl-C, ends all.
+
+        Raises:
+            BackendError: if a request fails for good, or an answer cannot be used.
+        """
+        model = self._model(adapter)
+        stopped = threading.Event()
+        pool = ThreadPoolExecutor(self.settings.concurrency, "rubric-arm-server")
+        futures = [pool.submit(self._group, model, example, sampling, stopped) for example in examples]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+            for future in futures:
+                if future.done():
+                    future.result()  # raises what it raised, while others may still run
+            found = [future.result() for future in futures]
+        except BaseException:
+            stopped.set()
+            for future in futures:
+                future.cancel()
+            self._server.abort()
+            raise
+        finally:
+            pool.shutdown()
+        self.tokens_written += sum(tokens for _, tokens in found)
+        return [group for group, _ in found]
+
+    def fingerprint(self, adapter: str | None) -> str:
+        """Name of what is asked: address, model, revision and fields; the weights themselves are not at hand.
+
+        It changes with :meth:`load_adapter`. If other hands change the weights, change ``revision``.
+        """
+        settings = self.settings
+        model = self._model(adapter)
+        parts = [
+            self._server.root,
+            model,
+            settings.revision,
+            settings.chat,
+            settings.disable_thinking,
+            dict(settings.extra_body),
+            self._reloads.get(model, []),
+        ]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def prompt_tokens(self, prompt: str) -> int:
+        """Length of a user turn in tokens: what the server's ``/tokenize`` counts (vLLM has it).
+
+        Elsewhere an estimate on the high side for most texts: a token for 2 bytes of UTF-8, and 64 for the template.
+        """
+        if self._counts_tokens:
+            body: dict[str, Any] = {"model": self.settings.base_model or self.settings.rubric_model}
+            body |= self._prompt(prompt) | ({"add_generation_prompt": True} if self.settings.chat else {})
+            try:
+                found = self._server.ask("/tokenize", self._without_dropped(body), _json_or_none)
+            except RefusedRequest as error:
+                if error.status in (401, 403):
+                    raise
+                found = None
+            count = found.get("count") if isinstance(found, dict) else None
+            if type(count) is int and count > 0:
+                return count
+            self._counts_tokens = False
+        return -(-len(prompt.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN) + TEMPLATE_TOKENS
+
+    def control_tokens(self) -> list[str]:
+        """What the settings say: a server does not tell which strings its tokenizer reads as control tokens."""
+        return list(self.settings.control_tokens)
+
+    # --- more ---------------------------------------------------------------------------------------------------
+
+    def load_adapter(self, name: str, path: str | Path) -> None:
+        """Have the server load a PEFT folder under an adapter's name, in place of what it has there (vLLM).
+
+        Args:
+            name: ``rubric`` or ``judge``.
+            path: the folder as the server's machine sees it.
+
+        Raises:
+            BackendError: if the server cannot load adapters while it runs, or not this one.
+        """
+        model = self._model(name)
+        try:
+            self._server.ask("/v1/unload_lora_adapter", {"lora_name": model}, b"".join)
+        except RefusedRequest as error:
+            if error.status not in (400, 404):  # there was none of that name; loading shows whether the path exists
+                raise
+        try:
+            self._server.ask("/v1/load_lora_adapter", {"lora_name": model, "lora_path": str(path)}, b"".join)
+        except RefusedRequest as error:
+            if error.status not in (404, 405):
+                raise
+            raise BackendError(
+                f'The server did not load adapter `{model}` from {path}: {error.status}, "{clean(error.said)}". If it '
+                "has the folder, it cannot load adapters while it runs: start vLLM with --enable-lora and "
+                "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, or start it anew with the new adapters."
+            ) from error
+        self._reloads.setdefault(model, []).append(str(path))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._server.close()
+
+    # --- requests -----------------------------------------------------------------------------------------------
+
+    def _model(self, adapter: str | None) -> str:
+        match adapter:
+            case "rubric":
+                return self.settings.rubric_model
+            case "judge":
+                return self.settings.judge_model
+            case None if self.settings.base_model:
+                return self.settings.base_model
+            case None:
+                raise BackendError(
+                    "base_model is not given, so the base cannot be asked. Name the server's base model."
+                )
+            case _:
+                raise BackendError(f"Adapter `{adapter}` is not on a server; rubric and judge are. Use one of them.")
+
+    def _group(
+        self, model: str, example: Example, sampling: Sampling, stopped: threading.Event
+    ) -> tuple[RolloutGroup, int]:
+        """The completions of one example and their tokens: all in one request where the server can."""
+        wanted = sampling.num_generations
+        written: list[Completion] = []
+        tokens = 0
+        refused = False
+        while len(written) < wanted:
+            at_once = wanted if wanted > 1 and not written and not refused and not self._one_by_one else 1
+            seed = derive_seed(example.seed, len(written)) % 2**31  # fits what any server takes for a seed
+            try:
+                answer = self._complete(model, example.prompt, sampling, at_once, seed, stopped)
+            except RefusedRequest as error:
+                if at_once == 1 or error.status not in (400, 422):
+                    raise
+                refused = True  # perhaps for its n; if for something else, so is the next one
+                continue
+            written += answer.completions
+            tokens += answer.tokens
+            self._one_by_one = self._one_by_one or refused
+        samples = tuple(Sample(c.text, (), (), c.finish_reason) for c in written)
+        return RolloutGroup(example, (), samples), tokens
+
+    def _complete(
+        self, model: str, prompt: str, sampling: Sampling, n: int, seed: int, stopped: threading.Event
+    ) -> Answer:
+        settings = self.settings
+        path = "/v1/chat/completions" if settings.chat else "/v1/completions"
+        body: dict[str, Any] = {
+            **settings.extra_body,
+            "model": model,
+            **self._prompt(prompt),
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            "seed": seed,
+        }
+        if n > 1:
+            body["n"] = n
+        if settings.stream:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        while True:
+            sent = self._without_dropped(body)
+            try:
+                if settings.stream:
+                    return self._server.ask(path, sent, partial(self._streamed, path, n), stopped, MAX_STREAM)
+                return self._server.ask(path, sent, partial(read_answer, wanted=n), stopped, MAX_BODY)
+            except RefusedRequest as error:
+                named = {key for key, words in _DROPPED_IF_NAMED.items() if any(w in error.said for w in words)}
+                if error.status not in (400, 422) or not named & sent.keys():
+                    raise
+                self._dropped |= named  # each round leaves out one more field, so there are few
+
+    def _streamed(self, path: str, n: int, chunks: Iterator[bytes]) -> Answer:
+        try:
+            return read_stream(chunks, n)
+        except StreamError as error:
+            raise self._server.refusal(path, error.status, error.said) from None
+
+    def _prompt(self, prompt: str) -> dict[str, Any]:
+        if not self.settings.chat:
+            return {"prompt": prompt}
+        body: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]}
+        if self.settings.disable_thinking:
+            body["chat_template_kwargs"] = {"enable_thinking": False}
+        return body
+
+    def _without_dropped(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in body.items() if key not in self._dropped}
+
+
+def _json_or_none(chunks: Iterator[bytes]) -> Any:
+    try:
+        return parse_json(b"".join(chunks))
+    except ValueError:
+        return None
