@@ -241,6 +241,9 @@ def test_a_stream_in_odd_pieces(start: Start) -> None:
 
 def test_events_of_several_lines_and_long_ones() -> None:
     assert list(events_of([b"data: a\ndata:  b\nid: 7\n\n\n\ndata: c\n", b"\ndata: never ended\n"])) == [b"a\n b", b"c"]
+    for end in (b"", b"\n", b"\r\n"):
+        assert list(events_of([b"data: [DO", b"NE]" + end])) == [b"[DONE]"], "the last event needs no blank line"
+    assert list(events_of([b'data: {"whole": "no'])) == []
     long = b"data: " + b"x" * 2**20 + b"\n\n"
     assert [len(data) for data in events_of(long[i : i + 16] for i in range(0, len(long), 16))] == [2**20]
 

@@ -126,7 +126,7 @@ def events_of(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Complete lines. Pieces are joined only where a line ends, so a long one costs time linear in its length."""
+    """Lines, the last one also without its end; pieces are joined only there, so a long line costs linear time."""
     pieces: list[bytes] = []
     for chunk in chunks:
         *ends, rest = chunk.split(b"\n")
@@ -135,6 +135,8 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
             pieces = []
         if rest:
             pieces.append(rest)
+    if pieces:
+        yield b"".join(pieces)
 
 
 def _json(data: bytes) -> Any:
