@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -586,9 +587,9 @@ PAIRS = [pair for block in WORLD.blocks("test", 6) for pair in block.pairs]
 
 def player(adapter: str | None, example: Example, index: int) -> Written:
     """Right and wrong, well-formed, broken and cut, by the text alone: what one backend writes, so does the other."""
-    odd = sum(example.prompt.encode()) + index
+    odd = zlib.crc32(example.prompt.encode()) + index
     if "<response_a>" not in example.prompt:
-        return "no rubric" if odd % 5 == 0 else RUBRIC_TEXT
+        return "no rubric" if odd % 3 == 0 else RUBRIC_TEXT
     rubric = parse_rubric(section("rubric", example.prompt))
     reason: FinishReason = "length" if odd % 7 == 0 else "stop"
     if odd % 4 == 0:
@@ -609,7 +610,8 @@ def test_an_evaluation_equals_the_scripted_one(start: Start, stream: bool) -> No
     there = client(server, stream=stream, concurrency=4)
     expected, found = evaluation(here), evaluation(there)
     assert found.values == expected.values and found.rows == expected.rows and found.showcase == expected.showcase
-    assert 0 < found.values["unparsed"] < 1 and 0 < found.values["accuracy"] < 1, "the script is worth evaluating"
+    for name in ("unparsed", "consistency", "rubric_usable", "format"):
+        assert 0 < found.values[name] < 1, f"the script is worth evaluating: {name}"
     assert there.tokens_written == here.tokens_written
     asked = sorted((r.body["model"], r.prompt) for r in server.requests)
     assert asked == sorted((name, prompt) for name in ("rubric", "judge") for prompt in here.prompts(name))
