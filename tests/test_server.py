@@ -21,8 +21,9 @@ from rubric_arm_lite.backends.base import ChatSampler, Sampling
 from rubric_arm_lite.backends.scripted import ScriptedSampler, Written
 from rubric_arm_lite.backends.server import ServerSampler
 from rubric_arm_lite.backends.server_answers import events_of
-from rubric_arm_lite.backends.server_http import LONGEST_WAIT, MAX_BODY, clean, seconds_to_wait
+from rubric_arm_lite.backends.server_http import MAX_BODY
 from rubric_arm_lite.backends.server_settings import ServerSettings, root_of
+from rubric_arm_lite.backends.server_text import LONGEST_WAIT, clean, seconds_to_wait
 from rubric_arm_lite.config import EvaluationSettings, WorldSettings
 from rubric_arm_lite.errors import BackendError, ConfigError
 from rubric_arm_lite.evaluate import Evaluation, Evaluator
@@ -339,6 +340,24 @@ def test_a_refused_key_is_named_but_never_shown(start: Start, monkeypatch: pytes
     assert "slow down, ***" in (said := fault(client(busy))) and KEY not in said
     in_stream = start(lambda request: Reply(pieces=[b'data: {"error": {"message": "%s"}}\n\n' % KEY.encode()]))
     assert KEY not in fault(client(in_stream, stream=True))
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+def test_an_unusable_answer_that_repeats_the_key(start: Start, stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    good = {"text": "x", "index": 0, "finish_reason": "stop"}
+    wrong: list[dict[str, Any]] = [
+        {"finish_reason": KEY},
+        {"index": KEY},
+        {"text": [KEY]},
+        {"finish_reason": KEY + "!"},
+    ]
+    bodies = [json.dumps({"choices": [good | change]}) for change in wrong]
+    for body in (*bodies, f"hello {KEY}", f'{{"{KEY}": 1}}'):
+        data = body.encode()
+        reply = Reply(pieces=[b"data: " + data + b"\n\n", DONE]) if stream else Reply(200, data)
+        said = fault(client(start(lambda request, reply=reply: reply), stream=stream))
+        assert "very-secret" not in said
 
 
 def test_keys_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
