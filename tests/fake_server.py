@@ -78,6 +78,7 @@ def serve(behaviour: Behaviour) -> Iterator[FakeServer]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # head and body are written apart; the second would wait for an ACK
 
         def do_POST(self) -> None:
             length = int(self.headers["Content-Length"])

@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -20,8 +21,9 @@ from rubric_arm_lite.backends.base import ChatSampler, Sampling
 from rubric_arm_lite.backends.scripted import ScriptedSampler, Written
 from rubric_arm_lite.backends.server import ServerSampler
 from rubric_arm_lite.backends.server_answers import events_of
-from rubric_arm_lite.backends.server_http import LONGEST_WAIT, MAX_BODY, clean, seconds_to_wait
+from rubric_arm_lite.backends.server_http import MAX_BODY
 from rubric_arm_lite.backends.server_settings import ServerSettings, root_of
+from rubric_arm_lite.backends.server_text import LONGEST_WAIT, clean, seconds_to_wait
 from rubric_arm_lite.config import EvaluationSettings, WorldSettings
 from rubric_arm_lite.errors import BackendError, ConfigError
 from rubric_arm_lite.evaluate import Evaluation, Evaluator
@@ -241,6 +243,9 @@ def test_a_stream_in_odd_pieces(start: Start) -> None:
 
 def test_events_of_several_lines_and_long_ones() -> None:
     assert list(events_of([b"data: a\ndata:  b\nid: 7\n\n\n\ndata: c\n", b"\ndata: never ended\n"])) == [b"a\n b", b"c"]
+    for end in (b"", b"\n", b"\r\n"):
+        assert list(events_of([b"data: [DO", b"NE]" + end])) == [b"[DONE]"], "the last event needs no blank line"
+    assert list(events_of([b'data: {"whole": "no'])) == []
     long = b"data: " + b"x" * 2**20 + b"\n\n"
     assert [len(data) for data in events_of(long[i : i + 16] for i in range(0, len(long), 16))] == [2**20]
 
@@ -335,6 +340,24 @@ def test_a_refused_key_is_named_but_never_shown(start: Start, monkeypatch: pytes
     assert "slow down, ***" in (said := fault(client(busy))) and KEY not in said
     in_stream = start(lambda request: Reply(pieces=[b'data: {"error": {"message": "%s"}}\n\n' % KEY.encode()]))
     assert KEY not in fault(client(in_stream, stream=True))
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+def test_an_unusable_answer_that_repeats_the_key(start: Start, stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    good = {"text": "x", "index": 0, "finish_reason": "stop"}
+    wrong: list[dict[str, Any]] = [
+        {"finish_reason": KEY},
+        {"index": KEY},
+        {"text": [KEY]},
+        {"finish_reason": KEY + "!"},
+    ]
+    bodies = [json.dumps({"choices": [good | change]}) for change in wrong]
+    for body in (*bodies, f"hello {KEY}", f'{{"{KEY}": 1}}'):
+        data = body.encode()
+        reply = Reply(pieces=[b"data: " + data + b"\n\n", DONE]) if stream else Reply(200, data)
+        said = fault(client(start(lambda request, reply=reply: reply), stream=stream))
+        assert "very-secret" not in said
 
 
 def test_keys_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -583,9 +606,9 @@ PAIRS = [pair for block in WORLD.blocks("test", 6) for pair in block.pairs]
 
 def player(adapter: str | None, example: Example, index: int) -> Written:
     """Right and wrong, well-formed, broken and cut, by the text alone: what one backend writes, so does the other."""
-    odd = sum(example.prompt.encode()) + index
+    odd = zlib.crc32(example.prompt.encode()) + index
     if "<response_a>" not in example.prompt:
-        return "no rubric" if odd % 5 == 0 else RUBRIC_TEXT
+        return "no rubric" if odd % 3 == 0 else RUBRIC_TEXT
     rubric = parse_rubric(section("rubric", example.prompt))
     reason: FinishReason = "length" if odd % 7 == 0 else "stop"
     if odd % 4 == 0:
@@ -606,7 +629,8 @@ def test_an_evaluation_equals_the_scripted_one(start: Start, stream: bool) -> No
     there = client(server, stream=stream, concurrency=4)
     expected, found = evaluation(here), evaluation(there)
     assert found.values == expected.values and found.rows == expected.rows and found.showcase == expected.showcase
-    assert 0 < found.values["unparsed"] < 1 and 0 < found.values["accuracy"] < 1, "the script is worth evaluating"
+    for name in ("unparsed", "consistency", "rubric_usable", "format"):
+        assert 0 < found.values[name] < 1, f"the script is worth evaluating: {name}"
     assert there.tokens_written == here.tokens_written
     asked = sorted((r.body["model"], r.prompt) for r in server.requests)
     assert asked == sorted((name, prompt) for name in ("rubric", "judge") for prompt in here.prompts(name))

@@ -18,16 +18,9 @@ from typing import Any
 
 from rubric_arm_lite.backends.base import Sampling
 from rubric_arm_lite.backends.server_answers import Answer, Completion, StreamError, read_answer, read_stream
-from rubric_arm_lite.backends.server_http import (
-    MAX_BODY,
-    MAX_STREAM,
-    JsonServer,
-    Pause,
-    RefusedRequest,
-    clean,
-    parse_json,
-)
+from rubric_arm_lite.backends.server_http import MAX_BODY, MAX_STREAM, JsonServer, Pause, RefusedRequest
 from rubric_arm_lite.backends.server_settings import ServerSettings, key_from, root_of
+from rubric_arm_lite.backends.server_text import clean, parse_json
 from rubric_arm_lite.errors import BackendError
 from rubric_arm_lite.seeds import derive_seed
 from rubric_arm_lite.types import Example, RolloutGroup, Sample

@@ -6,16 +6,19 @@ form is a :class:`BackendError`; a stream that ends before ``[DONE]`` is a cut c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from rubric_arm_lite.backends.server_http import PassingFailure, clean, parse_json
+from rubric_arm_lite.backends.server_http import PassingFailure
+from rubric_arm_lite.backends.server_text import clean, parse_json
 from rubric_arm_lite.errors import BackendError
 from rubric_arm_lite.types import FinishReason
 
 BYTES_PER_TOKEN = 4
 """Of an answer whose tokens nobody counted."""
+_PLAIN = re.compile(r"[\w.-]{0,256}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,7 @@ def events_of(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Complete lines. Pieces are joined only where a line ends, so a long one costs time linear in its length."""
+    """Lines, the last one also without its end; pieces are joined only there, so a long line costs linear time."""
     pieces: list[bytes] = []
     for chunk in chunks:
         *ends, rest = chunk.split(b"\n")
@@ -135,6 +138,8 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
             pieces = []
         if rest:
             pieces.append(rest)
+    if pieces:
+        yield b"".join(pieces)
 
 
 def _json(data: bytes) -> Any:
@@ -142,9 +147,8 @@ def _json(data: bytes) -> Any:
         return parse_json(data)
     except ValueError as error:  # UnicodeDecodeError is one; its own words would repeat the bytes
         why = "no UTF-8 text" if isinstance(error, UnicodeDecodeError) else f"no JSON ({clean(str(error))})"
-        shown = clean(data[:80].decode("utf-8", "replace"))
         raise BackendError(
-            f"The server's answer is {why}: \"{shown}\". Check that the address is an OpenAI-compatible server's."
+            f"The server's answer is {why}. Check that the address is an OpenAI-compatible server's."
         ) from None
 
 
@@ -228,7 +232,9 @@ def _reported(error: Any) -> StreamError:
 
 
 def _shown(value: Any) -> str:
-    return f"`{clean(str(value)[:80])}`" if isinstance(value, str | int | float | None) else _kind(value)
+    """A value in an error: whole if it is short and plain (so that a key in it can be found), else its type."""
+    plain = isinstance(value, int | float | None) or (isinstance(value, str) and _PLAIN.fullmatch(value))
+    return f"`{value}`" if plain else _kind(value)
 
 
 def _kind(value: Any) -> str:

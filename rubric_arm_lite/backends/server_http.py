@@ -1,9 +1,10 @@
 """Talk to an HTTP server that may be busy, broken or hostile: JSON goes out, bounded bytes come back.
 
 Retried, with exponential backoff and jitter: refused and cut connections, timeouts, 408, 429 and 5xx (``Retry-After``
-is honoured up to :data:`LONGEST_WAIT`). Every other answer is final. Whatever the server says is untrusted: an answer
+is honoured up to ``LONGEST_WAIT``). Every other answer is final. Whatever the server says is untrusted: an answer
 is read up to a limit, compressed ones are refused (a small one can unpack to any size), and its words enter an error
-only after :func:`clean`. Redirects are never followed, so the key goes to the host it was given for and to no other.
+only after :func:`~.server_text.clean`. Redirects are never followed, so the key goes to the host it was given for and
+to no other.
 """
 
 from __future__ import annotations
@@ -11,19 +12,15 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-import re
 import socket
 import threading
 import time
-import unicodedata
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import partial
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from rubric_arm_lite.backends.server_text import MAX_MESSAGE, clean, message_of, named, quoted, seconds_to_wait
 from rubric_arm_lite.errors import BackendError
 
 if TYPE_CHECKING:
@@ -37,11 +34,8 @@ MAX_BODY = 16 * 2**20
 MAX_STREAM = 64 * 2**20
 """A stream wraps every token in a line of JSON, so it may be longer."""
 MAX_ERROR_BODY = 64 * 2**10
-MAX_MESSAGE = 300
 FIRST_WAIT = 0.5
 LONGEST_BACKOFF = 30.0
-LONGEST_WAIT = 120.0
-"""Most seconds that a server's ``Retry-After`` is obeyed for."""
 
 _HINTS = {
     400: "Check the names of the models, and that prompt and answer fit the server's context.",
@@ -55,7 +49,7 @@ class RefusedRequest(BackendError):  # noqa: N818  (says what happened)
     """A request whose answer is an error that will not pass; ``said`` is the server's message, cleaned, not cut."""
 
     def __init__(self, path: str, status: int, said: str, hint: str) -> None:
-        super().__init__(f"POST {path} was answered {_named(status)}{_quoted(clean(said))}. {hint}")
+        super().__init__(f"POST {path} was answered {named(status)}{quoted(clean(said))}. {hint}")
         self.status = status
         self.said = said
 
@@ -176,7 +170,7 @@ class JsonServer:
             with self._client.stream("POST", self.root + path, content=data, extensions=tracing) as response:
                 if not response.is_success:
                     raise self._failure(path, response, stopped)
-                return read(self._bounded(path, response, stopped, limit))
+                return self._read(read, self._bounded(path, response, stopped, limit))
         except httpx.TimeoutException as error:
             raise PassingFailure(f"no answer within {self._timeout:g} s") from error
         except (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError) as error:
@@ -185,6 +179,16 @@ class JsonServer:
             raise BackendError(
                 f"POST {path} cannot be sent to {self.root}: {self.clean(str(error))}. Check the address of the server."
             ) from error
+
+    def _read(self, read: Callable[[Iterator[bytes]], T], chunks: Iterator[bytes]) -> T:
+        try:
+            return read(chunks)
+        except RefusedRequest:
+            raise  # its words are clean
+        except BackendError as error:
+            if self._key is None or self._key not in str(error):
+                raise
+            raise BackendError(str(error).replace(self._key, "***")) from None
 
     def _bounded(self, path: str, response: httpx.Response, stopped: threading.Event, limit: int) -> Iterator[bytes]:
         encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
@@ -215,10 +219,10 @@ class JsonServer:
         status = response.status_code
         plain = response.headers.get("Content-Encoding", "identity") == "identity"
         body = _first_bytes(self._timed(path, response, stopped), MAX_ERROR_BODY) if plain else b""
-        said = self.clean(_message(body), MAX_ERROR_BODY)
+        said = self.clean(message_of(body), MAX_ERROR_BODY)
         if is_passing(status):
             return PassingFailure(
-                f"the server answered {_named(status)}{_quoted(clean(said))}",
+                f"the server answered {named(status)}{quoted(clean(said))}",
                 seconds_to_wait(response.headers.get("Retry-After")),
             )
         if response.is_redirect:
@@ -233,11 +237,11 @@ class JsonServer:
         """The failure that an error inside a stream stands for."""
         said = self.clean(said, MAX_ERROR_BODY)
         if is_passing(status):
-            return PassingFailure(f"the server broke off with {_named(status)}{_quoted(clean(said))}")
+            return PassingFailure(f"the server broke off with {named(status)}{quoted(clean(said))}")
         return RefusedRequest(path, status, said, _HINTS.get(status, _HINTS[400]))
 
     def clean(self, text: str, limit: int = MAX_MESSAGE) -> str:
-        """A server's words, fit for an error (see :func:`clean`), without the key."""
+        """A server's words, fit for an error (see :func:`~.server_text.clean`), without the key."""
         return clean(text.replace(self._key, "***") if self._key else text, limit)
 
     def _wait(self, attempt: int, retry_after: float | None) -> float:
@@ -262,40 +266,6 @@ def is_passing(status: int) -> bool:
     return status in (408, 429) or (status >= 500 and status != 501)
 
 
-def clean(text: str, limit: int = MAX_MESSAGE) -> str:
-    """Untrusted text for one line of an error: no control, format or unassigned characters, none beyond ``limit``."""
-    shown = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text[: 16 * limit])
-    line = " ".join(shown.split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
-def parse_json(data: bytes) -> Any:
-    """JSON of UTF-8 bytes.
-
-    Raises:
-        ValueError: if it is not, or nests too deep.
-    """
-    try:
-        return json.loads(data.decode("utf-8"))
-    except RecursionError:
-        raise ValueError("it nests too deep") from None
-
-
-def seconds_to_wait(header: str | None) -> float | None:
-    """Seconds that a ``Retry-After`` asks for (a number, or a date), between 0 and :data:`LONGEST_WAIT`."""
-    if header is None:
-        return None
-    if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", header.strip(), re.ASCII):
-        return min(float(header), LONGEST_WAIT)
-    try:
-        then = parsedate_to_datetime(header)
-    except (ValueError, TypeError, OverflowError):
-        return None
-    if then.tzinfo is None:
-        then = then.replace(tzinfo=UTC)
-    return min(max((then - datetime.now(UTC)).total_seconds(), 0.0), LONGEST_WAIT)
-
-
 def _first_bytes(chunks: Iterable[bytes], limit: int) -> bytes:
     found = b""
     for chunk in chunks:
@@ -303,26 +273,3 @@ def _first_bytes(chunks: Iterable[bytes], limit: int) -> bytes:
         if len(found) >= limit:
             break
     return found[:limit]
-
-
-def _message(body: bytes) -> str:
-    """The server's own words in the body of an error: OpenAI's form, FastAPI's, or the text as it is."""
-    try:
-        found = parse_json(body)
-    except ValueError:
-        return body.decode("utf-8", "replace")
-    for name in ("error", "message", "detail"):
-        if isinstance(found, dict) and name in found:
-            found = found[name]
-    return found if isinstance(found, str) else body.decode("utf-8", "replace")
-
-
-def _named(status: int) -> str:
-    try:
-        return f"{status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        return str(status)
-
-
-def _quoted(said: str) -> str:
-    return f' ("{said}")' if said else ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from rubric_arm_lite.backends.server_http import clean
+from rubric_arm_lite.backends.server_text import clean
 from rubric_arm_lite.errors import BackendError, ConfigError
 
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
