@@ -61,7 +61,7 @@ WidthOption = Annotated[int, typer.Option(help="Model width, a multiple of 64.")
 LayersOption = Annotated[int, typer.Option(help="Layers of the model.")]
 PromptsOption = Annotated[int, typer.Option(help="Prompts per step.")]
 RunsOption = Annotated[int, typer.Option(help="Timed runs of each side, after one that is not timed.")]
-ThreadsOption = Annotated[int | None, typer.Option(help="torch threads of both sides (default: torch's choice).")]
+ThreadsOption = Annotated[int, typer.Option(help="torch threads of both sides; several wait on a busy machine.")]
 VocabularyOption = Annotated[int, typer.Option(help="Words of the model.")]
 PeerBatchOption = Annotated[int | None, typer.Option(help="TRL's rows per pass (default: the fastest is found).")]
 CheckpointingOption = Annotated[bool, typer.Option("--gradient-checkpointing", help="On both sides.")]
@@ -269,6 +269,27 @@ def export(
 
 
 @app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="What rubric-arm export wrote, or one role's folder in it.")],
+    repo: Annotated[str, typer.Argument(help="The Hub's repository, owner/name.")],
+    public: Annotated[bool, typer.Option("--public", help="A new repository is private otherwise.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent.")] = False,
+) -> None:
+    """Upload an export to the Hub."""
+    from rubric_arm_lite.push import check_repo, files_of
+    from rubric_arm_lite.push import push as send
+
+    if dry_run:
+        check_repo(repo)
+        files = files_of(folder)
+        for file in files:
+            _out.print(f"{file.stat().st_size:>12,}  {file.relative_to(folder).as_posix()}", highlight=False)
+        _out.print(f"{len(files)} files would go to {repo}.", highlight=False)
+    else:
+        _out.print(send(folder, repo, private=not public), highlight=False)
+
+
+@app.command()
 def doctor(as_json: JsonOption = False) -> None:
     """What this machine has, and which shipped recipes can run on it."""
     from rubric_arm_lite.doctor import examine, show
@@ -313,7 +334,7 @@ def bench(
     layers: LayersOption = 4,
     prompts: PromptsOption = 4,
     runs: RunsOption = 5,
-    threads: ThreadsOption = None,
+    threads: ThreadsOption = 1,
     vocabulary: VocabularyOption = 2048,
     peer_batch: PeerBatchOption = None,
     gradient_checkpointing: CheckpointingOption = False,

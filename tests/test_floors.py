@@ -33,6 +33,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "plan",
         "plan_table",
         "progress",
+        "push",
         "report",
         "report_data",
         "report_figures",

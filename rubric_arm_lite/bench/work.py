@@ -88,7 +88,7 @@ class BenchSettings:
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{_option(name)} {getattr(self, name)}: must be at least 1. Use a larger number.")
         if self.threads is not None and self.threads < 1:
-            raise ConfigError(f"--threads {self.threads}: must be at least 1. Leave it out for torch's own choice.")
+            raise ConfigError(f"--threads {self.threads}: must be at least 1. Leave it out for 1.")
         if self.peer_batch is not None and (self.peer_batch < 1 or self.rows % self.peer_batch):
             raise ConfigError(
                 f"--peer-batch {self.peer_batch}: must divide the {self.rows} completions of a step. Leave it out to "
