@@ -4,7 +4,7 @@
 
 measures the rate of a large float32 matmul and the bandwidth of reading weights that do not stay in a cache, both in
 this process on one thread, then our update and rollout at the setting of ``rubric-arm bench`` (P = 512, C = 64,
-G = 8, two prompts), and prints the time that the matrix products alone would take at those rates.
+G = 8, eight prompts), and prints the time that the matrix products alone would take at those rates.
 """
 
 from __future__ import annotations

@@ -332,7 +332,7 @@ def bench(
     num_generations: GroupOption = 8,
     width: WidthOption = 256,
     layers: LayersOption = 4,
-    prompts: PromptsOption = 4,
+    prompts: PromptsOption = 8,
     runs: RunsOption = 5,
     threads: ThreadsOption = 1,
     vocabulary: VocabularyOption = 2048,

@@ -70,7 +70,7 @@ class BenchSettings:
     num_generations: int = 8
     width: int = 256
     layers: int = 4
-    prompts: int = 4
+    prompts: int = 8
     vocabulary: int = 2048
     runs: int = 5
     threads: int | None = None
