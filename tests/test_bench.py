@@ -329,7 +329,7 @@ def test_a_wide_spread_is_marked(slowest: float, steady: bool, monkeypatch: pyte
         (("step", "--runs", "0"), "--runs 0: must be at least 1"),
         (("step", "--threads", "0"), "--threads 0: must be at least 1"),
         (("step", "--seed", "-1"), "--seed -1: must not be negative"),
-        (("step", "--peer-batch", "5"), "--peer-batch 5: must divide the 32 completions"),
+        (("step", "--peer-batch", "5"), "--peer-batch 5: must divide the 64 completions"),
         (("step", "--axis", "width"), "only a sweep has axes. Add --sweep"),
         (("step", "--sweep", "--axis", "depth"), "not a setting that is swept"),
         (("--sweep",), "--sweep varies the settings of one verb. Write rubric-arm bench update --sweep"),

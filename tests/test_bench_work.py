@@ -31,7 +31,7 @@ def test_every_prompt_has_exactly_its_length(changes: dict[str, int]) -> None:
     work = Work(BenchSettings(**changes))
     s = work.settings
     blocks = work.blocks(2)
-    assert len({block.prompt for block in blocks}) == len(blocks) == 8
+    assert len({block.prompt for block in blocks}) == len(blocks) == 2 * s.prompts
     for block in blocks:
         assert work.count(work.prompts.rubric_prompt(block.prompt)) == s.prompt_length // 4
         rubrics = [work.rubric(block.prompt_id, draw) for draw in range(s.num_generations)]
