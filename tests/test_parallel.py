@@ -70,9 +70,8 @@ def main() -> None:
     processes.close()
 
 
-@pytest.mark.parametrize("loss_type", ["grpo", "dapo"])
-def test_two_processes_make_the_update_of_one(loss_type: str, tiny_folder: tiny.Folders, tmp_path: Path) -> None:
-    folder = tiny_folder()
+def test_two_processes_make_the_update_of_one(tiny_folder: tiny.Folders, tmp_path: Path) -> None:
+    folder, loss_type = tiny_folder(), "dapo"
     expected, values = one_update(folder, ALONE, loss_type=loss_type)
     before = tiny.weights(tiny.load(folder), "judge")
     done = launch(["-m", "tests.test_parallel", str(folder), str(tmp_path), loss_type])
@@ -94,7 +93,8 @@ def test_a_run_of_two_processes_is_complete_and_resumes(tmp_path: Path) -> None:
     from tests.short_run import SHORT
 
     folder = tmp_path / "run"
-    sets = [part for value in SHORT for part in ("--set", value)]
+    shorter = ("schedule.cycles=1", "warmup.rubric.max_steps=10", "warmup.judge.max_steps=10")
+    sets = [part for value in (*SHORT, *shorter) for part in ("--set", value)]
     verb = ["-m", "rubric_arm_lite", "run", "testbed", *sets, "--run-dir", str(folder), "--json"]
     first = launch([*verb, "--stage", "warmup"])
     assert first.returncode == 0, first.stderr[-3000:]
