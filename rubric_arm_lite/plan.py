@@ -32,13 +32,12 @@ PER_MLP, PER_HIDDEN, PER_HIDDEN_CHECKPOINTED = 8.0, 38.0, 2.0
 token in each checkpointed layer. Fitted to updates of Qwen3-8B and 14B."""
 SAVED_PER_MLP, SAVED_PER_HIDDEN = 16.0, 38.0
 """Bytes that autograd keeps of a token and a layer in float32 without checkpointing, per channel."""
-LARGE_VOCABULARY, CHUNK = 32768, 256
-"""From this vocabulary on the warm-up has the logits of so many tokens at once."""
+CHUNK = 256
+"""Tokens whose logits the warm-up has at once where the vocabulary is large."""
 LOGITS_HELD = 6
 """Float32 copies of a chunk of logits held at once in backward."""
 PROCESS = 0.57 * GIB
 """What Python and its libraries take on a CPU, TRL and matplotlib among them."""
-AUTOMATIC_SHARE = 0.8
 SPARE = 0.02
 """Part of a card that is lost to blocks between tensors."""
 
@@ -256,8 +255,10 @@ def make_plan(recipe: Recipe, shape: Shape, card: float | None, cuda: bool = Tru
 class _Planner:
     def __init__(self, recipe: Recipe, shape: Shape, card: float | None, cuda: bool) -> None:
         from rubric_arm_lite.losses import LOGIT_BYTES  # these import torch, which only a plan itself needs
-        from rubric_arm_lite.memory import CPU_AIM
+        from rubric_arm_lite.memory import CPU_AIM, SHARE_CUDA
+        from rubric_arm_lite.warmup import LARGE_VOCABULARY
 
+        self.share, self.large_vocabulary = SHARE_CUDA, LARGE_VOCABULARY
         self.recipe, self.shape, self.card, self.cuda = recipe, shape, card, cuda
         self.chunk, self.together = float(LOGIT_BYTES["cuda" if cuda else "cpu"]), float(CPU_AIM)
         model = recipe.model
@@ -302,7 +303,7 @@ class _Planner:
         )
         tokens = settings.per_device_train_batch_size * self.recipe.model.max_context
         parts = self._fixed(2, 1, True)
-        chunk = CHUNK if self.shape.vocabulary >= LARGE_VOCABULARY else tokens
+        chunk = CHUNK if self.shape.vocabulary >= self.large_vocabulary else tokens
         parts["activations"] = self._activations(tokens, chunk)
         total = sum(parts.values())
         return Stage("warm-up", parts, total, total)
@@ -338,7 +339,7 @@ class _Planner:
             if not self.cuda:
                 row, used = group, max(group, min(self.together, everything))
             else:
-                room = group if self.card is None else AUTOMATIC_SHARE * (self.card - fixed)
+                room = group if self.card is None else self.share * (self.card - fixed)
                 used = max(row, min(room, everything))
         parts["activations"] = used
         return Stage(f"{role} update", parts, fixed + row, fixed + used)
@@ -367,37 +368,29 @@ def tokens_per_cycle(recipe: Recipe) -> dict[str, int]:
 
 
 def _advice(recipe: Recipe, shape: Shape, card: float, cuda: bool) -> Iterator[tuple[str, float]]:
-    """Single changes that make the recipe fit, then all small ones together."""
+    """Single changes that make the recipe fit; where none does, all of them together if they do."""
     model = recipe.model
-    changes: list[tuple[str, Recipe]] = []
-
-    def with_model(**fields: Any) -> Recipe:
-        return recipe.model_copy(update={"model": model.model_copy(update=fields)})
-
+    changes: list[tuple[str, Any]] = []
     if model.quantization == "none":
-        changes.append(("model.quantization=nf4", with_model(quantization="nf4")))
+        changes.append(("quantization=nf4", {"quantization": "nf4"}))
     if not model.gradient_checkpointing:
-        changes.append(("model.gradient_checkpointing=true", with_model(gradient_checkpointing=True)))
+        changes.append(("gradient_checkpointing=true", {"gradient_checkpointing": True}))
     if model.lora.r > 8:
-        lora = model.lora.model_copy(update={"r": 8, "alpha": 8 * model.lora.alpha / model.lora.r})
-        changes.append(("model.lora.r=8", with_model(lora=lora)))
+        changes.append(("lora.r=8", {"lora": model.lora.model_copy(update={"r": 8})}))
     longest = max(recipe.judge.max_completion_length, recipe.rubric.max_completion_length)
     for context in (16384, 8192, 6144, 4096, 3072, 2048):
         if longest < context < model.max_context:
-            changes.append((f"model.max_context={context}", with_model(max_context=context)))
-    together = None
-    for change, changed in changes:
-        plan = Plan(tuple(_Planner(changed, shape, card, cuda).stages()), card, None, (), {})
-        if plan.least <= card * (1 - SPARE):
-            yield change, plan.least
-            together = change
-    if together is None:
-        smaller = changes[:]
-        fields: dict[str, Any] = {}
-        for change, changed in smaller:
-            name = change.split("=")[0].split(".")[1]
-            fields[name] = getattr(changed.model, name)
-        plan = Plan(tuple(_Planner(with_model(**fields), shape, card, cuda).stages()), card, None, (), {})
-        if fields and plan.least <= card * (1 - SPARE):
-            last = {change.split("=")[0]: change for change, _ in smaller}
-            yield " ".join(last.values()), plan.least
+            changes.append((f"max_context={context}", {"max_context": context}))
+
+    def needed(fields: dict[str, Any]) -> float:
+        changed = recipe.model_copy(update={"model": model.model_copy(update=fields)})
+        return max(stage.least for stage in _Planner(changed, shape, card, cuda).stages())
+
+    fitting = [(f"model.{text}", least) for text, fields in changes if (least := needed(fields)) <= card * (1 - SPARE)]
+    if fitting or not changes:
+        yield from fitting
+        return
+    together = {text.split("=")[0]: (text, fields) for text, fields in changes}  # of the contexts the shortest
+    least = needed({name: value for _, fields in together.values() for name, value in fields.items()})
+    if least <= card * (1 - SPARE):
+        yield " ".join(f"model.{text}" for text, _ in together.values()), least

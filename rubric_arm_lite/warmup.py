@@ -141,7 +141,7 @@ def warm_up_role(
         dataloader_pin_memory=cuda,
     )
     before = model.fingerprint(role)
-    kept = {name: parameter.dtype for name, parameter in model.parameters(role)}
+    kept = {name: parameter.detach().clone() for name, parameter in model.parameters(role)}
     with model.using(role, train=True) as peft_model:
         trainer = SFTTrainer(
             model=peft_model,
@@ -154,7 +154,7 @@ def warm_up_role(
         trainer.remove_callback(_printer())
         for name, parameter in model.parameters(role):
             # TRL rounds adapters on a 4-bit base to bfloat16 for good; small steps would be lost in it.
-            parameter.data = parameter.data.to(kept[name])
+            parameter.data = kept[name]
         try:
             trainer.train(resume_from_checkpoint=last_complete(folder))
         finally:

@@ -156,3 +156,18 @@ def test_a_warmup_that_changes_nothing_is_an_error(
     monkeypatch.setattr("trl.SFTTrainer.train", lambda self, **_: None)
     with pytest.raises(TrainingError, match="left the adapter `rubric` unchanged"):
         warm_up_role(model, "rubric", examples, SETTINGS, 0, tmp_path, quiet)
+
+
+def test_a_warm_up_on_4_bits_starts_from_the_adapter_as_it_is(rows: list[WarmupRow], tmp_path: Path) -> None:
+    """TRL rounds it to bfloat16; steps too small to show leave A to the last bit, and float32, as it was."""
+    pytest.importorskip("bitsandbytes")
+    folder = tiny.make_folder("llama", tmp_path / "base", hidden_size=64, intermediate_size=128)
+    model = tiny.load(folder, stirred=False, quantization="nf4")
+    examples, _ = role_examples(rows, "rubric", model, builder(model))
+    before = weights(model, "rubric")
+    settings = SFTSettings(max_steps=1, per_device_train_batch_size=4, learning_rate=1e-12)
+    warm_up_role(model, "rubric", examples, settings, 0, tmp_path / "trainer", quiet)
+    after = weights(model, "rubric")
+    assert {weight.dtype for weight in after.values()} == {torch.float32}
+    assert tiny.changed(before, after) == {name for name in before if "lora_B" in name}
+    assert "forward" not in vars(model.model.get_base_model())

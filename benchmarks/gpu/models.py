@@ -1,11 +1,10 @@
 """Models of published sizes with random weights, quantised as they are built, so that no download is needed.
 
-Shapes are those of the Qwen3 configurations on the Hub. A layer's weights exist in bfloat16 one matrix at a time.
+Shapes are those that plans are made for. A layer's weights exist in bfloat16 one matrix at a time.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,31 +14,12 @@ from rubric_arm_lite.backends.transformers import TwoAdapterModel
 from rubric_arm_lite.bench.ours import MOVE, STIR
 from rubric_arm_lite.bench.work import Work, nudge
 from rubric_arm_lite.config import ModelSettings
+from rubric_arm_lite.plan import QWEN3, Shape
 from rubric_arm_lite.types import ROLES
 
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """A Qwen3: layers, hidden size, MLP size, heads, key heads, and whether head and embedding are one."""
-
-    layers: int
-    hidden: int
-    mlp: int
-    heads: int
-    key_heads: int
-    tied: bool = False
-
-
-SHAPES = {
-    "tiny": Shape(2, 128, 256, 4, 2),
-    "0.6b": Shape(28, 1024, 3072, 16, 8, tied=True),
-    "1.7b": Shape(28, 2048, 6144, 16, 8, tied=True),
-    "4b": Shape(36, 2560, 9728, 32, 8, tied=True),
-    "8b": Shape(36, 4096, 12288, 32, 8),
-    "14b": Shape(40, 5120, 17408, 40, 8),
-    "32b": Shape(64, 5120, 25600, 64, 8),
-}
-VOCABULARY = 151936
+VOCABULARY = QWEN3["8B"].vocabulary
+SHAPES = {size.lower(): shape for size, shape in QWEN3.items()}
+SHAPES["tiny"] = Shape(2, 128, 256, 4, 2, 128, VOCABULARY, False)
 
 
 def random_base(size: str, context: int, nf4: bool = True, dtype: torch.dtype = torch.bfloat16) -> Any:
@@ -54,7 +34,7 @@ def random_base(size: str, context: int, nf4: bool = True, dtype: torch.dtype = 
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.key_heads,
-        head_dim=128,
+        head_dim=shape.head_size,
         max_position_embeddings=max(context, 40960),
         tie_word_embeddings=shape.tied,
         rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
