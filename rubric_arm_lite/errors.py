@@ -33,3 +33,9 @@ class TrainingError(RubricArmError, RuntimeError):
 
 class CheckpointError(RubricArmError, OSError):
     """A run directory or checkpoint that is missing, half-written or from another recipe."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's error that says something, else the error's type."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

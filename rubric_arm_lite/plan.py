@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rubric_arm_lite.config import GRPOSettings, ModelSettings, Recipe
-from rubric_arm_lite.errors import ConfigError
+from rubric_arm_lite.errors import ConfigError, first_line
 from rubric_arm_lite.testbed import base_folder
 from rubric_arm_lite.types import Role
 
@@ -171,10 +171,9 @@ def _looked_up(base: str) -> dict[str, Any]:
     try:
         found: dict[str, Any] = AutoConfig.from_pretrained(base, trust_remote_code=False).to_dict()
     except (OSError, ValueError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
-            f"model.base: the configuration of `{base}` cannot be read ({first}). Give a folder with config.json, a "
-            f"Hub id that can be reached, or one of {', '.join(KNOWN)}."
+            f"model.base: the configuration of `{base}` cannot be read ({first_line(error)}). Give a folder "
+            f"with config.json, a Hub id that can be reached, or one of {', '.join(KNOWN)}."
         ) from error
     return found
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from rubric_arm_lite.errors import BackendError, ConfigError
+from rubric_arm_lite.errors import BackendError, ConfigError, first_line
 
 SENT = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md")
 REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -62,9 +62,8 @@ def push(folder: Path, repo: str, private: bool = True) -> str:
         hint = "Check that the token may write there." if status in (401, 403) else "Try again later."
         raise BackendError(f"The Hub refused {repo} ({status}). {hint}") from error
     except (OSError, ValueError, KeyError) as error:  # the last from an answer that is no Hub's
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BackendError(
-            f"{repo} cannot be uploaded ({first[:200]}). Check the connection and HF_ENDPOINT."
+            f"{repo} cannot be uploaded ({first_line(error)[:200]}). Check the connection and HF_ENDPOINT."
         ) from error
     return str(done.commit_url)
 

@@ -20,6 +20,7 @@ from transformers.cache_utils import DynamicLayer
 from rubric_arm_lite.backends.base import Sampling
 from rubric_arm_lite.backends.shared_prefix import forward, prefill
 from rubric_arm_lite.batching import pad_left, positions
+from rubric_arm_lite.errors import first_line
 from rubric_arm_lite.memory import is_out_of_memory
 from rubric_arm_lite.prefix_tree import build_tree
 
@@ -230,7 +231,7 @@ class StepRecord:
                 raise
             cls.broken = True
             warnings.warn(
-                f"Decoding steps cannot be recorded as a CUDA graph ({str(error).splitlines()[0]}), so writing is "
+                f"Decoding steps cannot be recorded as a CUDA graph ({first_line(error)}), so writing is "
                 "slower here. The results are the same.",
                 stacklevel=2,
             )

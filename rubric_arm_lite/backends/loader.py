@@ -12,7 +12,7 @@ import torch
 from rubric_arm_lite.backends.shared_prefix import NAME, register, sharing_error
 from rubric_arm_lite.backends.transformers import TwoAdapterModel, new_adapters
 from rubric_arm_lite.config import ModelSettings
-from rubric_arm_lite.errors import BackendError
+from rubric_arm_lite.errors import BackendError, first_line
 from rubric_arm_lite.testbed import base_folder
 from rubric_arm_lite.tree_attention import kernel_error
 
@@ -138,7 +138,7 @@ def _load_tokenizer(name: str, settings: ModelSettings) -> Any:
             tokenizer = plain if _reads_text(plain) else tokenizer
     except (OSError, ValueError, KeyError) as error:
         raise BackendError(
-            f"The tokenizer of `{name}` cannot be loaded ({_first_line(error)}). Copy its tokenizer files "
+            f"The tokenizer of `{name}` cannot be loaded ({first_line(error)}). Copy its tokenizer files "
             "again, or check the name and the connection if it is a Hub id."
         ) from error
     if not tokenizer(_PROBE, add_special_tokens=False)["input_ids"]:
@@ -183,7 +183,7 @@ def _load_base(name: str, settings: ModelSettings) -> Any:
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BackendError(
-            f"`{name}` cannot be loaded ({_first_line(error)}). Copy the model again, or use a causal language model "
+            f"`{name}` cannot be loaded ({first_line(error)}). Copy the model again, or use a causal language model "
             "that this transformers version knows."
         ) from error
     missing = sorted(report["missing_keys"])
@@ -252,8 +252,3 @@ def _nf4(compute: torch.dtype) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute,
     )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
