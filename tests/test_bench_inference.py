@@ -232,15 +232,15 @@ def test_a_run_behind_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with serve(scripted(player)) as server:
         asked = ("--run", str(tmp_path), "--pairs", str(source), "--server", server.url, "--base-model", "b", "--json")
         found = {judge["name"]: judge for judge in json.loads(bench(*asked))["judges"]}
-        thinking = {
-            r.body["chat_template_kwargs"]["enable_thinking"] for r in server.requests if "Think it" in r.prompt
-        }
+        sent = [(r.prompt, r.body["chat_template_kwargs"]) for r in server.requests if "messages" in r.body]
     expected, _, _ = measured(votes=5)
     for name, judge in expected.items():
         assert {key: found[name][key] for key in ("accuracy", "unparsed", "tokens", "tokens_p50")} == {
             key: judge[key] for key in ("accuracy", "unparsed", "tokens", "tokens_p50")
         }
-    assert any(kwargs == {"enable_thinking": True} for _, kwargs in sent)
+    on = {"enable_thinking": True}
+    assert any(kwargs == on for _, kwargs in sent)
+    assert all("Think it through" in prompt for prompt, kwargs in sent if kwargs == on)
 
 
 def test_calls_that_cannot_work(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
