@@ -19,6 +19,7 @@ NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 Order = Literal["judge_first", "rubric_first", "judge_only", "rubric_only", "simultaneous"]
 LossType = Literal["grpo", "dapo", "dr_grpo"]
+Optim = Literal["adamw_torch", "adamw_8bit"]
 
 
 class Settings(BaseModel):
@@ -150,6 +151,8 @@ class SFTSettings(Settings):
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
     max_grad_norm: NonNegative = 1.0
     weight_decay: NonNegative = 0.0
+    optim: Optim = "adamw_torch"
+    """`adamw_8bit` (bitsandbytes) keeps the moments in 8 bits: 2 bytes of an adapter's weight in place of 8."""
     save_steps: Positive = 200
     """Checkpoint the warm-up itself every so many updates."""
 
@@ -189,6 +192,8 @@ class GRPOSettings(Settings):
     """Leave groups without spread out of forward and backward; they still count in the loss's denominator."""
     learning_rate: PositiveFloat = 1e-5
     weight_decay: NonNegative = 0.0
+    optim: Optim = "adamw_torch"
+    """`adamw_8bit` (bitsandbytes) keeps the moments in 8 bits."""
     adam_beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     adam_beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
     max_grad_norm: PositiveFloat = 1.0

@@ -94,7 +94,7 @@ def test_an_update_is_within_a_tenth_of_what_a_gpu_measured() -> None:
     """Two groups at once on a card without a bound, before the first moments."""
     measured = json.loads(MEASURED.read_text("utf-8"))["update-8b"]["stages"]
     planner = module._Planner(checked(2048, 512), QWEN3["8B"], None, True)
-    fixed = sum(planner._fixed(4, 0, True).values()) - CONTEXT
+    fixed = sum(planner._fixed(4, (), True).values()) - CONTEXT
     for layout, tokens in (("packed 0", 2 * (2048 + 8 * 511)), ("separate 0", 16 * 2560)):
         found = (fixed + planner._activations(tokens, 8192)) / GIB
         assert found == pytest.approx(measured[layout]["allocated_gib"], rel=0.1)
