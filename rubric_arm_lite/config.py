@@ -44,6 +44,8 @@ class LoraSettings(Settings):
 class ModelSettings(Settings):
     """The one base model under both adapters."""
 
+    backend: Literal["transformers", "unsloth"] = "transformers"
+    """`unsloth` loads and runs the base with unsloth's kernels; prompts are then not shared."""
     base: str = "testbed"
     """`testbed` for the shipped tiny base, or a folder, or a Hub id."""
     revision: str | None = None

@@ -207,7 +207,7 @@ def test_a_resumed_run_retraces_an_unbroken_one(optim: str, tiny_folder: tiny.Fo
 
 
 def test_eight_bits_of_moments_make_about_the_same_step(tiny_folder: tiny.Folders) -> None:
-    """Against torch's AdamW on the same rollouts: the first step is the same but for rounding, as its moments are new."""
+    """Against torch's AdamW on the same rollouts: but for rounding the first step is the same."""
     model = {"lora": {"r": 128, "alpha": 128.0}}
     moved = {}
     for optim in ("adamw_torch", "adamw_8bit"):
