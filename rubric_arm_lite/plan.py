@@ -319,9 +319,11 @@ class _Planner:
         prompt, rows = self._prompt(settings), settings.num_generations
         cache = self.shape.cache_bytes(self.size)
         parts = self._fixed(4, (self.recipe.judge, self.recipe.rubric), False)
-        parts["rounded adapters"] = 2.0 * 2 * self.lora if self.cuda and self.size == 2 else 0.0
-        parts["cache"] = (prompt + rows * settings.max_completion_length) * cache
-        parts["activations"] = prompt * 6 * self.shape.mlp * self.size
+        ours = self.recipe.model.backend == "transformers"
+        prompts = 1 if ours and self.recipe.model.shared_prefix else rows
+        parts["rounded adapters"] = 2.0 * 2 * self.lora if ours and self.cuda and self.size == 2 else 0.0
+        parts["cache"] = (prompts * prompt + rows * settings.max_completion_length) * cache
+        parts["activations"] = (1 if ours else rows) * prompt * 6 * self.shape.mlp * self.size
         parts["logits"] = 6.0 * 4 * rows * self.shape.vocabulary
         total = sum(parts.values())
         return Stage(f"{role} rollout", parts, total, total)

@@ -271,3 +271,16 @@ def test_the_best_recipe_is_the_largest_base_that_fits() -> None:
     assert best(rows) == "long"
     assert best(rows[:1]) == "testbed"
     assert best([]) is None
+
+
+def test_prompts_that_are_not_shared_are_cached_once_for_each_completion() -> None:
+    recipe = checked(2048, 512)
+    changed = {
+        name: recipe.model_copy(update={"model": recipe.model.model_copy(update=fields)})
+        for name, fields in {"shared": {}, "alone": {"shared_prefix": False}, "unsloth": {"backend": "unsloth"}}.items()
+    }
+    parts = {n: stage(make_plan(r, QWEN3["8B"], None), "judge rollout").parts for n, r in changed.items()}
+    token = QWEN3["8B"].cache_bytes(2.0)
+    assert parts["shared"]["cache"] == (2048 + 8 * 512) * token
+    assert parts["alone"]["cache"] == parts["unsloth"]["cache"] == 8 * 2560 * token
+    assert parts["unsloth"]["rounded adapters"] == 0 < parts["alone"]["rounded adapters"]
