@@ -43,6 +43,10 @@ RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Where resu
 ExistsOption = Annotated[str, typer.Option("--if-exists", help="raise, resume or overwrite an existing run.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
 RunArgument = Annotated[Path, typer.Argument(help="A run directory.")]
+ModelArgument = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="A run directory; or a recipe with model.checkpoints, such as released-8b."),
+]
 StateOption = Annotated[str, typer.Option(help="Which adapters: final, warm-up or latest.")]
 ServerOption = Annotated[
     str | None, typer.Option(metavar="URL", help="Ask this OpenAI-compatible server; nothing is loaded here.")
@@ -105,7 +109,7 @@ def demo(
 
 @app.command()
 def rubric(
-    run: RunArgument,
+    run: ModelArgument,
     prompt: Annotated[str, typer.Argument(help="The request to write a rubric for; - reads standard input.")],
     state: StateOption = "final",
     server: ServerOption = None,
@@ -133,7 +137,7 @@ def rubric(
 
 @app.command()
 def judge(
-    run: RunArgument,
+    run: ModelArgument,
     source: Annotated[Path | None, typer.Argument(help="JSONL of prompt, response_a, response_b.")] = None,
     target: Annotated[Path | None, typer.Argument(help="JSONL to write; standard output if left out.")] = None,
     prompt: Annotated[str | None, typer.Option(help="One pair: the request …")] = None,
@@ -204,7 +208,7 @@ def _judge_file(
 
 @app.command()
 def evaluate(
-    run: RunArgument,
+    run: ModelArgument,
     source: Annotated[
         Path | None, typer.Argument(help="Pairs to evaluate on (default: those the run held out).")
     ] = None,
@@ -558,11 +562,17 @@ def _server(
 
 
 def _load(run: Path, state: str, server: ServerSettings | None) -> RubricRewardModel:
-    from rubric_arm_lite.reward_model import RubricRewardModel, recipe_of_run
+    from rubric_arm_lite.errors import ConfigError
+    from rubric_arm_lite.reward_model import RubricRewardModel, recipe_of
 
-    recipe = recipe_of_run(run)
+    recipe = recipe_of(run)
     if server is not None:
         return RubricRewardModel.from_server(server, recipe)
+    if not run.is_dir() and recipe.model.checkpoints is not None:
+        if state != "final":
+            raise ConfigError(f"--state {state} is for the adapters of a run; full checkpoints have one state.")
+        _quiet_libraries()
+        return RubricRewardModel.from_recipe(recipe)
     _import_first(recipe)
     _quiet_libraries()
     return RubricRewardModel.from_run(run, state)

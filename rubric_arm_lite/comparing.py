@@ -67,12 +67,25 @@ class Comparer:
         for prompt, name in zip(prompts, names, strict=True):
             key = prompt_hash(prompt)
             if key not in fits:
-                fits[key] = self._fits(name, self._prompts.rubric_prompt(prompt), sampling, too_long)
+                fits[key] = self.fits(name, self._prompts.rubric_prompt(prompt), sampling, too_long)
         asked = [prompt for prompt in prompts if fits[prompt_hash(prompt)]]
         written = iter(
             self._writer.write([(prompt, 0) for prompt in asked], sampling, self._recipe.seed) if asked else []
         )
         return [next(written) if fits[prompt_hash(prompt)] else _LEFT_OUT for prompt in prompts]
+
+    def rubrics_for(
+        self, requests: Sequence[tuple[Prompt, Rubric | str | None]], names: Sequence[str], too_long: TooLong = "raise"
+    ) -> list[Rubric]:
+        """The rubric given with each prompt, or the generator's where there is none.
+
+        Raises:
+            DataError: as :meth:`rubrics`, or if a rubric given does not parse; nothing has been asked then.
+        """
+        given = [None if r is None else _given(r, name) for (_, r), name in zip(requests, names, strict=True)]
+        missing = [(p, name) for (p, r), name in zip(requests, names, strict=True) if r is None]
+        written = iter(self.rubrics([p for p, _ in missing], [name for _, name in missing], too_long))
+        return [next(written) if rubric is None else rubric for rubric in given]
 
     # --- verdicts -----------------------------------------------------------------------------------------------
 
@@ -109,7 +122,7 @@ class Comparer:
         settings = self._recipe.evaluation
         temperature = settings.judge_temperature if votes == 1 else settings.vote_temperature
         sampling = Sampling(settings.judge_max_tokens, votes, temperature)
-        rubrics = self._rubrics_of(cases, names, too_long)
+        rubrics = self.rubrics_for([(case[0], case[3]) for case in cases], names, too_long)
         questions = [
             self._question(case, rubric, name, orders, sampling, too_long)
             for case, rubric, name in zip(cases, rubrics, names, strict=True)
@@ -122,13 +135,6 @@ class Comparer:
             judged = {side: next(answers) for side in question.asked}
             found.append(verdict_of(question.rubric, judged.get("A", []), judged.get("B", [])))
         return found
-
-    def _rubrics_of(self, cases: Sequence[Case], names: Sequence[str], too_long: TooLong) -> list[Rubric]:
-        missing = [(case[0], name) for case, name in zip(cases, names, strict=True) if case[3] is None]
-        written = iter(self.rubrics([p for p, _ in missing], [n for _, n in missing], too_long))
-        return [
-            next(written) if case[3] is None else _given(case[3], name) for case, name in zip(cases, names, strict=True)
-        ]
 
     def _question(
         self, case: Case, rubric: Rubric, name: str, orders: Orders, sampling: Sampling, too_long: TooLong
@@ -144,10 +150,15 @@ class Comparer:
         # The side is only where the caller's response A stands; there is no label here.
         texts = [self._prompts.judge_prompt(c.prompt, rubric, c.response_a, c.response_b) for c in wanted.values()]
         # Both orders hold the same texts, but a tokenizer may join them otherwise.
-        fits = [self._fits(name, text, sampling, too_long) for text in texts]
+        fits = [self.fits(name, text, sampling, too_long) for text in texts]
         return _Question(rubric, wanted if all(fits) else {})
 
-    def _fits(self, name: str, text: str, sampling: Sampling, too_long: TooLong) -> bool:
+    def fits(self, name: str, text: str, sampling: Sampling, too_long: TooLong) -> bool:
+        """Whether a user turn and its answer fit the context.
+
+        Raises:
+            DataError: if they do not, unless such texts are to be left.
+        """
         limit = self._recipe.model.max_context
         if len(text.encode("utf-8", "surrogatepass")) + ROOM_FOR_TEMPLATE + sampling.max_tokens <= limit:
             return True

@@ -41,6 +41,24 @@ class LoraSettings(Settings):
     """Which linear layers carry an adapter."""
 
 
+class CheckpointPair(Settings):
+    """Two full models, one per role: folders or Hub ids."""
+
+    rubric: Annotated[str, Field(min_length=1)]
+    judge: Annotated[str, Field(min_length=1)]
+    rubric_revision: str | None = None
+    """Commit or tag on the Hub."""
+    judge_revision: str | None = None
+
+    def of(self, role: Role) -> str:
+        """The folder or id of a role's model."""
+        return self.judge if role == "judge" else self.rubric
+
+    def revision_of(self, role: Role) -> str | None:
+        """The revision of a role's model."""
+        return self.judge_revision if role == "judge" else self.rubric_revision
+
+
 class ModelSettings(Settings):
     """The one base model under both adapters."""
 
@@ -62,6 +80,8 @@ class ModelSettings(Settings):
     gradient_checkpointing: bool = False
     """Trade a second forward pass for activation memory."""
     lora: LoraSettings = LoraSettings()
+    checkpoints: CheckpointPair | None = None
+    """Two full models in place of adapters on `base`, to be asked and evaluated but not trained."""
 
 
 class PromptSettings(Settings):
@@ -69,6 +89,8 @@ class PromptSettings(Settings):
 
     rubric_template: str = "rubric"
     judge_template: str = "judge"
+    pointwise_template: str = "pointwise"
+    """For a judge that checks one response (RUBRIC-ARROW)."""
 
 
 class WorldSettings(Settings):

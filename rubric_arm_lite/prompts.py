@@ -32,7 +32,7 @@ from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.parsing import INVISIBLE, LINE_BREAK, fold, judgement_part
 from rubric_arm_lite.types import Prompt, Rubric
 
-BUILT_IN_TEMPLATES = ("rubric", "judge", "judge_paper")
+BUILT_IN_TEMPLATES = ("rubric", "judge", "judge_paper", "pointwise")
 
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 _TAG_NAME = re.compile(r"</?([A-Za-z][\w-]*)")
@@ -46,13 +46,16 @@ _JOINER = "\N{WORD JOINER}"
 
 @dataclass(frozen=True, slots=True)
 class Templates:
-    """The two prompt templates of a recipe, as Jinja source."""
+    """The prompt templates of a recipe, as Jinja source."""
 
     rubric: str
     judge: str
+    pointwise: str
 
     @classmethod
-    def load(cls, rubric: str = "rubric", judge: str = "judge", folder: Path | None = None) -> Templates:
+    def load(
+        cls, rubric: str = "rubric", judge: str = "judge", folder: Path | None = None, pointwise: str = "pointwise"
+    ) -> Templates:
         """Load templates by built-in name or by path (relative to ``folder``).
 
         Raises:
@@ -61,6 +64,7 @@ class Templates:
         return cls(
             _load_template(rubric, {"instruction"}, folder),
             _load_template(judge, {"instruction", "response_a", "response_b", "rubric"}, folder),
+            _load_template(pointwise, {"instruction", "response", "rubric"}, folder),
         )
 
     def fingerprint(self) -> str:
@@ -69,7 +73,7 @@ class Templates:
 
 
 class PromptBuilder:
-    """Builds the user turns of both roles from one pair of templates.
+    """Builds the user turns of both roles from one set of templates.
 
     ``special_tokens`` are the strings the tokenizer would read as control tokens; they are broken up wherever
     they occur in outside text (one that is a single character becomes U+FFFD, blank ones are left alone).
@@ -79,7 +83,9 @@ class PromptBuilder:
         self.templates = templates
         self._rubric = _ENVIRONMENT.from_string(templates.rubric)
         self._judge = _ENVIRONMENT.from_string(templates.judge)
-        parts = [part for source in (templates.rubric, templates.judge) for part in static_parts(source)]
+        self._pointwise = _ENVIRONMENT.from_string(templates.pointwise)
+        sources = (templates.rubric, templates.judge, templates.pointwise)
+        parts = [part for source in sources for part in static_parts(source)]
         names = sorted({name for part in parts for name in _TAG_NAME.findall(part)})
         self._section = re.compile("|".join(map(_tag_pattern, names)) or "(?!)")
         self._initials = {name[0].casefold() for name in names}
@@ -98,13 +104,21 @@ class PromptBuilder:
         Raises:
             ValueError: if the rubric did not parse; such a rubric is never shown to a judge.
         """
-        if not rubric.usable:
-            raise ValueError(f"A rubric with status {rubric.status.value} cannot be shown to a judge.")
         return self._judge.render(
             instruction=self._instruction(prompt),
             response_a=self.neutralise(response_a),
             response_b=self.neutralise(response_b),
-            rubric=self.neutralise(rubric.render()),
+            rubric=self._shown(rubric),
+        )
+
+    def pointwise_prompt(self, prompt: Prompt, rubric: Rubric, response: str) -> str:
+        """The user turn of a judge that checks one response (RUBRIC-ARROW).
+
+        Raises:
+            ValueError: if the rubric did not parse; such a rubric is never shown to a judge.
+        """
+        return self._pointwise.render(
+            instruction=self._instruction(prompt), response=self.neutralise(response), rubric=self._shown(rubric)
         )
 
     def neutralise(self, text: str) -> str:
@@ -114,6 +128,11 @@ class PromptBuilder:
             text = self._special.sub(self._break_up, text)
         text = _TAG_OPENING.sub(self._soften, text)
         return "\n".join(map(_quote_structure, text.split("\n")))
+
+    def _shown(self, rubric: Rubric) -> str:
+        if not rubric.usable:
+            raise ValueError(f"A rubric with status {rubric.status.value} cannot be shown to a judge.")
+        return self.neutralise(rubric.render())
 
     def _break_up(self, start: re.Match[str]) -> str:
         return "\N{REPLACEMENT CHARACTER}" if start[0] in self._special_tokens else start[0] + _JOINER

@@ -18,11 +18,22 @@ PACKAGE = "rubric_arm_lite"
 ROOT = Path(__file__).parents[1] / PACKAGE
 FLOORS: dict[int, tuple[str, ...]] = {
     0: ("__init__", "errors", "types"),
-    1: ("config", "recipe_file", "prompts", "parsing", "rewards", "advantages", "schedule", "seeds"),
+    1: (
+        "config",
+        "recipe_file",
+        "prompts",
+        "parsing",
+        "pointwise",
+        "rewards",
+        "advantages",
+        "schedule",
+        "seeds",
+        "ranking",
+    ),
     2: ("data", "journal", "rubric_cache", "run_dir", "testbed.*"),
     3: ("batching", "losses", "memory", "parallel", "prefix_tree", "tree_attention"),
     4: ("backends.*",),
-    5: ("learner", "phases", "warmup", "evaluate", "verdicts", "comparing", "reward_model"),
+    5: ("learner", "phases", "warmup", "evaluate", "verdicts", "comparing", "scoring", "reward_model"),
     6: ("alternating", "pipeline"),
     7: (
         "bench.*",
