@@ -116,6 +116,31 @@ def load_comparisons(path: str | Path) -> list[UnlabelledPair]:
     return pairs
 
 
+def prompt_of(value: Any, where: str) -> Prompt:
+    """A prompt from a text or a list of messages; ``where`` is what an error calls its place.
+
+    Raises:
+        DataError: if it is neither, empty, or does not end with the user's turn.
+    """
+    return _prompt(_Row(where, {"prompt": value}))
+
+
+def answer_of(value: Any, where: str) -> str:
+    """A response from a text or a list of messages that ends with the assistant's; it may be empty.
+
+    Raises:
+        DataError: if it is neither.
+    """
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise DataError(f"{where} is {_kind(value)}. Give a text or a list of messages.")
+    last = _messages(_Row(where, {}), "the response", value)[-1]
+    if last.role != "assistant":
+        raise DataError(f"{where} ends with a message by {last.role!r}. End it with the assistant's response.")
+    return last.content
+
+
 # --- blocks ---------------------------------------------------------------------------------------------------------
 
 

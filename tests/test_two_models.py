@@ -82,7 +82,7 @@ def test_errors_name_the_role(folders: tuple[Path, Path], tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="is not set"):
         load_two_models(tiny.settings(folders[0]), seed=0)
     recipe = tmp_path / "two.yaml"
-    recipe.write_text("extends: released-8b.yaml\nmodel: {checkpoints: {rubric: a}}\n")
+    recipe.write_text("extends: base.yaml\nmodel: {checkpoints: {rubric: a}}\n")
     with pytest.raises(ConfigError, match=r"model\.checkpoints\.judge"):
         load_recipe(recipe)
     assert "are asked and evaluated, not trained" in refused("run", "released-8b", "--run-dir", tmp_path / "run")
