@@ -399,6 +399,8 @@ def _problem(item: Mapping[str, Any], root: _Setting) -> str:
     schema = _schema_of(field)
     if _fields(schema):
         remedy = "Put fields under it, or leave it out for the defaults"
+    elif "default" not in schema:
+        remedy = "It has no default: give it, or leave out the whole section"
     else:
         remedy = f"Correct it, or leave it out for the default, {_show(schema['default'])}"
     return f"{setting.where}: `{name}` is {_show(setting.value)}. Allowed: {_allowed(schema)}. {remedy}."
