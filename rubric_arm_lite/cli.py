@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from rubric_arm_lite import __version__
+from rubric_arm_lite import __version__, cli_label
+from rubric_arm_lite.cli_options import (
+    JsonOption,
+    JudgeModelOption,
+    KeyEnvOption,
+    ModelArgument,
+    RubricModelOption,
+    ServerOption,
+    StateOption,
+)
 from rubric_arm_lite.errors import RubricArmError
 
 if TYPE_CHECKING:
@@ -41,21 +50,7 @@ RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name 
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a field: --set judge.max_steps=5.")]
 RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Where results go (default: runs/NAME).")]
 ExistsOption = Annotated[str, typer.Option("--if-exists", help="raise, resume or overwrite an existing run.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
 RunArgument = Annotated[Path, typer.Argument(help="A run directory.")]
-ModelArgument = Annotated[
-    Path,
-    typer.Argument(metavar="RUN", help="A run directory; or a recipe with model.checkpoints, such as released-8b."),
-]
-StateOption = Annotated[str, typer.Option(help="Which adapters: final, warm-up or latest.")]
-ServerOption = Annotated[
-    str | None, typer.Option(metavar="URL", help="Ask this OpenAI-compatible server; nothing is loaded here.")
-]
-RubricModelOption = Annotated[str | None, typer.Option(help="The server's name of the generator (default: rubric).")]
-JudgeModelOption = Annotated[str | None, typer.Option(help="The server's name of the judge (default: judge).")]
-KeyEnvOption = Annotated[
-    str | None, typer.Option(help="Environment variable with the server's key (default: OPENAI_API_KEY).")
-]
 
 VerbArgument = Annotated[str | None, typer.Argument(help="rollout, update or step; all of them if left out.")]
 AgainstOption = Annotated[str, typer.Option(help="trl, or none for our side alone.")]
@@ -235,6 +230,9 @@ def evaluate(
     else:
         for name, value in evaluation.values.items():
             print(f"{name:<24} {value:.4f}")
+
+
+app.command()(cli_label.label)
 
 
 @app.command()
@@ -476,7 +474,7 @@ def main() -> None:
         raise SystemExit(2) from None
     except SystemExit as stop:
         if stop.code == 130:
-            _err.print("\nInterrupted. What was committed is kept; continue with --resume.")
+            _err.print("\nInterrupted. What was committed is kept; continue with --resume (label: the same command).")
         raise
 
 

@@ -82,7 +82,7 @@ class Comparer:
         Raises:
             DataError: as :meth:`rubrics`, or if a rubric given does not parse; nothing has been asked then.
         """
-        given = [None if r is None else _given(r, name) for (_, r), name in zip(requests, names, strict=True)]
+        given = [None if r is None else given_rubric(r, name) for (_, r), name in zip(requests, names, strict=True)]
         missing = [(p, name) for (p, r), name in zip(requests, names, strict=True) if r is None]
         written = iter(self.rubrics([p for p, _ in missing], [name for _, name in missing], too_long))
         return [next(written) if rubric is None else rubric for rubric in given]
@@ -107,7 +107,7 @@ class Comparer:
             raise ValueError(f"votes: {votes} asks nothing. Use at least 1.")
         for case, name in zip(cases, names, strict=True):  # before anything is asked
             if case[3] is not None:
-                _given(case[3], name)
+                given_rubric(case[3], name)
         found: list[Verdict] = []
         for start in range(0, len(cases), CASES_AT_ONCE):
             part = slice(start, start + CASES_AT_ONCE)
@@ -171,7 +171,12 @@ class Comparer:
         return length <= limit
 
 
-def _given(rubric: Rubric | str, name: str) -> Rubric:
+def given_rubric(rubric: Rubric | str, name: str) -> Rubric:
+    """A rubric that a caller gave, parsed; ``name`` is what an error calls its place.
+
+    Raises:
+        DataError: if it does not parse.
+    """
     parsed = parse_rubric(rubric) if isinstance(rubric, str) else rubric
     if not parsed.usable:
         raise DataError(

@@ -395,12 +395,15 @@ def _problem(item: Mapping[str, Any], root: _Setting) -> str:
         return _unknown_key(field, str(item["loc"][-1]), root)
     if item["type"] == "value_error":
         return _failed_check(field, str(item["ctx"]["error"]), root)
-    setting = _find(root, field) or root
     schema = _schema_of(field)
+    if item["type"] == "missing":
+        section = _find(root, field[:-1]) or root
+        return f"{section.where}: `{name}` is missing. Give {_allowed(schema)}, or leave out `{'.'.join(field[:-1])}`."
+    setting = _find(root, field) or root
     if _fields(schema):
         remedy = "Put fields under it, or leave it out for the defaults"
     elif "default" not in schema:
-        remedy = "It has no default: give it, or leave out the whole section"
+        remedy = "Correct it"
     else:
         remedy = f"Correct it, or leave it out for the default, {_show(schema['default'])}"
     return f"{setting.where}: `{name}` is {_show(setting.value)}. Allowed: {_allowed(schema)}. {remedy}."
