@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from rubric_arm_lite.backends.base import ChatSampler, Sampling
 from rubric_arm_lite.config import Recipe
-from rubric_arm_lite.errors import DataError
+from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.parsing import parse_rubric
 from rubric_arm_lite.phases import JudgeDesk, RubricWriter
 from rubric_arm_lite.prompts import PromptBuilder, prompt_hash
@@ -101,32 +101,30 @@ class Comparer:
         """One verdict per case, in order.
 
         Raises:
+            ConfigError: for votes or orders that there are not.
             DataError: if a rubric given as text does not parse, or a text is longer than the context.
         """
         if votes < 1:
-            raise ValueError(f"votes: {votes} asks nothing. Use at least 1.")
-        for case, name in zip(cases, names, strict=True):  # before anything is asked
-            if case[3] is not None:
-                given_rubric(case[3], name)
-        found: list[Verdict] = []
-        for start in range(0, len(cases), CASES_AT_ONCE):
-            part = slice(start, start + CASES_AT_ONCE)
-            found += self._compare(cases[part], names[part], votes, orders, too_long)
-            if progress is not None:
-                progress(len(found), len(cases))
-        return found
-
-    def _compare(
-        self, cases: Sequence[Case], names: Sequence[str], votes: int, orders: Orders, too_long: TooLong
-    ) -> list[Verdict]:
+            raise ConfigError(f"votes: {votes} asks nothing. Use at least 1.")
+        if orders not in get_args(Orders):
+            raise ConfigError(f"orders: {orders!r} is not one of {', '.join(get_args(Orders))}.")
         settings = self._recipe.evaluation
         temperature = settings.judge_temperature if votes == 1 else settings.vote_temperature
         sampling = Sampling(settings.judge_max_tokens, votes, temperature)
         rubrics = self.rubrics_for([(case[0], case[3]) for case in cases], names, too_long)
+        # All of them are looked at before the first is judged, so that a text too long costs no judgement.
         questions = [
             self._question(case, rubric, name, orders, sampling, too_long)
             for case, rubric, name in zip(cases, rubrics, names, strict=True)
         ]
+        found: list[Verdict] = []
+        for start in range(0, len(questions), CASES_AT_ONCE):
+            found += self._judge(questions[start : start + CASES_AT_ONCE], sampling)
+            if progress is not None:
+                progress(len(found), len(questions))
+        return found
+
+    def _judge(self, questions: Sequence[_Question], sampling: Sampling) -> list[Verdict]:
         asked = [(comparison, q.rubric) for q in questions for comparison in q.asked.values()]
         seed = derive_seed(self._recipe.seed, "compare")
         answers = iter(self._desk.judge(asked, sampling, seed) if asked else [])

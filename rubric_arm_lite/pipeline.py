@@ -126,8 +126,7 @@ class Run:
         if recipe.threads is not None:
             torch.set_num_threads(recipe.threads)
         self.model: TwoAdapterModel = load_model(recipe.model, recipe.seed)
-        templates = Templates.load(recipe.prompts.rubric_template, recipe.prompts.judge_template)
-        self.prompts = PromptBuilder(templates, self.model.control_tokens())
+        self.prompts = PromptBuilder(Templates.of(recipe.prompts), self.model.control_tokens())
         self.data = load_data(recipe, self.model, self.prompts)
         source = recipe.warmup.source
         # Read now: a mistake in this file should not wait until the base has been evaluated.

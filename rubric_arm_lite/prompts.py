@@ -28,6 +28,7 @@ from pathlib import Path
 from jinja2 import StrictUndefined, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from rubric_arm_lite.config import PromptSettings
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.parsing import INVISIBLE, LINE_BREAK, fold, judgement_part
 from rubric_arm_lite.types import Prompt, Rubric
@@ -66,6 +67,15 @@ class Templates:
             _load_template(judge, {"instruction", "response_a", "response_b", "rubric"}, folder),
             _load_template(pointwise, {"instruction", "response", "rubric"}, folder),
         )
+
+    @classmethod
+    def of(cls, settings: PromptSettings) -> Templates:
+        """The templates that a recipe names.
+
+        Raises:
+            ConfigError: as :meth:`load`.
+        """
+        return cls.load(settings.rubric_template, settings.judge_template, pointwise=settings.pointwise_template)
 
     def fingerprint(self) -> str:
         """Hash of the rubric template, part of the rubric cache's key."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
+from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.types import Rubric
 
 Method = Literal["round_robin", "swiss"]
@@ -84,12 +85,12 @@ def play(players: int, method: Method, judge: JudgePairs, rounds: int | None = N
     the others better. Equals among equals stay in the order given.
 
     Raises:
-        ValueError: for no players, an unknown method, or rounds where they have no meaning.
+        ConfigError: for no players, an unknown method, or rounds where they have no meaning.
     """
     if players < 1:
-        raise ValueError("There is nobody to rank. Give at least one response.")
+        raise ConfigError("There is nobody to rank. Give at least one response.")
     if rounds is not None and (rounds < 1 or method != "swiss"):
-        raise ValueError(f"rounds: {rounds} with method {method!r}. Give at least 1, and only with 'swiss'.")
+        raise ConfigError(f"rounds: {rounds} with method {method!r}. Give at least 1, and only with 'swiss'.")
     table = _Table(players)
     match method:
         case "round_robin":
@@ -98,7 +99,7 @@ def play(players: int, method: Method, judge: JudgePairs, rounds: int | None = N
             for _ in range(min(rounds or (players - 1).bit_length(), players - 1)):
                 table.meet(list(table.next_round()), judge)
         case _:
-            raise ValueError(f"method: {method!r} is not one of round_robin, swiss.")
+            raise ConfigError(f"method: {method!r} is not one of round_robin, swiss.")
     return table.standings(), len(table.results)
 
 

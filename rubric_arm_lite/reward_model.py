@@ -1,4 +1,4 @@
-"""A trained pair of adapters at work: write a rubric for a prompt, compare two responses under it."""
+"""A trained generator and judge at work: write a rubric for a prompt; compare, rank or score responses under it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rubric_arm_lite.backends.base import ChatSampler
 from rubric_arm_lite.comparing import Case, Comparer, Progress, TooLong
-from rubric_arm_lite.config import CheckpointPair, PromptSettings, Recipe
+from rubric_arm_lite.config import CheckpointPair, Recipe
 from rubric_arm_lite.errors import BackendError, CheckpointError, DataError
 from rubric_arm_lite.phases import RubricWriter
 from rubric_arm_lite.pointwise import PointwiseScore
@@ -26,13 +26,19 @@ if TYPE_CHECKING:
 
 
 class RubricRewardModel:
-    """Rubric generator and judge on one base, on this machine or behind a server."""
+    """Rubric generator and judge: adapters on one base or two full models, on this machine or behind a server.
+
+    Attributes:
+        model: what is asked; ``model.tokens_written`` counts.
+        recipe: how it is asked.
+        prompts: how requests and responses are written for it.
+        cache: the rubrics written so far, with a hit rate; equal prompts share one as long as this object lives.
+    """
 
     def __init__(self, model: ChatSampler, recipe: Recipe) -> None:
         self.model = model
         self.recipe = recipe
-        templates = recipe_templates(recipe.prompts)
-        self.prompts = PromptBuilder(templates, model.control_tokens())
+        self.prompts = PromptBuilder(Templates.of(recipe.prompts), model.control_tokens())
         self.cache = RubricCache(recipe.cache.capacity)
         self._comparer = Comparer(model, recipe, self.prompts, RubricWriter(model, self.prompts, self.cache))
         self._scorer = Scorer(model, recipe, self.prompts, self._comparer)
@@ -225,15 +231,6 @@ class RubricRewardModel:
         """:meth:`score` for many cases at once, batched; equal prompts share one rubric."""
         names = names or [f"case {i}" for i in range(1, len(cases) + 1)]
         return self._scorer.score(cases, names, justify, too_long, progress)
-
-
-def recipe_templates(settings: PromptSettings) -> Templates:
-    """The templates that a recipe names.
-
-    Raises:
-        ConfigError: if one of them cannot be used.
-    """
-    return Templates.load(settings.rubric_template, settings.judge_template, pointwise=settings.pointwise_template)
 
 
 def recipe_of(source: str | Path) -> Recipe:

@@ -31,6 +31,9 @@ from rubric_arm_lite.types import Example, ParseStatus, Prompt, Rubric
 ScoreCase = tuple[Prompt, str, Rubric | str | None]
 """A prompt, a response, and criteria to use in place of the generator's, if any."""
 
+_Asked = tuple[str | None, Rubric]
+"""The judge's user turn, None if it is not asked, and the rubric in it."""
+
 
 class Scorer:
     """Asks the judge about one response at a time."""
@@ -60,25 +63,24 @@ class Scorer:
                 "This backend does not give the probabilities of words, which a pointwise score is made of. Load the "
                 "adapters or checkpoints on this machine, or compare responses in pairs."
             )
-        found: list[PointwiseScore] = []
-        for start in range(0, len(cases), CASES_AT_ONCE):
-            part = slice(start, start + CASES_AT_ONCE)
-            found += self._score(self._model, cases[part], names[part], justify, too_long)
-            if progress is not None:
-                progress(len(found), len(cases))
-        return found
-
-    def _score(
-        self, reader: WordReader, cases: Sequence[ScoreCase], names: Sequence[str], justify: bool, too_long: TooLong
-    ) -> list[PointwiseScore]:
         rubrics = self._comparer.rubrics_for([(prompt, rubric) for prompt, _, rubric in cases], names, too_long)
         sampling = Sampling(self._recipe.evaluation.judge_max_tokens, 1, 0.0)
-        texts: list[str | None] = []
+        asked: list[_Asked] = []
         for (prompt, response, _), rubric, name in zip(cases, rubrics, names, strict=True):
             text = self._prompts.pointwise_prompt(prompt, rubric, response) if rubric.usable else None
             fits = text is not None and self._comparer.fits(name, text, sampling, too_long)
-            texts.append(text if fits else None)
-        asked = {text: rubric for text, rubric in zip(texts, rubrics, strict=True) if text is not None}
+            asked.append((text if fits else None, rubric))
+        found: list[PointwiseScore] = []
+        for start in range(0, len(asked), CASES_AT_ONCE):
+            found += self._score(self._model, asked[start : start + CASES_AT_ONCE], sampling, justify)
+            if progress is not None:
+                progress(len(found), len(asked))
+        return found
+
+    def _score(
+        self, reader: WordReader, cases: Sequence[_Asked], sampling: Sampling, justify: bool
+    ) -> list[PointwiseScore]:
+        asked = {text: rubric for text, rubric in cases if text is not None}
         written = self._write(asked, sampling) if justify and asked else {}
         prefixes = {text: _prefixes(rubric, written.get(text)) for text, rubric in asked.items()}
         questions = [NextWords(text, prefix, OPTIONS) for text, own in prefixes.items() for prefix in own]
@@ -88,7 +90,7 @@ class Scorer:
             _unscored(rubric, "", rubric.status if not rubric.usable else ParseStatus.TRUNCATED)
             if text is None
             else scores[text]
-            for text, rubric in zip(texts, rubrics, strict=True)
+            for text, rubric in cases
         ]
 
     def _write(self, asked: dict[str, Rubric], sampling: Sampling) -> dict[str, Checks]:

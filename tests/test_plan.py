@@ -281,9 +281,7 @@ def test_the_released_checkpoints_are_two_models_to_be_asked() -> None:
     shape = KNOWN[recipe.model.base]
     two = TwoModels(*(two_adapters(one_layer(shape), build_tokenizer(), recipe.model, 0) for _ in ROLES))
     assert two.prompt_tokens("gardens") == two.model_of("judge").prompt_tokens("gardens")
-    prompts = PromptBuilder(
-        Templates.load(recipe.prompts.rubric_template, recipe.prompts.judge_template), two.control_tokens()
-    )
+    prompts = PromptBuilder(Templates.of(recipe.prompts), two.control_tokens())
     assert two.prompt_tokens(prompts.rubric_prompt("gardens")) < recipe.model.max_context
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from rubric_arm_lite import comparing
 from rubric_arm_lite.backends.scripted import ScriptedSampler
-from rubric_arm_lite.errors import DataError
+from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.parsing import parse_rubric
 from rubric_arm_lite.reward_model import RubricRewardModel
 from rubric_arm_lite.types import Rubric, Side
@@ -122,6 +122,17 @@ def test_what_does_not_fit_is_an_error_or_left_out() -> None:
     assert (fits.winner, len(asked(judge, "judge"))) == ("A", 2)
     assert (answer_too_long.rubric, answer_too_long.judgements) == (parse_rubric(RUBRIC_TEXT), ())
     assert not prompt_too_long.rubric.usable and prompt_too_long.judgements == ()
+
+
+def test_a_text_too_long_costs_no_judgement_wherever_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparing, "CASES_AT_ONCE", 1)
+    judge = model()
+    with pytest.raises(DataError, match="case 3"):
+        judge.compare_many([("p", "a", "b", None), ("p", "b", "c", None), ("p", "x" * 4000, "b", None)])
+    assert asked(judge, "judge") == []
+    for wrong in ({"votes": 0}, {"orders": "Both"}):
+        with pytest.raises(ConfigError, match=r"votes: 0|'Both' is not one of both, given, swapped"):
+            judge.compare("p", "a", "b", **wrong)  # type: ignore[arg-type]
 
 
 def test_progress_is_told_and_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,7 @@ def test_quantisation_is_honoured(folders: tuple[Path, Path]) -> None:
     for model in two.models.values():
         kinds = {type(module).__name__ for module in model.model.modules()}
         assert "Linear4bit" in kinds
+    assert two.fingerprint("rubric") != two.fingerprint("judge")
 
 
 def test_errors_name_the_role(folders: tuple[Path, Path], tmp_path: Path) -> None:

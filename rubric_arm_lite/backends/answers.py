@@ -38,7 +38,8 @@ def next_word_logprobs(
         BackendError: if the tokenizer does not tell the options apart.
         PromptTooLongError: if a prompt with its answer exceeds ``model.max_context``.
     """
-    rows = [_rows(model, question) for question in questions]
+    prompts = {prompt: model.encode(prompt) for prompt in dict.fromkeys(q.prompt for q in questions)}
+    rows = [_rows(model, prompts[question.prompt], question) for question in questions]
     found: list[float] = []
     flat = [row for own in rows for row in own]
     most = TOKENS_AT_ONCE
@@ -58,9 +59,8 @@ def next_word_logprobs(
     return [tuple(next(values) for _ in own) for own in rows]
 
 
-def _rows(model: TwoAdapterModel, question: NextWords) -> list[Row]:
+def _rows(model: TwoAdapterModel, prompt: Sequence[int], question: NextWords) -> list[Row]:
     """One row per option: what they have in common is the prompt, the rest what is scored."""
-    prompt = model.encode(question.prompt)
     whole = [tuple(model.encode_completion(question.written + option)[:-1]) for option in question.options]
     common = min(common_length(whole[0], ids) for ids in whole)
     if any(len(ids) == common for ids in whole) or len(set(whole)) < len(whole):
