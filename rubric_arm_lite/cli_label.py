@@ -84,7 +84,8 @@ def label(
 
 
 def _speed(now: Labelled) -> str:
+    shared = 1 - now.rubrics / now.judged if now.judged else 0.0
     return (
-        f"{now.pairs_per_second:.1f} pairs/s, {now.tokens_per_second:.0f} tokens/s, "
-        f"{now.cache_hits:.0%} of rubrics from the cache"
+        f"{now.pairs_per_second:.1f} pairs/s, {now.tokens_per_second:.0f} tokens/s, rubrics written: {now.rubrics} "
+        f"({shared:.0%} from the cache)"
     )

@@ -63,16 +63,19 @@ class Comparer:
             DataError: if a prompt is longer than the context; with ``leave`` its rubric is empty and truncated.
         """
         sampling = Sampling(self._recipe.evaluation.rubric_max_tokens, 1, 0.0)
-        fits: dict[str, bool] = {}
-        for prompt, name in zip(prompts, names, strict=True):
-            key = prompt_hash(prompt)
-            if key not in fits:
-                fits[key] = self.fits(name, self._prompts.rubric_prompt(prompt), sampling, too_long)
-        asked = [prompt for prompt in prompts if fits[prompt_hash(prompt)]]
-        written = iter(
-            self._writer.write([(prompt, 0) for prompt in asked], sampling, self._recipe.seed) if asked else []
-        )
-        return [next(written) if fits[prompt_hash(prompt)] else _LEFT_OUT for prompt in prompts]
+        keys = [prompt_hash(prompt) for prompt in prompts]
+        first: dict[str, tuple[Prompt, str]] = {}
+        for key, prompt, name in zip(keys, prompts, names, strict=True):
+            first.setdefault(key, (prompt, name))
+        asked = {
+            key: prompt
+            for key, (prompt, name) in first.items()
+            if self.fits(name, self._prompts.rubric_prompt(prompt), sampling, too_long)
+        }
+        requests = [(prompt, 0) for prompt in asked.values()]
+        written = self._writer.write(requests, sampling, self._recipe.seed) if requests else []
+        found = dict(zip(asked, written, strict=True))
+        return [found.get(key, _LEFT_OUT) for key in keys]
 
     def rubrics_for(
         self, requests: Sequence[tuple[Prompt, Rubric | str | None]], names: Sequence[str], too_long: TooLong = "raise"

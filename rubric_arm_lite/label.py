@@ -43,7 +43,7 @@ class Labelled:
         judged: pairs judged by this process.
         seconds: that it took, loading left out.
         tokens: that were written.
-        cache_hits: share of the rubrics asked for that were there already.
+        rubrics: written by this process; pairs of one prompt share one.
         reasons: pairs by what became of them, once all are done.
     """
 
@@ -52,7 +52,7 @@ class Labelled:
     judged: int = 0
     seconds: float = 0.0
     tokens: int = 0
-    cache_hits: float = 0.0
+    rubrics: int = 0
     reasons: Mapping[Reason, int] = field(default_factory=dict)
 
     @property
@@ -113,7 +113,7 @@ def label(
         rows, reasons = _output(pairs, journal.rows, keep_all)
         atomic_write(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
         part.unlink()
-    return Labelled(found.done, found.total, found.judged, found.seconds, found.tokens, found.cache_hits, dict(reasons))
+    return Labelled(found.done, found.total, found.judged, found.seconds, found.tokens, found.rubrics, dict(reasons))
 
 
 def _check_target(source: Path, target: Path, part: Path, if_exists: IfExists) -> None:
@@ -171,7 +171,7 @@ def _judge(
     """Judge what is not in the journal yet, batch by batch."""
     rubrics = _rubrics_so_far(pairs, journal.rows)
     started, tokens = time.monotonic(), model.model.tokens_written
-    judged = 0
+    judged, rubrics_before = 0, model.cache.misses
     state = Labelled(len(journal.rows), len(pairs))
     watch(state)
     for start in range(0, len(pairs), batch_size):
@@ -192,7 +192,7 @@ def _judge(
         judged += len(asked)
         seconds = time.monotonic() - started
         written = model.model.tokens_written - tokens
-        state = Labelled(len(journal.rows), len(pairs), judged, seconds, written, model.cache.hit_rate)
+        state = Labelled(len(journal.rows), len(pairs), judged, seconds, written, model.cache.misses - rubrics_before)
         if batch:
             watch(state)
     return state

@@ -84,7 +84,12 @@ def test_what_is_kept_and_why(tmp_path: Path) -> None:
         "rubric unusable": 1,
     }
     assert (found.done, found.total, found.judged) == (9, 9, 8)
-    assert [now.done for now in told] == [0, 4, 8, 9] and found.tokens > 0 and found.pairs_per_second > 0
+    assert (
+        [now.done for now in told] == [0, 4, 8, 9]
+        and found.rubrics == 2
+        and found.tokens > 0
+        and found.pairs_per_second > 0
+    )
     assert [pair.pair_id for pair in load_pairs(target)] == [row["id"] for row in rows], "it trains as it is"
     assert not (tmp_path / "out.jsonl.part").exists()
 
@@ -288,7 +293,8 @@ def test_on_the_command_line_over_a_server(tmp_path: Path) -> None:
         done = call("label", folder, source, target, "--server", server.url)
         assert done.returncode == 0, done.stderr
         assert "1 of 3 pairs kept (33%)" in done.stdout and "orders disagree 1" in done.stdout
-        assert "pairs/s" in done.stdout and "tokens/s" in done.stdout and "from the cache" in done.stdout
+        assert "pairs/s" in done.stdout and "tokens/s" in done.stdout
+        assert "rubrics written: 1 (67% from the cache)" in done.stdout
         assert [row["id"] for row in read(target)] == ["short"]
         assert "exists" in refused("label", folder, source, target, "--server", server.url)
     assert "use raise, resume or overwrite" in refused("label", folder, source, target, "--if-exists", "maybe")
