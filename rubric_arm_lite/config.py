@@ -348,6 +348,10 @@ class Recipe(Settings):
                     f"{role}.max_completion_length: {longest} leaves no room for a prompt in model.max_context "
                     f"({self.model.max_context}). Raise the context or shorten the completion."
                 )
+        if self.model.checkpoints is not None and self.model.backend != "transformers":
+            raise ValueError(
+                f"model.backend: {self.model.backend} cannot ask the two models of model.checkpoints. Use transformers."
+            )
         testbed = self.data.source == "testbed"
         if self.warmup.source == "testbed" and not testbed:
             raise ValueError(
