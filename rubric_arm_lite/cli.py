@@ -11,21 +11,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rubric_arm_lite import __version__
+from rubric_arm_lite import __version__, cli_label
 from rubric_arm_lite.cli_bench import bench_app
-from rubric_arm_lite.cli_common import JsonOption
 from rubric_arm_lite.cli_common import err as _err
+from rubric_arm_lite.cli_common import import_first as _import_first
 from rubric_arm_lite.cli_common import out as _out
 from rubric_arm_lite.cli_common import print_json as _print_json
 from rubric_arm_lite.cli_common import quiet_libraries as _quiet_libraries
 from rubric_arm_lite.cli_data import data_app
+from rubric_arm_lite.cli_options import (
+    JsonOption,
+    JudgeModelOption,
+    KeyEnvOption,
+    ModelArgument,
+    RubricModelOption,
+    ServerOption,
+    StateOption,
+)
 from rubric_arm_lite.errors import RubricArmError
 
 if TYPE_CHECKING:
     from rubric_arm_lite.backends.server_settings import ServerSettings
     from rubric_arm_lite.config import Recipe
     from rubric_arm_lite.parallel import Processes
-    from rubric_arm_lite.reward_model import RubricRewardModel, Verdict
+    from rubric_arm_lite.reward_model import RubricRewardModel
+    from rubric_arm_lite.verdicts import Verdict
 
 app = typer.Typer(
     name="rubric-arm",
@@ -44,15 +54,6 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a f
 RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Where results go (default: runs/NAME).")]
 ExistsOption = Annotated[str, typer.Option("--if-exists", help="raise, resume or overwrite an existing run.")]
 RunArgument = Annotated[Path, typer.Argument(help="A run directory.")]
-StateOption = Annotated[str, typer.Option(help="Which adapters: final, warm-up or latest.")]
-ServerOption = Annotated[
-    str | None, typer.Option(metavar="URL", help="Ask this OpenAI-compatible server; nothing is loaded here.")
-]
-RubricModelOption = Annotated[str | None, typer.Option(help="The server's name of the generator (default: rubric).")]
-JudgeModelOption = Annotated[str | None, typer.Option(help="The server's name of the judge (default: judge).")]
-KeyEnvOption = Annotated[
-    str | None, typer.Option(help="Environment variable with the server's key (default: OPENAI_API_KEY).")
-]
 
 
 @app.command()
@@ -87,7 +88,7 @@ def demo(
 
 @app.command()
 def rubric(
-    run: RunArgument,
+    run: ModelArgument,
     prompt: Annotated[str, typer.Argument(help="The request to write a rubric for; - reads standard input.")],
     state: StateOption = "final",
     server: ServerOption = None,
@@ -115,7 +116,7 @@ def rubric(
 
 @app.command()
 def judge(
-    run: RunArgument,
+    run: ModelArgument,
     source: Annotated[Path | None, typer.Argument(help="JSONL of prompt, response_a, response_b.")] = None,
     target: Annotated[Path | None, typer.Argument(help="JSONL to write; standard output if left out.")] = None,
     prompt: Annotated[str | None, typer.Option(help="One pair: the request …")] = None,
@@ -186,7 +187,7 @@ def _judge_file(
 
 @app.command()
 def evaluate(
-    run: RunArgument,
+    run: ModelArgument,
     source: Annotated[
         Path | None, typer.Argument(help="Pairs to evaluate on (default: those the run held out).")
     ] = None,
@@ -213,6 +214,9 @@ def evaluate(
     else:
         for name, value in evaluation.values.items():
             print(f"{name:<24} {value:.4f}")
+
+
+app.command()(cli_label.label)
 
 
 @app.command()
@@ -391,7 +395,7 @@ def main() -> None:
         raise SystemExit(2) from None
     except SystemExit as stop:
         if stop.code == 130:
-            _err.print("\nInterrupted. What was committed is kept; continue with --resume.")
+            _err.print("\nInterrupted. What was committed is kept; continue with --resume (label: the same command).")
         raise
 
 
@@ -416,6 +420,7 @@ def _execute(recipe: Recipe, run_dir: Path, stage: str | None, if_exists: str, a
         if processes is None or processes.first:
             directory = RunDirectory.open(run_dir, dump_recipe(recipe), recipe_hash(recipe), if_exists)
         # The heavy imports come after everything that can be refused without them.
+        _import_first(recipe)
         _quiet_libraries()
         from rubric_arm_lite.parallel import ALONE
         from rubric_arm_lite.pipeline import Run
@@ -476,13 +481,19 @@ def _server(
 
 
 def _load(run: Path, state: str, server: ServerSettings | None) -> RubricRewardModel:
+    from rubric_arm_lite.errors import ConfigError
+    from rubric_arm_lite.reward_model import RubricRewardModel, recipe_of
+
+    recipe = recipe_of(run)
     if server is not None:
-        from rubric_arm_lite.reward_model import RubricRewardModel, recipe_of_run
-
-        return RubricRewardModel.from_server(server, recipe_of_run(run))
+        return RubricRewardModel.from_server(server, recipe)
+    if not run.is_dir() and recipe.model.checkpoints is not None:
+        if state != "final":
+            raise ConfigError(f"--state {state} is for the adapters of a run; full checkpoints have one state.")
+        _quiet_libraries()
+        return RubricRewardModel.from_recipe(recipe)
+    _import_first(recipe)
     _quiet_libraries()
-    from rubric_arm_lite.reward_model import RubricRewardModel
-
     return RubricRewardModel.from_run(run, state)
 
 

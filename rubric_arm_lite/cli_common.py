@@ -6,20 +6,28 @@ import contextlib
 import io
 import json
 import os
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from rubric_arm_lite.config import Recipe
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
-
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
 
 
 def print_json(value: Any) -> None:
     """One JSON value on standard output."""
     print(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def import_first(recipe: Recipe) -> None:
+    """What patches other libraries, before those are imported."""
+    if recipe.model.backend == "unsloth":
+        from rubric_arm_lite.backends.unsloth_setup import prepare
+
+        prepare()
 
 
 def quiet_libraries() -> None:

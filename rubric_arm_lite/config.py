@@ -19,6 +19,7 @@ NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 Order = Literal["judge_first", "rubric_first", "judge_only", "rubric_only", "simultaneous"]
 LossType = Literal["grpo", "dapo", "dr_grpo"]
+Optim = Literal["adamw_torch", "adamw_8bit"]
 
 
 class Settings(BaseModel):
@@ -40,9 +41,29 @@ class LoraSettings(Settings):
     """Which linear layers carry an adapter."""
 
 
+class CheckpointPair(Settings):
+    """Two full models, one per role: folders or Hub ids."""
+
+    rubric: Annotated[str, Field(min_length=1)]
+    judge: Annotated[str, Field(min_length=1)]
+    rubric_revision: str | None = None
+    """Commit or tag on the Hub."""
+    judge_revision: str | None = None
+
+    def of(self, role: Role) -> str:
+        """The folder or id of a role's model."""
+        return self.judge if role == "judge" else self.rubric
+
+    def revision_of(self, role: Role) -> str | None:
+        """The revision of a role's model."""
+        return self.judge_revision if role == "judge" else self.rubric_revision
+
+
 class ModelSettings(Settings):
     """The one base model under both adapters."""
 
+    backend: Literal["transformers", "unsloth"] = "transformers"
+    """`unsloth` loads and runs the base with unsloth's kernels; prompts are then not shared."""
     base: str = "testbed"
     """`testbed` for the shipped tiny base, or a folder, or a Hub id."""
     revision: str | None = None
@@ -59,6 +80,8 @@ class ModelSettings(Settings):
     gradient_checkpointing: bool = False
     """Trade a second forward pass for activation memory."""
     lora: LoraSettings = LoraSettings()
+    checkpoints: CheckpointPair | None = None
+    """Two full models in place of adapters on `base`, to be asked and evaluated but not trained."""
 
 
 class PromptSettings(Settings):
@@ -66,6 +89,8 @@ class PromptSettings(Settings):
 
     rubric_template: str = "rubric"
     judge_template: str = "judge"
+    pointwise_template: str = "pointwise"
+    """For a judge that checks one response (RUBRIC-ARROW)."""
 
 
 class WorldSettings(Settings):
@@ -150,6 +175,8 @@ class SFTSettings(Settings):
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
     max_grad_norm: NonNegative = 1.0
     weight_decay: NonNegative = 0.0
+    optim: Optim = "adamw_torch"
+    """`adamw_8bit` (bitsandbytes) keeps the moments in 8 bits: 2 bytes of an adapter's weight in place of 8."""
     save_steps: Positive = 200
     """Checkpoint the warm-up itself every so many updates."""
 
@@ -189,6 +216,8 @@ class GRPOSettings(Settings):
     """Leave groups without spread out of forward and backward; they still count in the loss's denominator."""
     learning_rate: PositiveFloat = 1e-5
     weight_decay: NonNegative = 0.0
+    optim: Optim = "adamw_torch"
+    """`adamw_8bit` (bitsandbytes) keeps the moments in 8 bits."""
     adam_beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     adam_beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
     max_grad_norm: PositiveFloat = 1.0
@@ -319,6 +348,10 @@ class Recipe(Settings):
                     f"{role}.max_completion_length: {longest} leaves no room for a prompt in model.max_context "
                     f"({self.model.max_context}). Raise the context or shorten the completion."
                 )
+        if self.model.checkpoints is not None and self.model.backend != "transformers":
+            raise ValueError(
+                f"model.backend: {self.model.backend} cannot ask the two models of model.checkpoints. Use transformers."
+            )
         testbed = self.data.source == "testbed"
         if self.warmup.source == "testbed" and not testbed:
             raise ValueError(

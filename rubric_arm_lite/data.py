@@ -54,6 +54,16 @@ class UnlabelledPair:
 
 
 @dataclass(frozen=True, slots=True)
+class ResponseSet:
+    """A prompt with two or more responses to be labelled. Without a ``rubric`` the generator writes one."""
+
+    set_id: str
+    prompt: Prompt
+    responses: tuple[str, ...]
+    rubric: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _Row:
     """One source row and its place, for example ``pairs.jsonl, line 3``."""
 
@@ -114,6 +124,49 @@ def load_comparisons(path: str | Path) -> list[UnlabelledPair]:
         response_a, response_b = _text(row, "response_a"), _text(row, "response_b")
         pairs.append(UnlabelledPair(ids.next(row, prompt), prompt, response_a, response_b, rubric or None))
     return pairs
+
+
+def load_responses(path: str | Path) -> list[ResponseSet]:
+    """Rows to label from columns ``prompt`` and ``responses`` (a list of texts), or ``response_a``, ``response_b``.
+
+    Optional columns are ``id`` and ``rubric``.
+
+    Raises:
+        DataError: for the first row that cannot be used, or if there is none.
+    """
+    ids = _Ids()
+    sets = []
+    for row in _rows(Path(path)):
+        prompt = _prompt(row)
+        given = row.columns.get("responses") is not None
+        responses = _texts(row, "responses") if given else tuple(_text(row, f"response_{side}") for side in "ab")
+        sets.append(ResponseSet(ids.next(row, prompt), prompt, responses, _label(row, "rubric") or None))
+    return sets
+
+
+def prompt_of(value: Any, where: str) -> Prompt:
+    """A prompt from a text or a list of messages; ``where`` is what an error calls its place.
+
+    Raises:
+        DataError: if it is neither, empty, or does not end with the user's turn.
+    """
+    return _prompt(_Row(where, {"prompt": value}))
+
+
+def answer_of(value: Any, where: str) -> str:
+    """A response from a text or a list of messages that ends with the assistant's; it may be empty.
+
+    Raises:
+        DataError: if it is neither.
+    """
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise DataError(f"{where} is {_kind(value)}. Give a text or a list of messages.")
+    last = _messages(_Row(where, {}), "the response", value)[-1]
+    if last.role != "assistant":
+        raise DataError(f"{where} ends with a message by {last.role!r}. End it with the assistant's response.")
+    return last.content
 
 
 # --- blocks ---------------------------------------------------------------------------------------------------------
@@ -225,6 +278,19 @@ def _text(row: _Row, name: str) -> str:
     if not isinstance(value, str):
         raise DataError(f"{row.where}: column `{name}` is {_kind(value)}. Give a text.")
     return _filled(row, f"column `{name}`", value)
+
+
+def _texts(row: _Row, name: str) -> tuple[str, ...]:
+    """A column of two or more texts."""
+    value = _column(row, name)
+    if not isinstance(value, list) or len(value) < 2:
+        what = _kind(value) if not isinstance(value, list) else f"a list of {len(value)}"
+        raise DataError(f"{row.where}: column `{name}` is {what}. Give a list of two or more texts.")
+    for number, item in enumerate(value, start=1):
+        if not isinstance(item, str):
+            raise DataError(f"{row.where}: item {number} of `{name}` is {_kind(item)}. Give a text.")
+        _filled(row, f"item {number} of `{name}`", item)
+    return tuple(value)
 
 
 def _label(row: _Row, name: str) -> str:

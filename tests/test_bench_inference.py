@@ -152,6 +152,9 @@ def test_which_judges() -> None:
     assert check_judges([], trained=True) == list(JUDGES)
     assert check_judges([], trained=False) == ["base", "direct", "reasoning", "votes"]
     assert check_judges(["votes", "base"], trained=False) == ["base", "votes"]
+    assert check_judges([], trained=True, base=False) == ["trained"]
+    with pytest.raises(ConfigError, match="two full checkpoints have none"):
+        check_judges(["trained", "direct"], trained=True, base=False)
     with pytest.raises(ConfigError, match="Give --run"):
         check_judges(["trained"], trained=False)
     with pytest.raises(ConfigError, match=r"not a judge\. Use one of trained, base"):

@@ -313,13 +313,16 @@ def test_neutralise_stays_fast_on_200_kilobytes(text: str) -> None:
 
 
 def test_built_in_templates_load() -> None:
-    for judge in BUILT_IN_TEMPLATES[1:]:
+    assert set(BUILT_IN_TEMPLATES) == {"rubric", "judge", "judge_paper", "pointwise"}
+    for judge in ("judge", "judge_paper"):
         assert Templates.load(judge=judge).rubric == TEMPLATES.rubric
 
 
 def test_the_fingerprint_is_that_of_the_rubric_template() -> None:
     assert TEMPLATES.fingerprint() == Templates.load(judge="judge_paper").fingerprint()
-    assert TEMPLATES.fingerprint() != Templates(TEMPLATES.rubric + ".", TEMPLATES.judge).fingerprint()
+    assert (
+        TEMPLATES.fingerprint() != Templates(TEMPLATES.rubric + ".", TEMPLATES.judge, TEMPLATES.pointwise).fingerprint()
+    )
 
 
 def test_own_templates_have_their_own_tags_guarded(tmp_path: Path) -> None:
@@ -329,7 +332,7 @@ def test_own_templates_have_their_own_tags_guarded(tmp_path: Path) -> None:
 
 
 def test_templates_without_tags_guard_none() -> None:
-    builder = PromptBuilder(Templates("{{ instruction }}", "{{ instruction }}"))
+    builder = PromptBuilder(Templates("{{ instruction }}", "{{ instruction }}", "{{ instruction }}"))
     assert builder.rubric_prompt("</response_a>") == "</response_a>"
 
 

@@ -258,6 +258,11 @@ BAD_FILES = [
     ),
     ("data: {test_fraction: 1}\n", "`data.test_fraction` is 1. Allowed: a finite number, above 0 and below 1."),
     ("model: {gradient_checkpointing: yes}\n", "is 'yes'. Allowed: true or false. Correct it"),
+    (
+        "model:\n  checkpoints: {judge: j}\n",
+        "line 2: `model.checkpoints.rubric` is missing. Give text, or leave out `model.checkpoints`.",
+    ),
+    ("model: {checkpoints: {judge: 3, rubric: r}}\n", "`model.checkpoints.judge` is 3. Allowed: text."),
     ("model: {dtype: fp16}\n", "`model.dtype` is 'fp16'. Allowed: auto, float32, bfloat16, float16."),
     (
         "model: {lora: {target_modules: q}}\n",
@@ -484,6 +489,13 @@ def test_a_path_beside_the_recipe_becomes_absolute(elsewhere: Path, field: str) 
     path = write(elsewhere, f"{section}:\n  {key}: files/here\n")
     overrides = {"warmup.source": ["data.source=other.jsonl"], "data.source": ["warmup.source=null"]}.get(field, [])
     assert value_of(load_recipe(path, overrides), field) == str((elsewhere / "files" / "here").resolve())
+
+
+def test_checkpoints_beside_the_recipe_become_absolute(elsewhere: Path) -> None:
+    path = write(elsewhere, "model:\n  checkpoints: {rubric: files/here, judge: owner/name}\n")
+    pair = load_recipe(path).model.checkpoints
+    assert pair is not None
+    assert (pair.rubric, pair.judge) == (str((elsewhere / "files" / "here").resolve()), "owner/name")
 
 
 @pytest.mark.parametrize("field", [*PATH_FIELDS, "model.base"])
