@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from rubric_arm_lite.cli_common import err, out, print_json
 from rubric_arm_lite.cli_options import (
     JsonOption,
     JudgeModelOption,
@@ -22,9 +22,6 @@ from rubric_arm_lite.cli_options import (
 
 if TYPE_CHECKING:
     from rubric_arm_lite.label import Labelled
-
-_out = Console(soft_wrap=True)
-_err = Console(stderr=True, soft_wrap=True)
 
 
 def label(
@@ -58,7 +55,7 @@ def label(
             raise ConfigError(f"--if-exists {if_exists}: use raise, resume or overwrite.")
     asked = cli._server(server, state, rubric_model, judge_model, server_key_env)
     columns = (TextColumn("label"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
-    with Progress(*columns, TimeRemainingColumn(), console=_err, transient=True) as bar:
+    with Progress(*columns, TimeRemainingColumn(), console=err, transient=True) as bar:
         task = bar.add_task("label", total=None, speed="loading")
         found = write(
             source,
@@ -71,16 +68,16 @@ def label(
             lambda now: bar.update(task, completed=now.done, total=now.total, speed=_speed(now)),
         )
     if as_json:
-        cli._print_json({**asdict(found), "written": str(target)})
+        print_json({**asdict(found), "written": str(target)})
         return
     kept = found.reasons.get("kept", 0)
-    _out.print(f"{kept} of {found.total} pairs kept ({kept / found.total:.0%}), written to {target}", markup=False)
+    out.print(f"{kept} of {found.total} pairs kept ({kept / found.total:.0%}), written to {target}", markup=False)
     others = [f"{reason} {count}" for reason, count in found.reasons.items() if reason != "kept"]
     if others:
-        _out.print(f"Left out: {', '.join(others)}", highlight=False)
+        out.print(f"Left out: {', '.join(others)}", highlight=False)
     earlier = found.total - found.judged - found.reasons.get("equal responses", 0)
     before = f" ({earlier} had been judged before)" if earlier > 0 else ""
-    _out.print(f"{found.judged} judged in {found.seconds:.1f} s{before}: {_speed(found)}", highlight=False)
+    out.print(f"{found.judged} judged in {found.seconds:.1f} s{before}: {_speed(found)}", highlight=False)
 
 
 def _speed(now: Labelled) -> str:
