@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from rubric_arm_lite.backends.server_settings import ServerSettings
     from rubric_arm_lite.config import Recipe
     from rubric_arm_lite.parallel import Processes
-    from rubric_arm_lite.reward_model import RubricRewardModel, Verdict
+    from rubric_arm_lite.reward_model import RubricRewardModel
+    from rubric_arm_lite.verdicts import Verdict
 
 app = typer.Typer(
     name="rubric-arm",

@@ -22,7 +22,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     2: ("data", "journal", "rubric_cache", "run_dir", "testbed.*"),
     3: ("batching", "losses", "memory", "parallel", "prefix_tree", "tree_attention"),
     4: ("backends.*",),
-    5: ("learner", "phases", "warmup", "evaluate", "reward_model"),
+    5: ("learner", "phases", "warmup", "evaluate", "verdicts", "comparing", "reward_model"),
     6: ("alternating", "pipeline"),
     7: (
         "bench.*",
