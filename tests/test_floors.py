@@ -18,15 +18,19 @@ PACKAGE = "rubric_arm_lite"
 ROOT = Path(__file__).parents[1] / PACKAGE
 FLOORS: dict[int, tuple[str, ...]] = {
     0: ("__init__", "errors", "types"),
-    1: ("config", "recipe_file", "prompts", "parsing", "rewards", "advantages", "schedule", "seeds"),
+    1: ("config", "recipe_file", "prompts", "parsing", "rewards", "advantages", "schedule", "seeds", "leaks"),
     2: ("data", "journal", "rubric_cache", "run_dir", "testbed.*"),
     3: ("batching", "losses", "memory", "parallel", "prefix_tree", "tree_attention"),
     4: ("backends.*",),
-    5: ("learner", "phases", "warmup", "evaluate", "verdicts", "comparing", "reward_model"),
+    5: ("learner", "phases", "warmup", "evaluate", "verdicts", "comparing", "reward_model", "synthesize"),
     6: ("alternating", "pipeline"),
     7: (
         "bench.*",
         "cli",
+        "cli_bench",
+        "cli_common",
+        "cli_data",
+        "cli_synthesize",
         "__main__",
         "doctor",
         "export",
