@@ -270,6 +270,8 @@ class EvaluationSettings(Settings):
     """0 is greedy; the paper samples at 1.0."""
     unparsed_value: Probability = 0.5
     """What an unparsed verdict counts for, as in RewardBench."""
+    unparsed_best_of: Probability = 0.25
+    """What a best of n counts for that is lost nowhere but lacks a verdict, as in RewardBench 2."""
     votes: Positive = 5
     """Samples for voting@k at the end; 1 leaves it out."""
     vote_pairs: Positive = 50
