@@ -13,16 +13,26 @@ import typer
 
 from rubric_arm_lite import __version__
 from rubric_arm_lite.cli_bench import bench_app
-from rubric_arm_lite.cli_common import JsonOption
+from rubric_arm_lite.cli_common import (
+    JsonOption,
+    JudgeModelOption,
+    KeyEnvOption,
+    RubricModelOption,
+    RunArgument,
+    ServerOption,
+    StateOption,
+)
 from rubric_arm_lite.cli_common import err as _err
+from rubric_arm_lite.cli_common import load_run as _load
 from rubric_arm_lite.cli_common import out as _out
 from rubric_arm_lite.cli_common import print_json as _print_json
 from rubric_arm_lite.cli_common import quiet_libraries as _quiet_libraries
+from rubric_arm_lite.cli_common import server_of as _server
 from rubric_arm_lite.cli_data import data_app
+from rubric_arm_lite.cli_evaluate import evaluate
 from rubric_arm_lite.errors import RubricArmError
 
 if TYPE_CHECKING:
-    from rubric_arm_lite.backends.server_settings import ServerSettings
     from rubric_arm_lite.config import Recipe
     from rubric_arm_lite.parallel import Processes
     from rubric_arm_lite.reward_model import RubricRewardModel
@@ -44,16 +54,6 @@ RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name 
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a field: --set judge.max_steps=5.")]
 RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Where results go (default: runs/NAME).")]
 ExistsOption = Annotated[str, typer.Option("--if-exists", help="raise, resume or overwrite an existing run.")]
-RunArgument = Annotated[Path, typer.Argument(help="A run directory.")]
-StateOption = Annotated[str, typer.Option(help="Which adapters: final, warm-up or latest.")]
-ServerOption = Annotated[
-    str | None, typer.Option(metavar="URL", help="Ask this OpenAI-compatible server; nothing is loaded here.")
-]
-RubricModelOption = Annotated[str | None, typer.Option(help="The server's name of the generator (default: rubric).")]
-JudgeModelOption = Annotated[str | None, typer.Option(help="The server's name of the judge (default: judge).")]
-KeyEnvOption = Annotated[
-    str | None, typer.Option(help="Environment variable with the server's key (default: OPENAI_API_KEY).")
-]
 
 
 @app.command()
@@ -185,35 +185,7 @@ def _judge_file(
         _err.print(f"{len(rows)} pairs judged, {named} with a winner, written to {target}")
 
 
-@app.command()
-def evaluate(
-    run: RunArgument,
-    source: Annotated[
-        Path | None, typer.Argument(help="Pairs to evaluate on (default: those the run held out).")
-    ] = None,
-    state: StateOption = "final",
-    votes: Annotated[int, typer.Option(min=1, help="voting@k.")] = 1,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most this many pairs.")] = None,
-    server: ServerOption = None,
-    rubric_model: RubricModelOption = None,
-    judge_model: JudgeModelOption = None,
-    server_key_env: KeyEnvOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Accuracy in both orders, position bias, format and more, on held-out pairs."""
-    from rubric_arm_lite.data import load_pairs
-    from rubric_arm_lite.pipeline import evaluate_run
-
-    asked = _server(server, state, rubric_model, judge_model, server_key_env)
-    pairs = None if source is None else load_pairs(source)
-    evaluation, left_out = evaluate_run(_load(run, state, asked), pairs, votes, limit)
-    if left_out:
-        _err.print(f"[yellow]{left_out} pairs are longer than the context and were left out.[/yellow]")
-    if as_json:
-        _print_json({**evaluation.values, "left_out_too_long": left_out})
-    else:
-        for name, value in evaluation.values.items():
-            print(f"{name:<24} {value:.4f}")
+app.command()(evaluate)
 
 
 @app.command()
@@ -453,38 +425,6 @@ def _join_launched() -> Processes | None:
     from rubric_arm_lite.parallel import join
 
     return join()
-
-
-def _server(
-    url: str | None, state: str, rubric_model: str | None, judge_model: str | None, key_env: str | None
-) -> ServerSettings | None:
-    """The server that the options name, if they name one."""
-    from rubric_arm_lite.backends.server_settings import ServerSettings
-    from rubric_arm_lite.errors import ConfigError
-
-    given = {"rubric_model": rubric_model, "judge_model": judge_model, "api_key_env": key_env}
-    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if url is None:
-        if chosen:
-            raise ConfigError("--rubric-model, --judge-model and --server-key-env belong to a server. Give --server.")
-        return None
-    if state != "final":
-        raise ConfigError(
-            f"--state {state} is for adapters on this machine. A server has what it was started with: choose it by "
-            "--rubric-model and --judge-model."
-        )
-    return ServerSettings(url, **chosen)
-
-
-def _load(run: Path, state: str, server: ServerSettings | None) -> RubricRewardModel:
-    if server is not None:
-        from rubric_arm_lite.reward_model import RubricRewardModel, recipe_of_run
-
-        return RubricRewardModel.from_server(server, recipe_of_run(run))
-    _quiet_libraries()
-    from rubric_arm_lite.reward_model import RubricRewardModel
-
-    return RubricRewardModel.from_run(run, state)
 
 
 def _checked(name: str, text: str) -> str:

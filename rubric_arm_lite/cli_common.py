@@ -6,15 +6,32 @@ import contextlib
 import io
 import json
 import os
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from rubric_arm_lite.backends.server_settings import ServerSettings
+    from rubric_arm_lite.reward_model import RubricRewardModel
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
+
+
+RunArgument = Annotated[Path, typer.Argument(help="A run directory.")]
+StateOption = Annotated[str, typer.Option(help="Which adapters: final, warm-up or latest.")]
+ServerOption = Annotated[
+    str | None, typer.Option(metavar="URL", help="Ask this OpenAI-compatible server; nothing is loaded here.")
+]
+RubricModelOption = Annotated[str | None, typer.Option(help="The server's name of the generator (default: rubric).")]
+JudgeModelOption = Annotated[str | None, typer.Option(help="The server's name of the judge (default: judge).")]
+KeyEnvOption = Annotated[
+    str | None, typer.Option(help="Environment variable with the server's key (default: OPENAI_API_KEY).")
+]
 
 
 def print_json(value: Any) -> None:
@@ -40,3 +57,36 @@ def quiet_libraries() -> None:
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+
+
+def server_of(
+    url: str | None, state: str, rubric_model: str | None, judge_model: str | None, key_env: str | None
+) -> ServerSettings | None:
+    """The server that the options name, if they name one."""
+    from rubric_arm_lite.backends.server_settings import ServerSettings
+    from rubric_arm_lite.errors import ConfigError
+
+    given = {"rubric_model": rubric_model, "judge_model": judge_model, "api_key_env": key_env}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if url is None:
+        if chosen:
+            raise ConfigError("--rubric-model, --judge-model and --server-key-env belong to a server. Give --server.")
+        return None
+    if state != "final":
+        raise ConfigError(
+            f"--state {state} is for adapters on this machine. A server has what it was started with: choose it by "
+            "--rubric-model and --judge-model."
+        )
+    return ServerSettings(url, **chosen)
+
+
+def load_run(run: Path, state: str, server: ServerSettings | None) -> RubricRewardModel:
+    """The reward model of a run, on this machine or behind the server."""
+    if server is not None:
+        from rubric_arm_lite.reward_model import RubricRewardModel, recipe_of_run
+
+        return RubricRewardModel.from_server(server, recipe_of_run(run))
+    quiet_libraries()
+    from rubric_arm_lite.reward_model import RubricRewardModel
+
+    return RubricRewardModel.from_run(run, state)

@@ -22,7 +22,17 @@ FLOORS: dict[int, tuple[str, ...]] = {
     2: ("data", "journal", "rows", "rubric_cache", "run_dir", "sources.*", "testbed.*"),
     3: ("batching", "losses", "memory", "parallel", "prefix_tree", "tree_attention"),
     4: ("backends.*",),
-    5: ("learner", "phases", "warmup", "evaluate", "verdicts", "comparing", "reward_model", "synthesize", "benchmarks.*"),
+    5: (
+        "learner",
+        "phases",
+        "warmup",
+        "evaluate",
+        "verdicts",
+        "comparing",
+        "reward_model",
+        "synthesize",
+        "benchmarks.*",
+    ),
     6: ("alternating", "pipeline"),
     7: (
         "bench.*",

@@ -84,9 +84,7 @@ class Reading:
                     random.Random(derive_seed(seed, "mixed", item_id, duel)).random() < 0.5
                     for duel in range(len(self.original))
                 ]
-                return tuple(
-                    a if keep else b for a, b, keep in zip(self.original, self.flipped, first, strict=True)
-                )
+                return tuple(a if keep else b for a, b, keep in zip(self.original, self.flipped, first, strict=True))
 
 
 def majority_outcome(votes: Sequence[Outcome]) -> Outcome:

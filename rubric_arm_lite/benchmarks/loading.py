@@ -14,7 +14,6 @@ from rubric_arm_lite.benchmarks.items import Item
 from rubric_arm_lite.data import load_pairs
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.prompts import prompt_hash
-from rubric_arm_lite.rows import Row
 from rubric_arm_lite.seeds import derive_seed
 from rubric_arm_lite.sources.opening import open_rows
 
@@ -49,7 +48,7 @@ def load(benchmark: Benchmark, source: str | Path | None = None, limit: int | No
     """
     found: list[Item] = []
     rows = skipped = 0
-    for row, items in _read(benchmark, source or benchmark.source):
+    for items in _read(benchmark, source or benchmark.source):
         rows += 1
         skipped += not items
         found += items
@@ -70,7 +69,8 @@ def load_pair_file(path: Path, limit: int | None = None) -> Loaded:
     return _loaded(items, len(items), 0, limit)
 
 
-def _read(benchmark: Benchmark, source: str | Path | None) -> Iterator[tuple[Row, list[Item]]]:
+def _read(benchmark: Benchmark, source: str | Path | None) -> Iterator[list[Item]]:
+    """The items of each row."""
     if source is None:
         raise DataError(
             f"{benchmark.title} has no data set of its own on the Hub. Name your copy: "
@@ -82,11 +82,11 @@ def _read(benchmark: Benchmark, source: str | Path | None) -> Iterator[tuple[Row
             names = ", ".join(str(part.config) for part in benchmark.parts)
             raise DataError(f"{source} is a file. Give the folder of {benchmark.title} that holds {names}.")
         for row in open_rows(source):
-            yield row, benchmark.parts[0].read(row)
+            yield benchmark.parts[0].read(row)
         return
     for part in benchmark.parts:
         for row in open_rows(source, config=part.config, split=part.split):
-            yield row, part.read(row)
+            yield part.read(row)
 
 
 def _loaded(found: Sequence[Item], rows: int, skipped: int, limit: int | None) -> Loaded:

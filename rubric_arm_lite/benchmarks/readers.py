@@ -82,9 +82,7 @@ def judgebench(row: Row) -> list[Item]:
     if category is None:
         category = "knowledge" if source.startswith("mmlu-pro") else source
     responses = (a, b) if label == "A>B" else (b, a)
-    return [
-        Item(_id(row, "pair_id"), row.prompt("question"), responses, subset=f"{split}/{category}", where=row.where)
-    ]
+    return [Item(_id(row, "pair_id"), row.prompt("question"), responses, subset=f"{split}/{category}", where=row.where)]
 
 
 def rmb_pairs(row: Row) -> list[Item]:

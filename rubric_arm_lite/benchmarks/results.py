@@ -59,6 +59,8 @@ class Result:
         whole: whether these are the benchmark's own numbers; ``gaps`` says what is missing otherwise.
         rates: shares over all duels and judgements, and counts, by name.
         timing: seconds and tokens; the one part that differs between a killed and an unbroken evaluation.
+        skips: what the rows without an item are.
+        lacks: what cannot be computed from a pairwise judge.
     """
 
     name: str
@@ -71,6 +73,8 @@ class Result:
     gaps: tuple[str, ...]
     rates: Mapping[str, float]
     timing: Mapping[str, float]
+    skips: str = ""
+    lacks: str = ""
 
     @property
     def whole(self) -> bool:
@@ -121,6 +125,8 @@ def result_of(
         gaps=tuple(_gaps(benchmark, loaded, len(loaded.items) - len(kept))),
         rates=_rates(loaded, rows, judged, votes),
         timing=_timing(loaded, rows),
+        skips=benchmark.skips,
+        lacks=benchmark.lacks,
     )
 
 
@@ -150,9 +156,15 @@ def numbers_of(
         by_order = {order: orders[order][name].value for order in ORDERS}
         found.append(
             Number(
-                name, measure.value, low, high, **by_order, single=alone[name].value, count=measure.count,
+                name,
+                measure.value,
+                low,
+                high,
+                **by_order,
+                single=alone[name].value,
+                count=measure.count,
                 note=measure.note,
-            )  # fmt: skip
+            )
         )
     return tuple(found)
 
@@ -179,9 +191,7 @@ def _gaps(benchmark: Benchmark, loaded: Loaded, too_long: int) -> list[str]:
     return gaps
 
 
-def _rates(
-    loaded: Loaded, rows: Mapping[str, Mapping[str, Any]], judged: Judged, votes: int
-) -> dict[str, float]:
+def _rates(loaded: Loaded, rows: Mapping[str, Mapping[str, Any]], judged: Judged, votes: int) -> dict[str, float]:
     statuses = [rows[item.item_id]["status"] for item in loaded.items]
     duels = sum(len(item.duels) for item, _ in judged)
     readings = [answer.vote(None) for _, answer in judged]

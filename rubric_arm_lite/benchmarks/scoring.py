@@ -120,7 +120,9 @@ def ties_score(reference: Mapping[str, Rated], tied: Mapping[str, Rated]) -> flo
     score = 0.3 * _mean([float(r.accurate) for r in tied.values()])
     score += 0.3 * _mean([float(r.accurate) for r in reference.values()])
     both = [(reference[key], rated, rated.spread) for key, rated in tied.items() if key in reference]
-    spreads = [(min(ref.margin, rated.margin), rated.margin, spread) for ref, rated, spread in both if spread is not None]
+    spreads = [
+        (min(ref.margin, rated.margin), rated.margin, spread) for ref, rated, spread in both if spread is not None
+    ]
     score += 0.2 * _mean([float(margin > spread) for _, margin, spread in spreads])
     score += 0.2 * _mean([float(smaller > spread) for smaller, _, spread in spreads])
     return score + 0.01 * _mean([math.tanh(smaller / spread - 1) for smaller, _, spread in spreads if spread > 0])

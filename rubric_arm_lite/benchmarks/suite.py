@@ -27,6 +27,8 @@ from rubric_arm_lite.run_dir import IfExists, atomic_write
 from rubric_arm_lite.seeds import derive_seed
 
 RESULTS = "results.json"
+BENCHMARKS_FOLDER = "benchmarks"
+"""Where results go in a run directory."""
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -83,8 +85,8 @@ def _name_of_file(path: str, known: Mapping[str, Benchmark]) -> str:
         raise ConfigError(f"--benchmarks {path}: results cannot be called {name!r}. Give the file a plain name.")
     if name in known:
         raise ConfigError(
-            f"--benchmarks {path}: {name} is the name of a benchmark. Name that, with --benchmark-dir {name}={path}, or "
-            "call a file of pairs otherwise."
+            f"--benchmarks {path}: {name} is the name of a benchmark. Name that, with --benchmark-dir {name}={path}, "
+            "or call a file of pairs otherwise."
         )
     return name
 
@@ -145,9 +147,7 @@ def evaluate_benchmarks(
                 batch_duels,
             )
             rows = journal.rows
-        results[name] = result_of(
-            one.benchmark, one.source, one.loaded, rows, model.recipe.evaluation, votes, seed
-        )
+        results[name] = result_of(one.benchmark, one.source, one.loaded, rows, model.recipe.evaluation, votes, seed)
         values = {"asked": asked, "benchmarks": {key: result.as_json() for key, result in results.items()}}
         atomic_write(out / RESULTS, (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode())
     return list(results.values())
@@ -183,8 +183,8 @@ def read_results(folder: Path) -> tuple[dict[str, Any], list[Result]]:
         return dict(value["asked"]), [Result.from_json(found) for found in value["benchmarks"].values()]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            f"{file} is damaged ({type(error).__name__}: {error}). Move it away; with --resume it is written again from "
-            "what was judged."
+            f"{file} is damaged ({type(error).__name__}: {error}). Move it away; with --resume it is written again "
+            "from what was judged."
         ) from error
 
 
