@@ -72,7 +72,7 @@ def _facts(result: Result) -> list[str]:
     rates, timing = result.rates, result.timing
     votes = "one judgement per order" if result.votes == 1 else f"majority of {result.votes} judgements per order"
     facts = [
-        f"{result.rule[:1].upper()}{result.rule[1:]}; {votes}. Counted for an unparsed verdict: {result.unparsed}.",
+        f"{result.rule[:1].upper()}{result.rule[1:]}; {votes} at temperature {result.temperature:g}. Counted for an unparsed verdict: {result.unparsed}.",
         f"Both orders name the same response in {_percent(rates['consistency'])} % of {rates['duels']:,.0f} pairs; "
         f"{_percent(rates['unparsed'])} % of the judgements name none, "
         f"{_percent(rates['without_rubric'])} % of the items have no usable rubric. "
@@ -116,7 +116,7 @@ def _missing(known: Mapping[str, Result]) -> list[str]:
     if absent:
         told.append(f"Not evaluated: {', '.join(absent)}.")
     if partial:
-        told.append(f"{PARTIAL} In part: {', '.join(partial)}.")
+        told.append(f"With an asterisk, in part: {', '.join(partial)}.")
     if absent or partial:
         told.append("So there is no average of ours: it is the plain mean of ten whole columns.")
     return told

@@ -22,7 +22,7 @@ from rubric_arm_lite.verdicts import Verdict
 BATCH_DUELS = 64
 """Duels per batch, each judged in two orders: what a kill can cost, and enough for a backend to fill its memory."""
 JUDGED, NO_RUBRIC, TOO_LONG = "judged", "no rubric", "too long"
-"""What became of an item; only the first has verdicts, the second counts as without a verdict, the third is left out."""
+"""What became of an item: only the first has verdicts, the second counts as without one, the third is left out."""
 Watch = Callable[[int, int], None]
 """Called with the items done and all items after each batch."""
 

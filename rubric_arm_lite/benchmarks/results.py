@@ -55,6 +55,7 @@ class Result:
     """What is known of one benchmark after its evaluation.
 
     Attributes:
+        temperature: of the judge.
         numbers: the headline first.
         whole: whether these are the benchmark's own numbers; ``gaps`` says what is missing otherwise.
         rates: shares over all duels and judgements, and counts, by name.
@@ -69,6 +70,7 @@ class Result:
     rule: str
     unparsed: str
     votes: int
+    temperature: float
     numbers: tuple[Number, ...]
     gaps: tuple[str, ...]
     rates: Mapping[str, float]
@@ -96,6 +98,11 @@ class Result:
         return cls(**{**value, "numbers": numbers, "gaps": tuple(value["gaps"])})
 
 
+def judge_temperature(settings: EvaluationSettings, votes: int) -> float:
+    """At which temperature the reward model asks for so many votes."""
+    return settings.judge_temperature if votes == 1 else settings.vote_temperature
+
+
 def result_of(
     benchmark: Benchmark,
     source: str,
@@ -121,6 +128,7 @@ def result_of(
         rule=benchmark.rule,
         unparsed=benchmark.unparsed(settings),
         votes=votes,
+        temperature=judge_temperature(settings, votes),
         numbers=numbers,
         gaps=tuple(_gaps(benchmark, loaded, len(loaded.items) - len(kept))),
         rates=_rates(loaded, rows, judged, votes),

@@ -18,7 +18,7 @@ from typing import Any
 from rubric_arm_lite.benchmarks.catalogue import BENCHMARKS, Benchmark, BestOf, pair_file, with_rule
 from rubric_arm_lite.benchmarks.engine import BATCH_DUELS, judge_items
 from rubric_arm_lite.benchmarks.loading import Loaded, load, load_pair_file
-from rubric_arm_lite.benchmarks.results import Result, result_of
+from rubric_arm_lite.benchmarks.results import Result, judge_temperature, result_of
 from rubric_arm_lite.errors import CheckpointError, ConfigError
 from rubric_arm_lite.journal import Journal
 from rubric_arm_lite.reward_model import RubricRewardModel
@@ -162,7 +162,7 @@ def how_asked(model: RubricRewardModel, votes: int) -> dict[str, Any]:
         "templates": hashlib.sha256(json.dumps([templates.rubric, templates.judge]).encode()).hexdigest()[:16],
         "rubric_max_tokens": settings.rubric_max_tokens,
         "judge_max_tokens": settings.judge_max_tokens,
-        "judge_temperature": settings.judge_temperature if votes == 1 else settings.vote_temperature,
+        "judge_temperature": judge_temperature(settings, votes),
         "votes": votes,
         "max_context": model.recipe.model.max_context,
         "seed": model.recipe.seed,
