@@ -48,17 +48,12 @@ def beside(result: Result) -> str:
     """What the paper has for a benchmark, in a few words; empty if nothing."""
     if result.name == "writing":
         return "Paper: " + ", ".join(f"{name} {value:.1f}" for name, value in WRITING.items()) + "."
-    found = [column for column in COLUMNS if column.benchmark == result.name]
-    told = "; ".join(f"{column.number} {_of('Rubric-ARM', column)}, {_voted(column)} with voting@5" for column in found)
-    return f"Paper: {told}." if found else ""
-
-
-def _voted(column: Column) -> str:
-    return _of("Rubric-ARM voting@5", column)
-
-
-def _of(row: str, column: Column) -> str:
-    return f"{ROWS[row][COLUMNS.index(column)]:.1f}"
+    told = [
+        f"{column.number} {alone:.1f}, {voted:.1f} with voting@5"
+        for column, alone, voted in zip(COLUMNS, ROWS["Rubric-ARM"], ROWS["Rubric-ARM voting@5"], strict=True)
+        if column.benchmark == result.name
+    ]
+    return f"Paper: {'; '.join(told)}." if told else ""
 
 
 def _cells(number: Number) -> tuple[str, ...]:

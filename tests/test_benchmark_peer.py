@@ -111,7 +111,7 @@ def worth(outcome: Outcome, unparsed: float) -> float:
     return 1.0 if outcome else 0.0
 
 
-@settings(max_examples=40)
+@settings(max_examples=12)
 @given(st.lists(outcomes, min_size=2 * 46, max_size=2 * 46))
 def test_rewardbench_by_a_plain_loop(said: list[Outcome]) -> None:
     weights = {subset: weight for section in SECTIONS.values() for subset, weight in section.items()}

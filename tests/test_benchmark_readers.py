@@ -131,50 +131,60 @@ def test_pair_files(tmp_path: Path) -> None:
     assert [(item.responses, item.subset) for item in found.items] == [(("a", "b"), "s"), (("c", "d"), "")]
 
 
-def without(name: str) -> Callable[[dict[str, Any]], None]:
-    return lambda row: row.pop(name)
+ROWS: dict[str, Callable[[], made.Rows]] = {
+    "rewardbench": made.rewardbench,
+    "rewardbench2": made.rewardbench2,
+    "rm-bench": made.rm_bench,
+    "judgebench": lambda: made.judgebench("gpt"),
+    "ppe-ifeval": made.ppe,
+    "helpsteer3": made.helpsteer3,
+    "writing": made.writing,
+}
+GONE = object()
+"""In place of a value: the column is not there."""
+BAD: list[tuple[str, str, Any, str]] = [
+    (
+        "rewardbench",
+        "subset",
+        GONE,
+        r"Expected: prompt, chosen, rejected, subset, id; found: prompt, chosen, chosen_mo",
+    ),
+    ("rewardbench", "chosen", ["a"], "column `chosen` is a list. Give a text"),
+    ("rewardbench", "prompt", " ", "column `prompt` is empty"),
+    ("rewardbench", "rejected", None, "column `rejected` is null"),
+    ("rewardbench", "id", 1.5, "column `id` is a number"),
+    ("rewardbench2", "rejected", [], "`rejected` is an empty list"),
+    ("rewardbench2", "chosen", ["a", "b"], "has 2 responses. Outside the subset Ties"),
+    ("rewardbench2", "total_completions", 7, "`total_completions` is 7, but the row has 4"),
+    ("rewardbench2", "rejected", ["a", 3], "item 2 of `rejected` is a number"),
+    ("rm-bench", "chosen", ["a", "b"], "has 2 responses. RM-Bench has 3"),
+    ("rm-bench", "domain", "Chat", "`domain` is 'Chat'. Use one of chat, code"),
+    ("judgebench", "label", "A=B", "`label` is 'A=B'. Use one of A>B, B>A"),
+    ("judgebench", "label", ["A>B", "B>A"], "`label` is a list"),
+    ("judgebench", "response_B", "x\ud800", "half of a surrogate pair"),
+    ("ppe-ifeval", "scores", [1, 0, 1, 0], "`scores` holds something other than true and false"),
+    ("ppe-ifeval", "scores", [True] * 3, "`scores` has 3 entries, and there are more responses"),
+    ("ppe-ifeval", "scores", [True] * 5, "column `response_5` is missing"),
+    ("ppe-ifeval", "sampled_conflict_pairs", [[0, 4]], "pair 1 of `.*` is not two places from 0 to 3"),
+    ("ppe-ifeval", "sampled_conflict_pairs", [[0, 2], [2, 3]], "pair 2 .* both right"),
+    ("ppe-ifeval", "sampled_conflict_pairs", [[True, 0]], "pair 1 of `.*` is not two places"),
+    ("helpsteer3", "overall_preference", 7, "is 7. Give a whole number from -3 to 3"),
+    ("helpsteer3", "overall_preference", "1", "`overall_preference` is '1'"),
+    ("helpsteer3", "context", [], "`context` is an empty list"),
+    ("helpsteer3", "context", [{"role": "assistant", "content": "x"}], "End it with the user"),
+    ("writing", "chosen", {"score": 1}, r"neither `response` nor `text` \(found: score\)"),
+    ("writing", "chosen", 4, "`chosen` is a number"),
+]
 
 
-def with_value(name: str, value: Any) -> Callable[[dict[str, Any]], None]:
-    return lambda row: row.update({name: value})
-
-
-BAD: list[tuple[str, list[dict[str, Any]], Callable[[dict[str, Any]], None], str]] = [
-    ("rewardbench", made.rewardbench(), without("subset"), "`subset` is missing. Expected: prompt, chosen, rejected, subset, id; found: prompt, chosen, chosen_model"),
-    ("rewardbench", made.rewardbench(), with_value("chosen", ["a"]), "column `chosen` is a list. Give a text"),
-    ("rewardbench", made.rewardbench(), with_value("prompt", " "), "column `prompt` is empty"),
-    ("rewardbench", made.rewardbench(), with_value("rejected", None), "column `rejected` is null"),
-    ("rewardbench2", made.rewardbench2(), with_value("rejected", []), "`rejected` is an empty list"),
-    ("rewardbench2", made.rewardbench2(), with_value("chosen", ["a", "b"]), "has 2 responses. Outside the subset Ties"),
-    ("rewardbench2", made.rewardbench2(), with_value("total_completions", 7), "`total_completions` is 7, but the row has 4"),
-    ("rewardbench2", made.rewardbench2(), with_value("rejected", ["a", 3]), "item 2 of `rejected` is a number"),
-    ("rm-bench", made.rm_bench(), with_value("chosen", ["a", "b"]), "has 2 responses. RM-Bench has 3"),
-    ("rm-bench", made.rm_bench(), with_value("domain", "Chat"), "`domain` is 'Chat'. Use one of chat, code"),
-    ("judgebench", made.judgebench("gpt"), with_value("label", "A=B"), "`label` is 'A=B'. Use one of A>B, B>A"),
-    ("judgebench", made.judgebench("gpt"), with_value("label", ["A>B", "B>A"]), "`label` is a list"),
-    ("judgebench", made.judgebench("gpt"), with_value("response_B", "x\ud800"), "half of a surrogate pair"),
-    ("ppe-ifeval", made.ppe(), with_value("scores", [1, 0, 1, 0]), "`scores` holds something other than true and false"),
-    ("ppe-ifeval", made.ppe(), with_value("scores", [True] * 3), "`scores` has 3 entries, and there are more responses"),
-    ("ppe-ifeval", made.ppe(), with_value("scores", [True] * 5), "column `response_5` is missing"),
-    ("ppe-ifeval", made.ppe(), with_value("sampled_conflict_pairs", [[0, 4]]), "pair 1 of `sampled_conflict_pairs` is not two places from 0 to 3"),
-    ("ppe-ifeval", made.ppe(), with_value("sampled_conflict_pairs", [[0, 2], [2, 3]]), "pair 2 .* both right"),
-    ("helpsteer3", made.helpsteer3(), with_value("overall_preference", 7), "is 7. Give a whole number from -3 to 3"),
-    ("helpsteer3", made.helpsteer3(), with_value("overall_preference", "1"), "`overall_preference` is '1'"),
-    ("helpsteer3", made.helpsteer3(), with_value("context", []), "`context` is an empty list"),
-    ("helpsteer3", made.helpsteer3(), with_value("context", [{"role": "assistant", "content": "x"}]), "End it with the user"),
-    ("writing", made.writing(), with_value("chosen", {"score": 1}), "neither `response` nor `text` \\(found: score\\)"),
-    ("writing", made.writing(), with_value("chosen", 4), "`chosen` is a number"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "rows", "spoil", "message"), BAD, ids=[f"{b[0]}-{b[3][:24]}" for b in BAD])
-def test_a_bad_row_is_named_with_its_place(
-    tmp_path: Path, name: str, rows: list[dict[str, Any]], spoil: Callable[[dict[str, Any]], None], message: str
-) -> None:
-    spoiled = [dict(row) for row in rows]
-    spoil(spoiled[1])
+@pytest.mark.parametrize(("name", "column", "value", "message"), BAD)
+def test_a_bad_row_is_named_with_its_place(tmp_path: Path, name: str, column: str, value: Any, message: str) -> None:
+    rows = ROWS[name]()
+    rows[1][column] = value
+    if value is GONE:
+        del rows[1][column]
     path = tmp_path / "rows.jsonl"
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in spoiled))
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     with pytest.raises(DataError, match=f"rows.jsonl, line 2: .*{message}"):
         load(NAMED[name], path)
 

@@ -361,7 +361,7 @@ def test_a_folder_collects_benchmarks_of_one_model(tmp_path: Path) -> None:
     both = evaluate_benchmarks(reward_model(), two, out, 1)
     assert [result.name for result in both] == ["one", "two"]
     assert read_results(out)[1] == both
-    with pytest.raises(CheckpointError, match="results of other adapters or settings .*votes: 1 there, 3 now"):
+    with pytest.raises(CheckpointError, match=r"results of other adapters or settings .*votes: 1 there, 3 now"):
         evaluate_benchmarks(reward_model(), two, out, 3, "resume")
     other = reward_model()
     other.model.fingerprints["judge"] = "changed"  # type: ignore[attr-defined]
