@@ -33,6 +33,8 @@ from rubric_arm_lite.run_dir import read_jsonl
 from rubric_arm_lite.testbed.world import World
 
 VOTES = 5
+PAIRS_PER_PROMPT = 8
+"""The test split has 384 distinct prompts; with eight pairs each, 250 of them give 2,000 pairs."""
 Winners = list[tuple[int | None, ...]]
 
 
@@ -54,9 +56,8 @@ class Timed:
 
 def write_pairs(model: RubricRewardModel, path: Path, count: int) -> None:
     """Held-out pairs of the run's world as JSONL."""
-    settings = model.recipe.data.world.model_copy(update={"label_noise": 0.0})
-    prompts = -(-count // settings.pairs_per_prompt)
-    blocks = World(model.recipe.seed, settings).blocks("test", prompts)
+    settings = model.recipe.data.world.model_copy(update={"label_noise": 0.0, "pairs_per_prompt": PAIRS_PER_PROMPT})
+    blocks = World(model.recipe.seed, settings).blocks("test", -(-count // PAIRS_PER_PROMPT))
     pairs = [pair for block in blocks for pair in block.pairs][:count]
     rows = [{"id": p.pair_id, "prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in pairs]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

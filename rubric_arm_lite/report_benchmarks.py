@@ -67,7 +67,8 @@ def _facts(result: Result) -> list[str]:
     rates, timing = result.rates, result.timing
     votes = "one judgement per order" if result.votes == 1 else f"majority of {result.votes} judgements per order"
     facts = [
-        f"{result.rule[:1].upper()}{result.rule[1:]}; {votes} at temperature {result.temperature:g}. Counted for an unparsed verdict: {result.unparsed}.",
+        f"{result.rule[:1].upper()}{result.rule[1:]}; {votes} at temperature {result.temperature:g}. "
+        f"Counted for an unparsed verdict: {result.unparsed}.",
         f"Both orders name the same response in {_percent(rates['consistency'])} % of {rates['duels']:,.0f} pairs; "
         f"{_percent(rates['unparsed'])} % of the judgements name none, "
         f"{_percent(rates['without_rubric'])} % of the items have no usable rubric. "
