@@ -496,6 +496,7 @@ def _execute(recipe: Recipe, run_dir: Path, stage: str | None, if_exists: str, a
         if processes is None or processes.first:
             directory = RunDirectory.open(run_dir, dump_recipe(recipe), recipe_hash(recipe), if_exists)
         # The heavy imports come after everything that can be refused without them.
+        _import_first(recipe)
         _quiet_libraries()
         from rubric_arm_lite.parallel import ALONE
         from rubric_arm_lite.pipeline import Run
@@ -556,14 +557,22 @@ def _server(
 
 
 def _load(run: Path, state: str, server: ServerSettings | None) -> RubricRewardModel:
+    from rubric_arm_lite.reward_model import RubricRewardModel, recipe_of_run
+
+    recipe = recipe_of_run(run)
     if server is not None:
-        from rubric_arm_lite.reward_model import RubricRewardModel, recipe_of_run
-
-        return RubricRewardModel.from_server(server, recipe_of_run(run))
+        return RubricRewardModel.from_server(server, recipe)
+    _import_first(recipe)
     _quiet_libraries()
-    from rubric_arm_lite.reward_model import RubricRewardModel
-
     return RubricRewardModel.from_run(run, state)
+
+
+def _import_first(recipe: Recipe) -> None:
+    """What patches other libraries, before those are imported."""
+    if recipe.model.backend == "unsloth":
+        from rubric_arm_lite.backends.unsloth_setup import prepare
+
+        prepare()
 
 
 def _quiet_libraries() -> None:

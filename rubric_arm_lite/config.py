@@ -21,6 +21,7 @@ Order = Literal["judge_first", "rubric_first", "judge_only", "rubric_only", "sim
 LossType = Literal["grpo", "dapo", "dr_grpo"]
 Form = Literal["auto", "pairs", "openrubric", "ultrafeedback", "skywork", "helpsteer3", "rubricarm-arena"]
 """Forms of source rows; `pairs` is our own, the others are in :mod:`rubric_arm_lite.sources.forms`."""
+Optim = Literal["adamw_torch", "adamw_8bit"]
 
 
 class Settings(BaseModel):
@@ -45,6 +46,8 @@ class LoraSettings(Settings):
 class ModelSettings(Settings):
     """The one base model under both adapters."""
 
+    backend: Literal["transformers", "unsloth"] = "transformers"
+    """`unsloth` loads and runs the base with unsloth's kernels; prompts are then not shared."""
     base: str = "testbed"
     """`testbed` for the shipped tiny base, or a folder, or a Hub id."""
     revision: str | None = None
@@ -207,6 +210,8 @@ class SFTSettings(Settings):
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
     max_grad_norm: NonNegative = 1.0
     weight_decay: NonNegative = 0.0
+    optim: Optim = "adamw_torch"
+    """`adamw_8bit` (bitsandbytes) keeps the moments in 8 bits: 2 bytes of an adapter's weight in place of 8."""
     save_steps: Positive = 200
     """Checkpoint the warm-up itself every so many updates."""
 
@@ -247,6 +252,8 @@ class GRPOSettings(Settings):
     """Leave groups without spread out of forward and backward; they still count in the loss's denominator."""
     learning_rate: PositiveFloat = 1e-5
     weight_decay: NonNegative = 0.0
+    optim: Optim = "adamw_torch"
+    """`adamw_8bit` (bitsandbytes) keeps the moments in 8 bits."""
     adam_beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     adam_beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
     max_grad_norm: PositiveFloat = 1.0
