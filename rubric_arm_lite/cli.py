@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import sys
@@ -12,9 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from rubric_arm_lite import __version__
+from rubric_arm_lite.cli_bench import bench_app
+from rubric_arm_lite.cli_common import JsonOption
+from rubric_arm_lite.cli_common import err as _err
+from rubric_arm_lite.cli_common import out as _out
+from rubric_arm_lite.cli_common import print_json as _print_json
+from rubric_arm_lite.cli_common import quiet_libraries as _quiet_libraries
+from rubric_arm_lite.cli_data import data_app
 from rubric_arm_lite.errors import RubricArmError
 
 if TYPE_CHECKING:
@@ -32,15 +36,13 @@ app = typer.Typer(
 )
 testbed_app = typer.Typer(help="The embedded preference world and its tiny base.", no_args_is_help=True)
 app.add_typer(testbed_app, name="testbed")
-
-_out = Console(soft_wrap=True)
-_err = Console(stderr=True, soft_wrap=True)
+app.add_typer(data_app, name="data")
+app.add_typer(bench_app, name="bench")
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (testbed).")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a field: --set judge.max_steps=5.")]
 RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Where results go (default: runs/NAME).")]
 ExistsOption = Annotated[str, typer.Option("--if-exists", help="raise, resume or overwrite an existing run.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
 RunArgument = Annotated[Path, typer.Argument(help="A run directory.")]
 StateOption = Annotated[str, typer.Option(help="Which adapters: final, warm-up or latest.")]
 ServerOption = Annotated[
@@ -51,25 +53,6 @@ JudgeModelOption = Annotated[str | None, typer.Option(help="The server's name of
 KeyEnvOption = Annotated[
     str | None, typer.Option(help="Environment variable with the server's key (default: OPENAI_API_KEY).")
 ]
-
-VerbArgument = Annotated[str | None, typer.Argument(help="rollout, update or step; all of them if left out.")]
-AgainstOption = Annotated[str, typer.Option(help="trl, or none for our side alone.")]
-PromptLengthOption = Annotated[int, typer.Option(help="Tokens of the judge's prompt; the generator's has a quarter.")]
-CompletionLengthOption = Annotated[int, typer.Option(help="Tokens of every completion.")]
-GroupOption = Annotated[int, typer.Option(help="Completions per prompt.")]
-WidthOption = Annotated[int, typer.Option(help="Model width, a multiple of 64.")]
-LayersOption = Annotated[int, typer.Option(help="Layers of the model.")]
-PromptsOption = Annotated[int, typer.Option(help="Prompts per step.")]
-RunsOption = Annotated[int, typer.Option(help="Timed runs of each side, after one that is not timed.")]
-ThreadsOption = Annotated[int, typer.Option(help="torch threads of both sides; several wait on a busy machine.")]
-VocabularyOption = Annotated[int, typer.Option(help="Words of the model.")]
-PeerBatchOption = Annotated[int | None, typer.Option(help="TRL's rows per pass (default: the fastest is found).")]
-CheckpointingOption = Annotated[bool, typer.Option("--gradient-checkpointing", help="On both sides.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of weights, texts and rewards.")]
-MemoryOption = Annotated[bool, typer.Option(help="Measure peak memory, each side in a process of its own.")]
-SweepOption = Annotated[bool, typer.Option("--sweep", help="Vary one setting at a time around these.")]
-AxisOption = Annotated[list[str] | None, typer.Option(help="Sweep this setting only, such as prompt-length.")]
-OutputOption = Annotated[Path | None, typer.Option(help="Folder for JSON, a Markdown table and a sweep's picture.")]
 
 
 @app.command()
@@ -323,69 +306,6 @@ def plan(
         plan_table.show(loaded, made, tokens_per_second, _out)
 
 
-@app.command()
-def bench(
-    verb: VerbArgument = None,
-    against: AgainstOption = "trl",
-    prompt_length: PromptLengthOption = 512,
-    completion_length: CompletionLengthOption = 64,
-    num_generations: GroupOption = 8,
-    width: WidthOption = 256,
-    layers: LayersOption = 4,
-    prompts: PromptsOption = 8,
-    runs: RunsOption = 5,
-    threads: ThreadsOption = 1,
-    vocabulary: VocabularyOption = 2048,
-    peer_batch: PeerBatchOption = None,
-    gradient_checkpointing: CheckpointingOption = False,
-    seed: SeedOption = 0,
-    memory: MemoryOption = True,
-    sweep: SweepOption = False,
-    axis: AxisOption = None,
-    as_json: JsonOption = False,
-    output: OutputOption = None,
-) -> None:
-    """Time our engine beside stock TRL on the same work; without a verb: rollout, update and step."""
-    _quiet_libraries()
-    from rubric_arm_lite.bench.measure import check_against, check_verb, measure, measure_all
-    from rubric_arm_lite.bench.show import show, write
-    from rubric_arm_lite.bench.sweep import check_axes, measure_sweep
-    from rubric_arm_lite.bench.work import BenchSettings, Work
-
-    chosen = check_verb(verb, sweep)
-    settings = BenchSettings(
-        prompt_length=prompt_length,
-        completion_length=completion_length,
-        num_generations=num_generations,
-        width=width,
-        layers=layers,
-        prompts=prompts,
-        vocabulary=vocabulary,
-        runs=runs,
-        threads=threads,
-        peer_batch=peer_batch,
-        gradient_checkpointing=gradient_checkpointing,
-        seed=seed,
-    )
-    side = check_against(against)
-    axes = check_axes(axis, sweep)
-    Work(settings)
-    with _err.status("bench") as status, contextlib.redirect_stdout(sys.stderr):  # libraries may print
-        if chosen is None:
-            result = measure_all(settings, side, memory, status.update)
-        elif sweep:
-            result = measure_sweep(chosen, settings, side, memory, status.update, axes)
-        else:
-            result = measure(chosen, settings, side, memory, status.update)
-    if output is not None:
-        for path in write(result, output, f"bench-{chosen or 'all'}"):
-            _err.print(f"{path}", markup=False, highlight=False)
-    if as_json:
-        _print_json(result)
-    else:
-        show(result, _out)
-
-
 @testbed_app.command("build")
 def testbed_build(
     folder: Annotated[Path, typer.Argument(help="Where the base goes.")],
@@ -575,26 +495,6 @@ def _import_first(recipe: Recipe) -> None:
         prepare()
 
 
-def _quiet_libraries() -> None:
-    """Keep progress bars and advice of the libraries off the screen; errors still come through."""
-    import logging
-    import warnings
-
-    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
-        os.environ.setdefault(name, "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    for name in ("transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # bitsandbytes, where it is installed, prints a kernel notice at import.
-    with contextlib.redirect_stderr(io.StringIO()):
-        import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-
-
 def _checked(name: str, text: str) -> str:
     """A text from the command line, refused if it is empty or not UTF-8."""
     from rubric_arm_lite.errors import DataError
@@ -652,7 +552,3 @@ def _verdict_row(pair_id: str, verdict: Verdict) -> dict[str, Any]:
         "judgement": verdict.judgements[0].text if verdict.judgements else None,
         "judgement_flipped": verdict.flipped[0].text if verdict.flipped else None,
     }
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=1))

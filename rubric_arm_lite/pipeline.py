@@ -459,7 +459,7 @@ def load_data(recipe: Recipe, model: ChatSampler, prompts: PromptBuilder, traini
     room = recipe.model.max_context
 
     def longest(pair: PreferencePair) -> int:
-        return _longest_prompt(pair, recipe, model, prompts)
+        return longest_prompt(pair, recipe, model, prompts)
 
     train, dropped_train = filter_by_length(train, longest, room) if training else (train, 0)
     test, dropped_test = filter_by_length(test, longest, room)
@@ -481,7 +481,7 @@ def load_data(recipe: Recipe, model: ChatSampler, prompts: PromptBuilder, traini
     return RunData(train, pairs, dropped_train + dropped_test, recall, world, counts, overlap)
 
 
-def _longest_prompt(pair: PreferencePair, recipe: Recipe, model: ChatSampler, prompts: PromptBuilder) -> int:
+def longest_prompt(pair: PreferencePair, recipe: Recipe, model: ChatSampler, prompts: PromptBuilder) -> int:
     """Tokens of the longest sequence that this pair can lead to, with room for a rubric of full length."""
     evaluation = recipe.evaluation
     rubric_room = max(recipe.rubric.max_completion_length, evaluation.rubric_max_tokens)
@@ -569,7 +569,7 @@ def evaluate_run(
         data = load_data(recipe, model, prompts, training=False)
         pairs, recall, left_out = data.test, data.recall, data.too_long
     else:
-        fitting = [p for p in pairs if _longest_prompt(p, recipe, model, prompts) <= recipe.model.max_context]
+        fitting = [p for p in pairs if longest_prompt(p, recipe, model, prompts) <= recipe.model.max_context]
         if not fitting:
             raise DataError(f"None of {len(pairs)} pairs fits model.max_context ({recipe.model.max_context} tokens).")
         left_out = len(pairs) - len(fitting)

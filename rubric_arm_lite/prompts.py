@@ -1,7 +1,8 @@
 """Write prompt text: the only module that does.
 
 A request, two responses and a rubric go in; the text of one user turn comes out. The judge's prompt is built from
-those four values alone, never from a labelled pair, so the label cannot leak into it.
+those four values alone, never from a labelled pair, so the label cannot leak into it. So are the prompts of judges
+without a rubric; the one prompt that shows a label is the teacher's (:class:`ContrastPrompts`).
 
 Text from data and models is hostile. Before it enters a template it is neutralised, which takes the meaning but not
 the wording from
@@ -33,6 +34,7 @@ from rubric_arm_lite.parsing import INVISIBLE, LINE_BREAK, fold, judgement_part
 from rubric_arm_lite.types import Prompt, Rubric
 
 BUILT_IN_TEMPLATES = ("rubric", "judge", "judge_paper")
+"""Those that a recipe may name for its two roles."""
 
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 _TAG_NAME = re.compile(r"</?([A-Za-z][\w-]*)")
@@ -68,44 +70,27 @@ class Templates:
         return hashlib.sha256(self.rubric.encode()).hexdigest()[:16]
 
 
-class PromptBuilder:
-    """Builds the user turns of both roles from one pair of templates.
+class Neutraliser:
+    """Takes the meaning, not the wording, from text that could pass for the structure of some templates.
 
-    ``special_tokens`` are the strings the tokenizer would read as control tokens; they are broken up wherever
-    they occur in outside text (one that is a single character becomes U+FFFD, blank ones are left alone).
+    Args:
+        templates: Jinja sources whose section tags are guarded.
+        special_tokens: strings the tokenizer would read as control tokens; they are broken up wherever they occur in
+            outside text (one that is a single character becomes U+FFFD, blank ones are left alone).
+        more_tags: names of further tags to guard.
     """
 
-    def __init__(self, templates: Templates, special_tokens: Iterable[str] = ()) -> None:
-        self.templates = templates
-        self._rubric = _ENVIRONMENT.from_string(templates.rubric)
-        self._judge = _ENVIRONMENT.from_string(templates.judge)
-        parts = [part for source in (templates.rubric, templates.judge) for part in static_parts(source)]
-        names = sorted({name for part in parts for name in _TAG_NAME.findall(part)})
+    def __init__(
+        self, templates: Iterable[str], special_tokens: Iterable[str] = (), more_tags: Iterable[str] = ()
+    ) -> None:
+        parts = [part for source in templates for part in static_parts(source)]
+        names = sorted({*(name for part in parts for name in _TAG_NAME.findall(part)), *more_tags})
         self._section = re.compile("|".join(map(_tag_pattern, names)) or "(?!)")
         self._initials = {name[0].casefold() for name in names}
         self._special_tokens = {token for token in special_tokens if token.strip()}
         # Each place where a token begins is found on its own, so that overlapping tokens are all broken up.
         starts = "|".join(map(re.escape, sorted(self._special_tokens)))
         self._special = re.compile(f"(?={starts}).", re.DOTALL) if starts else None
-
-    def rubric_prompt(self, prompt: Prompt) -> str:
-        """The generator's user turn: it sees the request only (paper, sec. 3)."""
-        return self._rubric.render(instruction=self._instruction(prompt))
-
-    def judge_prompt(self, prompt: Prompt, rubric: Rubric, response_a: str, response_b: str) -> str:
-        """The judge's user turn.
-
-        Raises:
-            ValueError: if the rubric did not parse; such a rubric is never shown to a judge.
-        """
-        if not rubric.usable:
-            raise ValueError(f"A rubric with status {rubric.status.value} cannot be shown to a judge.")
-        return self._judge.render(
-            instruction=self._instruction(prompt),
-            response_a=self.neutralise(response_a),
-            response_b=self.neutralise(response_b),
-            rubric=self.neutralise(rubric.render()),
-        )
 
     def neutralise(self, text: str) -> str:
         """Take the meaning, not the wording, from anything in ``text`` that could pass for our own structure."""
@@ -127,6 +112,86 @@ class PromptBuilder:
         if isinstance(prompt, str):
             return self.neutralise(prompt)
         return "\n".join(f"[{_role(m.role)}]\n{self.neutralise(m.content)}" for m in prompt)
+
+
+class PromptBuilder(Neutraliser):
+    """Builds the user turns of both roles from one pair of templates.
+
+    ``special_tokens`` are the strings the tokenizer would read as control tokens (see :class:`Neutraliser`).
+    """
+
+    def __init__(self, templates: Templates, special_tokens: Iterable[str] = ()) -> None:
+        super().__init__((templates.rubric, templates.judge), special_tokens)
+        self.templates = templates
+        self._rubric = _ENVIRONMENT.from_string(templates.rubric)
+        self._judge = _ENVIRONMENT.from_string(templates.judge)
+
+    def rubric_prompt(self, prompt: Prompt) -> str:
+        """The generator's user turn: it sees the request only (paper, sec. 3)."""
+        return self._rubric.render(instruction=self._instruction(prompt))
+
+    def judge_prompt(self, prompt: Prompt, rubric: Rubric, response_a: str, response_b: str) -> str:
+        """The judge's user turn.
+
+        Raises:
+            ValueError: if the rubric did not parse; such a rubric is never shown to a judge.
+        """
+        if not rubric.usable:
+            raise ValueError(f"A rubric with status {rubric.status.value} cannot be shown to a judge.")
+        return self._judge.render(
+            instruction=self._instruction(prompt),
+            response_a=self.neutralise(response_a),
+            response_b=self.neutralise(response_b),
+            rubric=self.neutralise(rubric.render()),
+        )
+
+
+class DirectPrompts(Neutraliser):
+    """User turns of judges that are given no rubric; what rubrics are worth is measured against them.
+
+    The marks around a model's thoughts are guarded as well: a response that closes them could end the thoughts of a
+    judge that repeats it (:func:`~rubric_arm_lite.parsing.parse_direct`).
+    """
+
+    def __init__(self, special_tokens: Iterable[str] = ()) -> None:
+        sources = {name: _built_in(name) for name in ("judge_direct", "judge_reasoning")}
+        super().__init__(sources.values(), special_tokens, ("think",))
+        self._direct, self._reasoning = map(_ENVIRONMENT.from_string, sources.values())
+
+    def direct_prompt(self, prompt: Prompt, response_a: str, response_b: str) -> str:
+        """The turn of a judge that answers at once."""
+        return self._direct.render(**self._values(prompt, response_a, response_b))
+
+    def reasoning_prompt(self, prompt: Prompt, response_a: str, response_b: str) -> str:
+        """The turn of a judge that first thinks at length."""
+        return self._reasoning.render(**self._values(prompt, response_a, response_b))
+
+    def _values(self, prompt: Prompt, response_a: str, response_b: str) -> dict[str, str]:
+        return {
+            "instruction": self._instruction(prompt),
+            "response_a": self.neutralise(response_a),
+            "response_b": self.neutralise(response_b),
+        }
+
+
+class ContrastPrompts(Neutraliser):
+    """The user turn of a teacher that writes a rubric after it has seen which response people preferred.
+
+    Only the making of warm-up data shows the label, and only to the writer of the rubric, never to a judge.
+    """
+
+    def __init__(self, special_tokens: Iterable[str] = ()) -> None:
+        source = _built_in("rubric_contrast")
+        super().__init__((source,), special_tokens)
+        self._contrast = _ENVIRONMENT.from_string(source)
+
+    def contrast_prompt(self, prompt: Prompt, preferred: str, other: str) -> str:
+        """The teacher's turn: the request, the preferred response and the other one."""
+        return self._contrast.render(
+            instruction=self._instruction(prompt),
+            preferred_response=self.neutralise(preferred),
+            other_response=self.neutralise(other),
+        )
 
 
 def _role(role: str) -> str:
@@ -172,9 +237,13 @@ def prompt_hash(prompt: Prompt) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+def _built_in(name: str) -> str:
+    return resources.files("rubric_arm_lite").joinpath("templates", f"{name}.jinja").read_text("utf-8")
+
+
 def _load_template(name: str, placeholders: set[str], folder: Path | None) -> str:
     if name in BUILT_IN_TEMPLATES:
-        source = resources.files("rubric_arm_lite").joinpath("templates", f"{name}.jinja").read_text("utf-8")
+        source = _built_in(name)
     else:
         path = (folder or Path()) / name
         if not path.is_file():

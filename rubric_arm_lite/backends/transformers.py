@@ -58,7 +58,9 @@ class TwoAdapterModel:
         configured = config if isinstance(config, list) else [config]
         self.end_ids = frozenset(int(i) for i in [tokenizer.eos_token_id, *configured] if i is not None)
         self._specials = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-        self._specials_in_empty_turn = self._count_specials(self._tokenize(self._wrap("")))
+        self._specials_in_empty_turn = {
+            thinking: self._count_specials(self._tokenize(self._wrap("", thinking))) for thinking in (False, True)
+        }
         self._rest()
 
     @property
@@ -274,13 +276,13 @@ class TwoAdapterModel:
         """
         return self._encode_all([prompt])[0]
 
-    def _encode_all(self, prompts: Sequence[str]) -> list[list[int]]:
-        """:meth:`encode` of many prompts, tokenised together."""
+    def _encode_all(self, prompts: Sequence[str], thinking: bool = False) -> list[list[int]]:
+        """:meth:`encode` of many prompts, tokenised together; with ``thinking``, the template switches thoughts on."""
         if not prompts:
             return []
-        texts = [self._wrap(prompt) for prompt in prompts]
+        texts = [self._wrap(prompt, thinking) for prompt in prompts]
         encoded: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        if any(self._count_specials(ids) != self._specials_in_empty_turn for ids in encoded):
+        if any(self._count_specials(ids) != self._specials_in_empty_turn[thinking] for ids in encoded):
             raise BackendError(
                 "A prompt contains control tokens of this tokenizer, so it could forge another turn. Build prompts "
                 "with PromptBuilder(templates, special_tokens=model.control_tokens())."
@@ -303,9 +305,13 @@ class TwoAdapterModel:
         """Token ids of an assistant's text and the end token, for the warm-up."""
         return [*self._tokenize(text), self.tokenizer.eos_token_id]
 
-    def _wrap(self, prompt: str) -> str:
+    def thinks(self) -> bool:
+        """Whether the chat template can switch a model's thoughts on (``Sampling.thinking``)."""
+        return self._wrap("", thinking=True) != self._wrap("")
+
+    def _wrap(self, prompt: str, thinking: bool = False) -> str:
         text: str = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=thinking
         )
         return text
 
@@ -325,7 +331,7 @@ class TwoAdapterModel:
         empty and cut by length. Pairs that long are left out before a run starts; what remains are the rare prompts
         that a rubric makes longer than foreseen, and those must not end a run.
         """
-        prompts = self._encode_all([example.prompt for example in examples])
+        prompts = self._encode_all([example.prompt for example in examples], sampling.thinking)
         room = self.settings.max_context - sampling.max_tokens
         fitting = [i for i, ids in enumerate(prompts) if len(ids) <= room]
         if examples and not fitting:
