@@ -21,6 +21,7 @@ from rubric_arm_lite.cli_common import (
     RunArgument,
     ServerOption,
     StateOption,
+    import_first,
 )
 from rubric_arm_lite.cli_common import err as _err
 from rubric_arm_lite.cli_common import load_run as _load
@@ -389,6 +390,7 @@ def _execute(recipe: Recipe, run_dir: Path, stage: str | None, if_exists: str, a
         if processes is None or processes.first:
             directory = RunDirectory.open(run_dir, dump_recipe(recipe), recipe_hash(recipe), if_exists)
         # The heavy imports come after everything that can be refused without them.
+        import_first(recipe)
         _quiet_libraries()
         from rubric_arm_lite.parallel import ALONE
         from rubric_arm_lite.pipeline import Run

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from rubric_arm_lite.cli_common import JsonOption, err, out, print_json, quiet_libraries
+
+if TYPE_CHECKING:
+    from rubric_arm_lite.reward_model import RubricRewardModel
 
 _ENGINE = "engine"
 _INFERENCE = "inference"
@@ -118,3 +121,97 @@ def engine(
         print_json(result)
     else:
         show(result, out)
+
+
+@bench_app.command(_INFERENCE)
+def inference(
+    run: Annotated[
+        Path | None, typer.Option("--run", help="A run directory; its trained judge is measured too.")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="Without --run: the recipe whose model is asked as it is.")] = "testbed",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a field of --recipe: --set model.base=FOLDER.")
+    ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="Pairs to judge: JSONL, CSV or Parquet (default: those held out).")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many pairs, the first ones.")] = 100,
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this: trained, base, direct, reasoning or votes; may be repeated."),
+    ] = None,
+    votes: Annotated[int, typer.Option(min=2, help="Samples of the judge by majority.")] = 5,
+    thinking_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the judge that thinks.")] = 8192,
+    one_by_one: Annotated[
+        int, typer.Option(min=0, help="Also judge so many pairs one at a time: p50 and p95 of an answer's seconds.")
+    ] = 0,
+    state: Annotated[str, typer.Option(help="Which adapters of --run: final, warm-up or latest.")] = "final",
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Ask this OpenAI-compatible server; nothing is loaded here.")
+    ] = None,
+    rubric_model: Annotated[str, typer.Option(help="The server's name of the generator.")] = "rubric",
+    judge_model: Annotated[str, typer.Option(help="The server's name of the judge.")] = "judge",
+    base_model: Annotated[str | None, typer.Option(help="The server's name of the model without adapters.")] = None,
+    as_json: JsonOption = False,
+    output: OutputOption = None,
+) -> None:
+    """Accuracy, position bias, tokens and seconds of judges on the same pairs.
+
+    trained: rubric and judge of --run. base: the same prompts, no adapters. direct: no rubric. reasoning: no rubric,
+    long thought before the verdict. votes: the majority of several direct verdicts. The paper's seconds for other
+    judges are printed beside.
+    """
+    from rubric_arm_lite.bench.inference import InferenceSettings, check_judges, measure
+    from rubric_arm_lite.bench.inference_show import show, write
+    from rubric_arm_lite.data import load_pairs
+    from rubric_arm_lite.errors import ConfigError
+
+    names = check_judges(judge or [], trained=run is not None)
+    if server is not None and base_model is None and any(name != "trained" for name in names):
+        raise ConfigError("Judges without adapters are asked of the base. Give --base-model, or only --judge trained.")
+    given = None if pairs is None else load_pairs(pairs)
+    model = _model(run, recipe, overrides or [], state, server, (rubric_model, judge_model, base_model))
+    settings = InferenceSettings(limit, votes, thinking_tokens, one_by_one)
+    with err.status("bench") as status:
+        result = measure(model, given, names, settings, status.update)
+    if output is not None:
+        for path in write(result, output):
+            err.print(f"{path}", markup=False, highlight=False)
+    if as_json:
+        print_json(result)
+    else:
+        show(result, out)
+
+
+def _model(
+    run: Path | None,
+    recipe: str,
+    overrides: list[str],
+    state: str,
+    server: str | None,
+    names: tuple[str, str, str | None],
+) -> RubricRewardModel:
+    """The adapters of a run, or a recipe's model as it is, on this machine or behind a server."""
+    from rubric_arm_lite.errors import ConfigError
+    from rubric_arm_lite.recipe_file import load_recipe
+
+    if run is not None and overrides:
+        raise ConfigError("--set belongs to --recipe; a run has its own. Leave one of them out.")
+    if server is not None:
+        from rubric_arm_lite.backends.server_settings import ServerSettings
+        from rubric_arm_lite.reward_model import RubricRewardModel, recipe_of_run
+
+        if state != "final":
+            raise ConfigError(
+                f"--state {state} is for adapters on this machine. A server has what it was started with."
+            )
+        asked = load_recipe(recipe, overrides) if run is None else recipe_of_run(run)
+        return RubricRewardModel.from_server(ServerSettings(server, *names), asked)
+    quiet_libraries()
+    from rubric_arm_lite.backends.loader import load_model
+    from rubric_arm_lite.reward_model import RubricRewardModel
+
+    if run is not None:
+        return RubricRewardModel.from_run(run, state)
+    loaded = load_recipe(recipe, overrides)
+    return RubricRewardModel(load_model(loaded.model, loaded.seed), loaded)

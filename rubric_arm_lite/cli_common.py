@@ -14,6 +14,7 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from rubric_arm_lite.backends.server_settings import ServerSettings
+    from rubric_arm_lite.config import Recipe
     from rubric_arm_lite.reward_model import RubricRewardModel
 
 out = Console(soft_wrap=True)
@@ -82,11 +83,19 @@ def server_of(
 
 def load_run(run: Path, state: str, server: ServerSettings | None) -> RubricRewardModel:
     """The reward model of a run, on this machine or behind the server."""
+    from rubric_arm_lite.reward_model import RubricRewardModel, recipe_of_run
+
+    recipe = recipe_of_run(run)
     if server is not None:
-        from rubric_arm_lite.reward_model import RubricRewardModel, recipe_of_run
-
-        return RubricRewardModel.from_server(server, recipe_of_run(run))
+        return RubricRewardModel.from_server(server, recipe)
+    import_first(recipe)
     quiet_libraries()
-    from rubric_arm_lite.reward_model import RubricRewardModel
-
     return RubricRewardModel.from_run(run, state)
+
+
+def import_first(recipe: Recipe) -> None:
+    """What patches other libraries, before those are imported."""
+    if recipe.model.backend == "unsloth":
+        from rubric_arm_lite.backends.unsloth_setup import prepare
+
+        prepare()

@@ -64,11 +64,13 @@ def synthesize(
     settings = SynthesisSettings(
         attempts, temperature, rubric_max_tokens, judge_max_tokens, max_context=room, seed=seed
     )
-    part = _part_of(pairs, target, if_exists)
+    policy = _checked(if_exists)
+    part = _part_of(pairs, target, policy)
     asked = load_pairs(pairs)[:limit]
+    model_or_server = _teacher(model, server, server_key_env, concurrency, nf4, room)
     with explained_disk_errors(target.parent):
-        with Journal.open(part, {"answers of": model}, _checked(if_exists)) as journal:
-            teacher = JournaledSampler(_teacher(model, server, server_key_env, concurrency, nf4, room), journal)
+        with Journal.open(part, {"answers of": model}, policy) as journal:
+            teacher = JournaledSampler(model_or_server, journal)
             with err.status("asking the teacher") as status:
                 found = Synthesizer(teacher, settings).run(
                     asked, lambda done, kept: status.update(f"{done} of {len(asked)} pairs, {kept} kept")

@@ -61,20 +61,25 @@ def load_pairs(path: str | Path) -> list[PreferencePair]:
     Raises:
         DataError: for the first row that cannot be used, or if there is none.
     """
-    ids = _Ids()
-    pairs = []
-    for row in file_rows(path):
-        chosen, turns_c = row.response("chosen")
-        rejected, turns_r = row.response("rejected")
-        if row.columns.get("prompt") is None and turns_c is not None and turns_r is not None:
-            prompt = _shared_prompt(row, turns_c, turns_r)
-        else:
-            prompt = row.prompt()
-        if chosen == rejected:
-            raise row.error(f"chosen equals rejected ({show(chosen)}). Leave the row out.")
-        pair_id = ids.next(row, prompt)
-        pairs.append(PreferencePair(pair_id, prompt, chosen, rejected, row.label("source"), row.label("subset")))
-    return pairs
+    ids = RowIds()
+    return [pair_of_row(row, ids) for row in file_rows(path)]
+
+
+def pair_of_row(row: Row, ids: RowIds) -> PreferencePair:
+    """The pair of one row of :func:`load_pairs`' form.
+
+    Raises:
+        DataError: if the row cannot be used.
+    """
+    chosen, turns_c = row.response("chosen")
+    rejected, turns_r = row.response("rejected")
+    if not row.has("prompt") and turns_c is not None and turns_r is not None:
+        prompt = shared_prompt(row, turns_c, turns_r)
+    else:
+        prompt = row.prompt()
+    check_different(row, "chosen", chosen, "rejected", rejected)
+    pair_id = ids.next(row, prompt)
+    return PreferencePair(pair_id, prompt, chosen, rejected, row.label("source"), row.label("subset"))
 
 
 def load_trajectories(path: str | Path) -> list[WarmupRow]:
@@ -83,8 +88,17 @@ def load_trajectories(path: str | Path) -> list[WarmupRow]:
     Raises:
         DataError: for the first row that cannot be used, or if there is none.
     """
+    return [trajectory_of_row(row) for row in file_rows(path)]
+
+
+def trajectory_of_row(row: Row) -> WarmupRow:
+    """The trajectory of one row of :func:`load_trajectories`' form.
+
+    Raises:
+        DataError: if the row cannot be used.
+    """
     texts = ("rubric", "response_a", "response_b", "judgement")
-    return [WarmupRow(row.prompt(), *(row.text(name) for name in texts)) for row in file_rows(path)]
+    return WarmupRow(row.prompt(), *(row.text(name) for name in texts))
 
 
 def load_comparisons(path: str | Path) -> list[UnlabelledPair]:
@@ -93,7 +107,7 @@ def load_comparisons(path: str | Path) -> list[UnlabelledPair]:
     Raises:
         DataError: for the first row that cannot be used, or if there is none.
     """
-    ids = _Ids()
+    ids = RowIds()
     pairs = []
     for row in file_rows(path):
         prompt = row.prompt()
@@ -170,14 +184,15 @@ def filter_by_length(
 # --- columns --------------------------------------------------------------------------------------------------------
 
 
-class _Ids:
-    """Ids of one file: given ones are unique, missing ones come from the prompt."""
+class RowIds:
+    """Ids of one source: given ones are unique, missing ones come from the prompt."""
 
     def __init__(self) -> None:
         self._seen: dict[str, str] = {}
         self._rows_of_prompt: Counter[str] = Counter()
 
     def next(self, row: Row, prompt: Prompt) -> str:
+        """The id in column ``id``, or else one made from the prompt and the number of earlier rows with it."""
         given = row.columns.get("id")
         if isinstance(given, int) and not isinstance(given, bool):
             given = str(given)
@@ -198,11 +213,13 @@ class _Ids:
         return pair_id
 
 
-def _shared_prompt(row: Row, chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> Prompt:
+def shared_prompt(row: Row, chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> Prompt:
+    """The prompt of a pair that has none but the turns before its two responses."""
     if chosen != rejected:
-        raise row.error(
+        raise row.unusable(
             "without a `prompt`, the messages before the response must be the same in chosen and rejected. Add a "
-            "`prompt` column, or correct them."
+            "`prompt` column, or correct them.",
+            "responses to different conversations",
         )
     if not chosen:
         raise row.error(
@@ -210,3 +227,9 @@ def _shared_prompt(row: Row, chosen: tuple[Message, ...], rejected: tuple[Messag
             "to the response."
         )
     return row.conversation("chosen", chosen)
+
+
+def check_different(row: Row, name: str, response: str, other_name: str, other: str) -> None:
+    """Refuse a pair of equal responses: there is nothing to prefer."""
+    if response == other:
+        raise row.unusable(f"{name} equals {other_name} ({show(other)}). Leave the row out.", "identical responses")

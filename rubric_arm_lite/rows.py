@@ -27,6 +27,18 @@ _LONGEST_CELL = 2**31 - 1
 _COLUMNS_SHOWN = 40
 
 
+class UnusableRowError(DataError):
+    """A row of the right form that cannot serve: an empty text, equal responses, a tie.
+
+    In a user's own file it is an error like any other. In a published data set, which nobody can mend, it is left out
+    and counted by ``reason``.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One source row and its place: ``pairs.jsonl, line 3``, or ``owner/name, split train, row 3`` (rows from 1)."""
@@ -37,6 +49,10 @@ class Row:
     def error(self, problem: str) -> DataError:
         """An error at this row's place; ``problem`` says what is wrong and what to do."""
         return DataError(f"{self.where}: {problem}")
+
+    def unusable(self, problem: str, reason: str) -> UnusableRowError:
+        """An error at this row's place that says the row cannot serve; ``reason`` is a name to count it by."""
+        return UnusableRowError(f"{self.where}: {problem}", reason)
 
     def has(self, name: str) -> bool:
         """Whether the column is there and not null."""
@@ -143,8 +159,9 @@ class Row:
         """These messages of column ``name`` as a prompt."""
         last = messages[-1]
         if last.role != "user":
-            raise self.error(
-                f"the conversation in `{name}` ends with a message by {last.role!r}. End it with the user's turn."
+            raise self.unusable(
+                f"the conversation in `{name}` ends with a message by {last.role!r}. End it with the user's turn.",
+                "conversation without a last request",
             )
         content = self._filled(f"the last user message of `{name}`", last.content)
         return content if len(messages) == 1 else messages
@@ -176,7 +193,7 @@ class Row:
 
     def _filled(self, what: str, text: str) -> str:
         if not text.strip():
-            raise self.error(f"{what} is empty. Fill it, or leave the row out.")
+            raise self.unusable(f"{what} is empty. Fill it, or leave the row out.", "empty text")
         return self.checked(what, text)
 
     def _found(self) -> str:

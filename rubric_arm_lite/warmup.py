@@ -137,7 +137,7 @@ def warm_up_role(
         use_cpu=not cuda,
         bf16=cuda and model.model.dtype == torch.bfloat16,
         fp16=cuda and model.model.dtype == torch.float16,
-        optim="adamw_torch",
+        optim=settings.optim,
         dataloader_pin_memory=cuda,
     )
     before = model.fingerprint(role)

@@ -18,7 +18,18 @@ PACKAGE = "rubric_arm_lite"
 ROOT = Path(__file__).parents[1] / PACKAGE
 FLOORS: dict[int, tuple[str, ...]] = {
     0: ("__init__", "errors", "types"),
-    1: ("config", "recipe_file", "prompts", "parsing", "rewards", "advantages", "schedule", "seeds", "leaks"),
+    1: (
+        "config",
+        "recipe_file",
+        "prompts",
+        "parsing",
+        "teacher_texts",
+        "rewards",
+        "advantages",
+        "schedule",
+        "seeds",
+        "leaks",
+    ),
     2: ("data", "journal", "rows", "rubric_cache", "run_dir", "sources.*", "testbed.*"),
     3: ("batching", "losses", "memory", "parallel", "prefix_tree", "tree_attention"),
     4: ("backends.*",),

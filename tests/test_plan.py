@@ -94,7 +94,7 @@ def test_an_update_is_within_a_tenth_of_what_a_gpu_measured() -> None:
     """Two groups at once on a card without a bound, before the first moments."""
     measured = json.loads(MEASURED.read_text("utf-8"))["update-8b"]["stages"]
     planner = module._Planner(checked(2048, 512), QWEN3["8B"], None, True)
-    fixed = sum(planner._fixed(4, 0, True).values()) - CONTEXT
+    fixed = sum(planner._fixed(4, (), True).values()) - CONTEXT
     for layout, tokens in (("packed 0", 2 * (2048 + 8 * 511)), ("separate 0", 16 * 2560)):
         found = (fixed + planner._activations(tokens, 8192)) / GIB
         assert found == pytest.approx(measured[layout]["allocated_gib"], rel=0.1)
@@ -271,3 +271,16 @@ def test_the_best_recipe_is_the_largest_base_that_fits() -> None:
     assert best(rows) == "long"
     assert best(rows[:1]) == "testbed"
     assert best([]) is None
+
+
+def test_prompts_that_are_not_shared_are_cached_once_for_each_completion() -> None:
+    recipe = checked(2048, 512)
+    changed = {
+        name: recipe.model_copy(update={"model": recipe.model.model_copy(update=fields)})
+        for name, fields in {"shared": {}, "alone": {"shared_prefix": False}, "unsloth": {"backend": "unsloth"}}.items()
+    }
+    parts = {n: stage(make_plan(r, QWEN3["8B"], None), "judge rollout").parts for n, r in changed.items()}
+    token = QWEN3["8B"].cache_bytes(2.0)
+    assert parts["shared"]["cache"] == (2048 + 8 * 512) * token
+    assert parts["alone"]["cache"] == parts["unsloth"]["cache"] == 8 * 2560 * token
+    assert parts["unsloth"]["rounded adapters"] == 0 < parts["alone"]["rounded adapters"]

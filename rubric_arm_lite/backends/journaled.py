@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from rubric_arm_lite.backends.base import ChatSampler, Sampling, Usage
-from rubric_arm_lite.backends.server import ServerSampler
+from rubric_arm_lite.backends.usage import answered
 from rubric_arm_lite.journal import Journal
 from rubric_arm_lite.types import Example, RolloutGroup, Sample
 
@@ -44,7 +44,7 @@ class JournaledSampler:
         keys = [_key(adapter, example, sampling) for example in examples]
         missing = {key: e for key, e in zip(keys, examples, strict=True) if key not in self._journal.rows}
         places = list(missing)
-        for place, group, usage in self._answers(adapter, list(missing.values()), sampling):
+        for place, group, usage in answered(self._sampler, adapter, list(missing.values()), sampling, self._piece):
             sample = group.samples[0]
             row = {
                 "text": sample.text,
@@ -68,17 +68,6 @@ class JournaledSampler:
     def control_tokens(self) -> list[str]:
         """The sampler's."""
         return self._sampler.control_tokens()
-
-    def _answers(
-        self, adapter: str | None, examples: Sequence[Example], sampling: Sampling
-    ) -> Iterator[tuple[int, RolloutGroup, Usage]]:
-        if isinstance(self._sampler, ServerSampler):
-            yield from self._sampler.answered(adapter, examples, sampling)
-            return
-        for start in range(0, len(examples), self._piece):
-            groups = self._sampler.sample(adapter, examples[start : start + self._piece], sampling)
-            for place, group in enumerate(groups, start):
-                yield place, group, Usage(len(group.prompt_ids), len(group.samples[0].token_ids))
 
     def _group(self, key: str, example: Example) -> RolloutGroup:
         row = self._journal.rows[key]

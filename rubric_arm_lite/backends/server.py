@@ -11,8 +11,9 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +93,22 @@ class ServerSampler:
         model = self._model(adapter)
         stopped = threading.Event()
         pool = ThreadPoolExecutor(self.settings.concurrency, "rubric-arm-server")
-        places = {pool.submit(self._group, model, e, sampling, stopped): i for i, e in enumerate(examples)}
-        waiting = set(places)
+        left = iter(enumerate(examples))
+        places: dict[Future[tuple[RolloutGroup, Usage]], int] = {}
         try:
-            while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            # No request goes out before there is one less on its way or waiting to be taken: whoever stores what is
+            # yielded can lose no more than `concurrency` answers.
+            while True:
+                for place, example in islice(left, self.settings.concurrency - len(places)):
+                    places[pool.submit(self._group, model, example, sampling, stopped)] = place
+                if not places:
+                    return
+                done, _ = wait(places, return_when=FIRST_COMPLETED)
                 for future in sorted(done, key=lambda f: (f.exception() is not None, places[f])):
                     group, usage = future.result()  # raises what it raised, while others may still run
                     self.tokens_written += usage.completion_tokens
                     yield places[future], group, usage
+                    del places[future]
         except BaseException:
             stopped.set()
             for future in places:

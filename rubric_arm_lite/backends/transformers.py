@@ -93,7 +93,7 @@ class TwoAdapterModel:
                 if train:
                     for _, parameter in self.parameters(adapter):
                         parameter.requires_grad_(True)
-                    self.model.train()
+                    self._begin_training()
                 if not train:
                     self._shorten(adapter)
                 with self._precision():
@@ -154,6 +154,9 @@ class TwoAdapterModel:
         for layer in self._lora_layers:
             layer._active_adapter = [adapter]
         self.model.active_adapter = self.model.base_model.active_adapter = adapter
+
+    def _begin_training(self) -> None:
+        self.model.train()
 
     def _rest(self) -> None:
         self.model.eval()
@@ -340,14 +343,12 @@ class TwoAdapterModel:
         cut = Sample("", (), (), "length")
         samples = [(cut,) * sampling.num_generations for _ in examples]
         with self.using(adapter) as model:
-            pad = int(self.tokenizer.pad_token_id)
             texts, seeds = [prompts[i] for i in fitting], [examples[i].seed for i in fitting]
-            head = self._head if self.layout == "packed" else None
             groups: list[list[Completion]] = []
             while fitting and not groups:
                 rows = min(self.max_rows, self._rows_that_fit(max(map(len, texts)), sampling))
                 try:
-                    groups = generate(model, texts, seeds, sampling, self.end_ids, pad, rows, head)
+                    groups = self._write(model, texts, seeds, sampling, rows)
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
                         raise
@@ -361,6 +362,18 @@ class TwoAdapterModel:
             for example, ids, group in zip(examples, prompts, samples, strict=True)
         ]
 
+    def _write(
+        self, model: Any, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling, rows: int
+    ) -> list[list[Completion]]:
+        """``num_generations`` completions of each prompt's ids, at most ``rows`` at once."""
+        pad = int(self.tokenizer.pad_token_id)
+        head = self._head if self.layout == "packed" else None
+        return generate(model, prompts, seeds, sampling, self.end_ids, pad, rows, head)
+
+    def _share_of_prompt(self, sampling: Sampling) -> float:
+        """The part of a prompt's cache that one completion holds."""
+        return 1 / sampling.num_generations if self.layout == "packed" else 1.0
+
     def _rows_that_fit(self, prompt: int, sampling: Sampling) -> int:
         """Rows whose caches a GPU holds, each with its share of a prompt of so many tokens; one prompt's at least."""
         if self.device.type != "cuda":
@@ -371,7 +384,7 @@ class TwoAdapterModel:
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         cache = 2 * config.num_hidden_layers * heads * head * size
-        share = prompt / sampling.num_generations
+        share = prompt * self._share_of_prompt(sampling)
         # A prompt passes through one layer at a time, whose widest tensors are those of its MLP; probabilities are
         # held a few times over.
         row = sampling.max_tokens * cache + share * (cache + 6 * config.intermediate_size * size)
@@ -511,20 +524,27 @@ def _shape(shape: torch.Size | None) -> str:
 
 def new_adapters(model: Any, settings: ModelSettings, seed: int) -> Any:
     """Put freshly initialised adapters ``rubric`` and ``judge`` on a base; the draw depends on ``seed`` alone."""
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
-    lora = settings.lora
-    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    config = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets,
-        task_type="CAUSAL_LM",
-    )
+    config = lora_config(settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "lora", "rubric"))
         peft_model: Any = get_peft_model(model, config, adapter_name="rubric")
         torch.manual_seed(derive_seed(seed, "lora", "judge"))
         peft_model.add_adapter("judge", config)
     return peft_model
+
+
+def lora_config(settings: ModelSettings) -> Any:
+    """PEFT's configuration of either adapter."""
+    from peft import LoraConfig
+
+    lora = settings.lora
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
