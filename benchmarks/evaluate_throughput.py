@@ -16,21 +16,22 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rubric_arm_lite.backends.base import ChatSampler, Sampling
 from rubric_arm_lite.benchmarks.catalogue import pair_file
 from rubric_arm_lite.benchmarks.engine import answer_of
 from rubric_arm_lite.benchmarks.items import Item
 from rubric_arm_lite.benchmarks.loading import load_pair_file
 from rubric_arm_lite.benchmarks.suite import Chosen, evaluate_benchmarks
 from rubric_arm_lite.reward_model import RubricRewardModel
-from rubric_arm_lite.rubric_cache import RubricCache
 from rubric_arm_lite.run_dir import read_jsonl
 from rubric_arm_lite.testbed.world import World
+from rubric_arm_lite.types import Example, RolloutGroup
 
 VOTES = 5
 PAIRS_PER_PROMPT = 8
@@ -63,40 +64,53 @@ def write_pairs(model: RubricRewardModel, path: Path, count: int) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def fresh(model: RubricRewardModel) -> RubricRewardModel:
+class Counting:
+    """The run's sampler, and how many rubrics it wrote."""
+
+    def __init__(self, sampler: ChatSampler) -> None:
+        self._sampler = sampler
+        self.rubrics = 0
+
+    def sample(self, adapter: str | None, examples: Sequence[Example], sampling: Sampling) -> list[RolloutGroup]:
+        self.rubrics += len(examples) if adapter == "rubric" else 0
+        return self._sampler.sample(adapter, examples, sampling)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sampler, name)
+
+
+def fresh(model: RubricRewardModel) -> tuple[RubricRewardModel, Counting]:
     """The same adapters with an empty cache."""
-    return RubricRewardModel(model.model, model.recipe)
+    counting = Counting(model.model)
+    return RubricRewardModel(counting, model.recipe), counting
 
 
 def by_engine(model: RubricRewardModel, items: Sequence[Item], path: Path) -> Timed:
     """All items through the engine, journal and scores included."""
+    asked, counting = fresh(model)
     chosen = load_pair_file(path)
     wanted = {item.item_id for item in items}
-    part = type(chosen)(tuple(i for i in chosen.items if i.item_id in wanted), len(items), len(items), 0, chosen.digest)
+    part = replace(chosen, items=tuple(i for i in chosen.items if i.item_id in wanted))
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        (result,) = evaluate_benchmarks(
-            fresh(model), [Chosen(pair_file("pairs"), str(path), part)], Path(folder), VOTES
-        )
+        (result,) = evaluate_benchmarks(asked, [Chosen(pair_file("pairs"), str(path), part)], Path(folder), VOTES)
         seconds = time.perf_counter() - started
         rows = {row["key"]: row for row in read_jsonl(Path(folder) / "pairs.jsonl") if "key" in row}
     said = [answer_of(item, rows[item.item_id]) for item in items]
     winners = [tuple(None if o is None else int(not o) for o in (*a.original[0], *a.flipped[0])) for a in said]
-    rates = result.rates
-    return Timed(seconds, len(items), int(rates["rubrics_written"]), int(rates["rubrics_reused"]), winners)
+    return Timed(seconds, len(items), counting.rubrics, int(result.rates["rubrics_reused"]), winners)
 
 
 def one_by_one(model: RubricRewardModel, items: Sequence[Item]) -> Timed:
     """The same items, one call of ``compare`` each; the model's cache keeps the rubrics."""
-    asked = fresh(model)
+    asked, counting = fresh(model)
     winners: Winners = []
     started = time.perf_counter()
     for item in items:
         verdict = asked.compare(item.prompt, item.responses[0], item.responses[1], votes=VOTES)
         winners.append(tuple(None if side is None else "AB".index(side) for side in verdict.named))
     seconds = time.perf_counter() - started
-    cache: RubricCache = asked.cache
-    return Timed(seconds, len(items), cache.misses, cache.hits, winners)
+    return Timed(seconds, len(items), counting.rubrics, asked.cache.hits, winners)
 
 
 def measure(model: RubricRewardModel, pairs: int, slow_pairs: int, rounds: int, say: Callable[[str], None]) -> Any:
@@ -119,7 +133,7 @@ def measure(model: RubricRewardModel, pairs: int, slow_pairs: int, rounds: int, 
                 "engine": fast.per_pair,
                 "same_verdicts": same,
                 "cache_hits": slow.rubrics_reused,
-                "cache_misses": slow.rubrics_written,
+                "rubrics_written": slow.rubrics_written,
                 "engine_rubrics": fast.rubrics_written,
             })  # fmt: skip
             say(f"round {number + 1}: {slow.per_pair:.4f} s a pair one by one, {fast.per_pair:.4f} by the engine")
@@ -154,7 +168,7 @@ def table(found: dict[str, Any], command: str) -> str:
     ]
     for i, row in enumerate(rounds, start=1):
         lines.append(
-            f"| pair by pair, round {i} | {row['pair_by_pair']:.4f} | {row['cache_misses']:,} "
+            f"| pair by pair, round {i} | {row['pair_by_pair']:.4f} | {row['rubrics_written']:,} "
             f"| {row['cache_hits']:,} pairs (cache hits) |"
         )
         lines.append(f"| engine, same pairs, round {i} | {row['engine']:.4f} | {row['engine_rubrics']:,} | |")

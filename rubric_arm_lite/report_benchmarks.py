@@ -72,7 +72,7 @@ def _facts(result: Result) -> list[str]:
         f"Both orders name the same response in {_percent(rates['consistency'])} % of {rates['duels']:,.0f} pairs; "
         f"{_percent(rates['unparsed'])} % of the judgements name none, "
         f"{_percent(rates['without_rubric'])} % of the items have no usable rubric. "
-        f"{rates['rubrics_written']:,.0f} rubrics, used again {rates['rubrics_reused']:,.0f} times; "
+        f"{rates['rubrics']:,.0f} rubrics, used again {rates['rubrics_reused']:,.0f} times; "
         f"{timing['tokens_per_pair']:,.1f} tokens and {timing['seconds_per_pair']:.3g} s a pair.",
     ]
     notes = [f"{number.name} {number.note}" for number in result.numbers if number.note]

@@ -87,7 +87,7 @@ def test_one_rubric_per_prompt_and_every_pair_in_both_orders(tmp_path: Path) -> 
     assert len(asked(judge, "rubric")) == 50
     questions = asked(judge, "judge")
     assert len(questions) == len(set(questions)) == 400
-    assert (result.rates["rubrics_written"], result.rates["rubrics_reused"]) == (50, 350)
+    assert (result.rates["rubrics"], result.rates["rubrics_reused"]) == (50, 350)
     assert result.rates["duels"] == 200 and result.votes == 5 and result.temperature == 1.0
     rows = (tmp_path / "out/f.jsonl").read_text("utf-8").splitlines()
     assert len(rows) == 201, "the job, then one line per pair"
@@ -158,6 +158,28 @@ def test_pairs_by_hand(tmp_path: Path) -> None:
     # both orders name one response in pairs 0 (right) and 3 (wrong); 1 of 8 judgements names none
     assert (result.rates["consistency"], result.rates["unparsed"], result.rates["undecided"]) == (0.5, 0.125, 0.125)
     assert result.whole and result.unparsed == "0.5"
+
+
+def test_a_subset_cannot_pass_for_the_headline(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"r{i}", "chosen": "good 0", "rejected": "poor 0" if i else "poor 3", "subset": subset}
+        for i, subset in enumerate(("accuracy", "accuracy", "other"))
+    ]
+
+    def judge(a: str, b: str, rubric: Rubric, index: int) -> str:
+        """Wrong about the first row only."""
+        return judgement(rubric, "A" if a.startswith("good") == ("poor 3" not in (a, b)) else "B")
+
+    path = made.as_jsonl(tmp_path / "f.jsonl", rows)
+    (result,) = evaluate_benchmarks(reward_model(judge), of_file(path), tmp_path / "o", 1)
+    # the first of three rows is lost, and it is one of the two that are called accuracy
+    assert [(n.name, n.value) for n in result.numbers] == [
+        ("accuracy", pytest.approx(2 / 3)),
+        ("accuracy", 0.5),
+        ("other", 1.0),
+    ]
+    headline = result.number("accuracy")
+    assert headline is not None and headline.count == 3
 
 
 def test_voting_by_hand(tmp_path: Path) -> None:
@@ -387,6 +409,27 @@ def test_damaged_results_are_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"results.json is damaged"):
         read_results(tmp_path)
+
+
+def test_results_with_a_text_for_a_number_are_damaged(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    evaluate_benchmarks(reward_model(), of_file(pairs(tmp_path / "f.jsonl", 2)), out, 1)
+    file = out / "results.json"
+    whole = file.read_text("utf-8")
+    assert read_results(out)[1]
+    for old, new in (('"value": ', '"value": "x", "unknown": '), ('"consistency": ', '"consistency": null, "c": ')):
+        file.write_text(whole.replace(old, new))
+        with pytest.raises(CheckpointError, match="damaged"):
+            read_results(out)
+
+
+def test_a_file_of_pairs_in_the_folder_of_results_is_not_written_over(tmp_path: Path) -> None:
+    path = pairs(tmp_path / "f.jsonl", 2)
+    before = path.read_bytes()
+    for if_exists, message in (("raise", "exists"), ("resume", "no row of a journal"), ("overwrite", "is no journal")):
+        with pytest.raises(CheckpointError, match=message):
+            evaluate_benchmarks(reward_model(), of_file(path), tmp_path, 1, if_exists)  # type: ignore[arg-type]
+    assert path.read_bytes() == before
 
 
 def test_names_that_cannot_be_chosen(tmp_path: Path) -> None:

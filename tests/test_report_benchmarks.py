@@ -23,7 +23,7 @@ RATES = {
     "consistency": 0.75,
     "unparsed": 0.125,
     "undecided": 0.0,
-    "rubrics_written": 5.0,
+    "rubrics": 5.0,
     "rubrics_reused": 15.0,
 }
 

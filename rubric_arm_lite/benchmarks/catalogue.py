@@ -16,8 +16,6 @@ from rubric_arm_lite.rows import Row
 
 BestOf = Literal["strict", "round-robin"]
 Scored = Sequence[tuple[Item, Values]]
-Missing = EvaluationSettings
-"""The settings, of which a rule reads what a missing verdict counts for."""
 
 STRICT = "chosen beats every rejected"
 ROUND_ROBIN = "round robin"
@@ -41,7 +39,7 @@ class Benchmark:
         source: Hub id; None if a local copy must be named.
         rows: rows of the whole benchmark; None if that is not known, or it is the user's own file.
         rule: how an item is scored, in words, printed beside the numbers.
-        score: values of one item from the outcomes of one order, in [0, 1].
+        score: values of one item from the outcomes of one order; the settings say what a missing verdict counts for.
         measures: what is averaged; the first is the benchmark's headline.
         both: values of one item from both orders; None for the mean of the two.
         missing: what a verdict that names neither response is to the rule.
@@ -55,14 +53,14 @@ class Benchmark:
     parts: tuple[Part, ...]
     rows: int | None
     rule: str
-    score: Callable[[Item, Sequence[Outcome], Missing], Values]
+    score: Callable[[Item, Sequence[Outcome], EvaluationSettings], Values]
     measures: Callable[[Scored], list[Measure]]
     both: Callable[[Reading], Values] | None = None
     missing: Literal["pair", "best of n", "both", "no vote"] = "pair"
     skips: str = ""
     lacks: str = ""
 
-    def unparsed(self, settings: Missing) -> str:
+    def unparsed(self, settings: EvaluationSettings) -> str:
         """What a verdict that names neither response counts for, for the reader."""
         pair, best_of = f"{settings.unparsed_value:g}", f"{settings.unparsed_best_of:g}"
         match self.missing:
@@ -79,29 +77,29 @@ class Benchmark:
 # --- values of one item ---------------------------------------------------------------------------------------------
 
 
-def _pair(item: Item, outcomes: Sequence[Outcome], settings: Missing) -> Values:
+def _pair(item: Item, outcomes: Sequence[Outcome], settings: EvaluationSettings) -> Values:
     return {"": scoring.share_won(outcomes, settings.unparsed_value)}
 
 
-def _counted(item: Item, outcomes: Sequence[Outcome], settings: Missing) -> Values:
+def _counted(item: Item, outcomes: Sequence[Outcome], settings: EvaluationSettings) -> Values:
     return {"": scoring.share_won(outcomes, 0.0)}
 
 
-def _strict(item: Item, outcomes: Sequence[Outcome], settings: Missing) -> Values:
+def _strict(item: Item, outcomes: Sequence[Outcome], settings: EvaluationSettings) -> Values:
     of_best = [outcome for (first, _), outcome in zip(item.duels, outcomes, strict=True) if first == 0]
     return {"": scoring.beats_all(of_best, settings.unparsed_best_of)}
 
 
-def _tournament(item: Item, outcomes: Sequence[Outcome], settings: Missing) -> Values:
+def _tournament(item: Item, outcomes: Sequence[Outcome], settings: EvaluationSettings) -> Values:
     won = scoring.round_robin(len(item.responses), item.duels, outcomes, settings.unparsed_value)
     return {"": won, STRICT: _strict(item, outcomes, settings)[""]}
 
 
-def _styles(item: Item, outcomes: Sequence[Outcome], settings: Missing) -> Values:
+def _styles(item: Item, outcomes: Sequence[Outcome], settings: EvaluationSettings) -> Values:
     return scoring.style_values(outcomes, settings.unparsed_value)
 
 
-def _pair_or_best(item: Item, outcomes: Sequence[Outcome], settings: Missing) -> Values:
+def _pair_or_best(item: Item, outcomes: Sequence[Outcome], settings: EvaluationSettings) -> Values:
     best = item.item_id.startswith("best-of-n/")
     return (_strict if best else _pair)(item, outcomes, settings)
 

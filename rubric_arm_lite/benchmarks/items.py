@@ -22,7 +22,7 @@ ORDERS: tuple[Order, ...] = ("original", "flipped", "mixed")
 Outcome = bool | None
 """Whether a verdict named the first response of a duel; None is a verdict that named neither."""
 Values = dict[str, float]
-"""Values of one item by name, each in [0, 1]."""
+"""Values of one item, each in [0, 1], by what they measure; an empty name is the benchmark's own rule."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 from rubric_arm_lite.benchmarks.catalogue import Benchmark
@@ -19,6 +19,21 @@ from rubric_arm_lite.benchmarks.loading import Loaded
 from rubric_arm_lite.config import EvaluationSettings
 
 Judged = Sequence[tuple[Item, Answer]]
+RATES = (
+    "items",
+    "duels",
+    "rows_skipped",
+    "too_long",
+    "without_rubric",
+    "consistency",
+    "unparsed",
+    "undecided",
+    "rubrics",
+    "rubrics_reused",
+)
+"""Shares over all duels and judgements, and counts. Undecided: of a duel's two orders, those without a majority;
+rubrics: prompts that have one; reused: judge prompts beyond the first that show the same rubric."""
+TIMES = ("seconds", "seconds_per_pair", "tokens_per_pair")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +73,7 @@ class Result:
         temperature: of the judge.
         numbers: the headline first.
         whole: whether these are the benchmark's own numbers; ``gaps`` says what is missing otherwise.
-        rates: shares over all duels and judgements, and counts, by name.
+        rates: by the names of :data:`RATES`.
         timing: seconds and tokens; the one part that differs between a killed and an unbroken evaluation.
         skips: what the rows without an item are.
         lacks: what cannot be computed from a pairwise judge.
@@ -95,7 +110,19 @@ class Result:
     def from_json(cls, value: Mapping[str, Any]) -> Result:
         """The result that :meth:`as_json` gave; raises KeyError or TypeError for anything else."""
         numbers = tuple(Number(**number) for number in value["numbers"])
-        return cls(**{**value, "numbers": numbers, "gaps": tuple(value["gaps"])})
+        found = cls(**{**value, "numbers": numbers, "gaps": tuple(value["gaps"])})
+        for wanted, others in ((str, found._texts()), ((int, float), found._figures())):
+            if not all(isinstance(other, wanted) for other in others):
+                raise TypeError(f"a text or a number is not one in {found.name!r}")
+        return found
+
+    def _texts(self) -> list[object]:
+        told = [self.name, self.title, self.source, self.rule, self.unparsed, self.skips, self.lacks]
+        return [*told, *self.gaps, *(text for n in self.numbers for text in (n.name, n.note))]
+
+    def _figures(self) -> list[object]:
+        known = [self.votes, self.temperature, *(self.rates[name] for name in RATES), *(self.timing[t] for t in TIMES)]
+        return [*known, *(value for n in self.numbers for value in astuple(n)[1:9])]
 
 
 def judge_temperature(settings: EvaluationSettings, votes: int) -> float:
@@ -143,8 +170,8 @@ def numbers_of(
 ) -> tuple[Number, ...]:
     """Every measure of the benchmark: value, interval, the three orders and the single judgement."""
 
-    def measured(score: Callable[[Item, Answer], Values]) -> dict[str, Measure]:
-        return {m.name: m for m in benchmark.measures([(item, score(item, answer)) for item, answer in judged])}
+    def measured(score: Callable[[Item, Answer], Values]) -> list[Measure]:
+        return benchmark.measures([(item, score(item, answer)) for item, answer in judged])
 
     def in_order(order: Order) -> Callable[[Item, Answer], Values]:
         def score(item: Item, answer: Answer) -> Values:
@@ -155,25 +182,17 @@ def numbers_of(
     def single(item: Item, answer: Answer) -> Values:
         return _mean_values([both_orders(benchmark, item, answer.vote(vote), settings) for vote in range(votes)])
 
-    both = measured(lambda item, answer: both_orders(benchmark, item, answer.vote(None), settings))
-    orders = {order: measured(in_order(order)) for order in ORDERS}
-    alone = measured(single)
     found = []
-    for name, measure in both.items():
-        low, high = measure.interval(settings.bootstrap, seed)
-        by_order = {order: orders[order][name].value for order in ORDERS}
-        found.append(
-            Number(
-                name,
-                measure.value,
-                low,
-                high,
-                **by_order,
-                single=alone[name].value,
-                count=measure.count,
-                note=measure.note,
-            )
-        )
+    # The measures depend on the items alone, so they come in the same order; names, which data may give, could repeat.
+    for both, original, flipped, mixed, alone in zip(
+        measured(lambda item, answer: both_orders(benchmark, item, answer.vote(None), settings)),
+        *(measured(in_order(order)) for order in ORDERS),
+        measured(single),
+        strict=True,
+    ):
+        low, high = both.interval(settings.bootstrap, seed)
+        by_order = (original.value, flipped.value, mixed.value)
+        found.append(Number(both.name, both.value, low, high, *by_order, alone.value, both.count, both.note))
     return tuple(found)
 
 
@@ -210,21 +229,21 @@ def _rates(loaded: Loaded, rows: Mapping[str, Mapping[str, Any]], judged: Judged
         for duel in (*answer.original, *answer.flipped)
         for vote in (duel or (None,) * votes)
     ]
-    judged_rows = [rows[item.item_id] for item in loaded.items if rows[item.item_id]["status"] == JUDGED]
-    prompts = {row["prompt"] for row in judged_rows}
-    uses = sum(2 * len(row["duels"]) for row in judged_rows)
-    return {
-        "items": float(len(judged)),
-        "duels": float(duels),
-        "rows_skipped": float(loaded.skipped),
-        "too_long": float(statuses.count(TOO_LONG)),
-        "without_rubric": statuses.count(NO_RUBRIC) / len(judged) if judged else 0.0,
-        "consistency": _share([a is not None and a == b for a, b in both]),
-        "unparsed": _share([vote is None for vote in said]),
-        "undecided": _share([outcome is None for pair in both for outcome in pair]),
-        "rubrics_written": float(len(prompts)),
-        "rubrics_reused": float(uses - len(prompts)),
-    }
+    with_rubric = [rows[item.item_id] for item in loaded.items if rows[item.item_id]["status"] == JUDGED]
+    prompts = {row["prompt"] for row in with_rubric}
+    found = (
+        len(judged),
+        duels,
+        loaded.skipped,
+        statuses.count(TOO_LONG),
+        statuses.count(NO_RUBRIC) / len(judged) if judged else 0.0,
+        _share([a is not None and a == b for a, b in both]),
+        _share([vote is None for vote in said]),
+        _share([outcome is None for pair in both for outcome in pair]),
+        len(prompts),
+        sum(2 * len(row["duels"]) for row in with_rubric) - len(prompts),
+    )
+    return dict(zip(RATES, map(float, found), strict=True))
 
 
 def _timing(loaded: Loaded, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
@@ -232,7 +251,7 @@ def _timing(loaded: Loaded, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, 
     duels = sum(len(item.duels) for item in loaded.items)
     seconds = math.fsum(rows[item.item_id]["seconds"] for item in loaded.items)
     tokens = math.fsum(rows[item.item_id]["tokens"] for item in loaded.items)
-    return {"seconds": seconds, "seconds_per_pair": seconds / duels, "tokens_per_pair": tokens / duels}
+    return dict(zip(TIMES, (seconds, seconds / duels, tokens / duels), strict=True))
 
 
 def _share(values: Sequence[bool]) -> float:
