@@ -69,7 +69,7 @@ def test_a_file_that_is_no_journal_is_left_alone(tmp_path: Path, content: str) -
 def test_starting_anew_does_not_empty_a_file_that_is_no_journal(tmp_path: Path, content: str) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text(content)
-    with pytest.raises(CheckpointError, match="pairs.jsonl is no journal"):
+    with pytest.raises(CheckpointError, match=r"pairs.jsonl is no journal"):
         Journal.open(path, JOB, "overwrite")
     assert path.read_text() == content
 
