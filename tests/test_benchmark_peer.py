@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rubric_arm_lite.benchmarks.catalogue import BENCHMARKS, SECTIONS
+from rubric_arm_lite.benchmarks.averaging import SECTIONS
+from rubric_arm_lite.benchmarks.catalogue import BENCHMARKS
 from rubric_arm_lite.benchmarks.items import Answer, Item, Outcome
 from rubric_arm_lite.benchmarks.results import numbers_of
 from rubric_arm_lite.benchmarks.scoring import Rated, best_of_scores, ties_score

@@ -222,7 +222,7 @@ def test_sections_of_rewardbench_by_hand(tmp_path: Path) -> None:
 
 
 def test_all_sections_are_averaged_plainly(tmp_path: Path) -> None:
-    from rubric_arm_lite.benchmarks.catalogue import SECTIONS
+    from rubric_arm_lite.benchmarks.averaging import SECTIONS
 
     names = [subset for weights in SECTIONS.values() for subset in weights]
     path = made.as_jsonl(tmp_path / "rb.jsonl", made.rewardbench(names))
