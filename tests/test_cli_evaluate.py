@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
 from rubric_arm_lite.cli import app
 from rubric_arm_lite.errors import RubricArmError
 from rubric_arm_lite.recipe_file import dump_recipe, load_recipe
 from tests import benchmark_rows as made
-from tests.test_cli import call, refused
 
 
 @pytest.fixture(scope="module")
@@ -22,35 +22,41 @@ def run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copytree(finished_run, tmp_path_factory.mktemp("benchmarks") / "run"))
 
 
-@pytest.mark.slow
-def test_benchmarks_of_a_run(run: Path, tmp_path: Path) -> None:
-    pairs = tmp_path / "followbench.jsonl"
-    assert call("testbed", "pairs", pairs, "--prompts", "6").returncode == 0
-    rows = [json.loads(line) for line in pairs.read_text("utf-8").splitlines()]
-    bench = made.as_jsonl(tmp_path / "rb.jsonl", [{**row, "subset": "alpacaeval-easy"} for row in rows])
-    command = ("evaluate", run, "--benchmarks", f"rewardbench,{pairs}", "--benchmark-dir", f"rewardbench={bench}")
-    options = ("--votes", "3", "--limit", "10")
-    done = call(*command, *options)
-    assert done.returncode == 0, done.stderr
-    assert "| ours, voting@3" in done.stdout and "a sample of 10 of 24 items" in " ".join(done.stdout.split())
-    folder = run / "benchmarks"
-    assert {path.name for path in folder.iterdir()} == {
-        "followbench.jsonl", "rewardbench.jsonl", "results.json", "results.md",
-    }  # fmt: skip
-    assert (folder / "results.md").read_text("utf-8") == done.stdout
-    assert 'id="benchmarks"' in (run / "report.html").read_text("utf-8")
-    assert "exists. Use --resume" in refused(*command, *options)
-    again = call(*command, *options, "--resume", "--json")
-    values = json.loads(again.stdout)
-    assert [value["name"] for value in values] == ["rewardbench", "followbench"]
-    assert values == list(json.loads((folder / "results.json").read_text("utf-8"))["benchmarks"].values())
+def done(*arguments: str | Path) -> Result:
+    """A call that succeeds, in this process: it is the evaluation that is tested here, not the start."""
+    found = CliRunner().invoke(app, [*map(str, arguments)])
+    assert found.exit_code == 0, (found.output, found.exception)
+    return found
 
 
 def error_of(*arguments: str | Path) -> str:
     """The error that `evaluate` raises, in this process."""
-    done = CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
-    assert isinstance(done.exception, RubricArmError), done.output
-    return str(done.exception)
+    found = CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
+    assert isinstance(found.exception, RubricArmError), found.output
+    return str(found.exception)
+
+
+@pytest.mark.slow
+def test_benchmarks_of_a_run(run: Path, tmp_path: Path) -> None:
+    pairs = tmp_path / "followbench.jsonl"
+    done("testbed", "pairs", pairs, "--prompts", "6")
+    rows = [json.loads(line) for line in pairs.read_text("utf-8").splitlines()]
+    bench = made.as_jsonl(tmp_path / "rb.jsonl", [{**row, "subset": "alpacaeval-easy"} for row in rows])
+    command = ("evaluate", run, "--benchmarks", f"rewardbench,{pairs}", "--benchmark-dir", f"rewardbench={bench}")
+    options = ("--votes", "3", "--limit", "10")
+    shown = done(*command, *options)
+    assert "| ours, voting@3" in shown.stdout and "a sample of 10 of 24 items" in " ".join(shown.stdout.split())
+    folder = run / "benchmarks"
+    assert {path.name for path in folder.iterdir()} == {
+        "followbench.jsonl", "rewardbench.jsonl", "results.json", "results.md",
+    }  # fmt: skip
+    assert (folder / "results.md").read_text("utf-8") == shown.stdout
+    assert 'id="benchmarks"' in (run / "report.html").read_text("utf-8")
+    assert "exists. Use --resume" in error_of(*command[1:], *options)
+    again = done(*command, *options, "--resume", "--json")
+    values = json.loads(again.stdout)
+    assert [value["name"] for value in values] == ["rewardbench", "followbench"]
+    assert values == list(json.loads((folder / "results.json").read_text("utf-8"))["benchmarks"].values())
 
 
 def test_what_is_refused_without_a_model(tmp_path: Path) -> None:
