@@ -253,7 +253,7 @@ def doctor(as_json: JsonOption = False) -> None:
     if as_json:
         print_json(found)
     else:
-        show(found, _out)
+        show(found, out)
 
 
 @app.command()
@@ -275,7 +275,7 @@ def plan(
     if as_json:
         print_json(plan_table.as_json(loaded, made, tokens_per_second))
     else:
-        plan_table.show(loaded, made, tokens_per_second, _out)
+        plan_table.show(loaded, made, tokens_per_second, out)
 
 
 @testbed_app.command("build")
