@@ -343,6 +343,23 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
+_AFTER_INTERRUPTION = {
+    "run": " What was committed is kept; continue with --resume.",
+    "evaluate": " Benchmarks that were begun are kept; continue with --resume.",
+    "demo": " What was committed is kept; the same command continues.",
+    "label": " What was judged is kept; the same command continues.",
+    "data synthesize": " What was written is kept; the same command continues.",
+}
+"""What a reader should know of verbs that keep unfinished work."""
+
+
+def _verb() -> str:
+    """The verb of this process's command line, with that of a group behind it."""
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+    group = bool(words) and words[0] in ("data", "policy", "testbed")
+    return " ".join(words[: 2 if group else 1])
+
+
 def main() -> None:
     """Entry point: one clear line for every error a user can mend, exit code 2; 130 for Ctrl-C."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -363,7 +380,7 @@ def main() -> None:
         raise SystemExit(2) from None
     except SystemExit as stop:
         if stop.code == 130:
-            err.print("\nInterrupted. What was committed is kept; continue with --resume (label: the same command).")
+            err.print(f"\nInterrupted.{_AFTER_INTERRUPTION.get(_verb(), '')}")
         raise
 
 
