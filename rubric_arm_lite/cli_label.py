@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rubric_arm_lite.cli_common import err, out, print_json
+from rubric_arm_lite.cli_common import err, load_run, out, print_json, server_of
 from rubric_arm_lite.cli_options import (
     JsonOption,
     JudgeModelOption,
@@ -44,7 +44,6 @@ def label(
     as_json: JsonOption = False,
 ) -> None:
     """Label responses: judge every two of a prompt in both orders and write pairs; a killed job goes on."""
-    from rubric_arm_lite import cli
     from rubric_arm_lite.errors import ConfigError
     from rubric_arm_lite.label import label as write
 
@@ -53,14 +52,14 @@ def label(
             pass
         case _:
             raise ConfigError(f"--if-exists {if_exists}: use raise, resume or overwrite.")
-    asked = cli._server(server, state, rubric_model, judge_model, server_key_env)
+    asked = server_of(server, state, rubric_model, judge_model, server_key_env)
     columns = (TextColumn("label"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
     with Progress(*columns, TimeRemainingColumn(), console=err, transient=True) as bar:
         task = bar.add_task("label", total=None, speed="loading")
         found = write(
             source,
             target,
-            lambda: cli._load(run, state, asked),
+            lambda: load_run(run, state, asked),
             votes,
             keep_all,
             batch,

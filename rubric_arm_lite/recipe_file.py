@@ -45,6 +45,7 @@ _PATH_FIELDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("prompts", "pointwise_template"): BUILT_IN_TEMPLATES,
     ("data", "source"): ("testbed",),
     ("data", "evaluation"): (),
+    ("data", "decontaminate"): (),
     ("warmup", "source"): ("testbed",),
     ("model", "base"): ("testbed",),
     ("model", "checkpoints", "rubric"): (),
@@ -125,9 +126,9 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     ``extends`` names a file relative to the one it stands in, or else a shipped recipe. An override's value is YAML.
 
     A relative path in `prompts.rubric_template`, `prompts.judge_template`, `data.source`, `data.evaluation`,
-    `warmup.source`, `model.base` or `model.checkpoints` becomes absolute if it exists beside the file it is written in
-    and does not exist in the working directory; anything else (a built-in name, a Hub id, an absolute path) stays as it
-    is.
+    `data.decontaminate`, `warmup.source`, `model.base` or `model.checkpoints` becomes absolute if it exists beside the
+    file it is written in and does not exist in the working directory; anything else (a built-in name, a Hub id, an
+    absolute path) stays as it is.
 
     Raises:
         ConfigError: one error that lists every problem: file and line (or the override), field, value, what is
@@ -269,16 +270,26 @@ def _plain(setting: _Setting) -> Any:
 def _with_absolute_paths(root: _Setting) -> _Setting:
     for field, built_in in _PATH_FIELDS.items():
         setting = _find(root, field)
-        if setting is None or not isinstance(setting.value, str) or setting.value in ("", *built_in):
+        if setting is None:
             continue
-        here, beside = Path(setting.value), setting.folder / setting.value
-        found = here if _exists(here) else beside
-        if _exists(found):
-            absolute = replace(setting, value=str(found.resolve()))
+        listed = isinstance(setting.value, tuple)
+        values = setting.value if listed else (setting.value,)
+        paths = tuple(_absolute(value, setting.folder, built_in) for value in values)
+        if paths != values:
+            absolute = replace(setting, value=paths if listed else paths[0])
             for key in reversed(field):
                 absolute = replace(root, value={key: absolute})
             root = _merge(root, absolute)
     return root
+
+
+def _absolute(value: Any, folder: Path, built_in: tuple[str, ...]) -> Any:
+    """The absolute path of what a value names here or beside its file; the value itself if it names nothing."""
+    if not isinstance(value, str) or value in ("", *built_in):
+        return value
+    here, beside = Path(value), folder / value
+    found = here if _exists(here) else beside
+    return str(found.resolve()) if _exists(found) else value
 
 
 def _find(root: _Setting, field: Sequence[str]) -> _Setting | None:

@@ -54,10 +54,14 @@ class RubricRewardModel:
         Raises:
             CheckpointError: if the directory is no run, or has not come that far.
         """
+        import torch
+
         from rubric_arm_lite.backends.loader import load_model
 
         path = Path(run)
         recipe = recipe_of_run(path)
+        if recipe.threads is not None:  # as in the run itself: sums, and so near ties, depend on their number
+            torch.set_num_threads(recipe.threads)
         model = load_model(recipe.model, recipe.seed)
         for role in ROLES:
             model.load_adapter(role, adapter_folder(path, role, state))

@@ -31,6 +31,8 @@ from rubric_arm_lite.types import Example, ParseStatus, Prompt, Rubric
 ScoreCase = tuple[Prompt, str, Rubric | str | None]
 """A prompt, a response, and criteria to use in place of the generator's, if any."""
 
+LINE_TOKENS = 64
+"""A criterion's line without a justification has at most so many, whatever the tokenizer: it has fewer bytes."""
 _Asked = tuple[str | None, Rubric]
 """The judge's user turn, None if it is not asked, and the rubric in it."""
 
@@ -64,7 +66,7 @@ class Scorer:
                 "adapters or checkpoints on this machine, or compare responses in pairs."
             )
         rubrics = self._comparer.rubrics_for([(prompt, rubric) for prompt, _, rubric in cases], names, too_long)
-        sampling = Sampling(self._recipe.evaluation.judge_max_tokens, 1, 0.0)
+        sampling = Sampling(self._recipe.evaluation.judge_max_tokens if justify else LINE_TOKENS, 1, 0.0)
         asked: list[_Asked] = []
         for (prompt, response, _), rubric, name in zip(cases, rubrics, names, strict=True):
             text = self._prompts.pointwise_prompt(prompt, rubric, response) if rubric.usable else None

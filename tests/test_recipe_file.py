@@ -589,7 +589,9 @@ def test_a_dumped_recipe_loads_back_equal(tmp_path: Path, **drawn: Any) -> None:
 
 def test_dump_is_complete_readable_and_stable(tmp_path: Path) -> None:
     text = dump_recipe(Recipe())
-    assert text.startswith("name: run\ndescription: ''\nseed: 0\nthreads: null\nmodel:\n  base: testbed\n")
+    assert text.startswith(
+        "name: run\ndescription: ''\nseed: 0\nthreads: null\nmodel:\n  backend: transformers\n  base: testbed\n"
+    )
     again = load_recipe(write(tmp_path, text))
     assert again == Recipe()
     assert dump_recipe(again) == text
