@@ -123,7 +123,7 @@ def test_show_recipe_and_doctor() -> None:
     found = json.loads(call("doctor", "--json").stdout)
     rows = {row["recipe"]: row for row in found["recipes"]}
     assert rows["testbed"]["fits"] is True and rows["qwen3-8b-12gb"]["fits"] is False
-    assert "needs a GPU with 9.5 GiB" in rows["qwen3-8b-12gb"]["why"] and found["best"] == "testbed"
+    assert "needs a GPU with 9.0 GiB" in rows["qwen3-8b-12gb"]["why"] and found["best"] == "testbed"
     assert "CPU cores" in call("doctor").stdout
 
 
