@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rubric_arm_lite import __version__, cli_label
+from rubric_arm_lite import __version__, cli_label, cli_serve
 from rubric_arm_lite.cli_bench import bench_app
 from rubric_arm_lite.cli_common import err, import_first, load_run, out, print_json, quiet_libraries, server_of
 from rubric_arm_lite.cli_data import data_app
@@ -185,6 +185,8 @@ app.command()(evaluate)
 
 
 app.command()(cli_label.label)
+app.command()(cli_serve.serve)
+app.command()(cli_serve.play)
 
 
 @app.command()

@@ -101,10 +101,10 @@ _WORD = re.compile(r"[\w'’]+")
 _MET_WORDS = frozenset({"met", "satisfied", "fulfilled"})
 _OUTCOME = re.compile(r"(?<!\w)(?P<word>met|satisfied|fulfilled|unmet|unsatisfied|unfulfilled|missed|violated)$")
 _NEGATIONS = frozenset({"not", "no", "never", "none", "nothing", "neither", "nor", "without", "cannot"})
-_HEDGES = frozenset(
-    "partly partially almost nearly barely hardly mostly somewhat half only or whether if may might could would should "
-    "can than unclear".split()
-)
+_HEDGES = frozenset({
+    "partly", "partially", "almost", "nearly", "barely", "hardly", "mostly", "somewhat", "half", "only", "or",
+    "whether", "if", "may", "might", "could", "would", "should", "can", "than", "unclear",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

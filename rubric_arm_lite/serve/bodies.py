@@ -7,7 +7,7 @@ not Unicode. Answers hold texts that models wrote; whoever shows them must show 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, assert_never
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
@@ -15,7 +15,7 @@ from rubric_arm_lite.comparing import given_rubric
 from rubric_arm_lite.data import MESSAGE_ROLES, prompt_of
 from rubric_arm_lite.parsing import stated_met
 from rubric_arm_lite.pointwise import PointwiseScore
-from rubric_arm_lite.serve.questions import PLACE, CompareQuestion, Reply, RubricQuestion, ScoreQuestion
+from rubric_arm_lite.serve.questions import PLACE, CompareQuestion, Question, Reply, RubricQuestion, ScoreQuestion
 from rubric_arm_lite.types import Judgement, Prompt, Rubric, Side, other_side
 from rubric_arm_lite.verdicts import Orders, Remark, Verdict
 
@@ -227,13 +227,24 @@ class Refused(BaseModel):
     error: str = Field(description="What was given, what is allowed, what to do.")
 
 
-def written_rubric(state: str, reply: Reply, rubric: Rubric) -> WrittenRubric:
-    """The answer to a :class:`RubricBody`."""
-    return WrittenRubric(state=state, rubric=_shown(rubric), unknown_words=list(reply.unknown_words))
+Answer = WrittenRubric | ComparedResponses | ScoredResponse
 
 
-def compared_responses(state: str, reply: Reply, verdict: Verdict) -> ComparedResponses:
-    """The answer to a :class:`CompareBody`."""
+def answer_to(question: Question, reply: Reply) -> Answer:
+    """The JSON of a reply."""
+    unknown = list(reply.unknown_words)
+    match reply.found:
+        case Rubric() as rubric:
+            return WrittenRubric(state=question.state, rubric=_shown(rubric), unknown_words=unknown)
+        case Verdict() as verdict:
+            return _compared(question.state, verdict, unknown)
+        case PointwiseScore() as score:
+            return _scored(question.state, score, unknown)
+        case never:
+            assert_never(never)
+
+
+def _compared(state: str, verdict: Verdict, unknown: list[str]) -> ComparedResponses:
     return ComparedResponses(
         state=state,
         winner=verdict.winner,
@@ -250,12 +261,11 @@ def compared_responses(state: str, reply: Reply, verdict: Verdict) -> ComparedRe
         ],
         given=[_judgement(j, j.winner) for j in verdict.judgements],
         swapped=[_judgement(j, None if j.winner is None else other_side(j.winner)) for j in verdict.flipped],
-        unknown_words=list(reply.unknown_words),
+        unknown_words=unknown,
     )
 
 
-def scored_response(state: str, reply: Reply, score: PointwiseScore) -> ScoredResponse:
-    """The answer to a :class:`ScoreBody`."""
+def _scored(state: str, score: PointwiseScore, unknown: list[str]) -> ScoredResponse:
     return ScoredResponse(
         state=state,
         value=score.value,
@@ -266,7 +276,7 @@ def scored_response(state: str, reply: Reply, score: PointwiseScore) -> ScoredRe
         ],
         rubric=_shown(score.rubric),
         text=score.text,
-        unknown_words=list(reply.unknown_words),
+        unknown_words=unknown,
     )
 
 
