@@ -41,9 +41,7 @@ SecondsOption = Annotated[float, typer.Option("--timeout", min=0.1, help="Second
 
 def serve(
     run: ModelArgument,
-    host: Annotated[
-        str, typer.Option(help="Address to listen at; beyond this machine, see --key-env.")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen at; beyond this machine, see --key-env.")] = "127.0.0.1",
     port: PortOption = 8000,
     state: StateOption = "final",
     batch: Annotated[int, typer.Option(min=1, help="Requests asked at once, at most.")] = 32,

@@ -233,7 +233,7 @@ def _add_errors(app: FastAPI) -> None:
             case 405:
                 said = "This path does not take that method. /docs says which."
             case 400:
-                said = "The body is not JSON in UTF-8. Send one JSON object."
+                said = "The body is not JSON that can be read. Send one JSON object."
             case _:
                 said = str(error.detail)
         return _json({"error": said}, error.status_code, error.headers)

@@ -63,7 +63,7 @@ PromptField = Annotated[
     ),
     Field(),
 ]
-Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT), AfterValidator(_filled)]
+Text = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_filled)]
 RubricField = Annotated[
     Text | None,
     Field(
@@ -100,7 +100,7 @@ class CompareBody(_Body):
     response_b: Text = Field(examples=["Tides are complicated."])
     rubric: RubricField = None
     votes: int = Field(1, ge=1, le=MAX_VOTES, description="Judgements per order; 1 is greedy, more are sampled.")
-    orders: Orders = Field("both", description="`both`, or one order only: half the cost, and open to position bias.")
+    orders: Orders = Field("both", description="Both orders, or one only: half the cost, and open to position bias.")
     state: StateField = None
 
     def question(self, state: str) -> CompareQuestion:
@@ -316,7 +316,8 @@ def sentence(errors: Sequence[Mapping[str, Any]]) -> str:
             problem = str(error["ctx"]["error"])
             said = f"`{field}` {problem}" if problem.startswith(("is ", "has ")) else problem
         case "string_unicode":
-            said = f"`{field}` is not Unicode text: it has half of a surrogate pair. Convert it to UTF-8."
+            what = f"`{field}`" if place else "The name of a field"
+            said = f"{what} is not Unicode text: it has half of a surrogate pair. Convert it to UTF-8."
         case _ if not place:
             said = "The body is no JSON object. Send one, with the fields that /docs lists."
         case _:

@@ -162,9 +162,16 @@ class Gate:
                     if len(body) > limit:
                         raise too_large
                     if not message.get("more_body", False):
-                        return bytes(body)
+                        break
         except TimeoutError:
             raise Refusal(408, "The body came too slowly. Send it at once.", {"connection": "close"}) from None
+        try:
+            body.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise Refusal(400, f"The body is not UTF-8 at byte {error.start}. Send JSON in UTF-8.") from None
+        if 0 in body:  # no JSON in UTF-8 has one, and Python would take it for UTF-16 or UTF-32
+            raise Refusal(400, "The body has bytes of zero. Send JSON in UTF-8.")
+        return bytes(body)
 
 
 def host_name(host: str) -> str:

@@ -52,8 +52,8 @@ def _paths(document: dict[str, Any]) -> list[dict[str, Any]]:
     found = []
     for path, methods in document["paths"].items():
         for method, said in methods.items():
-            body = _schema(said.get("requestBody", {}), schemas)
-            answer = _schema(said["responses"].get("200", {}), schemas)
+            body = _of(_held(said.get("requestBody", {})), schemas)
+            answer = _of(_held(said["responses"].get("200", {})), schemas)
             example = {
                 name: field["examples"][0] for name, field in body.get("properties", {}).items() if "examples" in field
             }
@@ -63,46 +63,57 @@ def _paths(document: dict[str, Any]) -> list[dict[str, Any]]:
                     "path": path,
                     "method": method.upper(),
                     "summary": said["summary"],
-                    "fields": _fields(body),
-                    "answers": _fields(answer),
+                    "fields": _fields(body, schemas),
+                    "answers": _fields(answer, schemas),
                     "example": json.dumps(example, ensure_ascii=False, indent=2) if example else "",
                 }
             )
     return found
 
 
-def _schema(holder: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
-    reference = holder.get("content", {}).get("application/json", {}).get("schema", {}).get("$ref", "")
-    schema: dict[str, Any] = schemas.get(reference.rpartition("/")[2], {})
+def _held(holder: dict[str, Any]) -> dict[str, Any]:
+    schema: dict[str, Any] = holder.get("content", {}).get("application/json", {}).get("schema", {})
     return schema
 
 
-def _fields(schema: dict[str, Any]) -> list[dict[str, str]]:
+def _of(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
+    """The schema itself, or the one that it refers to."""
+    found: dict[str, Any] = schemas.get(schema.get("$ref", "").rpartition("/")[2], schema)
+    return found
+
+
+def _fields(schema: dict[str, Any], schemas: dict[str, Any]) -> list[dict[str, str]]:
     needed = schema.get("required", [])
     return [
-        {"name": name, "kind": _kind(field), "needed": "needed" if name in needed else "", "said": _said(field)}
+        {
+            "name": name,
+            "kind": _kind(field, schemas),
+            "needed": "needed" if name in needed else "",
+            "said": _said(field),
+        }
         for name, field in schema.get("properties", {}).items()
     ]
 
 
-def _kind(field: dict[str, Any]) -> str:
+def _kind(field: dict[str, Any], schemas: dict[str, Any]) -> str:
     if "anyOf" in field:
-        return " or ".join(_kind(one) for one in field["anyOf"])
+        return " or ".join(_kind(one, schemas) for one in field["anyOf"])
     if "enum" in field:
         return " or ".join(map(str, field["enum"]))
-    if "$ref" in field:
-        return str(field["$ref"]).rpartition("/")[2]
     if field.get("type") == "array":
-        return f"list of {_kind(field.get('items', {}))}"
+        return f"list of {_kind(field.get('items', {}), schemas)}"
+    inside = _of(field, schemas).get("properties", {})
+    if inside:
+        return "{" + ", ".join(f"{name}: {_kind(one, schemas)}" for name, one in inside.items()) + "}"
     return str(field.get("type", "anything"))
 
 
 def _said(field: dict[str, Any]) -> str:
     parts = [field.get("description", "")]
     if "maxLength" in field:
-        parts.append(f"At most {field['maxLength']} characters.")
+        parts.append(f"At most {field['maxLength']:,} characters.")
     if "maximum" in field:
-        parts.append(f"{field['minimum']} to {field['maximum']}.")
+        parts.append(f"{field['minimum']:g} to {field['maximum']:g}.")
     if field.get("default") is not None:
-        parts.append(f"Default: {field['default']}.")
+        parts.append(f"Default: {json.dumps(field['default'])}.")
     return " ".join(part for part in parts if part)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TypeVar, assert_never
 
 from rubric_arm_lite.backends.server_http import RefusedRequest
-from rubric_arm_lite.backends.transformers import TwoAdapterModel
 from rubric_arm_lite.comparing import TooLong
 from rubric_arm_lite.errors import BackendError, RubricArmError
 from rubric_arm_lite.pointwise import PointwiseScore
@@ -102,6 +101,10 @@ class ModelDesk:
         folders = _folders(self._run, state)
         if folders == self._loaded:
             return
+        from rubric_arm_lite.backends.transformers import (
+            TwoAdapterModel,
+        )  # torch, which a server's client has no use for
+
         if not isinstance(self._model.model, TwoAdapterModel):
             raise BackendError("This backend cannot change its adapters. Start it with the state that you want.")
         self._loaded = ()  # what is loaded is unknown until both are

@@ -74,6 +74,7 @@ async function judge() {
   setBusy(edited ? "Judging in both orders …" : "Writing a rubric, judging in both orders …");
   try {
     show(await ask("v1/compare", body, mine.signal), edited);
+    if (FIELDS.some((id) => $(id).value !== body[id])) markStale(true); // changed meanwhile
   } catch (error) {
     if (error.name !== "AbortError") say(error.message);
   } finally {
@@ -97,7 +98,7 @@ function show(answer, own) {
     say(`This model does not know ${unknown.slice(0, 12).join(", ")}${more}; it reads them as blanks.`);
   }
   markStale(false);
-  $("winner").focus({ preventScroll: true });
+  $("verdict").scrollIntoView({ block: "nearest", behavior: "smooth" });
 }
 
 function showVerdict(answer) {
@@ -108,11 +109,17 @@ function showVerdict(answer) {
   const said = Math.round(answer.confidence * asked);
   let share = `${said} of ${count(asked, "judgement")} name it (confidence ${Math.round(answer.confidence * 100)} %).`;
   if (!asked) share = "The rubric cannot be used, so nothing was judged. Write one below, or try another checkpoint.";
+  else if (!winner && positional(answer)) share = "The judge names another response when the order changes, so neither wins.";
   else if (!winner) share = "The judgements are even, or could not be read. More judgements per order may settle it.";
   else if (!answer.consistent) share += " They do not all agree.";
   $("share").textContent = share;
   const orders = [["A shown first", answer.given], ["B shown first", answer.swapped]];
   $("orders").replaceChildren(...(asked ? orders.map(([name, found]) => orderOf(name, found)) : []));
+}
+
+function positional(answer) {
+  const [given, swapped] = [answer.given, answer.swapped].map((found) => new Set(found.map((one) => one.winner)));
+  return given.size === 1 && swapped.size === 1 && !given.has(null) && !swapped.has(null);
 }
 
 function orderOf(name, judgements) {
@@ -202,6 +209,7 @@ function number() {
 }
 
 function change() {
+  running?.abort(); // its answer would take the place of what is being written
   edited = true;
   number();
   $("table").hidden = !$("criteria").rows.length;
@@ -262,9 +270,9 @@ async function start() {
 }
 
 $("ask").addEventListener("submit", (event) => { event.preventDefault(); judge(); });
-$("again").addEventListener("click", judge);
+$("again").addEventListener("click", () => judge().then(() => $("winner").focus()));
 $("state").addEventListener("change", () => { if (shown) judge(); });
-$("reset").addEventListener("click", () => { edited = false; judge(); });
+$("reset").addEventListener("click", () => { edited = false; judge().then(() => $("winner").focus()); });
 $("add").addEventListener("click", () => { addRow("The response ", "principle").focus(); change(); });
 $("swap").addEventListener("click", () => {
   [$("response_a").value, $("response_b").value] = [$("response_b").value, $("response_a").value];
