@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ from rubric_arm_lite.backends.scripted import ScriptedSampler, Written
 from rubric_arm_lite.reward_model import RubricRewardModel
 from rubric_arm_lite.serve.app import Service, build_app
 from rubric_arm_lite.serve.gate import GateSettings
-from rubric_arm_lite.serve.questions import ModelDesk
+from rubric_arm_lite.serve.questions import ModelDesk, Question, Reply
 from rubric_arm_lite.serve.server import bind, url_of
 from rubric_arm_lite.serve.worker import Worker
 from rubric_arm_lite.types import Example, RolloutGroup, Rubric
@@ -94,12 +94,26 @@ class Served:
 
 @contextmanager
 def serving(
-    delay: float = 0.0, seconds: float = 20.0, page: bool = False, states: tuple[str, ...] = ("final",), **settings: Any
+    delay: float = 0.0,
+    seconds: float = 20.0,
+    page: bool = False,
+    states: tuple[str, ...] = ("final",),
+    on_state: Callable[[str], None] = lambda state: None,
+    **settings: Any,
 ) -> Iterator[Served]:
-    """A service on a free port for the time of the ``with``; ``settings`` are the gate's or the worker's."""
+    """A service on a free port for the time of the ``with``; ``settings`` are the gate's or the worker's.
+
+    ``on_state`` is told the state of every batch: a scripted model has no adapters to load.
+    """
     of_worker = {name: settings.pop(name) for name in ("batch", "window", "queue") if name in settings}
     reward_model = settings.pop("model", None) or model(delay)
-    worker = Worker(ModelDesk(reward_model, None, "final").answer, alike=lambda q: q.state, **of_worker)
+    desk = ModelDesk(reward_model, None, "final")
+
+    def answer(questions: Sequence[Question]) -> list[Reply | Exception]:
+        on_state(questions[0].state)
+        return desk.answer(questions)
+
+    worker = Worker(answer, alike=lambda q: q.state, **of_worker)
     service = Service("test run", reward_model.recipe, worker, lambda: list(states), "final", seconds)
     bound = bind("127.0.0.1", 0)
     app = build_app(service, GateSettings(**settings), page)
