@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+from starlette.types import ASGIApp
 
 from rubric_arm_lite.backends.base import NextWords, Sampling
 from rubric_arm_lite.backends.scripted import ScriptedSampler, Written
@@ -115,18 +116,23 @@ def serving(
 
     worker = Worker(answer, alike=lambda q: q.state, **of_worker)
     service = Service("test run", reward_model.recipe, worker, lambda: list(states), "final", seconds)
+    with listening(build_app(service, GateSettings(**settings), page)) as client:
+        yield Served(str(client.base_url), reward_model, worker, client)
+
+
+@contextmanager
+def listening(app: ASGIApp) -> Iterator[httpx.Client]:
+    """A client of an application that listens on a free port."""
     bound = bind("127.0.0.1", 0)
-    app = build_app(service, GateSettings(**settings), page)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     while not server.started:
         assert thread.is_alive()
         time.sleep(0.01)
-    url = url_of(bound, "127.0.0.1")
     try:
-        with httpx.Client(base_url=url, timeout=30) as client:
-            yield Served(url, reward_model, worker, client)
+        with httpx.Client(base_url=url_of(bound, "127.0.0.1"), timeout=60) as client:
+            yield client
     finally:
         server.should_exit = True
         thread.join(30)

@@ -17,10 +17,13 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from rubric_arm_lite import cli
+from rubric_arm_lite import cli, cli_serve
 from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError, RubricArmError
 from rubric_arm_lite.reward_model import adapter_folder, states_of
 from rubric_arm_lite.run_dir import RunState
+from rubric_arm_lite.serve.app import Service, build_app
+from rubric_arm_lite.serve.gate import GateSettings
+from tests.serving import listening
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT = "Write a note about gardens for pilots. Include the word zinc."
@@ -46,16 +49,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     model = load_model(recipe.model, recipe.seed)
     kept = folder / "checkpoints" / "state-000004"
-    places = {"warm-up": "{}_ref", "state-000004": "{}", "final": "{}"}
-    for seed, (state, name) in enumerate(places.items()):
+    for state, size in (("warm-up", 0.0), ("state-000004", 0.05), ("final", 0.3)):
         for role in ("rubric", "judge"):
-            generator = torch.Generator().manual_seed(seed)
+            generator = torch.Generator().manual_seed(0)
             with torch.no_grad():
-                for parameter_name, parameter in model.parameters(role):
-                    if "lora_B" in parameter_name:
-                        parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
-            target = folder / "adapters" / role if state == "final" else kept / name.format(role)
-            model.save_adapter(role, target)
+                for name, parameter in model.parameters(role):
+                    if "lora_B" in name:
+                        parameter.copy_(size * torch.randn(parameter.shape, generator=generator))
+            places = {"warm-up": kept / f"{role}_ref", "state-000004": kept / role}
+            model.save_adapter(role, places.get(state, folder / "adapters" / role))
     (folder / "state.json").write_text(RunState(recipe_hash(recipe), ("warmup",), "state-000004").dumps())
     return folder
 
@@ -99,19 +101,26 @@ def texts_of(found: dict[str, Any]) -> dict[str, object]:
     return {**{name: found[name] for name in names}, "rubric": found["rubric"]["text"], **texts}
 
 
-def test_play_has_every_state_and_says_what_judge_says(run: Path, tmp_path: Path) -> None:
+def test_play_has_every_state(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[Service, GateSettings, bool]] = []
+
+    def start(service: Service, gate: GateSettings, bound: Any, host: str, page: bool) -> None:
+        assert host == "127.0.0.1"
+        started.append((service, gate, page))
+
+    monkeypatch.setattr(cli_serve, "_serve_until_stopped", start)
+    assert CliRunner().invoke(cli.app, ["play", str(run), "--port", "0"], catch_exceptions=False).exit_code == 0
     texts = set()
-    with started("play", run) as url, httpx.Client(base_url=url, timeout=60) as client:
+    with listening(build_app(*started[0])) as client:
         about = client.get("v1/about").json()
         assert about["states"] == ["warm-up", "state-000004", "final"]
         assert (about["state"], about["examples"]) == ("final", True)
-        for state, votes in (("warm-up", 1), ("final", 3), ("state-000004", 1), ("final", 1)):
-            found = client.post("v1/compare", json={**BODY, "votes": votes, "state": state}).json()
-            said = judged(run, state, votes, tmp_path)
-            assert texts_of(found).items() <= said.items(), (state, votes)
+        for state in ("warm-up", "final", "state-000004", "final"):
+            found = client.post("v1/compare", json={**BODY, "state": state}).json()
             assert found["state"] == state
-            texts.add(found["given"][0]["text"])
-        assert len(texts) >= 3  # the adapters do change
+            texts.add((state, found["given"][0]["text"], found["swapped"][0]["text"]))
+        assert len(texts) == 3  # the same again for the same state
+        assert len({text[1:] for text in texts}) == 3  # and another for another
         example = client.get("v1/example").json()
         assert example["prompt"].startswith("Write a")
         assert client.post("v1/compare", json=example).status_code == 200
@@ -125,12 +134,14 @@ def test_play_has_every_state_and_says_what_judge_says(run: Path, tmp_path: Path
         assert (long.status_code, "model.max_context (256)" in long.json()["error"]) == (422, True)
 
 
-def test_serve_has_one_state_and_no_page(run: Path) -> None:
+def test_serve_says_what_judge_says(run: Path, tmp_path: Path) -> None:
     with started("serve", run, "--state", "warm-up") as url, httpx.Client(base_url=url, timeout=60) as client:
         assert client.get("v1/about").json()["states"] == ["warm-up"]
-        assert client.get("/").status_code == 404
+        assert client.get("/").status_code == 404  # the page is play's
         assert client.post("v1/compare", json={**BODY, "state": "final"}).status_code == 422
-        assert client.post("v1/compare", json=BODY).json()["state"] == "warm-up"
+        for votes in (1, 3):
+            found = client.post("v1/compare", json={**BODY, "votes": votes}).json()
+            assert texts_of(found).items() <= judged(run, "warm-up", votes, tmp_path).items()
 
 
 @pytest.mark.parametrize(
