@@ -107,7 +107,8 @@ def play(
         service = _service(model, run, state, asked, seconds=seconds)
         if asked is None and run.is_dir():
             service = replace(service, states=lambda: list(dict.fromkeys((*states_of(run), state))))
-        names = (*(allow_host or ()), *(COLAB_HOSTS if "COLAB_RELEASE_TAG" in os.environ else ()))
+        colab = any(name.startswith("COLAB_") for name in os.environ)
+        names = (*(allow_host or ()), *(COLAB_HOSTS if colab else ()))
         _serve_until_stopped(service, GateSettings(names), bound, host, page=True)
 
 
@@ -139,10 +140,10 @@ def _serve_until_stopped(service: Service, gate: GateSettings, bound: socket.soc
     logging.getLogger("rubric_arm_lite.serve").setLevel(logging.INFO)
     url = server.url_of(bound, host)
     what = f"The page for {service.name} is at {url}" if page else f"Serving {service.name} ({service.state}) at {url}"
-    server.run(
+    in_order = server.run(
         build_app(service, gate, page),
         bound,
         service.seconds,
         lambda: print(f"{what} (list of paths: {url}docs; Ctrl-C stops)", flush=True),
     )
-    _err.print("Stopped; all that was asked before has been answered.")
+    _err.print("Stopped." if in_order else "Stopped at once; what was being asked is lost.")

@@ -146,8 +146,9 @@ def test_a_key_if_there_is_one() -> None:
 
 def test_too_many_open_requests_are_sent_away() -> None:
     with serving(max_open=0) as served:
-        reply = served.client.get("/healthz")
+        reply = served.post("/v1/rubric", prompt="request")
         assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
+        assert served.client.get("/healthz").status_code == 200
 
 
 def test_the_log_has_no_texts(served: Served, caplog: pytest.LogCaptureFixture) -> None:

@@ -116,10 +116,10 @@ class Gate:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         self._check_host(headers.get("host", ""))
         self._check_key(scope["path"], headers.get("authorization", ""))
+        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            return receive  # its body, if it has one, is never read
         if self._open > self._settings.max_open:
             raise Refusal(503, "Too many requests are open. Try again later.", {"retry-after": "1"})
-        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
-            return receive
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise Refusal(415, "The body is not called JSON. Send it with Content-Type: application/json.")

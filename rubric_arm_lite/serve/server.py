@@ -79,8 +79,11 @@ def key_from(variable: str) -> str:
     return key
 
 
-def run(app: object, bound: socket.socket, seconds: float, started: Callable[[], None]) -> None:
+def run(app: object, bound: socket.socket, seconds: float, started: Callable[[], None]) -> bool:
     """Serve at a bound socket until a signal; a second SIGINT ends it at once.
+
+    Returns:
+        Whether what had been asked was waited for.
 
     Args:
         seconds: time that a request may take.
@@ -105,4 +108,6 @@ def run(app: object, bound: socket.socket, seconds: float, started: Callable[[],
     # uvicorn answers a signal by an orderly stop and then raises it again; to have been stopped is a success here.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    Server(config).run(sockets=[bound])
+    server = Server(config)
+    server.run(sockets=[bound])
+    return not server.force_exit
