@@ -1,4 +1,4 @@
-"""Serve a scripted model until a signal, as a process of its own; it answers nothing before a line on standard input."""
+"""Serve a scripted model until a signal, as a process; it answers nothing before a line on standard input."""
 
 from __future__ import annotations
 
