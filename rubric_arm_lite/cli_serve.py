@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from rubric_arm_lite.cli_common import err, load_run, server_of
 from rubric_arm_lite.cli_options import (
     JudgeModelOption,
     KeyEnvOption,
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from rubric_arm_lite.reward_model import RubricRewardModel
     from rubric_arm_lite.serve.app import Service
     from rubric_arm_lite.serve.gate import GateSettings
-
-_err = Console(stderr=True, soft_wrap=True)
 
 COLAB_HOSTS = (".colab.dev", ".colab.googleusercontent.com")
 """Names under which Colab shows a port of its machine to the notebook's owner."""
@@ -61,20 +59,17 @@ def serve(
     server_key_env: KeyEnvOption = None,
 ) -> None:
     """Serve a run over HTTP: /v1/rubric, /v1/compare, /v1/score, /healthz, /docs."""
-    from rubric_arm_lite import cli
     from rubric_arm_lite.serve.server import bind, check_installed, is_loopback, key_from
 
     check_installed()
     key = None if key_env is None else key_from(key_env)
-    asked = cli._server(server, state, rubric_model, judge_model, server_key_env)
+    asked = server_of(server, state, rubric_model, judge_model, server_key_env)
     from rubric_arm_lite.serve.gate import GateSettings
 
     with bind(host, port) as bound:
         if key is None and not is_loopback(bound):
-            _err.print(
-                f"[yellow]Listening at {host} without a key: whoever reaches it may ask. See --key-env.[/yellow]"
-            )
-        model = cli._load(run, state, asked)
+            err.print(f"[yellow]Listening at {host} without a key: whoever reaches it may ask. See --key-env.[/yellow]")
+        model = load_run(run, state, asked)
         service = _service(model, run, state, asked, batch, wait / 1000, queue, seconds)
         names = (*(allow_host or ()), host.lower())
         gate = GateSettings(names, key, max_open=queue + 4 * batch, log_requests=log_requests)
@@ -93,17 +88,16 @@ def play(
     server_key_env: KeyEnvOption = None,
 ) -> None:
     """Open a page on this machine: judge a pair, change the rubric, flip through the run's checkpoints."""
-    from rubric_arm_lite import cli
     from rubric_arm_lite.serve.server import bind, check_installed
 
     check_installed()
-    asked = cli._server(server, state, rubric_model, judge_model, server_key_env)
+    asked = server_of(server, state, rubric_model, judge_model, server_key_env)
     from rubric_arm_lite.reward_model import states_of
     from rubric_arm_lite.serve.gate import GateSettings
 
     host = "127.0.0.1"
     with bind(host, port) as bound:
-        model = cli._load(run, state, asked)
+        model = load_run(run, state, asked)
         service = _service(model, run, state, asked, seconds=seconds)
         if asked is None and run.is_dir():
             service = replace(service, states=lambda: list(dict.fromkeys((*states_of(run), state))))
@@ -146,4 +140,4 @@ def _serve_until_stopped(service: Service, gate: GateSettings, bound: socket.soc
         service.seconds,
         lambda: print(f"{what} (list of paths: {url}docs; Ctrl-C stops)", flush=True),
     )
-    _err.print("Stopped." if in_order else "Stopped at once; what was being asked is lost.")
+    err.print("Stopped." if in_order else "Stopped at once; what was being asked is lost.")

@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal, assert_never
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from rubric_arm_lite.comparing import given_rubric
-from rubric_arm_lite.data import MESSAGE_ROLES, prompt_of
+from rubric_arm_lite.data import prompt_of
 from rubric_arm_lite.parsing import stated_met
 from rubric_arm_lite.pointwise import PointwiseScore
+from rubric_arm_lite.rows import MESSAGE_ROLES
 from rubric_arm_lite.serve.questions import PLACE, CompareQuestion, Question, Reply, RubricQuestion, ScoreQuestion
 from rubric_arm_lite.types import Judgement, Prompt, Rubric, Side, other_side
 from rubric_arm_lite.verdicts import Orders, Remark, Verdict
