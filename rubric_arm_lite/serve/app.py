@@ -19,19 +19,8 @@ from rubric_arm_lite import __version__
 from rubric_arm_lite.config import Recipe
 from rubric_arm_lite.errors import BackendError, CheckpointError, DataError, PromptTooLongError
 from rubric_arm_lite.serve import pages
-from rubric_arm_lite.serve.bodies import (
-    MAX_VOTES,
-    CompareBody,
-    ComparedResponses,
-    Refused,
-    RubricBody,
-    ScoreBody,
-    ScoredResponse,
-    WrittenRubric,
-    answer_to,
-    printable,
-    sentence,
-)
+from rubric_arm_lite.serve.answers import ComparedResponses, Refused, ScoredResponse, WrittenRubric, answer_to
+from rubric_arm_lite.serve.bodies import MAX_VOTES, CompareBody, RubricBody, ScoreBody, printable, sentence
 from rubric_arm_lite.serve.gate import Gate, GateSettings, Refusal, log_error
 from rubric_arm_lite.serve.questions import Question, Reply, ScoreQuestion
 from rubric_arm_lite.serve.worker import ClosedError, QueueFullError, Worker
