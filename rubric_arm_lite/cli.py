@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rubric_arm_lite import __version__, cli_label
+from rubric_arm_lite import __version__, cli_label, cli_serve
 from rubric_arm_lite.cli_bench import bench_app
 from rubric_arm_lite.cli_common import err, import_first, load_run, out, print_json, quiet_libraries, server_of
 from rubric_arm_lite.cli_data import data_app
@@ -185,6 +185,8 @@ app.command()(evaluate)
 
 
 app.command()(cli_label.label)
+app.command()(cli_serve.serve)
+app.command()(cli_serve.play)
 
 
 @app.command()
@@ -459,18 +461,9 @@ def _checked(name: str, text: str) -> str:
 
 def _warn_unknown_words(model: RubricRewardModel, *texts: str) -> None:
     """A word-level tokenizer cannot see words it does not know; say which."""
-    tokenizer = getattr(model.model, "tokenizer", None)  # a server keeps its own to itself
-    unknown = None if tokenizer is None else tokenizer.unk_token_id
-    if tokenizer is None or unknown is None:
-        return
-    words: dict[str, None] = {}
-    for text in texts:
-        found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        for token, (start, end) in zip(found["input_ids"], found["offset_mapping"], strict=True):
-            if token == unknown:
-                words[text[start:end].strip()] = None
+    words = model.unknown_words(*texts)
     if words:
-        err.print(f"[yellow]This base does not know: {', '.join(list(words)[:12])}. It reads them as blanks.[/yellow]")
+        err.print(f"[yellow]This base does not know: {', '.join(words[:12])}. It reads them as blanks.[/yellow]")
 
 
 def _show_verdict(verdict: Verdict) -> None:

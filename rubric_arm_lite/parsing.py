@@ -93,6 +93,19 @@ _LOOK_ALIKES = {
     for other in others
 }  # fmt: skip
 
+_CLAUSE_WINDOW = 400
+"""Characters at the end of a justification that are looked at for its outcome."""
+_CLAUSE_TRIM = " \t.!*_\"'`)"
+_CLAUSE_END = re.compile(r"[.,;:!?()–—]\s*|\s-\s")
+_WORD = re.compile(r"[\w'’]+")
+_MET_WORDS = frozenset({"met", "satisfied", "fulfilled"})
+_OUTCOME = re.compile(r"(?<!\w)(?P<word>met|satisfied|fulfilled|unmet|unsatisfied|unfulfilled|missed|violated)$")
+_NEGATIONS = frozenset({"not", "no", "never", "none", "nothing", "neither", "nor", "without", "cannot"})
+_HEDGES = frozenset({
+    "partly", "partially", "almost", "nearly", "barely", "hardly", "mostly", "somewhat", "half", "only", "or",
+    "whether", "if", "may", "might", "could", "would", "should", "can", "than", "unclear",
+})  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class FormatCheck:
@@ -221,6 +234,21 @@ def check_format(judgement: Judgement, rubric: Rubric) -> FormatCheck:
     """
     layout = _Layout(_Reading(judgement.text), rubric)
     return FormatCheck(layout.present, layout.required, judgement.status is ParseStatus.OK and layout.strict)
+
+
+def stated_met(justification: str) -> bool | None:
+    """Whether the last clause of a justification ends by saying that its criterion is met (True) or missed (False).
+
+    None where it does not say so plainly: another ending, a hedge, more than one negation. For display only; nothing
+    is decided by it, since a justification is free text.
+    """
+    clause = _CLAUSE_END.split(fold(justification[-_CLAUSE_WINDOW:]).strip(_CLAUSE_TRIM))[-1]
+    ending = _OUTCOME.search(clause)
+    words = _WORD.findall(clause[: ending.start()] if ending else "")
+    negations = sum(word in _NEGATIONS or word.endswith(("n't", "n’t")) for word in words)
+    if ending is None or negations > 1 or not _HEDGES.isdisjoint(words):
+        return None
+    return (ending["word"] in _MET_WORDS) != bool(negations)
 
 
 class _Reading:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +25,8 @@ from rubric_arm_lite.verdicts import Orders, Verdict
 
 if TYPE_CHECKING:
     from rubric_arm_lite.backends.server_settings import ServerSettings
+
+_CHECKPOINT_NAME = re.compile(r"state-[0-9]{6}")
 
 
 class RubricRewardModel:
@@ -120,9 +124,16 @@ class RubricRewardModel:
         """The greedy rubric of one prompt; check ``usable`` before using it."""
         return self.rubrics([prompt])[0]
 
-    def rubrics(self, prompts: Sequence[Prompt]) -> list[Rubric]:
-        """Greedy rubrics, one per prompt; equal prompts are written once, as long as the model lives."""
-        return self._comparer.rubrics(prompts, [f"prompt {i}" for i in range(1, len(prompts) + 1)])
+    def rubrics(
+        self, prompts: Sequence[Prompt], names: Sequence[str] | None = None, too_long: TooLong = "raise"
+    ) -> list[Rubric]:
+        """Greedy rubrics, one per prompt; equal prompts are written once, as long as the model lives.
+
+        Args:
+            names: what errors call the prompts.
+            too_long: ``leave`` gives a prompt that does not fit the context an empty, truncated rubric.
+        """
+        return self._comparer.rubrics(prompts, names or [f"prompt {i}" for i in range(1, len(prompts) + 1)], too_long)
 
     def compare(
         self,
@@ -236,6 +247,20 @@ class RubricRewardModel:
         names = names or [f"case {i}" for i in range(1, len(cases) + 1)]
         return self._scorer.score(cases, names, justify, too_long, progress)
 
+    def unknown_words(self, *texts: str) -> tuple[str, ...]:
+        """Words that the tokenizer does not know and reads as blanks, in order; a server keeps its own to itself."""
+        tokenizer = getattr(self.model, "tokenizer", None)
+        unknown = None if tokenizer is None else tokenizer.unk_token_id
+        if tokenizer is None or unknown is None:
+            return ()
+        words: dict[str, None] = {}
+        for text in texts:
+            found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            for token, (start, end) in zip(found["input_ids"], found["offset_mapping"], strict=True):
+                if token == unknown:
+                    words[text[start:end].strip()] = None
+        return tuple(words)
+
 
 def recipe_of(source: str | Path) -> Recipe:
     """The recipe that a run was made with, or that a file or a shipped recipe's name means.
@@ -263,20 +288,47 @@ def recipe_of_run(run: str | Path) -> Recipe:
 
 
 def adapter_folder(run: Path, role: str, state: str) -> Path:
-    """Where the adapter of a role stands in a run, in the state ``final``, ``warm-up`` or ``latest``."""
+    """Where the adapter of a role stands in a run, in the state ``final``, ``warm-up``, ``latest``, or that of a kept
+    checkpoint by its name.
+
+    Raises:
+        BackendError: if the state is none of these.
+        CheckpointError: if the run has no such state.
+    """
     match state:
         case "final":
             folder = run / "adapters" / role
         case "warm-up" | "latest":
             name = f"{role}_ref" if state == "warm-up" else role
             folder = _checkpoint(run) / name
+        case _ if _CHECKPOINT_NAME.fullmatch(state):
+            folder = run / "checkpoints" / state / role
         case _:
-            raise BackendError(f"state: {state!r} is not one of final, warm-up, latest.")
+            raise BackendError(
+                f"state: {state!r} is not one of final, warm-up, latest, or a kept checkpoint such as state-000012."
+            )
     if not folder.is_dir():
         raise CheckpointError(
             f"{run} has no {state} adapter `{role}` yet. Finish it with rubric-arm run --resume, or name another state."
         )
     return folder
+
+
+def states_of(run: Path) -> list[str]:
+    """The states of a run whose adapters are there, the oldest first: ``warm-up``, checkpoints, ``latest``, ``final``.
+
+    ``latest`` is left out where it is the newest checkpoint of a finished run, whose adapters are the final ones.
+    """
+    kept = sorted(p.name for p in (run / "checkpoints").glob("state-*") if _CHECKPOINT_NAME.fullmatch(p.name))
+    found = []
+    for state in ("warm-up", *kept, "latest", "final"):
+        with contextlib.suppress(CheckpointError):
+            for role in ROLES:
+                adapter_folder(run, role, state)
+            found.append(state)
+    if "final" in found and "latest" in found:
+        found.remove("latest")
+    return found
 
 
 def _checkpoint(run: Path) -> Path:

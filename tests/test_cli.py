@@ -52,6 +52,8 @@ def test_version_and_help_need_no_torch() -> None:
         "doctor",
         "plan",
         "bench",
+        "serve",
+        "play",
     ):
         assert verb in call("--help").stdout
 

@@ -60,6 +60,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "cli_synthesize",
         "cli_label",
         "cli_options",
+        "cli_serve",
         "__main__",
         "doctor",
         "export",
@@ -76,6 +77,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "report_showcase",
         "report_story",
         "report_text",
+        "serve.*",
     ),
 }
 """Modules by floor; ``name.*`` stands for a package with all in it."""

@@ -17,6 +17,7 @@ from rubric_arm_lite.parsing import (
     parse_judgement,
     parse_rubric,
     split_lines,
+    stated_met,
 )
 from rubric_arm_lite.prompts import DirectPrompts
 from rubric_arm_lite.types import Assessment, CriterionKind, FinishReason, ParseStatus, Rubric, Side, other_side
@@ -340,3 +341,43 @@ def test_split_lines_knows_every_line_break_of_python() -> None:
         text = f"a{chr(code)}b"
         assert len(split_lines(text)) == len(text.splitlines())
     assert split_lines(" a\r\n\tb ") == ["a", "b"]
+
+
+# --- what a justification says of its criterion -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "met"),
+    [
+        ("silk appears, is met.", True),
+        ("vivid is missed.", False),
+        ("It has nine words, so the limit is **met**!", True),
+        ("This is not met.", False),
+        ("This isn’t fully met", False),
+        ("No part of it is satisfied.", False),
+        ("The tone was not missed.", True),
+        ("The rule is unmet.", False),
+        ("Not short, but the rule is met.", True),
+        ("It is partly met.", None),
+        ("It is hard to say whether it is met.", None),
+        ("It is not the case that nothing is met.", None),
+        ("They met.  Then they left.", None),
+        ("The criterion is met by A only.", None),
+        ("comet", None),
+        ("", None),
+    ],
+)
+def test_stated_outcomes(text: str, met: bool | None) -> None:
+    assert stated_met(text) is met
+
+
+@given(any_text)
+def test_any_justification_has_an_outcome_or_none(text: str) -> None:
+    assert stated_met(text) in (True, False, None)
+
+
+def test_outcomes_of_long_texts_take_little_time() -> None:
+    start = time.perf_counter()
+    for text in ("not " * LONG, "met." * LONG, "." * LONG, " - " * LONG, "n't" * LONG):
+        stated_met(text)
+    assert time.perf_counter() - start < 1

@@ -1,0 +1,233 @@
+"""The service: its paths, and what becomes of a question between its request and its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from rubric_arm_lite import __version__
+from rubric_arm_lite.config import Recipe
+from rubric_arm_lite.errors import BackendError, CheckpointError, DataError, PromptTooLongError
+from rubric_arm_lite.serve import pages
+from rubric_arm_lite.serve.answers import ComparedResponses, Refused, ScoredResponse, WrittenRubric, answer_to
+from rubric_arm_lite.serve.bodies import MAX_VOTES, CompareBody, RubricBody, ScoreBody, printable, sentence
+from rubric_arm_lite.serve.gate import Gate, GateSettings, Refusal, log_error
+from rubric_arm_lite.serve.questions import Question, Reply, ScoreQuestion
+from rubric_arm_lite.serve.worker import ClosedError, QueueFullError, Worker
+
+CLIENT_GONE = 499
+"""Status in the log of a request whose client left; nobody reads it."""
+EXAMPLES = 40
+"""Pairs of the testbed that the page draws its examples from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What is served.
+
+    Attributes:
+        name: what the page calls it.
+        states: the states that may be asked for, looked up anew each time since a run may go on.
+        state: the one that answers if a request names none.
+        seconds: time for one request, waiting included.
+    """
+
+    name: str
+    recipe: Recipe
+    worker: Worker[Question, Reply]
+    states: Callable[[], list[str]]
+    state: str
+    seconds: float = 300.0
+
+
+def build_app(service: Service, gate: GateSettings, page: bool = False) -> ASGIApp:
+    """The service as an ASGI application.
+
+    Args:
+        page: whether the page for people is there, at ``/``.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        # All requests have been answered by now; at most a batch nobody waits for any more is being asked.
+        service.worker.close(timeout=service.seconds)
+
+    refused: dict[int | str, dict[str, Any]] = {
+        status: {"model": Refused} for status in (400, 401, 403, 408, 413, 415, 422, 501, 502, 503, 504)
+    }
+    app = FastAPI(
+        title="rubric-arm",
+        version=__version__,
+        summary="A rubric generator and a judge, learned from preference pairs.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        responses=refused,
+    )
+    _add_errors(app)
+    _add_questions(app, service)
+    _add_facts(app, service)
+    pages.add_docs(app)
+    if page:
+        pages.add_page(app)
+        _add_example(app, service.recipe)
+    return Gate(app, gate)
+
+
+def _add_questions(app: FastAPI, service: Service) -> None:
+    async def answered(body: RubricBody | CompareBody | ScoreBody, request: Request) -> Response:
+        question = body.question(_state(service, body.state))
+        reply = await _ask(service, question, request)
+        return Response(status_code=CLIENT_GONE) if reply is None else _json(answer_to(question, reply).model_dump())
+
+    @app.post("/v1/rubric", summary="Write a rubric for a prompt", responses={200: {"model": WrittenRubric}})
+    async def rubric(body: RubricBody, request: Request) -> Response:
+        return await answered(body, request)
+
+    @app.post("/v1/compare", summary="Judge two responses", responses={200: {"model": ComparedResponses}})
+    async def compare(body: CompareBody, request: Request) -> Response:
+        return await answered(body, request)
+
+    @app.post("/v1/score", summary="Score one response", responses={200: {"model": ScoredResponse}})
+    async def score(body: ScoreBody, request: Request) -> Response:
+        return await answered(body, request)
+
+
+def _add_facts(app: FastAPI, service: Service) -> None:
+    @app.get("/healthz", summary="Whether questions are answered")
+    async def health() -> Response:
+        alive = service.worker.alive
+        found = {"status": "ok" if alive else "stopped", "waiting": service.worker.waiting, "version": __version__}
+        return _json(found, 200 if alive else 503)
+
+    @app.get("/v1/about", summary="What is served")
+    async def about() -> Response:
+        return _json(
+            {
+                "name": service.name,
+                "recipe": service.recipe.name,
+                "state": service.state,
+                "states": service.states(),
+                "max_votes": MAX_VOTES,
+                "examples": service.recipe.data.source == "testbed",
+            }
+        )
+
+
+def _add_example(app: FastAPI, recipe: Recipe) -> None:
+    if recipe.data.source != "testbed":
+        return
+    from rubric_arm_lite.testbed.world import World
+
+    blocks = World(recipe.seed, recipe.data.world).blocks("test", EXAMPLES)
+    pairs = [pair for block in blocks for pair in block.pairs]
+
+    @app.get("/v1/example", summary="A pair of the testbed, in a drawn order")
+    async def example() -> Response:
+        pair = random.choice(pairs)
+        shown = pair.present(random.choice(("A", "B")))
+        return _json({"prompt": shown.prompt, "response_a": shown.response_a, "response_b": shown.response_b})
+
+
+def _state(service: Service, asked: str | None) -> str:
+    if asked is None or asked == service.state:
+        return service.state
+    states = service.states()
+    if asked not in states:
+        raise Refusal(422, f"state: {printable(asked)} is not served here. Use one of {', '.join(states)}.")
+    return asked
+
+
+async def _ask(service: Service, question: Question, request: Request) -> Reply | None:
+    """Wait for the answer, as long as the client does and the time lasts; None if the client left.
+
+    Raises:
+        Refusal: if there is no room, no time, or no answer to this question.
+    """
+    worker = service.worker
+    try:
+        answer = asyncio.wrap_future(worker.submit(question))
+    except QueueFullError:
+        after = {"retry-after": str(worker.wait_estimate())}
+        raise Refusal(503, f"{worker.waiting} questions are waiting already. Try again later.", after) from None
+    except ClosedError:
+        raise Refusal(503, "The service is stopping. Ask another, or again later.") from None
+    gone = asyncio.ensure_future(_left(request))
+    try:
+        first: set[asyncio.Future[Any]] = {answer, gone}
+        done, _ = await asyncio.wait(first, timeout=service.seconds, return_when=asyncio.FIRST_COMPLETED)
+        if answer in done:
+            return answer.result()
+        if gone in done:
+            return None
+        raise Refusal(504, f"There was no answer within {service.seconds:g} seconds. Ask for less, or again later.")
+    except (Refusal, asyncio.CancelledError):
+        raise
+    except Exception as error:
+        raise _refusal(question, error) from None
+    finally:
+        gone.cancel()
+        answer.cancel()  # takes the question out of the queue, if it still waits there
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _refusal(question: Question, error: Exception) -> Refusal:
+    match error:
+        case DataError() | PromptTooLongError():
+            return Refusal(422, str(error))
+        case CheckpointError():
+            return Refusal(409, str(error))
+        case BackendError():
+            # Scores need what not every backend has; everything else is a server behind this one.
+            return Refusal(501 if isinstance(question, ScoreQuestion) else 502, str(error))
+        case _:
+            log_error(error)
+            return Refusal(500, "The model failed on this request. The log says where; please report it.")
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(Refusal)
+    async def refused(_: Request, refusal: Refusal) -> Response:
+        return _json({"error": refusal.sentence}, refusal.status, refusal.headers)
+
+    @app.exception_handler(DataError)
+    async def unusable(_: Request, error: DataError) -> Response:
+        return _json({"error": str(error)}, 422)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        errors = error.errors()
+        return _json({"error": sentence(errors)}, 400 if errors[0]["type"] == "json_invalid" else 422)
+
+    @app.exception_handler(HTTPException)
+    async def other(_: Request, error: HTTPException) -> Response:
+        match error.status_code:
+            case 404:
+                said = "There is nothing at this path. /docs lists what there is."
+            case 405:
+                said = "This path does not take that method. /docs says which."
+            case 400:
+                said = "The body is not JSON that can be read. Send one JSON object."
+            case _:
+                said = str(error.detail)
+        return _json({"error": said}, error.status_code, error.headers)
+
+
+def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    # In ASCII, so that half of a surrogate pair in a model's text is an escape and no failure.
+    return Response(json.dumps(value), status, headers, "application/json")

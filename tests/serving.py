@@ -1,0 +1,139 @@
+"""A service over a scripted model, running on a free port, for tests that speak HTTP to it."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import uvicorn
+from starlette.types import ASGIApp
+
+from rubric_arm_lite.backends.base import NextWords, Sampling
+from rubric_arm_lite.backends.scripted import ScriptedSampler, Written
+from rubric_arm_lite.reward_model import RubricRewardModel
+from rubric_arm_lite.serve.app import Service, build_app
+from rubric_arm_lite.serve.gate import GateSettings
+from rubric_arm_lite.serve.questions import ModelDesk, Question, Reply
+from rubric_arm_lite.serve.server import bind, url_of
+from rubric_arm_lite.serve.worker import Worker
+from rubric_arm_lite.types import Example, RolloutGroup, Rubric
+from tests.judgements import write_judgement
+from tests.players import recipe, sampler
+
+PAIR = {"prompt": "request 1", "response_a": "good one", "response_b": "poor one"}
+RULE = "1. The response is number {} [Hard Rule]"
+
+
+class Model(ScriptedSampler):
+    """A scripted model that takes its time and counts its batches; the pointwise judge likes what begins with good."""
+
+    def __init__(self, script: Any, delay: float = 0.0) -> None:
+        super().__init__(script)
+        self.delay = delay
+        self.failure: Exception | None = None
+
+    def control_tokens(self) -> list[str]:
+        return []
+
+    def sample(self, adapter: str | None, examples: Sequence[Example], sampling: Sampling) -> list[RolloutGroup]:
+        time.sleep(self.delay)
+        if self.failure is not None and any("poison" in example.prompt for example in examples):
+            raise self.failure
+        return super().sample(adapter, examples, sampling)
+
+    def next_word_logprobs(self, adapter: str | None, questions: Sequence[NextWords]) -> list[tuple[float, ...]]:
+        return [(-0.1, -2.5) if "\ngood" in question.prompt else (-2.5, -0.1) for question in questions]
+
+
+def number_in(text: str) -> str:
+    found = re.search(r"\d+", text)
+    return found[0] if found else "0"
+
+
+def writes(request: str, example: Example, index: int) -> Written:
+    """A rubric that tells which request it was written for."""
+    return RULE.format(number_in(request)) if "broken" not in request else "no rubric"
+
+
+def judges(a: str, b: str, rubric: Rubric, index: int) -> Written:
+    """What is good wins; the findings repeat the responses, so that a wrong pairing shows."""
+    findings = (
+        {"A": f"{a} is met", "B": f"{b} is missed"} if "good" in a else {"A": f"{a} is missed", "B": f"{b} is met"}
+    )
+    return write_judgement(rubric, findings, "A" if "good" in a else "B")
+
+
+def model(delay: float = 0.0, **changes: Any) -> RubricRewardModel:
+    scripted = Model(sampler(judges, writes).script, delay)
+    fields = {"evaluation": {"rubric_max_tokens": 100, "judge_max_tokens": 500}, "model": {"max_context": 6000}}
+    return RubricRewardModel(scripted, recipe(**{**fields, **changes}))
+
+
+@dataclass
+class Served:
+    """A running service and its model."""
+
+    url: str
+    model: RubricRewardModel
+    worker: Worker[Any, Any]
+    client: httpx.Client = field(repr=False)
+
+    @property
+    def scripted(self) -> Model:
+        assert isinstance(self.model.model, Model)
+        return self.model.model
+
+    def post(self, path: str, **body: Any) -> httpx.Response:
+        return self.client.post(path, json=body)
+
+
+@contextmanager
+def serving(
+    delay: float = 0.0,
+    seconds: float = 20.0,
+    page: bool = False,
+    states: tuple[str, ...] = ("final",),
+    on_state: Callable[[str], None] = lambda state: None,
+    **settings: Any,
+) -> Iterator[Served]:
+    """A service on a free port for the time of the ``with``; ``settings`` are the gate's or the worker's.
+
+    ``on_state`` is told the state of every batch: a scripted model has no adapters to load.
+    """
+    of_worker = {name: settings.pop(name) for name in ("batch", "window", "queue") if name in settings}
+    reward_model = settings.pop("model", None) or model(delay)
+    desk = ModelDesk(reward_model, None, "final")
+
+    def answer(questions: Sequence[Question]) -> list[Reply | Exception]:
+        on_state(questions[0].state)
+        return desk.answer(questions)
+
+    worker = Worker(answer, alike=lambda q: q.state, **of_worker)
+    service = Service("test run", reward_model.recipe, worker, lambda: list(states), "final", seconds)
+    with listening(build_app(service, GateSettings(**settings), page)) as client:
+        yield Served(str(client.base_url), reward_model, worker, client)
+
+
+@contextmanager
+def listening(app: ASGIApp) -> Iterator[httpx.Client]:
+    """A client of an application that listens on a free port."""
+    bound = bind("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    try:
+        with httpx.Client(base_url=url_of(bound, "127.0.0.1"), timeout=60) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()
