@@ -116,6 +116,24 @@ def load_comparisons(path: str | Path) -> list[UnlabelledPair]:
     return pairs
 
 
+def load_prompts(path: str | Path) -> list[Prompt]:
+    """Distinct prompts of column ``prompt``, in the order in which they first come; other columns are not read.
+
+    Raises:
+        DataError: for the first row that cannot be used, or if there is none.
+    """
+    return list({prompt_hash(prompt): prompt for prompt in map(_prompt, _rows(Path(path)))}.values())
+
+
+def load_answers(path: str | Path) -> list[tuple[Prompt, str]]:
+    """Prompts with one response each, from columns ``prompt`` and ``response``.
+
+    Raises:
+        DataError: for the first row that cannot be used, or if there is none.
+    """
+    return [(_prompt(row), _text(row, "response")) for row in _rows(Path(path))]
+
+
 # --- blocks ---------------------------------------------------------------------------------------------------------
 
 

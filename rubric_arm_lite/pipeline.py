@@ -300,7 +300,8 @@ class Run:
         slot, step = self.directory.state.position
         if slot < len(order):
             hooks = Hooks(before_phase, after_step, after_phase)
-            alternate(self.recipe, phases, self.data.train, self.sampler, self.learner, hooks, Position(slot, step))
+            position = Position(slot, step)
+            alternate(self.recipe, order, phases, self.data.train, self.sampler, self.learner, hooks, position)
         self.directory.commit(stage=stage)
 
     def _check_same_weights(self, phase: str) -> None:

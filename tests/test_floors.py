@@ -18,7 +18,18 @@ PACKAGE = "rubric_arm_lite"
 ROOT = Path(__file__).parents[1] / PACKAGE
 FLOORS: dict[int, tuple[str, ...]] = {
     0: ("__init__", "errors", "types"),
-    1: ("config", "recipe_file", "prompts", "parsing", "rewards", "advantages", "schedule", "seeds"),
+    1: (
+        "config",
+        "recipe_file",
+        "policy_config",
+        "recipe_problems",
+        "prompts",
+        "parsing",
+        "rewards",
+        "advantages",
+        "schedule",
+        "seeds",
+    ),
     2: ("data", "journal", "rubric_cache", "run_dir", "testbed.*"),
     3: ("batching", "losses", "memory", "parallel", "prefix_tree", "tree_attention"),
     4: ("backends.*",),
