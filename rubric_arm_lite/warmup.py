@@ -108,7 +108,6 @@ def warm_up_role(
         packing=False,
         loss_type="chunked_nll" if chunked else "nll",
         dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
     )
     before = model.fingerprint(role)
     kept = {name: parameter.detach().clone() for name, parameter in model.parameters(role)}

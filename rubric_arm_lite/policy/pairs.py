@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rubric_arm_lite.backends.base import Sampler, Sampling
 from rubric_arm_lite.journal import Journal
@@ -33,6 +33,7 @@ REASONS = (
     "rubric does not parse",
     "too long for the judge",
 )
+Item = TypeVar("Item")
 Progress = Callable[[int, int], None]
 """Called with how many are done, and of how many."""
 
@@ -65,7 +66,7 @@ class TrainingPair:
     rejected: Answer
 
 
-def portions(items: Sequence[Any]) -> Iterator[tuple[str, Sequence[Any]]]:
+def portions(items: Sequence[Item]) -> Iterator[tuple[str, Sequence[Item]]]:
     """The items in runs of :data:`PORTION`, each with the key of its journal row."""
     for start in range(0, len(items), PORTION):
         yield f"from {start}", items[start : start + PORTION]

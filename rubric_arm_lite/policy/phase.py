@@ -15,7 +15,7 @@ from rubric_arm_lite.policy.referee import Match, Referee, Request
 from rubric_arm_lite.prompts import PromptBuilder
 from rubric_arm_lite.rewards import policy_reward
 from rubric_arm_lite.seeds import derive_seed
-from rubric_arm_lite.types import Example, PromptBlock, Reward, Role, RolloutGroup
+from rubric_arm_lite.types import Example, PromptBlock, Reward, Role, RolloutGroup, Side
 
 
 class PolicyPhase:
@@ -62,7 +62,7 @@ class PolicyPhase:
         verdicts = iter(self._referee.verdicts(matches))
         return [[self._reward_of(next(verdicts).named) for _ in group.samples] for group in groups]
 
-    def _reward_of(self, named: Sequence[str | None]) -> Reward:
+    def _reward_of(self, named: Sequence[Side | None]) -> Reward:
         reward = policy_reward(named)
         self._tally.counts[f"orders/{round(2 * reward.total)}" if len(named) == 2 else "orders/unjudged"] += 1
         return reward
