@@ -47,10 +47,13 @@ class PolicyDataSettings(Settings):
 
 
 class StartSettings(Settings):
-    """Supervised start of the policy; an instruction-tuned base needs none."""
+    """How the policy begins; an instruction-tuned base needs nothing."""
 
+    adapter: str | None = None
+    """A PEFT folder to begin with, for example `adapters/policy` of another policy run."""
     source: str | None = None
-    """`testbed` for the world's responses, liked or not; a file with `prompt` and `response`; or null for none."""
+    """`testbed` for the world's responses, liked or not; a file with `prompt` and `response`; or null for no
+    supervised start."""
     sft: SFTSettings = SFTSettings()
 
 

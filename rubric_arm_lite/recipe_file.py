@@ -49,6 +49,7 @@ _PATH_FIELDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("warmup", "source"): ("testbed",),
     ("model", "base"): ("testbed",),
     ("start", "source"): ("testbed",),
+    ("start", "adapter"): (),
     ("reward", "run"): (),
     ("evaluation", "judge"): ("oracle",),
 }
