@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-RIDGE = 0.01
+RIDGE = 1e-3
 """Penalty on the length coefficient, so that it stays finite where length alone would tell the winner."""
 
 
