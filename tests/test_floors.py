@@ -40,6 +40,8 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "policy.pairs",
         "policy.phase",
         "policy.players",
+        "policy.state",
+        "policy.rounds",
         "policy.referee",
         "policy.requests",
         "policy.statistics",
@@ -51,7 +53,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "comparing",
         "reward_model",
     ),
-    6: ("alternating", "pipeline", "policy.pipeline"),
+    6: ("alternating", "pipeline", "policy.online", "policy.pipeline"),
     7: (
         "bench.*",
         "cli",
