@@ -54,10 +54,16 @@ def train_dpo(
         )
 
     class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]
-        """Takes token ids as they were sampled, where TRL would write and read texts again."""
+        """Takes token ids as they were sampled, where TRL would write and read texts again, and resumes rightly."""
 
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
+
+        def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            # Where the reference has a folder in the checkpoint, transformers loads that one only, and training would
+            # go on from the first weights with a later optimizer, without a word.
+            self.model.load_adapter(resume_from_checkpoint, "default", is_trainable=True)
 
     peft_model = load_for_trainer(model, adapter)
     kept = {name: p.detach().clone() for name, p in peft_model.named_parameters() if ".default." in name}
@@ -96,10 +102,12 @@ def first_loss(trainer: Any, pairs: Sequence[TrainingPair]) -> float:
     device = trainer.model.device
     kinds, weights = trainer.loss_types, trainer.loss_weights
     trainer.loss_types, trainer.loss_weights = ["sigmoid"], [1.0]
+    trainer.model.eval()  # so that TRL counts this look among evaluations, not in the means of training
     try:
         with torch.no_grad():
             return float(trainer.compute_loss(trainer.model, {name: value.to(device) for name, value in batch.items()}))
     finally:
+        trainer.model.train()
         trainer.loss_types, trainer.loss_weights = kinds, weights
 
 

@@ -176,7 +176,9 @@ class PolicyRun:
                 self.watcher.note(alarm_text(alarm))
 
     def _finish(self) -> None:
-        self.state.players.policy.save_adapter("policy", self.directory.path / "adapters" / "policy")
+        """The policy, and the start it is compared with, as plain PEFT folders; and the last figures."""
+        for adapter in ("policy", "policy_ref"):
+            self.state.players.policy.save_adapter(adapter, self.directory.path / "adapters" / adapter)
         found = [
             {"since": alarm.since, "at": alarm.at, "gained": alarm.gained, "lost": alarm.lost}
             for alarm in self._alarms()

@@ -1,0 +1,231 @@
+"""Whole policy runs on the testbed's base: each of the three commands, and what happens when they are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError
+from rubric_arm_lite.policy.pipeline import PolicyRun, stages_of
+from rubric_arm_lite.policy_config import PolicyRecipe
+from rubric_arm_lite.policy_report import write_policy_report
+from rubric_arm_lite.recipe_file import dump_recipe, load_settings, recipe_hash
+from rubric_arm_lite.run_dir import RunDirectory
+
+SHORT = (
+    "data.train_prompts=40",
+    "start.sft.max_steps=30",
+    "start.sft.save_steps=10",
+    "dpo.rounds=2",
+    "dpo.max_steps=2",
+    "dpo.save_steps=1",
+    "policy.max_steps=1",
+    "policy.prompts_per_step=3",
+    "policy.num_generations=4",
+    "rounds=2",
+    "checkpoint.save_steps=1",
+    "evaluation.prompts=8",
+    "evaluation.bootstrap=200",
+)
+COMPARED = ("metrics.jsonl", "adapters/policy/adapter_model.safetensors", "summary.json", "report.html", "report.md")
+
+
+class Killed(BaseException):
+    """What a test raises in the middle of a run."""
+
+
+class Watcher:
+    """Keeps what it was told; raises at the ``deadly``-th call of :meth:`step`."""
+
+    def __init__(self, deadly: int | None = None) -> None:
+        self.notes: list[str] = []
+        self.names: list[str] = []
+        self._left = deadly
+
+    def stage(self, name: str, steps: int) -> None:
+        self.names.append(name)
+
+    def step(self, done: int, values: dict[str, float]) -> None:
+        if self._left is not None:
+            self._left -= 1
+            if self._left == 0:
+                raise Killed
+
+    def said(self, name: str, text: str) -> None:
+        self.names.append(f"= {name}")
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def recipe_for(reward: Path, method: str, *more: str) -> PolicyRecipe:
+    sets = (*SHORT, f"reward.run={reward}", f"method={method}", *more)
+    return load_settings(PolicyRecipe, "testbed", sets)
+
+
+def execute(recipe: PolicyRecipe, folder: Path, deadly: int | None = None) -> Watcher:
+    watcher = Watcher(deadly)
+    directory = RunDirectory.open(folder, dump_recipe(recipe), recipe_hash(recipe), "resume")
+    try:
+        PolicyRun(recipe, directory, watcher).execute()
+    finally:
+        directory.close()
+    write_policy_report(folder)
+    return watcher
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in COMPARED}
+
+
+def rows_of(folder: Path, kind: str) -> list[dict[str, Any]]:
+    return [row for line in (folder / "metrics.jsonl").open() if (row := json.loads(line))["kind"] == kind]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "deadly"), [("iterdpo", (2, 3, 4)), ("grpo", (2, 1))])
+def test_a_run_that_dies_ends_as_one_that_does_not(
+    method: str, deadly: tuple[int, ...], finished_run: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_for(finished_run, method)
+    execute(recipe, tmp_path / "whole")
+    for moment in deadly:
+        with pytest.raises(Killed):
+            execute(recipe, tmp_path / "killed", moment)
+    execute(recipe, tmp_path / "killed")
+    assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
+    names = [row["name"] for row in rows_of(tmp_path / "whole", "evaluation")]
+    assert names == ["start", "round 1", "round 2"]
+    evaluations = rows_of(tmp_path / "whole", "evaluation")
+    assert evaluations[0]["independent/win_rate"] == evaluations[0]["trained/win_rate"] == 0.5
+    assert abs(evaluations[0]["kl"]) < 1e-3 < evaluations[-1]["kl"]
+    assert execute(recipe, tmp_path / "whole").names == [], "a finished run is left alone"
+
+
+def command(method: str, reward: Path, folder: Path) -> list[str]:
+    sets = [part for value in SHORT for part in ("--set", value)]
+    call = [sys.executable, "-m", "rubric_arm_lite", "policy", method, "testbed", "--reward", str(reward)]
+    return [*call, "--run-dir", str(folder), "--if-exists", "resume", "--json", *sets]
+
+
+@pytest.mark.slow
+def test_kill_9_and_resume_of_dpo(finished_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "killed"
+    process = subprocess.Popen(command("dpo", finished_run, folder), stdout=subprocess.DEVNULL, start_new_session=True)
+    while process.poll() is None and not (folder / "rounds" / "1" / "samples.jsonl").exists():
+        time.sleep(0.05)
+    assert process.poll() is None, "the run was over before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = subprocess.run(command("dpo", finished_run, folder), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["method"] == "dpo" and found["name"] == "round 1" and Path(found["report"]).is_file()
+    execute(recipe_for(finished_run, "dpo"), tmp_path / "whole")
+    assert bytes_of(folder) == bytes_of(tmp_path / "whole")
+    page = (folder / "report.html").read_text("utf-8")
+    assert page.count("<svg") == 4 and "Round 1:" in page and "http" not in page.replace("http://www.w3.org", "")
+
+
+@pytest.mark.slow
+def test_a_run_belongs_to_its_reward_model_and_requests(finished_run: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(finished_run, "grpo", "start.source=null", "rounds=1")
+    execute(recipe, tmp_path / "run")
+    file = tmp_path / "run" / "data.json"
+    described = json.loads(file.read_text())
+    file.write_text(json.dumps({**described, "reward_model": {}}))
+    with pytest.raises(CheckpointError, match=r"another reward model \(reward_model changed\)"):
+        execute(recipe, tmp_path / "run")
+    file.write_text("[]")
+    with pytest.raises(CheckpointError, match="began with other requests"):
+        execute(recipe, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_own_prompts_another_base_and_a_second_run_as_judge(
+    finished_run: Path, tiny_folder: Any, tmp_path: Path
+) -> None:
+    words = ("gardens", "rivers", "trains", "kitchens")
+    prompts = [
+        {"prompt": f"Write a note about {word} for pilots. Avoid the word {other}."}
+        for word in words
+        for other in ("zinc", "silk")
+    ]
+    turns = [{"role": role, "content": "gardens"} for role in ("user", "assistant", "user")]
+    rows = [*prompts, prompts[0], {"prompt": turns}, {"prompt": "stone " * 120}]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = recipe_for(
+        finished_run,
+        "grpo",
+        f"data.source={file}",
+        "data.test_fraction=0.4",
+        "start.source=null",
+        f"model={{base: {tiny_folder('llama')}, dtype: float32, max_context: 128, lora: {{r: 4, alpha: 8}}}}",
+        f"evaluation.judge={finished_run}",
+        "evaluation.judge_state=warm-up",
+        "rounds=1",
+    )
+    watcher = execute(recipe, tmp_path / "run")
+    assert watcher.notes[:2] == [
+        "1 conversations are left out: single requests only.",
+        "1 requests do not fit the context with an answer; left out.",
+    ]
+    last = rows_of(tmp_path / "run", "evaluation")[-1]
+    assert "independent/win_rate" in last and "score" not in last
+    saved = json.loads((tmp_path / "run" / "adapters" / "policy" / "adapter_config.json").read_text())
+    assert saved["r"] == 4
+
+
+def test_stages() -> None:
+    assert stages_of(PolicyRecipe(method="grpo")) == ["start", "rubrics", "evaluate 0", "train", "final"]
+    assert stages_of(PolicyRecipe(method="dpo"))[3:] == ["sample 1", "label 1", "train 1", "evaluate 1", "final"]
+    assert len(stages_of(PolicyRecipe(method="iterdpo"))) == 3 + 3 * 4 + 1
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["data.source=p.jsonl"], "start.source: testbed answers the testbed's prompts"),
+        (["data.source=p.jsonl", "start.source=null"], "evaluation.judge: oracle knows the testbed's prompts only"),
+        (["dpo.bta=0.2"], "Did you mean `dpo.beta`?"),
+        (["model={max_context: 16}"], "leaves no room for a prompt"),
+        (["method=ppo"], "Allowed: dpo, iterdpo, grpo"),
+    ],
+)
+def test_mistakes_in_a_policy_recipe(sets: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(PolicyRecipe, "testbed", sets)
+    assert message in str(caught.value)
+
+
+def test_a_reward_model_that_is_not_there(tmp_path: Path) -> None:
+    recipe = recipe_for(tmp_path / "nowhere", "dpo")
+    with pytest.raises(CheckpointError, match="is not a run directory"):
+        execute(recipe, tmp_path / "run")
+    done = subprocess.run(
+        command("dpo", tmp_path / "nowhere", tmp_path / "r"), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr and "Make one with rubric-arm run" in done.stderr
+    with pytest.raises(CheckpointError, match="is not a run directory"):
+        write_policy_report(tmp_path)
+
+
+def test_prompts_that_are_all_conversations(tmp_path: Path, finished_run: Path) -> None:
+    file = tmp_path / "p.jsonl"
+    turns = [{"role": role, "content": "gardens"} for role in ("user", "assistant", "user")]
+    file.write_text(
+        "".join(json.dumps({"prompt": [*turns[:-1], {"role": "user", "content": w}]}) + "\n" for w in "abc")
+    )
+    recipe = recipe_for(finished_run, "dpo", f"data.source={file}", "start.source=null", "evaluation.judge=null")
+    with pytest.raises(DataError, match=r"No training request of .* is a single text"):
+        execute(recipe, tmp_path / "run")
