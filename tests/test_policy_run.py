@@ -220,7 +220,7 @@ def test_every_shipped_policy_recipe_loads_and_is_written_back(tmp_path: Path) -
         recipe = load_settings(PolicyRecipe, str(path))
         (tmp_path / path.name).write_text(dump_recipe(recipe))
         assert load_settings(PolicyRecipe, str(tmp_path / path.name)) == recipe
-    with pytest.raises(ConfigError, match="the name of a shipped recipe: qwen2.5-7b, qwen3-8b-shared, testbed"):
+    with pytest.raises(ConfigError, match=r"the name of a shipped recipe: qwen2\.5-7b, qwen3-8b-shared, testbed"):
         load_settings(PolicyRecipe, "demo")
 
 
