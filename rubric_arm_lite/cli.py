@@ -15,7 +15,6 @@ import typer
 from rich.console import Console
 
 from rubric_arm_lite import __version__
-from rubric_arm_lite.cli_policy import policy_app
 from rubric_arm_lite.errors import RubricArmError
 
 if TYPE_CHECKING:
@@ -34,10 +33,9 @@ app = typer.Typer(
 )
 testbed_app = typer.Typer(help="The embedded preference world and its tiny base.", no_args_is_help=True)
 app.add_typer(testbed_app, name="testbed")
-app.add_typer(policy_app, name="policy")
 
-out_console = Console(soft_wrap=True)
-err_console = Console(stderr=True, soft_wrap=True)
+_out = Console(soft_wrap=True)
+_err = Console(stderr=True, soft_wrap=True)
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (testbed).")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a field: --set judge.max_steps=5.")]
@@ -130,7 +128,7 @@ def rubric(
     else:
         print(written.text)
     if not written.usable:
-        err_console.print(f"[yellow]The rubric is {written.status.value}; a judge would not be shown it.[/yellow]")
+        _err.print(f"[yellow]The rubric is {written.status.value}; a judge would not be shown it.[/yellow]")
 
 
 @app.command()
@@ -201,7 +199,7 @@ def _judge_file(
     else:
         atomic_write(target, text.encode())
         named = sum(v.winner is not None for v in verdicts)
-        err_console.print(f"{len(rows)} pairs judged, {named} with a winner, written to {target}")
+        _err.print(f"{len(rows)} pairs judged, {named} with a winner, written to {target}")
 
 
 @app.command()
@@ -227,7 +225,7 @@ def evaluate(
     pairs = None if source is None else load_pairs(source)
     evaluation, left_out = evaluate_run(_load(run, state, asked), pairs, votes, limit)
     if left_out:
-        err_console.print(f"[yellow]{left_out} pairs are longer than the context and were left out.[/yellow]")
+        _err.print(f"[yellow]{left_out} pairs are longer than the context and were left out.[/yellow]")
     if as_json:
         _print_json({**evaluation.values, "left_out_too_long": left_out})
     else:
@@ -264,11 +262,11 @@ def export(
     state: StateOption = "final",
 ) -> None:
     """Write both adapters with model cards, or merged into their base."""
-    quiet_libraries()
+    _quiet_libraries()
     from rubric_arm_lite.export import export as write
 
     for folder in write(run, target, state, merge):
-        out_console.print(str(folder), highlight=False)
+        _out.print(str(folder), highlight=False)
 
 
 @app.command()
@@ -286,10 +284,10 @@ def push(
         check_repo(repo)
         files = files_of(folder)
         for file in files:
-            out_console.print(f"{file.stat().st_size:>12,}  {file.relative_to(folder).as_posix()}", highlight=False)
-        out_console.print(f"{len(files)} files would go to {repo}.", highlight=False)
+            _out.print(f"{file.stat().st_size:>12,}  {file.relative_to(folder).as_posix()}", highlight=False)
+        _out.print(f"{len(files)} files would go to {repo}.", highlight=False)
     else:
-        out_console.print(send(folder, repo, private=not public), highlight=False)
+        _out.print(send(folder, repo, private=not public), highlight=False)
 
 
 @app.command()
@@ -301,7 +299,7 @@ def doctor(as_json: JsonOption = False) -> None:
     if as_json:
         _print_json(found)
     else:
-        show(found, out_console)
+        show(found, _out)
 
 
 @app.command()
@@ -323,7 +321,7 @@ def plan(
     if as_json:
         _print_json(plan_table.as_json(loaded, made, tokens_per_second))
     else:
-        plan_table.show(loaded, made, tokens_per_second, out_console)
+        plan_table.show(loaded, made, tokens_per_second, _out)
 
 
 @app.command()
@@ -349,7 +347,7 @@ def bench(
     output: OutputOption = None,
 ) -> None:
     """Time our engine beside stock TRL on the same work; without a verb: rollout, update and step."""
-    quiet_libraries()
+    _quiet_libraries()
     from rubric_arm_lite.bench.measure import check_against, check_verb, measure, measure_all
     from rubric_arm_lite.bench.show import show, write
     from rubric_arm_lite.bench.sweep import check_axes, measure_sweep
@@ -373,7 +371,7 @@ def bench(
     side = check_against(against)
     axes = check_axes(axis, sweep)
     Work(settings)
-    with err_console.status("bench") as status, contextlib.redirect_stdout(sys.stderr):  # libraries may print
+    with _err.status("bench") as status, contextlib.redirect_stdout(sys.stderr):  # libraries may print
         if chosen is None:
             result = measure_all(settings, side, memory, status.update)
         elif sweep:
@@ -382,11 +380,11 @@ def bench(
             result = measure(chosen, settings, side, memory, status.update)
     if output is not None:
         for path in write(result, output, f"bench-{chosen or 'all'}"):
-            err_console.print(f"{path}", markup=False, highlight=False)
+            _err.print(f"{path}", markup=False, highlight=False)
     if as_json:
         _print_json(result)
     else:
-        show(result, out_console)
+        show(result, _out)
 
 
 @testbed_app.command("build")
@@ -407,7 +405,7 @@ def testbed_build(
         raise CheckpointError(f"{folder} exists and is not empty. Choose a new folder.")
     settings = BuildSettings(seed=seed) if steps is None else BuildSettings(seed=seed, steps=steps)
     columns = (TextColumn("base"), BarColumn(), TextColumn("loss {task.fields[loss]:.3f}"), TimeRemainingColumn())
-    with Progress(*columns, console=err_console, transient=True) as bar:
+    with Progress(*columns, console=_err, transient=True) as bar:
         task = bar.add_task("base", total=settings.steps, loss=0.0)
         build(folder, settings, lambda step, loss: bar.update(task, completed=step, loss=loss))
     print(folder)
@@ -462,19 +460,19 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except RubricArmError as error:
-        err_console.print("[red]error:[/red] ", end="")
-        err_console.print(str(error), markup=False, highlight=False)
+        _err.print("[red]error:[/red] ", end="")
+        _err.print(str(error), markup=False, highlight=False)
         raise SystemExit(2) from None
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        err_console.print("[red]error:[/red] ", end="")
-        err_console.print(
+        _err.print("[red]error:[/red] ", end="")
+        _err.print(
             f"{place}{error.strerror or error}. Check the path and its permissions.", markup=False, highlight=False
         )
         raise SystemExit(2) from None
     except SystemExit as stop:
         if stop.code == 130:
-            err_console.print("\nInterrupted. What was committed is kept; continue with --resume.")
+            _err.print("\nInterrupted. What was committed is kept; continue with --resume.")
         raise
 
 
@@ -499,7 +497,7 @@ def _execute(recipe: Recipe, run_dir: Path, stage: str | None, if_exists: str, a
         if processes is None or processes.first:
             directory = RunDirectory.open(run_dir, dump_recipe(recipe), recipe_hash(recipe), if_exists)
         # The heavy imports come after everything that can be refused without them.
-        quiet_libraries()
+        _quiet_libraries()
         from rubric_arm_lite.parallel import ALONE
         from rubric_arm_lite.pipeline import Run
         from rubric_arm_lite.progress import RichWatcher
@@ -509,7 +507,7 @@ def _execute(recipe: Recipe, run_dir: Path, stage: str | None, if_exists: str, a
         processes.wait()
         if not processes.first:
             directory = FollowedDirectory.follow(run_dir, recipe_hash(recipe))
-        watcher = RichWatcher(err_console if as_json else out_console, quiet=not processes.first)
+        watcher = RichWatcher(_err if as_json else _out, quiet=not processes.first)
         try:
             Run(recipe, directory, watcher, processes).execute(stage)
         finally:
@@ -524,8 +522,8 @@ def _execute(recipe: Recipe, run_dir: Path, stage: str | None, if_exists: str, a
         found = json.loads(summary.read_text("utf-8")) if summary.exists() else {}
         _print_json({"run": str(run_dir), "report": str(html), **found})
     else:
-        out_console.print(markdown.read_text("utf-8"), markup=False, highlight=False)
-        out_console.print(f"[bold]Report:[/bold] {html}", highlight=False)
+        _out.print(markdown.read_text("utf-8"), markup=False, highlight=False)
+        _out.print(f"[bold]Report:[/bold] {html}", highlight=False)
 
 
 def _join_launched() -> Processes | None:
@@ -563,13 +561,13 @@ def _load(run: Path, state: str, server: ServerSettings | None) -> RubricRewardM
         from rubric_arm_lite.reward_model import RubricRewardModel, recipe_of_run
 
         return RubricRewardModel.from_server(server, recipe_of_run(run))
-    quiet_libraries()
+    _quiet_libraries()
     from rubric_arm_lite.reward_model import RubricRewardModel
 
     return RubricRewardModel.from_run(run, state)
 
 
-def quiet_libraries() -> None:
+def _quiet_libraries() -> None:
     """Keep progress bars and advice of the libraries off the screen; errors still come through."""
     import logging
     import warnings
@@ -615,9 +613,7 @@ def _warn_unknown_words(model: RubricRewardModel, *texts: str) -> None:
             if token == unknown:
                 words[text[start:end].strip()] = None
     if words:
-        err_console.print(
-            f"[yellow]This base does not know: {', '.join(list(words)[:12])}. It reads them as blanks.[/yellow]"
-        )
+        _err.print(f"[yellow]This base does not know: {', '.join(list(words)[:12])}. It reads them as blanks.[/yellow]")
 
 
 def _show_verdict(verdict: Verdict) -> None:
