@@ -32,8 +32,10 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml constraints.txt
+$(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml constraints.txt tests/unsloth_cpu.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	rm -rf $(VENV)/unsloth
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/unsloth -r tests/unsloth_cpu.txt
 	touch $@ $(VENV)/.installed
 
 clean:

@@ -9,6 +9,9 @@ from typing import Annotated
 
 import typer
 
+from rubric_arm_lite.cli_common import err, out, print_json, quiet_libraries
+from rubric_arm_lite.cli_options import JsonOption
+
 policy_app = typer.Typer(help="Train a policy against a finished reward model.", no_args_is_help=True)
 
 RecipeArgument = Annotated[str, typer.Argument(help="A policy recipe, or the name of a shipped one (testbed).")]
@@ -17,7 +20,6 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a f
 RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Where results go (default: runs/NAME-METHOD).")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Same as --if-exists resume.")]
 ExistsOption = Annotated[str, typer.Option("--if-exists", help="raise, resume or overwrite an existing run.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
 
 
 @policy_app.command()
@@ -80,7 +82,6 @@ def _execute(
     if_exists: str,
     as_json: bool,
 ) -> None:
-    from rubric_arm_lite.cli import err_console, out_console, quiet_libraries
     from rubric_arm_lite.errors import ConfigError
     from rubric_arm_lite.policy_config import PolicyRecipe
     from rubric_arm_lite.recipe_file import dump_recipe, load_settings, recipe_hash
@@ -104,7 +105,7 @@ def _execute(
         from rubric_arm_lite.policy_report import write_policy_report
         from rubric_arm_lite.progress import RichWatcher
 
-        watcher = RichWatcher(err_console if as_json else out_console)
+        watcher = RichWatcher(err if as_json else out)
         try:
             PolicyRun(recipe, directory, watcher).execute()
         finally:
@@ -113,7 +114,7 @@ def _execute(
         html, text = write_policy_report(target)
     if as_json:
         summary = json.loads((target / "summary.json").read_text("utf-8"))
-        print(json.dumps({"run": str(target), "report": str(html), **summary}, ensure_ascii=False, indent=1))
+        print_json({"run": str(target), "report": str(html), **summary})
     else:
-        out_console.print(text.read_text("utf-8"), markup=False, highlight=False)
-        out_console.print(f"[bold]Report:[/bold] {html}", highlight=False)
+        out.print(text.read_text("utf-8"), markup=False, highlight=False)
+        out.print(f"[bold]Report:[/bold] {html}", highlight=False)

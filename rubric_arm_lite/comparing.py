@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from rubric_arm_lite.backends.base import ChatSampler, Sampling
 from rubric_arm_lite.config import Recipe
-from rubric_arm_lite.errors import DataError
+from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.parsing import parse_rubric
 from rubric_arm_lite.phases import JudgeDesk, RubricWriter
 from rubric_arm_lite.prompts import PromptBuilder, prompt_hash
@@ -63,16 +63,32 @@ class Comparer:
             DataError: if a prompt is longer than the context; with ``leave`` its rubric is empty and truncated.
         """
         sampling = Sampling(self._recipe.evaluation.rubric_max_tokens, 1, 0.0)
-        fits: dict[str, bool] = {}
-        for prompt, name in zip(prompts, names, strict=True):
-            key = prompt_hash(prompt)
-            if key not in fits:
-                fits[key] = self._fits(name, self._prompts.rubric_prompt(prompt), sampling, too_long)
-        asked = [prompt for prompt in prompts if fits[prompt_hash(prompt)]]
-        written = iter(
-            self._writer.write([(prompt, 0) for prompt in asked], sampling, self._recipe.seed) if asked else []
-        )
-        return [next(written) if fits[prompt_hash(prompt)] else _LEFT_OUT for prompt in prompts]
+        keys = [prompt_hash(prompt) for prompt in prompts]
+        first: dict[str, tuple[Prompt, str]] = {}
+        for key, prompt, name in zip(keys, prompts, names, strict=True):
+            first.setdefault(key, (prompt, name))
+        asked = {
+            key: prompt
+            for key, (prompt, name) in first.items()
+            if self.fits(name, self._prompts.rubric_prompt(prompt), sampling, too_long)
+        }
+        requests = [(prompt, 0) for prompt in asked.values()]
+        written = self._writer.write(requests, sampling, self._recipe.seed) if requests else []
+        found = dict(zip(asked, written, strict=True))
+        return [found.get(key, _LEFT_OUT) for key in keys]
+
+    def rubrics_for(
+        self, requests: Sequence[tuple[Prompt, Rubric | str | None]], names: Sequence[str], too_long: TooLong = "raise"
+    ) -> list[Rubric]:
+        """The rubric given with each prompt, or the generator's where there is none.
+
+        Raises:
+            DataError: as :meth:`rubrics`, or if a rubric given does not parse; nothing has been asked then.
+        """
+        given = [None if r is None else given_rubric(r, name) for (_, r), name in zip(requests, names, strict=True)]
+        missing = [(p, name) for (p, r), name in zip(requests, names, strict=True) if r is None]
+        written = iter(self.rubrics([p for p, _ in missing], [name for _, name in missing], too_long))
+        return [next(written) if rubric is None else rubric for rubric in given]
 
     # --- verdicts -----------------------------------------------------------------------------------------------
 
@@ -88,32 +104,30 @@ class Comparer:
         """One verdict per case, in order.
 
         Raises:
+            ConfigError: for votes or orders that there are not.
             DataError: if a rubric given as text does not parse, or a text is longer than the context.
         """
         if votes < 1:
-            raise ValueError(f"votes: {votes} asks nothing. Use at least 1.")
-        for case, name in zip(cases, names, strict=True):  # before anything is asked
-            if case[3] is not None:
-                _given(case[3], name)
-        found: list[Verdict] = []
-        for start in range(0, len(cases), CASES_AT_ONCE):
-            part = slice(start, start + CASES_AT_ONCE)
-            found += self._compare(cases[part], names[part], votes, orders, too_long)
-            if progress is not None:
-                progress(len(found), len(cases))
-        return found
-
-    def _compare(
-        self, cases: Sequence[Case], names: Sequence[str], votes: int, orders: Orders, too_long: TooLong
-    ) -> list[Verdict]:
+            raise ConfigError(f"votes: {votes} asks nothing. Use at least 1.")
+        if orders not in get_args(Orders):
+            raise ConfigError(f"orders: {orders!r} is not one of {', '.join(get_args(Orders))}.")
         settings = self._recipe.evaluation
         temperature = settings.judge_temperature if votes == 1 else settings.vote_temperature
         sampling = Sampling(settings.judge_max_tokens, votes, temperature)
-        rubrics = self._rubrics_of(cases, names, too_long)
+        rubrics = self.rubrics_for([(case[0], case[3]) for case in cases], names, too_long)
+        # All of them are looked at before the first is judged, so that a text too long costs no judgement.
         questions = [
             self._question(case, rubric, name, orders, sampling, too_long)
             for case, rubric, name in zip(cases, rubrics, names, strict=True)
         ]
+        found: list[Verdict] = []
+        for start in range(0, len(questions), CASES_AT_ONCE):
+            found += self._judge(questions[start : start + CASES_AT_ONCE], sampling)
+            if progress is not None:
+                progress(len(found), len(questions))
+        return found
+
+    def _judge(self, questions: Sequence[_Question], sampling: Sampling) -> list[Verdict]:
         asked = [(comparison, q.rubric) for q in questions for comparison in q.asked.values()]
         seed = derive_seed(self._recipe.seed, "compare")
         answers = iter(self._desk.judge(asked, sampling, seed) if asked else [])
@@ -122,13 +136,6 @@ class Comparer:
             judged = {side: next(answers) for side in question.asked}
             found.append(verdict_of(question.rubric, judged.get("A", []), judged.get("B", [])))
         return found
-
-    def _rubrics_of(self, cases: Sequence[Case], names: Sequence[str], too_long: TooLong) -> list[Rubric]:
-        missing = [(case[0], name) for case, name in zip(cases, names, strict=True) if case[3] is None]
-        written = iter(self.rubrics([p for p, _ in missing], [n for _, n in missing], too_long))
-        return [
-            next(written) if case[3] is None else _given(case[3], name) for case, name in zip(cases, names, strict=True)
-        ]
 
     def _question(
         self, case: Case, rubric: Rubric, name: str, orders: Orders, sampling: Sampling, too_long: TooLong
@@ -144,10 +151,15 @@ class Comparer:
         # The side is only where the caller's response A stands; there is no label here.
         texts = [self._prompts.judge_prompt(c.prompt, rubric, c.response_a, c.response_b) for c in wanted.values()]
         # Both orders hold the same texts, but a tokenizer may join them otherwise.
-        fits = [self._fits(name, text, sampling, too_long) for text in texts]
+        fits = [self.fits(name, text, sampling, too_long) for text in texts]
         return _Question(rubric, wanted if all(fits) else {})
 
-    def _fits(self, name: str, text: str, sampling: Sampling, too_long: TooLong) -> bool:
+    def fits(self, name: str, text: str, sampling: Sampling, too_long: TooLong) -> bool:
+        """Whether a user turn and its answer fit the context.
+
+        Raises:
+            DataError: if they do not, unless such texts are to be left.
+        """
         limit = self._recipe.model.max_context
         if len(text.encode("utf-8", "surrogatepass")) + ROOM_FOR_TEMPLATE + sampling.max_tokens <= limit:
             return True
@@ -160,7 +172,12 @@ class Comparer:
         return length <= limit
 
 
-def _given(rubric: Rubric | str, name: str) -> Rubric:
+def given_rubric(rubric: Rubric | str, name: str) -> Rubric:
+    """A rubric that a caller gave, parsed; ``name`` is what an error calls its place.
+
+    Raises:
+        DataError: if it does not parse.
+    """
     parsed = parse_rubric(rubric) if isinstance(rubric, str) else rubric
     if not parsed.usable:
         raise DataError(

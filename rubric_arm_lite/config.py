@@ -6,7 +6,7 @@ by a name, it has that name. Loading is in :mod:`rubric_arm_lite.recipe_file`.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -19,6 +19,9 @@ NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 Order = Literal["judge_first", "rubric_first", "judge_only", "rubric_only", "simultaneous"]
 LossType = Literal["grpo", "dapo", "dr_grpo"]
+Form = Literal["auto", "pairs", "openrubric", "ultrafeedback", "skywork", "helpsteer3", "rubricarm-arena"]
+"""Forms of source rows; `pairs` is our own, the others are in :mod:`rubric_arm_lite.sources.forms`."""
+Optim = Literal["adamw_torch", "adamw_8bit"]
 
 
 class Settings(BaseModel):
@@ -53,9 +56,29 @@ class LoraSettings(Settings):
     """Which linear layers carry an adapter."""
 
 
+class CheckpointPair(Settings):
+    """Two full models, one per role: folders or Hub ids."""
+
+    rubric: Annotated[str, Field(min_length=1)]
+    judge: Annotated[str, Field(min_length=1)]
+    rubric_revision: str | None = None
+    """Commit or tag on the Hub."""
+    judge_revision: str | None = None
+
+    def of(self, role: Role) -> str:
+        """The folder or id of a role's model."""
+        return self.judge if role == "judge" else self.rubric
+
+    def revision_of(self, role: Role) -> str | None:
+        """The revision of a role's model."""
+        return self.judge_revision if role == "judge" else self.rubric_revision
+
+
 class ModelSettings(Settings):
     """The one base model under both adapters."""
 
+    backend: Literal["transformers", "unsloth"] = "transformers"
+    """`unsloth` loads and runs the base with unsloth's kernels; prompts are then not shared."""
     base: str = "testbed"
     """`testbed` for the shipped tiny base, or a folder, or a Hub id."""
     revision: str | None = None
@@ -72,6 +95,8 @@ class ModelSettings(Settings):
     gradient_checkpointing: bool = False
     """Trade a second forward pass for activation memory."""
     lora: LoraSettings = LoraSettings()
+    checkpoints: CheckpointPair | None = None
+    """Two full models in place of adapters on `base`, to be asked and evaluated but not trained."""
 
 
 class PromptSettings(Settings):
@@ -79,6 +104,8 @@ class PromptSettings(Settings):
 
     rubric_template: str = "rubric"
     judge_template: str = "judge"
+    pointwise_template: str = "pointwise"
+    """For a judge that checks one response (RUBRIC-ARROW)."""
 
 
 class WorldSettings(Settings):
@@ -135,19 +162,74 @@ class TeacherSettings(Settings):
         return self
 
 
-class DataSettings(Settings):
+class SourceSettings(Settings):
+    """A source of rows: a file, a folder, or a data set of the Hub, and what is taken from it."""
+
+    source: str | None = "testbed"
+    """`testbed`, or a JSONL, CSV or Parquet file, a folder of such files, or a Hub id (owner/name)."""
+    form: Form = "auto"
+    """What the columns mean. `auto`: known Hub ids and unmistakable columns by themselves, else our own form."""
+    config: str | None = None
+    """The data set's configuration, or a folder in it (null: what its form is known for)."""
+    split: str | None = None
+    """Split to read (null: what its form is known for, else the only one, else `train`)."""
+    revision: str | None = None
+    """Commit or tag on the Hub; pin it for a run that others should repeat."""
+    streaming: bool = False
+    """Read while downloading, without the `datasets` library's cache on disk."""
+    rows: Positive | None = None
+    """Read only the first so many rows."""
+    subset: tuple[str, ...] = ()
+    """Keep only rows of these subsets (or, where a row names no subset, sources); empty keeps all."""
+    sample: Positive | None = None
+    """Keep at most so many prompts, drawn by the seed from all that were read."""
+
+    @model_validator(mode="after")
+    def _check_choices(self) -> SourceSettings:
+        chosen = [name for name, unset in _CHOICES.items() if getattr(self, name) != unset]
+        if chosen and self.source in (None, "testbed"):
+            raise ValueError(
+                f"{chosen[0]}: source {self.source or 'null'} has nothing to choose from. Give a file, a folder or a "
+                f"Hub id as source, or leave {chosen[0]} out."
+            )
+        return self
+
+
+_CHOICES: dict[str, Any] = {
+    name: field.default for name, field in SourceSettings.model_fields.items() if name != "source"
+}
+
+
+class DataSettings(SourceSettings):
     """Where preference pairs come from."""
 
     source: str = "testbed"
-    """`testbed`, or a JSONL, CSV or Parquet file with prompt, chosen, rejected."""
+    """`testbed`, or a file (JSONL, CSV, Parquet) or folder with prompt, chosen, rejected, or a Hub id (owner/name)."""
+    deduplicate: Literal["none", "pairs", "prompts"] = "pairs"
+    """`pairs`: a pair that came before is left out; `prompts`: so is any further pair of a prompt."""
+    decontaminate: tuple[str, ...] = ()
+    """Leave out what is trained on and overlaps with these benchmarks: names, files, folders or Hub ids."""
+    overlap_words: Positive = 13
+    """A prompt overlaps if it shares a run of so many words with a benchmark's, or equals a shorter one."""
     evaluation: str | None = None
-    """A file of held-out pairs; without it `test_fraction` of the prompts of `source` are held out."""
+    """Held-out pairs (file, folder or Hub id); without it `test_fraction` of the prompts of `source` are held out."""
+    evaluation_split: str | None = None
+    """Split of `evaluation`; it may be another split of `source`."""
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     train_prompts: Positive | None = None
     """Use at most this many prompts for training (all if null)."""
     test_prompts: Positive | None = None
     """Use at most this many held-out prompts (all if null)."""
     world: WorldSettings = WorldSettings()
+
+    @model_validator(mode="after")
+    def _check(self) -> DataSettings:
+        if self.evaluation_split is not None and self.evaluation is None:
+            raise ValueError(
+                f"evaluation_split: {self.evaluation_split!r} is the split of data.evaluation, which is null. Give "
+                "evaluation as well; it may be the same source."
+            )
+        return self
 
 
 class SFTSettings(Settings):
@@ -163,15 +245,18 @@ class SFTSettings(Settings):
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
     max_grad_norm: NonNegative = 1.0
     weight_decay: NonNegative = 0.0
+    optim: Optim = "adamw_torch"
+    """`adamw_8bit` (bitsandbytes) keeps the moments in 8 bits: 2 bytes of an adapter's weight in place of 8."""
     save_steps: Positive = 200
     """Checkpoint the warm-up itself every so many updates."""
 
 
-class WarmupSettings(Settings):
+class WarmupSettings(SourceSettings):
     """Stage I (paper, sec. 4.1)."""
 
     source: str | None = "testbed"
-    """`testbed`, a JSONL of prompt, rubric, response_a, response_b, judgement, or null to skip the warm-up."""
+    """`testbed`; a file or folder of prompt, rubric, response_a, response_b, judgement; a Hub id with rubrics and
+    judgements; or null to skip the warm-up."""
     prompts: Positive = 200
     """Prompts of the testbed that the teacher writes trajectories for."""
     teacher: TeacherSettings = TeacherSettings()
@@ -202,6 +287,8 @@ class GRPOSettings(Settings):
     """Leave groups without spread out of forward and backward; they still count in the loss's denominator."""
     learning_rate: PositiveFloat = 1e-5
     weight_decay: NonNegative = 0.0
+    optim: Optim = "adamw_torch"
+    """`adamw_8bit` (bitsandbytes) keeps the moments in 8 bits."""
     adam_beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     adam_beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
     max_grad_norm: PositiveFloat = 1.0
@@ -283,6 +370,8 @@ class EvaluationSettings(Settings):
     """0 is greedy; the paper samples at 1.0."""
     unparsed_value: Probability = 0.5
     """What an unparsed verdict counts for, as in RewardBench."""
+    unparsed_best_of: Probability = 0.25
+    """What a best of n counts for that is lost nowhere but lacks a verdict, as in RewardBench 2."""
     votes: Positive = 5
     """Samples for voting@k at the end; 1 leaves it out."""
     vote_pairs: Positive = 50
@@ -333,6 +422,10 @@ class Recipe(RunSettings):
                     f"{role}.max_completion_length: {longest} leaves no room for a prompt in model.max_context "
                     f"({self.model.max_context}). Raise the context or shorten the completion."
                 )
+        if self.model.checkpoints is not None and self.model.backend != "transformers":
+            raise ValueError(
+                f"model.backend: {self.model.backend} cannot ask the two models of model.checkpoints. Use transformers."
+            )
         testbed = self.data.source == "testbed"
         if self.warmup.source == "testbed" and not testbed:
             raise ValueError(

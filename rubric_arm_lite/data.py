@@ -1,8 +1,8 @@
-"""Source rows: the only module that reads them.
+"""Our own row forms: pairs, warm-up trajectories and pairs to judge.
 
 A JSON Lines, CSV or Parquet file goes in; pairs, warm-up rows or unlabelled pairs come out, or one
-:class:`~rubric_arm_lite.errors.DataError` that names the file, the line (in Parquet the row) and the mend. Nothing is
-skipped or repaired in silence, except blank lines and a byte order mark.
+:class:`~rubric_arm_lite.errors.DataError` that names the file, the line (in Parquet the row) and the mend. The files
+are read by :mod:`.rows`; the forms of other projects' data sets are read by :mod:`.sources`.
 
 In JSON Lines and Parquet, a prompt, ``chosen`` or ``rejected`` is a text or a list of messages
 ``{"role": …, "content": …}``; a CSV cell is always a text. A prompt of one user message is the same as its text.
@@ -11,23 +11,19 @@ Here too are the operations on prompt blocks, the unit in which data is split an
 
 from __future__ import annotations
 
-import csv
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.prompts import prompt_hash
+from rubric_arm_lite.rows import Row, file_rows, kind, show
 from rubric_arm_lite.seeds import derive_seed
 from rubric_arm_lite.types import Message, PreferencePair, Prompt, PromptBlock
 
-MESSAGE_ROLES = ("system", "user", "assistant", "tool")
-_JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
 _SEED_RANGE = 2**63
-_LONGEST_CELL = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +50,13 @@ class UnlabelledPair:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    """One source row and its place, for example ``pairs.jsonl, line 3``."""
+class ResponseSet:
+    """A prompt with two or more responses to be labelled. Without a ``rubric`` the generator writes one."""
 
-    where: str
-    columns: Mapping[str, Any]
+    set_id: str
+    prompt: Prompt
+    responses: tuple[str, ...]
+    rubric: str | None = None
 
 
 # --- loading --------------------------------------------------------------------------------------------------------
@@ -74,20 +72,25 @@ def load_pairs(path: str | Path) -> list[PreferencePair]:
     Raises:
         DataError: for the first row that cannot be used, or if there is none.
     """
-    ids = _Ids()
-    pairs = []
-    for row in _rows(Path(path)):
-        chosen, turns_c = _response(row, "chosen")
-        rejected, turns_r = _response(row, "rejected")
-        if row.columns.get("prompt") is None and turns_c is not None and turns_r is not None:
-            prompt = _shared_prompt(row, turns_c, turns_r)
-        else:
-            prompt = _prompt(row)
-        if chosen == rejected:
-            raise DataError(f"{row.where}: chosen equals rejected ({_show(chosen)}). Leave the row out.")
-        pair_id = ids.next(row, prompt)
-        pairs.append(PreferencePair(pair_id, prompt, chosen, rejected, _label(row, "source"), _label(row, "subset")))
-    return pairs
+    ids = RowIds()
+    return [pair_of_row(row, ids) for row in file_rows(path)]
+
+
+def pair_of_row(row: Row, ids: RowIds) -> PreferencePair:
+    """The pair of one row of :func:`load_pairs`' form.
+
+    Raises:
+        DataError: if the row cannot be used.
+    """
+    chosen, turns_c = row.response("chosen")
+    rejected, turns_r = row.response("rejected")
+    if not row.has("prompt") and turns_c is not None and turns_r is not None:
+        prompt = shared_prompt(row, turns_c, turns_r)
+    else:
+        prompt = row.prompt()
+    check_different(row, "chosen", chosen, "rejected", rejected)
+    pair_id = ids.next(row, prompt)
+    return PreferencePair(pair_id, prompt, chosen, rejected, row.label("source"), row.label("subset"))
 
 
 def load_trajectories(path: str | Path) -> list[WarmupRow]:
@@ -96,8 +99,17 @@ def load_trajectories(path: str | Path) -> list[WarmupRow]:
     Raises:
         DataError: for the first row that cannot be used, or if there is none.
     """
+    return [trajectory_of_row(row) for row in file_rows(path)]
+
+
+def trajectory_of_row(row: Row) -> WarmupRow:
+    """The trajectory of one row of :func:`load_trajectories`' form.
+
+    Raises:
+        DataError: if the row cannot be used.
+    """
     texts = ("rubric", "response_a", "response_b", "judgement")
-    return [WarmupRow(_prompt(row), *(_text(row, name) for name in texts)) for row in _rows(Path(path))]
+    return WarmupRow(row.prompt(), *(row.text(name) for name in texts))
 
 
 def load_comparisons(path: str | Path) -> list[UnlabelledPair]:
@@ -106,12 +118,12 @@ def load_comparisons(path: str | Path) -> list[UnlabelledPair]:
     Raises:
         DataError: for the first row that cannot be used, or if there is none.
     """
-    ids = _Ids()
+    ids = RowIds()
     pairs = []
-    for row in _rows(Path(path)):
-        prompt = _prompt(row)
-        rubric = _label(row, "rubric")
-        response_a, response_b = _text(row, "response_a"), _text(row, "response_b")
+    for row in file_rows(path):
+        prompt = row.prompt()
+        rubric = row.label("rubric")
+        response_a, response_b = row.text("response_a"), row.text("response_b")
         pairs.append(UnlabelledPair(ids.next(row, prompt), prompt, response_a, response_b, rubric or None))
     return pairs
 
@@ -122,7 +134,7 @@ def load_prompts(path: str | Path) -> list[Prompt]:
     Raises:
         DataError: for the first row that cannot be used, or if there is none.
     """
-    return list({prompt_hash(prompt): prompt for prompt in map(_prompt, _rows(Path(path)))}.values())
+    return list({prompt_hash(prompt): prompt for prompt in (row.prompt() for row in file_rows(path))}.values())
 
 
 def load_answers(path: str | Path) -> list[tuple[Prompt, str]]:
@@ -131,7 +143,56 @@ def load_answers(path: str | Path) -> list[tuple[Prompt, str]]:
     Raises:
         DataError: for the first row that cannot be used, or if there is none.
     """
-    return [(_prompt(row), _text(row, "response")) for row in _rows(Path(path))]
+    return [(row.prompt(), row.text("response")) for row in file_rows(path)]
+
+
+def load_responses(path: str | Path) -> list[ResponseSet]:
+    """Rows to label from columns ``prompt`` and ``responses`` (a list of texts), or ``response_a``, ``response_b``.
+
+    Optional columns are ``id`` and ``rubric``.
+
+    Raises:
+        DataError: for the first row that cannot be used, or if there is none.
+    """
+    ids = RowIds()
+    sets = []
+    for row in file_rows(path):
+        prompt = row.prompt()
+        responses = _responses(row) if row.has("responses") else tuple(row.text(f"response_{side}") for side in "ab")
+        sets.append(ResponseSet(ids.next(row, prompt), prompt, responses, row.label("rubric") or None))
+    return sets
+
+
+def _responses(row: Row) -> tuple[str, ...]:
+    found = row.texts("responses")
+    if len(found) < 2:
+        raise row.error("column `responses` is a list of 1. Give a list of two or more texts.")
+    return found
+
+
+def prompt_of(value: Any, where: str) -> Prompt:
+    """A prompt from a text or a list of messages; ``where`` is what an error calls its place.
+
+    Raises:
+        DataError: if it is neither, empty, or does not end with the user's turn.
+    """
+    return Row(where, {"prompt": value}).prompt()
+
+
+def answer_of(value: Any, where: str) -> str:
+    """A response from a text or a list of messages that ends with the assistant's; it may be empty.
+
+    Raises:
+        DataError: if it is neither.
+    """
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise DataError(f"{where} is {kind(value)}. Give a text or a list of messages.")
+    last = Row(where, {"the response": value}).messages("the response")[-1]
+    if last.role != "assistant":
+        raise DataError(f"{where} ends with a message by {last.role!r}. End it with the assistant's response.")
+    return last.content
 
 
 # --- blocks ---------------------------------------------------------------------------------------------------------
@@ -201,14 +262,15 @@ def filter_by_length(
 # --- columns --------------------------------------------------------------------------------------------------------
 
 
-class _Ids:
-    """Ids of one file: given ones are unique, missing ones come from the prompt."""
+class RowIds:
+    """Ids of one source: given ones are unique, missing ones come from the prompt."""
 
     def __init__(self) -> None:
         self._seen: dict[str, str] = {}
         self._rows_of_prompt: Counter[str] = Counter()
 
-    def next(self, row: _Row, prompt: Prompt) -> str:
+    def next(self, row: Row, prompt: Prompt) -> str:
+        """The id in column ``id``, or else one made from the prompt and the number of earlier rows with it."""
         given = row.columns.get("id")
         if isinstance(given, int) and not isinstance(given, bool):
             given = str(given)
@@ -218,279 +280,34 @@ class _Ids:
         if given is None or given == "":
             given = f"{prompt_id}-{number}"
         elif not isinstance(given, str):
-            raise DataError(f"{row.where}: id is {_kind(given)}. Give a text or a whole number, or leave it out.")
-        pair_id = _checked(row, "id", given)
+            raise row.error(f"id is {kind(given)}. Give a text or a whole number, or leave it out.")
+        pair_id = row.checked("id", given)
         if pair_id in self._seen:
             raise DataError(
-                f"{row.where}: id {_show(pair_id)} was used before ({self._seen[pair_id]}). Give each row its own, or "
+                f"{row.where}: id {show(pair_id)} was used before ({self._seen[pair_id]}). Give each row its own, or "
                 "leave the ids out."
             )
         self._seen[pair_id] = row.where
         return pair_id
 
 
-def _column(row: _Row, name: str) -> Any:
-    value = row.columns.get(name)
-    if value is None:
-        found = ", ".join(_show(key)[1:-1] for key in list(row.columns)[:12]) or "none"
-        state = "is null" if name in row.columns else f"is missing (found: {found})"
-        raise DataError(f"{row.where}: column `{name}` {state}. Each row needs one.")
-    return value
-
-
-def _text(row: _Row, name: str) -> str:
-    value = _column(row, name)
-    if not isinstance(value, str):
-        raise DataError(f"{row.where}: column `{name}` is {_kind(value)}. Give a text.")
-    return _filled(row, f"column `{name}`", value)
-
-
-def _label(row: _Row, name: str) -> str:
-    """An optional text column; empty if absent."""
-    value = row.columns.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise DataError(f"{row.where}: column `{name}` is {_kind(value)}. Give a text, or leave it out.")
-    return _checked(row, f"column `{name}`", value)
-
-
-def _prompt(row: _Row) -> Prompt:
-    value = _column(row, "prompt")
-    if isinstance(value, list):
-        return _as_prompt(row, "prompt", _messages(row, "prompt", value))
-    if not isinstance(value, str):
-        raise DataError(f"{row.where}: column `prompt` is {_kind(value)}. Give a text or a list of messages.")
-    return _filled(row, "column `prompt`", value)
-
-
-def _response(row: _Row, name: str) -> tuple[str, tuple[Message, ...] | None]:
-    """The response text, and the turns before it if the column holds messages."""
-    value = _column(row, name)
-    if isinstance(value, list):
-        messages = _messages(row, name, value)
-        if messages[-1].role != "assistant":
-            raise DataError(
-                f"{row.where}: the last message of `{name}` is by {messages[-1].role!r}. End it with the assistant's "
-                "response."
-            )
-        return _filled(row, f"the last message of `{name}`", messages[-1].content), messages[:-1]
-    if not isinstance(value, str):
-        raise DataError(f"{row.where}: column `{name}` is {_kind(value)}. Give a text or a list of messages.")
-    return _filled(row, f"column `{name}`", value), None
-
-
-def _shared_prompt(row: _Row, chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> Prompt:
+def shared_prompt(row: Row, chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> Prompt:
+    """The prompt of a pair that has none but the turns before its two responses."""
     if chosen != rejected:
-        raise DataError(
-            f"{row.where}: without a `prompt`, the messages before the response must be the same in chosen and "
-            "rejected. Add a `prompt` column, or correct them."
+        raise row.unusable(
+            "without a `prompt`, the messages before the response must be the same in chosen and rejected. Add a "
+            "`prompt` column, or correct them.",
+            "responses to different conversations",
         )
     if not chosen:
-        raise DataError(
-            f"{row.where}: no `prompt`, and no messages before the response. Add a `prompt` column, or the "
-            "conversation that leads to the response."
+        raise row.error(
+            "no `prompt`, and no messages before the response. Add a `prompt` column, or the conversation that leads "
+            "to the response."
         )
-    return _as_prompt(row, "chosen", chosen)
+    return row.conversation("chosen", chosen)
 
 
-def _as_prompt(row: _Row, name: str, messages: tuple[Message, ...]) -> Prompt:
-    last = messages[-1]
-    if last.role != "user":
-        raise DataError(
-            f"{row.where}: the conversation in `{name}` ends with a message by {last.role!r}. End it with the user's "
-            "turn."
-        )
-    content = _filled(row, f"the last user message of `{name}`", last.content)
-    return content if len(messages) == 1 else messages
-
-
-def _messages(row: _Row, name: str, value: list[Any]) -> tuple[Message, ...]:
-    if not value:
-        raise DataError(f"{row.where}: column `{name}` is an empty list. Give at least one message.")
-    messages = []
-    for number, item in enumerate(value, start=1):
-        what = f"message {number} of `{name}`"
-        if not isinstance(item, dict):
-            raise DataError(f'{row.where}: {what} is {_kind(item)}. Write {{"role": …, "content": …}}.')
-        role, content = item.get("role"), item.get("content")
-        if role not in MESSAGE_ROLES:
-            raise DataError(f"{row.where}: {what} has role {_show(role)}. Use one of {', '.join(MESSAGE_ROLES)}.")
-        if not isinstance(content, str):
-            raise DataError(f"{row.where}: the content of {what} is {_kind(content)}. Give a text.")
-        messages.append(Message(role, _checked(row, what, content)))
-    return tuple(messages)
-
-
-def _filled(row: _Row, what: str, text: str) -> str:
-    if not text.strip():
-        raise DataError(f"{row.where}: {what} is empty. Fill it, or leave the row out.")
-    return _checked(row, what, text)
-
-
-def _checked(row: _Row, what: str, text: str) -> str:
-    """The text, if it can be encoded: half a surrogate pair would fail in hashing, printing or tokenising."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{row.where}: {what} has half of a surrogate pair, {text[error.start]!a}, at character {error.start}. "
-            "Write the whole character, or take it out."
-        ) from error
-    return text
-
-
-# --- files ----------------------------------------------------------------------------------------------------------
-
-
-def _rows(path: Path) -> Iterator[_Row]:
-    """The rows of a file; at least one."""
-    try:
-        exists, is_folder = path.exists(), path.is_dir()
-    except OSError:  # a name that is too long
-        exists, is_folder = False, False
-    if is_folder:
-        raise DataError(f"{path} is a folder. Give a file: JSONL, CSV or Parquet.")
-    if not exists:
-        raise DataError(f"There is no file {path}. Check the path; a relative one starts at the working directory.")
-    match path.suffix.lower():
-        case suffix if suffix in _JSON_SUFFIXES:
-            rows = _json_rows(path)
-        case ".csv":
-            rows = _csv_rows(path)
-        case ".parquet":
-            rows = _parquet_rows(path)
-        case suffix:
-            raise DataError(f"{path} ends in {suffix or 'nothing'}. Give a .jsonl, .json, .csv or .parquet file.")
-    empty = True
-    for row in rows:
-        empty = False
-        yield row
-    if empty:
-        raise DataError(f"{path} has no rows. Give at least one.")
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines from 1, split at line feeds only, without the byte order mark."""
-    try:
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
-                content = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-                try:
-                    yield number, content.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise DataError(
-                        f"{path}, line {number}: not UTF-8 ({error.reason}, byte {error.start}). "
-                        "Save the file as UTF-8."
-                    ) from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}). Check its permissions.") from error
-
-
-def _json_rows(path: Path) -> Iterator[_Row]:
-    for number, line in _lines(path):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            value = json.loads(line.rstrip("\r\n"))
-        except json.JSONDecodeError as error:
-            if number == 1 and line.lstrip().startswith("["):
-                mend = "Write one object per line in place of an array."
-            else:
-                mend = "Write one complete object per line."
-            raise DataError(f"{where}: not JSON ({error.msg}, column {error.colno}). {mend}") from error
-        except (RecursionError, ValueError) as error:  # nested too deeply; a number of thousands of digits
-            raise DataError(f"{where}: JSON that cannot be read ({error}). Simplify the row.") from error
-        if not isinstance(value, dict):
-            raise DataError(f'{where}: {_kind(value)}. Write one object per line: {{"prompt": …, …}}.')
-        yield _Row(where, value)
-
-
-def _csv_rows(path: Path) -> Iterator[_Row]:
-    """Rows of a CSV with a header; a row is named by the line it begins on."""
-    header: list[str] | None = None
-    for line, cells in _csv_records(path):
-        where = f"{path}, line {line}"
-        if header is None:
-            header = cells
-            twice = [name for name, count in Counter(header).items() if count > 1]
-            if twice:
-                raise DataError(f"{where}: the header has {_show(twice[0])} twice. Rename one of the columns.")
-        elif len(cells) != len(header):
-            raise DataError(
-                f"{where}: {len(cells)} cells under a header of {len(header)}. Quote cells that contain commas, quotes "
-                "or line breaks."
-            )
-        else:
-            yield _Row(where, dict(zip(header, cells, strict=True)))
-
-
-def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Records that are not blank, each with the line it begins on."""
-    reader = csv.reader((line for _, line in _lines(path)), strict=True)
-    while True:
-        begins = reader.line_num + 1
-        usual_limit = csv.field_size_limit(_LONGEST_CELL)  # global to the csv module, hence put back at once
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise DataError(
-                f"{path}, line {begins}: not CSV ({error}). Put cells with commas, quotes or line breaks into double "
-                "quotes, and double the quotes inside."
-            ) from error
-        finally:
-            csv.field_size_limit(usual_limit)
-        if cells:
-            yield begins, cells
-
-
-def _parquet_rows(path: Path) -> Iterator[_Row]:
-    """Rows of a Parquet file, numbered from 1. Read by pyarrow, which `datasets` stands on, without its cache."""
-    import pyarrow  # type: ignore[import-untyped]
-    from pyarrow import parquet
-
-    number = 0
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                for columns in batch.to_pylist():
-                    number += 1
-                    yield _Row(f"{path}, row {number}", columns)
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}, after row {number}: text that is not UTF-8. Write the file again with UTF-8 texts."
-        ) from error
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{path} is not a readable Parquet file ({reason}). Write it again.") from error
-
-
-# --- wording --------------------------------------------------------------------------------------------------------
-
-
-def _show(value: Any) -> str:
-    """A value for a message: short, and printable whatever is in it."""
-    if isinstance(value, str):
-        return repr(value if len(value) <= 60 else f"{value[:57]}...")
-    return _kind(value)
-
-
-def _kind(value: Any) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "true" if value else "false"
-        case int() | float():
-            return "a number"
-        case str():
-            return "a text"
-        case list():
-            return "a list"
-        case dict():
-            return "an object"
-        case _:
-            return f"a {type(value).__name__}"
+def check_different(row: Row, name: str, response: str, other_name: str, other: str) -> None:
+    """Refuse a pair of equal responses: there is nothing to prefer."""
+    if response == other:
+        raise row.unusable(f"{name} equals {other_name} ({show(other)}). Leave the row out.", "identical responses")

@@ -113,36 +113,19 @@ class Evaluator:
         return found
 
     def _row(self, pair: PreferencePair, rubric: Rubric, verdicts: Mapping[Side, Judgement]) -> dict[str, Any]:
-        row: dict[str, Any] = {"pair_id": pair.pair_id, "subset": pair.subset, "rubric": rubric.status.value}
-        for order, side in _ORDERS:
+        row = {
+            **verdict_row(pair, verdicts, self._settings.unparsed_value, self._seed),
+            "rubric": rubric.status.value,
+        }
+        for order, side in ORDERS:
             judgement = verdicts.get(side)
-            value = self._settings.unparsed_value
-            if judgement is not None:
-                value = accuracy_value(judgement, pair.present(side), value)
-            row[order] = value
-            row[f"{order}_winner"] = None if judgement is None else judgement.winner
             row[f"{order}_format"] = 0.0 if judgement is None else format_reward(judgement, rubric, "strict")
-        rng = random.Random(derive_seed(self._seed, "mixed", pair.pair_id))
-        row["mixed"] = row["original" if rng.random() < 0.5 else "flipped"]
         return row
 
     def _accuracies(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        orders = {order: _mean([row[order] for row in rows]) for order in ("original", "flipped", "mixed")}
-        winners = [(row["original_winner"], row["flipped_winner"]) for row in rows]
-        both = [(row["original"] + row["flipped"]) / 2 for row in rows]
-        low, high = bootstrap_interval(both, self._settings.bootstrap, self._seed)
         return {
-            "accuracy": _mean(both),
-            "accuracy_low": low,
-            "accuracy_high": high,
-            **{f"accuracy_{order}": value for order, value in orders.items()},
-            "position_bias": max(orders.values()) - min(orders.values()),
-            "consistency": _mean(
-                [first is not None and second is not None and first != second for first, second in winners]
-            ),
-            "unparsed": _mean([winner is None for pair in winners for winner in pair]),
-            "says_a": _mean([winner == "A" for pair in winners for winner in pair]),
-            "format": _mean([row[f"{order}_format"] for row in rows for order, _ in _ORDERS]),
+            **order_statistics(rows, self._settings.bootstrap, self._seed),
+            "format": _mean([row[f"{order}_format"] for row in rows for order, _ in ORDERS]),
         }
 
     def _sampled(self, rubrics: Sequence[Rubric], adapter: str | None, votes: int) -> dict[str, float]:
@@ -193,7 +176,45 @@ class Evaluator:
         return shown
 
 
-_ORDERS: tuple[tuple[str, Side], ...] = (("original", "A"), ("flipped", "B"))
+ORDERS: tuple[tuple[str, Side], ...] = (("original", "A"), ("flipped", "B"))
+"""Names of the two orders, with the side on which the chosen response stands."""
+
+
+def verdict_row(
+    pair: PreferencePair, verdicts: Mapping[Side, Judgement], unparsed_value: float, seed: int
+) -> dict[str, Any]:
+    """What a pair's verdicts in both orders count for, by the side of the chosen response; one may be missing."""
+    row: dict[str, Any] = {"pair_id": pair.pair_id, "subset": pair.subset}
+    for order, side in ORDERS:
+        judgement = verdicts.get(side)
+        value = unparsed_value
+        if judgement is not None:
+            value = accuracy_value(judgement, pair.present(side), value)
+        row[order] = value
+        row[f"{order}_winner"] = None if judgement is None else judgement.winner
+    rng = random.Random(derive_seed(seed, "mixed", pair.pair_id))
+    row["mixed"] = row["original" if rng.random() < 0.5 else "flipped"]
+    return row
+
+
+def order_statistics(rows: Sequence[Mapping[str, Any]], bootstrap: int, seed: int) -> dict[str, float]:
+    """Accuracy in every order with its interval, position bias, consistency, and the share without a verdict."""
+    orders = {order: _mean([row[order] for row in rows]) for order in ("original", "flipped", "mixed")}
+    winners = [(row["original_winner"], row["flipped_winner"]) for row in rows]
+    both = [(row["original"] + row["flipped"]) / 2 for row in rows]
+    low, high = bootstrap_interval(both, bootstrap, seed)
+    return {
+        "accuracy": _mean(both),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        **{f"accuracy_{order}": value for order, value in orders.items()},
+        "position_bias": max(orders.values()) - min(orders.values()),
+        "consistency": _mean(
+            [first is not None and second is not None and first != second for first, second in winners]
+        ),
+        "unparsed": _mean([winner is None for pair in winners for winner in pair]),
+        "says_a": _mean([winner == "A" for pair in winners for winner in pair]),
+    }
 
 
 def rubric_statistics(
@@ -224,14 +245,37 @@ def majority(winners: Sequence[Side | None]) -> Side | None:
 
 def bootstrap_interval(values: Sequence[float], resamples: int, seed: int) -> tuple[float, float]:
     """Percentile bootstrap 95 % interval of the mean."""
+    return stratified_interval([(1.0, values)], resamples, seed)
+
+
+def stratified_interval(
+    strata: Sequence[tuple[float, Sequence[float]]], resamples: int, seed: int
+) -> tuple[float, float]:
+    """Percentile bootstrap 95 % interval of the weighted mean of means; each stratum is resampled by itself.
+
+    Args:
+        strata: weight and values of each; a stratum of one value is taken as it is.
+    """
     import numpy as np
     from scipy import stats
 
-    if len(values) < 2:
-        return values[0], values[0]
-    data = (np.asarray(values, dtype=np.float64),)
+    total = sum(weight for weight, _ in strata)
+    fixed = sum(weight / total * values[0] for weight, values in strata if len(values) == 1)
+    drawn = [(weight / total, np.asarray(v, dtype=np.float64)) for weight, v in strata if len(v) > 1]
+    if not drawn:
+        return fixed, fixed
+
+    def mean(*samples: Any, axis: int) -> Any:
+        parts = [weight * np.mean(s, axis=axis) for (weight, _), s in zip(drawn, samples, strict=True)]
+        return fixed + sum(parts)
+
     found = stats.bootstrap(
-        data, np.mean, n_resamples=resamples, method="percentile", rng=np.random.default_rng(seed), batch=100
+        [values for _, values in drawn],
+        mean,
+        n_resamples=resamples,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+        batch=100,
     )
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 

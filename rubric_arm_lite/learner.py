@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rubric_arm_lite.advantages import GroupAdvantages
+from rubric_arm_lite.backends.optimizers import make_optimizer, put_state, state_of
 from rubric_arm_lite.backends.transformers import TwoAdapterModel
 from rubric_arm_lite.batching import Row, RowBatch, count_tokens, make_batch, make_rows, micro_batches
 from rubric_arm_lite.config import GRPOSettings
@@ -40,27 +41,20 @@ class Learner:
         self.layout = model.layout
         self.budgets: dict[Role, TokenBudget] = {}
         self.loss_scale = HALF_SCALE if model.model.dtype == torch.float16 else 1.0
-        self.optimizers: dict[Role, torch.optim.AdamW] = {role: self._optimizer(role) for role in recipe.roles}
+        self.optimizers: dict[Role, torch.optim.Optimizer] = {role: self._optimizer(role) for role in recipe.roles}
 
-    def _optimizer(self, role: Role) -> torch.optim.AdamW:
-        settings = self.recipe.grpo(role)
+    def _optimizer(self, role: Role) -> torch.optim.Optimizer:
         parameters = [p for _, p in self.model.parameters(role)]
         if not parameters:
             raise TrainingError(f"The adapter `{role}` has no parameters. Check model.lora.target_modules.")
-        return torch.optim.AdamW(
-            parameters,
-            lr=settings.learning_rate,
-            betas=(settings.adam_beta1, settings.adam_beta2),
-            weight_decay=settings.weight_decay,
-        )
+        return make_optimizer(self.recipe.grpo(role), parameters)
 
     def save_optimizers(self, file: Path) -> None:
         """Write the moments and step counts of both optimizers, and the token budgets, as safetensors."""
         state = {f"{role}|budget": torch.tensor([budget.most, budget.aim]) for role, budget in self.budgets.items()}
         for role, optimizer in self.optimizers.items():
             for name, parameter in self.model.parameters(role):
-                for key, value in optimizer.state.get(parameter, {}).items():
-                    state[f"{role}|{name}|{key}"] = value.detach().cpu().contiguous().clone()
+                state.update({f"{role}|{name}|{key}": v for key, v in state_of(optimizer, parameter).items()})
         save_file(state, file)
 
     def load_optimizers(self, file: Path) -> None:
@@ -80,10 +74,7 @@ class Learner:
                 start = f"{role}|{name}|"
                 found = {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
                 if found:
-                    # AdamW keeps its step count on the CPU, the moments beside the parameter.
-                    optimizer.state[parameter] = {
-                        k: v.clone() if k == "step" else v.to(parameter.device, copy=True) for k, v in found.items()
-                    }
+                    put_state(optimizer, parameter, found)
 
     def update(self, role: Role, groups: Sequence[RolloutGroup], advantages: Sequence[GroupAdvantages]) -> StepMetrics:
         """``num_iterations`` gradient steps on the same rollouts; returns what was measured.

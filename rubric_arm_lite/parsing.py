@@ -1,6 +1,6 @@
-"""Interpret model text: rubrics and judgements (paper, app. E).
+"""Interpret model text: rubrics and judgements (paper, app. E), and verdicts without a rubric.
 
-Both parsers are total functions: any string goes in, a value with a :class:`ParseStatus` comes out, nothing is
+All parsers are total functions: any string goes in, a value with a :class:`ParseStatus` comes out, nothing is
 raised and there is no default winner. Each takes time linear in the text. Model text is hostile: a judge may quote
 a response that itself contains headings or a winner line, so a verdict counts only where it cannot have been quoted.
 
@@ -45,6 +45,9 @@ GATEKEEPER_PREFIX = "Identified Gatekeeper Criterion:"
 JUSTIFICATION_PREFIX = "Justification:"
 WINNER_PREFIX = "Winner: Response"
 RESPONSE_HEADINGS: dict[Side, str] = {"A": "**Response A:**", "B": "**Response B:**"}
+
+THOUGHTS_OPEN, THOUGHTS_CLOSE = "<think>", "</think>"
+"""Marks around what a reasoning model writes before its answer (Qwen3, DeepSeek-R1 and others)."""
 
 _KINDS = {kind.label: kind for kind in CriterionKind}
 _TAG = r"\[(Hard Rule|Principle)\]"
@@ -169,6 +172,44 @@ def parse_judgement(text: str, rubric: Rubric, finish_reason: FinishReason = "st
         winner=None if cut else reading.winner,
         status=ParseStatus.TRUNCATED if cut else status,
     )
+
+
+def parse_direct(text: str, finish_reason: FinishReason = "stop") -> Judgement:
+    """Parse a verdict that was given without a rubric, with or without thoughts before it.
+
+    The winner is found under the same conditions as in :func:`parse_judgement`, in what follows the thoughts. The
+    status is OK only if that is the heading of the final section, a justification and a winner line, and nothing
+    else; thoughts that never end make the text truncated. Never raises.
+    """
+    answer = _behind_thoughts(text)
+    reading = _Reading(answer or "")
+    cut = finish_reason == "length" or answer is None
+    lines = reading.lines
+    strict = len(lines) == 3 and lines[0] == FINAL_HEADING and _has_content(lines[1], JUSTIFICATION_PREFIX)
+    strict = strict and reading.winner is not None and _WINNER_EXACT.fullmatch(lines[2]) is not None
+    return Judgement(
+        text=text,
+        gatekeeper=None,
+        assessments=(),
+        justification=reading.justification,
+        winner=None if cut else reading.winner,
+        status=ParseStatus.TRUNCATED if cut else ParseStatus.OK if strict else ParseStatus.MALFORMED,
+    )
+
+
+def _behind_thoughts(text: str) -> str | None:
+    """The answer behind a model's thoughts; None if they do not end, all of the text if they cannot be told from it.
+
+    Some chat templates open the thoughts themselves, so the text may hold only their end. It is believed where it
+    stands once. Without an opening it could also be quoted behind a verdict, so then no final heading may precede it.
+    """
+    opened = text.lstrip().startswith(THOUGHTS_OPEN)
+    closings = text.count(THOUGHTS_CLOSE)
+    if opened and not closings:
+        return None
+    thoughts, _, answer = text.partition(THOUGHTS_CLOSE)
+    drafted = any(judgement_part(line) == "final" for line in split_lines(thoughts))
+    return answer if closings == 1 and (opened or not drafted) else text
 
 
 def check_format(judgement: Judgement, rubric: Rubric) -> FormatCheck:

@@ -28,14 +28,13 @@ from rubric_arm_lite.backends.spread import SpreadSampler
 from rubric_arm_lite.backends.transformers import TwoAdapterModel
 from rubric_arm_lite.config import Recipe
 from rubric_arm_lite.data import (
+    WarmupRow,
     blocks_from_pairs,
     filter_by_length,
-    load_pairs,
-    load_trajectories,
     shuffle_blocks,
     split_blocks,
 )
-from rubric_arm_lite.errors import CheckpointError, DataError, TrainingError
+from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError, TrainingError
 from rubric_arm_lite.evaluate import Evaluation, Evaluator, Players, Recall
 from rubric_arm_lite.learner import Learner
 from rubric_arm_lite.parallel import ALONE, Processes
@@ -45,6 +44,10 @@ from rubric_arm_lite.reward_model import RubricRewardModel
 from rubric_arm_lite.rubric_cache import RubricCache
 from rubric_arm_lite.run_dir import RunDirectory
 from rubric_arm_lite.schedule import STAGES, Slot, slots
+from rubric_arm_lite.sources.counts import Counts
+from rubric_arm_lite.sources.overlap import Overlap, overlap_with
+from rubric_arm_lite.sources.reading import held_out_settings, read_pairs
+from rubric_arm_lite.sources.trajectories import read_trajectories
 from rubric_arm_lite.types import (
     ROLES,
     Criterion,
@@ -92,13 +95,20 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RunData:
-    """Training prompts and held-out pairs, with what was left out because it was too long."""
+    """Training prompts and held-out pairs, with what was left out because it was too long.
+
+    Attributes:
+        counts: what was read of the sources of pairs, and left out of them.
+        overlap: prompts of the benchmarks that nothing may be trained on.
+    """
 
     train: list[PromptBlock]
     test: list[PreferencePair]
     too_long: int
     recall: Recall | None = None
     world: Any = None
+    counts: tuple[Counts, ...] = ()
+    overlap: Overlap | None = None
 
     def fingerprint(self) -> str:
         """Hash of every pair in its order, to tell on a resume whether the data are still the same."""
@@ -113,6 +123,11 @@ class Run:
     """A run in progress: the model, the data and the stages."""
 
     def __init__(self, recipe: Recipe, directory: RunDirectory, watcher: Watcher, processes: Processes = ALONE) -> None:
+        if recipe.model.checkpoints is not None:
+            raise ConfigError(
+                "model.checkpoints: full checkpoints are asked and evaluated, not trained. Use rubric-arm evaluate, "
+                "judge or rubric with this recipe, or a recipe without model.checkpoints."
+            )
         self.processes = processes
         directory.after_commit = processes.wait
         self.recipe = recipe
@@ -121,12 +136,15 @@ class Run:
         if recipe.threads is not None:
             torch.set_num_threads(recipe.threads)
         self.model: TwoAdapterModel = load_model(recipe.model, recipe.seed)
-        templates = Templates.load(recipe.prompts.rubric_template, recipe.prompts.judge_template)
-        self.prompts = PromptBuilder(templates, self.model.control_tokens())
+        self.prompts = PromptBuilder(Templates.of(recipe.prompts), self.model.control_tokens())
         self.data = load_data(recipe, self.model, self.prompts)
-        source = recipe.warmup.source
-        # Read now: a mistake in this file should not wait until the base has been evaluated.
-        self.warmup_rows = load_trajectories(Path(source)) if source not in (None, "testbed") else []
+        self.warmup_rows: list[WarmupRow] = []
+        self.counts = self.data.counts
+        if recipe.warmup.source not in (None, "testbed"):
+            # Read now: a mistake in this source should not wait until the base has been evaluated.
+            held_out = {prompt_hash(pair.prompt) for pair in self.data.test}
+            found = read_trajectories(recipe.warmup, recipe.seed, self.data.overlap, held_out)
+            self.warmup_rows, self.counts = found[0], (*self.counts, found[1])
         self.cache = RubricCache(recipe.cache.capacity)
         self.sampler: Sampler = self.model if processes.world == 1 else SpreadSampler(self.model, processes)
         self.writer = RubricWriter(self.sampler, self.prompts, self.cache)
@@ -142,6 +160,9 @@ class Run:
         """Do every stage that is not done yet, up to and including ``until``."""
         self._restore()
         wanted = STAGES[: STAGES.index(until) + 1] if until else STAGES
+        for counts in self.counts:
+            if counts.left_out:
+                self.watcher.note(counts.line("rows"))
         if self.data.too_long:
             self.watcher.note(
                 f"{self.data.too_long} pairs are longer than model.max_context ({self.recipe.model.max_context} "
@@ -188,6 +209,8 @@ class Run:
             "left_out_too_long": data.too_long,
             "fingerprint": data.fingerprint(),
         }
+        if self.counts:
+            described["sources"] = [counts.as_json() for counts in self.counts]
         if data.world is not None:
             from rubric_arm_lite.testbed.oracle import oracle
 
@@ -417,6 +440,8 @@ def load_data(recipe: Recipe, model: ChatSampler, prompts: PromptBuilder, traini
     settings = recipe.data
     world = None
     recall: Recall | None = None
+    counts: tuple[Counts, ...] = ()
+    overlap: Overlap | None = None
     if settings.source == "testbed":
         from rubric_arm_lite.testbed.world import World
 
@@ -426,17 +451,22 @@ def load_data(recipe: Recipe, model: ChatSampler, prompts: PromptBuilder, traini
         test = clean.blocks("test", settings.test_prompts or recipe.evaluation.pairs)
         recall = _recall_of(world)
     else:
-        train = blocks_from_pairs(load_pairs(Path(settings.source)))
+        overlap = overlap_with(settings.decontaminate, settings.overlap_words)
         if settings.evaluation is None:
-            train, test = split_blocks(train, settings.test_fraction, recipe.seed)
+            found, read = read_pairs(settings, recipe.seed, overlap)
+            train, test = split_blocks(blocks_from_pairs(found), settings.test_fraction, recipe.seed)
+            counts = (read,)
         else:
-            test = blocks_from_pairs(load_pairs(Path(settings.evaluation)))
+            held_out, read_test = read_pairs(held_out_settings(settings), recipe.seed)
+            test = blocks_from_pairs(held_out)
+            found, read = read_pairs(settings, recipe.seed, overlap, {block.prompt_id for block in test})
+            train, counts = blocks_from_pairs(found), (read, read_test)
         train = shuffle_blocks(train, recipe.seed)[: settings.train_prompts]
         test = shuffle_blocks(test, recipe.seed)[: settings.test_prompts]
     room = recipe.model.max_context
 
     def longest(pair: PreferencePair) -> int:
-        return _longest_prompt(pair, recipe, model, prompts)
+        return longest_prompt(pair, recipe, model, prompts)
 
     train, dropped_train = filter_by_length(train, longest, room) if training else (train, 0)
     test, dropped_test = filter_by_length(test, longest, room)
@@ -455,10 +485,10 @@ def load_data(recipe: Recipe, model: ChatSampler, prompts: PromptBuilder, traini
     # One pair per held-out prompt first, so that a bounded evaluation sees as many prompts as it can.
     deepest = max(len(block.pairs) for block in test)
     pairs = [block.pairs[i] for i in range(deepest) for block in test if i < len(block.pairs)]
-    return RunData(train, pairs, dropped_train + dropped_test, recall, world)
+    return RunData(train, pairs, dropped_train + dropped_test, recall, world, counts, overlap)
 
 
-def _longest_prompt(pair: PreferencePair, recipe: Recipe, model: ChatSampler, prompts: PromptBuilder) -> int:
+def longest_prompt(pair: PreferencePair, recipe: Recipe, model: ChatSampler, prompts: PromptBuilder) -> int:
     """Tokens of the longest sequence that this pair can lead to, with room for a rubric of full length."""
     evaluation = recipe.evaluation
     rubric_room = max(recipe.rubric.max_completion_length, evaluation.rubric_max_tokens)
@@ -546,7 +576,7 @@ def evaluate_run(
         data = load_data(recipe, model, prompts, training=False)
         pairs, recall, left_out = data.test, data.recall, data.too_long
     else:
-        fitting = [p for p in pairs if _longest_prompt(p, recipe, model, prompts) <= recipe.model.max_context]
+        fitting = [p for p in pairs if longest_prompt(p, recipe, model, prompts) <= recipe.model.max_context]
         if not fitting:
             raise DataError(f"None of {len(pairs)} pairs fits model.max_context ({recipe.model.max_context} tokens).")
         left_out = len(pairs) - len(fitting)

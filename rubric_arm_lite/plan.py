@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rubric_arm_lite.config import GRPOSettings, ModelSettings, Recipe
+from rubric_arm_lite.config import GRPOSettings, ModelSettings, Recipe, SFTSettings
 from rubric_arm_lite.errors import ConfigError, first_line
 from rubric_arm_lite.testbed import base_folder
 from rubric_arm_lite.types import Role
@@ -27,6 +27,8 @@ CONTEXT = 0.67 * GIB
 """Bytes of a CUDA context and its libraries, which no tensor can use (H100; a small card has less)."""
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Of one weight with double quantisation: 4 bits, an 8-bit constant per block of 64, a float32 one per 256 blocks."""
+MOMENTS = {"adamw_torch": 8.0, "adamw_8bit": 2 + 8 / 256}
+"""Bytes that an optimizer keeps of one weight: two float32 numbers, or 8 bits each and a constant per 256."""
 PER_MLP, PER_HIDDEN, PER_HIDDEN_CHECKPOINTED = 8.0, 38.0, 2.0
 """Bytes of a token in the layer that is in backward, per MLP channel and per hidden channel in half precision; and of a
 token in each checkpointed layer. Fitted to updates of Qwen3-8B and 14B."""
@@ -269,6 +271,9 @@ class _Planner:
 
     def stages(self) -> Iterator[Stage]:
         """Every stage, in order."""
+        if self.recipe.model.checkpoints is not None:
+            yield self._asking()
+            return
         if self.recipe.warmup.source is not None:
             yield self._warmup()
         roles: dict[str, tuple[Role, ...]] = {"judge_only": ("judge",), "rubric_only": ("rubric",)}
@@ -276,11 +281,13 @@ class _Planner:
             yield self._rollout(role)
             yield self._update(role)
 
-    def _fixed(self, adapters: int, moments: int, gradients: bool) -> dict[str, float]:
+    def _fixed(
+        self, adapters: int, optimizers: Sequence[GRPOSettings | SFTSettings], gradients: bool
+    ) -> dict[str, float]:
         return {
             "weights": self.weights,
             "adapters": 4.0 * self.lora * adapters,
-            "optimizer": 8.0 * self.lora * moments,
+            "optimizer": self.lora * sum(MOMENTS[settings.optim] for settings in optimizers),
             "gradients": 4.0 * self.lora if gradients else 0.0,
             "context": self.context,
         }
@@ -301,11 +308,24 @@ class _Planner:
             (self.recipe.warmup.judge, self.recipe.warmup.rubric), key=lambda s: s.per_device_train_batch_size
         )
         tokens = settings.per_device_train_batch_size * self.recipe.model.max_context
-        parts = self._fixed(2, 1, True)
+        parts = self._fixed(2, (settings,), True)
         chunk = CHUNK if self.shape.vocabulary >= self.large_vocabulary else tokens
         parts["activations"] = self._activations(tokens, chunk)
         total = sum(parts.values())
         return Stage("warm-up", parts, total, total)
+
+    def _asking(self) -> Stage:
+        """Two checkpoints of the base's shape, and one judgement under way."""
+        tokens = self.recipe.model.max_context
+        parts = {
+            "weights": 2 * self.weights,
+            "cache": tokens * self.shape.cache_bytes(self.size),
+            "activations": tokens * 6 * self.shape.mlp * self.size,
+            "logits": 6.0 * 4 * self.shape.vocabulary,
+            "context": self.context,
+        }
+        total = sum(parts.values())
+        return Stage("asking", parts, total, total)
 
     def _prompt(self, settings: GRPOSettings) -> int:
         return self.recipe.model.max_context - settings.max_completion_length
@@ -314,10 +334,12 @@ class _Planner:
         settings = self.recipe.grpo(role)
         prompt, rows = self._prompt(settings), settings.num_generations
         cache = self.shape.cache_bytes(self.size)
-        parts = self._fixed(4, 2, False)
-        parts["rounded adapters"] = 2.0 * 2 * self.lora if self.cuda and self.size == 2 else 0.0
-        parts["cache"] = (prompt + rows * settings.max_completion_length) * cache
-        parts["activations"] = prompt * 6 * self.shape.mlp * self.size
+        parts = self._fixed(4, (self.recipe.judge, self.recipe.rubric), False)
+        ours = self.recipe.model.backend == "transformers"
+        prompts = 1 if ours and self.recipe.model.shared_prefix else rows
+        parts["rounded adapters"] = 2.0 * 2 * self.lora if ours and self.cuda and self.size == 2 else 0.0
+        parts["cache"] = (prompts * prompt + rows * settings.max_completion_length) * cache
+        parts["activations"] = (1 if ours else rows) * prompt * 6 * self.shape.mlp * self.size
         parts["logits"] = 6.0 * 4 * rows * self.shape.vocabulary
         total = sum(parts.values())
         return Stage(f"{role} rollout", parts, total, total)
@@ -325,7 +347,7 @@ class _Planner:
     def _update(self, role: Role) -> Stage:
         settings = self.recipe.grpo(role)
         prompt, length = self._prompt(settings), settings.max_completion_length
-        parts = self._fixed(4, 2, True)
+        parts = self._fixed(4, (self.recipe.judge, self.recipe.rubric), True)
         fixed = sum(parts.values())
         row = self._activations(prompt + length, length)
         whole = prompt + settings.num_generations * length
@@ -346,7 +368,9 @@ class _Planner:
 
 def tokens_per_cycle(recipe: Recipe) -> dict[str, int]:
     """Most tokens that one cycle writes, by role: rollouts, and the other role's part in their rewards."""
-    found = {}
+    found: dict[str, int] = {}
+    if recipe.model.checkpoints is not None:
+        return found
     for role in ("judge", "rubric"):
         settings = recipe.grpo("judge" if role == "judge" else "rubric")
         steps = settings.max_steps

@@ -28,11 +28,13 @@ from pathlib import Path
 from jinja2 import StrictUndefined, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from rubric_arm_lite.config import PromptSettings
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.parsing import INVISIBLE, LINE_BREAK, fold, judgement_part
 from rubric_arm_lite.types import Prompt, Rubric
 
-BUILT_IN_TEMPLATES = ("rubric", "judge", "judge_paper")
+BUILT_IN_TEMPLATES = ("rubric", "judge", "judge_paper", "pointwise")
+"""Those that a recipe may name."""
 
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 _TAG_NAME = re.compile(r"</?([A-Za-z][\w-]*)")
@@ -46,13 +48,16 @@ _JOINER = "\N{WORD JOINER}"
 
 @dataclass(frozen=True, slots=True)
 class Templates:
-    """The two prompt templates of a recipe, as Jinja source."""
+    """The prompt templates of a recipe, as Jinja source."""
 
     rubric: str
     judge: str
+    pointwise: str
 
     @classmethod
-    def load(cls, rubric: str = "rubric", judge: str = "judge", folder: Path | None = None) -> Templates:
+    def load(
+        cls, rubric: str = "rubric", judge: str = "judge", folder: Path | None = None, pointwise: str = "pointwise"
+    ) -> Templates:
         """Load templates by built-in name or by path (relative to ``folder``).
 
         Raises:
@@ -61,26 +66,38 @@ class Templates:
         return cls(
             _load_template(rubric, {"instruction"}, folder),
             _load_template(judge, {"instruction", "response_a", "response_b", "rubric"}, folder),
+            _load_template(pointwise, {"instruction", "response", "rubric"}, folder),
         )
+
+    @classmethod
+    def of(cls, settings: PromptSettings) -> Templates:
+        """The templates that a recipe names.
+
+        Raises:
+            ConfigError: as :meth:`load`.
+        """
+        return cls.load(settings.rubric_template, settings.judge_template, pointwise=settings.pointwise_template)
 
     def fingerprint(self) -> str:
         """Hash of the rubric template, part of the rubric cache's key."""
         return hashlib.sha256(self.rubric.encode()).hexdigest()[:16]
 
 
-class PromptBuilder:
-    """Builds the user turns of both roles from one pair of templates.
+class Neutraliser:
+    """Takes the meaning, not the wording, from text that could pass for the structure of some templates.
 
-    ``special_tokens`` are the strings the tokenizer would read as control tokens; they are broken up wherever
-    they occur in outside text (one that is a single character becomes U+FFFD, blank ones are left alone).
+    Args:
+        templates: Jinja sources whose section tags are guarded.
+        special_tokens: strings the tokenizer would read as control tokens; they are broken up wherever they occur in
+            outside text (one that is a single character becomes U+FFFD, blank ones are left alone).
+        more_tags: names of further tags to guard.
     """
 
-    def __init__(self, templates: Templates, special_tokens: Iterable[str] = ()) -> None:
-        self.templates = templates
-        self._rubric = _ENVIRONMENT.from_string(templates.rubric)
-        self._judge = _ENVIRONMENT.from_string(templates.judge)
-        parts = [part for source in (templates.rubric, templates.judge) for part in static_parts(source)]
-        names = sorted({name for part in parts for name in _TAG_NAME.findall(part)})
+    def __init__(
+        self, templates: Iterable[str], special_tokens: Iterable[str] = (), more_tags: Iterable[str] = ()
+    ) -> None:
+        parts = [part for source in templates for part in static_parts(source)]
+        names = sorted({*(name for part in parts for name in _TAG_NAME.findall(part)), *more_tags})
         self._section = re.compile("|".join(map(_tag_pattern, names)) or "(?!)")
         self._initials = {name[0].casefold() for name in names}
         self._special_tokens = {token for token in special_tokens if token.strip()}
@@ -88,37 +105,15 @@ class PromptBuilder:
         starts = "|".join(map(re.escape, sorted(self._special_tokens)))
         self._special = re.compile(f"(?={starts}).", re.DOTALL) if starts else None
 
-    def rubric_prompt(self, prompt: Prompt) -> str:
-        """The generator's user turn: it sees the request only (paper, sec. 3)."""
-        return self._rubric.render(instruction=self._instruction(prompt))
-
-    def policy_prompt(self, request: str) -> str:
-        """The policy's user turn: the request as it is, but for the tokenizer's control tokens."""
-        return self._without_control_tokens(request)
-
-    def judge_prompt(self, prompt: Prompt, rubric: Rubric, response_a: str, response_b: str) -> str:
-        """The judge's user turn.
-
-        Raises:
-            ValueError: if the rubric did not parse; such a rubric is never shown to a judge.
-        """
-        if not rubric.usable:
-            raise ValueError(f"A rubric with status {rubric.status.value} cannot be shown to a judge.")
-        return self._judge.render(
-            instruction=self._instruction(prompt),
-            response_a=self.neutralise(response_a),
-            response_b=self.neutralise(response_b),
-            rubric=self.neutralise(rubric.render()),
-        )
-
     def neutralise(self, text: str) -> str:
         """Take the meaning, not the wording, from anything in ``text`` that could pass for our own structure."""
         text = LINE_BREAK.sub("\n", text)
-        text = self._without_control_tokens(text)
+        text = self.without_control_tokens(text)
         text = _TAG_OPENING.sub(self._soften, text)
         return "\n".join(map(_quote_structure, text.split("\n")))
 
-    def _without_control_tokens(self, text: str) -> str:
+    def without_control_tokens(self, text: str) -> str:
+        """The text with every control token broken up, otherwise as it is."""
         return text if self._special is None else self._special.sub(self._break_up, text)
 
     def _break_up(self, start: re.Match[str]) -> str:
@@ -133,6 +128,104 @@ class PromptBuilder:
         if isinstance(prompt, str):
             return self.neutralise(prompt)
         return "\n".join(f"[{_role(m.role)}]\n{self.neutralise(m.content)}" for m in prompt)
+
+
+class PromptBuilder(Neutraliser):
+    """Builds the user turns of both roles from one set of templates.
+
+    ``special_tokens`` are the strings the tokenizer would read as control tokens (see :class:`Neutraliser`).
+    """
+
+    def __init__(self, templates: Templates, special_tokens: Iterable[str] = ()) -> None:
+        super().__init__((templates.rubric, templates.judge, templates.pointwise), special_tokens)
+        self.templates = templates
+        self._rubric = _ENVIRONMENT.from_string(templates.rubric)
+        self._judge = _ENVIRONMENT.from_string(templates.judge)
+        self._pointwise = _ENVIRONMENT.from_string(templates.pointwise)
+
+    def rubric_prompt(self, prompt: Prompt) -> str:
+        """The generator's user turn: it sees the request only (paper, sec. 3)."""
+        return self._rubric.render(instruction=self._instruction(prompt))
+
+    def policy_prompt(self, request: str) -> str:
+        """The policy's user turn: the request as it is, but for the tokenizer's control tokens."""
+        return self.without_control_tokens(request)
+
+    def judge_prompt(self, prompt: Prompt, rubric: Rubric, response_a: str, response_b: str) -> str:
+        """The judge's user turn.
+
+        Raises:
+            ValueError: if the rubric did not parse; such a rubric is never shown to a judge.
+        """
+        return self._judge.render(
+            instruction=self._instruction(prompt),
+            response_a=self.neutralise(response_a),
+            response_b=self.neutralise(response_b),
+            rubric=self._shown(rubric),
+        )
+
+    def pointwise_prompt(self, prompt: Prompt, rubric: Rubric, response: str) -> str:
+        """The user turn of a judge that checks one response (RUBRIC-ARROW).
+
+        Raises:
+            ValueError: if the rubric did not parse; such a rubric is never shown to a judge.
+        """
+        return self._pointwise.render(
+            instruction=self._instruction(prompt), response=self.neutralise(response), rubric=self._shown(rubric)
+        )
+
+    def _shown(self, rubric: Rubric) -> str:
+        if not rubric.usable:
+            raise ValueError(f"A rubric with status {rubric.status.value} cannot be shown to a judge.")
+        return self.neutralise(rubric.render())
+
+
+class DirectPrompts(Neutraliser):
+    """User turns of judges that are given no rubric; what rubrics are worth is measured against them.
+
+    The marks around a model's thoughts are guarded as well: a response that closes them could end the thoughts of a
+    judge that repeats it (:func:`~rubric_arm_lite.parsing.parse_direct`).
+    """
+
+    def __init__(self, special_tokens: Iterable[str] = ()) -> None:
+        sources = {name: _built_in(name) for name in ("judge_direct", "judge_reasoning")}
+        super().__init__(sources.values(), special_tokens, ("think",))
+        self._direct, self._reasoning = map(_ENVIRONMENT.from_string, sources.values())
+
+    def direct_prompt(self, prompt: Prompt, response_a: str, response_b: str) -> str:
+        """The turn of a judge that answers at once."""
+        return self._direct.render(**self._values(prompt, response_a, response_b))
+
+    def reasoning_prompt(self, prompt: Prompt, response_a: str, response_b: str) -> str:
+        """The turn of a judge that first thinks at length."""
+        return self._reasoning.render(**self._values(prompt, response_a, response_b))
+
+    def _values(self, prompt: Prompt, response_a: str, response_b: str) -> dict[str, str]:
+        return {
+            "instruction": self._instruction(prompt),
+            "response_a": self.neutralise(response_a),
+            "response_b": self.neutralise(response_b),
+        }
+
+
+class ContrastPrompts(Neutraliser):
+    """The user turn of a teacher that writes a rubric after it has seen which response people preferred.
+
+    Only the making of warm-up data shows the label, and only to the writer of the rubric, never to a judge.
+    """
+
+    def __init__(self, special_tokens: Iterable[str] = ()) -> None:
+        source = _built_in("rubric_contrast")
+        super().__init__((source,), special_tokens)
+        self._contrast = _ENVIRONMENT.from_string(source)
+
+    def contrast_prompt(self, prompt: Prompt, preferred: str, other: str) -> str:
+        """The teacher's turn: the request, the preferred response and the other one."""
+        return self._contrast.render(
+            instruction=self._instruction(prompt),
+            preferred_response=self.neutralise(preferred),
+            other_response=self.neutralise(other),
+        )
 
 
 def _role(role: str) -> str:
@@ -178,9 +271,13 @@ def prompt_hash(prompt: Prompt) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+def _built_in(name: str) -> str:
+    return resources.files("rubric_arm_lite").joinpath("templates", f"{name}.jinja").read_text("utf-8")
+
+
 def _load_template(name: str, placeholders: set[str], folder: Path | None) -> str:
     if name in BUILT_IN_TEMPLATES:
-        source = resources.files("rubric_arm_lite").joinpath("templates", f"{name}.jinja").read_text("utf-8")
+        source = _built_in(name)
     else:
         path = (folder or Path()) / name
         if not path.is_file():

@@ -41,13 +41,17 @@ SHELVES = ("policy",)
 """Folders of recipes that are not of a reward model, each the ``shelf`` of its kind."""
 AnyRecipe = TypeVar("AnyRecipe", bound=RunSettings)
 
-_PATH_FIELDS: dict[tuple[str, str], tuple[str, ...]] = {
+_PATH_FIELDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("prompts", "rubric_template"): BUILT_IN_TEMPLATES,
     ("prompts", "judge_template"): BUILT_IN_TEMPLATES,
+    ("prompts", "pointwise_template"): BUILT_IN_TEMPLATES,
     ("data", "source"): ("testbed",),
     ("data", "evaluation"): (),
+    ("data", "decontaminate"): (),
     ("warmup", "source"): ("testbed",),
     ("model", "base"): ("testbed",),
+    ("model", "checkpoints", "rubric"): (),
+    ("model", "checkpoints", "judge"): (),
     ("start", "source"): ("testbed",),
     ("start", "adapter"): (),
     ("reward", "run"): (),
@@ -87,7 +91,7 @@ def resolve_recipe_path(name_or_path: str | Path, kind: type[RunSettings] = Reci
         ConfigError: if there is neither; the message lists the shipped recipes.
     """
     given = str(name_or_path)
-    names = _shipped_names(kind)
+    names = shipped_names(kind)
     shipped = names.get(given.removesuffix(".yaml"))
     if shipped is not None and not (given.endswith(_SUFFIXES) and _exists(Path(given))):
         return shipped
@@ -104,7 +108,8 @@ def resolve_recipe_path(name_or_path: str | Path, kind: type[RunSettings] = Reci
     )
 
 
-def _shipped_names(kind: type[RunSettings]) -> dict[str, Path]:
+def shipped_names(kind: type[RunSettings] = Recipe) -> dict[str, Path]:
+    """The shipped recipes of one kind by the names that :func:`resolve_recipe_path` takes."""
     shelf = _shelf(kind)
     return {path.relative_to(shelf).with_suffix("").as_posix(): path for path in shipped_recipes(kind)}
 
@@ -208,7 +213,7 @@ def _extended(layer: Setting, kind: type[RunSettings]) -> Path | None:
     beside: Path = extends.folder / extends.value
     if _exists(beside) and beside.is_file():
         return beside
-    shipped = _shipped_names(kind)
+    shipped = shipped_names(kind)
     if extends.value.removesuffix(".yaml") not in shipped:
         raise ConfigError(
             f"{extends.where}: extends {show(extends.value)}, but there is no file {printable(str(beside))}. Give a "
@@ -273,15 +278,26 @@ def _plain(setting: Setting) -> Any:
 def _with_absolute_paths(root: Setting) -> Setting:
     for field, built_in in _PATH_FIELDS.items():
         setting = find(root, field)
-        if setting is None or not isinstance(setting.value, str) or setting.value in ("", *built_in):
+        if setting is None:
             continue
-        here, beside = Path(setting.value), setting.folder / setting.value
-        found = here if _exists(here) else beside
-        if _exists(found):
-            section, key = field
-            absolute = replace(setting, value=str(found.resolve()))
-            root = _merge(root, replace(root, value={section: replace(root, value={key: absolute})}))
+        listed = isinstance(setting.value, tuple)
+        values = setting.value if listed else (setting.value,)
+        paths = tuple(_absolute(value, setting.folder, built_in) for value in values)
+        if paths != values:
+            absolute = replace(setting, value=paths if listed else paths[0])
+            for key in reversed(field):
+                absolute = replace(root, value={key: absolute})
+            root = _merge(root, absolute)
     return root
+
+
+def _absolute(value: Any, folder: Path, built_in: tuple[str, ...]) -> Any:
+    """The absolute path of what a value names here or beside its file; the value itself if it names nothing."""
+    if not isinstance(value, str) or value in ("", *built_in):
+        return value
+    here, beside = Path(value), folder / value
+    found = here if _exists(here) else beside
+    return str(found.resolve()) if _exists(found) else value
 
 
 # --- YAML -----------------------------------------------------------------------------------------------------------

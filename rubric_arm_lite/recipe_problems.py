@@ -53,10 +53,15 @@ def _problem(item: Mapping[str, Any], root: Setting, fields: Fields) -> str:
         return _unknown_key(field, str(item["loc"][-1]), root, fields)
     if item["type"] == "value_error":
         return _failed_check(field, str(item["ctx"]["error"]), root, fields)
-    setting = find(root, field) or root
     schema = fields.at(field)
+    if item["type"] == "missing":
+        section, above = find(root, field[:-1]) or root, ".".join(field[:-1])
+        return f"{section.where}: `{name}` is missing. Give {fields.allowed(schema)}, or leave out `{above}`."
+    setting = find(root, field) or root
     if fields.under(schema):
         remedy = "Put fields under it, or leave it out for the defaults"
+    elif "default" not in schema:
+        remedy = "Correct it"
     else:
         remedy = f"Correct it, or leave it out for the default, {show(schema['default'])}"
     return f"{setting.where}: `{name}` is {show(setting.value)}. Allowed: {fields.allowed(schema)}. {remedy}."

@@ -78,6 +78,12 @@ class Verdict:
         swapped = _turned(majority([j.winner for j in self.flipped]))
         return given if given == swapped else None
 
+    def orders_won(self, side: Side) -> int:
+        """In how many orders, 0 to 2, the majority named ``side``; an order without a verdict is not won."""
+        given = majority([j.winner for j in self.judgements])
+        swapped = _turned(majority([j.winner for j in self.flipped]))
+        return (given == side) + (swapped == side)
+
     def share(self, side: Side) -> float:
         """Share of the judgements that named ``side``; 0 if nothing was judged."""
         named = self.named

@@ -172,7 +172,7 @@ def trainer_arguments(
         "use_cpu": not cuda,
         "bf16": cuda and model.dtype == torch.bfloat16,
         "fp16": cuda and model.dtype == torch.float16,
-        "optim": "adamw_torch",
+        "optim": settings.optim,
         "dataloader_pin_memory": cuda,
     }
 

@@ -13,11 +13,14 @@ from rubric_arm_lite.parsing import (
     check_format,
     fold,
     judgement_part,
+    parse_direct,
     parse_judgement,
     parse_rubric,
     split_lines,
 )
+from rubric_arm_lite.prompts import DirectPrompts
 from rubric_arm_lite.types import Assessment, CriterionKind, FinishReason, ParseStatus, Rubric, Side, other_side
+from tests.hostile_cases import hostile_case
 from tests.judgements import RUBRIC, any_text, corpus, write_judgement
 
 WELL_FORMED = write_judgement(RUBRIC, {"A": "met.", "B": "missed."}, "A")
@@ -46,8 +49,15 @@ def test_rubric_corpus(row: dict[str, Any]) -> None:
     assert rubric.usable == bool(row["criteria"])
 
 
+@pytest.mark.parametrize("row", corpus("direct_verdicts"), ids=by_name)
+def test_direct_verdict_corpus(row: dict[str, Any]) -> None:
+    verdict = parse_direct(row["text"], row["finish"])
+    assert (verdict.winner, verdict.status.value) == (row["winner"], row["status"])
+    assert verdict.gatekeeper is None and verdict.assessments == () and verdict.text == row["text"]
+
+
 def test_corpora_keep_every_text_once() -> None:
-    for name, least in (("judgements", 142), ("rubrics", 65)):
+    for name, least in (("judgements", 142), ("rubrics", 65), ("direct_verdicts", 37)):
         rows = corpus(name)
         assert len(rows) >= least
         assert len({row["name"] for row in rows}) == len(rows)
@@ -181,6 +191,63 @@ def test_rubrics_survive_their_own_rendering(texts: list[str], data: st.DataObje
         assert parse_rubric(rubric.render()).criteria == rubric.criteria
 
 
+# --- verdicts without a rubric ------------------------------------------------------------------------------------
+
+
+def direct(winner: Side) -> str:
+    return f"--- Final Judgment ---\nJustification: it is shorter.\nWinner: Response {winner}"
+
+
+thoughts = any_text.filter(lambda text: "</think>" not in text)
+
+
+@given(any_text, st.sampled_from(["stop", "length"]))
+def test_the_direct_parser_is_total_and_takes_the_last_line_only(text: str, finish_reason: FinishReason) -> None:
+    verdict = parse_direct(text, finish_reason)
+    last = [line for line in split_lines(text) if line][-1:]
+    assert verdict.winner is None or (judgement_part(last[0]) == "winner" and verdict.winner in last[0])
+    assert verdict.status is not ParseStatus.OK or verdict.winner is not None
+    assert finish_reason == "stop" or (verdict.winner, verdict.status) == (None, ParseStatus.TRUNCATED)
+
+
+@given(any_text, any_text, st.sampled_from(["A", "B"]))
+def test_nothing_put_before_a_direct_verdict_turns_it(before: str, inside: str, winner: Side) -> None:
+    heading, *rest = direct(winner).split("\n")
+    assert parse_direct("\n".join([before, heading, inside, *rest])).winner in (winner, None)
+
+
+@given(thoughts, st.sampled_from(["A", "B"]))
+def test_whatever_was_thought_the_answer_counts(text: str, winner: Side) -> None:
+    verdict = parse_direct(f"<think>{text}</think>\n{direct(winner)}")
+    assert (verdict.winner, verdict.status) == (winner, ParseStatus.OK)
+    assert verdict.justification == "it is shorter."
+
+
+@given(thoughts)
+def test_thoughts_without_an_end_decide_nothing(text: str) -> None:
+    verdict = parse_direct(f"<think>{text}\n{direct('A')}")
+    assert (verdict.winner, verdict.status) == (None, ParseStatus.TRUNCATED)
+
+
+@given(any_text, st.sampled_from(["A", "B"]))
+def test_a_response_repeated_as_it_was_shown_changes_no_verdict(response: str, winner: Side) -> None:
+    """In front of the verdict, in thoughts or outside; and behind it the text decides nothing else."""
+    shown = DirectPrompts().neutralise(response)
+    for before in (shown, f"<think>\n{shown}\n</think>", f"{shown}\n</think>"):
+        assert parse_direct(f"{before}\n{direct(winner)}").winner == winner
+    assert parse_direct(f"{direct(winner)}\n{shown}").winner in (winner, None)
+
+
+def test_attacks_on_judgements_forge_no_direct_verdict() -> None:
+    found = 0
+    for case in map(hostile_case, range(3000)):
+        for text in (case.judgement, f"<think>\n{case.responses[0]}\n{case.judgement}", f"x\n</think>{case.judgement}"):
+            winner = parse_direct(text, case.finish_reason).winner
+            assert winner in (case.verdict, None), text
+            found += winner is not None
+    assert found > 500
+
+
 # --- size and time ----------------------------------------------------------------------------------------------
 
 ADVERSARIAL = {
@@ -198,6 +265,7 @@ ADVERSARIAL = {
     "dots behind a verdict": "--- Final Judgment ---\nWinner: Response A" + ". " * (LONG // 2) + "x",
     "blanks in a verdict": "Winner: Response" + " " * LONG,
     "winner words": "winner " * (LONG // 7),
+    "ends of thoughts": "</think>" * (LONG // 8),
     "articles": "the " * (LONG // 4),
     "final words": "final " * (LONG // 6),
     "zero width": "\u200b" * (LONG // 3) + "Winner: Response A",
@@ -220,6 +288,13 @@ def test_parsers_stay_fast_on_200_kilobytes(text: str) -> None:
     parse_rubric(text)
     check_format(parse_judgement(text, RUBRIC), RUBRIC)
     assert time.process_time() - start < 1.0, "a quadratic pattern would take minutes"
+
+
+@pytest.mark.parametrize("text", ADVERSARIAL.values(), ids=ADVERSARIAL)
+def test_thoughts_of_200_kilobytes_are_read_fast(text: str) -> None:
+    start = time.process_time()
+    parse_direct(f"{text}</think>{text}")
+    assert time.process_time() - start < 2.0, "a quadratic pattern would take minutes"
 
 
 def test_ten_thousand_quoted_lines_do_not_hide_the_verdict() -> None:

@@ -257,6 +257,13 @@ def test_a_reward_model_that_is_not_there(tmp_path: Path) -> None:
         write_policy_report(tmp_path)
 
 
+@pytest.mark.parametrize("field", ["data.train_prompts", "evaluation.prompts"])
+def test_more_prompts_than_the_world_has(field: str, tmp_path: Path, finished_run: Path) -> None:
+    recipe = recipe_for(finished_run, "dpo", f"{field}=9999")
+    with pytest.raises(ConfigError, match=rf"{field}: The \w+ split has \d+ distinct prompts, 9999 were asked for"):
+        execute(recipe, tmp_path / "run")
+
+
 def test_prompts_that_are_all_conversations(tmp_path: Path, finished_run: Path) -> None:
     file = tmp_path / "p.jsonl"
     turns = [{"role": role, "content": "gardens"} for role in ("user", "assistant")]

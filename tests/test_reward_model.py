@@ -8,13 +8,13 @@ import pytest
 
 from rubric_arm_lite import comparing
 from rubric_arm_lite.backends.scripted import ScriptedSampler
-from rubric_arm_lite.errors import DataError
+from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.parsing import parse_rubric
 from rubric_arm_lite.reward_model import RubricRewardModel
 from rubric_arm_lite.types import Rubric, Side
 from rubric_arm_lite.verdicts import Remark
 from tests.judgements import write_judgement
-from tests.players import RUBRIC_TEXT, recipe, right, sampler, says_a
+from tests.players import RUBRIC_TEXT, judgement, recipe, right, sampler, says_a
 
 
 class Chat(ScriptedSampler):
@@ -124,6 +124,17 @@ def test_what_does_not_fit_is_an_error_or_left_out() -> None:
     assert not prompt_too_long.rubric.usable and prompt_too_long.judgements == ()
 
 
+def test_a_text_too_long_costs_no_judgement_wherever_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparing, "CASES_AT_ONCE", 1)
+    judge = model()
+    with pytest.raises(DataError, match="case 3"):
+        judge.compare_many([("p", "a", "b", None), ("p", "b", "c", None), ("p", "x" * 4000, "b", None)])
+    assert asked(judge, "judge") == []
+    for wrong in ({"votes": 0}, {"orders": "Both"}):
+        with pytest.raises(ConfigError, match=r"votes: 0|'Both' is not one of both, given, swapped"):
+            judge.compare("p", "a", "b", **wrong)  # type: ignore[arg-type]
+
+
 def test_progress_is_told_and_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     cases = [("p", f"good {i}", "poor", None) for i in range(5)]
     whole = model().compare_many(cases)
@@ -133,3 +144,45 @@ def test_progress_is_told_and_portions_change_nothing(monkeypatch: pytest.Monkey
     assert judge.compare_many(cases, progress=lambda done, of: told.append((done, of))) == whole
     assert told == [(2, 5), (4, 5), (5, 5)]
     assert len(asked(judge, "rubric")) == 1
+
+
+# --- ranking --------------------------------------------------------------------------------------------------------
+
+
+def by_length(a: str, b: str, rubric: Rubric, index: int) -> str:
+    """Longer is better; of equals the first."""
+    return judgement(rubric, "A" if len(a) >= len(b) else "B")
+
+
+@pytest.mark.parametrize(("method", "pairs"), [("round_robin", 10), ("swiss", 6)])
+def test_ranking_states_what_it_took(method: Any, pairs: int) -> None:
+    judge = model(by_length)
+    texts = ["ab", "abcde", "a", "abcd", "abc", "ab"]
+    found = judge.rank("p", texts, method)
+    assert found.ranked[0].response == "abcde" and found.ranked[0].rank == 1
+    assert (found.pairs, found.judge_calls, found.unparsed) == (pairs, 2 * pairs, 0)
+    assert len(asked(judge, "judge")) == 2 * pairs and len(asked(judge, "rubric")) == 1
+    assert sorted(one.index for one in found.ranked) == list(range(6))
+    if method == "round_robin":
+        assert [one.response for one in found.ranked] == ["abcde", "abcd", "abc", "ab", "ab", "a"]
+        assert [one.rank for one in found.ranked] == [1, 2, 3, 4, 4, 6], "equal texts share a rank and are never asked"
+        assert [one.index for one in found.ranked] == [1, 3, 4, 0, 5, 2]
+        assert [one.points for one in found.ranked] == [4, 3, 2, 1, 1, 0]
+    assert judge.rank("p", texts, method) == found
+
+
+def test_a_judge_of_the_first_place_gives_half_points_and_unreadable_ones_are_counted() -> None:
+    found = model(says_a).rank("p", ["x", "y", "z"])
+    assert [(one.rank, one.points) for one in found.ranked] == [(1, 1.0)] * 3
+    silent = model(lambda *_: "no verdict").rank("p", ["x", "y", "z"], votes=2)
+    assert [(one.rank, one.points) for one in silent.ranked] == [(1, 1.0)] * 3
+    assert (silent.pairs, silent.judge_calls, silent.unparsed) == (3, 12, 12)
+
+
+def test_ranking_without_a_rubric_judges_nothing() -> None:
+    judge = model(generator=lambda request, example, index: "no rubric")
+    found = judge.rank("p", ["x", "y", "z"])
+    assert (found.pairs, found.judge_calls) == (0, 0) and not found.rubric.usable
+    assert {one.rank for one in found.ranked} == {1} and asked(judge, "judge") == []
+    with pytest.raises(DataError, match="no responses to rank"):
+        judge.rank("p", [])

@@ -1,10 +1,11 @@
 """Models of published sizes with random weights, quantised as they are built, so that no download is needed.
 
-Shapes are those that plans are made for. A layer's weights exist in bfloat16 one matrix at a time.
+Shapes are those that plans are made for. Of 4-bit weights one matrix at a time exists in bfloat16.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -67,14 +68,24 @@ def random_base(size: str, context: int, nf4: bool = True, dtype: torch.dtype = 
 
 
 def _quantise(base: Any, dtype: torch.dtype, device: torch.device) -> None:
-    """Put 4-bit layers in place of all linear ones but the head, each drawn, quantised and let go in turn."""
+    """Put 4-bit layers in place of all linear ones but the head, one drawn and quantised per shape, the others copies.
+
+    Memory and speed do not depend on what the weights are, and drawing each would take longer than many checks.
+    """
     import bitsandbytes as bnb
     from transformers import BitsAndBytesConfig
     from transformers.quantizers import AutoHfQuantizer
 
+    drawn: dict[tuple[int, int], bnb.nn.Params4bit] = {}
     for name, module in list(base.named_modules()):
         if not isinstance(module, torch.nn.Linear) or "lm_head" in name:
             continue
+        shape = (module.out_features, module.in_features)
+        if shape not in drawn:
+            weight = torch.randn(shape, dtype=dtype, device=device) * 0.02
+            drawn[shape] = bnb.nn.Params4bit(
+                weight, requires_grad=False, compress_statistics=True, quant_type="nf4"
+            ).to(device)
         with torch.device("meta"):
             layer = bnb.nn.Linear4bit(
                 module.in_features,
@@ -84,13 +95,9 @@ def _quantise(base: Any, dtype: torch.dtype, device: torch.device) -> None:
                 compress_statistics=True,
                 quant_type="nf4",
             )
-        drawn = torch.randn((module.out_features, module.in_features), dtype=dtype, device=device) * 0.02
-        layer.weight = bnb.nn.Params4bit(drawn, requires_grad=False, compress_statistics=True, quant_type="nf4").to(
-            device
-        )
+        layer.weight = copy.deepcopy(drawn[shape])
         parent, _, child = name.rpartition(".")
         setattr(base.get_submodule(parent), child, layer)
-        del drawn
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rubric_arm_lite.types import Example, RolloutGroup
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How completions are drawn; temperature 0 is greedy."""
+    """How completions are drawn; temperature 0 is greedy.
+
+    ``thinking`` switches a reasoning model's thoughts on in its chat template. Everything that is trained is written
+    without them, so only the comparison with judges that think sets it.
+    """
 
     max_tokens: int
     num_generations: int = 1
     temperature: float = 1.0
     top_p: float = 1.0
+    thinking: bool = False
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1 or self.num_generations < 1:
@@ -26,7 +31,16 @@ class Sampling:
 
     def describe(self) -> str:
         """Text that tells two ways of decoding apart, for the cache key."""
-        return f"t{self.temperature:g}-p{self.top_p:g}-n{self.max_tokens}"
+        thinking = "-thinking" if self.thinking else ""
+        return f"t{self.temperature:g}-p{self.top_p:g}-n{self.max_tokens}{thinking}"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one example took, in tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
 
 
 class Sampler(Protocol):
@@ -53,4 +67,28 @@ class ChatSampler(Sampler, Protocol):
 
     def control_tokens(self) -> list[str]:
         """Strings that outside text must not bring into a prompt."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NextWords:
+    """A place in an answer, and what could be written there.
+
+    Attributes:
+        prompt: the user turn.
+        written: the answer up to that place.
+        options: how it could go on, each with the blank it begins with.
+    """
+
+    prompt: str
+    written: str
+    options: tuple[str, ...]
+
+
+@runtime_checkable
+class WordReader(Protocol):
+    """A sampler that also says how probable given words are."""
+
+    def next_word_logprobs(self, adapter: str | None, questions: Sequence[NextWords]) -> list[tuple[float, ...]]:
+        """Log-probabilities, in nats at temperature 1, of each question's options."""
         ...

@@ -370,7 +370,13 @@ def _decode(
                 decoding.keep(kept.tolist())
                 running, done, chosen = running[kept], done[kept], chosen[kept]
         logits = decoding.step(chosen)
-    return [_completion(ids, logp, end_ids) for ids, logp in zip(tokens.tolist(), logprobs.tolist(), strict=True)]
+    return completed(tokens, logprobs, end_ids)
+
+
+def completed(tokens_RT: Tensor, logprobs_RT: Tensor, end_ids: frozenset[int]) -> list[Completion]:
+    """Rows of tokens, each up to its first end token."""
+    rows = zip(tokens_RT.tolist(), logprobs_RT.tolist(), strict=True)
+    return [_completion(ids, logp, end_ids) for ids, logp in rows]
 
 
 def _completion(token_ids: list[int], logprobs: list[float], end_ids: frozenset[int]) -> Completion:

@@ -34,7 +34,18 @@ def load_model(settings: ModelSettings, seed: int, roles: Sequence[Role] = ROLES
     name = _name(settings)
     _check_folder(name)
     tokenizer = _load_tokenizer(name, settings)
+    if settings.backend == "unsloth":
+        from rubric_arm_lite.backends.unsloth import load_unsloth
+
+        model = load_unsloth(name, tokenizer, settings, choose_dtype(settings), seed, roles)
+        _check_together(model.model.get_base_model(), tokenizer, name, settings)
+        return model
     base = _load_base(name, settings)
+    _check_together(base, tokenizer, name, settings)
+    return two_adapters(base, tokenizer, settings, seed, roles)
+
+
+def _check_together(base: Any, tokenizer: Any, name: str, settings: ModelSettings) -> None:
     limit = getattr(base.config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and settings.max_context > limit:
         raise BackendError(f"model.max_context: {settings.max_context} is more than `{name}` can take ({limit}).")
@@ -43,7 +54,6 @@ def load_model(settings: ModelSettings, seed: int, roles: Sequence[Role] = ROLES
             f"`{name}`: the tokenizer has {len(tokenizer)} tokens, the model embeds "
             f"{base.get_input_embeddings().weight.shape[0]}. They do not belong together; use the model's own."
         )
-    return two_adapters(base, tokenizer, settings, seed, roles)
 
 
 def two_adapters(

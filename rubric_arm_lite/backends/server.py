@@ -11,13 +11,21 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rubric_arm_lite.backends.base import Sampling
-from rubric_arm_lite.backends.server_answers import Answer, Completion, StreamError, read_answer, read_stream
+from rubric_arm_lite.backends.base import Sampling, Usage
+from rubric_arm_lite.backends.server_answers import (
+    Answer,
+    Completion,
+    StreamError,
+    likely_tokens,
+    read_answer,
+    read_stream,
+)
 from rubric_arm_lite.backends.server_http import MAX_BODY, MAX_STREAM, JsonServer, Pause, RefusedRequest
 from rubric_arm_lite.backends.server_settings import ServerSettings, key_from, root_of
 from rubric_arm_lite.backends.server_text import clean, parse_json
@@ -72,26 +80,43 @@ class ServerSampler:
         Raises:
             BackendError: if a request fails for good, or an answer cannot be used.
         """
+        found = {place: group for place, group, _ in self.answered(adapter, examples, sampling)}
+        return [found[place] for place in range(len(examples))]
+
+    def answered(
+        self, adapter: str | None, examples: Sequence[Example], sampling: Sampling
+    ) -> Iterator[tuple[int, RolloutGroup, Usage]]:
+        """:meth:`sample` as the answers come in: the example's place, its group, and what it took.
+
+        After an error nothing more is yielded, but everything that was answered before it has been.
+        """
         model = self._model(adapter)
         stopped = threading.Event()
         pool = ThreadPoolExecutor(self.settings.concurrency, "rubric-arm-server")
-        futures = [pool.submit(self._group, model, example, sampling, stopped) for example in examples]
+        left = iter(enumerate(examples))
+        places: dict[Future[tuple[RolloutGroup, Usage]], int] = {}
         try:
-            wait(futures, return_when=FIRST_EXCEPTION)
-            for future in futures:
-                if future.done():
-                    future.result()  # raises what it raised, while others may still run
-            found = [future.result() for future in futures]
+            # No request goes out before there is one less on its way or waiting to be taken: whoever stores what is
+            # yielded can lose no more than `concurrency` answers.
+            while True:
+                for place, example in islice(left, self.settings.concurrency - len(places)):
+                    places[pool.submit(self._group, model, example, sampling, stopped)] = place
+                if not places:
+                    return
+                done, _ = wait(places, return_when=FIRST_COMPLETED)
+                for future in sorted(done, key=lambda f: (f.exception() is not None, places[f])):
+                    group, usage = future.result()  # raises what it raised, while others may still run
+                    self.tokens_written += usage.completion_tokens
+                    yield places[future], group, usage
+                    del places[future]
         except BaseException:
             stopped.set()
-            for future in futures:
+            for future in places:
                 future.cancel()
             self._server.abort()
             raise
         finally:
             pool.shutdown()
-        self.tokens_written += sum(tokens for _, tokens in found)
-        return [group for group, _ in found]
 
     def fingerprint(self, adapter: str | None) -> str:
         """Name of what is asked: address, model, revision and fields; the weights themselves are not at hand.
@@ -188,11 +213,11 @@ class ServerSampler:
 
     def _group(
         self, model: str, example: Example, sampling: Sampling, stopped: threading.Event
-    ) -> tuple[RolloutGroup, int]:
-        """The completions of one example and their tokens: all in one request where the server can."""
+    ) -> tuple[RolloutGroup, Usage]:
+        """The completions of one example and what they took: all in one request where the server can."""
         wanted = sampling.num_generations
         written: list[Completion] = []
-        tokens = 0
+        tokens = read = 0
         refused = False
         while len(written) < wanted:
             at_once = wanted if wanted > 1 and not written and not refused and not self._one_by_one else 1
@@ -206,9 +231,10 @@ class ServerSampler:
                 continue
             written += answer.completions
             tokens += answer.tokens
+            read += likely_tokens(example.prompt) if answer.prompt_tokens is None else answer.prompt_tokens
             self._one_by_one = self._one_by_one or refused
         samples = tuple(Sample(c.text, (), (), c.finish_reason) for c in written)
-        return RolloutGroup(example, (), samples), tokens
+        return RolloutGroup(example, (), samples), Usage(read, tokens)
 
     def _complete(
         self, model: str, prompt: str, sampling: Sampling, n: int, seed: int, stopped: threading.Event
@@ -218,7 +244,7 @@ class ServerSampler:
         body: dict[str, Any] = {
             **settings.extra_body,
             "model": model,
-            **self._prompt(prompt),
+            **self._prompt(prompt, sampling.thinking),
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,
@@ -246,12 +272,12 @@ class ServerSampler:
         except StreamError as error:
             raise self._server.refusal(path, error.status, error.said) from None
 
-    def _prompt(self, prompt: str) -> dict[str, Any]:
+    def _prompt(self, prompt: str, thinking: bool = False) -> dict[str, Any]:
         if not self.settings.chat:
             return {"prompt": prompt}
         body: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]}
-        if self.settings.disable_thinking:
-            body["chat_template_kwargs"] = {"enable_thinking": False}
+        if self.settings.disable_thinking or thinking:
+            body["chat_template_kwargs"] = {"enable_thinking": thinking}
         return body
 
     def _without_dropped(self, body: Mapping[str, Any]) -> dict[str, Any]:

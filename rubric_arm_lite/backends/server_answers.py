@@ -17,7 +17,7 @@ from rubric_arm_lite.errors import BackendError
 from rubric_arm_lite.types import FinishReason
 
 BYTES_PER_TOKEN = 4
-"""Of an answer whose tokens nobody counted."""
+"""Of a text whose tokens nobody counted."""
 _PLAIN = re.compile(r"[\w.-]{0,256}", re.ASCII)
 
 
@@ -31,10 +31,14 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The completions of one request in the order of their indices, and how many tokens they took."""
+    """The completions of one request in the order of their indices, and how many tokens they took.
+
+    ``prompt_tokens`` is None if the server did not say.
+    """
 
     completions: tuple[Completion, ...]
     tokens: int
+    prompt_tokens: int | None = None
 
 
 class StreamError(Exception):
@@ -62,10 +66,10 @@ def read_answer(chunks: Iterable[bytes], wanted: int) -> Answer:
             _wrong(f"two completions with index {index}")
         texts[index] = _completion(_text(choice, "message"), choice.get("finish_reason"))
     completions = _in_order(texts)
-    tokens = _tokens(body)
+    tokens = _tokens(body, "completion_tokens")
     if tokens is None:
-        tokens = sum(-(-len(c.text.encode()) // BYTES_PER_TOKEN) for c in completions)
-    return Answer(completions, tokens)
+        tokens = sum(likely_tokens(c.text) for c in completions)
+    return Answer(completions, tokens, _tokens(body, "prompt_tokens"))
 
 
 @dataclass(slots=True)
@@ -87,6 +91,7 @@ def read_stream(chunks: Iterable[bytes], wanted: int) -> Answer:
     """
     growing: dict[int, _Growing] = {}
     tokens: int | None = None
+    prompt_tokens: int | None = None
     events = 0
     for data in events_of(chunks):
         if data == b"[DONE]":
@@ -102,14 +107,21 @@ def read_stream(chunks: Iterable[bytes], wanted: int) -> Answer:
                 one.parts.append(text)
                 events += 1
             one.reason = choice.get("finish_reason") or one.reason
-        found = _tokens(body)
+        found = _tokens(body, "completion_tokens")
         tokens = tokens if found is None else found
+        found = _tokens(body, "prompt_tokens")
+        prompt_tokens = prompt_tokens if found is None else found
     else:
         raise PassingFailure("the stream was cut before its end")
     if not growing:
         _wrong("a stream without completions")
     texts = {index: _completion("".join(one.parts), one.reason) for index, one in growing.items()}
-    return Answer(_in_order(texts), events if tokens is None else tokens)
+    return Answer(_in_order(texts), events if tokens is None else tokens, prompt_tokens)
+
+
+def likely_tokens(text: str) -> int:
+    """Tokens of a text that nobody counted."""
+    return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)
 
 
 def events_of(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -208,17 +220,17 @@ def _in_order(texts: dict[int, Completion]) -> tuple[Completion, ...]:
     return tuple(texts[index] for index in sorted(texts))
 
 
-def _tokens(body: dict[str, Any]) -> int | None:
+def _tokens(body: dict[str, Any], name: str) -> int | None:
     usage = body.get("usage")
     if usage is None:
         return None
     if not isinstance(usage, dict):
         _wrong(f"{_kind(usage)} as `usage`")
-    tokens = usage.get("completion_tokens")
+    tokens = usage.get(name)
     if tokens is None:
         return None
     if type(tokens) is not int or not 0 <= tokens < 2**40:
-        _wrong(f"{_shown(tokens)} as `usage.completion_tokens`")
+        _wrong(f"{_shown(tokens)} as `usage.{name}`")
     return int(tokens)
 
 

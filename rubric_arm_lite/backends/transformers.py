@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from rubric_arm_lite.backends import shared_prefix
-from rubric_arm_lite.backends.base import Sampling
+from rubric_arm_lite.backends.answers import next_word_logprobs
+from rubric_arm_lite.backends.base import NextWords, Sampling
 from rubric_arm_lite.backends.generation import Completion, generate
 from rubric_arm_lite.batching import Layout, RowBatch, positions
 from rubric_arm_lite.config import ModelSettings
@@ -60,7 +61,9 @@ class TwoAdapterModel:
         configured = config if isinstance(config, list) else [config]
         self.end_ids = frozenset(int(i) for i in [tokenizer.eos_token_id, *configured] if i is not None)
         self._specials = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-        self._specials_in_empty_turn = self._count_specials(self._tokenize(self._wrap("")))
+        self._specials_in_empty_turn = {
+            thinking: self._count_specials(self._tokenize(self._wrap("", thinking))) for thinking in (False, True)
+        }
         self._rest()
 
     @property
@@ -93,7 +96,7 @@ class TwoAdapterModel:
                 if train:
                     for _, parameter in self.parameters(adapter):
                         parameter.requires_grad_(True)
-                    self.model.train()
+                    self._begin_training()
                 if not train:
                     self._shorten(adapter)
                 with self._precision():
@@ -154,6 +157,9 @@ class TwoAdapterModel:
         for layer in self._lora_layers:
             layer._active_adapter = [adapter]
         self.model.active_adapter = self.model.base_model.active_adapter = adapter
+
+    def _begin_training(self) -> None:
+        self.model.train()
 
     def _rest(self) -> None:
         self.model.eval()
@@ -273,13 +279,13 @@ class TwoAdapterModel:
         """
         return self._encode_all([prompt])[0]
 
-    def _encode_all(self, prompts: Sequence[str]) -> list[list[int]]:
-        """:meth:`encode` of many prompts, tokenised together."""
+    def _encode_all(self, prompts: Sequence[str], thinking: bool = False) -> list[list[int]]:
+        """:meth:`encode` of many prompts, tokenised together; with ``thinking``, the template switches thoughts on."""
         if not prompts:
             return []
-        texts = [self._wrap(prompt) for prompt in prompts]
+        texts = [self._wrap(prompt, thinking) for prompt in prompts]
         encoded: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        if any(self._count_specials(ids) != self._specials_in_empty_turn for ids in encoded):
+        if any(self._count_specials(ids) != self._specials_in_empty_turn[thinking] for ids in encoded):
             raise BackendError(
                 "A prompt contains control tokens of this tokenizer, so it could forge another turn. Build prompts "
                 "with PromptBuilder(templates, special_tokens=model.control_tokens())."
@@ -302,9 +308,13 @@ class TwoAdapterModel:
         """Token ids of an assistant's text and the end token, for the warm-up."""
         return [*self._tokenize(text), self.tokenizer.eos_token_id]
 
-    def _wrap(self, prompt: str) -> str:
+    def thinks(self) -> bool:
+        """Whether the chat template can switch a model's thoughts on (``Sampling.thinking``)."""
+        return self._wrap("", thinking=True) != self._wrap("")
+
+    def _wrap(self, prompt: str, thinking: bool = False) -> str:
         text: str = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=thinking
         )
         return text
 
@@ -324,7 +334,7 @@ class TwoAdapterModel:
         empty and cut by length. Pairs that long are left out before a run starts; what remains are the rare prompts
         that a rubric makes longer than foreseen, and those must not end a run.
         """
-        prompts = self._encode_all([example.prompt for example in examples])
+        prompts = self._encode_all([example.prompt for example in examples], sampling.thinking)
         room = self.settings.max_context - sampling.max_tokens
         fitting = [i for i, ids in enumerate(prompts) if len(ids) <= room]
         if examples and not fitting:
@@ -336,14 +346,12 @@ class TwoAdapterModel:
         cut = Sample("", (), (), "length")
         samples = [(cut,) * sampling.num_generations for _ in examples]
         with self.using(adapter) as model:
-            pad = int(self.tokenizer.pad_token_id)
             texts, seeds = [prompts[i] for i in fitting], [examples[i].seed for i in fitting]
-            head = self._head if self.layout == "packed" else None
             groups: list[list[Completion]] = []
             while fitting and not groups:
                 rows = min(self.max_rows, self._rows_that_fit(max(map(len, texts)), sampling))
                 try:
-                    groups = generate(model, texts, seeds, sampling, self.end_ids, pad, rows, head)
+                    groups = self._write(model, texts, seeds, sampling, rows)
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
                         raise
@@ -357,6 +365,18 @@ class TwoAdapterModel:
             for example, ids, group in zip(examples, prompts, samples, strict=True)
         ]
 
+    def _write(
+        self, model: Any, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling, rows: int
+    ) -> list[list[Completion]]:
+        """``num_generations`` completions of each prompt's ids, at most ``rows`` at once."""
+        pad = int(self.tokenizer.pad_token_id)
+        head = self._head if self.layout == "packed" else None
+        return generate(model, prompts, seeds, sampling, self.end_ids, pad, rows, head)
+
+    def _share_of_prompt(self, sampling: Sampling) -> float:
+        """The part of a prompt's cache that one completion holds."""
+        return 1 / sampling.num_generations if self.layout == "packed" else 1.0
+
     def _rows_that_fit(self, prompt: int, sampling: Sampling) -> int:
         """Rows whose caches a GPU holds, each with its share of a prompt of so many tokens; one prompt's at least."""
         if self.device.type != "cuda":
@@ -367,7 +387,7 @@ class TwoAdapterModel:
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         cache = 2 * config.num_hidden_layers * heads * head * size
-        share = prompt / sampling.num_generations
+        share = prompt * self._share_of_prompt(sampling)
         # A prompt passes through one layer at a time, whose widest tensors are those of its MLP; probabilities are
         # held a few times over.
         row = sampling.max_tokens * cache + share * (cache + 6 * config.intermediate_size * size)
@@ -396,6 +416,10 @@ class TwoAdapterModel:
         ids = completion.token_ids[:-1] if completion.stopped else completion.token_ids
         text = self.tokenizer.decode(ids, skip_special_tokens=False)
         return Sample(text, completion.token_ids, completion.logprobs, "stop" if completion.stopped else "length")
+
+    def next_word_logprobs(self, adapter: str | None, questions: Sequence[NextWords]) -> list[tuple[float, ...]]:
+        """See :class:`~rubric_arm_lite.backends.base.WordReader` and :mod:`.answers`."""
+        return next_word_logprobs(self, adapter, questions)
 
     # --- scoring for updates ------------------------------------------------------------------------------------
 
@@ -507,17 +531,9 @@ def _shape(shape: torch.Size | None) -> str:
 
 def new_adapters(model: Any, settings: ModelSettings, seed: int, roles: Sequence[Role] = ROLES) -> Any:
     """Put a freshly initialised adapter per role on a base; each one's draw depends on ``seed`` and its role alone."""
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
-    lora = settings.lora
-    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    config = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets,
-        task_type="CAUSAL_LM",
-    )
+    config = lora_config(settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "lora", roles[0]))
         peft_model: Any = get_peft_model(model, config, adapter_name=roles[0])
@@ -525,3 +541,18 @@ def new_adapters(model: Any, settings: ModelSettings, seed: int, roles: Sequence
             torch.manual_seed(derive_seed(seed, "lora", role))
             peft_model.add_adapter(role, config)
     return peft_model
+
+
+def lora_config(settings: ModelSettings) -> Any:
+    """PEFT's configuration of either adapter."""
+    from peft import LoraConfig
+
+    lora = settings.lora
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )

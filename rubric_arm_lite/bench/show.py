@@ -52,11 +52,11 @@ def markdown(result: Result) -> str:
     """The same tables as Markdown."""
     lines: list[str] = []
     for one in results_of(result):
-        lines += [f"## {_title(one)}", "", *_markdown_table(_COLUMNS, _rows(one)), ""]
+        lines += [f"## {_title(one)}", "", *markdown_table(_COLUMNS, _rows(one)), ""]
         lines += [f"{note}\n" for note in one["notes"]]
     if "sweep" in result:
         lines += ["## Sweep, one setting at a time", ""]
-        lines += [*_markdown_table(_SWEEP_COLUMNS, _sweep_rows(result["sweep"])), ""]
+        lines += [*markdown_table(_SWEEP_COLUMNS, _sweep_rows(result["sweep"])), ""]
         lines += ["Theory is the ratio of tokens that go through the network; attention is not in it.", ""]
     settings = ", ".join(f"{k} {v}" for k, v in result["settings"].items() if not isinstance(v, dict) and v is not None)
     lines += [f"Settings: {settings}.", ""]
@@ -149,6 +149,6 @@ def _mebibytes(count: int | None) -> str:
     return "–" if count is None else f"{count / 2**20:.0f} MiB"
 
 
-def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [columns, ["---"] * len(columns), *rows]
     return [f"| {' | '.join(line)} |" for line in lines]

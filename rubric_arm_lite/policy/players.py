@@ -23,13 +23,11 @@ class Players:
 
 def policy_model(recipe: PolicyRecipe, reward_recipe: Recipe) -> ModelSettings:
     """The settings of the base under the policy."""
-    return reward_recipe.model if recipe.model is None else recipe.model
+    return _in_transformers(reward_recipe.model if recipe.model is None else recipe.model)
 
 
 def load_players(recipe: PolicyRecipe, reward_recipe: Recipe) -> Players:
-    """Policy with a fresh adapter, and reward model in the state that the recipe names.
-
-    Equal bases are loaded once.
+    """Policy with a fresh adapter, and reward model in the state that the recipe names; equal bases are loaded once.
 
     Raises:
         CheckpointError: if the reward model's run has not come that far.
@@ -37,11 +35,15 @@ def load_players(recipe: PolicyRecipe, reward_recipe: Recipe) -> Players:
     """
     run, state = Path(recipe.reward.run), recipe.reward.state
     folders = {role: adapter_folder(run, role, state) for role in ROLES}  # refused before anything is loaded
-    settings = policy_model(recipe, reward_recipe)
-    if settings != reward_recipe.model:
-        policy = load_model(settings, recipe.seed, ("policy",))
-        return Players(policy, RubricRewardModel.from_run(run, state))
-    model = load_model(settings, recipe.seed, (*ROLES, "policy"))
+    policy_settings, reward_settings = policy_model(recipe, reward_recipe), _in_transformers(reward_recipe.model)
+    shared = policy_settings == reward_settings
+    model = load_model(reward_settings, recipe.seed, (*ROLES, "policy") if shared else ROLES)
     for role, folder in folders.items():
         model.load_adapter(role, folder)
-    return Players(model, RubricRewardModel(model, reward_recipe))
+    policy = model if shared else load_model(policy_settings, recipe.seed, ("policy",))
+    return Players(policy, RubricRewardModel(model, reward_recipe))
+
+
+def _in_transformers(settings: ModelSettings) -> ModelSettings:
+    """DPO's trainer loads its base through transformers, so the rest of a policy run does too."""
+    return settings.model_copy(update={"backend": "transformers"})

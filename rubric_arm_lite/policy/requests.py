@@ -59,8 +59,8 @@ def load_requests(recipe: PolicyRecipe, world: World | None, fits: Callable[[str
     """
     data, limit = recipe.data, recipe.evaluation.prompts
     if world is not None:
-        train = world.blocks("train", data.train_prompts or TESTBED_PROMPTS)
-        test = world.blocks("test", limit)
+        train = _drawn(world, "train", data.train_prompts or TESTBED_PROMPTS, "data.train_prompts")
+        test = _drawn(world, "test", limit, "evaluation.prompts")
     else:
         train = _blocks(load_prompts(data.source))
         if data.evaluation is None:
@@ -80,6 +80,13 @@ def load_requests(recipe: PolicyRecipe, world: World | None, fits: Callable[[str
             )
     many, few = sum(map(len, (train, test))), sum(map(len, single))
     return Requests(fitting[0][: data.train_prompts], fitting[1][:limit], many - few, few - sum(map(len, fitting)))
+
+
+def _drawn(world: World, split: str, count: int, field: str) -> list[PromptBlock]:
+    try:
+        return world.blocks(split, count)
+    except ValueError as error:
+        raise ConfigError(f"{field}: {error} Lower it.") from error
 
 
 def _blocks(prompts: Iterable[Prompt]) -> list[PromptBlock]:

@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from rubric_arm_lite.learner import Learner
 from rubric_arm_lite.memory import release
 from rubric_arm_lite.parsing import parse_rubric
@@ -78,9 +80,7 @@ class PolicyState:
     @cached_property
     def prompts(self) -> PromptBuilder:
         """Writes the policy's user turns; it knows the control tokens of the policy's tokenizer."""
-        settings = self.reward_recipe.prompts
-        templates = Templates.load(settings.rubric_template, settings.judge_template)
-        return PromptBuilder(templates, self.players.policy.control_tokens())
+        return PromptBuilder(Templates.of(self.reward_recipe.prompts), self.players.policy.control_tokens())
 
     @cached_property
     def referee(self) -> Referee:
@@ -145,4 +145,7 @@ class PolicyState:
             return None
         if settings.judge == "oracle" and self.world is not None:
             return Oracle(self.world)
-        return OtherRun(RubricRewardModel.from_run(settings.judge, settings.judge_state))
+        threads = torch.get_num_threads()
+        judge = OtherRun(RubricRewardModel.from_run(settings.judge, settings.judge_state))
+        torch.set_num_threads(threads)  # a loaded run sets its own, and sums depend on their number
+        return judge

@@ -1,0 +1,193 @@
+"""Read preference pairs from any source, and leave out what a recipe asks to leave out.
+
+In this order: rows that their form counts as unusable (known forms only), other subsets, pairs that came before,
+prompts that overlap with benchmarks, prompts that are held out, and what is not in the sample. Each is counted. Rows
+pass one at a time, so that of a large source only what is kept is held in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+from collections import Counter
+from collections.abc import Collection, Iterator
+from itertools import chain, islice
+from typing import Generic, TypeVar
+
+from rubric_arm_lite.config import DataSettings, SourceSettings
+from rubric_arm_lite.data import RowIds
+from rubric_arm_lite.errors import DataError
+from rubric_arm_lite.prompts import prompt_hash
+from rubric_arm_lite.rows import Row, UnusableRowError
+from rubric_arm_lite.seeds import derive_seed
+from rubric_arm_lite.sources.counts import Counts, sorted_reasons
+from rubric_arm_lite.sources.forms import PairForm, form_of, known_form, read_pair
+from rubric_arm_lite.sources.opening import open_rows
+from rubric_arm_lite.sources.overlap import Overlap
+from rubric_arm_lite.types import PreferencePair
+
+OVERLAPS = "overlapping with a benchmark"
+HELD_OUT = "with a held-out prompt"
+OTHER_SUBSET = "of another subset"
+NOT_SAMPLED = "not in the sample"
+Item = TypeVar("Item")
+
+
+def read_pairs(
+    settings: DataSettings, seed: int, overlap: Overlap | None = None, held_out: Collection[str] = ()
+) -> tuple[list[PreferencePair], Counts]:
+    """The pairs of ``settings.source``, in the source's order, and what was left out.
+
+    Args:
+        overlap: prompts of benchmarks that are not to be trained on.
+        held_out: ids of prompts that are not to be trained on.
+
+    Raises:
+        DataError: for a source or row that cannot be used, or if no pair is left.
+    """
+    form, rows = rows_and_form(settings)
+    ids, reasons = RowIds(), Counter[str]()
+    seen = _Seen(settings.deduplicate)
+    subsets = _Subsets(settings.subset)
+    sample = Sample[tuple[PreferencePair, bool | None]](settings.sample, seed)
+    read = 0
+    for row in rows:
+        read += 1
+        try:
+            found = read_pair(row, form, ids, str(settings.source))
+        except UnusableRowError as error:
+            if form is None:
+                raise
+            reasons[error.reason] += 1
+            continue
+        pair = found.pair
+        prompt_id = prompt_hash(pair.prompt)
+        reason = (
+            subsets.reason(pair.subset or pair.source)
+            or seen.reason(pair, prompt_id)
+            or (OVERLAPS if overlap is not None and overlap.found_in(pair.prompt) else None)
+            or (HELD_OUT if prompt_id in held_out else None)
+        )
+        if reason is not None:
+            reasons[reason] += 1
+        else:
+            sample.add(prompt_id, (pair, None if found.chosen_side is None else found.chosen_side == "A"))
+    kept = sample.items()
+    if sample.dropped:
+        reasons[NOT_SAMPLED] = sample.dropped
+    orders = [first for _, first in kept if first is not None]
+    name = "pairs" if form is None else form.name
+    counts = Counts(str(settings.source), name, read, len(kept), sorted_reasons(reasons), len(orders), sum(orders))
+    if not kept:
+        raise DataError(f"{counts.line()} {subsets.hint()}Loosen what is left out, or give another source.")
+    return [pair for pair, _ in kept], counts
+
+
+def held_out_settings(settings: DataSettings) -> DataSettings:
+    """The settings that read ``settings.evaluation``: all of it, in the form of `source` if it is the same one."""
+    same = settings.evaluation == settings.source
+    changes = {
+        "source": settings.evaluation,
+        "split": settings.evaluation_split,
+        "form": settings.form if same else "auto",
+        "config": settings.config if same else None,
+        "revision": settings.revision if same else None,
+        "subset": settings.subset if same else (),
+        "rows": None,
+        "sample": None,
+    }
+    return settings.model_copy(update=changes)
+
+
+def rows_and_form(settings: SourceSettings) -> tuple[PairForm | None, Iterator[Row]]:
+    """The rows of a source, and the form they have; None is our own."""
+    source = str(settings.source)
+    known = known_form(source)
+    split, config = settings.split, settings.config
+    if known is not None:
+        split, config = split or known.split, config or known.config
+    rows = open_rows(source, config=config, split=split, revision=settings.revision, streaming=settings.streaming)
+    if settings.rows is not None:
+        rows = islice(rows, settings.rows)
+    first = next(rows)
+    return form_of(settings.form, source, list(first.columns)), chain([first], rows)
+
+
+class Sample(Generic[Item]):
+    """At most ``size`` prompts with all that belongs to them, drawn by (seed, prompt id); None keeps all.
+
+    The draw depends neither on the order of the rows nor on what else there is: with more rows a kept prompt leaves
+    only for one with a smaller draw.
+    """
+
+    def __init__(self, size: int | None, seed: int) -> None:
+        self.dropped = 0
+        self._size = size
+        self._seed = seed
+        self._number = 0
+        self._kept: dict[str, list[tuple[int, Item]]] = {}
+        self._largest: list[tuple[int, str]] = []
+
+    def add(self, prompt_id: str, item: Item) -> None:
+        """Consider an item of a prompt."""
+        self._number += 1
+        if prompt_id not in self._kept and not self._enter(prompt_id):
+            self.dropped += 1
+            return
+        self._kept[prompt_id].append((self._number, item))
+
+    def items(self) -> list[Item]:
+        """What was kept, in the order in which it came."""
+        numbered = [entry for entries in self._kept.values() for entry in entries]
+        return [item for _, item in sorted(numbered, key=lambda entry: entry[0])]
+
+    def _enter(self, prompt_id: str) -> bool:
+        if self._size is None:
+            self._kept[prompt_id] = []
+            return True
+        draw = derive_seed("sample", self._seed, prompt_id)
+        if len(self._kept) == self._size:
+            if -self._largest[0][0] <= draw:
+                return False
+            _, leaving = heapq.heappop(self._largest)
+            self.dropped += len(self._kept.pop(leaving))
+        heapq.heappush(self._largest, (-draw, prompt_id))
+        self._kept[prompt_id] = []
+        return True
+
+
+class _Seen:
+    """Pairs and prompts that came before."""
+
+    def __init__(self, mode: str) -> None:
+        self._mode = mode
+        self._keys: set[bytes] = set()
+
+    def reason(self, pair: PreferencePair, prompt_id: str) -> str | None:
+        if self._mode == "none":
+            return None
+        parts = [prompt_id] if self._mode == "prompts" else [prompt_id, pair.chosen, pair.rejected]
+        key = hashlib.sha256(json.dumps(parts).encode()).digest()[:16]
+        if key in self._keys:
+            return "with a prompt that came before" if self._mode == "prompts" else "equal to an earlier pair"
+        self._keys.add(key)
+        return None
+
+
+class _Subsets:
+    """The subsets asked for, and those met."""
+
+    def __init__(self, wanted: tuple[str, ...]) -> None:
+        self._wanted = frozenset(wanted)
+        self._met: Counter[str] = Counter()
+
+    def reason(self, subset: str) -> str | None:
+        self._met[subset] += 1
+        return OTHER_SUBSET if self._wanted and subset not in self._wanted else None
+
+    def hint(self) -> str:
+        if not self._wanted:
+            return ""
+        names = ", ".join(name or "(none)" for name, _ in self._met.most_common(20))
+        return f"It has the subsets: {names}. "

@@ -1,0 +1,104 @@
+"""Warm-up trajectories from any source: our own form, or data with rubrics and judges' texts such as OpenRubric-v2.
+
+A published trajectory is kept only if its rubric means one in our canonical form, its judgement is strictly well-formed
+for that rubric, and the verdict is the one its label names; the rest is left out and counted by reason. So the
+warm-up teaches no form that the format reward would punish. Rows of our own form are taken as they are.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+
+from rubric_arm_lite.config import WarmupSettings
+from rubric_arm_lite.data import WarmupRow, trajectory_of_row
+from rubric_arm_lite.errors import DataError
+from rubric_arm_lite.prompts import prompt_hash
+from rubric_arm_lite.rows import Row, UnusableRowError
+from rubric_arm_lite.sources.counts import Counts, sorted_reasons
+from rubric_arm_lite.sources.forms import FORMS, PairForm, winner_of
+from rubric_arm_lite.sources.overlap import Overlap
+from rubric_arm_lite.sources.reading import HELD_OUT, NOT_SAMPLED, OTHER_SUBSET, OVERLAPS, Sample, rows_and_form
+from rubric_arm_lite.teacher_texts import canonical_rubric, checked_judgement
+
+
+def read_trajectories(
+    settings: WarmupSettings, seed: int, overlap: Overlap | None = None, held_out: Collection[str] = ()
+) -> tuple[list[WarmupRow], Counts]:
+    """The trajectories of ``settings.source``, in the source's order, and what was left out.
+
+    Args:
+        overlap: prompts of benchmarks that are not to be trained on.
+        held_out: ids of prompts that are not to be trained on.
+
+    Raises:
+        DataError: for a source or row that cannot be used, or if no trajectory is left.
+    """
+    form, rows = rows_and_form(settings)
+    if form is not None and not form.judgement:
+        able = ", ".join(name for name, other in FORMS.items() if other.judgement)
+        raise DataError(
+            f"{settings.source} has the form `{form.name}`, which holds no judgements, so it cannot warm up a judge. "
+            f"Use our own form of trajectories, or one of: {able}."
+        )
+    reasons, read = Counter[str](), 0
+    sample = Sample[WarmupRow](settings.sample, seed)
+    for row in rows:
+        read += 1
+        if settings.subset and _subset(row, form) not in settings.subset:
+            reasons[OTHER_SUBSET] += 1
+            continue
+        try:
+            found = trajectory_of_row(row) if form is None else _checked(row, form)
+        except UnusableRowError as error:
+            if form is None:
+                raise
+            reasons[error.reason] += 1
+            continue
+        prompt_id = prompt_hash(found.prompt)
+        if overlap is not None and overlap.found_in(found.prompt):
+            reasons[OVERLAPS] += 1
+        elif prompt_id in held_out:
+            reasons[HELD_OUT] += 1
+        else:
+            sample.add(prompt_id, found)
+    kept = sample.items()
+    if sample.dropped:
+        reasons[NOT_SAMPLED] = sample.dropped
+    name = "trajectories" if form is None else form.name
+    counts = Counts(str(settings.source), name, read, len(kept), sorted_reasons(reasons))
+    if not kept:
+        raise DataError(f"{counts.line('trajectories')} Loosen what is left out, or give another source.")
+    return kept, counts
+
+
+def _subset(row: Row, form: PairForm | None) -> str:
+    return row.label(form.subset) if form is not None else row.label("subset") or row.label("source")
+
+
+def _checked(row: Row, form: PairForm) -> WarmupRow:
+    """The trajectory of a row of a known form.
+
+    Raises:
+        UnusableRowError: if it does not pass our parsers, or says something else than its label.
+    """
+    column = next((name for name in form.judgement if name in row.columns), None)
+    expected = (*form.columns, "rubric", column or form.judgement[0])
+    row.require(*expected)
+    assert column is not None and form.prompt is not None
+    prompt = row.prompt(form.prompt)
+    response_a, response_b = (row.text(name) for name in form.responses)
+    rubric = canonical_rubric(row.label("rubric"))
+    if not rubric.usable:
+        raise row.unusable("column `rubric` is no list of tagged criteria. Leave it out.", "with a malformed rubric")
+    judgement = checked_judgement(row.label(column), rubric)
+    if judgement is None:
+        raise row.unusable(
+            f"column `{column}` is no judgement in our form for its rubric. Leave it out.", "with a malformed judgement"
+        )
+    if judgement.winner != winner_of(row, form.label_column):
+        raise row.unusable(
+            f"column `{column}` names another winner than `{form.label_column}`. Leave it out.",
+            "with a judgement against its label",
+        )
+    return WarmupRow(prompt, rubric.text, response_a, response_b, judgement.text)
