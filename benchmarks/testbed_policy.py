@@ -6,7 +6,8 @@ For each seed the policy is trained against the reward model of ``FOLDER/SEED``,
 (made there first if it is missing), and against the same run's warm-up adapters, from one start and with the same
 budget. DPO is the first round of iterative DPO: the same recipe and seed make the same pairs. What counts is the
 oracle's mean score of sampled answers to held-out requests, from 0 to 4. Writes ``benchmarks/testbed_policy.json``
-and ``.md`` with every seed. ``--set key=value`` overrides the policy recipe.
+and ``.md`` with every seed. ``--set key=value`` overrides the policy recipe. With ``--folder`` the policy runs are kept
+there, and a benchmark that was killed goes on.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,9 +47,10 @@ def train_policy(method: str, state: str, seed: int, reward: Path, folder: Path,
     """One policy run; returns its evaluations by name, the yields of its labels, its alarms and its seconds."""
     values = [f"seed={seed}", f"reward.state={state}", *overrides]
     sets = [part for value in values for part in ("--set", value)]
-    started = time.perf_counter()
-    rubric_arm("policy", method, "testbed", "--reward", str(reward), *sets, "--run-dir", str(folder), "--json")
-    seconds = time.perf_counter() - started
+    place = ("--run-dir", str(folder), "--if-exists", "resume")
+    rubric_arm("policy", method, "testbed", "--reward", str(reward), *sets, *place, "--json")
+    timings = [json.loads(line) for line in (folder / "timings.jsonl").read_text("utf-8").splitlines()]
+    seconds = sum(row["seconds"] for row in timings)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
     evaluations = {row["name"]: row for row in rows if row["kind"] == "evaluation"}
     print(
@@ -66,12 +67,11 @@ def train_policy(method: str, state: str, seed: int, reward: Path, folder: Path,
 def run_seed(seed: int, rewards: Path, scratch: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """Both methods against both reward models, from the start that the first run makes."""
     reward = rewards / str(seed)
-    started = time.perf_counter()
     if not (reward / "summary.json").is_file():
         rubric_arm(
             "run", "testbed", "--set", f"seed={seed}", "--run-dir", str(reward), "--if-exists", "resume", "--json"
         )
-    result: dict[str, Any] = {"seed": seed, "reward_seconds": time.perf_counter() - started, "runs": {}}
+    result: dict[str, Any] = {"seed": seed, "runs": {}}
     result["reward_accuracy"] = {
         row["name"]: row["accuracy"]
         for row in map(json.loads, (reward / "metrics.jsonl").read_text("utf-8").splitlines())
@@ -124,13 +124,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seeds", type=int, nargs="+")
     parser.add_argument("--reward-runs", type=Path, help="folder of reward-model runs by seed (default: made anew)")
+    parser.add_argument("--folder", type=Path, help="where policy runs are kept (default: nowhere)")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--jobs", type=int, default=1, help="seeds run side by side")
     parser.add_argument("--out", type=Path, default=HERE / "testbed_policy")
     arguments = parser.parse_args()
     with ThreadPoolExecutor(arguments.jobs) as pool, tempfile.TemporaryDirectory() as scratch:
-        rewards = arguments.reward_runs or Path(scratch) / "rewards"
-        jobs = [(seed, rewards.resolve(), Path(scratch), arguments.overrides) for seed in arguments.seeds]
+        folder = (arguments.folder or Path(scratch)).resolve()
+        rewards = (arguments.reward_runs or folder / "rewards").resolve()
+        jobs = [(seed, rewards, folder, arguments.overrides) for seed in arguments.seeds]
         results = list(pool.map(lambda job: run_seed(*job), jobs))
     command = " ".join(["python", "benchmarks/testbed_policy.py", *map(_placed, sys.argv[1:])])
     arguments.out.with_suffix(".json").write_text(json.dumps({"command": command, "results": results}, indent=1) + "\n")
