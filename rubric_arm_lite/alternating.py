@@ -13,9 +13,8 @@ from typing import Protocol
 
 from rubric_arm_lite.advantages import GroupAdvantages, group_advantages
 from rubric_arm_lite.backends.base import Sampler, Sampling
-from rubric_arm_lite.config import Recipe
 from rubric_arm_lite.phases import Phase
-from rubric_arm_lite.schedule import Slot, batch_of_step, part_of_data, slots, steps_in_phase
+from rubric_arm_lite.schedule import GRPORecipe, Slot, batch_of_step, part_of_data, steps_in_phase
 from rubric_arm_lite.seeds import derive_seed
 from rubric_arm_lite.types import PromptBlock, Reward, Role, RolloutGroup, StepMetrics
 
@@ -56,7 +55,8 @@ class Hooks:
 
 
 def alternate(
-    recipe: Recipe,
+    recipe: GRPORecipe,
+    schedule: Sequence[Slot],
     phases: Mapping[Role, Phase],
     blocks: Sequence[PromptBlock],
     sampler: Sampler,
@@ -66,8 +66,8 @@ def alternate(
 ) -> None:
     """Run the schedule from ``start``: within a phase only its roles' adapters change (eqs. 10 and 11)."""
     start = start or Position()
-    for slot in slots(recipe.schedule)[start.slot :]:
-        part = part_of_data(blocks, slot.cycle, recipe.schedule.cycles)
+    for slot in schedule[start.slot :]:
+        part = part_of_data(blocks, slot.cycle, schedule[-1].cycle + 1)
         steps = max(steps_in_phase(part, recipe.grpo(role)) for role in slot.roles)
         hooks.before_phase(slot, steps)
         for step in range(start.step if slot.index == start.slot else 0, steps):
@@ -79,7 +79,9 @@ def alternate(
         hooks.after_phase(slot)
 
 
-def play(recipe: Recipe, phase: Phase, part: Sequence[PromptBlock], sampler: Sampler, slot: Slot, step: int) -> Turn:
+def play(
+    recipe: GRPORecipe, phase: Phase, part: Sequence[PromptBlock], sampler: Sampler, slot: Slot, step: int
+) -> Turn:
     """Prepare, sample and score one step of one role."""
     settings = recipe.grpo(phase.role)
     seed = derive_seed(recipe.seed, slot.cycle, phase.role, step)

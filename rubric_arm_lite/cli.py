@@ -25,6 +25,7 @@ from rubric_arm_lite.cli_options import (
     ServerOption,
     StateOption,
 )
+from rubric_arm_lite.cli_policy import policy_app
 from rubric_arm_lite.errors import RubricArmError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ testbed_app = typer.Typer(help="The embedded preference world and its tiny base.
 app.add_typer(testbed_app, name="testbed")
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.add_typer(policy_app, name="policy")
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (testbed).")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a field: --set judge.max_steps=5.")]

@@ -6,11 +6,11 @@ by a name, it has that name. Loading is in :mod:`rubric_arm_lite.recipe_file`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from rubric_arm_lite.types import Role
+from rubric_arm_lite.types import ROLES, Role
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -28,6 +28,19 @@ class Settings(BaseModel):
     """Base of all settings: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class RunSettings(Settings):
+    """Base of the recipes of all kinds of runs."""
+
+    shelf: ClassVar[str] = ""
+    """Folder below ``recipes/`` in which the shipped ones stand."""
+
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    description: str = ""
+    seed: Annotated[int, Field(ge=0)] = 0
+    threads: Positive | None = None
+    """torch threads on a CPU (null: torch's choice). Results are repeatable for the same number."""
 
 
 class LoraSettings(Settings):
@@ -320,7 +333,7 @@ class RewardSettings(Settings):
 class UntilSettings(Settings):
     """End a phase when a quantity measured on a probe set reaches its mark."""
 
-    phase: Role = "judge"
+    phase: Literal["rubric", "judge"] = "judge"
     metric: Literal["accuracy", "consistency", "format"] = "consistency"
     """accuracy: of greedy verdicts in both orders; consistency: both orders agree; format: strict validity."""
     at_least: Probability = 0.9
@@ -375,14 +388,9 @@ class CheckpointSettings(Settings):
     save_total_limit: Positive = 2
 
 
-class Recipe(Settings):
-    """One run, complete."""
+class Recipe(RunSettings):
+    """One run of a reward model, complete."""
 
-    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    description: str = ""
-    seed: Annotated[int, Field(ge=0)] = 0
-    threads: Positive | None = None
-    """torch threads on a CPU (null: torch's choice). Results are repeatable for the same number."""
     model: ModelSettings = ModelSettings()
     prompts: PromptSettings = PromptSettings()
     data: DataSettings = DataSettings()
@@ -397,7 +405,13 @@ class Recipe(Settings):
 
     def grpo(self, role: Role) -> GRPOSettings:
         """The GRPO settings of a role."""
-        return self.judge if role == "judge" else self.rubric
+        settings: dict[Role, GRPOSettings] = {"rubric": self.rubric, "judge": self.judge}
+        return settings[role]
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The roles that this recipe trains."""
+        return ROLES
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:

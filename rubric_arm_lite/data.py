@@ -128,6 +128,24 @@ def load_comparisons(path: str | Path) -> list[UnlabelledPair]:
     return pairs
 
 
+def load_prompts(path: str | Path) -> list[Prompt]:
+    """Distinct prompts of column ``prompt``, in the order in which they first come; other columns are not read.
+
+    Raises:
+        DataError: for the first row that cannot be used, or if there is none.
+    """
+    return list({prompt_hash(prompt): prompt for prompt in (row.prompt() for row in file_rows(path))}.values())
+
+
+def load_answers(path: str | Path) -> list[tuple[Prompt, str]]:
+    """Prompts with one response each, from columns ``prompt`` and ``response``.
+
+    Raises:
+        DataError: for the first row that cannot be used, or if there is none.
+    """
+    return [(row.prompt(), row.text("response")) for row in file_rows(path)]
+
+
 def load_responses(path: str | Path) -> list[ResponseSet]:
     """Rows to label from columns ``prompt`` and ``responses`` (a list of texts), or ``response_a``, ``response_b``.
 

@@ -19,12 +19,13 @@ from rubric_arm_lite.advantages import GroupAdvantages
 from rubric_arm_lite.backends.optimizers import make_optimizer, put_state, state_of
 from rubric_arm_lite.backends.transformers import TwoAdapterModel
 from rubric_arm_lite.batching import Row, RowBatch, count_tokens, make_batch, make_rows, micro_batches
-from rubric_arm_lite.config import GRPOSettings, Recipe
+from rubric_arm_lite.config import GRPOSettings
 from rubric_arm_lite.errors import CheckpointError, TrainingError
 from rubric_arm_lite.losses import grpo_loss
 from rubric_arm_lite.memory import TokenBudget, is_out_of_memory, release, token_budget
 from rubric_arm_lite.parallel import ALONE, Processes
-from rubric_arm_lite.types import ROLES, Role, RolloutGroup, StepMetrics
+from rubric_arm_lite.schedule import GRPORecipe
+from rubric_arm_lite.types import Role, RolloutGroup, StepMetrics
 
 HALF_SCALE = 2.0**16
 """Factor on the loss with a float16 base, whose gradients would vanish on their way back; halved on overflow."""
@@ -33,14 +34,14 @@ HALF_SCALE = 2.0**16
 class Learner:
     """Updates the adapters of a :class:`TwoAdapterModel`."""
 
-    def __init__(self, model: TwoAdapterModel, recipe: Recipe, processes: Processes = ALONE) -> None:
+    def __init__(self, model: TwoAdapterModel, recipe: GRPORecipe, processes: Processes = ALONE) -> None:
         self.model = model
         self.processes = processes
         self.recipe = recipe
         self.layout = model.layout
         self.budgets: dict[Role, TokenBudget] = {}
         self.loss_scale = HALF_SCALE if model.model.dtype == torch.float16 else 1.0
-        self.optimizers: dict[Role, torch.optim.Optimizer] = {role: self._optimizer(role) for role in ROLES}
+        self.optimizers: dict[Role, torch.optim.Optimizer] = {role: self._optimizer(role) for role in recipe.roles}
 
     def _optimizer(self, role: Role) -> torch.optim.Optimizer:
         parameters = [p for _, p in self.model.parameters(role)]

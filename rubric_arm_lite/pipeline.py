@@ -12,7 +12,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -299,7 +299,8 @@ class Run:
                     **values,
                 }
                 self.directory.append("metrics.jsonl", row)
-                self._log_rollouts(slot, step, turn)
+                for rollout in rollout_rows(slot, step, turn):
+                    self.directory.append("rollouts.jsonl", rollout)
                 seconds = max(time.perf_counter() - clock["phase"], 1e-9)
                 rate = (self.sampler.tokens_written - clock["tokens"]) / seconds
                 self.watcher.step(step + 1, {**values, "tokens/s": rate})
@@ -323,7 +324,8 @@ class Run:
         slot, step = self.directory.state.position
         if slot < len(order):
             hooks = Hooks(before_phase, after_step, after_phase)
-            alternate(self.recipe, phases, self.data.train, self.sampler, self.learner, hooks, Position(slot, step))
+            position = Position(slot, step)
+            alternate(self.recipe, order, phases, self.data.train, self.sampler, self.learner, hooks, position)
         self.directory.commit(stage=stage)
 
     def _check_same_weights(self, phase: str) -> None:
@@ -401,27 +403,28 @@ class Run:
         row = {"stage": stage, "seconds": time.perf_counter() - started, "tokens": self.sampler.tokens_written - tokens}
         self.directory.append("timings.jsonl", row)
 
-    def _log_rollouts(self, slot: Slot, step: int, turn: Turn) -> None:
-        for group, rewards, advantages in zip(turn.groups, turn.rewards, turn.advantages, strict=True):
-            samples = [
-                {
-                    "text": sample.text,
-                    "finish_reason": sample.finish_reason,
-                    "reward": reward.total,
-                    **dict(reward.parts),
-                    "advantage": advantage,
-                }
-                for sample, reward, advantage in zip(group.samples, rewards, advantages.values, strict=True)
-            ]
-            row = {
-                "phase": slot.label,
-                "step": step,
-                "role": turn.role,
-                "example_id": group.example.example_id,
-                "prompt": group.example.prompt,
-                "samples": samples,
+
+def rollout_rows(slot: Slot, step: int, turn: Turn) -> Iterator[dict[str, Any]]:
+    """What a step sampled and what it earned, one row per group for the log."""
+    for group, rewards, advantages in zip(turn.groups, turn.rewards, turn.advantages, strict=True):
+        samples = [
+            {
+                "text": sample.text,
+                "finish_reason": sample.finish_reason,
+                "reward": reward.total,
+                **dict(reward.parts),
+                "advantage": advantage,
             }
-            self.directory.append("rollouts.jsonl", row)
+            for sample, reward, advantage in zip(group.samples, rewards, advantages.values, strict=True)
+        ]
+        yield {
+            "phase": slot.label,
+            "step": step,
+            "role": turn.role,
+            "example_id": group.example.example_id,
+            "prompt": group.example.prompt,
+            "samples": samples,
+        }
 
 
 def load_data(recipe: Recipe, model: ChatSampler, prompts: PromptBuilder, training: bool = True) -> RunData:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from rubric_arm_lite.evaluate import Evaluation
@@ -60,6 +61,10 @@ class RichWatcher:
             parts.append(f"principles named {v['principle_recall']:.2f}")
         parts += [f"{name} {v[name]:.3f}" for name in v if name.startswith("voting@")]
         self._say(f"[bold]{evaluation.name:<16}[/bold] " + "  ".join(parts))
+
+    def said(self, name: str, text: str) -> None:
+        """One line of results that are words already."""
+        self._say(f"[bold]{name:<16}[/bold] {escape(text)}")
 
     def note(self, text: str) -> None:
         """A line a reader should not miss."""

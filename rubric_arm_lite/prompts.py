@@ -108,10 +108,13 @@ class Neutraliser:
     def neutralise(self, text: str) -> str:
         """Take the meaning, not the wording, from anything in ``text`` that could pass for our own structure."""
         text = LINE_BREAK.sub("\n", text)
-        if self._special is not None:
-            text = self._special.sub(self._break_up, text)
+        text = self.without_control_tokens(text)
         text = _TAG_OPENING.sub(self._soften, text)
         return "\n".join(map(_quote_structure, text.split("\n")))
+
+    def without_control_tokens(self, text: str) -> str:
+        """The text with every control token broken up, otherwise as it is."""
+        return text if self._special is None else self._special.sub(self._break_up, text)
 
     def _break_up(self, start: re.Match[str]) -> str:
         return "\N{REPLACEMENT CHARACTER}" if start[0] in self._special_tokens else start[0] + _JOINER
@@ -143,6 +146,10 @@ class PromptBuilder(Neutraliser):
     def rubric_prompt(self, prompt: Prompt) -> str:
         """The generator's user turn: it sees the request only (paper, sec. 3)."""
         return self._rubric.render(instruction=self._instruction(prompt))
+
+    def policy_prompt(self, request: str) -> str:
+        """The policy's user turn: the request as it is, but for the tokenizer's control tokens."""
+        return self.without_control_tokens(request)
 
     def judge_prompt(self, prompt: Prompt, rubric: Rubric, response_a: str, response_b: str) -> str:
         """The judge's user turn.

@@ -13,12 +13,10 @@ import difflib
 import hashlib
 import io
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
@@ -26,9 +24,10 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.representer import SafeRepresenter
 
-from rubric_arm_lite.config import Recipe
+from rubric_arm_lite.config import Recipe, RunSettings
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.prompts import BUILT_IN_TEMPLATES
+from rubric_arm_lite.recipe_problems import Setting, find, message, printable, show
 
 _PACKAGE = Path(__file__).resolve().parent
 _SUFFIXES = (".yaml", ".yml")
@@ -37,7 +36,10 @@ _MAX_INTEGER = 2**63
 _TAG = "tag:yaml.org,2002:"
 _TEXT_TAGS = {_TAG + name for name in ("str", "timestamp", "merge", "value")}
 _NUMBER_TAGS = {_TAG + name for name in ("int", "float")}
-_FIELD_NAME = re.compile(r"[a-z_][a-z0-9_]*(?:\.[a-z_][a-z0-9_]*)*")
+
+SHELVES = ("policy",)
+"""Folders of recipes that are not of a reward model, each the ``shelf`` of its kind."""
+AnyRecipe = TypeVar("AnyRecipe", bound=RunSettings)
 
 _PATH_FIELDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("prompts", "rubric_template"): BUILT_IN_TEMPLATES,
@@ -50,17 +52,12 @@ _PATH_FIELDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("model", "base"): ("testbed",),
     ("model", "checkpoints", "rubric"): (),
     ("model", "checkpoints", "judge"): (),
+    ("start", "source"): ("testbed",),
+    ("start", "adapter"): (),
+    ("reward", "run"): (),
+    ("evaluation", "judge"): ("oracle",),
 }
 """Fields that may hold a path, with the built-in names that are none."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Setting:
-    """A value with the place it was written. ``value`` is plain, or maps keys to settings."""
-
-    value: Any
-    where: str
-    folder: Path
 
 
 # --- finding recipes ------------------------------------------------------------------------------------------------
@@ -72,22 +69,29 @@ def recipes_folder() -> Path:
     return inside if inside.is_dir() else _PACKAGE.parent / "recipes"
 
 
-def shipped_recipes() -> list[Path]:
-    """The YAML files of :func:`recipes_folder` and its subfolders, sorted."""
-    return sorted(path for path in recipes_folder().rglob("*.yaml") if path.is_file())
+def shipped_recipes(kind: type[RunSettings] = Recipe) -> list[Path]:
+    """The YAML files of one kind of recipe in :func:`recipes_folder` and its subfolders, sorted."""
+    shelf = _shelf(kind)
+    others = [recipes_folder() / name for name in SHELVES if name != kind.shelf]
+    found = (path for path in shelf.rglob("*.yaml") if path.is_file())
+    return sorted(path for path in found if not any(other in path.parents for other in others))
 
 
-def resolve_recipe_path(name_or_path: str | Path) -> Path:
-    """The file that ``name_or_path`` means: a path to a YAML file, or a shipped recipe's name.
+def _shelf(kind: type[RunSettings]) -> Path:
+    return recipes_folder() / kind.shelf
 
-    A shipped recipe is named by its path below :func:`recipes_folder`, with or without ``.yaml``. A file on disk
-    wins if the name ends in ``.yaml`` or ``.yml``, a shipped recipe if it does not.
+
+def resolve_recipe_path(name_or_path: str | Path, kind: type[RunSettings] = Recipe) -> Path:
+    """The file that ``name_or_path`` means: a path to a YAML file, or the name of a shipped recipe of its kind.
+
+    A shipped recipe is named by its path below its kind's folder in :func:`recipes_folder`, with or without ``.yaml``.
+    A file on disk wins if the name ends in ``.yaml`` or ``.yml``, a shipped recipe if it does not.
 
     Raises:
         ConfigError: if there is neither; the message lists the shipped recipes.
     """
     given = str(name_or_path)
-    names = shipped_names()
+    names = shipped_names(kind)
     shipped = names.get(given.removesuffix(".yaml"))
     if shipped is not None and not (given.endswith(_SUFFIXES) and _exists(Path(given))):
         return shipped
@@ -99,15 +103,15 @@ def resolve_recipe_path(name_or_path: str | Path) -> Path:
     hint = f" Did you mean `{near[0]}`?" if near else ""
     listed = ", ".join(names) or "none"
     raise ConfigError(
-        f"There is no recipe {_show(given)}.{hint} Give the path of a YAML file, or the name of a shipped recipe: "
+        f"There is no recipe {show(given)}.{hint} Give the path of a YAML file, or the name of a shipped recipe: "
         f"{listed}."
     )
 
 
-def shipped_names() -> dict[str, Path]:
-    """The shipped recipes by the names that :func:`resolve_recipe_path` takes."""
-    folder = recipes_folder()
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in shipped_recipes()}
+def shipped_names(kind: type[RunSettings] = Recipe) -> dict[str, Path]:
+    """The shipped recipes of one kind by the names that :func:`resolve_recipe_path` takes."""
+    shelf = _shelf(kind)
+    return {path.relative_to(shelf).with_suffix("").as_posix(): path for path in shipped_recipes(kind)}
 
 
 def _exists(path: Path) -> bool:
@@ -121,28 +125,32 @@ def _exists(path: Path) -> bool:
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """:func:`load_settings` of a reward model's recipe."""
+    return load_settings(Recipe, name_or_path, overrides)
+
+
+def load_settings(kind: type[AnyRecipe], name_or_path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
     """The recipe of a file, after its ``extends`` chain and the ``--set a.b=value`` overrides, checked.
 
     ``extends`` names a file relative to the one it stands in, or else a shipped recipe. An override's value is YAML.
 
-    A relative path in `prompts.rubric_template`, `prompts.judge_template`, `data.source`, `data.evaluation`,
-    `data.decontaminate`, `warmup.source`, `model.base` or `model.checkpoints` becomes absolute if it exists beside the
-    file it is written in and does not exist in the working directory; anything else (a built-in name, a Hub id, an
-    absolute path) stays as it is.
+    A relative path in a field that names a file or folder (such as `prompts.judge_template`, `data.source`,
+    `warmup.source`, `model.base` or `reward.run`) becomes absolute if it exists beside the file it is written in and
+    does not exist in the working directory; anything else (a built-in name, a Hub id, an absolute path) stays as it is.
 
     Raises:
         ConfigError: one error that lists every problem: file and line (or the override), field, value, what is
             allowed.
     """
-    path = resolve_recipe_path(name_or_path)
-    root = _read_chain(path)
+    path = resolve_recipe_path(name_or_path, kind)
+    root = _read_chain(path, kind)
     for override in overrides:
         root = _merge(root, _read_override(override, path.parent))
     root = replace(root, where=str(path))
     try:
-        return Recipe.model_validate(_plain(_with_absolute_paths(root)), strict=True)
+        return kind.model_validate(_plain(_with_absolute_paths(root)), strict=True)
     except ValidationError as error:
-        raise ConfigError(_as_message(_problems(error, root))) from None
+        raise ConfigError(message(error, root, kind)) from None
 
 
 class _Representer(SafeRepresenter):
@@ -156,7 +164,7 @@ def _represent_text(representer: _Representer, text: str) -> Any:
 _Representer.add_representer(str, _represent_text)
 
 
-def dump_recipe(recipe: Recipe) -> str:
+def dump_recipe(recipe: RunSettings) -> str:
     """The complete recipe as YAML; :func:`load_recipe` reads an equal one from it."""
     stream = io.StringIO()
     yaml: Any = YAML(typ="safe", pure=True)
@@ -168,17 +176,17 @@ def dump_recipe(recipe: Recipe) -> str:
     return stream.getvalue()
 
 
-def recipe_hash(recipe: Recipe) -> str:
+def recipe_hash(recipe: RunSettings) -> str:
     """Identity of a recipe's settings: 16 hex digits of the SHA-256 of its canonical JSON."""
     # Validating once more makes a default written as 32 the same as the 32.0 that a file would give.
-    exact = Recipe.model_validate(recipe.model_dump()).model_dump(mode="json")
+    exact = type(recipe).model_validate(recipe.model_dump()).model_dump(mode="json")
     text = json.dumps(exact, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _read_chain(path: Path) -> _Setting:
+def _read_chain(path: Path, kind: type[RunSettings]) -> Setting:
     """The file at ``path`` merged onto the files it extends."""
-    layers: list[_Setting] = []
+    layers: list[Setting] = []
     seen: list[Path] = []
     following: Path | None = path
     while following is not None:
@@ -189,32 +197,32 @@ def _read_chain(path: Path) -> _Setting:
             )
         seen.append(following.resolve())
         layers.append(_read_file(following))
-        following = _extended(layers[-1])
+        following = _extended(layers[-1], kind)
     merged = layers.pop()
     while layers:
         merged = _merge(merged, layers.pop())
     return replace(merged, value={key: value for key, value in merged.value.items() if key != "extends"})
 
 
-def _extended(layer: _Setting) -> Path | None:
+def _extended(layer: Setting, kind: type[RunSettings]) -> Path | None:
     extends = layer.value.get("extends")
     if extends is None:
         return None
     if not isinstance(extends.value, str) or not extends.value:
-        raise ConfigError(f"{extends.where}: extends is {_show(extends.value)}. Give the name of one YAML file.")
+        raise ConfigError(f"{extends.where}: extends is {show(extends.value)}. Give the name of one YAML file.")
     beside: Path = extends.folder / extends.value
     if _exists(beside) and beside.is_file():
         return beside
-    shipped = shipped_names()
+    shipped = shipped_names(kind)
     if extends.value.removesuffix(".yaml") not in shipped:
         raise ConfigError(
-            f"{extends.where}: extends {_show(extends.value)}, but there is no file {_printable(str(beside))}. Give a "
+            f"{extends.where}: extends {show(extends.value)}, but there is no file {printable(str(beside))}. Give a "
             f"path relative to this file, or the name of a shipped recipe: {', '.join(shipped) or 'none'}."
         )
     return shipped[extends.value.removesuffix(".yaml")]
 
 
-def _read_file(path: Path) -> _Setting:
+def _read_file(path: Path) -> Setting:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -232,13 +240,13 @@ def _read_file(path: Path) -> _Setting:
     if node is None:
         raise ConfigError(f"{path} is empty. A recipe needs at least one field, for example `name: mine`.")
     if not isinstance(node.value, dict):
-        raise ConfigError(f"{node.where}: a recipe is a mapping of fields to values, not {_show(node.value)}.")
+        raise ConfigError(f"{node.where}: a recipe is a mapping of fields to values, not {show(node.value)}.")
     return node
 
 
-def _read_override(override: str, folder: Path) -> _Setting:
+def _read_override(override: str, folder: Path) -> Setting:
     """``a.b=value`` as nested settings."""
-    where = f"--set {_printable(override)}"
+    where = f"--set {printable(override)}"
     override = _whole_characters(override, where)
     name, equals, text = override.partition("=")
     keys = [key.strip() for key in name.split(".")]
@@ -246,13 +254,13 @@ def _read_override(override: str, folder: Path) -> _Setting:
         raise ConfigError(f"{where}: not of the form field=value. Write, for example, --set judge.beta=0.01.")
     if keys[0] == "extends":
         raise ConfigError(f"{where}: extends belongs into a file. Write a recipe that extends the other one.")
-    setting = _parse(text, lambda _: where, folder) or _Setting(None, where, folder)
+    setting = _parse(text, lambda _: where, folder) or Setting(None, where, folder)
     for key in reversed(keys):
-        setting = _Setting({key: setting}, where, folder)
+        setting = Setting({key: setting}, where, folder)
     return setting
 
 
-def _merge(base: _Setting, later: _Setting) -> _Setting:
+def _merge(base: Setting, later: Setting) -> Setting:
     if not (isinstance(base.value, dict) and isinstance(later.value, dict)):
         return later
     merged = dict(base.value)
@@ -261,15 +269,15 @@ def _merge(base: _Setting, later: _Setting) -> _Setting:
     return replace(later, value=merged)
 
 
-def _plain(setting: _Setting) -> Any:
+def _plain(setting: Setting) -> Any:
     if isinstance(setting.value, dict):
         return {key: _plain(value) for key, value in setting.value.items()}
     return setting.value
 
 
-def _with_absolute_paths(root: _Setting) -> _Setting:
+def _with_absolute_paths(root: Setting) -> Setting:
     for field, built_in in _PATH_FIELDS.items():
-        setting = _find(root, field)
+        setting = find(root, field)
         if setting is None:
             continue
         listed = isinstance(setting.value, tuple)
@@ -292,18 +300,10 @@ def _absolute(value: Any, folder: Path, built_in: tuple[str, ...]) -> Any:
     return str(found.resolve()) if _exists(found) else value
 
 
-def _find(root: _Setting, field: Sequence[str]) -> _Setting | None:
-    for key in field:
-        if not isinstance(root.value, dict) or key not in root.value:
-            return None
-        root = root.value[key]
-    return root
-
-
 # --- YAML -----------------------------------------------------------------------------------------------------------
 
 
-def _parse(text: str, place: Callable[[int], str], folder: Path) -> _Setting | None:
+def _parse(text: str, place: Callable[[int], str], folder: Path) -> Setting | None:
     """The settings of a YAML text, or None if there is nothing in it; ``place`` words a line number."""
     yaml = YAML(typ="safe", pure=True)
     yaml.composer.warn_double_anchors = False
@@ -334,21 +334,21 @@ def _compose(text: str, yaml: YAML, place: Callable[[int], str]) -> Node | None:
     return root
 
 
-def _read_node(node: Node, yaml: YAML, place: Callable[[int], str], folder: Path) -> _Setting:
+def _read_node(node: Node, yaml: YAML, place: Callable[[int], str], folder: Path) -> Setting:
     where = place(node.start_mark.line + 1)
     if node.anchor is not None:
-        raise ConfigError(f"{where}: &{_printable(node.anchor)}: a recipe has no anchors. Write the value out.")
+        raise ConfigError(f"{where}: &{printable(node.anchor)}: a recipe has no anchors. Write the value out.")
     match node:
         case MappingNode():
-            return _Setting(_read_mapping(node, yaml, place, folder), where, folder)
+            return Setting(_read_mapping(node, yaml, place, folder), where, folder)
         case SequenceNode():
-            return _Setting(tuple(_plain(_read_node(item, yaml, place, folder)) for item in node.value), where, folder)
+            return Setting(tuple(_plain(_read_node(item, yaml, place, folder)) for item in node.value), where, folder)
         case _:
-            return _Setting(_read_scalar(node, yaml, where), where, folder)
+            return Setting(_read_scalar(node, yaml, where), where, folder)
 
 
-def _read_mapping(node: MappingNode, yaml: YAML, place: Callable[[int], str], folder: Path) -> dict[str, _Setting]:
-    settings: dict[str, _Setting] = {}
+def _read_mapping(node: MappingNode, yaml: YAML, place: Callable[[int], str], folder: Path) -> dict[str, Setting]:
+    settings: dict[str, Setting] = {}
     lines: dict[str, str] = {}
     for key_node, value_node in node.value:
         where = place(key_node.start_mark.line + 1)
@@ -356,7 +356,7 @@ def _read_mapping(node: MappingNode, yaml: YAML, place: Callable[[int], str], fo
             raise ConfigError(f"{where}: a list or mapping as key. A key is the name of a field.")
         key = _whole_characters(str(key_node.value), where)
         if key in settings:
-            raise ConfigError(f"{where}: {_show(key)} was given before ({lines[key]}). Keep one of them.")
+            raise ConfigError(f"{where}: {show(key)} was given before ({lines[key]}). Keep one of them.")
         lines[key] = where
         settings[key] = replace(_read_node(value_node, yaml, place, folder), where=where)
     return settings
@@ -367,11 +367,11 @@ def _read_scalar(node: Node, yaml: YAML, where: str) -> str | int | float | bool
     if tag in _TEXT_TAGS:
         return _whole_characters(str(node.value), where)
     if tag not in _NUMBER_TAGS | {_TAG + "bool", _TAG + "null"}:
-        raise ConfigError(f"{where}: the tag {_printable(tag)} is not read. Leave it out.")
+        raise ConfigError(f"{where}: the tag {printable(tag)} is not read. Leave it out.")
     try:
         value: int | float | bool | None = yaml.constructor.construct_object(node)
     except (ValueError, KeyError, IndexError) as error:  # a tag the value does not fit: !!int x, !!bool x
-        raise ConfigError(f"{where}: {_show(node.value)} does not fit its tag {_printable(tag)}.") from error
+        raise ConfigError(f"{where}: {show(node.value)} does not fit its tag {printable(tag)}.") from error
     if isinstance(value, int) and not -_MAX_INTEGER <= value < _MAX_INTEGER:
         raise ConfigError(f"{where}: a whole number beyond 64 bits. Use one below 2**63.")
     return value
@@ -382,152 +382,4 @@ def _whole_characters(text: str, where: str) -> str:
     try:
         return text.encode("utf-16", "surrogatepass").decode("utf-16")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{where}: {_show(text)} has half of a surrogate pair. Take it out.") from error
-
-
-# --- wording problems -----------------------------------------------------------------------------------------------
-
-
-def _as_message(problems: Sequence[str]) -> str:
-    if len(problems) == 1:
-        return problems[0]
-    return "\n".join([f"{len(problems)} problems in the recipe:", *(f"  {problem}" for problem in problems)])
-
-
-def _problems(error: ValidationError, root: _Setting) -> list[str]:
-    """One sentence per problem; the alternatives that pydantic lists for one field become one."""
-    return list(dict.fromkeys(_problem(dict(item), root) for item in error.errors(include_url=False)))
-
-
-def _problem(item: Mapping[str, Any], root: _Setting) -> str:
-    field = _known_part(item["loc"])
-    name = ".".join(field)
-    if item["type"] == "extra_forbidden":
-        return _unknown_key(field, str(item["loc"][-1]), root)
-    if item["type"] == "value_error":
-        return _failed_check(field, str(item["ctx"]["error"]), root)
-    schema = _schema_of(field)
-    if item["type"] == "missing":
-        section = _find(root, field[:-1]) or root
-        return f"{section.where}: `{name}` is missing. Give {_allowed(schema)}, or leave out `{'.'.join(field[:-1])}`."
-    setting = _find(root, field) or root
-    if _fields(schema):
-        remedy = "Put fields under it, or leave it out for the defaults"
-    elif "default" not in schema:
-        remedy = "Correct it"
-    else:
-        remedy = f"Correct it, or leave it out for the default, {_show(schema['default'])}"
-    return f"{setting.where}: `{name}` is {_show(setting.value)}. Allowed: {_allowed(schema)}. {remedy}."
-
-
-def _unknown_key(section: tuple[str, ...], key: str, root: _Setting) -> str:
-    setting = _find(root, (*section, key)) or root
-    prefix = "".join(f"{part}." for part in section)
-    valid = list(_fields(_schema_of(section)))
-    near = difflib.get_close_matches(key, valid, n=1)
-    elsewhere = [name for name in _all_names() if name.rpartition(".")[2] == key]
-    if near:
-        hint = f"Did you mean `{prefix}{near[0]}`?"
-    elif elsewhere:
-        hint = f"Did you mean `{'` or `'.join(elsewhere)}`?"
-    else:
-        hint = f"Allowed{f' in `{prefix[:-1]}`' if prefix else ''}: {', '.join(valid)}."
-    return f"{setting.where}: `{prefix}{_printable(key)}` is not a field. {hint}"
-
-
-def _failed_check(section: tuple[str, ...], message: str, root: _Setting) -> str:
-    """A check across fields: it is placed where the fields that its message names were set."""
-    places: dict[str, None] = {}
-    for name in _FIELD_NAME.findall(message):
-        setting = _find(root, (*section, *name.split(".")))
-        if setting is not None and not isinstance(setting.value, dict):
-            places[setting.where] = None
-    where = "; ".join(places) or (_find(root, section) or root).where
-    starts_with_field = message.partition(":")[0] in _fields(_schema_of(section))
-    separator = "." if starts_with_field else ": "
-    return f"{where}: {'.'.join(section)}{separator if section else ''}{message}"
-
-
-@cache
-def _schema() -> dict[str, Any]:
-    return Recipe.model_json_schema()
-
-
-def _alternatives(schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    if "$ref" in schema:
-        yield _schema()["$defs"][schema["$ref"].rpartition("/")[2]]
-    elif "anyOf" in schema:
-        for option in schema["anyOf"]:
-            yield from _alternatives(option)
-    else:
-        yield schema
-
-
-def _fields(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The fields of a section; empty for a plain value."""
-    return next((option["properties"] for option in _alternatives(schema) if "properties" in option), {})
-
-
-def _schema_of(field: Sequence[str]) -> Mapping[str, Any]:
-    schema: Mapping[str, Any] = _schema()
-    for key in field:
-        schema = _fields(schema)[key]
-    return schema
-
-
-def _known_part(location: Sequence[str | int]) -> tuple[str, ...]:
-    """The leading field names of a pydantic location, without the names it gives to alternatives."""
-    known: tuple[str, ...] = ()
-    for key in location:
-        if key not in _fields(_schema_of(known)):
-            break
-        known = (*known, str(key))
-    return known
-
-
-def _all_names(prefix: str = "", schema: Mapping[str, Any] | None = None) -> Iterator[str]:
-    for key, field in _fields(_schema() if schema is None else schema).items():
-        yield prefix + key
-        yield from _all_names(f"{prefix}{key}.", field)
-
-
-def _allowed(schema: Mapping[str, Any]) -> str:
-    return " or ".join(_allowed_one(option) for option in _alternatives(schema))
-
-
-def _allowed_one(schema: Mapping[str, Any]) -> str:
-    choices = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
-    if choices:
-        return ", ".join(map(str, choices))
-    words = {
-        "integer": "a whole number",
-        "number": "a finite number",
-        "string": "text",
-        "boolean": "true or false",
-        "array": "a list of text",
-        "null": "null",
-        "object": "a section of fields",
-    }[schema["type"]]
-    limits = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-    bounds = " and ".join(f"{word} {schema[key]:g}" for key, word in limits.items() if key in schema)
-    pattern = f" that matches {schema['pattern']}" if "pattern" in schema else ""
-    return f"{words}{f', {bounds}' if bounds else ''}{pattern}"
-
-
-def _show(value: Any) -> str:
-    match value:
-        case None | bool():
-            return {None: "null", True: "true", False: "false"}[value]
-        case str():
-            return repr(value if len(value) <= 60 else f"{value[:57]}...")
-        case dict():
-            return "a section of fields"
-        case tuple() | list():
-            return "a list"
-        case _:
-            return str(value)
-
-
-def _printable(text: str) -> str:
-    short = text if len(text) <= 120 else f"{text[:117]}..."
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
+        raise ConfigError(f"{where}: {show(text)} has half of a surrogate pair. Take it out.") from error

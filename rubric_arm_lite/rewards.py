@@ -1,4 +1,4 @@
-"""Rewards of both roles: pure functions, and the only code that reads which response is preferred.
+"""Rewards of all roles: pure functions, and the only code that reads which response is preferred.
 
 Judge: R_j = R_acc + format_weight · R_fmt (paper, sec. 4.2). Generator: 1 if the frozen judge, given this rubric,
 names the preferred response (eq. 8), averaged over the pairs and orders it was asked for. The paper gives the
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from rubric_arm_lite.config import RewardSettings
 from rubric_arm_lite.parsing import check_format
-from rubric_arm_lite.types import Comparison, Judgement, ParseStatus, Reward, Rubric
+from rubric_arm_lite.types import Comparison, Judgement, ParseStatus, Reward, Rubric, Side
 
 
 def is_correct(judgement: Judgement, comparison: Comparison) -> bool:
@@ -40,6 +40,20 @@ def judge_reward(judgement: Judgement, rubric: Rubric, comparison: Comparison, s
     accuracy = float(is_correct(judgement, comparison))
     form = format_reward(judgement, rubric, settings.format_mode)
     return Reward(accuracy + settings.format_weight * form, (("accuracy", accuracy), ("format", form)))
+
+
+def policy_reward(named: Sequence[Side | None]) -> Reward:
+    """Reward of a policy's answer: the share of judgements that name it over the policy's own greedy one (eq. 16).
+
+    Args:
+        named: what each judgement named, "A" being the answer: one per order, or k votes per order. A judgement
+            without a verdict is not won. Where nothing could be judged the answer earns 0, so that an answer too long
+            for the judge does not pay.
+    """
+    if not named:
+        return Reward(0.0, (("wins", 0.0), ("judged", 0.0)))
+    wins = sum(side == "A" for side in named) / len(named)
+    return Reward(wins, (("wins", wins), ("judged", sum(side is not None for side in named) / len(named))))
 
 
 def rubric_reward(rubric: Rubric, verdicts: Sequence[tuple[Comparison, Judgement]], settings: RewardSettings) -> Reward:

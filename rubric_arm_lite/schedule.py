@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from rubric_arm_lite.config import GRPOSettings, Order, ScheduleSettings
 from rubric_arm_lite.types import PromptBlock, Role
@@ -34,6 +35,24 @@ class Slot:
         return f"{'+'.join(self.roles)} {self.cycle + 1}"
 
 
+class GRPORecipe(Protocol):
+    """What the loop and the learner ask of a recipe, whatever it trains."""
+
+    @property
+    def seed(self) -> int:
+        """Every draw derives from it."""
+        ...
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The roles that are trained."""
+        ...
+
+    def grpo(self, role: Role) -> GRPOSettings:
+        """The settings of a role's updates."""
+        ...
+
+
 def slots(settings: ScheduleSettings) -> list[Slot]:
     """All phases in order."""
     phases = [(cycle, roles) for cycle in range(settings.cycles) for roles in _PHASES[settings.order]]
@@ -60,7 +79,8 @@ def batch_of_step(part: Sequence[PromptBlock], step: int, settings: GRPOSettings
     """The prompts of a step (from 0), each with its ``pairs_per_prompt`` pairs.
 
     Batches run through the part in order. Once through, they start again, each prompt with its next pairs. No
-    prompt stands twice in one batch, so a part smaller than ``prompts_per_step`` makes smaller batches.
+    prompt stands twice in one batch, so a part smaller than ``prompts_per_step`` makes smaller batches. A prompt
+    without pairs stays without.
     """
     size = min(settings.prompts_per_step, len(part))
     batch = []
@@ -69,6 +89,7 @@ def batch_of_step(part: Sequence[PromptBlock], step: int, settings: GRPOSettings
             break
         block = part[position % len(part)]
         start = (position // len(part)) * settings.pairs_per_prompt
-        chosen = [block.pairs[(start + i) % len(block.pairs)] for i in range(settings.pairs_per_prompt)]
+        count = settings.pairs_per_prompt if block.pairs else 0
+        chosen = [block.pairs[(start + i) % len(block.pairs)] for i in range(count)]
         batch.append(PromptBlock(block.prompt_id, block.prompt, tuple(dict.fromkeys(chosen))))
     return batch

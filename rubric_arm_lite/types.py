@@ -8,10 +8,11 @@ from enum import Enum
 from typing import Literal
 
 Side = Literal["A", "B"]
-Role = Literal["rubric", "judge"]
+Role = Literal["rubric", "judge", "policy"]
 FinishReason = Literal["stop", "length"]
 
 ROLES: tuple[Role, ...] = ("rubric", "judge")
+"""The roles of the reward model; ``policy`` is the third one, trained against it afterwards."""
 
 
 def other_side(side: Side) -> Side:

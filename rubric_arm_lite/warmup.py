@@ -83,10 +83,103 @@ def warm_up_role(
     Raises:
         TrainingError: if the adapter did not change.
     """
-    import torch
     from datasets import Dataset
-    from transformers import DataCollatorForSeq2Seq, TrainerCallback
+    from transformers import DataCollatorForSeq2Seq
     from trl import SFTConfig, SFTTrainer
+
+    rows = [
+        {"input_ids": p + c, "labels": [-100] * len(p) + c, "attention_mask": [1] * len(p + c)} for p, c in examples
+    ]
+    if processes.first:
+        last_complete(folder)  # removes what is not complete, before the others look
+    processes.wait()
+    base = model.model.get_base_model()
+    chunked = base.config.get_text_config().vocab_size >= LARGE_VOCABULARY
+    config = SFTConfig(
+        **trainer_arguments(
+            settings,
+            model.settings.gradient_checkpointing,
+            model.model,
+            folder,
+            derive_seed(seed, "warmup", role),
+            processes,
+        ),
+        max_length=None,
+        packing=False,
+        loss_type="chunked_nll" if chunked else "nll",
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    before = model.fingerprint(role)
+    kept = {name: parameter.detach().clone() for name, parameter in model.parameters(role)}
+    with model.using(role, train=True) as peft_model:
+        trainer = SFTTrainer(
+            model=peft_model,
+            args=config,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=model.tokenizer,
+            data_collator=DataCollatorForSeq2Seq(model.tokenizer, label_pad_token_id=-100),
+            callbacks=[new_watch(folder, log, processes)],
+        )
+        trainer.remove_callback(plain_printer())
+        for name, parameter in model.parameters(role):
+            # TRL rounds adapters on a 4-bit base to bfloat16 for good; small steps would be lost in it.
+            parameter.data = kept[name]
+        try:
+            trainer.train(resume_from_checkpoint=last_complete(folder))
+        finally:
+            vars(base).pop("forward", None)  # where TRL puts its chunked loss, also for good
+        history = [(int(row["step"]), float(row["loss"])) for row in trainer.state.log_history if "loss" in row]
+    if model.fingerprint(role) == before:
+        raise TrainingError(f"The warm-up left the adapter `{role}` unchanged. Check the learning_rate of its warm-up.")
+    return history
+
+
+def trainer_arguments(
+    settings: SFTSettings,
+    gradient_checkpointing: bool,
+    model: Any,
+    folder: Path,
+    seed: int,
+    processes: Processes = ALONE,
+) -> dict[str, Any]:
+    """What the settings of TRL's SFTTrainer and DPOTrainer have in common."""
+    import torch
+
+    per_device, accumulation = divided(settings, processes.world)
+    cuda = model.device.type == "cuda"
+    return {
+        "output_dir": str(folder),
+        "learning_rate": settings.learning_rate,
+        "per_device_train_batch_size": per_device,
+        "gradient_accumulation_steps": accumulation,
+        "num_train_epochs": settings.num_train_epochs,
+        "max_steps": settings.max_steps,
+        "warmup_steps": settings.warmup_ratio,
+        "lr_scheduler_type": settings.lr_scheduler_type,
+        "max_grad_norm": settings.max_grad_norm,
+        "weight_decay": settings.weight_decay,
+        "seed": seed % 2**31,
+        "save_strategy": "steps",
+        "save_steps": settings.save_steps,
+        "save_total_limit": 2,
+        # Aligned with the checkpoints, so that the mean loss of a stretch does not depend on where a run was resumed.
+        "logging_steps": math.gcd(10, settings.save_steps),
+        "report_to": [],
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "gradient_checkpointing": gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if gradient_checkpointing else None,
+        "use_cpu": not cuda,
+        "bf16": cuda and model.dtype == torch.bfloat16,
+        "fp16": cuda and model.dtype == torch.float16,
+        "optim": settings.optim,
+        "dataloader_pin_memory": cuda,
+    }
+
+
+def new_watch(folder: Path, log: Callable[[int, dict[str, float]], None], processes: Processes = ALONE) -> Any:
+    """A trainer's callback that passes losses on and marks checkpoints as complete."""
+    from transformers import TrainerCallback
 
     class Watch(TrainerCallback):  # type: ignore[misc]
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
@@ -98,71 +191,7 @@ def warm_up_role(
                 return
             (folder / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
-    rows = [
-        {"input_ids": p + c, "labels": [-100] * len(p) + c, "attention_mask": [1] * len(p + c)} for p, c in examples
-    ]
-    per_device, accumulation = divided(settings, processes.world)
-    if processes.first:
-        last_complete(folder)  # removes what is not complete, before the others look
-    processes.wait()
-    cuda = model.device.type == "cuda"
-    base = model.model.get_base_model()
-    chunked = base.config.get_text_config().vocab_size >= LARGE_VOCABULARY
-    config = SFTConfig(
-        output_dir=str(folder),
-        learning_rate=settings.learning_rate,
-        per_device_train_batch_size=per_device,
-        gradient_accumulation_steps=accumulation,
-        num_train_epochs=settings.num_train_epochs,
-        max_steps=settings.max_steps,
-        warmup_steps=settings.warmup_ratio,
-        lr_scheduler_type=settings.lr_scheduler_type,
-        max_grad_norm=settings.max_grad_norm,
-        weight_decay=settings.weight_decay,
-        seed=derive_seed(seed, "warmup", role) % 2**31,
-        save_strategy="steps",
-        save_steps=settings.save_steps,
-        save_total_limit=2,
-        # Aligned with the checkpoints, so that the mean loss of a stretch does not depend on where a run was resumed.
-        logging_steps=math.gcd(10, settings.save_steps),
-        report_to=[],
-        disable_tqdm=True,
-        max_length=None,
-        packing=False,
-        loss_type="chunked_nll" if chunked else "nll",
-        dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
-        gradient_checkpointing=model.settings.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if model.settings.gradient_checkpointing else None,
-        use_cpu=not cuda,
-        bf16=cuda and model.model.dtype == torch.bfloat16,
-        fp16=cuda and model.model.dtype == torch.float16,
-        optim=settings.optim,
-        dataloader_pin_memory=cuda,
-    )
-    before = model.fingerprint(role)
-    kept = {name: parameter.detach().clone() for name, parameter in model.parameters(role)}
-    with model.using(role, train=True) as peft_model:
-        trainer = SFTTrainer(
-            model=peft_model,
-            args=config,
-            train_dataset=Dataset.from_list(rows),
-            processing_class=model.tokenizer,
-            data_collator=DataCollatorForSeq2Seq(model.tokenizer, label_pad_token_id=-100),
-            callbacks=[Watch()],
-        )
-        trainer.remove_callback(_printer())
-        for name, parameter in model.parameters(role):
-            # TRL rounds adapters on a 4-bit base to bfloat16 for good; small steps would be lost in it.
-            parameter.data = kept[name]
-        try:
-            trainer.train(resume_from_checkpoint=last_complete(folder))
-        finally:
-            vars(base).pop("forward", None)  # where TRL puts its chunked loss, also for good
-        history = [(int(row["step"]), float(row["loss"])) for row in trainer.state.log_history if "loss" in row]
-    if model.fingerprint(role) == before:
-        raise TrainingError(f"The warm-up left the adapter `{role}` unchanged. Check warmup.{role}.learning_rate.")
-    return history
+    return Watch()
 
 
 def divided(settings: SFTSettings, world: int) -> tuple[int, int]:
@@ -202,7 +231,8 @@ def last_complete(folder: Path) -> str | None:
     return newest[1] if newest else None
 
 
-def _printer() -> Any:
+def plain_printer() -> Any:
+    """The callback with which a trainer prints its logs, to be taken off."""
     from transformers import PrinterCallback
 
     return PrinterCallback

@@ -68,7 +68,7 @@ class Recorder:
             "rubric": RubricPhase(self.settings, JudgeDesk(self.sampler, PROMPTS), PROMPTS),
         }
         hooks = Hooks(self.before_phase, self.after_step, self.after_phase)
-        alternate(self.settings, phases, self.data, self.sampler, self, hooks, start)
+        alternate(self.settings, slots(self.settings.schedule), phases, self.data, self.sampler, self, hooks, start)
         return self
 
     def seen(self, slot: int) -> set[str]:

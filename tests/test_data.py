@@ -20,8 +20,10 @@ from rubric_arm_lite.data import (
     WarmupRow,
     blocks_from_pairs,
     filter_by_length,
+    load_answers,
     load_comparisons,
     load_pairs,
+    load_prompts,
     load_trajectories,
     shuffle_blocks,
     split_blocks,
@@ -592,3 +594,18 @@ def test_importing_the_reader_imports_no_heavy_library() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_prompts_and_answers(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    rows = [{"prompt": "p", "response": "r", "other": 1}, {"prompt": turns, "response": "s"}]
+    rows.append({"prompt": "p", "response": "t"})
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    conversation = tuple(Message(**turn) for turn in turns)
+    assert load_prompts(file) == ["p", conversation]
+    assert load_answers(file) == [("p", "r"), (conversation, "s"), ("p", "t")]
+    file.write_text('{"prompt": "p", "response": ""}\n')
+    assert load_prompts(file) == ["p"]
+    with pytest.raises(DataError, match="line 1: column `response` is empty"):
+        load_answers(file)

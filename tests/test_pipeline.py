@@ -12,6 +12,7 @@ from rubric_arm_lite.config import Recipe
 from rubric_arm_lite.errors import CheckpointError, DataError, TrainingError
 from rubric_arm_lite.evaluate import Evaluation
 from rubric_arm_lite.pipeline import Run, load_data
+from rubric_arm_lite.policy_config import PolicyRecipe
 from rubric_arm_lite.recipe_file import dump_recipe, load_recipe, recipe_hash, recipes_folder, shipped_recipes
 from rubric_arm_lite.report import write_report
 from rubric_arm_lite.reward_model import RubricRewardModel
@@ -185,7 +186,8 @@ def test_no_pair_fits(own_files: dict[str, Path], tiny_folder: Any) -> None:
 def test_every_shipped_recipe_loads_and_builds_to_the_backend_seam(tmp_path: Path) -> None:
     recipes = shipped_recipes()
     assert len(recipes) == 12  # test_plan.py builds those for larger bases to the backend seam
-    assert sorted(recipes_folder().rglob("*.yaml")) == sorted(recipes)
+    policies = shipped_recipes(PolicyRecipe)  # test_policy_run.py loads these
+    assert sorted(recipes_folder().rglob("*.yaml")) == sorted([*recipes, *policies])
     for path in recipes:
         recipe = load_recipe(str(path))
         copy = tmp_path / path.name

@@ -1,9 +1,10 @@
-"""Load a base model and its tokenizer from a folder or the Hub, checked, and put the two adapters on it."""
+"""Load a base model and its tokenizer from a folder or the Hub, checked, and put the adapters on it."""
 
 from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,15 @@ from rubric_arm_lite.config import ModelSettings
 from rubric_arm_lite.errors import BackendError, first_line
 from rubric_arm_lite.testbed import base_folder
 from rubric_arm_lite.tree_attention import kernel_error
+from rubric_arm_lite.types import ROLES, Role
 
 _PROBE = "Write a note about rivers."
 SHARING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 """Largest relative difference of hidden states that rounding explains, with room to spare."""
 
 
-def load_model(settings: ModelSettings, seed: int) -> TwoAdapterModel:
-    """The base of a recipe with fresh adapters ``rubric`` and ``judge``.
+def load_model(settings: ModelSettings, seed: int, roles: Sequence[Role] = ROLES) -> TwoAdapterModel:
+    """The base of a recipe with a fresh adapter per role.
 
     Weights come from safetensors only and no code from the model's repository is run.
 
@@ -35,12 +37,12 @@ def load_model(settings: ModelSettings, seed: int) -> TwoAdapterModel:
     if settings.backend == "unsloth":
         from rubric_arm_lite.backends.unsloth import load_unsloth
 
-        model = load_unsloth(name, tokenizer, settings, choose_dtype(settings), seed)
+        model = load_unsloth(name, tokenizer, settings, choose_dtype(settings), seed, roles)
         _check_together(model.model.get_base_model(), tokenizer, name, settings)
         return model
     base = _load_base(name, settings)
     _check_together(base, tokenizer, name, settings)
-    return two_adapters(base, tokenizer, settings, seed)
+    return two_adapters(base, tokenizer, settings, seed, roles)
 
 
 def _check_together(base: Any, tokenizer: Any, name: str, settings: ModelSettings) -> None:
@@ -54,7 +56,9 @@ def _check_together(base: Any, tokenizer: Any, name: str, settings: ModelSetting
         )
 
 
-def two_adapters(base: Any, tokenizer: Any, settings: ModelSettings, seed: int) -> TwoAdapterModel:
+def two_adapters(
+    base: Any, tokenizer: Any, settings: ModelSettings, seed: int, roles: Sequence[Role] = ROLES
+) -> TwoAdapterModel:
     """Fresh adapters on a base that is loaded already.
 
     PEFT's ``prepare_model_for_kbit_training`` is left out on purpose: it would copy all that is not quantised, the
@@ -68,7 +72,7 @@ def two_adapters(base: Any, tokenizer: Any, settings: ModelSettings, seed: int) 
         base.gradient_checkpointing_enable({"use_reentrant": False})
         base.enable_input_require_grads()
     try:
-        model = new_adapters(base, settings, seed)
+        model = new_adapters(base, settings, seed, roles)
     except ValueError as error:
         raise BackendError(f"model.lora does not fit `{settings.base}`: {error}") from error
     return TwoAdapterModel(model, tokenizer, settings)

@@ -1,8 +1,9 @@
-"""One base model with two LoRA adapters, in transformers and PEFT.
+"""One base model with a LoRA adapter per role, in transformers and PEFT.
 
-Adapters ``rubric`` and ``judge`` sit on the same frozen base; ``rubric_ref`` and ``judge_ref`` are frozen copies of
-their warm-up states, the KL references. Which adapter is active, which parameters want gradients and whether the
-model is in training mode change together, in one context manager, and outside it nothing is trainable.
+Adapters ``rubric`` and ``judge``, and ``policy`` where there is one, sit on the same frozen base; ``rubric_ref`` and so
+on are frozen copies of their warm-up states, the KL references. Which adapter is active, which parameters want
+gradients and whether the model is in training mode change together, in one context manager, and outside it nothing is
+trainable.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from rubric_arm_lite.errors import BackendError, PromptTooLongError
 from rubric_arm_lite.losses import TokenScores, score_tokens
 from rubric_arm_lite.memory import SHARE_CUDA, free_cuda, is_out_of_memory, release
 from rubric_arm_lite.seeds import derive_seed
-from rubric_arm_lite.types import ROLES, Example, RolloutGroup, Sample
+from rubric_arm_lite.types import ROLES, Example, Role, RolloutGroup, Sample
 
 MAX_ROWS_CPU = 512
 MAX_ROWS_CUDA = 64
@@ -49,6 +50,7 @@ class TwoAdapterModel:
         self.layout: Layout = "separate" if whole_rows else "expanded"
         if model.get_base_model().config._attn_implementation == shared_prefix.NAME:
             self.layout = "packed"
+        self.roles = tuple(model.peft_config)
         self.tokens_written = 0
         self._inside = False
         self._lora_layers = [m for m in model.modules() if hasattr(m, "lora_A") and hasattr(m, "_active_adapter")]
@@ -125,7 +127,7 @@ class TwoAdapterModel:
 
         On a GPU a step of decoding costs as much as it has operations, however small they are.
         """
-        if adapter not in ROLES or not self._half():  # a reference scores the way an update does, to the last bit
+        if adapter not in self.roles or not self._half():  # a reference scores the way an update does, to the last bit
             return
         if adapter not in self._rounded:
             dtype = self._dtype
@@ -170,9 +172,9 @@ class TwoAdapterModel:
             self._parameters[adapter] = found
         return self._parameters[adapter]
 
-    def freeze_references(self) -> None:
-        """Make ``<role>_ref`` a frozen copy of each role's adapter as it is now."""
-        for role in ROLES:
+    def freeze_references(self, roles: Sequence[str] | None = None) -> None:
+        """Make ``<role>_ref`` a frozen copy of each role's adapter as it is now (all roles if none are named)."""
+        for role in self.roles if roles is None else roles:
             reference = f"{role}_ref"
             if reference not in self.model.peft_config:
                 self.model.add_adapter(reference, self.model.peft_config[role])
@@ -527,16 +529,17 @@ def _shape(shape: torch.Size | None) -> str:
     return "missing" if shape is None else "×".join(map(str, shape))
 
 
-def new_adapters(model: Any, settings: ModelSettings, seed: int) -> Any:
-    """Put freshly initialised adapters ``rubric`` and ``judge`` on a base; the draw depends on ``seed`` alone."""
+def new_adapters(model: Any, settings: ModelSettings, seed: int, roles: Sequence[Role] = ROLES) -> Any:
+    """Put a freshly initialised adapter per role on a base; each one's draw depends on ``seed`` and its role alone."""
     from peft import get_peft_model
 
     config = lora_config(settings)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "lora", "rubric"))
-        peft_model: Any = get_peft_model(model, config, adapter_name="rubric")
-        torch.manual_seed(derive_seed(seed, "lora", "judge"))
-        peft_model.add_adapter("judge", config)
+        torch.manual_seed(derive_seed(seed, "lora", roles[0]))
+        peft_model: Any = get_peft_model(model, config, adapter_name=roles[0])
+        for role in roles[1:]:
+            torch.manual_seed(derive_seed(seed, "lora", role))
+            peft_model.add_adapter(role, config)
     return peft_model
 
 

@@ -22,15 +22,17 @@ from rubric_arm_lite.batching import make_batch, make_rows, pad_left
 from rubric_arm_lite.config import ModelSettings
 from rubric_arm_lite.errors import BackendError, first_line
 from rubric_arm_lite.seeds import derive_seed
-from rubric_arm_lite.types import ROLES, Example
+from rubric_arm_lite.types import ROLES, Example, Role
 
 AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.05}
 """Mean difference of log-probabilities, in nats, that rounding explains, with room to spare."""
 _PROBES = ("Write a note.", "Write a long letter about rivers, trains and gardens for children who like both.")
 
 
-def load_unsloth(name: str, tokenizer: Any, settings: ModelSettings, dtype: torch.dtype, seed: int) -> UnslothModel:
-    """A base through ``FastLanguageModel`` with fresh adapters ``rubric`` and ``judge``.
+def load_unsloth(
+    name: str, tokenizer: Any, settings: ModelSettings, dtype: torch.dtype, seed: int, roles: Sequence[Role] = ROLES
+) -> UnslothModel:
+    """A base through ``FastLanguageModel`` with a fresh adapter per role.
 
     The base is the one named, never unsloth's own quantised copy of it; the tokenizer is ours, as it was checked.
 
@@ -64,7 +66,7 @@ def load_unsloth(name: str, tokenizer: Any, settings: ModelSettings, dtype: torc
             "machine. Set model.quantization to none, or model.backend to transformers."
         )
     try:
-        model = UnslothModel(_with_adapters(fast, base, settings, seed), tokenizer, settings)
+        model = UnslothModel(_with_adapters(fast, base, settings, seed, roles), tokenizer, settings)
     except ValueError as error:
         raise BackendError(f"model.lora does not fit `{settings.base}`: {error}") from error
     difference = model.disagreement()
@@ -76,8 +78,8 @@ def load_unsloth(name: str, tokenizer: Any, settings: ModelSettings, dtype: torc
     return model
 
 
-def _with_adapters(fast: Any, base: Any, settings: ModelSettings, seed: int) -> Any:
-    """unsloth's patches come with its ``get_peft_model``, whose one adapter then makes way for our two."""
+def _with_adapters(fast: Any, base: Any, settings: ModelSettings, seed: int, roles: Sequence[Role]) -> Any:
+    """unsloth's patches come with its ``get_peft_model``, whose one adapter then makes way for ours."""
     lora = settings.lora
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
     with torch.random.fork_rng(devices=[]), quiet():
@@ -90,7 +92,7 @@ def _with_adapters(fast: Any, base: Any, settings: ModelSettings, seed: int) -> 
             use_gradient_checkpointing="unsloth" if settings.gradient_checkpointing else False,
             max_seq_length=settings.max_context,
         )
-        for role in ROLES:
+        for role in roles:
             torch.manual_seed(derive_seed(seed, "lora", role))
             model.add_adapter(role, lora_config(settings))
         model.delete_adapter("default")

@@ -1,0 +1,150 @@
+"""Do policies learn from the reward model? Iterative DPO and online GRPO on the testbed, over several seeds.
+
+    python benchmarks/testbed_policy.py 101 102 103 --reward-runs FOLDER --jobs 2
+
+For each seed the policy is trained against the reward model of ``FOLDER/SEED``, the testbed recipe with that seed
+(made there first if it is missing), and against the same run's warm-up adapters, from one start and with the same
+budget. DPO is the first round of iterative DPO: the same recipe and seed make the same pairs. What counts is the
+oracle's mean score of sampled answers to held-out requests, from 0 to 4. Writes ``benchmarks/testbed_policy.json``
+and ``.md`` with every seed. ``--set key=value`` overrides the policy recipe. With ``--folder`` the policy runs are kept
+there, and a benchmark that was killed goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+METHODS = ("iterdpo", "grpo")
+STATES = ("final", "warm-up")
+NAMES = {"iterdpo": "DPO, then iterative", "grpo": "online GRPO"}
+ROUNDS = ("start", "round 1", "round 2", "round 3")
+COLUMNS = {
+    "score": "oracle's mean score",
+    "independent/win_rate": "oracle's win rate over the start",
+    "independent/win_rate_lc": "oracle's win rate at equal length",
+    "trained/win_rate": "win rate by the reward model trained against",
+    "kl": "KL to the start, nats per answer",
+    "length": "tokens per answer",
+}
+
+
+def rubric_arm(*arguments: str) -> None:
+    """One command, quietly."""
+    subprocess.run([sys.executable, "-m", "rubric_arm_lite", *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+def train_policy(method: str, state: str, seed: int, reward: Path, folder: Path, overrides: Sequence[str]) -> Any:
+    """One policy run; returns its evaluations by name, the yields of its labels, its alarms and its seconds."""
+    values = [f"seed={seed}", f"reward.state={state}", *overrides]
+    sets = [part for value in values for part in ("--set", value)]
+    place = ("--run-dir", str(folder), "--if-exists", "resume")
+    rubric_arm("policy", method, "testbed", "--reward", str(reward), *sets, *place, "--json")
+    timings = [json.loads(line) for line in (folder / "timings.jsonl").read_text("utf-8").splitlines()]
+    seconds = sum(row["seconds"] for row in timings)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+    evaluations = {row["name"]: row for row in rows if row["kind"] == "evaluation"}
+    print(
+        seed, method, state, *(f"{evaluations[name]['score']:.3f}" for name in ROUNDS), f"{seconds:.0f} s", flush=True
+    )
+    return {
+        "evaluations": evaluations,
+        "labels": [row for row in rows if row["kind"] == "labels"],
+        "alarms": json.loads((folder / "summary.json").read_text("utf-8"))["alarms"],
+        "seconds": seconds,
+    }
+
+
+def run_seed(seed: int, rewards: Path, scratch: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Both methods against both reward models, from the start that the first run makes."""
+    reward = rewards / str(seed)
+    if not (reward / "summary.json").is_file():
+        rubric_arm(
+            "run", "testbed", "--set", f"seed={seed}", "--run-dir", str(reward), "--if-exists", "resume", "--json"
+        )
+    result: dict[str, Any] = {"seed": seed, "runs": {}}
+    result["reward_accuracy"] = {
+        row["name"]: row["accuracy"]
+        for row in map(json.loads, (reward / "metrics.jsonl").read_text("utf-8").splitlines())
+        if row["kind"] == "evaluation" and row["name"] in STATES
+    }
+    start: list[str] = []
+    for method in METHODS:
+        for state in STATES:
+            folder = scratch / f"{seed}-{method}-{state}"
+            done = train_policy(method, state, seed, reward, folder, [*overrides, *start])
+            result["runs"][f"{method} {state}"] = done
+            start = start or ["start.source=null", f"start.adapter={folder / 'adapters' / 'policy_ref'}"]
+    return result
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Markdown: per quantity a row per method, reward model and seed, with mean and spread."""
+    lines = []
+    for column, title in COLUMNS.items():
+        lines += [f"### {title}", "", "| policy | reward model | seed | " + " | ".join(ROUNDS) + " |"]
+        lines.append("|---|---|---|" + "---|" * len(ROUNDS))
+        for method in METHODS:
+            for state in STATES:
+                runs = [(r["seed"], r["runs"][f"{method} {state}"]["evaluations"]) for r in results]
+                values = [[found[name][column] for name in ROUNDS] for _, found in runs]
+                shown = [(str(seed), row) for (seed, _), row in zip(runs, values, strict=True)]
+                columns = list(zip(*values, strict=True))
+                shown.append(("mean", [statistics.fmean(c) for c in columns]))
+                if len(values) > 1:
+                    shown.append(("sd", [statistics.stdev(c) for c in columns]))
+                for seed, row in shown:
+                    cells = " | ".join(f"{value:.3f}" for value in row)
+                    lines.append(f"| {NAMES[method]} | {state} | {seed} | {cells} |")
+        lines.append("")
+    lines += ["### runs", "", "| seed | policy | reward model | its accuracy | pairs kept | alarms | seconds |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for result in results:
+        for name, done in result["runs"].items():
+            method, state = name.split(" ")
+            kept = ", ".join(str(row["kept"]) for row in done["labels"])
+            alarmed = ", ".join(alarm["at"] for alarm in done["alarms"]) or "none"
+            accuracy = f"{result['reward_accuracy'][state]:.3f}"
+            cells = [str(result["seed"]), NAMES[method], state, accuracy, kept, alarmed, f"{done['seconds']:.0f}"]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run the seeds and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("seeds", type=int, nargs="+")
+    parser.add_argument("--reward-runs", type=Path, help="folder of reward-model runs by seed (default: made anew)")
+    parser.add_argument("--folder", type=Path, help="where policy runs are kept (default: nowhere)")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds run side by side")
+    parser.add_argument("--out", type=Path, default=HERE / "testbed_policy")
+    arguments = parser.parse_args()
+    with ThreadPoolExecutor(arguments.jobs) as pool, tempfile.TemporaryDirectory() as scratch:
+        folder = (arguments.folder or Path(scratch)).resolve()
+        rewards = (arguments.reward_runs or folder / "rewards").resolve()
+        jobs = [(seed, rewards, folder, arguments.overrides) for seed in arguments.seeds]
+        results = list(pool.map(lambda job: run_seed(*job), jobs))
+    command = " ".join(["python", "benchmarks/testbed_policy.py", *map(_placed, sys.argv[1:])])
+    arguments.out.with_suffix(".json").write_text(json.dumps({"command": command, "results": results}, indent=1) + "\n")
+    arguments.out.with_suffix(".md").write_text(
+        f"# Policies of the testbed\n\n`{command}`\n\n{table(results)}", "utf-8"
+    )
+
+
+def _placed(argument: str) -> str:
+    """An argument as it is written down: folders of this machine are not."""
+    return "FOLDER" if argument.startswith("/") else argument
+
+
+if __name__ == "__main__":
+    main()

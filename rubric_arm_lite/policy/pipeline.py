@@ -1,0 +1,224 @@
+"""A policy run from recipe to figures, in stages that can be resumed (paper, sec. 4.3).
+
+DPO: start → rubrics → evaluation → per round: sample → label → train → evaluate → final. Iterative DPO repeats the
+round. Online GRPO has one stage ``train`` in place of the rounds, which commits inside as well and evaluates after
+each of its own rounds. KL and win rates are always those against the policy after ``start``.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rubric_arm_lite.errors import CheckpointError
+from rubric_arm_lite.journal import Journal
+from rubric_arm_lite.pipeline import versions
+from rubric_arm_lite.policy import rounds
+from rubric_arm_lite.policy.online import train_online
+from rubric_arm_lite.policy.pairs import portions
+from rubric_arm_lite.policy.requests import start_answers
+from rubric_arm_lite.policy.state import RUBRICS, PolicyState, PolicyWatcher
+from rubric_arm_lite.policy.statistics import Alarm, Point, alarms
+from rubric_arm_lite.policy_config import PolicyRecipe
+from rubric_arm_lite.run_dir import RunDirectory
+from rubric_arm_lite.types import ROLES, ParseStatus
+from rubric_arm_lite.warmup import updates, warm_up_role
+
+
+def stages_of(recipe: PolicyRecipe) -> list[str]:
+    """The stages of a run in order."""
+    first = ["start", "rubrics", "evaluate 0"]
+    if recipe.method == "grpo":
+        return [*first, "train", "final"]
+    count = recipe.dpo.rounds if recipe.method == "iterdpo" else 1
+    inside = [f"{step} {k}" for k in range(1, count + 1) for step in ("sample", "label", "train", "evaluate")]
+    return [*first, *inside, "final"]
+
+
+class PolicyRun:
+    """A policy run in progress."""
+
+    def __init__(self, recipe: PolicyRecipe, directory: RunDirectory, watcher: PolicyWatcher) -> None:
+        if recipe.threads is not None:
+            torch.set_num_threads(recipe.threads)
+        self.recipe = recipe
+        self.directory = directory
+        self.watcher = watcher
+        self.state = PolicyState(recipe, directory, watcher)
+
+    def execute(self) -> None:
+        """Do every stage that is not done yet."""
+        self._check_same_data()
+        for stage in stages_of(self.recipe):
+            if stage in self.directory.state.stages:
+                continue
+            started = time.perf_counter()
+            self._stage(stage)
+            self.directory.append("timings.jsonl", {"stage": stage, "seconds": time.perf_counter() - started})
+
+    def _stage(self, stage: str) -> None:
+        match stage.split(" "):
+            case ["start"]:
+                self._start(stage)
+                return
+            case ["train", number]:
+                rounds.train(self.state, int(number), stage)
+                return
+            case ["rubrics"]:
+                self._write_rubrics()
+            case ["evaluate", "0"]:
+                self._evaluate("start")
+            case ["evaluate", number]:
+                self._evaluate(f"round {number}")
+            case ["sample", number]:
+                rounds.sample(self.state, int(number))
+            case ["label", number]:
+                rounds.label(self.state, int(number))
+            case ["train"]:
+                train_online(self.state, self._evaluate)
+            case ["final"]:
+                self._finish()
+        self.directory.commit(stage=stage)
+
+    def _describe(self) -> dict[str, Any]:
+        requests, reward = self.state.requests, self.state.players.reward.model
+        return {
+            "train_requests": len(requests.train),
+            "test_requests": len(requests.test),
+            "left_out_conversations": requests.conversations,
+            "left_out_too_long": requests.too_long,
+            "fingerprint": requests.fingerprint(),
+            "reward_model": {role: reward.fingerprint(role) for role in ROLES},
+        }
+
+    def _check_same_data(self) -> None:
+        """Requests and reward model must be those that the run began with."""
+        now, requests = self._describe(), self.state.requests
+        if not self.directory.state.stages:
+            if requests.conversations:
+                self.watcher.note(f"{requests.conversations} conversations are left out: single requests only.")
+            if requests.too_long:
+                self.watcher.note(f"{requests.too_long} requests do not fit the context with an answer; left out.")
+            self.directory.write_json("versions.json", versions(self.state.players.policy))
+            self.directory.write_json("data.json", now)
+            return
+        file = self.directory.path / "data.json"
+        try:
+            before = json.loads(file.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{file} cannot be read: {error}. Start anew under another name.") from error
+        changed = [name for name in now if not isinstance(before, dict) or before.get(name) != now[name]]
+        if changed:
+            raise CheckpointError(
+                f"{self.directory.path} began with other requests or another reward model ({', '.join(changed)} "
+                f"changed). Restore {self.recipe.data.source} and {self.recipe.reward.run}, or start anew under "
+                "another name."
+            )
+
+    # --- stages -------------------------------------------------------------------------------------------------
+
+    def _start(self, stage: str) -> None:
+        """The policy that everything is compared with: a saved adapter, a supervised start, both, or the bare base."""
+        state, settings = self.state, self.recipe.start
+        model, folder = state.players.policy, self.directory.path / "start"
+        if settings.adapter is not None:
+            model.load_adapter("policy", Path(settings.adapter))
+        rows = start_answers(self.recipe, state.world)
+        if rows:
+            encoded = [(model.encode(state.prompts.policy_prompt(p)), model.encode_completion(a)) for p, a in rows]
+            examples = [ids for ids in encoded if len(ids[0]) + len(ids[1]) <= model.settings.max_context]
+            if len(examples) < len(rows):
+                self.watcher.note(f"{len(rows) - len(examples)} answers of the start do not fit the context; left out.")
+            self.watcher.stage("start", updates(settings.sft, len(examples)))
+            losses = warm_up_role(model, "policy", examples, settings.sft, self.recipe.seed, folder, self.watcher.step)
+            for step, loss in losses:
+                self.directory.append("metrics.jsonl", {"kind": "start", "step": step, "loss": loss})
+        model.freeze_references(("policy",))
+        self.directory.commit(state.save, stage=stage, keep=self.recipe.checkpoint.save_total_limit)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def _write_rubrics(self) -> None:
+        """One greedy rubric per request, kept for the whole run: the generator is frozen."""
+        state, done = self.state, 0
+        requests = [*state.requests.train, *state.requests.test]
+        self.watcher.stage("rubrics", len(requests))
+        with Journal.open(self.directory.path / RUBRICS, state.job("rubrics")) as journal:
+            for key, portion in portions(requests):
+                if key not in journal.rows:
+                    written = state.players.reward.rubrics([request.text for request in portion])
+                    rows = [
+                        [request.prompt_id, rubric.text, rubric.status is ParseStatus.TRUNCATED]
+                        for request, rubric in zip(portion, written, strict=True)
+                    ]
+                    journal.add([(key, {"rubrics": rows})])
+                done += len(portion)
+                self.watcher.step(done, {})
+        unusable = sum(not state.referee.has_rubric(request) for request in requests)
+        if unusable:
+            self.watcher.note(f"{unusable} of {len(requests)} rubrics do not parse; those requests are not trained on.")
+
+    def _evaluate(self, name: str) -> None:
+        self.watcher.stage(f"evaluate {name}", 1)
+        evaluation = self.state.evaluator.evaluate(name)
+        self.directory.append("metrics.jsonl", {"kind": "evaluation", "name": name, **evaluation.values})
+        self.directory.write_json(
+            f"evaluations/{name.replace(' ', '-')}.json",
+            {"name": name, "values": evaluation.values, "rows": evaluation.rows},
+        )
+        self.watcher.said(name, told(evaluation.values))
+        for alarm in self._alarms():
+            if alarm.at == name:
+                self.watcher.note(alarm_text(alarm))
+
+    def _finish(self) -> None:
+        """The policy, and the start it is compared with, as plain PEFT folders; and the last figures."""
+        for adapter in ("policy", "policy_ref"):
+            self.state.players.policy.save_adapter(adapter, self.directory.path / "adapters" / adapter)
+        found = [
+            {"since": alarm.since, "at": alarm.at, "gained": alarm.gained, "lost": alarm.lost}
+            for alarm in self._alarms()
+        ]
+        last = {name: value for name, value in self._evaluations()[-1].items() if name != "kind"}
+        summary = {"recipe": self.recipe.name, "method": self.recipe.method, "seed": self.recipe.seed, **last}
+        self.directory.write_json("summary.json", {**summary, "alarms": found})
+
+    def _evaluations(self) -> list[dict[str, Any]]:
+        return [row for row in self.directory.read_log("metrics.jsonl") if row["kind"] == "evaluation"]
+
+    def _alarms(self) -> list[Alarm]:
+        return alarms(curve(self._evaluations()), self.recipe.evaluation.alarm_margin)
+
+
+def curve(evaluations: list[dict[str, Any]]) -> list[Point]:
+    """Both judges' win rates over a run; empty if only one was asked."""
+    return [
+        Point(row["name"], row["trained/win_rate"], row["independent/win_rate"])
+        for row in evaluations
+        if "independent/win_rate" in row
+    ]
+
+
+def told(values: dict[str, float]) -> str:
+    """The line of one evaluation."""
+    parts = []
+    for judge, word in (("trained", "reward model"), ("independent", "independent")):
+        if f"{judge}/win_rate" in values:
+            rate, low, high, equal = (values[f"{judge}/win_rate{end}"] for end in ("", "_low", "_high", "_lc"))
+            parts.append(f"{word} {rate:.3f} [{low:.3f}, {high:.3f}] (equal length {equal:.3f})")
+    if "score" in values:
+        parts.append(f"score {values['score']:.3f} [{values['score_low']:.3f}, {values['score_high']:.3f}]")
+    return "  ".join([*parts, f"KL {values['kl']:.2f}", f"length {values['length']:.1f}"])
+
+
+def alarm_text(alarm: Alarm) -> str:
+    """An alarm in words."""
+    return (
+        f"Reward over-optimisation: from {alarm.since} to {alarm.at} the reward model's win rate rose by "
+        f"{alarm.gained:.3f}, the independent judge's fell by {alarm.lost:.3f}. Prefer the policy of {alarm.since}, or "
+        "train with a larger beta or fewer steps."
+    )

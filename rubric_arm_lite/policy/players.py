@@ -1,0 +1,49 @@
+"""Load a policy and the reward model it is trained against: one base with three adapters, or two bases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rubric_arm_lite.backends.loader import load_model
+from rubric_arm_lite.backends.transformers import TwoAdapterModel
+from rubric_arm_lite.config import ModelSettings, Recipe
+from rubric_arm_lite.policy_config import PolicyRecipe
+from rubric_arm_lite.reward_model import RubricRewardModel, adapter_folder
+from rubric_arm_lite.types import ROLES
+
+
+@dataclass(frozen=True, slots=True)
+class Players:
+    """The policy's model, with adapter ``policy``, and the reward model; on a shared base both are the same object."""
+
+    policy: TwoAdapterModel
+    reward: RubricRewardModel
+
+
+def policy_model(recipe: PolicyRecipe, reward_recipe: Recipe) -> ModelSettings:
+    """The settings of the base under the policy."""
+    return _in_transformers(reward_recipe.model if recipe.model is None else recipe.model)
+
+
+def load_players(recipe: PolicyRecipe, reward_recipe: Recipe) -> Players:
+    """Policy with a fresh adapter, and reward model in the state that the recipe names; equal bases are loaded once.
+
+    Raises:
+        CheckpointError: if the reward model's run has not come that far.
+        BackendError: if a base cannot be loaded.
+    """
+    run, state = Path(recipe.reward.run), recipe.reward.state
+    folders = {role: adapter_folder(run, role, state) for role in ROLES}  # refused before anything is loaded
+    policy_settings, reward_settings = policy_model(recipe, reward_recipe), _in_transformers(reward_recipe.model)
+    shared = policy_settings == reward_settings
+    model = load_model(reward_settings, recipe.seed, (*ROLES, "policy") if shared else ROLES)
+    for role, folder in folders.items():
+        model.load_adapter(role, folder)
+    policy = model if shared else load_model(policy_settings, recipe.seed, ("policy",))
+    return Players(policy, RubricRewardModel(model, reward_recipe))
+
+
+def _in_transformers(settings: ModelSettings) -> ModelSettings:
+    """DPO's trainer loads its base through transformers, so the rest of a policy run does too."""
+    return settings.model_copy(update={"backend": "transformers"})

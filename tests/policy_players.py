@@ -1,0 +1,44 @@
+"""Scripted policies and reward models for tests of policy post-training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rubric_arm_lite.backends.scripted import ScriptedSampler, Written
+from rubric_arm_lite.parsing import parse_rubric
+from rubric_arm_lite.policy.referee import Referee, Request
+from rubric_arm_lite.reward_model import RubricRewardModel
+from rubric_arm_lite.types import Example
+from tests import players
+from tests.players import RUBRIC_TEXT, Judge
+
+Writer = Callable[[Example, int], Written]
+"""Writes the policy's answer to an example, by the index within its group."""
+
+
+class Chat(ScriptedSampler):
+    """A scripted sampler that has control tokens, as a chat model does."""
+
+    def control_tokens(self) -> list[str]:
+        return ["<|im_end|>"]
+
+
+def chat(judge: Judge, policy: Writer) -> Chat:
+    """One sampler for all three roles."""
+    others = players.sampler(judge).script
+
+    def script(adapter: str | None, example: Example, index: int) -> Written:
+        return policy(example, index) if adapter == "policy" else others(adapter, example, index)
+
+    return Chat(script)
+
+
+def referee(sampler: Chat, requests: list[Request], broken: tuple[str, ...] = ()) -> Referee:
+    """The scripted reward model, under a rubric for each request; those of ``broken`` do not parse."""
+    recipe = players.recipe(evaluation={"rubric_max_tokens": 100, "judge_max_tokens": 500})
+    texts = {r.prompt_id: "no rubric" if r.prompt_id in broken else RUBRIC_TEXT for r in requests}
+    return Referee(RubricRewardModel(sampler, recipe), {key: parse_rubric(text) for key, text in texts.items()})
+
+
+def requests(count: int) -> list[Request]:
+    return [Request(f"id{i}", f"request {i}") for i in range(count)]
