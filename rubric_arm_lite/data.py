@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.prompts import prompt_hash
@@ -115,6 +116,28 @@ def load_comparisons(path: str | Path) -> list[UnlabelledPair]:
         response_a, response_b = row.text("response_a"), row.text("response_b")
         pairs.append(UnlabelledPair(ids.next(row, prompt), prompt, response_a, response_b, rubric or None))
     return pairs
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+def pair_as_row(pair: PreferencePair) -> dict[str, Any]:
+    """The columns from which :func:`load_pairs` reads this pair again."""
+    row = {"id": pair.pair_id, "prompt": prompt_as_json(pair.prompt), "chosen": pair.chosen, "rejected": pair.rejected}
+    return row | {name: text for name, text in (("source", pair.source), ("subset", pair.subset)) if text}
+
+
+def trajectory_as_row(row: WarmupRow) -> dict[str, Any]:
+    """The columns from which :func:`load_trajectories` reads this trajectory again."""
+    texts = {name: getattr(row, name) for name in ("rubric", "response_a", "response_b", "judgement")}
+    return {"prompt": prompt_as_json(row.prompt), **texts}
+
+
+def prompt_as_json(prompt: Prompt) -> str | list[dict[str, str]]:
+    """A prompt as it stands in a row: its text, or its messages."""
+    if isinstance(prompt, str):
+        return prompt
+    return [{"role": message.role, "content": message.content} for message in prompt]
 
 
 # --- blocks ---------------------------------------------------------------------------------------------------------

@@ -122,8 +122,9 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     ``extends`` names a file relative to the one it stands in, or else a shipped recipe. An override's value is YAML.
 
     A relative path in `prompts.rubric_template`, `prompts.judge_template`, `data.source`, `data.evaluation`,
-    `data.decontaminate`, `warmup.source` or `model.base` becomes absolute if it exists beside the file it is written in and does not exist
-    in the working directory; anything else (a built-in name, a Hub id, an absolute path) stays as it is.
+    `data.decontaminate`, `warmup.source` or `model.base` becomes absolute if it exists beside the file it is written
+    in and does not exist in the working directory; anything else (a built-in name, a Hub id, an absolute path) stays
+    as it is.
 
     Raises:
         ConfigError: one error that lists every problem: file and line (or the override), field, value, what is
