@@ -65,6 +65,7 @@ def check(
 
     Duplicates are counted here and left in; `data convert` and a recipe leave them out.
     """
+    from rubric_arm_lite.report_data import safe_text
     from rubric_arm_lite.sources.survey import survey_pairs, survey_trajectories
 
     builder, unit, measure = _reader_of(model, recipe)
@@ -82,7 +83,7 @@ def check(
     else:
         _show(survey, "trajectories" if warmup else "pairs")
         for text in shown:
-            print(f"\n{text}")
+            print(f"\n{safe_text(text)}")
 
 
 @data_app.command()
