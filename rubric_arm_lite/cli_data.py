@@ -248,6 +248,7 @@ def _show(survey: Survey, what: str) -> None:
     from rich.table import Table
 
     from rubric_arm_lite.cli_common import out
+    from rubric_arm_lite.report_data import safe_text
     from rubric_arm_lite.sources.survey import QUANTILES
 
     print(survey.counts.line(what))
@@ -260,7 +261,10 @@ def _show(survey: Survey, what: str) -> None:
     out.print(table)
     named: Sequence[tuple[str, int]] = [(name, count) for name, count in survey.subsets.items() if name]
     if named:
-        out.print("subsets: " + ", ".join(f"{escape(name)} {count:,}" for name, count in named[:40]), highlight=False)
+        out.print(
+            "subsets: " + ", ".join(f"{escape(safe_text(name))} {count:,}" for name, count in named[:40]),
+            highlight=False,
+        )
 
 
 def _quantile_name(share: float) -> str:

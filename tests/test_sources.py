@@ -76,7 +76,8 @@ def message_of(call: Callable[[], object]) -> str:
 def test_every_form_has_a_name_in_recipes() -> None:
     assert {"auto", "pairs", *FORMS} == set(get_args(Form))
     assert known_form("openrubrics/openrubric-V2") is FORMS["openrubric"] is known_form(FIRST_RELEASE)
-    assert known_form("me/mine") is None
+    assert known_form("/data/nvidia/HelpSteer3") is FORMS["helpsteer3"]
+    assert known_form("me/mine") is known_form("HelpSteer3") is known_form("") is None
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -90,6 +91,15 @@ def test_a_published_set_is_read_from_a_clone_of_its_repository(
     prompt, chosen, rejected, subset = PAIRS[name]
     assert pairs[0] == PreferencePair(f"{prompt_hash(prompt)}-0", prompt, chosen, rejected, form.hub_id, subset)
     assert (counts.form, counts.rows, counts.kept, counts.left_out) == (name, 2, 2, ())
+    assert read_pairs(settings(tmp_path / form.hub_id), seed=0)[0][1].chosen == pairs[1].chosen
+
+
+def test_a_published_set_that_was_saved_to_disk(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    folder = tmp_path / "nvidia" / "HelpSteer3"
+    Dataset.from_list([helpsteer3(1), helpsteer3(2)]).save_to_disk(str(folder))
+    assert read_pairs(settings(folder), 0)[1].form == "helpsteer3"
 
 
 def test_labels_name_the_chosen_side(tmp_path: Path) -> None:
@@ -248,6 +258,9 @@ TWENTY = " ".join(f"word{i}" for i in range(20))
         (" ".join(TWENTY.split()[3:15]), False),
         ("Name a river.", True),
         ("name a  RIVER", True),
+        ("Náme a rivér", True),
+        ("नदी का नाम बताओ", True),
+        ("नद का नम बतओ और", False),
         ("Name a river, and then a lake.", False),
         ("请解释一下为什么天空是蓝色的", True),
         ("请解释一下为什么天空是蓝色的而不是红的", True),
@@ -259,7 +272,7 @@ TWENTY = " ".join(f"word{i}" for i in range(20))
 )
 def test_overlap(prompt: Any, expected: bool) -> None:
     overlap = Overlap(13)
-    for text in (TWENTY, "Name a river.", "请解释一下为什么天空是蓝色的", "!!"):
+    for text in (TWENTY, "Name a river.", "请解释一下为什么天空是蓝色的", "नदी का नाम बताओ", "!!"):
         overlap.add(text)
     assert overlap.found_in(prompt) is expected
 
