@@ -11,21 +11,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rubric_arm_lite import __version__
+from rubric_arm_lite import __version__, cli_label
 from rubric_arm_lite.cli_bench import bench_app
-from rubric_arm_lite.cli_common import JsonOption
-from rubric_arm_lite.cli_common import err as _err
-from rubric_arm_lite.cli_common import out as _out
-from rubric_arm_lite.cli_common import print_json as _print_json
-from rubric_arm_lite.cli_common import quiet_libraries as _quiet_libraries
+from rubric_arm_lite.cli_common import err, import_first, load_run, out, print_json, quiet_libraries, server_of
 from rubric_arm_lite.cli_data import data_app
+from rubric_arm_lite.cli_evaluate import evaluate
+from rubric_arm_lite.cli_options import (
+    JsonOption,
+    JudgeModelOption,
+    KeyEnvOption,
+    ModelArgument,
+    RubricModelOption,
+    ServerOption,
+    StateOption,
+)
 from rubric_arm_lite.errors import RubricArmError
 
 if TYPE_CHECKING:
-    from rubric_arm_lite.backends.server_settings import ServerSettings
     from rubric_arm_lite.config import Recipe
     from rubric_arm_lite.parallel import Processes
-    from rubric_arm_lite.reward_model import RubricRewardModel, Verdict
+    from rubric_arm_lite.reward_model import RubricRewardModel
+    from rubric_arm_lite.verdicts import Verdict
 
 app = typer.Typer(
     name="rubric-arm",
@@ -44,15 +50,6 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a f
 RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Where results go (default: runs/NAME).")]
 ExistsOption = Annotated[str, typer.Option("--if-exists", help="raise, resume or overwrite an existing run.")]
 RunArgument = Annotated[Path, typer.Argument(help="A run directory.")]
-StateOption = Annotated[str, typer.Option(help="Which adapters: final, warm-up or latest.")]
-ServerOption = Annotated[
-    str | None, typer.Option(metavar="URL", help="Ask this OpenAI-compatible server; nothing is loaded here.")
-]
-RubricModelOption = Annotated[str | None, typer.Option(help="The server's name of the generator (default: rubric).")]
-JudgeModelOption = Annotated[str | None, typer.Option(help="The server's name of the judge (default: judge).")]
-KeyEnvOption = Annotated[
-    str | None, typer.Option(help="Environment variable with the server's key (default: OPENAI_API_KEY).")
-]
 
 
 @app.command()
@@ -87,7 +84,7 @@ def demo(
 
 @app.command()
 def rubric(
-    run: RunArgument,
+    run: ModelArgument,
     prompt: Annotated[str, typer.Argument(help="The request to write a rubric for; - reads standard input.")],
     state: StateOption = "final",
     server: ServerOption = None,
@@ -97,25 +94,25 @@ def rubric(
     as_json: JsonOption = False,
 ) -> None:
     """Write a rubric for a prompt."""
-    asked = _server(server, state, rubric_model, judge_model, server_key_env)
+    asked = server_of(server, state, rubric_model, judge_model, server_key_env)
     text = _checked(
         "the prompt", sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if prompt == "-" else prompt
     )
-    model = _load(run, state, asked)
+    model = load_run(run, state, asked)
     _warn_unknown_words(model, text)
     written = model.rubric(text)
     if as_json:
         criteria = [{"text": c.text, "kind": c.kind.label} for c in written.criteria]
-        _print_json({"status": written.status.value, "text": written.text, "criteria": criteria})
+        print_json({"status": written.status.value, "text": written.text, "criteria": criteria})
     else:
         print(written.text)
     if not written.usable:
-        _err.print(f"[yellow]The rubric is {written.status.value}; a judge would not be shown it.[/yellow]")
+        err.print(f"[yellow]The rubric is {written.status.value}; a judge would not be shown it.[/yellow]")
 
 
 @app.command()
 def judge(
-    run: RunArgument,
+    run: ModelArgument,
     source: Annotated[Path | None, typer.Argument(help="JSONL of prompt, response_a, response_b.")] = None,
     target: Annotated[Path | None, typer.Argument(help="JSONL to write; standard output if left out.")] = None,
     prompt: Annotated[str | None, typer.Option(help="One pair: the request …")] = None,
@@ -140,18 +137,18 @@ def judge(
         raise DataError("Give --prompt, --a and --b for one pair, or a JSONL file of pairs.")
     if source is not None and any(text is not None for text in single):
         raise DataError("Give either one pair (--prompt, --a, --b) or a JSONL file, not both.")
-    asked = _server(server, state, rubric_model, judge_model, server_key_env)
+    asked = server_of(server, state, rubric_model, judge_model, server_key_env)
     if source is None:
         texts = [_checked(name, text or "") for name, text in zip(("--prompt", "--a", "--b"), single, strict=True)]
-        model = _load(run, state, asked)
+        model = load_run(run, state, asked)
         _warn_unknown_words(model, *texts)
         verdict = model.compare(texts[0], texts[1], texts[2], rubric_text, votes)
         if as_json:
-            _print_json(_verdict_row("pair", verdict))
+            print_json(_verdict_row("pair", verdict))
         else:
             _show_verdict(verdict)
     else:
-        _judge_file(lambda: _load(run, state, asked), source, target, rubric_text, votes)
+        _judge_file(lambda: load_run(run, state, asked), source, target, rubric_text, votes)
 
 
 def _judge_file(
@@ -181,38 +178,13 @@ def _judge_file(
     else:
         atomic_write(target, text.encode())
         named = sum(v.winner is not None for v in verdicts)
-        _err.print(f"{len(rows)} pairs judged, {named} with a winner, written to {target}")
+        err.print(f"{len(rows)} pairs judged, {named} with a winner, written to {target}")
 
 
-@app.command()
-def evaluate(
-    run: RunArgument,
-    source: Annotated[
-        Path | None, typer.Argument(help="Pairs to evaluate on (default: those the run held out).")
-    ] = None,
-    state: StateOption = "final",
-    votes: Annotated[int, typer.Option(min=1, help="voting@k.")] = 1,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most this many pairs.")] = None,
-    server: ServerOption = None,
-    rubric_model: RubricModelOption = None,
-    judge_model: JudgeModelOption = None,
-    server_key_env: KeyEnvOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Accuracy in both orders, position bias, format and more, on held-out pairs."""
-    from rubric_arm_lite.data import load_pairs
-    from rubric_arm_lite.pipeline import evaluate_run
+app.command()(evaluate)
 
-    asked = _server(server, state, rubric_model, judge_model, server_key_env)
-    pairs = None if source is None else load_pairs(source)
-    evaluation, left_out = evaluate_run(_load(run, state, asked), pairs, votes, limit)
-    if left_out:
-        _err.print(f"[yellow]{left_out} pairs are longer than the context and were left out.[/yellow]")
-    if as_json:
-        _print_json({**evaluation.values, "left_out_too_long": left_out})
-    else:
-        for name, value in evaluation.values.items():
-            print(f"{name:<24} {value:.4f}")
+
+app.command()(cli_label.label)
 
 
 @app.command()
@@ -231,7 +203,7 @@ def show_recipe(recipe: RecipeArgument, overrides: SetOption = None, as_json: Js
 
     loaded = load_recipe(recipe, overrides or [])
     if as_json:
-        _print_json(loaded.model_dump(mode="json"))
+        print_json(loaded.model_dump(mode="json"))
     else:
         print(dump_recipe(loaded), end="")
 
@@ -244,11 +216,11 @@ def export(
     state: StateOption = "final",
 ) -> None:
     """Write both adapters with model cards, or merged into their base."""
-    _quiet_libraries()
+    quiet_libraries()
     from rubric_arm_lite.export import export as write
 
     for folder in write(run, target, state, merge):
-        _out.print(str(folder), highlight=False)
+        out.print(str(folder), highlight=False)
 
 
 @app.command()
@@ -266,10 +238,10 @@ def push(
         check_repo(repo)
         files = files_of(folder)
         for file in files:
-            _out.print(f"{file.stat().st_size:>12,}  {file.relative_to(folder).as_posix()}", highlight=False)
-        _out.print(f"{len(files)} files would go to {repo}.", highlight=False)
+            out.print(f"{file.stat().st_size:>12,}  {file.relative_to(folder).as_posix()}", highlight=False)
+        out.print(f"{len(files)} files would go to {repo}.", highlight=False)
     else:
-        _out.print(send(folder, repo, private=not public), highlight=False)
+        out.print(send(folder, repo, private=not public), highlight=False)
 
 
 @app.command()
@@ -279,9 +251,9 @@ def doctor(as_json: JsonOption = False) -> None:
 
     found = examine()
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
-        show(found, _out)
+        show(found, out)
 
 
 @app.command()
@@ -301,9 +273,9 @@ def plan(
     loaded = load_recipe(recipe, overrides or [])
     made = plan_for(loaded, gpu_gb, prompt_length)
     if as_json:
-        _print_json(plan_table.as_json(loaded, made, tokens_per_second))
+        print_json(plan_table.as_json(loaded, made, tokens_per_second))
     else:
-        plan_table.show(loaded, made, tokens_per_second, _out)
+        plan_table.show(loaded, made, tokens_per_second, out)
 
 
 @testbed_app.command("build")
@@ -324,7 +296,7 @@ def testbed_build(
         raise CheckpointError(f"{folder} exists and is not empty. Choose a new folder.")
     settings = BuildSettings(seed=seed) if steps is None else BuildSettings(seed=seed, steps=steps)
     columns = (TextColumn("base"), BarColumn(), TextColumn("loss {task.fields[loss]:.3f}"), TimeRemainingColumn())
-    with Progress(*columns, console=_err, transient=True) as bar:
+    with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task("base", total=settings.steps, loss=0.0)
         build(folder, settings, lambda step, loss: bar.update(task, completed=step, loss=loss))
     print(folder)
@@ -371,6 +343,23 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
+_AFTER_INTERRUPTION = {
+    "run": " What was committed is kept; continue with --resume.",
+    "evaluate": " Benchmarks that were begun are kept; continue with --resume.",
+    "demo": " What was committed is kept; the same command continues.",
+    "label": " What was judged is kept; the same command continues.",
+    "data synthesize": " What was written is kept; the same command continues.",
+}
+"""What a reader should know of verbs that keep unfinished work."""
+
+
+def _verb() -> str:
+    """The verb of this process's command line, with that of a group behind it."""
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+    group = bool(words) and words[0] in ("data", "policy", "testbed")
+    return " ".join(words[: 2 if group else 1])
+
+
 def main() -> None:
     """Entry point: one clear line for every error a user can mend, exit code 2; 130 for Ctrl-C."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -379,19 +368,19 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except RubricArmError as error:
-        _err.print("[red]error:[/red] ", end="")
-        _err.print(str(error), markup=False, highlight=False)
+        err.print("[red]error:[/red] ", end="")
+        err.print(str(error), markup=False, highlight=False)
         raise SystemExit(2) from None
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        _err.print("[red]error:[/red] ", end="")
-        _err.print(
+        err.print("[red]error:[/red] ", end="")
+        err.print(
             f"{place}{error.strerror or error}. Check the path and its permissions.", markup=False, highlight=False
         )
         raise SystemExit(2) from None
     except SystemExit as stop:
         if stop.code == 130:
-            _err.print("\nInterrupted. What was committed is kept; continue with --resume.")
+            err.print(f"\nInterrupted.{_AFTER_INTERRUPTION.get(_verb(), '')}")
         raise
 
 
@@ -416,8 +405,8 @@ def _execute(recipe: Recipe, run_dir: Path, stage: str | None, if_exists: str, a
         if processes is None or processes.first:
             directory = RunDirectory.open(run_dir, dump_recipe(recipe), recipe_hash(recipe), if_exists)
         # The heavy imports come after everything that can be refused without them.
-        _import_first(recipe)
-        _quiet_libraries()
+        import_first(recipe)
+        quiet_libraries()
         from rubric_arm_lite.parallel import ALONE
         from rubric_arm_lite.pipeline import Run
         from rubric_arm_lite.progress import RichWatcher
@@ -427,7 +416,7 @@ def _execute(recipe: Recipe, run_dir: Path, stage: str | None, if_exists: str, a
         processes.wait()
         if not processes.first:
             directory = FollowedDirectory.follow(run_dir, recipe_hash(recipe))
-        watcher = RichWatcher(_err if as_json else _out, quiet=not processes.first)
+        watcher = RichWatcher(err if as_json else out, quiet=not processes.first)
         try:
             Run(recipe, directory, watcher, processes).execute(stage)
         finally:
@@ -440,10 +429,10 @@ def _execute(recipe: Recipe, run_dir: Path, stage: str | None, if_exists: str, a
     if as_json:
         summary = run_dir / "summary.json"
         found = json.loads(summary.read_text("utf-8")) if summary.exists() else {}
-        _print_json({"run": str(run_dir), "report": str(html), **found})
+        print_json({"run": str(run_dir), "report": str(html), **found})
     else:
-        _out.print(markdown.read_text("utf-8"), markup=False, highlight=False)
-        _out.print(f"[bold]Report:[/bold] {html}", highlight=False)
+        out.print(markdown.read_text("utf-8"), markup=False, highlight=False)
+        out.print(f"[bold]Report:[/bold] {html}", highlight=False)
 
 
 def _join_launched() -> Processes | None:
@@ -453,46 +442,6 @@ def _join_launched() -> Processes | None:
     from rubric_arm_lite.parallel import join
 
     return join()
-
-
-def _server(
-    url: str | None, state: str, rubric_model: str | None, judge_model: str | None, key_env: str | None
-) -> ServerSettings | None:
-    """The server that the options name, if they name one."""
-    from rubric_arm_lite.backends.server_settings import ServerSettings
-    from rubric_arm_lite.errors import ConfigError
-
-    given = {"rubric_model": rubric_model, "judge_model": judge_model, "api_key_env": key_env}
-    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if url is None:
-        if chosen:
-            raise ConfigError("--rubric-model, --judge-model and --server-key-env belong to a server. Give --server.")
-        return None
-    if state != "final":
-        raise ConfigError(
-            f"--state {state} is for adapters on this machine. A server has what it was started with: choose it by "
-            "--rubric-model and --judge-model."
-        )
-    return ServerSettings(url, **chosen)
-
-
-def _load(run: Path, state: str, server: ServerSettings | None) -> RubricRewardModel:
-    from rubric_arm_lite.reward_model import RubricRewardModel, recipe_of_run
-
-    recipe = recipe_of_run(run)
-    if server is not None:
-        return RubricRewardModel.from_server(server, recipe)
-    _import_first(recipe)
-    _quiet_libraries()
-    return RubricRewardModel.from_run(run, state)
-
-
-def _import_first(recipe: Recipe) -> None:
-    """What patches other libraries, before those are imported."""
-    if recipe.model.backend == "unsloth":
-        from rubric_arm_lite.backends.unsloth_setup import prepare
-
-        prepare()
 
 
 def _checked(name: str, text: str) -> str:
@@ -521,7 +470,7 @@ def _warn_unknown_words(model: RubricRewardModel, *texts: str) -> None:
             if token == unknown:
                 words[text[start:end].strip()] = None
     if words:
-        _err.print(f"[yellow]This base does not know: {', '.join(list(words)[:12])}. It reads them as blanks.[/yellow]")
+        err.print(f"[yellow]This base does not know: {', '.join(list(words)[:12])}. It reads them as blanks.[/yellow]")
 
 
 def _show_verdict(verdict: Verdict) -> None:

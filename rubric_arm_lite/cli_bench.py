@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from rubric_arm_lite.cli_common import JsonOption, err, out, print_json, quiet_libraries
+from rubric_arm_lite.cli_common import err, import_first, out, print_json, quiet_libraries
+from rubric_arm_lite.cli_options import JsonOption
 
 if TYPE_CHECKING:
+    from rubric_arm_lite.config import Recipe
     from rubric_arm_lite.reward_model import RubricRewardModel
 
 _ENGINE = "engine"
@@ -157,20 +159,23 @@ def inference(
 ) -> None:
     """Accuracy, position bias, tokens and seconds of judges on the same pairs.
 
-    trained: rubric and judge of --run. base: the same prompts, no adapters. direct: no rubric. reasoning: no rubric,
-    long thought before the verdict. votes: the majority of several direct verdicts. The paper's seconds for other
-    judges are printed beside.
+    trained: rubric and judge of --run, or the two checkpoints of --recipe released-8b. base: the same prompts, no
+    adapters. direct: no rubric. reasoning: no rubric, long thought before the verdict. votes: the majority of several
+    direct verdicts. The paper's seconds for other judges are printed beside.
     """
+    asked = _recipe(run, recipe, overrides or [])
+    import_first(asked)
     from rubric_arm_lite.bench.inference import InferenceSettings, check_judges, measure
     from rubric_arm_lite.bench.inference_show import show, write
     from rubric_arm_lite.data import load_pairs
     from rubric_arm_lite.errors import ConfigError
 
-    names = check_judges(judge or [], trained=run is not None)
+    two = asked.model.checkpoints is not None
+    names = check_judges(judge or [], trained=run is not None or two, base=server is not None or not two)
     if server is not None and base_model is None and any(name != "trained" for name in names):
         raise ConfigError("Judges without adapters are asked of the base. Give --base-model, or only --judge trained.")
     given = None if pairs is None else load_pairs(pairs)
-    model = _model(run, recipe, overrides or [], state, server, (rubric_model, judge_model, base_model))
+    model = _model(run, asked, state, server, (rubric_model, judge_model, base_model))
     settings = InferenceSettings(limit, votes, thinking_tokens, one_by_one)
     with err.status("bench") as status:
         result = measure(model, given, names, settings, status.update)
@@ -183,35 +188,36 @@ def inference(
         show(result, out)
 
 
-def _model(
-    run: Path | None,
-    recipe: str,
-    overrides: list[str],
-    state: str,
-    server: str | None,
-    names: tuple[str, str, str | None],
-) -> RubricRewardModel:
-    """The adapters of a run, or a recipe's model as it is, on this machine or behind a server."""
+def _recipe(run: Path | None, recipe: str, overrides: list[str]) -> Recipe:
     from rubric_arm_lite.errors import ConfigError
     from rubric_arm_lite.recipe_file import load_recipe
+    from rubric_arm_lite.reward_model import recipe_of_run
 
-    if run is not None and overrides:
+    if run is None:
+        return load_recipe(recipe, overrides)
+    if overrides:
         raise ConfigError("--set belongs to --recipe; a run has its own. Leave one of them out.")
+    return recipe_of_run(run)
+
+
+def _model(
+    run: Path | None, recipe: Recipe, state: str, server: str | None, names: tuple[str, str, str | None]
+) -> RubricRewardModel:
+    """The adapters of a run, a recipe's checkpoints or its model as it is, on this machine or behind a server."""
+    from rubric_arm_lite.errors import ConfigError
+    from rubric_arm_lite.reward_model import RubricRewardModel
+
     if server is not None:
         from rubric_arm_lite.backends.server_settings import ServerSettings
-        from rubric_arm_lite.reward_model import RubricRewardModel, recipe_of_run
 
         if state != "final":
-            raise ConfigError(
-                f"--state {state} is for adapters on this machine. A server has what it was started with."
-            )
-        asked = load_recipe(recipe, overrides) if run is None else recipe_of_run(run)
-        return RubricRewardModel.from_server(ServerSettings(server, *names), asked)
+            raise ConfigError(f"--state {state} is for adapters on this machine. A server has its own.")
+        return RubricRewardModel.from_server(ServerSettings(server, *names), recipe)
     quiet_libraries()
     from rubric_arm_lite.backends.loader import load_model
-    from rubric_arm_lite.reward_model import RubricRewardModel
 
     if run is not None:
         return RubricRewardModel.from_run(run, state)
-    loaded = load_recipe(recipe, overrides)
-    return RubricRewardModel(load_model(loaded.model, loaded.seed), loaded)
+    if recipe.model.checkpoints is not None:
+        return RubricRewardModel.from_recipe(recipe)
+    return RubricRewardModel(load_model(recipe.model, recipe.seed), recipe)

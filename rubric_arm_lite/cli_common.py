@@ -1,4 +1,4 @@
-"""What the modules of the command line share: where they print, and how loud libraries may be."""
+"""What the modules of the command line share: where they print, what they load, and how loud libraries may be."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import contextlib
 import io
 import json
 import os
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from rubric_arm_lite.backends.server_settings import ServerSettings
+    from rubric_arm_lite.config import Recipe
+    from rubric_arm_lite.reward_model import RubricRewardModel
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
-
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
 
 
 def print_json(value: Any) -> None:
@@ -40,3 +43,50 @@ def quiet_libraries() -> None:
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+
+
+def server_of(
+    url: str | None, state: str, rubric_model: str | None, judge_model: str | None, key_env: str | None
+) -> ServerSettings | None:
+    """The server that the options name, if they name one."""
+    from rubric_arm_lite.backends.server_settings import ServerSettings
+    from rubric_arm_lite.errors import ConfigError
+
+    given = {"rubric_model": rubric_model, "judge_model": judge_model, "api_key_env": key_env}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if url is None:
+        if chosen:
+            raise ConfigError("--rubric-model, --judge-model and --server-key-env belong to a server. Give --server.")
+        return None
+    if state != "final":
+        raise ConfigError(
+            f"--state {state} is for adapters on this machine. A server has what it was started with: choose it by "
+            "--rubric-model and --judge-model."
+        )
+    return ServerSettings(url, **chosen)
+
+
+def load_run(run: Path, state: str, server: ServerSettings | None) -> RubricRewardModel:
+    """The reward model of a run or of a recipe's checkpoints, on this machine or behind the server."""
+    from rubric_arm_lite.errors import ConfigError
+    from rubric_arm_lite.reward_model import RubricRewardModel, recipe_of
+
+    recipe = recipe_of(run)
+    if server is not None:
+        return RubricRewardModel.from_server(server, recipe)
+    if not run.is_dir() and recipe.model.checkpoints is not None:
+        if state != "final":
+            raise ConfigError(f"--state {state} is for the adapters of a run; full checkpoints have one state.")
+        quiet_libraries()
+        return RubricRewardModel.from_recipe(recipe)
+    import_first(recipe)
+    quiet_libraries()
+    return RubricRewardModel.from_run(run, state)
+
+
+def import_first(recipe: Recipe) -> None:
+    """What patches other libraries, before those are imported."""
+    if recipe.model.backend == "unsloth":
+        from rubric_arm_lite.backends.unsloth_setup import prepare
+
+        prepare()

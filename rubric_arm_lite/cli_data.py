@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rubric_arm_lite.cli_common import JsonOption, print_json, quiet_libraries
+from rubric_arm_lite.cli_common import print_json, quiet_libraries
+from rubric_arm_lite.cli_options import JsonOption
 from rubric_arm_lite.cli_synthesize import synthesize
 
 if TYPE_CHECKING:

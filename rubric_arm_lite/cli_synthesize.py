@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from rubric_arm_lite.cli_common import JsonOption, err, out, print_json, quiet_libraries
+from rubric_arm_lite.cli_common import err, out, print_json, quiet_libraries
+from rubric_arm_lite.cli_options import JsonOption
 
 if TYPE_CHECKING:
     from rubric_arm_lite.backends.base import ChatSampler

@@ -43,6 +43,24 @@ class LoraSettings(Settings):
     """Which linear layers carry an adapter."""
 
 
+class CheckpointPair(Settings):
+    """Two full models, one per role: folders or Hub ids."""
+
+    rubric: Annotated[str, Field(min_length=1)]
+    judge: Annotated[str, Field(min_length=1)]
+    rubric_revision: str | None = None
+    """Commit or tag on the Hub."""
+    judge_revision: str | None = None
+
+    def of(self, role: Role) -> str:
+        """The folder or id of a role's model."""
+        return self.judge if role == "judge" else self.rubric
+
+    def revision_of(self, role: Role) -> str | None:
+        """The revision of a role's model."""
+        return self.judge_revision if role == "judge" else self.rubric_revision
+
+
 class ModelSettings(Settings):
     """The one base model under both adapters."""
 
@@ -64,6 +82,8 @@ class ModelSettings(Settings):
     gradient_checkpointing: bool = False
     """Trade a second forward pass for activation memory."""
     lora: LoraSettings = LoraSettings()
+    checkpoints: CheckpointPair | None = None
+    """Two full models in place of adapters on `base`, to be asked and evaluated but not trained."""
 
 
 class PromptSettings(Settings):
@@ -71,6 +91,8 @@ class PromptSettings(Settings):
 
     rubric_template: str = "rubric"
     judge_template: str = "judge"
+    pointwise_template: str = "pointwise"
+    """For a judge that checks one response (RUBRIC-ARROW)."""
 
 
 class WorldSettings(Settings):
@@ -335,6 +357,8 @@ class EvaluationSettings(Settings):
     """0 is greedy; the paper samples at 1.0."""
     unparsed_value: Probability = 0.5
     """What an unparsed verdict counts for, as in RewardBench."""
+    unparsed_best_of: Probability = 0.25
+    """What a best of n counts for that is lost nowhere but lacks a verdict, as in RewardBench 2."""
     votes: Positive = 5
     """Samples for voting@k at the end; 1 leaves it out."""
     vote_pairs: Positive = 50
@@ -384,6 +408,10 @@ class Recipe(Settings):
                     f"{role}.max_completion_length: {longest} leaves no room for a prompt in model.max_context "
                     f"({self.model.max_context}). Raise the context or shorten the completion."
                 )
+        if self.model.checkpoints is not None and self.model.backend != "transformers":
+            raise ValueError(
+                f"model.backend: {self.model.backend} cannot ask the two models of model.checkpoints. Use transformers."
+            )
         testbed = self.data.source == "testbed"
         if self.warmup.source == "testbed" and not testbed:
             raise ValueError(

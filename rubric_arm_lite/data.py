@@ -49,6 +49,16 @@ class UnlabelledPair:
     rubric: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ResponseSet:
+    """A prompt with two or more responses to be labelled. Without a ``rubric`` the generator writes one."""
+
+    set_id: str
+    prompt: Prompt
+    responses: tuple[str, ...]
+    rubric: str | None = None
+
+
 # --- loading --------------------------------------------------------------------------------------------------------
 
 
@@ -116,6 +126,55 @@ def load_comparisons(path: str | Path) -> list[UnlabelledPair]:
         response_a, response_b = row.text("response_a"), row.text("response_b")
         pairs.append(UnlabelledPair(ids.next(row, prompt), prompt, response_a, response_b, rubric or None))
     return pairs
+
+
+def load_responses(path: str | Path) -> list[ResponseSet]:
+    """Rows to label from columns ``prompt`` and ``responses`` (a list of texts), or ``response_a``, ``response_b``.
+
+    Optional columns are ``id`` and ``rubric``.
+
+    Raises:
+        DataError: for the first row that cannot be used, or if there is none.
+    """
+    ids = RowIds()
+    sets = []
+    for row in file_rows(path):
+        prompt = row.prompt()
+        responses = _responses(row) if row.has("responses") else tuple(row.text(f"response_{side}") for side in "ab")
+        sets.append(ResponseSet(ids.next(row, prompt), prompt, responses, row.label("rubric") or None))
+    return sets
+
+
+def _responses(row: Row) -> tuple[str, ...]:
+    found = row.texts("responses")
+    if len(found) < 2:
+        raise row.error("column `responses` is a list of 1. Give a list of two or more texts.")
+    return found
+
+
+def prompt_of(value: Any, where: str) -> Prompt:
+    """A prompt from a text or a list of messages; ``where`` is what an error calls its place.
+
+    Raises:
+        DataError: if it is neither, empty, or does not end with the user's turn.
+    """
+    return Row(where, {"prompt": value}).prompt()
+
+
+def answer_of(value: Any, where: str) -> str:
+    """A response from a text or a list of messages that ends with the assistant's; it may be empty.
+
+    Raises:
+        DataError: if it is neither.
+    """
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise DataError(f"{where} is {kind(value)}. Give a text or a list of messages.")
+    last = Row(where, {"the response": value}).messages("the response")[-1]
+    if last.role != "assistant":
+        raise DataError(f"{where} ends with a message by {last.role!r}. End it with the assistant's response.")
+    return last.content
 
 
 # --- writing --------------------------------------------------------------------------------------------------------

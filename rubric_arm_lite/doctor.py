@@ -89,7 +89,8 @@ def _fit(path: Path, gpu: dict[str, Any] | None) -> dict[str, Any]:
     except ConfigError as error:
         return {**row, "why": str(error)}
     needed = make_plan(recipe, shape, None).least / GIB
-    row = {**row, "least_gb": needed, "weights": shape.linear_weights + shape.other_weights}
+    trains = recipe.model.checkpoints is None  # else there is nothing to run, whatever its size
+    row = {**row, "least_gb": needed, "weights": shape.linear_weights + shape.other_weights if trains else 0}
     if gpu is None:
         return {**row, "fits": False, "why": f"needs a GPU with {needed:.1f} GiB"}
     if recipe.model.quantization == "nf4" and util.find_spec("bitsandbytes") is None:

@@ -245,14 +245,37 @@ def majority(winners: Sequence[Side | None]) -> Side | None:
 
 def bootstrap_interval(values: Sequence[float], resamples: int, seed: int) -> tuple[float, float]:
     """Percentile bootstrap 95 % interval of the mean."""
+    return stratified_interval([(1.0, values)], resamples, seed)
+
+
+def stratified_interval(
+    strata: Sequence[tuple[float, Sequence[float]]], resamples: int, seed: int
+) -> tuple[float, float]:
+    """Percentile bootstrap 95 % interval of the weighted mean of means; each stratum is resampled by itself.
+
+    Args:
+        strata: weight and values of each; a stratum of one value is taken as it is.
+    """
     import numpy as np
     from scipy import stats
 
-    if len(values) < 2:
-        return values[0], values[0]
-    data = (np.asarray(values, dtype=np.float64),)
+    total = sum(weight for weight, _ in strata)
+    fixed = sum(weight / total * values[0] for weight, values in strata if len(values) == 1)
+    drawn = [(weight / total, np.asarray(v, dtype=np.float64)) for weight, v in strata if len(v) > 1]
+    if not drawn:
+        return fixed, fixed
+
+    def mean(*samples: Any, axis: int) -> Any:
+        parts = [weight * np.mean(s, axis=axis) for (weight, _), s in zip(drawn, samples, strict=True)]
+        return fixed + sum(parts)
+
     found = stats.bootstrap(
-        data, np.mean, n_resamples=resamples, method="percentile", rng=np.random.default_rng(seed), batch=100
+        [values for _, values in drawn],
+        mean,
+        n_resamples=resamples,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+        batch=100,
     )
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 

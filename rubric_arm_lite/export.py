@@ -112,6 +112,11 @@ def _usage(recipe: Recipe, role: Role, merge: bool) -> list[str]:
             "",
             f'model = AutoModelForCausalLM.from_pretrained("{role}")',
             f'tokenizer = AutoTokenizer.from_pretrained("{role}")',
+            "# both roles, as they were trained to be asked:",
+            "from rubric_arm_lite.recipe_file import load_recipe",
+            "from rubric_arm_lite.reward_model import RubricRewardModel",
+            "",
+            'pair = RubricRewardModel.from_pretrained("rubric", "judge", load_recipe("recipe.yaml"))',
         ]
     return [
         "from peft import PeftModel",

@@ -57,6 +57,8 @@ class Journal:
                 raise CheckpointError(
                     f"{path} is in use by another process. Wait for it, or name another file."
                 ) from error
+            if if_exists == "overwrite" and not _cut_head(file):
+                raise CheckpointError(f"{path} is no journal. Name another file; nothing was touched.")
             wanted = json.loads(json.dumps(dict(job)))
             rows, good = _read(path, file, wanted) if if_exists != "overwrite" else ({}, 0)
             file.truncate(good)
@@ -125,7 +127,7 @@ def _read(path: Path, file: IO[bytes], job: Any) -> tuple[dict[str, dict[str, An
 
 
 def _cut_head(file: IO[bytes]) -> bool:
-    """Whether the file is the beginning of a journal's first line."""
+    """Whether the file begins as a journal's first line does, or ends before it could differ."""
     file.seek(0)
     start = f'{{"{_HEAD}": '.encode()
     head = file.read(len(start))

@@ -34,7 +34,7 @@ from rubric_arm_lite.data import (
     shuffle_blocks,
     split_blocks,
 )
-from rubric_arm_lite.errors import CheckpointError, DataError, TrainingError
+from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError, TrainingError
 from rubric_arm_lite.evaluate import Evaluation, Evaluator, Players, Recall
 from rubric_arm_lite.learner import Learner
 from rubric_arm_lite.parallel import ALONE, Processes
@@ -123,6 +123,11 @@ class Run:
     """A run in progress: the model, the data and the stages."""
 
     def __init__(self, recipe: Recipe, directory: RunDirectory, watcher: Watcher, processes: Processes = ALONE) -> None:
+        if recipe.model.checkpoints is not None:
+            raise ConfigError(
+                "model.checkpoints: full checkpoints are asked and evaluated, not trained. Use rubric-arm evaluate, "
+                "judge or rubric with this recipe, or a recipe without model.checkpoints."
+            )
         self.processes = processes
         directory.after_commit = processes.wait
         self.recipe = recipe
@@ -131,8 +136,7 @@ class Run:
         if recipe.threads is not None:
             torch.set_num_threads(recipe.threads)
         self.model: TwoAdapterModel = load_model(recipe.model, recipe.seed)
-        templates = Templates.load(recipe.prompts.rubric_template, recipe.prompts.judge_template)
-        self.prompts = PromptBuilder(templates, self.model.control_tokens())
+        self.prompts = PromptBuilder(Templates.of(recipe.prompts), self.model.control_tokens())
         self.data = load_data(recipe, self.model, self.prompts)
         self.warmup_rows: list[WarmupRow] = []
         self.counts = self.data.counts

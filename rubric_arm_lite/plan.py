@@ -271,6 +271,9 @@ class _Planner:
 
     def stages(self) -> Iterator[Stage]:
         """Every stage, in order."""
+        if self.recipe.model.checkpoints is not None:
+            yield self._asking()
+            return
         if self.recipe.warmup.source is not None:
             yield self._warmup()
         roles: dict[str, tuple[Role, ...]] = {"judge_only": ("judge",), "rubric_only": ("rubric",)}
@@ -310,6 +313,19 @@ class _Planner:
         parts["activations"] = self._activations(tokens, chunk)
         total = sum(parts.values())
         return Stage("warm-up", parts, total, total)
+
+    def _asking(self) -> Stage:
+        """Two checkpoints of the base's shape, and one judgement under way."""
+        tokens = self.recipe.model.max_context
+        parts = {
+            "weights": 2 * self.weights,
+            "cache": tokens * self.shape.cache_bytes(self.size),
+            "activations": tokens * 6 * self.shape.mlp * self.size,
+            "logits": 6.0 * 4 * self.shape.vocabulary,
+            "context": self.context,
+        }
+        total = sum(parts.values())
+        return Stage("asking", parts, total, total)
 
     def _prompt(self, settings: GRPOSettings) -> int:
         return self.recipe.model.max_context - settings.max_completion_length
@@ -352,7 +368,9 @@ class _Planner:
 
 def tokens_per_cycle(recipe: Recipe) -> dict[str, int]:
     """Most tokens that one cycle writes, by role: rollouts, and the other role's part in their rewards."""
-    found = {}
+    found: dict[str, int] = {}
+    if recipe.model.checkpoints is not None:
+        return found
     for role in ("judge", "rubric"):
         settings = recipe.grpo("judge" if role == "judge" else "rubric")
         steps = settings.max_steps

@@ -68,7 +68,7 @@ def build_tree(sequences: Sequence[Sequence[int]], min_saved: int = MIN_SAVED) -
     if not all(whole):
         raise ValueError("A sequence without tokens cannot be placed in a tree. Leave it out.")
     ranked = sorted(set(whole))
-    shared = [_common(one, other) for one, other in itertools.pairwise(ranked)]
+    shared = [common_length(one, other) for one, other in itertools.pairwise(ranked)]
     tokens: list[int] = []
     positions: list[int] = []
     spans: list[tuple[int, int, int, int]] = []
@@ -100,7 +100,7 @@ def build_tree(sequences: Sequence[Sequence[int]], min_saved: int = MIN_SAVED) -
     return PrefixTree(tuple(tokens), tuple(positions), nodes, tuple(path_of[sequence] for sequence in whole))
 
 
-def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+def common_length(one: tuple[int, ...], other: tuple[int, ...]) -> int:
     """Length of the common prefix, found in strides since most prefixes are long."""
     limit = min(len(one), len(other))
     at = 0

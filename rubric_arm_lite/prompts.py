@@ -1,8 +1,7 @@
 """Write prompt text: the only module that does.
 
 A request, two responses and a rubric go in; the text of one user turn comes out. The judge's prompt is built from
-those four values alone, never from a labelled pair, so the label cannot leak into it. So are the prompts of judges
-without a rubric; the one prompt that shows a label is the teacher's (:class:`ContrastPrompts`).
+those four values alone, never from a labelled pair, so the label cannot leak into it.
 
 Text from data and models is hostile. Before it enters a template it is neutralised, which takes the meaning but not
 the wording from
@@ -29,12 +28,13 @@ from pathlib import Path
 from jinja2 import StrictUndefined, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from rubric_arm_lite.config import PromptSettings
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.parsing import INVISIBLE, LINE_BREAK, fold, judgement_part
 from rubric_arm_lite.types import Prompt, Rubric
 
-BUILT_IN_TEMPLATES = ("rubric", "judge", "judge_paper")
-"""Those that a recipe may name for its two roles."""
+BUILT_IN_TEMPLATES = ("rubric", "judge", "judge_paper", "pointwise")
+"""Those that a recipe may name."""
 
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 _TAG_NAME = re.compile(r"</?([A-Za-z][\w-]*)")
@@ -48,13 +48,16 @@ _JOINER = "\N{WORD JOINER}"
 
 @dataclass(frozen=True, slots=True)
 class Templates:
-    """The two prompt templates of a recipe, as Jinja source."""
+    """The prompt templates of a recipe, as Jinja source."""
 
     rubric: str
     judge: str
+    pointwise: str
 
     @classmethod
-    def load(cls, rubric: str = "rubric", judge: str = "judge", folder: Path | None = None) -> Templates:
+    def load(
+        cls, rubric: str = "rubric", judge: str = "judge", folder: Path | None = None, pointwise: str = "pointwise"
+    ) -> Templates:
         """Load templates by built-in name or by path (relative to ``folder``).
 
         Raises:
@@ -63,7 +66,17 @@ class Templates:
         return cls(
             _load_template(rubric, {"instruction"}, folder),
             _load_template(judge, {"instruction", "response_a", "response_b", "rubric"}, folder),
+            _load_template(pointwise, {"instruction", "response", "rubric"}, folder),
         )
+
+    @classmethod
+    def of(cls, settings: PromptSettings) -> Templates:
+        """The templates that a recipe names.
+
+        Raises:
+            ConfigError: as :meth:`load`.
+        """
+        return cls.load(settings.rubric_template, settings.judge_template, pointwise=settings.pointwise_template)
 
     def fingerprint(self) -> str:
         """Hash of the rubric template, part of the rubric cache's key."""
@@ -115,16 +128,17 @@ class Neutraliser:
 
 
 class PromptBuilder(Neutraliser):
-    """Builds the user turns of both roles from one pair of templates.
+    """Builds the user turns of both roles from one set of templates.
 
     ``special_tokens`` are the strings the tokenizer would read as control tokens (see :class:`Neutraliser`).
     """
 
     def __init__(self, templates: Templates, special_tokens: Iterable[str] = ()) -> None:
-        super().__init__((templates.rubric, templates.judge), special_tokens)
+        super().__init__((templates.rubric, templates.judge, templates.pointwise), special_tokens)
         self.templates = templates
         self._rubric = _ENVIRONMENT.from_string(templates.rubric)
         self._judge = _ENVIRONMENT.from_string(templates.judge)
+        self._pointwise = _ENVIRONMENT.from_string(templates.pointwise)
 
     def rubric_prompt(self, prompt: Prompt) -> str:
         """The generator's user turn: it sees the request only (paper, sec. 3)."""
@@ -136,14 +150,27 @@ class PromptBuilder(Neutraliser):
         Raises:
             ValueError: if the rubric did not parse; such a rubric is never shown to a judge.
         """
-        if not rubric.usable:
-            raise ValueError(f"A rubric with status {rubric.status.value} cannot be shown to a judge.")
         return self._judge.render(
             instruction=self._instruction(prompt),
             response_a=self.neutralise(response_a),
             response_b=self.neutralise(response_b),
-            rubric=self.neutralise(rubric.render()),
+            rubric=self._shown(rubric),
         )
+
+    def pointwise_prompt(self, prompt: Prompt, rubric: Rubric, response: str) -> str:
+        """The user turn of a judge that checks one response (RUBRIC-ARROW).
+
+        Raises:
+            ValueError: if the rubric did not parse; such a rubric is never shown to a judge.
+        """
+        return self._pointwise.render(
+            instruction=self._instruction(prompt), response=self.neutralise(response), rubric=self._shown(rubric)
+        )
+
+    def _shown(self, rubric: Rubric) -> str:
+        if not rubric.usable:
+            raise ValueError(f"A rubric with status {rubric.status.value} cannot be shown to a judge.")
+        return self.neutralise(rubric.render())
 
 
 class DirectPrompts(Neutraliser):

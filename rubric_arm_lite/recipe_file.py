@@ -39,14 +39,17 @@ _TEXT_TAGS = {_TAG + name for name in ("str", "timestamp", "merge", "value")}
 _NUMBER_TAGS = {_TAG + name for name in ("int", "float")}
 _FIELD_NAME = re.compile(r"[a-z_][a-z0-9_]*(?:\.[a-z_][a-z0-9_]*)*")
 
-_PATH_FIELDS: dict[tuple[str, str], tuple[str, ...]] = {
+_PATH_FIELDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("prompts", "rubric_template"): BUILT_IN_TEMPLATES,
     ("prompts", "judge_template"): BUILT_IN_TEMPLATES,
+    ("prompts", "pointwise_template"): BUILT_IN_TEMPLATES,
     ("data", "source"): ("testbed",),
     ("data", "evaluation"): (),
     ("data", "decontaminate"): (),
     ("warmup", "source"): ("testbed",),
     ("model", "base"): ("testbed",),
+    ("model", "checkpoints", "rubric"): (),
+    ("model", "checkpoints", "judge"): (),
 }
 """Fields that may hold a path, with the built-in names that are none."""
 
@@ -84,7 +87,7 @@ def resolve_recipe_path(name_or_path: str | Path) -> Path:
         ConfigError: if there is neither; the message lists the shipped recipes.
     """
     given = str(name_or_path)
-    names = _shipped_names()
+    names = shipped_names()
     shipped = names.get(given.removesuffix(".yaml"))
     if shipped is not None and not (given.endswith(_SUFFIXES) and _exists(Path(given))):
         return shipped
@@ -101,7 +104,8 @@ def resolve_recipe_path(name_or_path: str | Path) -> Path:
     )
 
 
-def _shipped_names() -> dict[str, Path]:
+def shipped_names() -> dict[str, Path]:
+    """The shipped recipes by the names that :func:`resolve_recipe_path` takes."""
     folder = recipes_folder()
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in shipped_recipes()}
 
@@ -122,9 +126,9 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     ``extends`` names a file relative to the one it stands in, or else a shipped recipe. An override's value is YAML.
 
     A relative path in `prompts.rubric_template`, `prompts.judge_template`, `data.source`, `data.evaluation`,
-    `data.decontaminate`, `warmup.source` or `model.base` becomes absolute if it exists beside the file it is written
-    in and does not exist in the working directory; anything else (a built-in name, a Hub id, an absolute path) stays
-    as it is.
+    `data.decontaminate`, `warmup.source`, `model.base` or `model.checkpoints` becomes absolute if it exists beside the
+    file it is written in and does not exist in the working directory; anything else (a built-in name, a Hub id, an
+    absolute path) stays as it is.
 
     Raises:
         ConfigError: one error that lists every problem: file and line (or the override), field, value, what is
@@ -201,7 +205,7 @@ def _extended(layer: _Setting) -> Path | None:
     beside: Path = extends.folder / extends.value
     if _exists(beside) and beside.is_file():
         return beside
-    shipped = _shipped_names()
+    shipped = shipped_names()
     if extends.value.removesuffix(".yaml") not in shipped:
         raise ConfigError(
             f"{extends.where}: extends {_show(extends.value)}, but there is no file {_printable(str(beside))}. Give a "
@@ -272,9 +276,10 @@ def _with_absolute_paths(root: _Setting) -> _Setting:
         values = setting.value if listed else (setting.value,)
         paths = tuple(_absolute(value, setting.folder, built_in) for value in values)
         if paths != values:
-            section, key = field
             absolute = replace(setting, value=paths if listed else paths[0])
-            root = _merge(root, replace(root, value={section: replace(root, value={key: absolute})}))
+            for key in reversed(field):
+                absolute = replace(root, value={key: absolute})
+            root = _merge(root, absolute)
     return root
 
 
@@ -401,10 +406,15 @@ def _problem(item: Mapping[str, Any], root: _Setting) -> str:
         return _unknown_key(field, str(item["loc"][-1]), root)
     if item["type"] == "value_error":
         return _failed_check(field, str(item["ctx"]["error"]), root)
-    setting = _find(root, field) or root
     schema = _schema_of(field)
+    if item["type"] == "missing":
+        section = _find(root, field[:-1]) or root
+        return f"{section.where}: `{name}` is missing. Give {_allowed(schema)}, or leave out `{'.'.join(field[:-1])}`."
+    setting = _find(root, field) or root
     if _fields(schema):
         remedy = "Put fields under it, or leave it out for the defaults"
+    elif "default" not in schema:
+        remedy = "Correct it"
     else:
         remedy = f"Correct it, or leave it out for the default, {_show(schema['default'])}"
     return f"{setting.where}: `{name}` is {_show(setting.value)}. Allowed: {_allowed(schema)}. {remedy}."

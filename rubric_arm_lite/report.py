@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from rubric_arm_lite.config import Recipe
+from rubric_arm_lite.report_benchmarks import numbers_table, paper_table
 from rubric_arm_lite.report_data import EvaluationRow, RunRecord, read_run
 from rubric_arm_lite.report_lines import Line, Panel
 from rubric_arm_lite.report_panels import groups
@@ -79,6 +80,8 @@ def page(record: RunRecord) -> str:
         columns=columns(every),
         phases=phases,
         reading=_Reading.of(record.recipe),
+        benchmarks=[(result, numbers_table(result, 5)) for result in record.benchmarks],
+        beside_paper=paper_table(record.benchmarks) if record.benchmarks else None,
         total_seconds=sum(time.seconds for time in record.times),
         total_tokens=sum(time.tokens for time in record.times),
     )

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rubric_arm_lite.benchmarks.results import Result
+from rubric_arm_lite.benchmarks.suite import BENCHMARKS_FOLDER, read_results
 from rubric_arm_lite.config import Recipe
 from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.evaluate import bootstrap_interval
@@ -103,6 +105,7 @@ class RunRecord:
     evaluations: Mapping[str, EvaluationRow]
     cross_play: Mapping[str, EvaluationRow]
     times: tuple[StageTime, ...]
+    benchmarks: tuple[Result, ...] = ()
 
     @property
     def name(self) -> str:
@@ -174,6 +177,7 @@ def read_run(run: Path) -> RunRecord:
         evaluations=_evaluations(run, logged),
         cross_play=_cross_play(run),
         times=_times(run / "timings.jsonl"),
+        benchmarks=tuple(read_results(run / BENCHMARKS_FOLDER)[1]),
     )
 
 

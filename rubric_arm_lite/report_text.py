@@ -9,6 +9,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from rubric_arm_lite.benchmarks.results import Result
+from rubric_arm_lite.report_benchmarks import Table, numbers_table, paper_table
 from rubric_arm_lite.report_data import RunRecord
 from rubric_arm_lite.report_showcase import MARKS, Showcase, Version, showcases
 from rubric_arm_lite.report_story import SIDES, accuracy_text, columns, cross_play, headline, interval_text
@@ -20,7 +22,7 @@ def report_text(record: RunRecord) -> str:
     """The whole text."""
     story = headline(record)
     parts = [f"# {record.name}", _wrapped(story.lead), *map(_wrapped, story.details), *_open(record)]
-    parts += [*_evaluations(record), *_cross_play(record), *_one_prompt(record), *_timing(record)]
+    parts += [*_evaluations(record), *_cross_play(record), *_one_prompt(record), *_benchmarks(record), *_timing(record)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -104,6 +106,35 @@ def _verdict(version: Version) -> str:
         f"Verdict with the preferred response first {MARKS[first]} {said[first]}, second {MARKS[second]} {said[second]}"
     )
     return text + ("." if version.recall is None else f"; principles named {100 * version.recall:.0f}%.")
+
+
+def benchmarks_text(results: Sequence[Result]) -> str:
+    """The results of benchmarks by themselves: beside the paper's, then every number of each."""
+    parts = ["# Benchmarks", "Accuracies in percent."]
+    parts += ["## Beside the paper", *_shown(paper_table(results))]
+    for result in results:
+        parts += [f"## {_cell(result.title)}", f"From {_cell(result.source)}.", *_shown(numbers_table(result))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _shown(found: Table) -> list[str]:
+    rows = [[_cell(cell) for cell in row] for row in found.rows]
+    return [table(found.header, rows), *(_wrapped(sentence) for sentence in found.sentences)]
+
+
+def _benchmarks(record: RunRecord) -> list[str]:
+    if not record.benchmarks:
+        return []
+    rows = [
+        [_cell(result.title), _cell(cells[0]), *cells[1:3], cells[6]]
+        for result in record.benchmarks
+        for cells in numbers_table(result, 5).rows
+    ]
+    header = ["benchmark", "number", "accuracy", "95%", "bias"]
+    told = (
+        "In percent. Bias: largest minus smallest accuracy of the three orders. The rules, and ours beside the paper's:"
+    )
+    return ["## Benchmarks", table(header, rows), _wrapped(f"{told} benchmarks/results.md.")]
 
 
 def _timing(record: RunRecord) -> list[str]:

@@ -1,60 +1,47 @@
-"""A trained pair of adapters at work: write a rubric for a prompt, compare two responses under it."""
+"""A trained generator and judge at work: write a rubric for a prompt; compare, rank or score responses under it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rubric_arm_lite.backends.base import ChatSampler, Sampling
-from rubric_arm_lite.config import Recipe
+from rubric_arm_lite.backends.base import ChatSampler
+from rubric_arm_lite.comparing import Case, Comparer, Progress, TooLong
+from rubric_arm_lite.config import CheckpointPair, Recipe
 from rubric_arm_lite.errors import BackendError, CheckpointError, DataError
-from rubric_arm_lite.evaluate import majority
-from rubric_arm_lite.parsing import parse_rubric
-from rubric_arm_lite.phases import JudgeDesk, RubricWriter
+from rubric_arm_lite.phases import RubricWriter
+from rubric_arm_lite.pointwise import PointwiseScore
 from rubric_arm_lite.prompts import PromptBuilder, Templates
-from rubric_arm_lite.recipe_file import load_recipe
+from rubric_arm_lite.ranking import Method, Pair, Ranking, placed, play
+from rubric_arm_lite.recipe_file import load_recipe, shipped_names
 from rubric_arm_lite.rubric_cache import RubricCache
 from rubric_arm_lite.run_dir import RECIPE, STATE, RunState
-from rubric_arm_lite.seeds import derive_seed
-from rubric_arm_lite.types import ROLES, Comparison, Judgement, Prompt, Rubric, Side, other_side
+from rubric_arm_lite.scoring import ScoreCase, Scorer
+from rubric_arm_lite.types import ROLES, Prompt, Rubric, Side
+from rubric_arm_lite.verdicts import Orders, Verdict
 
 if TYPE_CHECKING:
     from rubric_arm_lite.backends.server_settings import ServerSettings
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the judge says of two responses.
+class RubricRewardModel:
+    """Rubric generator and judge: adapters on one base or two full models, on this machine or behind a server.
 
     Attributes:
-        winner: "A" or "B" as the caller gave them; None if there is no majority over orders and votes.
-        consistent: whether every verdict named the same response.
-        confidence: share of the verdicts asked for that named the winner.
-        rubric: the criteria that were used.
-        judgements: the judge's texts, in the caller's order of responses.
-        flipped: the judge's texts with the two responses swapped.
+        model: what is asked; ``model.tokens_written`` counts.
+        recipe: how it is asked.
+        prompts: how requests and responses are written for it.
+        cache: the rubrics written so far, with a hit rate; equal prompts share one as long as this object lives.
     """
-
-    winner: Side | None
-    consistent: bool
-    confidence: float
-    rubric: Rubric
-    judgements: tuple[Judgement, ...]
-    flipped: tuple[Judgement, ...]
-
-
-class RubricRewardModel:
-    """Rubric generator and judge on one base, on this machine or behind a server."""
 
     def __init__(self, model: ChatSampler, recipe: Recipe) -> None:
         self.model = model
         self.recipe = recipe
-        templates = Templates.load(recipe.prompts.rubric_template, recipe.prompts.judge_template)
-        self.prompts = PromptBuilder(templates, model.control_tokens())
-        self._writer = RubricWriter(model, self.prompts, RubricCache(recipe.cache.capacity))
-        self._desk = JudgeDesk(model, self.prompts)
+        self.prompts = PromptBuilder(Templates.of(recipe.prompts), model.control_tokens())
+        self.cache = RubricCache(recipe.cache.capacity)
+        self._comparer = Comparer(model, recipe, self.prompts, RubricWriter(model, self.prompts, self.cache))
+        self._scorer = Scorer(model, recipe, self.prompts, self._comparer)
 
     @classmethod
     def from_run(cls, run: str | Path, state: str = "final") -> RubricRewardModel:
@@ -67,10 +54,14 @@ class RubricRewardModel:
         Raises:
             CheckpointError: if the directory is no run, or has not come that far.
         """
+        import torch
+
         from rubric_arm_lite.backends.loader import load_model
 
         path = Path(run)
         recipe = recipe_of_run(path)
+        if recipe.threads is not None:  # as in the run itself: sums, and so near ties, depend on their number
+            torch.set_num_threads(recipe.threads)
         model = load_model(recipe.model, recipe.seed)
         for role in ROLES:
             model.load_adapter(role, adapter_folder(path, role, state))
@@ -85,6 +76,34 @@ class RubricRewardModel:
         model.load_adapter("rubric", Path(rubric))
         model.load_adapter("judge", Path(judge))
         return cls(model, recipe)
+
+    @classmethod
+    def from_pretrained(cls, rubric: str | Path, judge: str | Path, recipe: Recipe | None = None) -> RubricRewardModel:
+        """Load two full checkpoints: folders (such as ``rubric-arm export --merge`` writes) or Hub ids.
+
+        Args:
+            recipe: how they are loaded (dtype, quantisation, context) and asked (templates, lengths); the shipped
+                ``released-8b`` if left out.
+
+        Raises:
+            BackendError: if one of them cannot be loaded.
+        """
+        recipe = recipe or load_recipe("released-8b")
+        pair = CheckpointPair(rubric=str(rubric), judge=str(judge))
+        model = recipe.model.model_copy(update={"checkpoints": pair})
+        return cls.from_recipe(recipe.model_copy(update={"model": model}))
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe) -> RubricRewardModel:
+        """Load the two full checkpoints that the recipe names under ``model.checkpoints``.
+
+        Raises:
+            ConfigError: if it names none.
+            BackendError: if one of them cannot be loaded.
+        """
+        from rubric_arm_lite.backends.two_models import load_two_models
+
+        return cls(load_two_models(recipe.model, recipe.seed), recipe)
 
     @classmethod
     def from_server(cls, settings: ServerSettings, recipe: Recipe) -> RubricRewardModel:
@@ -102,69 +121,133 @@ class RubricRewardModel:
         return self.rubrics([prompt])[0]
 
     def rubrics(self, prompts: Sequence[Prompt]) -> list[Rubric]:
-        """Greedy rubrics, one per prompt; equal prompts are written once."""
-        self._check_fit([("the prompt", self.prompts.rubric_prompt(p)) for p in prompts], self._rubric_sampling)
-        return self._writer.write([(prompt, 0) for prompt in prompts], self._rubric_sampling, self.recipe.seed)
+        """Greedy rubrics, one per prompt; equal prompts are written once, as long as the model lives."""
+        return self._comparer.rubrics(prompts, [f"prompt {i}" for i in range(1, len(prompts) + 1)])
 
     def compare(
-        self, prompt: Prompt, response_a: str, response_b: str, rubric: Rubric | str | None = None, votes: int = 1
+        self,
+        prompt: Prompt,
+        response_a: str,
+        response_b: str,
+        rubric: Rubric | str | None = None,
+        votes: int = 1,
+        orders: Orders = "both",
     ) -> Verdict:
-        """Judge two responses in both orders.
+        """Judge two responses: winner, confidence, and what was found per criterion.
 
         Args:
             rubric: criteria to use in place of the generator's: a parsed rubric, or its text.
             votes: judgements per order; 1 is greedy, more are sampled.
+            orders: ``both``, or one only: half the cost, and open to position bias.
 
         Raises:
             DataError: if a rubric given as text does not parse, or a text is longer than the context.
         """
-        return self.compare_many([(prompt, response_a, response_b, rubric)], votes)[0]
+        return self.compare_many([(prompt, response_a, response_b, rubric)], votes, orders=orders)[0]
 
     def compare_many(
         self,
-        cases: Sequence[tuple[Prompt, str, str, Rubric | str | None]],
+        cases: Sequence[Case],
         votes: int = 1,
         names: Sequence[str] | None = None,
+        orders: Orders = "both",
+        too_long: TooLong = "raise",
+        progress: Progress | None = None,
     ) -> list[Verdict]:
-        """:meth:`compare` for many cases at once, batched; ``names`` are used in errors."""
+        """:meth:`compare` for many cases at once, batched; equal prompts share one rubric.
+
+        Args:
+            names: what errors call the cases.
+            too_long: ``leave`` gives a case that does not fit the context a verdict without judgements.
+            progress: called with (cases done, cases in all).
+        """
         names = names or [f"case {i}" for i in range(1, len(cases) + 1)]
-        given = [None if case[3] is None else _given(case[3], name) for case, name in zip(cases, names, strict=True)]
-        missing = [(name, case[0]) for case, name in zip(cases, names, strict=True) if case[3] is None]
-        self._check_fit([(name, self.prompts.rubric_prompt(p)) for name, p in missing], self._rubric_sampling)
-        written = iter(self.rubrics([prompt for _, prompt in missing]) if missing else [])
-        rubrics = [next(written) if rubric is None else rubric for rubric in given]
-        asked: list[tuple[Comparison, Rubric]] = []
-        for (prompt, a, b, _), rubric, name in zip(cases, rubrics, names, strict=True):
-            if rubric.usable:
-                # The side is only where response A stands; there is no label here.
-                asked.append((Comparison(name, prompt, a, b, "A"), rubric))
-                asked.append((Comparison(name, prompt, b, a, "B"), rubric))
-        evaluation = self.recipe.evaluation
-        temperature = evaluation.judge_temperature if votes == 1 else evaluation.vote_temperature
-        sampling = Sampling(evaluation.judge_max_tokens, votes, temperature)
-        self._check_fit(
-            [(c.pair_id, self.prompts.judge_prompt(c.prompt, r, c.response_a, c.response_b)) for c, r in asked],
-            sampling,
-        )
-        seed = derive_seed(self.recipe.seed, "compare")
-        answers = iter(self._desk.judge(asked, sampling, seed) if asked else [])
-        return [
-            _verdict(rubric, next(answers), next(answers)) if rubric.usable else _verdict(rubric, [], [])
-            for rubric in rubrics
-        ]
+        return self._comparer.compare(cases, names, votes, orders, too_long, progress)
 
-    @property
-    def _rubric_sampling(self) -> Sampling:
-        return Sampling(self.recipe.evaluation.rubric_max_tokens, 1, 0.0)
+    def rank(
+        self,
+        prompt: Prompt,
+        responses: Sequence[str],
+        method: Method = "round_robin",
+        rubric: Rubric | str | None = None,
+        votes: int = 1,
+        rounds: int | None = None,
+        progress: Progress | None = None,
+    ) -> Ranking:
+        """Order responses from the best by judging pairs of them, in both orders, under one rubric.
 
-    def _check_fit(self, texts: Sequence[tuple[str, str]], sampling: Sampling) -> None:
-        for name, text in texts:
-            length = self.model.prompt_tokens(text) + sampling.max_tokens
-            if length > self.recipe.model.max_context:
-                raise DataError(
-                    f"{name}: {length} tokens with the answer, more than model.max_context "
-                    f"({self.recipe.model.max_context}). Shorten the texts, or use a run with a longer context."
-                )
+        Args:
+            method: ``round_robin`` judges n (n − 1) / 2 pairs; ``swiss`` about n / 2 in each of ⌈log2 n⌉ rounds.
+            rounds: more (or fewer) Swiss rounds.
+            progress: called with (pairs done, pairs of this round).
+
+        Raises:
+            DataError: if there are no responses, a rubric given does not parse, or a text exceeds the context.
+        """
+        if not responses:
+            raise DataError("There are no responses to rank. Give at least one.")
+        used = self._comparer.rubrics_for([(prompt, rubric)], ["the prompt"])[0]
+        players = list(dict.fromkeys(responses))
+        numbers = [f"response {responses.index(text) + 1}" for text in players]
+        named: list[Side | None] = []
+
+        def judge(pairs: Sequence[Pair]) -> list[float]:
+            if not used.usable:
+                return [0.5] * len(pairs)
+            cases: list[Case] = [(prompt, players[a], players[b], used) for a, b in pairs]
+            names = [f"{numbers[a]} and {numbers[b]}" for a, b in pairs]
+            verdicts = self.compare_many(cases, votes, names, progress=progress)
+            named.extend(side for verdict in verdicts for side in verdict.named)
+            return [0.5 + (v.share("A") - v.share("B")) / 2 for v in verdicts]
+
+        standings, judged = play(len(players), method, judge, rounds)
+        pairs = judged if used.usable else 0
+        return Ranking(placed(responses, players, standings), used, pairs, len(named), named.count(None))
+
+    def score(
+        self, prompt: Prompt, response: str, rubric: Rubric | str | None = None, justify: bool = False
+    ) -> PointwiseScore:
+        """How far one response meets its prompt's rubric, in [−1, 1], after RUBRIC-ARROW (arXiv 2605.29156).
+
+        Σ w (p_true − p_false) / Σ w over the criteria, w = 3 for a hard rule and 1 for a principle. The judge of this
+        project is trained to compare; unless it was also trained to answer pointwise, the numbers are only as good as
+        its base, and :meth:`compare` or :meth:`rank` is the better choice.
+
+        Args:
+            rubric: criteria to use in place of the generator's.
+            justify: let the judge write a justification before each answer, as in the paper: slower, and where its
+                text does not keep the form there is no value. Otherwise it answers each criterion at once, by itself.
+
+        Raises:
+            BackendError: if the backend gives no probabilities (a server), or the tokenizer lacks true and false.
+            DataError: if a rubric given as text does not parse, or a text is longer than the context.
+        """
+        return self.score_many([(prompt, response, rubric)], justify)[0]
+
+    def score_many(
+        self,
+        cases: Sequence[ScoreCase],
+        justify: bool = False,
+        names: Sequence[str] | None = None,
+        too_long: TooLong = "raise",
+        progress: Progress | None = None,
+    ) -> list[PointwiseScore]:
+        """:meth:`score` for many cases at once, batched; equal prompts share one rubric."""
+        names = names or [f"case {i}" for i in range(1, len(cases) + 1)]
+        return self._scorer.score(cases, names, justify, too_long, progress)
+
+
+def recipe_of(source: str | Path) -> Recipe:
+    """The recipe that a run was made with, or that a file or a shipped recipe's name means.
+
+    Raises:
+        CheckpointError: if it is neither.
+        ConfigError: if the recipe cannot be used.
+    """
+    named = str(source)
+    if not Path(source).is_dir() and (named.endswith((".yaml", ".yml")) or named in shipped_names()):
+        return load_recipe(named)
+    return recipe_of_run(source)
 
 
 def recipe_of_run(run: str | Path) -> Recipe:
@@ -177,24 +260,6 @@ def recipe_of_run(run: str | Path) -> Recipe:
     if not (path / RECIPE).is_file():
         raise CheckpointError(f"{path} is not a run directory: it has no {RECIPE}. Make one with rubric-arm run.")
     return load_recipe(str(path / RECIPE))
-
-
-def _verdict(rubric: Rubric, straight: Sequence[Judgement], flipped: Sequence[Judgement]) -> Verdict:
-    named: list[Side | None] = [j.winner for j in straight]
-    named += [None if j.winner is None else other_side(j.winner) for j in flipped]
-    winner = majority(named)
-    share = sum(n == winner for n in named) / len(named) if winner is not None else 0.0
-    return Verdict(winner, winner is not None and share == 1.0, share, rubric, tuple(straight), tuple(flipped))
-
-
-def _given(rubric: Rubric | str, name: str) -> Rubric:
-    parsed = parse_rubric(rubric) if isinstance(rubric, str) else rubric
-    if not parsed.usable:
-        raise DataError(
-            f"{name}: the rubric given does not parse. Write a numbered list, each line like "
-            "`1. The response … [Hard Rule]` or `… [Principle]`, and nothing else."
-        )
-    return parsed
 
 
 def adapter_folder(run: Path, role: str, state: str) -> Path:

@@ -45,6 +45,7 @@ def test_version_and_help_need_no_torch() -> None:
         "rubric",
         "judge",
         "evaluate",
+        "label",
         "report",
         "testbed",
         "show-recipe",

@@ -65,6 +65,15 @@ def test_a_file_that_is_no_journal_is_left_alone(tmp_path: Path, content: str) -
     assert path.read_text() == content
 
 
+@pytest.mark.parametrize("content", ["hello", '{"prompt": "x"}\n', "[1]\n"])
+def test_starting_anew_does_not_empty_a_file_that_is_no_journal(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(content)
+    with pytest.raises(CheckpointError, match=r"pairs.jsonl is no journal"):
+        Journal.open(path, JOB, "overwrite")
+    assert path.read_text() == content
+
+
 def test_a_broken_row_inside_is_named_by_its_line(tmp_path: Path) -> None:
     path = tmp_path / "work.jsonl"
     path.write_text(json.dumps({"job": JOB}) + '\n{"key": "a"}\n{"key": \n{"key": "b"}\n')

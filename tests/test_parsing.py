@@ -265,6 +265,7 @@ ADVERSARIAL = {
     "dots behind a verdict": "--- Final Judgment ---\nWinner: Response A" + ". " * (LONG // 2) + "x",
     "blanks in a verdict": "Winner: Response" + " " * LONG,
     "winner words": "winner " * (LONG // 7),
+    "ends of thoughts": "</think>" * (LONG // 8),
     "articles": "the " * (LONG // 4),
     "final words": "final " * (LONG // 6),
     "zero width": "\u200b" * (LONG // 3) + "Winner: Response A",
@@ -287,6 +288,13 @@ def test_parsers_stay_fast_on_200_kilobytes(text: str) -> None:
     parse_rubric(text)
     check_format(parse_judgement(text, RUBRIC), RUBRIC)
     assert time.process_time() - start < 1.0, "a quadratic pattern would take minutes"
+
+
+@pytest.mark.parametrize("text", ADVERSARIAL.values(), ids=ADVERSARIAL)
+def test_thoughts_of_200_kilobytes_are_read_fast(text: str) -> None:
+    start = time.process_time()
+    parse_direct(f"{text}</think>{text}")
+    assert time.process_time() - start < 2.0, "a quadratic pattern would take minutes"
 
 
 def test_ten_thousand_quoted_lines_do_not_hide_the_verdict() -> None:

@@ -12,6 +12,7 @@ import torch
 from rubric_arm_lite import plan as module
 from rubric_arm_lite.advantages import group_advantages
 from rubric_arm_lite.backends.loader import two_adapters
+from rubric_arm_lite.backends.two_models import TwoModels
 from rubric_arm_lite.batching import make_batch
 from rubric_arm_lite.bench.ours import Ours, write_adapters
 from rubric_arm_lite.bench.work import BenchSettings, Work, make_folder
@@ -25,14 +26,17 @@ from rubric_arm_lite.plan import (
     KNOWN,
     QWEN3,
     Plan,
+    Shape,
     Stage,
     make_plan,
     plan_for,
     shape_of,
     tokens_per_cycle,
 )
+from rubric_arm_lite.prompts import PromptBuilder, Templates
 from rubric_arm_lite.recipe_file import load_recipe, shipped_recipes
 from rubric_arm_lite.testbed.tokenizer import build_tokenizer
+from rubric_arm_lite.types import ROLES
 from tests import tiny
 
 MEASURED = Path(__file__).parents[1] / "benchmarks" / "gpu" / "results.json"
@@ -46,6 +50,7 @@ CARDS = {
     "qwen3-8b-24gb": 23.5,
     "qwen3-14b-24gb": 23.5,
     "qwen3-32b-24gb": 23.5,
+    "released-8b": 15.5,
 }
 """GiB of the cards that recipes are named after."""
 
@@ -235,13 +240,10 @@ def test_every_recipe_fits_the_card_it_is_named_after() -> None:
         assert plan.peak <= card * GIB, name
 
 
-@pytest.mark.parametrize("name", CARDS)
-def test_every_recipe_is_built_to_the_backend(name: str) -> None:
-    """Its adapters on one layer of its base's widths, without weights."""
+def one_layer(shape: Shape) -> Any:
+    """One layer of a base's widths, without weights."""
     import transformers as tf
 
-    settings = load_recipe(name).model
-    shape = KNOWN[settings.base]
     config = tf.Qwen3Config(
         vocab_size=512,
         hidden_size=shape.hidden,
@@ -253,11 +255,34 @@ def test_every_recipe_is_built_to_the_backend(name: str) -> None:
         tie_word_embeddings=shape.tied,
     )
     with torch.device("meta"):
-        base = tf.Qwen3ForCausalLM(config)
+        return tf.Qwen3ForCausalLM(config)
+
+
+@pytest.mark.parametrize("name", [name for name in CARDS if name != "released-8b"])
+def test_every_recipe_is_built_to_the_backend(name: str) -> None:
+    """Its adapters on one layer of its base's widths, without weights."""
+    settings = load_recipe(name).model
+    shape = KNOWN[settings.base]
+    base = one_layer(shape)
     model = two_adapters(base, build_tokenizer(), settings, 0)
     weights = sum(p.numel() for _, p in model.parameters("rubric"))
     assert weights * shape.layers == shape.lora_weights(settings)
     assert base.is_gradient_checkpointing
+
+
+def test_the_released_checkpoints_are_two_models_to_be_asked() -> None:
+    recipe = load_recipe("released-8b")
+    pair = recipe.model.checkpoints
+    assert pair is not None and pair.rubric != pair.judge
+    plan = plan_for(recipe, 40)
+    assert [stage.name for stage in plan.stages] == ["asking"] and plan.tokens == {}
+    assert plan.least > 2 * plan_for(load_recipe("qwen3-8b-16gb"), 40).stages[0].parts["weights"]
+    assert plan_for(recipe, 12).fits is False
+    shape = KNOWN[recipe.model.base]
+    two = TwoModels(*(two_adapters(one_layer(shape), build_tokenizer(), recipe.model, 0) for _ in ROLES))
+    assert two.prompt_tokens("gardens") == two.model_of("judge").prompt_tokens("gardens")
+    prompts = PromptBuilder(Templates.of(recipe.prompts), two.control_tokens())
+    assert two.prompt_tokens(prompts.rubric_prompt("gardens")) < recipe.model.max_context
 
 
 def test_the_best_recipe_is_the_largest_base_that_fits() -> None:

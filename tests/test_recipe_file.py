@@ -258,6 +258,11 @@ BAD_FILES = [
     ),
     ("data: {test_fraction: 1}\n", "`data.test_fraction` is 1. Allowed: a finite number, above 0 and below 1."),
     ("model: {gradient_checkpointing: yes}\n", "is 'yes'. Allowed: true or false. Correct it"),
+    (
+        "model:\n  checkpoints: {judge: j}\n",
+        "line 2: `model.checkpoints.rubric` is missing. Give text, or leave out `model.checkpoints`.",
+    ),
+    ("model: {checkpoints: {judge: 3, rubric: r}}\n", "`model.checkpoints.judge` is 3. Allowed: text."),
     ("model: {dtype: fp16}\n", "`model.dtype` is 'fp16'. Allowed: auto, float32, bfloat16, float16."),
     (
         "model: {lora: {target_modules: q}}\n",
@@ -486,6 +491,13 @@ def test_a_path_beside_the_recipe_becomes_absolute(elsewhere: Path, field: str) 
     assert value_of(load_recipe(path, overrides), field) == str((elsewhere / "files" / "here").resolve())
 
 
+def test_checkpoints_beside_the_recipe_become_absolute(elsewhere: Path) -> None:
+    path = write(elsewhere, "model:\n  checkpoints: {rubric: files/here, judge: owner/name}\n")
+    pair = load_recipe(path).model.checkpoints
+    assert pair is not None
+    assert (pair.rubric, pair.judge) == (str((elsewhere / "files" / "here").resolve()), "owner/name")
+
+
 @pytest.mark.parametrize("field", [*PATH_FIELDS, "model.base"])
 @pytest.mark.parametrize("value", ["files/none", "Qwen/Qwen3-8B", "/abs/path", "z" * 5000])
 def test_other_values_stay_as_they_are(elsewhere: Path, field: str, value: str) -> None:
@@ -577,7 +589,9 @@ def test_a_dumped_recipe_loads_back_equal(tmp_path: Path, **drawn: Any) -> None:
 
 def test_dump_is_complete_readable_and_stable(tmp_path: Path) -> None:
     text = dump_recipe(Recipe())
-    assert text.startswith("name: run\ndescription: ''\nseed: 0\nthreads: null\nmodel:\n  base: testbed\n")
+    assert text.startswith(
+        "name: run\ndescription: ''\nseed: 0\nthreads: null\nmodel:\n  backend: transformers\n  base: testbed\n"
+    )
     again = load_recipe(write(tmp_path, text))
     assert again == Recipe()
     assert dump_recipe(again) == text

@@ -131,6 +131,54 @@ def test_a_plain_answer(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
+def test_answers_are_given_as_they_come_in_with_what_they_took(start: Start) -> None:
+    def late(request: Request) -> Reply:
+        reply = as_json({**completions(request.prompt), "usage": {"prompt_tokens": 3, "completion_tokens": 5}})
+        reply.delay = 0.3 if request.prompt == "prompt 0" else 0.0
+        return reply
+
+    server = start(late)
+    asked = client(server, concurrency=2)
+    found = asked.answered("judge", examples(4), Sampling(5))
+    first = next(found)
+    assert first[0] == 1 and first[1].samples[0].text == "prompt 1"
+    assert (first[2].prompt_tokens, first[2].completion_tokens) == (3, 5)
+    assert sorted(place for place, _, _ in found) == [0, 2, 3]
+    assert asked.tokens_written == 20
+    for _ in asked.answered("judge", examples(50), Sampling(5)):
+        break  # whoever takes no more stops the rest
+    assert len(server.requests) < 4 + 10
+    told = event(0, "x", "stop") + b'data: {"choices": [], "usage": {"prompt_tokens": 9}}\n\n' + DONE
+    server.behaviour = lambda request: Reply(pieces=[told])
+    ((_, _, usage),) = client(server, stream=True).answered("judge", examples(), Sampling(5))
+    assert (usage.prompt_tokens, usage.completion_tokens) == (9, 1)
+
+
+def test_no_request_goes_out_before_an_answer_was_taken(start: Start) -> None:
+    server = start(lambda request: as_json(completions("x")))
+    found = client(server, concurrency=3).answered("judge", examples(20), Sampling(5))
+    next(found)
+    time.sleep(0.2)
+    assert len(server.requests) == 3
+    assert len(list(found)) == 19
+
+
+def test_answers_before_an_error_are_not_lost(start: Start) -> None:
+    server = start(lambda request: Reply(403) if request.prompt == "prompt 3" else as_json(completions("x")))
+    places = []
+    with pytest.raises(BackendError, match="403"):
+        for place, _, _ in client(server, concurrency=1).answered("judge", examples(9), Sampling(5)):
+            places.append(place)
+    assert places == [0, 1, 2] and len(server.requests) == 4
+
+
+def test_thinking_is_switched_on_where_it_is_asked_for(start: Start) -> None:
+    server = start(lambda request: as_json(completions("x")))
+    for settings in ({}, {"disable_thinking": False}):
+        client(server, **settings).sample("judge", examples(), Sampling(5, thinking=True))
+    assert [r.body["chat_template_kwargs"] for r in server.requests] == [{"enable_thinking": True}] * 2
+
+
 def test_models_endpoints_and_no_key(start: Start) -> None:
     plain = {"choices": [{"index": 0, "text": "words", "finish_reason": "stop"}]}
     server = start(lambda request: as_json(plain))

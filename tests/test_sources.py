@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rubric_arm_lite.benchmarks import catalogue
 from rubric_arm_lite.config import DataSettings, Form, WarmupSettings
 from rubric_arm_lite.data import RowIds, WarmupRow, pair_as_row, pair_of_row, trajectory_as_row, trajectory_of_row
 from rubric_arm_lite.errors import DataError
@@ -300,6 +301,13 @@ def test_decontamination_by_file_folder_and_name(tmp_path: Path, monkeypatch: py
     assert message.startswith("decontaminate: There is no file") and all(name in message for name in BENCHMARKS)
     without = write_jsonl(tmp_path / "other.jsonl", [{"x": "y"}])
     assert "found: x" in message_of(lambda: overlap_with([str(without)], 13))
+
+
+def test_benchmarks_have_one_name_and_place() -> None:
+    for name, known in BENCHMARKS.items():
+        listed = catalogue.BENCHMARKS[name]
+        assert listed.source == known.hub_id
+        assert [(part.config, part.split) for part in listed.parts] == [(known.config, split) for split in known.splits]
 
 
 # --- trajectories ---------------------------------------------------------------------------------------------------

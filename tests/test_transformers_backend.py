@@ -401,6 +401,38 @@ def test_encode_refuses_smuggled_control_tokens(model: TwoAdapterModel, smuggled
     assert at_rest(model)
 
 
+THINKING_TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{{ '<|im_start|>assistant\n' }}{% if not enable_thinking %}{{ 'gardens' }}{% endif %}"
+)
+"""Like Qwen3's: without thoughts the answer begins behind something that stands for empty ones."""
+
+
+def test_thinking_is_switched_on_in_the_template(tiny_folder: tiny.Folders) -> None:
+    model = tiny.load(tiny_folder("qwen3"))
+    assert not model.thinks(), "the testbed's template has no switch"
+    (usual,) = model.sample(None, tiny.examples(("stone",)), Sampling(3, 1, 0.0))
+    (same,) = model.sample(None, tiny.examples(("stone",)), Sampling(3, 1, 0.0, thinking=True))
+    assert usual == same
+    model.tokenizer.chat_template = THINKING_TEMPLATE
+    assert model.thinks()
+    (off,) = model.sample(None, tiny.examples(("stone",)), Sampling(3, 1, 0.0))
+    (on,) = model.sample(None, tiny.examples(("stone",)), Sampling(3, 1, 0.0, thinking=True))
+    assert on.prompt_ids == usual.prompt_ids and len(off.prompt_ids) == len(on.prompt_ids) + 1
+    assert tuple(model.encode("stone")) == off.prompt_ids, "training and ordinary use never think"
+
+
+def test_a_switch_that_adds_control_tokens_is_no_smuggling(tiny_folder: tiny.Folders) -> None:
+    model = tiny.load(tiny_folder("qwen3"))
+    tokenizer = model.tokenizer
+    tokenizer.chat_template = THINKING_TEMPLATE.replace("gardens", "<|im_start|><|im_end|>")
+    model = TwoAdapterModel(model.model, tokenizer, model.settings)
+    for thinking in (False, True):
+        model.sample(None, tiny.examples(("stone",)), Sampling(2, 1, 0.0, thinking=thinking))
+        with pytest.raises(BackendError, match="control tokens"):
+            model.sample(None, tiny.examples(("stone<|im_end|>",)), Sampling(2, 1, 0.0, thinking=thinking))
+
+
 def test_encode_takes_unknown_words(model: TwoAdapterModel) -> None:
     assert model.tokenizer.unk_token_id in model.encode("supercalifragilistic <unk>")
 

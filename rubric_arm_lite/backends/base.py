@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rubric_arm_lite.types import Example, RolloutGroup
 
@@ -67,4 +67,28 @@ class ChatSampler(Sampler, Protocol):
 
     def control_tokens(self) -> list[str]:
         """Strings that outside text must not bring into a prompt."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NextWords:
+    """A place in an answer, and what could be written there.
+
+    Attributes:
+        prompt: the user turn.
+        written: the answer up to that place.
+        options: how it could go on, each with the blank it begins with.
+    """
+
+    prompt: str
+    written: str
+    options: tuple[str, ...]
+
+
+@runtime_checkable
+class WordReader(Protocol):
+    """A sampler that also says how probable given words are."""
+
+    def next_word_logprobs(self, adapter: str | None, questions: Sequence[NextWords]) -> list[tuple[float, ...]]:
+        """Log-probabilities, in nats at temperature 1, of each question's options."""
         ...

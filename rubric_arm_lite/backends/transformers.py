@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from rubric_arm_lite.backends import shared_prefix
-from rubric_arm_lite.backends.base import Sampling
+from rubric_arm_lite.backends.answers import next_word_logprobs
+from rubric_arm_lite.backends.base import NextWords, Sampling
 from rubric_arm_lite.backends.generation import Completion, generate
 from rubric_arm_lite.batching import Layout, RowBatch, positions
 from rubric_arm_lite.config import ModelSettings
@@ -409,6 +410,10 @@ class TwoAdapterModel:
         ids = completion.token_ids[:-1] if completion.stopped else completion.token_ids
         text = self.tokenizer.decode(ids, skip_special_tokens=False)
         return Sample(text, completion.token_ids, completion.logprobs, "stop" if completion.stopped else "length")
+
+    def next_word_logprobs(self, adapter: str | None, questions: Sequence[NextWords]) -> list[tuple[float, ...]]:
+        """See :class:`~rubric_arm_lite.backends.base.WordReader` and :mod:`.answers`."""
+        return next_word_logprobs(self, adapter, questions)
 
     # --- scoring for updates ------------------------------------------------------------------------------------
 

@@ -57,18 +57,29 @@ class InferenceSettings:
     one_by_one: int = 0
 
 
-def check_judges(names: Sequence[str], trained: bool) -> list[JudgeName]:
+def check_judges(names: Sequence[str], trained: bool, base: bool = True) -> list[JudgeName]:
     """The judges asked for, in their usual order; without names, all there are.
 
+    Args:
+        trained: whether there are a trained generator and judge.
+        base: whether there is a model without adapters; two full checkpoints have none.
+
     Raises:
-        ConfigError: for a name that is none, or the trained judge where nothing was trained.
+        ConfigError: for a name that is none, or a judge that is not there.
     """
     unknown = [name for name in names if name not in JUDGES]
     if unknown:
         raise ConfigError(f"--judge {unknown[0]}: not a judge. Use one of {', '.join(JUDGES)}.")
-    if "trained" in names and not trained:
+    there = [name for name in JUDGES if (trained if name == "trained" else base)]
+    absent = [name for name in names if name not in there]
+    if absent == ["trained"]:
         raise ConfigError("--judge trained: a recipe's model is not trained. Give --run, or leave this judge out.")
-    return [name for name in JUDGES if (name in names if names else trained or name != "trained")]
+    if absent:
+        raise ConfigError(
+            f"--judge {absent[0]}: it is asked of a base without adapters, and two full checkpoints have none. Use "
+            "--judge trained."
+        )
+    return [name for name in there if not names or name in names]
 
 
 def measure(

@@ -40,9 +40,9 @@ BENCHMARKS = {
     "judgebench": Benchmark("ScalerLab/JudgeBench", ("gpt", "claude"), "question"),
     "ppe-ifeval": Benchmark("lmarena-ai/PPE-IFEval-Best-of-K", ("train",)),
     "helpsteer3": Benchmark("nvidia/HelpSteer3", ("validation",), "context", "preference"),
-    "writingpreferencebench": Benchmark("m-a-p/WritingPreferenceBench", (None,)),
+    "writing": Benchmark("m-a-p/Writing-Preference-Bench", (None,)),
 }
-"""Benchmarks that can be named."""
+"""Benchmarks that can be named, as in :mod:`rubric_arm_lite.benchmarks.catalogue`, which stands on a floor above."""
 _PROMPT_COLUMNS = ("prompt", "instruction", "question", "context", "conversation_input")
 """Where a file of prompts may have them, the first of these that is there."""
 
