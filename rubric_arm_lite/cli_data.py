@@ -1,15 +1,272 @@
-"""``rubric-arm data``: verbs over data files."""
+"""``rubric-arm data``: what a source of rows holds, the same rows in our own form, and warm-up data made from pairs."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
 
+from rubric_arm_lite.cli_common import print_json, quiet_libraries
+from rubric_arm_lite.cli_options import JsonOption
 from rubric_arm_lite.cli_synthesize import synthesize
 
-data_app = typer.Typer(help="Make warm-up data.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from rubric_arm_lite.data import WarmupRow
+    from rubric_arm_lite.prompts import PromptBuilder
+    from rubric_arm_lite.sources.counts import Counts
+    from rubric_arm_lite.sources.survey import Measure, Survey
+    from rubric_arm_lite.types import PreferencePair
+
+data_app = typer.Typer(help="Look at data, bring it into our form, make warm-up data.", no_args_is_help=True)
 data_app.command("synthesize")(synthesize)
 
+SourceArgument = Annotated[
+    str, typer.Argument(help="A JSONL, CSV or Parquet file, a folder, or a Hub id (owner/name).")
+]
+WarmupOption = Annotated[bool, typer.Option("--warmup", help="Trajectories (rubric and judgement) in place of pairs.")]
+FormOption = Annotated[str, typer.Option(help="What the columns mean: auto, pairs (our own) or a known form's name.")]
+ConfigOption = Annotated[str | None, typer.Option(help="The data set's configuration, or a folder in it.")]
+SplitOption = Annotated[str | None, typer.Option(help="Split to read.")]
+RevisionOption = Annotated[str | None, typer.Option(help="Commit or tag on the Hub.")]
+StreamOption = Annotated[bool, typer.Option("--stream", help="Read while downloading; keep nothing in the cache.")]
+RowsOption = Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")]
+SubsetOption = Annotated[list[str] | None, typer.Option(help="Only rows of this subset; may be given again.")]
+SampleOption = Annotated[int | None, typer.Option(min=1, help="At most so many prompts, drawn by --seed.")]
+DecontaminateOption = Annotated[
+    list[str] | None, typer.Option(help="Leave out overlap with this benchmark (name, file, folder, Hub id); again.")
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="Of the sample.")]
 
-@data_app.callback()
-def _data() -> None:
-    """A group even with one verb."""
+
+@data_app.command()
+def check(
+    source: SourceArgument,
+    warmup: WarmupOption = False,
+    form: FormOption = "auto",
+    config: ConfigOption = None,
+    split: SplitOption = None,
+    revision: RevisionOption = None,
+    stream: StreamOption = False,
+    rows: RowsOption = None,
+    subset: SubsetOption = None,
+    sample: SampleOption = None,
+    decontaminate: DecontaminateOption = None,
+    seed: SeedOption = 0,
+    model: Annotated[
+        str | None, typer.Option(help="Lengths in tokens of this model (folder, Hub id, testbed).")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="Lengths and prompts as with this recipe's model.")] = None,
+    show: Annotated[int, typer.Option(min=0, help="Print the prompts of the first so many.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """What a source holds: rows left out and why, lengths, balance, duplicates, subsets, and the first prompts.
+
+    Duplicates are counted here and left in; `data convert` and a recipe leave them out.
+    """
+    from rubric_arm_lite.report_data import safe_text
+    from rubric_arm_lite.sources.survey import survey_pairs, survey_trajectories
+
+    builder, unit, measure = _reader_of(model, recipe)
+    choices = _choices(source, form, config, split, revision, stream, rows, subset, sample)
+    if warmup:
+        found, counts = _trajectories(choices, decontaminate, seed)
+        survey = survey_trajectories(found, counts, unit, measure)
+        shown = [_trajectory_text(row, builder) for row in found[:show]]
+    else:
+        pairs, counts = _pairs({**choices, "deduplicate": "none"}, decontaminate, seed)
+        survey = survey_pairs(pairs, counts, unit, measure)
+        shown = [_pair_text(pair, builder) for pair in pairs[:show]]
+    if as_json:
+        print_json({**survey.as_json(), "shown": shown})
+    else:
+        _show(survey, "trajectories" if warmup else "pairs")
+        for text in shown:
+            print(f"\n{safe_text(text)}")
+
+
+@data_app.command()
+def convert(
+    source: SourceArgument,
+    target: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="JSONL to write, in our own form.")],
+    warmup: WarmupOption = False,
+    form: FormOption = "auto",
+    config: ConfigOption = None,
+    split: SplitOption = None,
+    revision: RevisionOption = None,
+    stream: StreamOption = False,
+    rows: RowsOption = None,
+    subset: SubsetOption = None,
+    sample: SampleOption = None,
+    decontaminate: DecontaminateOption = None,
+    deduplicate: Annotated[str, typer.Option(help="none, pairs, or prompts (one pair for each).")] = "pairs",
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a source as JSONL of pairs (data.source), or of trajectories (warmup.source) with --warmup."""
+    from rubric_arm_lite.data import pair_as_row, trajectory_as_row
+    from rubric_arm_lite.run_dir import atomic_write
+
+    _check_target(source, target)
+    choices = _choices(source, form, config, split, revision, stream, rows, subset, sample)
+    if warmup:
+        found, counts = _trajectories(choices, decontaminate, seed)
+        written = list(map(trajectory_as_row, found))
+    else:
+        pairs, counts = _pairs({**choices, "deduplicate": deduplicate}, decontaminate, seed)
+        written = list(map(pair_as_row, pairs))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in written).encode())
+    if as_json:
+        print_json({"target": str(target), **counts.as_json()})
+    else:
+        what = "trajectories" if warmup else "pairs"
+        print(f"{counts.line(what)}\n{len(written):,} {what} written to {target}")
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def _choices(
+    source: str,
+    form: str,
+    config: str | None,
+    split: str | None,
+    revision: str | None,
+    stream: bool,
+    rows: int | None,
+    subset: list[str] | None,
+    sample: int | None,
+) -> dict[str, Any]:
+    """The fields of `config.SourceSettings` that the options give."""
+    from rubric_arm_lite.errors import DataError
+
+    if source == "testbed":
+        raise DataError("The testbed makes its rows as it goes. Write some with rubric-arm testbed pairs OUT.jsonl.")
+    given = {"source": source, "form": form, "config": config, "split": split, "revision": revision}
+    return {**given, "streaming": stream, "rows": rows, "subset": tuple(subset or ()), "sample": sample}
+
+
+def _pairs(choices: dict[str, Any], benchmarks: list[str] | None, seed: int) -> tuple[list[PreferencePair], Counts]:
+    from rubric_arm_lite.config import DataSettings
+    from rubric_arm_lite.sources.overlap import overlap_with
+    from rubric_arm_lite.sources.reading import read_pairs
+
+    settings = _checked(DataSettings, {**choices, "decontaminate": tuple(benchmarks or ())})
+    return read_pairs(settings, seed, overlap_with(settings.decontaminate, settings.overlap_words))
+
+
+def _trajectories(choices: dict[str, Any], benchmarks: list[str] | None, seed: int) -> tuple[list[WarmupRow], Counts]:
+    from rubric_arm_lite.config import DataSettings, WarmupSettings
+    from rubric_arm_lite.sources.overlap import overlap_with
+    from rubric_arm_lite.sources.trajectories import read_trajectories
+
+    settings = _checked(WarmupSettings, choices)
+    return read_trajectories(settings, seed, overlap_with(benchmarks or (), DataSettings().overlap_words))
+
+
+def _checked(kind: Any, choices: dict[str, Any]) -> Any:
+    """The settings, or the first thing that is wrong with an option."""
+    from pydantic import ValidationError
+
+    from rubric_arm_lite.errors import ConfigError
+
+    try:
+        return kind.model_validate(choices)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"--{'.'.join(map(str, first['loc']))} {first['input']!r}: {first['msg']}.") from None
+
+
+def _check_target(source: str, target: Path) -> None:
+    from rubric_arm_lite.errors import DataError
+    from rubric_arm_lite.rows import JSON_SUFFIXES
+
+    if target.is_dir():
+        raise DataError(f"{target} is a folder. Name the file to write.")
+    if target.suffix.lower() not in JSON_SUFFIXES:
+        raise DataError(f"{target}: JSON Lines are written. Give a name that ends in .jsonl.")
+    if target.exists() and Path(source).exists() and target.samefile(source):
+        raise DataError(f"{target} is also the input. Choose another file to write.")
+
+
+# --- showing --------------------------------------------------------------------------------------------------------
+
+
+def _reader_of(model: str | None, recipe: str | None) -> tuple[PromptBuilder, str, Measure]:
+    """Who writes the prompts, and the unit and measure of lengths."""
+    from rubric_arm_lite.config import ModelSettings, Recipe
+    from rubric_arm_lite.prompts import PromptBuilder, Templates
+    from rubric_arm_lite.recipe_file import load_recipe
+
+    loaded = Recipe() if recipe is None else load_recipe(recipe)
+    templates = Templates.load(loaded.prompts.rubric_template, loaded.prompts.judge_template)
+    if model is None and recipe is None:
+        return PromptBuilder(templates), "words", lambda text: len(text.split())
+    quiet_libraries()
+    from rubric_arm_lite.backends.loader import load_tokenizer
+    from rubric_arm_lite.backends.transformers import control_tokens
+
+    settings = loaded.model if model is None else ModelSettings(base=model)
+    tokenizer = load_tokenizer(settings)
+    builder = PromptBuilder(templates, control_tokens(tokenizer))
+    # Lengths beyond what the model takes are wanted here, so the tokenizer's warning about them is not.
+    return builder, "tokens", lambda text: len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _pair_text(pair: PreferencePair, builder: PromptBuilder) -> str:
+    return _sections(
+        ("the generator's prompt", builder.rubric_prompt(pair.prompt)),
+        ("chosen", builder.neutralise(pair.chosen)),
+        ("rejected", builder.neutralise(pair.rejected)),
+    )
+
+
+def _trajectory_text(row: WarmupRow, builder: PromptBuilder) -> str:
+    from rubric_arm_lite.parsing import parse_rubric
+
+    rubric = parse_rubric(row.rubric)
+    if rubric.usable:
+        prompt = builder.judge_prompt(row.prompt, rubric, row.response_a, row.response_b)
+    else:
+        prompt = "(The rubric does not parse: this row teaches the generator only.)"
+    return _sections(
+        ("the generator's prompt", builder.rubric_prompt(row.prompt)),
+        ("its rubric", row.rubric),
+        ("the judge's prompt", prompt),
+        ("its judgement", row.judgement),
+    )
+
+
+def _sections(*parts: tuple[str, str]) -> str:
+    return "\n".join(f"=== {name} ===\n{text.strip()}" for name, text in parts)
+
+
+def _show(survey: Survey, what: str) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from rubric_arm_lite.cli_common import out
+    from rubric_arm_lite.report_data import safe_text
+    from rubric_arm_lite.sources.survey import QUANTILES
+
+    print(survey.counts.line(what))
+    print(f"form: {survey.counts.form}")
+    for name, value in survey.facts.items():
+        print(f"{name.replace('_', ' ')}: {value if isinstance(value, int) else round(value, 3)}")
+    table = Table(survey.unit, *(_quantile_name(share) for share in QUANTILES), box=None, pad_edge=False)
+    for kind, values in survey.lengths.items():
+        table.add_row(kind, *(f"{value:,}" for value in values))
+    out.print(table)
+    named: Sequence[tuple[str, int]] = [(name, count) for name, count in survey.subsets.items() if name]
+    if named:
+        out.print(
+            "subsets: " + ", ".join(f"{escape(safe_text(name))} {count:,}" for name, count in named[:40]),
+            highlight=False,
+        )
+
+
+def _quantile_name(share: float) -> str:
+    return {0.5: "median", 1.0: "longest"}.get(share, f"{share:.0%}")

@@ -195,6 +195,28 @@ def answer_of(value: Any, where: str) -> str:
     return last.content
 
 
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+def pair_as_row(pair: PreferencePair) -> dict[str, Any]:
+    """The columns from which :func:`load_pairs` reads this pair again."""
+    row = {"id": pair.pair_id, "prompt": prompt_as_json(pair.prompt), "chosen": pair.chosen, "rejected": pair.rejected}
+    return row | {name: text for name, text in (("source", pair.source), ("subset", pair.subset)) if text}
+
+
+def trajectory_as_row(row: WarmupRow) -> dict[str, Any]:
+    """The columns from which :func:`load_trajectories` reads this trajectory again."""
+    texts = {name: getattr(row, name) for name in ("rubric", "response_a", "response_b", "judgement")}
+    return {"prompt": prompt_as_json(row.prompt), **texts}
+
+
+def prompt_as_json(prompt: Prompt) -> str | list[dict[str, str]]:
+    """A prompt as it stands in a row: its text, or its messages."""
+    if isinstance(prompt, str):
+        return prompt
+    return [{"role": message.role, "content": message.content} for message in prompt]
+
+
 # --- blocks ---------------------------------------------------------------------------------------------------------
 
 

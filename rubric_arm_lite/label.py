@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from rubric_arm_lite.backends.base import Sampler
 from rubric_arm_lite.comparing import Case, given_rubric
-from rubric_arm_lite.data import load_responses
+from rubric_arm_lite.data import load_responses, prompt_as_json
 from rubric_arm_lite.errors import CheckpointError, DataError
 from rubric_arm_lite.journal import Journal
 from rubric_arm_lite.parsing import parse_rubric
@@ -243,7 +243,7 @@ def _output(
             kept.append(
                 {
                     "id": pair.key,
-                    "prompt": _plain(pair.prompt),
+                    "prompt": prompt_as_json(pair.prompt),
                     "chosen": chosen,
                     "rejected": rejected,
                     "rubric": row["rubric"],
@@ -252,10 +252,3 @@ def _output(
                 }
             )
     return kept, reasons
-
-
-def _plain(prompt: Prompt) -> Any:
-    """A prompt as it is written in a file."""
-    if isinstance(prompt, str):
-        return prompt
-    return [{"role": message.role, "content": message.content} for message in prompt]

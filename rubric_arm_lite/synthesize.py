@@ -18,6 +18,7 @@ from enum import Enum
 from typing import Any
 
 from rubric_arm_lite.backends.base import ChatSampler, Sampling
+from rubric_arm_lite.data import prompt_as_json
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.leaks import PHRASE_WORDS, Leak, leak_of
 from rubric_arm_lite.parsing import parse_rubric
@@ -25,7 +26,7 @@ from rubric_arm_lite.phases import JudgeDesk
 from rubric_arm_lite.prompts import ContrastPrompts, PromptBuilder, Templates, prompt_text
 from rubric_arm_lite.rewards import is_correct
 from rubric_arm_lite.seeds import derive_seed
-from rubric_arm_lite.types import Comparison, Example, Judgement, ParseStatus, PreferencePair, Prompt, Rubric, Side
+from rubric_arm_lite.types import Comparison, Example, Judgement, ParseStatus, PreferencePair, Rubric, Side
 
 WAVE = 256
 """Pairs that go through the three steps together, so that a server is kept busy and progress is seen."""
@@ -223,18 +224,12 @@ def warmup_rows(kept: Sequence[Trajectory], seed: int) -> Iterator[dict[str, Any
         side: Side = "A" if found.pair.pair_id in first else "B"
         comparison = found.pair.present(side)
         yield {
-            "prompt": _as_json(found.pair.prompt),
+            "prompt": prompt_as_json(found.pair.prompt),
             "rubric": found.rubric.render(),
             "response_a": comparison.response_a,
             "response_b": comparison.response_b,
             "judgement": found.judgements[side],
         }
-
-
-def _as_json(prompt: Prompt) -> str | list[dict[str, str]]:
-    if isinstance(prompt, str):
-        return prompt
-    return [{"role": message.role, "content": message.content} for message in prompt]
 
 
 def table(found: Synthesis) -> Iterable[tuple[str, int, int]]:

@@ -13,7 +13,7 @@ from rubric_arm_lite.parsing import parse_judgement, parse_rubric, split_lines
 from rubric_arm_lite.types import Judgement, ParseStatus, Rubric
 
 _ITEM = re.compile(r"(?:[-*•][ \t]+)?[(*_]{0,3}([0-9]{1,2})[.):][)*_]{0,2}[ \t]*(\S.*)")
-_TAGGED = re.compile(r"(.*\S)[ \t]*[*_]{0,2}\[(Hard Rule|Principle)\][*_]{0,2}\.?")
+_TAGGED = re.compile(r"(.*?\S)[ \t]*(?P<bold>\*\*|__)?\[(?P<kind>Hard Rule|Principle)\](?(bold)(?P=bold))\.?")
 _ANY_TAG = re.compile(r"\[\W*(?:hard\W*rule|principle)s?\W*\]", re.IGNORECASE)
 
 
@@ -59,4 +59,4 @@ def _rewritten(text: str) -> str | None:
     tagged = [match for item in items if (match := _TAGGED.fullmatch(item))]
     if is_open or not items or numbers != list(range(numbers[0], numbers[0] + len(items))):
         return None
-    return "\n".join(f"{number}. {match[1]} [{match[2]}]" for number, match in enumerate(tagged, start=1))
+    return "\n".join(f"{number}. {match[1]} [{match['kind']}]" for number, match in enumerate(tagged, start=1))

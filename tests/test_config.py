@@ -129,6 +129,10 @@ CONFLICTS = [
     (nested("judge.max_completion_length", 4096), "judge.max_completion_length: 4096 leaves no room for a prompt"),
     (nested("model.max_context", 512), "leaves no room for a prompt in model.max_context (512)"),
     (nested("data.source", "pairs.jsonl"), "data.source is 'pairs.jsonl'"),
+    (nested("data.split", "train"), "split: source testbed has nothing to choose from"),
+    (nested("data.subset", ("code",)), "subset: source testbed has nothing to choose from"),
+    ({"warmup": {"source": None, "rows": 5}}, "rows: source null has nothing to choose from"),
+    (nested("data.evaluation_split", "test_prefs"), "evaluation_split: 'test_prefs' is the split of data.evaluation"),
     (nested("judge.pairs_per_prompt", 5), "pairs_per_prompt: 5 is more than data.world.pairs_per_prompt (4)"),
     (nested("rubric.pairs_per_prompt", 5), "pairs_per_prompt: 5 is more than data.world.pairs_per_prompt (4)"),
     (nested("model.dtype", "float16"), "model.dtype: float16 cannot train the testbed's base"),
@@ -145,6 +149,10 @@ def test_fields_that_do_not_go_together_are_refused(tree: dict[str, Any], messag
 ALLOWED = [
     {"data": {"source": "pairs.jsonl"}, "warmup": {"source": None}},
     {"data": {"source": "pairs.jsonl"}, "warmup": {"source": "rows.jsonl"}, "judge": {"pairs_per_prompt": 9}},
+    {
+        "data": {"source": "a/b", "split": "x", "subset": ["c"], "evaluation": "a/b", "evaluation_split": "y"},
+        "warmup": {"source": "a/b", "form": "openrubric", "sample": 9, "streaming": True},
+    },
     {"data": {"world": {"topics": 6, "attributes": 12}}},
     {"data": {"world": {"liked": 0.65}}},
     {"judge": {"num_generations": 2, "epsilon": 0.99}},

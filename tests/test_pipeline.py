@@ -21,6 +21,7 @@ from rubric_arm_lite.schedule import STAGES
 from rubric_arm_lite.testbed.trajectories import Teacher
 from rubric_arm_lite.testbed.world import World
 from tests.short_run import SHORT
+from tests.source_rows import openrubric
 
 WORLD = World(8)
 
@@ -171,6 +172,27 @@ def test_changed_data_are_noticed_on_resume(own_files: dict[str, Path], tmp_path
     files["pairs"].write_text("".join(rows[4:]))
     with pytest.raises(CheckpointError, match="now holds other pairs"):
         execute(recipe, tmp_path / "run")
+
+
+def test_published_data_and_what_was_left_out_of_it(tmp_path: Path) -> None:
+    rows = [openrubric(i, "A" if i % 2 else "B") for i in range(40)]
+    source = write_rows(tmp_path / "openrubric.jsonl", [*rows, openrubric(40, "tie"), rows[0]])
+    write_rows(tmp_path / "bench.jsonl", [{"prompt": "request 3!"}])
+    (tmp_path / "own.yaml").write_text(
+        f"extends: testbed.yaml\ndata: {{source: {source.name}, decontaminate: [bench.jsonl], test_fraction: 0.3}}\n"
+        f"warmup: {{source: {source.name}}}\n"
+    )
+    small = ("evaluation.pairs=2", "evaluation.judge_max_tokens=8", "evaluation.showcase=0")
+    recipe = load_recipe(str(tmp_path / "own.yaml"), small)
+    assert recipe.data.decontaminate == (str(tmp_path / "bench.jsonl"),)
+    watcher = execute(recipe, tmp_path / "run", "base")
+    pairs, warmup = json.loads((tmp_path / "run" / "data.json").read_text())["sources"]
+    assert (pairs["rows"], pairs["kept"], pairs["form"]) == (42, 39, "openrubric")
+    assert pairs["left_out"] == {"tie": 1, "equal to an earlier pair": 1, "overlapping with a benchmark": 1}
+    held_out = json.loads((tmp_path / "run" / "data.json").read_text())["test_pairs"]
+    assert warmup["left_out"]["overlapping with a benchmark"] == 1
+    assert warmup["left_out"]["with a held-out prompt"] >= held_out > 1
+    assert f"{source}: 42 rows read, 39 rows kept" in watcher.notes[0] and "held-out prompt" in watcher.notes[1]
 
 
 def test_no_pair_fits(own_files: dict[str, Path], tiny_folder: Any) -> None:

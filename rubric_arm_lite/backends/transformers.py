@@ -297,12 +297,8 @@ class TwoAdapterModel:
         return len(self.encode(prompt))
 
     def control_tokens(self) -> list[str]:
-        """Strings that the tokenizer reads as control tokens; added words that are plain words are none."""
-        added = self.tokenizer.added_tokens_decoder.values()
-        return [
-            *self.tokenizer.all_special_tokens,
-            *(token.content for token in added if token.special or not token.content.strip().isalnum()),
-        ]
+        """Strings that the tokenizer reads as control tokens."""
+        return control_tokens(self.tokenizer)
 
     def encode_completion(self, text: str) -> list[int]:
         """Token ids of an assistant's text and the end token, for the warm-up."""
@@ -499,6 +495,15 @@ class TwoAdapterModel:
             input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False
         ).last_hidden_state
         return torch.narrow(hidden, 1, width - 1, batch.completions_RC.shape[1])
+
+
+def control_tokens(tokenizer: Any) -> list[str]:
+    """Strings that a tokenizer reads as control tokens; added words that are plain words are none."""
+    added = tokenizer.added_tokens_decoder.values()
+    return [
+        *tokenizer.all_special_tokens,
+        *(token.content for token in added if token.special or not token.content.strip().isalnum()),
+    ]
 
 
 def _rounded_forward(base: Any, down: Tensor, up: Tensor, x: Tensor, *_: Any, **__: Any) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from rubric_arm_lite.config import Form
@@ -109,9 +110,9 @@ _UNMISTAKABLE = ("openrubric", "helpsteer3")
 
 
 def known_form(source: str) -> PairForm | None:
-    """The form of a Hub id that is known, in any letter case."""
+    """The form of a known Hub id, in any letter case, or of a folder whose path ends in one, as a clone's may."""
     by_id = {form.hub_id.lower(): form for form in FORMS.values()} | {FIRST_RELEASE.lower(): FORMS["openrubric"]}
-    return by_id.get(source.lower())
+    return by_id.get("/".join(Path(source).parts[-2:]).lower())
 
 
 def form_of(chosen: Form, source: str, columns: Sequence[str]) -> PairForm | None:

@@ -47,7 +47,7 @@ def open_rows(
         return file_rows(found)
     if found is not None:
         _refuse_choices(f"{source} is a folder on this machine", revision=revision)
-        if any((found / name).is_file() for name in _SAVED):
+        if was_saved(found):
             _refuse_choices(f"{source} was written by save_to_disk", config=config)
             return _rows_of(str(source), _loaded(str(source), lambda: _from_disk(found)), split)
         path = str(found.resolve())  # an absolute path is never asked of the Hub
@@ -57,6 +57,12 @@ def open_rows(
         return file_rows(source)  # which says what is wrong with it
     loaded = _loaded(str(source), lambda: _load(path, config, revision, streaming))
     return _rows_of(str(source), loaded, split)
+
+
+def was_saved(source: str | Path) -> bool:
+    """Whether this is a folder that the `datasets` library's `save_to_disk` wrote."""
+    folder = _on_disk(source)
+    return folder is not None and any((folder / name).is_file() for name in _SAVED)
 
 
 def is_hub_id(source: str | Path) -> bool:

@@ -2,7 +2,7 @@
 
 A training prompt overlaps if one of its turns has ``words`` words in a row in common with a turn of a benchmark's
 prompt, or if all of it equals a whole benchmark prompt, however short. Words are compared in lower case, without
-punctuation and in one form of their characters; in scripts written without blanks each character is a word. Templates
+punctuation, accents and other marks; in scripts written without blanks each character is a word. Templates
 that many prompts share count like any other text, so this leaves out rather too much than too little.
 """
 
@@ -40,9 +40,9 @@ BENCHMARKS = {
     "judgebench": Benchmark("ScalerLab/JudgeBench", ("gpt", "claude"), "question"),
     "ppe-ifeval": Benchmark("lmarena-ai/PPE-IFEval-Best-of-K", ("train",)),
     "helpsteer3": Benchmark("nvidia/HelpSteer3", ("validation",), "context", "preference"),
-    "writingpreferencebench": Benchmark("m-a-p/WritingPreferenceBench", (None,)),
+    "writing": Benchmark("m-a-p/Writing-Preference-Bench", (None,)),
 }
-"""Benchmarks that can be named."""
+"""Benchmarks that can be named, as in :mod:`rubric_arm_lite.benchmarks.catalogue`, which stands on a floor above."""
 _PROMPT_COLUMNS = ("prompt", "instruction", "question", "context", "conversation_input")
 """Where a file of prompts may have them, the first of these that is there."""
 
@@ -112,4 +112,11 @@ def _prompt(row: Row, columns: tuple[str, ...]) -> Prompt:
 
 def _turns(prompt: Prompt) -> list[list[str]]:
     texts = [prompt] if isinstance(prompt, str) else [message.content for message in prompt]
-    return [_WORD.findall(unicodedata.normalize("NFKC", text).casefold()) for text in texts]
+    return [_WORD.findall(_plain(text)) for text in texts]
+
+
+def _plain(text: str) -> str:
+    """In lower case and, for scripts with them, without the marks that would break a word into pieces."""
+    if not text.isascii():
+        text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.category(c).startswith("M"))
+    return text.casefold()

@@ -23,7 +23,7 @@ from rubric_arm_lite.rows import Row, UnusableRowError
 from rubric_arm_lite.seeds import derive_seed
 from rubric_arm_lite.sources.counts import Counts, sorted_reasons
 from rubric_arm_lite.sources.forms import PairForm, form_of, known_form, read_pair
-from rubric_arm_lite.sources.opening import open_rows
+from rubric_arm_lite.sources.opening import open_rows, was_saved
 from rubric_arm_lite.sources.overlap import Overlap
 from rubric_arm_lite.types import PreferencePair
 
@@ -105,7 +105,7 @@ def rows_and_form(settings: SourceSettings) -> tuple[PairForm | None, Iterator[R
     source = str(settings.source)
     known = known_form(source)
     split, config = settings.split, settings.config
-    if known is not None:
+    if known is not None and not was_saved(source):
         split, config = split or known.split, config or known.config
     rows = open_rows(source, config=config, split=split, revision=settings.revision, streaming=settings.streaming)
     if settings.rows is not None:
