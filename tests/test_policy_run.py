@@ -39,6 +39,7 @@ SHORT = (
     "evaluation.prompts=6",
     "evaluation.bootstrap=200",
 )
+FIRST = ["requests", "start", "rubrics", "evaluate 0"]
 COMPARED = ("metrics.jsonl", "adapters/policy/adapter_model.safetensors", "summary.json", "report.html", "report.md")
 
 
@@ -224,9 +225,9 @@ def test_every_shipped_policy_recipe_loads_and_is_written_back(tmp_path: Path) -
 
 
 def test_stages() -> None:
-    assert stages_of(PolicyRecipe(method="grpo")) == ["start", "rubrics", "evaluate 0", "train", "final"]
-    assert stages_of(PolicyRecipe(method="dpo"))[3:] == ["sample 1", "label 1", "train 1", "evaluate 1", "final"]
-    assert len(stages_of(PolicyRecipe(method="iterdpo"))) == 3 + 3 * 4 + 1
+    assert stages_of(PolicyRecipe(method="grpo")) == [*FIRST, "train", "final"]
+    assert stages_of(PolicyRecipe(method="dpo"))[4:] == ["sample 1", "label 1", "train 1", "evaluate 1", "final"]
+    assert len(stages_of(PolicyRecipe(method="iterdpo"))) == 4 + 3 * 4 + 1
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """A policy run from recipe to figures, in stages that can be resumed (paper, sec. 4.3).
 
-DPO: start → rubrics → evaluation → per round: sample → label → train → evaluate → final. Iterative DPO repeats the
-round. Online GRPO has one stage ``train`` in place of the rounds, which commits inside as well and evaluates after
-each of its own rounds. KL and win rates are always those against the policy after ``start``.
+DPO: requests → start → rubrics → evaluation → per round: sample → label → train → evaluate → final. Iterative DPO
+repeats the round. Online GRPO has one stage ``train`` in place of the rounds, which commits inside as well and
+evaluates after each of its own rounds. KL and win rates are always those against the policy after ``start``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rubric_arm_lite.warmup import updates, warm_up_role
 
 def stages_of(recipe: PolicyRecipe) -> list[str]:
     """The stages of a run in order."""
-    first = ["start", "rubrics", "evaluate 0"]
+    first = ["requests", "start", "rubrics", "evaluate 0"]
     if recipe.method == "grpo":
         return [*first, "train", "final"]
     count = recipe.dpo.rounds if recipe.method == "iterdpo" else 1
@@ -53,7 +53,8 @@ class PolicyRun:
 
     def execute(self) -> None:
         """Do every stage that is not done yet."""
-        self._check_same_data()
+        if self.directory.state.stages:
+            self._check_same_data()
         for stage in stages_of(self.recipe):
             if stage in self.directory.state.stages:
                 continue
@@ -69,6 +70,8 @@ class PolicyRun:
             case ["train", number]:
                 rounds.train(self.state, int(number), stage)
                 return
+            case ["requests"]:
+                self._describe_data()
             case ["rubrics"]:
                 self._write_rubrics()
             case ["evaluate", "0"]:
@@ -96,17 +99,18 @@ class PolicyRun:
             "reward_model": {role: reward.fingerprint(role) for role in ROLES},
         }
 
+    def _describe_data(self) -> None:
+        requests = self.state.requests
+        if requests.conversations:
+            self.watcher.note(f"{requests.conversations} conversations are left out: single requests only.")
+        if requests.too_long:
+            self.watcher.note(f"{requests.too_long} requests do not fit the context with an answer; left out.")
+        self.directory.write_json("versions.json", versions(self.state.players.policy))
+        self.directory.write_json("data.json", self._describe())
+
     def _check_same_data(self) -> None:
         """Requests and reward model must be those that the run began with."""
-        now, requests = self._describe(), self.state.requests
-        if not self.directory.state.stages:
-            if requests.conversations:
-                self.watcher.note(f"{requests.conversations} conversations are left out: single requests only.")
-            if requests.too_long:
-                self.watcher.note(f"{requests.too_long} requests do not fit the context with an answer; left out.")
-            self.directory.write_json("versions.json", versions(self.state.players.policy))
-            self.directory.write_json("data.json", now)
-            return
+        now = self._describe()
         file = self.directory.path / "data.json"
         try:
             before = json.loads(file.read_text("utf-8"))
