@@ -96,7 +96,10 @@ def _checked(row: Row, form: PairForm) -> WarmupRow:
         raise row.unusable(
             f"column `{column}` is no judgement in our form for its rubric. Leave it out.", "with a malformed judgement"
         )
-    if judgement.winner != winner_of(row, form.label_column):
+    side = winner_of(row, form.label_column)
+    if side is None:
+        raise row.unusable(f"column `{form.label_column}` is a tie. Leave the row out.", "tie")
+    if judgement.winner != side:
         raise row.unusable(
             f"column `{column}` names another winner than `{form.label_column}`. Leave it out.",
             "with a judgement against its label",
