@@ -3,7 +3,8 @@
     python benchmarks/testbed_seeds.py 101 102 103 104 105
 
 writes ``benchmarks/testbed_seeds.json`` and ``.md`` with every seed, failures included, and the spread. Further
-arguments of the form ``--set key=value`` override the recipe.
+arguments of the form ``--set key=value`` override the recipe, ``--recipe`` names another one, and ``--beside`` puts
+the accuracy of the same seeds from an earlier JSON file below its own.
 """
 
 from __future__ import annotations
@@ -22,13 +23,22 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 PHASES = ("warm-up", "judge 1", "rubric 1", "judge 2", "rubric 2", "judge 3", "rubric 3", "final")
 COLUMNS = ("accuracy", "principle_recall", "position_bias", "consistency", "format_sampled")
+POINTWISE_COLUMNS = (
+    "accuracy",
+    "tie_rate",
+    "margin",
+    "accuracy_words",
+    "tie_rate_words",
+    "principle_recall",
+    "format_sampled",
+)
 
 
-def run_seed(seed: int, overrides: list[str], folder: Path) -> dict[str, Any]:
+def run_seed(seed: int, recipe: str, overrides: list[str], folder: Path) -> dict[str, Any]:
     """One run; returns its evaluations by name, cross-play, oracle and wall time."""
     sets = [part for value in (f"seed={seed}", *overrides) for part in ("--set", value)]
     started = time.perf_counter()
-    command = [sys.executable, "-m", "rubric_arm_lite", "run", "testbed", *sets, "--run-dir", str(folder), "--json"]
+    command = [sys.executable, "-m", "rubric_arm_lite", "run", recipe, *sets, "--run-dir", str(folder), "--json"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - started
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
@@ -50,7 +60,7 @@ def run_seed(seed: int, overrides: list[str], folder: Path) -> dict[str, Any]:
 def table(results: list[dict[str, Any]]) -> str:
     """Markdown: a row per seed and phase, then mean and spread, then cross-play."""
     lines = []
-    for column in COLUMNS:
+    for column in POINTWISE_COLUMNS if "tie_rate" in results[0]["evaluations"]["final"] else COLUMNS:
         lines += [f"### {column.replace('_', ' ')}", "", "| seed | " + " | ".join(PHASES) + " |"]
         lines.append("|---|" + "---|" * len(PHASES))
         for result in results:
@@ -61,16 +71,25 @@ def table(results: list[dict[str, Any]]) -> str:
         if len(results) > 1:
             lines.append("| sd | " + " | ".join(f"{statistics.stdev(c):.3f}" for c in columns) + " |")
         lines.append("")
+    return "\n".join([*lines, cross_play_table(results), run_table(results)])
+
+
+def cross_play_table(results: list[dict[str, Any]]) -> str:
+    """Markdown: the accuracy of every combination of old and new adapters."""
     names = [name for name in results[0]["evaluations"] if name.startswith("cross-play")]
-    lines += ["### cross-play accuracy", "", "| seed | " + " | ".join(n.removeprefix("cross-play: ") for n in names)]
+    lines = ["### cross-play accuracy", "", "| seed | " + " | ".join(n.removeprefix("cross-play: ") for n in names)]
     lines[-1] += " |"
     lines.append("|---|" + "---|" * len(names))
     for result in results:
         values = [result["evaluations"][name]["accuracy"] for name in names]
         lines.append(f"| {result['seed']} | " + " | ".join(f"{v:.3f}" for v in values) + " |")
     means = [statistics.fmean(r["evaluations"][name]["accuracy"] for r in results) for name in names]
-    lines += ["| mean | " + " | ".join(f"{v:.3f}" for v in means) + " |", ""]
-    lines += ["### run", "", "| seed | seconds | oracle, true rubric | oracle, hard rule only | oracle, best generic |"]
+    return "\n".join([*lines, "| mean | " + " | ".join(f"{v:.3f}" for v in means) + " |", ""])
+
+
+def run_table(results: list[dict[str, Any]]) -> str:
+    """Markdown: wall time, and what an oracle reaches in each world."""
+    lines = ["### run", "", "| seed | seconds | oracle, true rubric | oracle, hard rule only | oracle, best generic |"]
     lines.append("|---|---|---|---|---|")
     for result in results:
         oracle = result["oracle"]
@@ -79,21 +98,42 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def beside_table(results: list[dict[str, Any]], file: Path) -> str:
+    """Markdown: the accuracy that an earlier benchmark measured for the same seeds."""
+    found = {row["seed"]: row for row in json.loads(file.read_text("utf-8"))["results"]}
+    same = [found[result["seed"]] for result in results if result["seed"] in found]
+    if not same:
+        raise SystemExit(f"{file} has none of these seeds.")
+    lines = [f"### accuracy of the same seeds in {file.name}", "", "| seed | " + " | ".join(PHASES) + " |"]
+    lines.append("|---|" + "---|" * len(PHASES))
+    rows = {str(row["seed"]): [row["evaluations"][phase]["accuracy"] for phase in PHASES] for row in same}
+    rows["mean"] = [statistics.fmean(column) for column in zip(*rows.values(), strict=True)]
+    lines += [f"| {name} | " + " | ".join(f"{v:.3f}" for v in values) + " |" for name, values in rows.items()]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Run the seeds and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seeds", type=int, nargs="+")
+    parser.add_argument("--recipe", default="testbed")
+    parser.add_argument("--beside", type=Path, help="JSON of an earlier benchmark with the same seeds")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--jobs", type=int, default=1, help="seeds run side by side")
     parser.add_argument("--out", type=Path, default=HERE / "testbed_seeds")
     arguments = parser.parse_args()
     with ThreadPoolExecutor(arguments.jobs) as pool, tempfile.TemporaryDirectory() as scratch:
         folders = [Path(scratch) / str(seed) for seed in arguments.seeds]
-        overrides = [arguments.overrides] * len(folders)
-        results = list(pool.map(run_seed, arguments.seeds, overrides, folders))
+        given = [(arguments.recipe, arguments.overrides)] * len(folders)
+        results = list(
+            pool.map(lambda seed, more, folder: run_seed(seed, *more, folder), arguments.seeds, given, folders)
+        )
     command = " ".join(["python", "benchmarks/testbed_seeds.py", *sys.argv[1:]])
     arguments.out.with_suffix(".json").write_text(json.dumps({"command": command, "results": results}, indent=1) + "\n")
-    arguments.out.with_suffix(".md").write_text(f"# Testbed over seeds\n\n`{command}`\n\n{table(results)}", "utf-8")
+    text = f"# Testbed over seeds\n\n`{command}`\n\n{table(results)}"
+    if arguments.beside is not None:
+        text += f"\n{beside_table(results, arguments.beside)}"
+    arguments.out.with_suffix(".md").write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

@@ -228,10 +228,12 @@ def _trajectory_text(row: WarmupRow, builder: PromptBuilder) -> str:
     from rubric_arm_lite.parsing import parse_rubric
 
     rubric = parse_rubric(row.rubric)
-    if rubric.usable:
-        prompt = builder.judge_prompt(row.prompt, rubric, row.response_a, row.response_b)
-    else:
+    if not rubric.usable:
         prompt = "(The rubric does not parse: this row teaches the generator only.)"
+    elif row.response_b is None:
+        prompt = builder.pointwise_prompt(row.prompt, rubric, row.response_a)
+    else:
+        prompt = builder.judge_prompt(row.prompt, rubric, row.response_a, row.response_b)
     return _sections(
         ("the generator's prompt", builder.rubric_prompt(row.prompt)),
         ("its rubric", row.rubric),

@@ -99,6 +99,29 @@ class ModelSettings(Settings):
     """Two full models in place of adapters on `base`, to be asked and evaluated but not trained."""
 
 
+class PointwiseWords(Settings):
+    """What a pointwise judge writes at the end of a criterion's line; for a base whose tokenizer lacks our words."""
+
+    answer: str = "Answer:"
+    """Stands before the answer; may be empty."""
+    met: Annotated[str, Field(min_length=1)] = "true"
+    missed: Annotated[str, Field(min_length=1)] = "false"
+
+    @model_validator(mode="after")
+    def _check(self) -> PointwiseWords:
+        for word in (self.answer, self.met, self.missed):
+            if word != word.strip() or not word.isprintable():
+                raise ValueError(f"pointwise_words: {word!r} has blanks at its ends or a line break. Take them out.")
+        if self.met.endswith(self.missed) or self.missed.endswith(self.met):
+            raise ValueError(f"met: {self.met!r} and missed: {self.missed!r} cannot be told apart at a line's end.")
+        return self
+
+    @property
+    def options(self) -> tuple[str, str]:
+        """What the probabilities are read of, right after ``answer``."""
+        return (f" {self.met}", f" {self.missed}")
+
+
 class PromptSettings(Settings):
     """Which templates write the two roles' prompts: a built-in name or a Jinja file beside the recipe."""
 
@@ -106,6 +129,16 @@ class PromptSettings(Settings):
     judge_template: str = "judge"
     pointwise_template: str = "pointwise"
     """For a judge that checks one response (RUBRIC-ARROW)."""
+    pointwise_words: PointwiseWords = PointwiseWords()
+
+    @model_validator(mode="after")
+    def _check(self) -> PromptSettings:
+        if self.pointwise_template == "pointwise" and self.pointwise_words != PointwiseWords():
+            raise ValueError(
+                "pointwise_words: the built-in pointwise_template asks for `Answer: true` or `Answer: false`. Give a "
+                "template that asks for your words, or leave them out."
+            )
+        return self
 
 
 class WorldSettings(Settings):
@@ -148,9 +181,9 @@ class TeacherSettings(Settings):
     ignores_principles: Probability = 0.3
     """A judgement overlooks the principles and goes by the hard rule."""
     prefers_first: Probability = 0.8
-    """A judgement that finds no difference, or is careless, leans to Response A."""
+    """A judgement of a pair that finds no difference, or is careless, leans to Response A."""
     careless: Probability = 0.25
-    """A judgement names the response it leans to whatever it found."""
+    """A judgement names the response it leans to whatever it found; a pointwise one answers against what it found."""
     malformed_judgement: Probability = 0.25
     """The judgement breaks its format."""
 
@@ -255,8 +288,8 @@ class WarmupSettings(SourceSettings):
     """Stage I (paper, sec. 4.1)."""
 
     source: str | None = "testbed"
-    """`testbed`; a file or folder of prompt, rubric, response_a, response_b, judgement; a Hub id with rubrics and
-    judgements; or null to skip the warm-up."""
+    """`testbed`; a file or folder of prompt, rubric, response_a, response_b, judgement (for a pointwise judge response
+    in place of the two); a Hub id with rubrics and judgements; or null to skip the warm-up."""
     prompts: Positive = 200
     """Prompts of the testbed that the teacher writes trajectories for."""
     teacher: TeacherSettings = TeacherSettings()
@@ -315,10 +348,17 @@ class GRPOSettings(Settings):
 class RewardSettings(Settings):
     """Rewards of both roles (paper, sec. 4.2; choices the paper leaves open)."""
 
+    judge: Literal["pairwise", "pointwise"] = "pairwise"
+    """`pairwise` names the better of two responses; `pointwise` checks one at a time (RUBRIC-ARROW, 2605.29156)."""
     format_weight: NonNegative = 1.0
+    """Pairwise only: a pointwise judgement that breaks its form earns −1."""
     format_mode: Literal["strict", "graded"] = "strict"
     unparsed: Literal["zero", "mask"] = "zero"
-    """A judge's unparsed verdict in the rubric phase counts 0, or leaves the sample out of its group."""
+    """A judgement in the rubric phase that cannot be read counts as wrong, or leaves the rubric out of its group."""
+    short_bonus: NonNegative = 0.1
+    """Pointwise only: what the shortest right rubrics of a group earn more …"""
+    short_from: Positive = 5
+    """… if the group's right ones have at least so many items on average."""
     judge_orders: Literal["one", "both"] = "one"
     """Orders in which the frozen judge sees a pair in the rubric phase."""
     judge_samples: Positive = 1
@@ -362,7 +402,7 @@ class EvaluationSettings(Settings):
     """What is measured before and after every phase."""
 
     pairs: Positive = 200
-    """Held-out pairs, each judged in both orders."""
+    """Held-out pairs, each judged in both orders, or with a pointwise judge each response by itself."""
     after_phases: bool = True
     rubric_max_tokens: Positive = 1024
     judge_max_tokens: Positive = 4096
@@ -426,6 +466,17 @@ class Recipe(RunSettings):
             raise ValueError(
                 f"model.backend: {self.model.backend} cannot ask the two models of model.checkpoints. Use transformers."
             )
+        if self.reward.judge == "pointwise":
+            if self.reward.judge_orders == "both":
+                raise ValueError(
+                    "reward.judge_orders: both is for two responses in one prompt; reward.judge: pointwise shows one. "
+                    "Use one."
+                )
+            if self.schedule.until is not None and self.schedule.until.metric == "consistency":
+                raise ValueError(
+                    "schedule.until.metric: consistency compares two orders, which reward.judge: pointwise does not "
+                    "have. Use accuracy or format."
+                )
         testbed = self.data.source == "testbed"
         if self.warmup.source == "testbed" and not testbed:
             raise ValueError(

@@ -28,12 +28,15 @@ _SEED_RANGE = 2**63
 
 @dataclass(frozen=True, slots=True)
 class WarmupRow:
-    """One warm-up trajectory of both roles: what a teacher wrote for a request and two responses."""
+    """One warm-up trajectory of both roles: what a teacher wrote for a request and its responses.
+
+    Without ``response_b`` the judgement is a pointwise one of ``response_a``.
+    """
 
     prompt: Prompt
     rubric: str
     response_a: str
-    response_b: str
+    response_b: str | None
     judgement: str
     judged_rubric: str | None = None
 
@@ -93,21 +96,26 @@ def pair_of_row(row: Row, ids: RowIds) -> PreferencePair:
     return PreferencePair(pair_id, prompt, chosen, rejected, row.label("source"), row.label("subset"))
 
 
-def load_trajectories(path: str | Path) -> list[WarmupRow]:
+def load_trajectories(path: str | Path, pointwise: bool = False) -> list[WarmupRow]:
     """Warm-up rows from columns ``prompt``, ``rubric``, ``response_a``, ``response_b``, ``judgement``.
+
+    Args:
+        pointwise: one ``response`` in place of the two, for a judge that checks one at a time.
 
     Raises:
         DataError: for the first row that cannot be used, or if there is none.
     """
-    return [trajectory_of_row(row) for row in file_rows(path)]
+    return [trajectory_of_row(row, pointwise) for row in file_rows(path)]
 
 
-def trajectory_of_row(row: Row) -> WarmupRow:
+def trajectory_of_row(row: Row, pointwise: bool = False) -> WarmupRow:
     """The trajectory of one row of :func:`load_trajectories`' form.
 
     Raises:
         DataError: if the row cannot be used.
     """
+    if pointwise:
+        return WarmupRow(row.prompt(), row.text("rubric"), row.text("response"), None, row.text("judgement"))
     texts = ("rubric", "response_a", "response_b", "judgement")
     return WarmupRow(row.prompt(), *(row.text(name) for name in texts))
 

@@ -50,7 +50,7 @@ def examine() -> dict[str, Any]:
 
 def best(rows: list[dict[str, Any]]) -> str | None:
     """The recipe with the largest base that fits, and of those the one that needs most; the testbed if none does."""
-    fitting = [row for row in rows if row["fits"] and row["recipe"] != "testbed"]
+    fitting = [row for row in rows if row["fits"] and row["least_gb"] is not None]  # None: the shipped base
     if not fitting:
         return "testbed" if any(row["fits"] for row in rows) else None
     name: str = max(fitting, key=lambda row: (row["weights"], row["least_gb"] or 0.0))["recipe"]

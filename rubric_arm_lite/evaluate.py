@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from rubric_arm_lite.backends.base import Sampler, Sampling
 from rubric_arm_lite.config import EvaluationSettings
@@ -42,8 +42,84 @@ class Players:
     judge: str | None = "judge"
 
 
-class Evaluator:
+class PairEvaluator(Protocol):
     """Evaluates adapters on a fixed set of pairs, the same way every time."""
+
+    pairs: list[PreferencePair]
+
+    def evaluate(self, name: str, players: Players | None = None, votes: int = 1) -> Evaluation:
+        """Judge every pair under one greedy rubric per prompt; with more than one vote, also voting@k."""
+        ...
+
+
+class HeldOut:
+    """Held-out pairs with their greedy rubrics: what evaluations have in common, whatever the judge is asked."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        writer: RubricWriter,
+        settings: EvaluationSettings,
+        pairs: Sequence[PreferencePair],
+        seed: int,
+        recall: Recall | None = None,
+    ) -> None:
+        self._sampler = sampler
+        self._writer = writer
+        self._settings = settings
+        self.pairs = list(pairs[: settings.pairs])
+        self._seed = derive_seed(seed, "evaluation")
+        self._recall = recall
+
+    def _rubrics(self, adapter: str | None) -> list[Rubric]:
+        # A cache of its own: no evaluation changes what training or another evaluation finds cached.
+        return self._writer.with_new_cache().write(
+            [(pair.prompt, 0) for pair in self.pairs],
+            Sampling(self._settings.rubric_max_tokens, 1, 0.0),
+            self._seed,
+            adapter,
+        )
+
+    def _interval(self, values: Sequence[float]) -> dict[str, float]:
+        low, high = bootstrap_interval(values, self._settings.bootstrap, self._seed)
+        return {"accuracy": mean(values), "accuracy_low": low, "accuracy_high": high}
+
+    def _statistics(self, rubrics: Sequence[Rubric], tokens: int) -> dict[str, float]:
+        return {
+            **rubric_statistics([pair.prompt for pair in self.pairs], rubrics, self._recall),
+            "tokens_per_pair": tokens / len(self.pairs),
+            "pairs": float(len(self.pairs)),
+        }
+
+    def _showcase(self, rubrics: Sequence[Rubric], judged: Sequence[tuple[str, Side | None]]) -> list[dict[str, Any]]:
+        """A few prompts with what was written for them; ``judged`` has text and winner, the chosen response being A."""
+        shown: list[dict[str, Any]] = []
+        seen: set[str] = set()
+        for pair, rubric, (text, winner) in zip(self.pairs, rubrics, judged, strict=True):
+            # One prompt per subset, so that different kinds of prompt are seen.
+            if len(shown) >= self._settings.showcase or pair.subset in seen:
+                continue
+            if pair.subset:
+                seen.add(pair.subset)
+            shown.append(
+                {
+                    "pair_id": pair.pair_id,
+                    "prompt": prompt_text(pair.prompt),
+                    "response_a": pair.chosen,
+                    "response_b": pair.rejected,
+                    "preferred": "A",
+                    "rubric": rubric.text,
+                    "rubric_status": rubric.status.value,
+                    "judgement": text,
+                    "winner": winner,
+                    "recall": self._recall(pair.prompt, rubric) if self._recall else None,
+                }
+            )
+        return shown
+
+
+class Evaluator(HeldOut):
+    """Evaluates a judge of pairs, in both orders."""
 
     def __init__(
         self,
@@ -55,13 +131,8 @@ class Evaluator:
         seed: int,
         recall: Recall | None = None,
     ) -> None:
-        self._sampler = sampler
-        self._writer = writer
+        super().__init__(sampler, writer, settings, pairs, seed, recall)
         self._desk = desk
-        self._settings = settings
-        self.pairs = list(pairs[: settings.pairs])
-        self._seed = derive_seed(seed, "evaluation")
-        self._recall = recall
 
     def evaluate(self, name: str, players: Players | None = None, votes: int = 1) -> Evaluation:
         """Judge every pair in both orders under one greedy rubric per prompt.
@@ -72,13 +143,7 @@ class Evaluator:
         players = players or Players()
         settings = self._settings
         start = self._sampler.tokens_written
-        # A cache of its own: no evaluation changes what training or another evaluation finds cached.
-        rubrics = self._writer.with_new_cache().write(
-            [(pair.prompt, 0) for pair in self.pairs],
-            Sampling(settings.rubric_max_tokens, 1, 0.0),
-            self._seed,
-            players.rubric,
-        )
+        rubrics = self._rubrics(players.rubric)
         judge = Sampling(settings.judge_max_tokens, 1, settings.judge_temperature)
         judged = self._judge_both(self.pairs, rubrics, judge, players.judge)
         tokens = self._sampler.tokens_written - start
@@ -88,12 +153,12 @@ class Evaluator:
         ]
         values = {
             **self._accuracies(rows),
-            **rubric_statistics([pair.prompt for pair in self.pairs], rubrics, self._recall),
-            "tokens_per_pair": tokens / len(self.pairs),
-            "pairs": float(len(self.pairs)),
+            **self._statistics(rubrics, tokens),
             **self._sampled(rubrics, players.judge, votes),
         }
-        return Evaluation(name, values, rows, self._showcase(rubrics, judged))
+        first = [verdicts["A"][0] if "A" in verdicts else None for verdicts in judged]
+        told = [("", None) if j is None else (j.text, j.winner) for j in first]
+        return Evaluation(name, values, rows, self._showcase(rubrics, told))
 
     def _judge_both(
         self, pairs: Sequence[PreferencePair], rubrics: Sequence[Rubric], sampling: Sampling, adapter: str | None
@@ -125,7 +190,7 @@ class Evaluator:
     def _accuracies(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         return {
             **order_statistics(rows, self._settings.bootstrap, self._seed),
-            "format": _mean([row[f"{order}_format"] for row in rows for order, _ in ORDERS]),
+            "format": mean([row[f"{order}_format"] for row in rows for order, _ in ORDERS]),
         }
 
     def _sampled(self, rubrics: Sequence[Rubric], adapter: str | None, votes: int) -> dict[str, float]:
@@ -142,38 +207,10 @@ class Evaluator:
                 formats += [format_reward(judgement, rubric, "strict") for judgement in found]
                 winner = majority([judgement.winner for judgement in found])
                 correct.append(settings.unparsed_value if winner is None else float(winner == side))
-        values = {"format_sampled": _mean(formats)}
+        values = {"format_sampled": mean(formats)}
         if votes > 1:
-            values[f"voting@{votes}"] = _mean(correct)
+            values[f"voting@{votes}"] = mean(correct)
         return values
-
-    def _showcase(
-        self, rubrics: Sequence[Rubric], judged: Sequence[Mapping[Side, list[Judgement]]]
-    ) -> list[dict[str, Any]]:
-        shown: list[dict[str, Any]] = []
-        seen: set[str] = set()
-        for pair, rubric, verdicts in zip(self.pairs, rubrics, judged, strict=True):
-            # One prompt per subset, so that different kinds of prompt are seen.
-            if len(shown) >= self._settings.showcase or pair.subset in seen:
-                continue
-            if pair.subset:
-                seen.add(pair.subset)
-            first = verdicts.get("A")
-            shown.append(
-                {
-                    "pair_id": pair.pair_id,
-                    "prompt": prompt_text(pair.prompt),
-                    "response_a": pair.chosen,
-                    "response_b": pair.rejected,
-                    "preferred": "A",
-                    "rubric": rubric.text,
-                    "rubric_status": rubric.status.value,
-                    "judgement": first[0].text if first else "",
-                    "winner": first[0].winner if first else None,
-                    "recall": self._recall(pair.prompt, rubric) if self._recall else None,
-                }
-            )
-        return shown
 
 
 ORDERS: tuple[tuple[str, Side], ...] = (("original", "A"), ("flipped", "B"))
@@ -199,21 +236,21 @@ def verdict_row(
 
 def order_statistics(rows: Sequence[Mapping[str, Any]], bootstrap: int, seed: int) -> dict[str, float]:
     """Accuracy in every order with its interval, position bias, consistency, and the share without a verdict."""
-    orders = {order: _mean([row[order] for row in rows]) for order in ("original", "flipped", "mixed")}
+    orders = {order: mean([row[order] for row in rows]) for order in ("original", "flipped", "mixed")}
     winners = [(row["original_winner"], row["flipped_winner"]) for row in rows]
     both = [(row["original"] + row["flipped"]) / 2 for row in rows]
     low, high = bootstrap_interval(both, bootstrap, seed)
     return {
-        "accuracy": _mean(both),
+        "accuracy": mean(both),
         "accuracy_low": low,
         "accuracy_high": high,
         **{f"accuracy_{order}": value for order, value in orders.items()},
         "position_bias": max(orders.values()) - min(orders.values()),
-        "consistency": _mean(
+        "consistency": mean(
             [first is not None and second is not None and first != second for first, second in winners]
         ),
-        "unparsed": _mean([winner is None for pair in winners for winner in pair]),
-        "says_a": _mean([winner == "A" for pair in winners for winner in pair]),
+        "unparsed": mean([winner is None for pair in winners for winner in pair]),
+        "says_a": mean([winner == "A" for pair in winners for winner in pair]),
     }
 
 
@@ -229,11 +266,11 @@ def rubric_statistics(
         "rubric_usable": len(usable) / len(distinct),
         "rubric_criteria": len(criteria) / len(usable) if usable else 0.0,
         "rubric_duplicates": repeats / len(criteria) if criteria else 0.0,
-        "rubric_hard_rules": _mean([c.kind is CriterionKind.HARD_RULE for c in criteria]),
+        "rubric_hard_rules": mean([c.kind is CriterionKind.HARD_RULE for c in criteria]),
         "rubric_words": sum(len(c.text.split()) for c in criteria) / len(usable) if usable else 0.0,
     }
     if recall is not None:
-        values["principle_recall"] = _mean([recall(prompt, rubric) for prompt, rubric in distinct.values()])
+        values["principle_recall"] = mean([recall(prompt, rubric) for prompt, rubric in distinct.values()])
     return values
 
 
@@ -280,5 +317,6 @@ def stratified_interval(
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-def _mean(values: Sequence[float] | Sequence[bool]) -> float:
+def mean(values: Sequence[float] | Sequence[bool]) -> float:
+    """The mean; 0 of nothing."""
     return float(sum(values) / len(values)) if values else 0.0

@@ -21,6 +21,8 @@ MEASURED = (
     ("accuracy", "accuracy, both orders"),
     ("position_bias", "position bias"),
     ("consistency", "both orders agree"),
+    ("tie_rate", "ties"),
+    ("margin", "mean margin of scores"),
     ("unparsed", "unparsed verdicts"),
     ("format_sampled", "well-formed, sampled"),
     ("rubric_criteria", "criteria per rubric"),
@@ -30,6 +32,7 @@ WHAT: dict[Role, str] = {
     "rubric": "writes a rubric, a numbered list of criteria, for a request",
     "judge": "compares two responses to a request under a rubric and names the better one",
 }
+POINTWISE_JUDGE = "checks one response to a request against every criterion of a rubric (RUBRIC-ARROW, 2605.29156)"
 
 
 def export(run: Path, target: Path, state: str = "final", merge: bool = False) -> list[Path]:
@@ -75,9 +78,10 @@ def card(run: Path, recipe: Recipe, role: Role, state: str, merge: bool) -> str:
         "pipeline_tag": "text-generation",
         "tags": ["rubric-arm", "reward-model", *([] if merge else ["lora"])],
     }
+    what = POINTWISE_JUDGE if role == "judge" and recipe.reward.judge == "pointwise" else WHAT[role]
     lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in header.items()), "---", f"# {name}", ""]
     lines += [
-        f"One of the two models of Rubric-ARM (arXiv 2602.01511): it {WHAT[role]}. "
+        f"One of the two models of Rubric-ARM (arXiv 2602.01511): it {what}. "
         f"{'Merged into' if merge else 'A LoRA adapter for'} `{base}`, state `{state}`, made with rubric-arm-lite "
         f"{_read(run / 'versions.json').get('rubric-arm-lite', '')}.",
         "",

@@ -173,7 +173,7 @@ class JudgePhase:
         self._tally = Tally()
 
     def prepare(self, batch: Sequence[PromptBlock], seed: int) -> list[Example]:
-        """One example per pair whose prompt has a usable rubric.
+        """The examples of every pair whose prompt has a usable rubric.
 
         The rubric's own draw does not depend on the step, so that a prompt met again is served from the cache.
         """
@@ -183,14 +183,18 @@ class JudgePhase:
         requests = [(pair.prompt, draw) for pair, draw in zip(pairs, draws, strict=True)]
         rubric_seed = derive_seed(self._seed, "judge phase rubrics")
         rubrics = self._writer.write(requests, self._sampling, rubric_seed, attempts=self._reward.rubric_attempts)
-        examples = []
+        examples: list[Example] = []
         for pair, rubric in zip(pairs, rubrics, strict=True):
             self._tally.counts[f"rubrics/{'usable' if rubric.usable else 'unusable'}"] += 1
             if rubric.usable:
-                comparison = pair.present(_drawn_side(seed, pair.pair_id))
-                text = self._prompts.judge_prompt(pair.prompt, rubric, comparison.response_a, comparison.response_b)
-                examples.append(Example(pair.pair_id, text, derive_seed(seed, pair.pair_id), (comparison,), rubric))
+                examples += self._examples(pair.present(_drawn_side(seed, pair.pair_id)), rubric, seed)
         return examples
+
+    def _examples(self, comparison: Comparison, rubric: Rubric, seed: int) -> list[Example]:
+        """What the judge is asked about one pair."""
+        pair_id = comparison.pair_id
+        text = self._prompts.judge_prompt(comparison.prompt, rubric, comparison.response_a, comparison.response_b)
+        return [Example(pair_id, text, derive_seed(seed, pair_id), (comparison,), rubric)]
 
     def score(self, groups: Sequence[RolloutGroup], seed: int) -> list[list[Reward]]:
         """Accuracy plus weighted format for every sample."""
@@ -215,18 +219,17 @@ class JudgePhase:
         }
 
 
-class RubricPhase:
-    """Judge frozen: each sampled rubric earns the share of right verdicts of the greedy judge that uses it."""
+class GeneratorPhase:
+    """What the rubric phases have in common: requests for rubrics, each with the comparisons it is rewarded on."""
 
     role: Role = "rubric"
 
-    def __init__(self, recipe: Recipe, desk: JudgeDesk, prompts: PromptBuilder) -> None:
+    def __init__(self, recipe: Recipe, prompts: PromptBuilder) -> None:
         self._reward = recipe.reward
         greedy = recipe.reward.judge_samples == 1
         self._sampling = Sampling(
             recipe.reward.judge_max_tokens, recipe.reward.judge_samples, 0.0 if greedy else recipe.judge.temperature
         )
-        self._desk = desk
         self._prompts = prompts
         self._tally = Tally()
 
@@ -244,6 +247,14 @@ class RubricPhase:
             example_seed = derive_seed(seed, block.prompt_id)
             examples.append(Example(block.prompt_id, text, example_seed, tuple(comparisons)))
         return examples
+
+
+class RubricPhase(GeneratorPhase):
+    """Judge frozen: each sampled rubric earns the share of right verdicts of the greedy judge that uses it."""
+
+    def __init__(self, recipe: Recipe, desk: JudgeDesk, prompts: PromptBuilder) -> None:
+        super().__init__(recipe, prompts)
+        self._desk = desk
 
     def score(self, groups: Sequence[RolloutGroup], seed: int) -> list[list[Reward]]:
         """Ask the frozen judge about every usable rubric and reward the share it gets right."""

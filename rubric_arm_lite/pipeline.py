@@ -35,10 +35,11 @@ from rubric_arm_lite.data import (
     split_blocks,
 )
 from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError, TrainingError
-from rubric_arm_lite.evaluate import Evaluation, Evaluator, Players, Recall
+from rubric_arm_lite.evaluate import Evaluation, Players, Recall
+from rubric_arm_lite.judging import judge_prompts, make_evaluator, make_phases
 from rubric_arm_lite.learner import Learner
 from rubric_arm_lite.parallel import ALONE, Processes
-from rubric_arm_lite.phases import JudgeDesk, JudgePhase, Phase, RubricPhase, RubricWriter
+from rubric_arm_lite.phases import RubricWriter
 from rubric_arm_lite.prompts import PromptBuilder, Templates, prompt_hash
 from rubric_arm_lite.reward_model import RubricRewardModel
 from rubric_arm_lite.rubric_cache import RubricCache
@@ -143,15 +144,16 @@ class Run:
         if recipe.warmup.source not in (None, "testbed"):
             # Read now: a mistake in this source should not wait until the base has been evaluated.
             held_out = {prompt_hash(pair.prompt) for pair in self.data.test}
-            found = read_trajectories(recipe.warmup, recipe.seed, self.data.overlap, held_out)
+            found = read_trajectories(
+                recipe.warmup, recipe.seed, self.data.overlap, held_out, recipe.reward.judge == "pointwise"
+            )
             self.warmup_rows, self.counts = found[0], (*self.counts, found[1])
         self.cache = RubricCache(recipe.cache.capacity)
         self.sampler: Sampler = self.model if processes.world == 1 else SpreadSampler(self.model, processes)
         self.writer = RubricWriter(self.sampler, self.prompts, self.cache)
-        self.desk = JudgeDesk(self.sampler, self.prompts)
         self.learner = Learner(self.model, recipe, processes)
-        self.evaluator = Evaluator(
-            self.sampler, self.writer, self.desk, recipe.evaluation, self.data.test, recipe.seed, self.data.recall
+        self.evaluator = make_evaluator(
+            recipe, self.sampler, self.writer, recipe.evaluation, self.data.test, self.data.recall
         )
 
     # --- stages -------------------------------------------------------------------------------------------------
@@ -248,10 +250,11 @@ class Run:
         settings = self.recipe.warmup
         folder = self.directory.path / "warmup" / role
         if settings.source is not None:
+            rows = self.warmup_rows
             if settings.source == "testbed":
-                rows = rows_of_testbed(settings, self.data.world, self.recipe.seed)
-            else:
-                rows = self.warmup_rows
+                pointwise = self.recipe.reward.judge == "pointwise"
+                words = self.recipe.prompts.pointwise_words if pointwise else None
+                rows = rows_of_testbed(settings, self.data.world, self.recipe.seed, words)
             examples, too_long = role_examples(rows, role, self.model, self.prompts)
             if too_long:
                 self.watcher.note(f"{too_long} warm-up rows of the {role} are longer than the context; left out.")
@@ -271,10 +274,7 @@ class Run:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _alternate(self, stage: str) -> None:
-        phases: dict[Role, Phase] = {
-            "judge": JudgePhase(self.recipe, self.writer, self.prompts),
-            "rubric": RubricPhase(self.recipe, self.desk, self.prompts),
-        }
+        phases = make_phases(self.recipe, self.sampler, self.writer, self.prompts)
         order = slots(self.recipe.schedule)
         keep = self.recipe.checkpoint.save_total_limit
         frozen: dict[str, str] = {}
@@ -344,7 +344,7 @@ class Run:
             return False
         probe = [pair for block in reversed(self.data.train) for pair in block.pairs][: until.pairs]
         settings = self.recipe.evaluation.model_copy(update={"pairs": until.pairs, "vote_pairs": 1, "showcase": 0})
-        evaluator = Evaluator(self.sampler, self.writer, self.desk, settings, probe, self.recipe.seed)
+        evaluator = make_evaluator(self.recipe, self.sampler, self.writer, settings, probe)
         value = evaluator.evaluate("probe").values[until.metric]
         self.directory.append(
             "metrics.jsonl",
@@ -494,8 +494,8 @@ def longest_prompt(pair: PreferencePair, recipe: Recipe, model: ChatSampler, pro
     rubric_room = max(recipe.rubric.max_completion_length, evaluation.rubric_max_tokens)
     judge_room = max(recipe.judge.max_completion_length, recipe.reward.judge_max_tokens, evaluation.judge_max_tokens)
     generator = model.prompt_tokens(prompts.rubric_prompt(pair.prompt)) + rubric_room
-    empty = prompts.judge_prompt(pair.prompt, _ONE_CRITERION, pair.chosen, pair.rejected)
-    return max(generator, model.prompt_tokens(empty) + rubric_room + judge_room)
+    empty = judge_prompts(recipe, prompts, pair, _ONE_CRITERION)
+    return max(generator, max(map(model.prompt_tokens, empty)) + rubric_room + judge_room)
 
 
 def _recall_of(world: Any) -> Recall:
@@ -583,5 +583,5 @@ def evaluate_run(
         pairs = fitting
     settings = recipe.evaluation.model_copy(update={"pairs": limit or len(pairs), "votes": votes})
     writer = RubricWriter(model, prompts, RubricCache(recipe.cache.capacity))
-    evaluator = Evaluator(model, writer, JudgeDesk(model, prompts), settings, pairs, recipe.seed, recall)
+    evaluator = make_evaluator(recipe, model, writer, settings, pairs, recall)
     return evaluator.evaluate("evaluation", votes=votes), left_out

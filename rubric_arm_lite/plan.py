@@ -381,9 +381,10 @@ def tokens_per_cycle(recipe: Recipe) -> dict[str, int]:
         prompts = steps * settings.prompts_per_step
         written = prompts * settings.num_generations * settings.max_completion_length
         if role == "judge":
+            written *= 2 if recipe.reward.judge == "pointwise" else 1
             other = prompts * recipe.rubric.max_completion_length
         else:
-            orders = 2 if recipe.reward.judge_orders == "both" else 1
+            orders = 2 if recipe.reward.judge_orders == "both" or recipe.reward.judge == "pointwise" else 1
             judged = settings.num_generations * settings.pairs_per_prompt * orders * recipe.reward.judge_samples
             other = prompts * judged * recipe.reward.judge_max_tokens
         found[role] = written + other

@@ -5,8 +5,14 @@ criterion, in order and with its kind, and nothing else::
 
     - Criterion 1 [Hard Rule]: Justification: it names the river. Answer: true
 
-The justification may be missing. The parser is a total function; text that is not of this form has no answers at all,
-so that nothing which a response made the judge repeat can pass for one.
+The justification may be missing, and a recipe may put other words in the place of ``Answer: true`` (for a base whose
+tokenizer lacks them). The parser is a total function; text that is not of this form has no answers at all, so that
+nothing which a response made the judge repeat can pass for one.
+
+What a *written* text scores: at every answer, the probabilities that the judge who wrote it gives to both words right
+there, after all that it had written so far. The log-probabilities stored with a sample hold only the word that was
+drawn, so both are computed again, exactly, by the same weights (temperature 1). RUBRIC-ARROW reads its score of the
+probabilities of the two words as well; that the place is in the judge's own sample is our reading of it.
 """
 
 from __future__ import annotations
@@ -16,14 +22,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from rubric_arm_lite.config import PointwiseWords
 from rubric_arm_lite.parsing import JUSTIFICATION_PREFIX, LINE_BREAK
 from rubric_arm_lite.types import Criterion, CriterionKind, FinishReason, ParseStatus, Rubric
 
-ANSWER_PREFIX = "Answer:"
-OPTIONS = (" true", " false")
-"""What the probabilities are read of, right after :data:`ANSWER_PREFIX`."""
+OUR_WORDS = PointwiseWords()
 WEIGHTS = {CriterionKind.HARD_RULE: 3.0, CriterionKind.PRINCIPLE: 1.0}
-_LINE = re.compile(r"- Criterion ([1-9][0-9]?) \[(Hard Rule|Principle)\]:[ \t]*")
+_LINE = re.compile(r"- Criterion ([1-9][0-9]?) \[(Hard Rule|Principle)\]:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +94,22 @@ class PointwiseScore:
     status: ParseStatus
 
 
-def answer_prefix(number: int, criterion: Criterion) -> str:
+def check_line(
+    number: int, criterion: Criterion, met: bool, justification: str = "", words: PointwiseWords = OUR_WORDS
+) -> str:
+    """A criterion's line as a judge should write it."""
+    option = words.options[0 if met else 1]
+    said = f"{JUSTIFICATION_PREFIX} {justification}" if justification else ""
+    return " ".join(filter(None, (_start(number, criterion), said, words.answer))) + option
+
+
+def answer_prefix(number: int, criterion: Criterion, words: PointwiseWords = OUR_WORDS) -> str:
     """The beginning of a criterion's line, up to its answer, without a justification."""
-    return f"- Criterion {number} [{criterion.kind.label}]: {ANSWER_PREFIX}"
+    return " ".join(filter(None, (_start(number, criterion), words.answer)))
+
+
+def _start(number: int, criterion: Criterion) -> str:
+    return f"- Criterion {number} [{criterion.kind.label}]:"
 
 
 def weighted_score(answers: Sequence[Answer]) -> float:
@@ -107,11 +125,29 @@ def weighted_score(answers: Sequence[Answer]) -> float:
     return math.fsum(terms) / math.fsum(weights)
 
 
-def parse_checks(text: str, rubric: Rubric, finish_reason: FinishReason = "stop") -> Checks:
+def score_of_words(score: PointwiseScore) -> float | None:
+    """The score that the likelier words alone give, as if each had probability 1; None without a value."""
+    if score.value is None:
+        return None
+    return weighted_score(
+        [Answer(a.criterion, float(a.p_true > a.p_false), float(a.p_true <= a.p_false)) for a in score.answers]
+    )
+
+
+def mean_score(scores: Sequence[PointwiseScore]) -> float | None:
+    """The mean of the scores that could be read, if any."""
+    values = [score.value for score in scores if score.value is not None]
+    return math.fsum(values) / len(values) if values else None
+
+
+def parse_checks(
+    text: str, rubric: Rubric, finish_reason: FinishReason = "stop", words: PointwiseWords = OUR_WORDS
+) -> Checks:
     """Parse a pointwise judgement written for ``rubric``; never raises, takes time linear in the text.
 
     OK only if the text is one line per criterion, numbered in the rubric's order, each with the criterion's kind and
-    ending in ``Answer: true`` or ``Answer: false``. Blank lines do not count. A text cut by length is truncated.
+    ending in ``Answer: true`` or ``Answer: false`` (or the recipe's words) with one blank before the word. Blank lines
+    do not count. A text cut by length is truncated.
     """
     if finish_reason == "length":
         return Checks(text, (), ParseStatus.TRUNCATED)
@@ -121,7 +157,7 @@ def parse_checks(text: str, rubric: Rubric, finish_reason: FinishReason = "stop"
         return malformed
     checks = []
     for number, ((start, line), criterion) in enumerate(zip(lines, rubric.criteria, strict=True), start=1):
-        check = _read(start, line, number, criterion)
+        check = _read(start, line, number, criterion, words)
         if check is None:
             return malformed
         checks.append(check)
@@ -139,13 +175,20 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
         start = stop if found is None else found.end()
 
 
-def _read(start: int, line: str, number: int, criterion: Criterion) -> Check | None:
+def _read(start: int, line: str, number: int, criterion: Criterion, words: PointwiseWords) -> Check | None:
     head = _LINE.match(line)
-    at = line.rfind(ANSWER_PREFIX)
-    if head is None or at < head.end() or int(head[1]) != number or head[2] != criterion.kind.label:
+    if head is None or int(head[1]) != number or head[2] != criterion.kind.label:
         return None
-    end = at + len(ANSWER_PREFIX)
-    said, word = line[head.end() : at].strip(), line[end:].strip(" \t")
-    if word not in ("true", "false") or (said and not said.startswith(JUSTIFICATION_PREFIX)):
-        return None
-    return Check(number, said.removeprefix(JUSTIFICATION_PREFIX).strip(), word == "true", start + end)
+    for met, option in zip((True, False), words.options, strict=True):
+        at = len(line) - len(words.answer + option)
+        if not line.endswith(words.answer + option) or at < head.end():
+            continue
+        said = line[head.end() : at]
+        if not words.answer and said.endswith((" ", "\t")):
+            return None
+        said = said.strip()
+        if said and not said.startswith(JUSTIFICATION_PREFIX):
+            return None
+        justification = said.removeprefix(JUSTIFICATION_PREFIX).strip()
+        return Check(number, justification, met, start + at + len(words.answer))
+    return None

@@ -54,7 +54,7 @@ class RichWatcher:
         v = evaluation.values
         parts = [
             f"accuracy {v['accuracy']:.3f} [{v['accuracy_low']:.3f}, {v['accuracy_high']:.3f}]",
-            f"position bias {v['position_bias']:.3f}",
+            f"ties {v['tie_rate']:.3f}" if "tie_rate" in v else f"position bias {v['position_bias']:.3f}",
             f"format {v['format_sampled']:.2f}",
         ]
         if "principle_recall" in v:

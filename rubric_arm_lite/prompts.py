@@ -33,7 +33,7 @@ from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.parsing import INVISIBLE, LINE_BREAK, fold, judgement_part
 from rubric_arm_lite.types import Prompt, Rubric
 
-BUILT_IN_TEMPLATES = ("rubric", "judge", "judge_paper", "pointwise")
+BUILT_IN_TEMPLATES = ("rubric", "judge", "judge_paper", "pointwise", "pointwise_bare")
 """Those that a recipe may name."""
 
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)

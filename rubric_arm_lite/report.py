@@ -65,6 +65,7 @@ def page(record: RunRecord) -> str:
     every = [*phases, *record.cross_play.values()]
     return environment.get_template("report.html.jinja").render(
         record=record,
+        pointwise=record.pointwise,
         headline=headline(record),
         changes=changes(record),
         accuracy=_accuracy(record, phases),

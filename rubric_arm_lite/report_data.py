@@ -63,8 +63,11 @@ class EvaluationRow:
     showcase: tuple[Mapping[str, Any], ...] = ()
 
     def scores(self) -> dict[str, float]:
-        """Accuracy per pair id, the mean of both orders; empty without rows."""
-        return {str(row.get("pair_id")): (row["original"] + row["flipped"]) / 2 for row in self.rows}
+        """Accuracy per pair id, the mean of both orders where there are two; empty without rows."""
+        return {
+            str(row.get("pair_id")): row["accuracy"] if "accuracy" in row else (row["original"] + row["flipped"]) / 2
+            for row in self.rows
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,11 @@ class RunRecord:
     def name(self) -> str:
         """The recipe's name."""
         return self.recipe.name if self.recipe else "run"
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether the judge checks one response at a time, so that there is no order of two."""
+        return self.recipe is not None and self.recipe.reward.judge == "pointwise"
 
     @property
     def open_parts(self) -> list[str]:
@@ -220,9 +228,15 @@ def _evaluations(run: Path, logged: Iterable[Mapping[str, Any]]) -> dict[str, Ev
 
 
 def _evaluation(name: str, values: Any, details: Mapping[str, Any]) -> EvaluationRow:
-    rows = [row for row in details.get("rows", ()) if {"original", "flipped"} <= set(_numbers(row))]
+    rows = [row for row in details.get("rows", ()) if _judged(row)]
     showcase = [item for item in details.get("showcase", ()) if isinstance(item, dict)]
     return EvaluationRow(name, _numbers(values), tuple(rows), tuple(showcase))
+
+
+def _judged(row: Any) -> bool:
+    """Whether a row says how its pair was judged: one value from a pointwise judge, or one per order."""
+    numbers = set(_numbers(row))
+    return "accuracy" in numbers or {"original", "flipped"} <= numbers
 
 
 def _cross_play(run: Path) -> dict[str, EvaluationRow]:

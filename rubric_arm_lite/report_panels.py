@@ -30,7 +30,21 @@ _PART_WORDS = {
     ("judge", "format"): "well-formed",
     ("rubric", "accuracy"): "judge right",
     ("rubric", "parsed"): "rubric parses",
+    ("rubric", "short"): "bonus for a short one",
 }
+
+
+_REWARD_WORDS: dict[bool, dict[Role, str]] = {
+    False: {
+        "judge": "Right verdicts pay most; form pays its weight.",
+        "rubric": "The share of the frozen judge's verdicts that are right under the sampled rubric.",
+    },
+    True: {
+        "judge": "Samples on the right side of the other response's mean score; form is needed for that.",
+        "rubric": "The share of pairs whose preferred response the frozen judge scores higher under the rubric.",
+    },
+}
+"""What the parts of a role's reward mean, by whether the judge is pointwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +60,12 @@ def groups(record: RunRecord) -> list[Group]:
     """All small pictures of a run, by subject."""
     steps, phases = StepAxis(record), PhaseAxis(record.phases)
     found = [
-        Group("Rewards", "What the active role earned in every step of its phases.", _rewards(steps)),
+        Group("Rewards", "What the active role earned in every step of its phases.", _rewards(steps, record)),
         Group(
             "Learning signal", "Whether there was something to learn from, and how far it led.", _signal(steps, record)
         ),
         Group("Form", "Whether texts keep the form that the parsers accept.", _form(steps, phases)),
+        Group("Scores", "How clearly a pointwise judge tells the preferred response from the other.", _scores(phases)),
         Group(
             "Order of the responses",
             "Whether the verdict depends on which response comes first.",
@@ -63,7 +78,7 @@ def groups(record: RunRecord) -> list[Group]:
     return [group for group in found if group.panels]
 
 
-def _rewards(steps: StepAxis) -> tuple[Panel, ...]:
+def _rewards(steps: StepAxis, record: RunRecord) -> tuple[Panel, ...]:
     panels = [
         steps.panel(
             "reward",
@@ -84,11 +99,7 @@ def _rewards(steps: StepAxis) -> tuple[Panel, ...]:
         # Masked samples are rare: a line only where there are any.
         lines = [line for line in lines if line.name != "masked" or any(line.values)]
         title = f"Parts of the {ROLE_WORDS[role]}'s reward"
-        text = (
-            "Right verdicts pay most; form pays its weight."
-            if role == "judge"
-            else "The share of the frozen judge's verdicts that are right under the sampled rubric."
-        )
+        text = _REWARD_WORDS[record.pointwise][role]
         panels.append(steps.panel(f"reward-{role}", title, text, lines, "share"))
     return _present(panels)
 
@@ -140,6 +151,29 @@ def _form(steps: StepAxis, phases: PhaseAxis) -> tuple[Panel, ...]:
                     phases.of("format_sampled", "sampled", "judge"),
                     phases.of("format", "greedy", "judge", dashed=True),
                     phases.of("unparsed", "without a verdict", "muted"),
+                ],
+            ),
+        ]
+    )
+
+
+def _scores(phases: PhaseAxis) -> tuple[Panel, ...]:
+    return _present(
+        [
+            phases.panel(
+                "margin",
+                "Margin",
+                "The preferred response's score above the other one's, on held-out pairs; scores run from −1 to 1.",
+                [phases.of("margin", "margin", "judge")],
+                "number",
+            ),
+            phases.panel(
+                "ties",
+                "Ties",
+                "Pairs with equal scores, and what the words true and false alone would tie.",
+                [
+                    phases.of("tie_rate", "by probabilities", "judge"),
+                    phases.of("tie_rate_words", "by words", "ink", dashed=True),
                 ],
             ),
         ]

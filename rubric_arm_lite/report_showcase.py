@@ -27,7 +27,7 @@ _ALIKE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """How one evaluation judged the prompt's pair, in both orders."""
+    """How one evaluation judged the prompt's pair, in both orders; a pointwise judge has one outcome for both."""
 
     phase: str
     original: Outcome
@@ -111,6 +111,9 @@ def _verdicts(evaluation: EvaluationRow, item: Mapping[str, Any], pair_id: str) 
     row = next((row for row in evaluation.rows if str(row.get("pair_id")) == pair_id), None)
     if row is None:
         return Verdicts(evaluation.name, _outcome(item.get("winner"), "A"), "none")
+    if "accuracy" in row:
+        above = _outcome(item.get("winner"), "A")
+        return Verdicts(evaluation.name, above, above)
     return Verdicts(
         evaluation.name, _outcome(row.get("original_winner"), "A"), _outcome(row.get("flipped_winner"), "B")
     )

@@ -72,7 +72,8 @@ def headline(record: RunRecord) -> Headline:
         return Headline("Nothing has been evaluated yet.", ())
     last = phases[-1]
     start = next((row for row in phases if row.name == "warm-up"), None)
-    pairs = f"{last.values.get('pairs', 0):.0f} held-out pairs, each judged in both orders"
+    how = "each response scored by itself" if record.pointwise else "each judged in both orders"
+    pairs = f"{last.values.get('pairs', 0):.0f} held-out pairs, {how}"
     if start is None or start is last:
         where = {"base": "of the untrained base", "warm-up": "after the warm-up"}.get(last.name, f"after {last.name}")
         lead = f"Accuracy {where} is {percent(last.values['accuracy'])}{_interval(last)} on {pairs}."
@@ -120,9 +121,11 @@ def changes(record: RunRecord) -> list[Change]:
         return []
     last = phases[-1]
     wanted = (
-        ("accuracy", "Accuracy", "mean of both orders"),
+        ("accuracy", "Accuracy", "chosen scored higher" if record.pointwise else "mean of both orders"),
         ("position_bias", "Position bias", "points between the orders"),
         ("consistency", "Orders agree", "same response named twice"),
+        ("tie_rate", "Ties", "pairs with equal scores"),
+        ("margin", "Margin", "chosen above rejected, of 2"),
         ("format_sampled", "Well-formed", "sampled judgements"),
         ("principle_recall", "Principles named", "of each prompt's true ones"),
     )
@@ -131,11 +134,14 @@ def changes(record: RunRecord) -> list[Change]:
         for key, label, note in wanted
         if key in start.values and key in last.values
     ]
-    votes = [Change(_capital(key), "", percent(value), "majority of samples") for key, value in _voting(last)]
+    voted = "mean of sampled scores" if record.pointwise else "majority of samples"
+    votes = [Change(_capital(key), "", percent(value), voted) for key, value in _voting(last)]
     return found + votes
 
 
 def _plain(key: str, value: float) -> str:
+    if key == "margin":
+        return f"{value:+.2f}"
     return f"{100 * value:.1f}" if key == "position_bias" else percent(value)
 
 
@@ -206,6 +212,10 @@ def columns(evaluations: Sequence[EvaluationRow]) -> list[Column]:
         Column("mixed", _share("accuracy_mixed")),
         Column("bias", _share("position_bias"), True),
         Column("agree", _share("consistency"), True),
+        Column("ties", _share("tie_rate"), True),
+        Column("margin", lambda row: _number(row, "margin", 2), True),
+        Column("by words", _share("accuracy_words"), True),
+        Column("ties by words", _share("tie_rate_words"), True),
         Column("no verdict", _share("unparsed")),
         Column("for A", _share("says_a")),
         Column("format", _share("format")),

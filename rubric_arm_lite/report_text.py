@@ -53,10 +53,16 @@ def _evaluations(record: RunRecord) -> list[str]:
         return []
     shown = [column for column in columns(phases) if column.brief]
     rows = [[_cell(row.name), *(column.of(row) for column in shown)] for row in phases]
-    note = (
-        "In percent. Original and flipped: the preferred response stands first and second. Agree: both orders name "
-        "the same response. Sampled: well-formed judgements among sampled ones."
+    orders = (
+        "Original and flipped: the preferred response stands first and second. Agree: both orders name the same "
+        "response."
     )
+    single = (
+        "The judge sees one response at a time, so there is no position bias. Ties: pairs with equal scores, which "
+        "count ½. Margin: the preferred response's score above the other's, from −2 to 2. By words: with the words "
+        "true and false alone in place of their probabilities."
+    )
+    note = f"In percent. {single if record.pointwise else orders} Sampled: well-formed judgements among sampled ones."
     if any(column.title == "named" for column in shown):
         note += " Named: share of the true principles that the rubric names."
     return ["## Evaluations", table(["after", *(column.title for column in shown)], rows), _wrapped(note)]
@@ -82,7 +88,7 @@ def _one_prompt(record: RunRecord) -> list[str]:
     ends = [chosen.versions[0]] if len(chosen.versions) == 1 else [chosen.versions[0], chosen.versions[-1]]
     for version in ends:
         parts += [f"Rubric after {_cell(', '.join(version.phases))}:", _block(version.rubric or "(empty)")]
-        parts.append(_wrapped(_verdict(version)))
+        parts.append(_wrapped(_verdict(version, record.pointwise)))
     return parts
 
 
@@ -97,14 +103,18 @@ def _most_telling(found: Sequence[Showcase]) -> Showcase | None:
     return next(iter(better or able), None)
 
 
-def _verdict(version: Version) -> str:
+def _verdict(version: Version, pointwise: bool) -> str:
     if version.status != "ok":
         return f"The rubric is {_cell(version.status) or 'missing'}; nothing was judged."
     first, second = version.verdicts.original, version.verdicts.flipped
     said = {"right": "right", "wrong": "wrong", "none": "no verdict"}
-    text = (
-        f"Verdict with the preferred response first {MARKS[first]} {said[first]}, second {MARKS[second]} {said[second]}"
-    )
+    if pointwise:
+        text = f"The preferred response scores higher: {MARKS[first]} {said[first]}"
+    else:
+        text = (
+            f"Verdict with the preferred response first {MARKS[first]} {said[first]}, second {MARKS[second]} "
+            f"{said[second]}"
+        )
     return text + ("." if version.recall is None else f"; principles named {100 * version.recall:.0f}%.")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rubric_arm_lite.backends.base import ChatSampler
 from rubric_arm_lite.comparing import Case, Comparer, Progress, TooLong
 from rubric_arm_lite.config import CheckpointPair, Recipe
-from rubric_arm_lite.errors import BackendError, CheckpointError, DataError
+from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError, DataError
 from rubric_arm_lite.phases import RubricWriter
 from rubric_arm_lite.pointwise import PointwiseScore
 from rubric_arm_lite.prompts import PromptBuilder, Templates
@@ -171,7 +171,15 @@ class RubricRewardModel:
             names: what errors call the cases.
             too_long: ``leave`` gives a case that does not fit the context a verdict without judgements.
             progress: called with (cases done, cases in all).
+
+        Raises:
+            ConfigError: if this judge was trained to check one response at a time.
         """
+        if self.recipe.reward.judge == "pointwise":
+            raise ConfigError(
+                "reward.judge: pointwise is a judge that checks one response at a time; it has not learned to compare "
+                "two. Use score or score_many in Python, or a run with reward.judge: pairwise."
+            )
         names = names or [f"case {i}" for i in range(1, len(cases) + 1)]
         return self._comparer.compare(cases, names, votes, orders, too_long, progress)
 
@@ -216,18 +224,19 @@ class RubricRewardModel:
         return Ranking(placed(responses, players, standings), used, pairs, len(named), named.count(None))
 
     def score(
-        self, prompt: Prompt, response: str, rubric: Rubric | str | None = None, justify: bool = False
+        self, prompt: Prompt, response: str, rubric: Rubric | str | None = None, justify: bool | None = None
     ) -> PointwiseScore:
         """How far one response meets its prompt's rubric, in [−1, 1], after RUBRIC-ARROW (arXiv 2605.29156).
 
-        Σ w (p_true − p_false) / Σ w over the criteria, w = 3 for a hard rule and 1 for a principle. The judge of this
-        project is trained to compare; unless it was also trained to answer pointwise, the numbers are only as good as
-        its base, and :meth:`compare` or :meth:`rank` is the better choice.
+        Σ w (p_true − p_false) / Σ w over the criteria, w = 3 for a hard rule and 1 for a principle. A judge of
+        ``reward.judge: pointwise`` is trained for this; one that was trained to compare is only as good here as its
+        base, and :meth:`compare` or :meth:`rank` is the better choice.
 
         Args:
             rubric: criteria to use in place of the generator's.
             justify: let the judge write a justification before each answer, as in the paper: slower, and where its
                 text does not keep the form there is no value. Otherwise it answers each criterion at once, by itself.
+                None is as the judge was trained: it writes if it is pointwise.
 
         Raises:
             BackendError: if the backend gives no probabilities (a server), or the tokenizer lacks true and false.
@@ -238,13 +247,15 @@ class RubricRewardModel:
     def score_many(
         self,
         cases: Sequence[ScoreCase],
-        justify: bool = False,
+        justify: bool | None = None,
         names: Sequence[str] | None = None,
         too_long: TooLong = "raise",
         progress: Progress | None = None,
     ) -> list[PointwiseScore]:
         """:meth:`score` for many cases at once, batched; equal prompts share one rubric."""
         names = names or [f"case {i}" for i in range(1, len(cases) + 1)]
+        if justify is None:
+            justify = self.recipe.reward.judge == "pointwise"
         return self._scorer.score(cases, names, justify, too_long, progress)
 
     def unknown_words(self, *texts: str) -> tuple[str, ...]:

@@ -8,25 +8,16 @@ stand in :func:`~rubric_arm_lite.pointwise.parse_checks`: our form is lines, the
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from rubric_arm_lite.backends.base import ChatSampler, NextWords, Sampling, WordReader
+from rubric_arm_lite.backends.base import ChatSampler, Sampling
 from rubric_arm_lite.comparing import CASES_AT_ONCE, Comparer, Progress, TooLong
 from rubric_arm_lite.config import Recipe
-from rubric_arm_lite.errors import BackendError
-from rubric_arm_lite.pointwise import (
-    OPTIONS,
-    Answer,
-    Checks,
-    PointwiseScore,
-    answer_prefix,
-    parse_checks,
-    weighted_score,
-)
+from rubric_arm_lite.pointwise import PointwiseScore
 from rubric_arm_lite.prompts import PromptBuilder
+from rubric_arm_lite.score_desk import ScoreDesk, Sheet, unscored
 from rubric_arm_lite.seeds import derive_seed
-from rubric_arm_lite.types import Example, ParseStatus, Prompt, Rubric
+from rubric_arm_lite.types import ParseStatus, Prompt, Rubric
 
 ScoreCase = tuple[Prompt, str, Rubric | str | None]
 """A prompt, a response, and criteria to use in place of the generator's, if any."""
@@ -41,10 +32,10 @@ class Scorer:
     """Asks the judge about one response at a time."""
 
     def __init__(self, model: ChatSampler, recipe: Recipe, prompts: PromptBuilder, comparer: Comparer) -> None:
-        self._model = model
         self._recipe = recipe
         self._prompts = prompts
         self._comparer = comparer
+        self._desk = ScoreDesk(model, prompts, recipe.prompts.pointwise_words)
 
     def score(
         self,
@@ -60,11 +51,7 @@ class Scorer:
             BackendError: if the backend does not give probabilities of words, or the tokenizer has none for them.
             DataError: if a rubric given as text does not parse, or a text is longer than the context.
         """
-        if not isinstance(self._model, WordReader):
-            raise BackendError(
-                "This backend does not give the probabilities of words, which a pointwise score is made of. Load the "
-                "adapters or checkpoints on this machine, or compare responses in pairs."
-            )
+        self._desk.reader()  # before anything is asked
         rubrics = self._comparer.rubrics_for([(prompt, rubric) for prompt, _, rubric in cases], names, too_long)
         sampling = Sampling(self._recipe.evaluation.judge_max_tokens if justify else LINE_TOKENS, 1, 0.0)
         asked: list[_Asked] = []
@@ -74,54 +61,22 @@ class Scorer:
             asked.append((text if fits else None, rubric))
         found: list[PointwiseScore] = []
         for start in range(0, len(asked), CASES_AT_ONCE):
-            found += self._score(self._model, asked[start : start + CASES_AT_ONCE], sampling, justify)
+            found += self._score(asked[start : start + CASES_AT_ONCE], sampling, justify)
             if progress is not None:
                 progress(len(found), len(asked))
         return found
 
-    def _score(
-        self, reader: WordReader, cases: Sequence[_Asked], sampling: Sampling, justify: bool
-    ) -> list[PointwiseScore]:
+    def _score(self, cases: Sequence[_Asked], sampling: Sampling, justify: bool) -> list[PointwiseScore]:
         asked = {text: rubric for text, rubric in cases if text is not None}
-        written = self._write(asked, sampling) if justify and asked else {}
-        prefixes = {text: _prefixes(rubric, written.get(text)) for text, rubric in asked.items()}
-        questions = [NextWords(text, prefix, OPTIONS) for text, own in prefixes.items() for prefix in own]
-        read = iter(reader.next_word_logprobs("judge", questions) if questions else [])
-        scores = {text: _scored(rubric, written.get(text), read) for text, rubric in asked.items()}
+        if justify:
+            written = self._desk.write(asked, sampling, derive_seed(self._recipe.seed, "score"))
+            sheets = [sheet for own in written.values() for sheet in own]
+        else:
+            sheets = [Sheet(text, rubric) for text, rubric in asked.items()]
+        scores = dict(zip(asked, self._desk.read(sheets), strict=True))
         return [
-            _unscored(rubric, "", rubric.status if not rubric.usable else ParseStatus.TRUNCATED)
+            unscored(rubric, "", rubric.status if not rubric.usable else ParseStatus.TRUNCATED)
             if text is None
             else scores[text]
             for text, rubric in cases
         ]
-
-    def _write(self, asked: dict[str, Rubric], sampling: Sampling) -> dict[str, Checks]:
-        seed = derive_seed(self._recipe.seed, "score")
-        examples = [Example(f"response {i}", text, derive_seed(seed, text)) for i, text in enumerate(asked, start=1)]
-        groups = self._model.sample("judge", examples, sampling)
-        return {
-            text: parse_checks(group.samples[0].text, rubric, group.samples[0].finish_reason)
-            for (text, rubric), group in zip(asked.items(), groups, strict=True)
-        }
-
-
-def _prefixes(rubric: Rubric, written: Checks | None) -> list[str]:
-    if written is not None:
-        return written.prefixes()
-    return [answer_prefix(number, criterion) for number, criterion in enumerate(rubric.criteria, start=1)]
-
-
-def _scored(rubric: Rubric, written: Checks | None, read: Iterator[tuple[float, ...]]) -> PointwiseScore:
-    if written is not None and written.status is not ParseStatus.OK:
-        return _unscored(rubric, written.text, written.status)
-    said = [""] * len(rubric.criteria) if written is None else [check.justification for check in written.checks]
-    answers = []
-    for criterion, justification in zip(rubric.criteria, said, strict=True):
-        true, false = map(math.exp, next(read))
-        answers.append(Answer(criterion, true, false, justification))
-    text = "" if written is None else written.text
-    return PointwiseScore(weighted_score(answers), tuple(answers), rubric, text, ParseStatus.OK)
-
-
-def _unscored(rubric: Rubric, text: str, status: ParseStatus) -> PointwiseScore:
-    return PointwiseScore(None, (), rubric, text, status)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rubric_arm_lite.backends.transformers import TwoAdapterModel
-from rubric_arm_lite.config import SFTSettings, WarmupSettings
+from rubric_arm_lite.config import PointwiseWords, SFTSettings, WarmupSettings
 from rubric_arm_lite.data import WarmupRow
 from rubric_arm_lite.errors import ConfigError, DataError, TrainingError
 from rubric_arm_lite.parallel import ALONE, Processes
@@ -48,7 +48,10 @@ def role_examples(
             rubric: Rubric = parse_rubric(row.judged_rubric or row.rubric)
             if not rubric.usable:
                 continue
-            prompt = prompts.judge_prompt(row.prompt, rubric, row.response_a, row.response_b)
+            if row.response_b is None:
+                prompt = prompts.pointwise_prompt(row.prompt, rubric, row.response_a)
+            else:
+                prompt = prompts.judge_prompt(row.prompt, rubric, row.response_a, row.response_b)
             text = row.judgement
         ids = (model.encode(prompt), model.encode_completion(text))
         if len(ids[0]) + len(ids[1]) > model.settings.max_context:
@@ -238,17 +241,19 @@ def plain_printer() -> Any:
     return PrinterCallback
 
 
-def rows_of_testbed(settings: WarmupSettings, world: Any, seed: int) -> list[WarmupRow]:
-    """The testbed teacher's trajectories as warm-up rows."""
+def rows_of_testbed(
+    settings: WarmupSettings, world: Any, seed: int, words: PointwiseWords | None = None
+) -> list[WarmupRow]:
+    """The testbed teacher's trajectories as warm-up rows; with ``words`` their judgements are pointwise."""
     from rubric_arm_lite.testbed.trajectories import Teacher
 
-    teacher = Teacher(world, settings.teacher)
+    teacher = Teacher(world, settings.teacher, words)
     return [
         WarmupRow(
             prompt=t.comparison.prompt,
             rubric=t.rubric_text,
             response_a=t.comparison.response_a,
-            response_b=t.comparison.response_b,
+            response_b=t.comparison.response_b if words is None else None,
             judgement=t.judgement_text,
             judged_rubric=t.rubric.text,
         )

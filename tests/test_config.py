@@ -100,6 +100,10 @@ OUT_OF_BOUNDS = [
     ("reward.format_mode", "lenient"),
     ("reward.unparsed", "skip"),
     ("reward.judge_orders", "two"),
+    ("reward.judge", "both"),
+    ("reward.short_bonus", -0.1),
+    ("reward.short_from", 0),
+    ("prompts.pointwise_words.met", ""),
     ("schedule.order", "judge"),
     ("schedule.cycles", 0),
     ("schedule.until.phase", "policy"),
@@ -136,6 +140,15 @@ CONFLICTS = [
     (nested("judge.pairs_per_prompt", 5), "pairs_per_prompt: 5 is more than data.world.pairs_per_prompt (4)"),
     (nested("rubric.pairs_per_prompt", 5), "pairs_per_prompt: 5 is more than data.world.pairs_per_prompt (4)"),
     (nested("model.dtype", "float16"), "model.dtype: float16 cannot train the testbed's base"),
+    (nested("reward", {"judge": "pointwise", "judge_orders": "both"}), "reward.judge_orders: both is for two"),
+    (
+        {"reward": {"judge": "pointwise"}, "schedule": {"until": {"metric": "consistency"}}},
+        "schedule.until.metric: consistency compares two orders",
+    ),
+    (nested("prompts.pointwise_words.met", "yes"), "the built-in pointwise_template asks for `Answer: true`"),
+    (nested("prompts.pointwise_words.met", "true "), "'true ' has blanks at its ends"),
+    (nested("prompts.pointwise_words.answer", "a\nb"), "has blanks at its ends or a line break"),
+    (nested("prompts.pointwise_words", {"met": "met", "missed": "not met"}), "cannot be told apart at a line's end"),
 ]
 
 
@@ -162,6 +175,8 @@ ALLOWED = [
     {"model": {"dtype": "float16", "base": "Qwen/Qwen3-0.6B"}},
     {"model": {"lora": {"target_modules": ["q_proj", "v_proj"]}}},
     {"schedule": {"until": {"at_least": 1}}},
+    {"reward": {"judge": "pointwise"}, "schedule": {"until": {"metric": "accuracy"}}},
+    {"prompts": {"pointwise_template": "mine.jinja", "pointwise_words": {"answer": "", "met": "yes", "missed": "no"}}},
 ]
 
 

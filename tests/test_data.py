@@ -178,6 +178,15 @@ def test_trajectories(tmp_path: Path) -> None:
     assert rows == [WarmupRow("p", "r", "a", "b", "j"), WarmupRow(CONVERSATION, "r", "a", "b", "j")]
 
 
+def test_pointwise_trajectories_have_one_response(tmp_path: Path) -> None:
+    row = {"prompt": "p", "rubric": "r", "response": "a", "judgement": "j"}
+    assert load_trajectories(jsonl(tmp_path, row), pointwise=True) == [WarmupRow("p", "r", "a", None, "j")]
+    with pytest.raises(DataError, match=r"line 1: .*`response`"):
+        load_trajectories(jsonl(tmp_path, TRAJECTORY), pointwise=True)
+    with pytest.raises(DataError, match=r"line 1: .*`response_a`"):
+        load_trajectories(jsonl(tmp_path, row))
+
+
 def test_comparisons(tmp_path: Path) -> None:
     rows = [COMPARISON, {**COMPARISON, "id": "k", "rubric": "r"}, {**COMPARISON, "rubric": None, "response_b": "a"}]
     name = prompt_hash("p")

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from rubric_arm_lite.backends.base import Sampling
+from rubric_arm_lite.backends.base import NextWords, Sampling
 from rubric_arm_lite.backends.scripted import ScriptedSampler
 from rubric_arm_lite.backends.spread import SpreadSampler
 from rubric_arm_lite.config import SFTSettings
@@ -26,6 +26,7 @@ from rubric_arm_lite.parallel import ALONE, Processes, join
 from rubric_arm_lite.types import Example
 from rubric_arm_lite.warmup import divided
 from tests import tiny
+from tests.pointwise_players import PointwiseSampler
 
 ROOT = Path(__file__).parents[1]
 
@@ -160,6 +161,19 @@ def test_prompts_too_long_in_one_part_are_written_as_empty() -> None:
     with pytest.raises(PromptTooLongError, match="900"):
         alone.sample("judge", examples(2), Sampling(3, 2))
     assert alone.sample("judge", [], Sampling(3, 2)) == []
+
+
+def test_probabilities_are_shared_out_and_gathered_in_order() -> None:
+    prompts = [f"<response>\ngood {i}\n</response><rubric>\n\n</rubric>" for i in range(4)]
+    questions = [NextWords(prompt, "x", (" a", " b")) for prompt in prompts]
+    scripted = PointwiseSampler()
+    theirs = [(-7.0, -8.0)] * 2
+    found = SpreadSampler(scripted, Both([(theirs, "")])).next_word_logprobs("judge", questions)
+    assert scripted.questions == questions[:2] and found[2:] == theirs and len(found) == 4
+    with pytest.raises(BackendError, match="cannot be told apart"):
+        SpreadSampler(scripted, Both([([], "they cannot be told apart")])).next_word_logprobs("judge", questions)
+    with pytest.raises(BackendError, match="does not give the probabilities"):
+        SpreadSampler(ScriptedSampler(lambda *_: "x"), Both([])).next_word_logprobs("judge", questions)
 
 
 # --- set-up -------------------------------------------------------------------------------------------------------

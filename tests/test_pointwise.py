@@ -6,8 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rubric_arm_lite.config import PointwiseWords
 from rubric_arm_lite.parsing import parse_rubric
-from rubric_arm_lite.pointwise import Answer, answer_prefix, parse_checks, weighted_score
+from rubric_arm_lite.pointwise import (
+    OUR_WORDS,
+    Answer,
+    PointwiseScore,
+    answer_prefix,
+    check_line,
+    mean_score,
+    parse_checks,
+    score_of_words,
+    weighted_score,
+)
 from rubric_arm_lite.types import Criterion, CriterionKind, ParseStatus
 from tests.judgements import RUBRIC, any_text
 from tests.players import PROMPTS, section
@@ -69,6 +80,9 @@ def test_a_well_formed_text() -> None:
         "\n".join((f"> {LINES[0]}", LINES[1])),
         "\n".join((LINES[0].replace("Answer:", "Result:"), LINES[1])),
         "\n".join((LINES[0].replace("Criterion 1", "Criterion 01"), LINES[1])),
+        "\n".join((LINES[0].replace("Answer: true", "Answer:true"), LINES[1])),
+        "\n".join((LINES[0].replace("Answer: true", "Answer:  true"), LINES[1])),
+        "\n".join((LINES[0], "- Criterion 2 [Principle]: false")),
         " ".join(LINES),
     ],
 )
@@ -84,6 +98,42 @@ def test_a_quoted_answer_is_no_answer_and_the_last_one_counts() -> None:
     cut = parse_checks("\n".join(LINES), RUBRIC, "length")
     assert (cut.status, cut.checks) == (ParseStatus.TRUNCATED, ())
     assert parse_checks("", parse_rubric("nothing")).status is ParseStatus.MALFORMED
+
+
+TESTBED_WORDS = PointwiseWords(answer="", met="is met.", missed="is missed.")
+
+
+@given(
+    st.sampled_from([OUR_WORDS, TESTBED_WORDS, PointwiseWords(answer="Verdict =", met="ja", missed="nein")]),
+    st.tuples(st.booleans(), st.booleans()),
+    st.sampled_from(["", "It is, so to speak, is missed", "Answer: false", "silk appears,", "Justification: x"]),
+)
+def test_lines_as_written_are_read_back_in_any_words(words: PointwiseWords, met: tuple[bool, bool], said: str) -> None:
+    lines = [check_line(i, c, m, said, words) for i, (c, m) in enumerate(zip(RUBRIC.criteria, met, strict=True), 1)]
+    found = parse_checks("\n".join(lines), RUBRIC, words=words)
+    assert [(check.met, check.justification) for check in found.checks] == [(m, said.strip()) for m in met]
+    for prefix, m in zip(found.prefixes(), met, strict=True):
+        option = words.options[0 if m else 1]
+        assert found.text[len(prefix) :].startswith(option), "the option is the very text that was written"
+    bare = check_line(2, PRINCIPLE, True, words=words)
+    assert bare == answer_prefix(2, PRINCIPLE, words) + words.options[0]
+
+
+def test_words_need_a_blank_before_them_where_nothing_else_announces_them() -> None:
+    lines = ["- Criterion 1 [Hard Rule]: Justification: silk, is met.", "- Criterion 2 [Principle]: is missed."]
+    assert parse_checks("\n".join(lines), RUBRIC, words=TESTBED_WORDS).status is ParseStatus.OK
+    for wrong in ("Justification: silk,is met.", "Justification: silk,  is met.", "Justification: this met."):
+        text = f"- Criterion 1 [Hard Rule]: {wrong}\n{lines[1]}"
+        assert parse_checks(text, RUBRIC, words=TESTBED_WORDS).status is ParseStatus.MALFORMED
+
+
+def test_the_words_alone_and_means() -> None:
+    answers = (Answer(RULE, 0.6, 0.4), Answer(PRINCIPLE, 0.2, 0.7))
+    score = PointwiseScore(weighted_score(answers), answers, RUBRIC, "", ParseStatus.OK)
+    assert score.value == pytest.approx((3 * 0.2 - 0.5) / 4) and score_of_words(score) == 0.5
+    nothing = PointwiseScore(None, (), RUBRIC, "", ParseStatus.MALFORMED)
+    assert score_of_words(nothing) is None and mean_score([nothing]) is None and mean_score([]) is None
+    assert mean_score([score, nothing, score]) == score.value
 
 
 @given(st.one_of(any_text, st.lists(st.sampled_from((*LINES, "Answer:", " ", "\t", "\n")), max_size=40).map("".join)))

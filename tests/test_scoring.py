@@ -14,8 +14,8 @@ from rubric_arm_lite.backends import answers
 from rubric_arm_lite.backends.base import NextWords
 from rubric_arm_lite.backends.loader import load_model
 from rubric_arm_lite.backends.transformers import TwoAdapterModel
-from rubric_arm_lite.errors import BackendError, DataError, PromptTooLongError
-from rubric_arm_lite.pointwise import OPTIONS
+from rubric_arm_lite.errors import BackendError, ConfigError, DataError, PromptTooLongError
+from rubric_arm_lite.pointwise import OUR_WORDS
 from rubric_arm_lite.reward_model import RubricRewardModel
 from rubric_arm_lite.testbed.tokenizer import build_tokenizer
 from rubric_arm_lite.types import ParseStatus
@@ -23,6 +23,7 @@ from tests import tiny
 from tests.players import RUBRIC_TEXT, recipe, section
 from tests.test_reward_model import Chat, model
 
+OPTIONS = OUR_WORDS.options
 WORDS = ["true", " true", "false", " false", "Answer", " Answer", "not", " not"]
 
 
@@ -79,6 +80,32 @@ def test_with_justifications_probabilities_are_read_where_the_judge_answered() -
 def test_a_text_that_does_not_keep_the_form_has_no_value() -> None:
     score = scorer(Reader(TABLE, "It is fine.")).score("p", "good", justify=True)
     assert (score.value, score.answers, score.status, score.text) == (None, (), ParseStatus.MALFORMED, "It is fine.")
+
+
+def test_a_judge_is_asked_as_it_was_trained() -> None:
+    """A pointwise one writes; another answers at once; and a pointwise one refuses to compare."""
+    text = "- Criterion 1 [Hard Rule]: Answer: true\n- Criterion 2 [Principle]: Answer: false"
+    for form, written in (("pairwise", ""), ("pointwise", text)):
+        settings = recipe(evaluation={"rubric_max_tokens": 100, "judge_max_tokens": 500}, reward={"judge": form})
+        score = RubricRewardModel(Reader(TABLE, text), settings).score("p", "good")
+        assert (score.value, score.text) == (pytest.approx(0.4), written)
+    judge = RubricRewardModel(Reader(TABLE, text), settings)
+    with pytest.raises(ConfigError, match="has not learned to compare"):
+        judge.compare("p", "good", "poor")
+    with pytest.raises(ConfigError, match="Use score or score_many"):
+        judge.rank("p", ["good", "poor"])
+
+
+def test_a_recipe_s_words_are_read() -> None:
+    words = {"answer": "", "met": "is met.", "missed": "is missed."}
+    text = "- Criterion 1 [Hard Rule]: is met.\n- Criterion 2 [Principle]: Justification: rude, is missed."
+    reader = Reader(TABLE, text)
+    prompts = {"pointwise_template": "pointwise_bare", "pointwise_words": words}
+    settings = recipe(evaluation={"rubric_max_tokens": 100, "judge_max_tokens": 500}, prompts=prompts)
+    score = RubricRewardModel(reader, settings).score("p", "good", justify=True)
+    assert score.value == pytest.approx(0.4) and reader.questions[0].options == (" is met.", " is missed.")
+    RubricRewardModel(reader, settings).score("p", "good", justify=False)
+    assert reader.questions[-1].written == "- Criterion 2 [Principle]:"
 
 
 def test_what_cannot_be_scored() -> None:

@@ -10,6 +10,7 @@ import torch
 
 from rubric_arm_lite.config import ModelSettings, WorldSettings
 from rubric_arm_lite.prompts import PromptBuilder, Templates
+from rubric_arm_lite.recipe_file import load_recipe
 from rubric_arm_lite.testbed import base_folder
 from rubric_arm_lite.testbed.build import BuildSettings, Corpus, build
 from rubric_arm_lite.testbed.oracle import oracle, oracle_accuracy, points
@@ -62,6 +63,19 @@ def test_every_text_of_the_world_has_its_words_and_decodes_exactly(judge: str) -
             ids = tokenizer(chat, add_special_tokens=False)["input_ids"]
             assert tokenizer.unk_token_id not in ids, text
             assert tokenizer.decode(ids) == chat
+
+
+def test_a_pointwise_judge_s_texts_have_their_words_and_its_prompts_but_for_the_tags() -> None:
+    recipe = load_recipe("arrow-testbed")
+    tokenizer = build_tokenizer()
+    prompts, words = PromptBuilder(Templates.of(recipe.prompts)), recipe.prompts.pointwise_words
+    options = [tokenizer(option, add_special_tokens=False)["input_ids"] for option in words.options]
+    assert len(options[0]) == len(options[1]) == 1 and options[0] != options[1], "a probability is that of one token"
+    for t in Teacher(WORLD, words=words).trajectories(WORLD.blocks("train", 60), seed=0):
+        ids = tokenizer(t.judgement_text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.unk_token_id not in ids and tokenizer.decode(ids) == t.judgement_text
+        text = prompts.pointwise_prompt(t.comparison.prompt, t.rubric, t.comparison.response_a)
+        assert tokenizer(text, add_special_tokens=False)["input_ids"].count(tokenizer.unk_token_id) == 5
 
 
 def test_fixed_parts_are_not_found_inside_words() -> None:

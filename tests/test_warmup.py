@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from rubric_arm_lite.config import SFTSettings, WarmupSettings
+from rubric_arm_lite.config import PointwiseWords, SFTSettings, WarmupSettings
 from rubric_arm_lite.data import WarmupRow
 from rubric_arm_lite.errors import DataError, TrainingError
+from rubric_arm_lite.parsing import parse_rubric
 from rubric_arm_lite.prompts import PromptBuilder, Templates
 from rubric_arm_lite.testbed.world import World
 from rubric_arm_lite.warmup import COMPLETE, last_complete, role_examples, rows_of_testbed, updates, warm_up_role
@@ -57,6 +58,17 @@ def test_examples_are_what_inference_would_see(tiny_folder: Any, rows: list[Warm
     assert model.tokenizer(whole, add_special_tokens=False)["input_ids"][: len(prompt_ids + text_ids)] == (
         prompt_ids + text_ids
     )
+
+
+def test_a_pointwise_row_shows_one_response(tiny_folder: Any) -> None:
+    model = fresh(tiny_folder("qwen3"))
+    prompts = PromptBuilder(Templates.load(pointwise="pointwise_bare"), model.control_tokens())
+    found = rows_of_testbed(WarmupSettings(prompts=2), World(5), 5, PointwiseWords())
+    assert [row.response_b for row in found] == [None] * len(found)
+    (prompt_ids, text_ids), *_ = role_examples(found, "judge", model, prompts)[0]
+    rubric = parse_rubric(found[0].judged_rubric or "")
+    assert prompt_ids == model.encode(prompts.pointwise_prompt(found[0].prompt, rubric, found[0].response_a))
+    assert text_ids == model.encode_completion(found[0].judgement)
 
 
 def test_rows_without_a_usable_rubric_teach_the_generator_only(tiny_folder: Any) -> None:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rubric_arm_lite.config import TeacherSettings, WorldSettings
+from rubric_arm_lite.config import PointwiseWords, TeacherSettings, WorldSettings
 from rubric_arm_lite.parsing import parse_judgement, parse_rubric
-from rubric_arm_lite.testbed.trajectories import Teacher, break_judgement, break_rubric, write_judgement
+from rubric_arm_lite.pointwise import parse_checks
+from rubric_arm_lite.testbed.trajectories import (
+    Teacher,
+    break_checks,
+    break_judgement,
+    break_rubric,
+    write_checks,
+    write_judgement,
+)
 from rubric_arm_lite.testbed.world import (
     GENRES,
     HARD_WEIGHT,
@@ -254,6 +263,74 @@ def test_the_default_teacher_errs_as_often_as_it_should() -> None:
     assert 0.5 < right < 0.8
     first = sum(j.winner == "A" for j in judgements) / len(found)
     assert first > 0.55
+
+
+WORDS = PointwiseWords(answer="", met="1", missed="0")
+
+
+def test_a_careful_pointwise_teacher_is_right_about_every_criterion() -> None:
+    world = World(0)
+    kinds = set()
+    for t in Teacher(world, NO_FAULTS, WORDS).trajectories(world.blocks("train", 40), seed=0):
+        found = parse_checks(t.judgement_text, t.rubric, words=WORDS)
+        assert found.status is ParseStatus.OK
+        for check, criterion in zip(found.checks, t.rubric.criteria, strict=True):
+            assert check.met is criterion_met(criterion, t.comparison.response_a)
+            kinds.add((criterion.text.split()[2], check.met))
+    assert kinds == {(verb, met) for verb in ("includes", "avoids", "is") for met in (True, False)}
+
+
+def test_the_default_pointwise_teacher_errs_as_often_as_it_should() -> None:
+    world, settings = World(0), TeacherSettings()
+    trajectories = Teacher(world, settings, WORDS).trajectories(world.blocks("train", 300), seed=0)
+    found = [(t, parse_checks(t.judgement_text, t.rubric, words=WORDS)) for t in trajectories]
+    whole = [(t, f) for t, f in found if f.status is ParseStatus.OK]
+    assert 1 - len(whole) / len(found) == pytest.approx(settings.malformed_judgement, abs=0.04)
+    rules = [f.checks[0].met is criterion_met(t.rubric.criteria[0], t.comparison.response_a) for t, f in whole]
+    assert 1 - sum(rules) / len(rules) == pytest.approx(settings.careless, abs=0.04)
+    met = [
+        check.met
+        for t, f in whole
+        for check, criterion in zip(f.checks[1:], t.rubric.criteria[1:], strict=True)
+        if criterion_met(criterion, t.comparison.response_a)
+    ]
+    seen = (1 - settings.ignores_principles) * (1 - settings.careless) + settings.ignores_principles * settings.careless
+    assert sum(met) / len(met) == pytest.approx(seen, abs=0.05)
+
+
+def test_a_pointwise_judgement_is_written_without_a_look_at_the_label() -> None:
+    world = World(0)
+    teacher = Teacher(world, words=WORDS)
+    trajectory = teacher.trajectories(world.blocks("train", 1), seed=0)[0]
+    flipped = replace(trajectory.comparison, preferred=other_side(trajectory.comparison.preferred))
+    texts = {teacher.checks(c, trajectory.rubric, random.Random(4)) for c in (trajectory.comparison, flipped)}
+    assert len(texts) == 1
+
+
+@given(st.integers(0, 999))
+def test_broken_checks_are_malformed(seed: int) -> None:
+    rng = random.Random(seed)
+    rubric = World(0).true_rubric(task_of(pairs_of(World(0), prompts=1)[0]))
+    text = write_checks(rubric, "silk stone", WORDS)
+    assert parse_checks(text, rubric, words=WORDS).status is ParseStatus.OK
+    assert parse_checks(break_checks(text, rng), rubric, words=WORDS).status is ParseStatus.MALFORMED
+
+
+def test_checks_say_what_they_found() -> None:
+    principles = [principle_criterion("vivid"), principle_criterion("warm")]
+    rubric = make_rubric([hard_rule_criterion("avoid", "silk"), *principles])
+    assert write_checks(rubric, "silk stone crimson", WORDS).split("\n") == [
+        "",
+        "- Criterion 1 [Hard Rule]: Justification: silk appears, is missed. 0",
+        "- Criterion 2 [Principle]: Justification: vivid is met. 1",
+        "- Criterion 3 [Principle]: Justification: warm is missed. 0",
+    ]
+    wrong = write_checks(rubric, "silk stone crimson", WORDS, frozenset({2}), frozenset({1, 3}))
+    assert [line.split(": ")[2] for line in wrong.strip().split("\n")] == [
+        "silk appears, is missed. 1",
+        "vivid is missed. 0",
+        "warm is missed. 1",
+    ]
 
 
 def test_trajectories_are_the_same_for_a_seed_and_keep_the_order_of_the_pairs() -> None:

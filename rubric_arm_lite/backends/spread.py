@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rubric_arm_lite.backends.base import Sampler, Sampling
+from rubric_arm_lite.backends.base import NextWords, Sampler, Sampling, WordReader
 from rubric_arm_lite.errors import BackendError, PromptTooLongError
 from rubric_arm_lite.parallel import Processes
 from rubric_arm_lite.types import Example, RolloutGroup, Sample
@@ -49,6 +49,26 @@ class SpreadSampler:
             raise PromptTooLongError(next(said for _, said, _ in gathered if said))
         self.tokens_written += sum(len(sample.token_ids) for group in found for sample in group.samples)
         return found
+
+    def next_word_logprobs(self, adapter: str | None, questions: Sequence[NextWords]) -> list[tuple[float, ...]]:
+        """See :class:`~rubric_arm_lite.backends.base.WordReader`.
+
+        Raises:
+            BackendError: in all processes if it was raised in one of them, or if the sampler has no probabilities.
+        """
+        if not isinstance(self._sampler, WordReader):
+            raise BackendError("This backend does not give the probabilities of words.")
+        mine = [questions[i] for i in self._processes.share([len(q.prompt) + len(q.written) for q in questions])]
+        read: list[tuple[float, ...]] = []
+        problem = ""
+        try:
+            read = self._sampler.next_word_logprobs(adapter, mine) if mine else []
+        except BackendError as error:
+            problem = str(error)
+        gathered = self._processes.gather((read, problem))
+        if any(said for _, said in gathered):
+            raise BackendError(next(said for _, said in gathered if said))
+        return [answer for part, _ in gathered for answer in part]
 
     def fingerprint(self, adapter: str | None) -> str:
         """The sampler's, which is the same in all processes."""

@@ -23,18 +23,28 @@ from rubric_arm_lite.teacher_texts import canonical_rubric, checked_judgement
 
 
 def read_trajectories(
-    settings: WarmupSettings, seed: int, overlap: Overlap | None = None, held_out: Collection[str] = ()
+    settings: WarmupSettings,
+    seed: int,
+    overlap: Overlap | None = None,
+    held_out: Collection[str] = (),
+    pointwise: bool = False,
 ) -> tuple[list[WarmupRow], Counts]:
     """The trajectories of ``settings.source``, in the source's order, and what was left out.
 
     Args:
         overlap: prompts of benchmarks that are not to be trained on.
         held_out: ids of prompts that are not to be trained on.
+        pointwise: rows of our own form have one ``response``, for a judge that checks one at a time.
 
     Raises:
         DataError: for a source or row that cannot be used, or if no trajectory is left.
     """
     form, rows = rows_and_form(settings)
+    if form is not None and pointwise:
+        raise DataError(
+            f"{settings.source} has the form `{form.name}`, whose judgements compare two responses, so it cannot warm "
+            "up a pointwise judge. Use our own form with one response a row, or reward.judge: pairwise."
+        )
     if form is not None and not form.judgement:
         able = ", ".join(name for name, other in FORMS.items() if other.judgement)
         raise DataError(
@@ -49,7 +59,7 @@ def read_trajectories(
             reasons[OTHER_SUBSET] += 1
             continue
         try:
-            found = trajectory_of_row(row) if form is None else _checked(row, form)
+            found = trajectory_of_row(row, pointwise) if form is None else _checked(row, form)
         except UnusableRowError as error:
             if form is None:
                 raise

@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rubric_arm_lite.config import TeacherSettings
+from rubric_arm_lite.config import PointwiseWords, TeacherSettings
 from rubric_arm_lite.parsing import (
     ANALYSIS_HEADING,
     COMPLIANCE_HEADING,
@@ -20,6 +20,7 @@ from rubric_arm_lite.parsing import (
     RESPONSE_HEADINGS,
     WINNER_PREFIX,
 )
+from rubric_arm_lite.pointwise import check_line
 from rubric_arm_lite.testbed.world import (
     Task,
     World,
@@ -34,7 +35,7 @@ from rubric_arm_lite.types import Comparison, Criterion, CriterionKind, PromptBl
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """One warm-up example of both roles."""
+    """One warm-up example of both roles; a pointwise judgement is of response A."""
 
     comparison: Comparison
     rubric_text: str
@@ -86,11 +87,37 @@ def _finding(criterion: Criterion, response: str, met: bool) -> str:
     return f"{subject} is {'met' if met else 'missed'}."
 
 
-class Teacher:
-    """Writes the warm-up texts of one world."""
+def write_checks(
+    rubric: Rubric,
+    response: str,
+    words: PointwiseWords,
+    overlooked: frozenset[int] = frozenset(),
+    contradicted: frozenset[int] = frozenset(),
+) -> str:
+    """The pointwise judgement of a careful reader of the world: what it finds of each criterion, then the answer.
 
-    def __init__(self, world: World, settings: TeacherSettings | None = None) -> None:
+    It begins with a line break: the testbed's tokenizer knows a criterion's number as a word of a line's beginning.
+
+    Args:
+        overlooked: criteria (by number, from 1) that are found missed.
+        contradicted: criteria whose answer is not what was found.
+    """
+    lines = []
+    for number, criterion in enumerate(rubric.criteria, start=1):
+        found = number not in overlooked and criterion_met(criterion, response)
+        said, met = _finding(criterion, response, found), found != (number in contradicted)
+        lines.append(f"\n{check_line(number, criterion, met, said, words)}")
+    return "".join(lines)
+
+
+class Teacher:
+    """Writes the warm-up texts of one world; with ``words`` its judgements are pointwise."""
+
+    def __init__(
+        self, world: World, settings: TeacherSettings | None = None, words: PointwiseWords | None = None
+    ) -> None:
         self.world = world
+        self.words = words
         self.settings = settings or TeacherSettings()
         rng = random.Random(f"teacher:{world.seed}")
         self.generic = tuple(rng.sample(world.attributes, 2))
@@ -107,7 +134,8 @@ class Teacher:
                 comparison = pair.present(rng.choice(("A", "B")))
                 rubric = self.rubric(task, rng)
                 text = rubric.text if rng.random() >= self.settings.malformed_rubric else break_rubric(rubric, rng)
-                found.append(Trajectory(comparison, text, rubric, self.judgement(comparison, rubric, rng)))
+                judge = self.judgement if self.words is None else self.checks
+                found.append(Trajectory(comparison, text, rubric, judge(comparison, rubric, rng)))
         return found
 
     def rubric(self, task: Task, rng: random.Random) -> Rubric:
@@ -129,16 +157,26 @@ class Teacher:
         """A judgement with the teacher's leanings; it is written without a look at the label."""
         settings = self.settings
         leaning: Side = "A" if rng.random() < settings.prefers_first else "B"
-        overlooked: frozenset[int] = frozenset()
-        if rng.random() < settings.ignores_principles:
-            overlooked = frozenset(
-                i for i, c in enumerate(rubric.criteria, start=1) if c.kind is CriterionKind.PRINCIPLE
-            )
+        overlooked = self._overlooked(rubric, rng)
         winner = leaning if rng.random() < settings.careless else None
         text = write_judgement(
             rubric, comparison.response_a, comparison.response_b, winner, overlooked, if_equal=leaning
         )
         return break_judgement(text, rng) if rng.random() < settings.malformed_judgement else text
+
+    def checks(self, comparison: Comparison, rubric: Rubric, rng: random.Random) -> str:
+        """A pointwise judgement of response A; a careless teacher answers against what it found."""
+        settings = self.settings
+        overlooked = self._overlooked(rubric, rng)
+        numbers = range(1, len(rubric.criteria) + 1)
+        contradicted = frozenset(number for number in numbers if rng.random() < settings.careless)
+        text = write_checks(rubric, comparison.response_a, self.words or PointwiseWords(), overlooked, contradicted)
+        return break_checks(text, rng) if rng.random() < settings.malformed_judgement else text
+
+    def _overlooked(self, rubric: Rubric, rng: random.Random) -> frozenset[int]:
+        if rng.random() >= self.settings.ignores_principles:
+            return frozenset()
+        return frozenset(i for i, c in enumerate(rubric.criteria, start=1) if c.kind is CriterionKind.PRINCIPLE)
 
 
 def break_rubric(rubric: Rubric, rng: random.Random) -> str:
@@ -171,3 +209,17 @@ def break_judgement(text: str, rng: random.Random) -> str:
             for i in reversed(criteria[half:]):
                 del lines[i]
     return "\n".join(lines)
+
+
+def break_checks(text: str, rng: random.Random) -> str:
+    """A pointwise judgement with one fault: a criterion passed over, one said twice, or two in the wrong order."""
+    lines = text.split("\n")[1:]
+    at = rng.randrange(len(lines))
+    match rng.randrange(3):
+        case 0:
+            del lines[at]
+        case 1:
+            lines.insert(at, lines[at])
+        case _:
+            lines.append(lines.pop(at) if at + 1 < len(lines) else lines[0])
+    return "".join("\n" + line for line in lines)
