@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from rubric_arm_lite.errors import CheckpointError
+from rubric_arm_lite.errors import CheckpointError, ConfigError, first_line
 from rubric_arm_lite.policy.pairs import REASONS
 from rubric_arm_lite.policy.pipeline import alarm_text, curve
 from rubric_arm_lite.policy.statistics import alarms
@@ -67,7 +67,12 @@ def read_record(run: Path) -> Record:
     """
     if not (run / RECIPE).is_file():
         raise CheckpointError(f"{run} is not a run directory: it has no {RECIPE}. Make one with rubric-arm policy.")
-    recipe = load_settings(PolicyRecipe, str(run / RECIPE))
+    try:
+        recipe = load_settings(PolicyRecipe, str(run / RECIPE))
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{run} is not the run of a policy ({first_line(error)}). For a reward model's run use rubric-arm report."
+        ) from error
     try:
         rows = list(read_jsonl(run / "metrics.jsonl"))
         evaluations = [row for row in rows if row["kind"] == "evaluation"]
