@@ -13,7 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
+from rubric_arm_lite.cli import app
 from tests.short_run import short_sets
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,6 +28,11 @@ def call(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
     assert "Traceback" not in done.stdout + done.stderr, done.stderr
     return done
+
+
+def here(*arguments: str | Path, stdin: str = "") -> Result:
+    """The same within this process, which has its libraries loaded already."""
+    return CliRunner().invoke(app, [*map(str, arguments)], input=stdin, catch_exceptions=False)
 
 
 def refused(*arguments: str | Path) -> str:
@@ -39,23 +47,9 @@ def test_version_and_help_need_no_torch() -> None:
     code = "import sys; from rubric_arm_lite import cli; print('torch' in sys.modules, 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
-    for verb in (
-        "run",
-        "demo",
-        "rubric",
-        "judge",
-        "evaluate",
-        "label",
-        "report",
-        "testbed",
-        "show-recipe",
-        "doctor",
-        "plan",
-        "bench",
-        "serve",
-        "play",
-    ):
-        assert verb in call("--help").stdout
+    shown = call("--help").stdout
+    verbs = "run demo rubric judge evaluate label report policy testbed show-recipe doctor plan bench data serve play"
+    assert all(f" {verb} " in shown for verb in verbs.split())
 
 
 @pytest.mark.slow
@@ -89,12 +83,12 @@ def test_rubric_and_judge(finished_run: Path, tmp_path: Path) -> None:
     prompt = "Write a note about gardens for pilots. Include the word zinc."
     written = json.loads(call("rubric", finished_run, prompt, "--json").stdout)
     assert written["status"] in ("ok", "malformed", "truncated")
-    from_stdin = call("rubric", finished_run, "-", stdin=prompt)
+    from_stdin = here("rubric", finished_run, "-", stdin=prompt)
     assert from_stdin.stdout.strip() == written["text"].strip()
 
     pair = ("--a", "zinc stone table hug lull dare", "--b", "stone table window pencil basket ladder")
     by_hand = "1. The response includes the word zinc [Hard Rule]"
-    one = json.loads(call("judge", finished_run, "--prompt", prompt, *pair, "--rubric", by_hand, "--json").stdout)
+    one = json.loads(here("judge", finished_run, "--prompt", prompt, *pair, "--rubric", by_hand, "--json").stdout)
     assert one["winner"] in ("A", "B", None)
     assert "Winner" in one["judgement"]
 
@@ -109,14 +103,14 @@ def test_rubric_and_judge(finished_run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_evaluate_report_and_unknown_words(finished_run: Path, tmp_path: Path) -> None:
-    values = json.loads(call("evaluate", finished_run, "--limit", "4", "--votes", "3", "--json").stdout)
+    values = json.loads(here("evaluate", finished_run, "--limit", "4", "--votes", "3", "--json").stdout)
     assert values["pairs"] == 4
     assert "voting@3" in values
     pairs = tmp_path / "pairs.jsonl"
-    assert call("testbed", "pairs", pairs, "--prompts", "5", "--seed", "3").returncode == 0
+    assert here("testbed", "pairs", pairs, "--prompts", "5", "--seed", "3").exit_code == 0
     assert json.loads(call("evaluate", finished_run, pairs, "--json").stdout)["pairs"] == 20
-    assert call("report", finished_run).stdout.split()[0].endswith("report.html")
-    assert "does not know" in call("rubric", finished_run, "Write a poem about quarks").stderr
+    assert here("report", finished_run).stdout.split()[0].endswith("report.html")
+    assert "does not know" in here("rubric", finished_run, "Write a poem about quarks").stderr
 
 
 def test_show_recipe_and_doctor() -> None:

@@ -313,7 +313,7 @@ def test_neutralise_stays_fast_on_200_kilobytes(text: str) -> None:
 
 
 def test_built_in_templates_load() -> None:
-    assert set(BUILT_IN_TEMPLATES) == {"rubric", "judge", "judge_paper", "pointwise"}
+    assert set(BUILT_IN_TEMPLATES) == {"rubric", "judge", "judge_paper", "pointwise", "pointwise_bare"}
     for judge in ("judge", "judge_paper"):
         assert Templates.load(judge=judge).rubric == TEMPLATES.rubric
 
