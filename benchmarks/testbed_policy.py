@@ -7,7 +7,7 @@ For each seed the policy is trained against the reward model of ``FOLDER/SEED``,
 budget. DPO is the first round of iterative DPO: the same recipe and seed make the same pairs. What counts is the
 oracle's mean score of sampled answers to held-out requests, from 0 to 4. Writes ``benchmarks/testbed_policy.json``
 and ``.md`` with every seed. ``--set key=value`` overrides the policy recipe. With ``--folder`` the policy runs are kept
-there, and a benchmark that was killed goes on.
+there, and a benchmark that was killed goes on; ``--read`` then runs nothing and shows what is finished.
 """
 
 from __future__ import annotations
@@ -43,47 +43,44 @@ def rubric_arm(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "rubric_arm_lite", *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
-def train_policy(method: str, state: str, seed: int, reward: Path, folder: Path, overrides: Sequence[str]) -> Any:
-    """One policy run; returns its evaluations by name, the yields of its labels, its alarms and its seconds."""
+def train_policy(method: str, state: str, seed: int, reward: Path, folder: Path, overrides: Sequence[str]) -> None:
+    """One policy run, or the rest of it."""
     values = [f"seed={seed}", f"reward.state={state}", *overrides]
     sets = [part for value in values for part in ("--set", value)]
     place = ("--run-dir", str(folder), "--if-exists", "resume")
     rubric_arm("policy", method, "testbed", "--reward", str(reward), *sets, *place, "--json")
-    timings = [json.loads(line) for line in (folder / "timings.jsonl").read_text("utf-8").splitlines()]
-    seconds = sum(row["seconds"] for row in timings)
+
+
+def read_policy(folder: Path) -> dict[str, Any]:
+    """A finished policy run's evaluations by name, the yields of its labels, and its alarms."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
-    evaluations = {row["name"]: row for row in rows if row["kind"] == "evaluation"}
-    print(
-        seed, method, state, *(f"{evaluations[name]['score']:.3f}" for name in ROUNDS), f"{seconds:.0f} s", flush=True
-    )
     return {
-        "evaluations": evaluations,
+        "evaluations": {row["name"]: row for row in rows if row["kind"] == "evaluation"},
         "labels": [row for row in rows if row["kind"] == "labels"],
         "alarms": json.loads((folder / "summary.json").read_text("utf-8"))["alarms"],
-        "seconds": seconds,
     }
 
 
-def run_seed(seed: int, rewards: Path, scratch: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def run_seed(seed: int, rewards: Path, folder: Path, overrides: Sequence[str], read_only: bool) -> dict[str, Any]:
     """Both methods against both reward models, from the start that the first run makes."""
     reward = rewards / str(seed)
-    if not (reward / "summary.json").is_file():
-        rubric_arm(
-            "run", "testbed", "--set", f"seed={seed}", "--run-dir", str(reward), "--if-exists", "resume", "--json"
-        )
-    result: dict[str, Any] = {"seed": seed, "runs": {}}
-    result["reward_accuracy"] = {
-        row["name"]: row["accuracy"]
-        for row in map(json.loads, (reward / "metrics.jsonl").read_text("utf-8").splitlines())
-        if row["kind"] == "evaluation" and row["name"] in STATES
-    }
+    if not (reward / "summary.json").is_file() and not read_only:
+        place = ("--run-dir", str(reward), "--if-exists", "resume")
+        rubric_arm("run", "testbed", "--set", f"seed={seed}", *place, "--json")
+    rows = [json.loads(line) for line in (reward / "metrics.jsonl").read_text("utf-8").splitlines()]
+    accuracy = {row["name"]: row["accuracy"] for row in rows if row["kind"] == "evaluation" and row["name"] in STATES}
+    result: dict[str, Any] = {"seed": seed, "reward_accuracy": accuracy, "runs": {}}
     start: list[str] = []
     for method in METHODS:
         for state in STATES:
-            folder = scratch / f"{seed}-{method}-{state}"
-            done = train_policy(method, state, seed, reward, folder, [*overrides, *start])
-            result["runs"][f"{method} {state}"] = done
-            start = start or ["start.source=null", f"start.adapter={folder / 'adapters' / 'policy_ref'}"]
+            run = folder / f"{seed}-{method}-{state}"
+            if not read_only:
+                train_policy(method, state, seed, reward, run, [*overrides, *start])
+            start = start or ["start.source=null", f"start.adapter={run / 'adapters' / 'policy_ref'}"]
+            if (run / "summary.json").is_file():
+                done = result["runs"][f"{method} {state}"] = read_policy(run)
+                scores = (f"{done['evaluations'][name]['score']:.3f}" for name in ROUNDS)
+                print(seed, method, state, *scores, flush=True)
     return result
 
 
@@ -95,7 +92,10 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         lines.append("|---|---|---|" + "---|" * len(ROUNDS))
         for method in METHODS:
             for state in STATES:
-                runs = [(r["seed"], r["runs"][f"{method} {state}"]["evaluations"]) for r in results]
+                name = f"{method} {state}"
+                runs = [(r["seed"], r["runs"][name]["evaluations"]) for r in results if name in r["runs"]]
+                if not runs:
+                    continue
                 values = [[found[name][column] for name in ROUNDS] for _, found in runs]
                 shown = [(str(seed), row) for (seed, _), row in zip(runs, values, strict=True)]
                 columns = list(zip(*values, strict=True))
@@ -106,16 +106,16 @@ def table(results: Sequence[dict[str, Any]]) -> str:
                     cells = " | ".join(f"{value:.3f}" for value in row)
                     lines.append(f"| {NAMES[method]} | {state} | {seed} | {cells} |")
         lines.append("")
-    lines += ["### runs", "", "| seed | policy | reward model | its accuracy | pairs kept | alarms | seconds |"]
-    lines.append("|---|---|---|---|---|---|---|")
+    lines += ["### runs", "", "| seed | policy | reward model | its accuracy | pairs kept | alarms |"]
+    lines.append("|---|---|---|---|---|---|")
     for result in results:
-        for name, done in result["runs"].items():
-            method, state = name.split(" ")
-            kept = ", ".join(str(row["kept"]) for row in done["labels"])
-            alarmed = ", ".join(alarm["at"] for alarm in done["alarms"]) or "none"
-            accuracy = f"{result['reward_accuracy'][state]:.3f}"
-            cells = [str(result["seed"]), NAMES[method], state, accuracy, kept, alarmed, f"{done['seconds']:.0f}"]
-            lines.append("| " + " | ".join(cells) + " |")
+        for method in METHODS:
+            for state in STATES:
+                done = result["runs"].get(f"{method} {state}")
+                kept = ", ".join(str(row["kept"]) for row in done["labels"]) if done else "not finished"
+                alarmed = ", ".join(alarm["at"] for alarm in done["alarms"]) or "none" if done else ""
+                accuracy = f"{result['reward_accuracy'][state]:.3f}"
+                lines.append(f"| {result['seed']} | {NAMES[method]} | {state} | {accuracy} | {kept} | {alarmed} |")
     return "\n".join(lines) + "\n"
 
 
@@ -125,6 +125,7 @@ def main() -> None:
     parser.add_argument("seeds", type=int, nargs="+")
     parser.add_argument("--reward-runs", type=Path, help="folder of reward-model runs by seed (default: made anew)")
     parser.add_argument("--folder", type=Path, help="where policy runs are kept (default: nowhere)")
+    parser.add_argument("--read", action="store_true", help="show what --folder holds and run nothing")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--jobs", type=int, default=1, help="seeds run side by side")
     parser.add_argument("--out", type=Path, default=HERE / "testbed_policy")
@@ -132,7 +133,7 @@ def main() -> None:
     with ThreadPoolExecutor(arguments.jobs) as pool, tempfile.TemporaryDirectory() as scratch:
         folder = (arguments.folder or Path(scratch)).resolve()
         rewards = (arguments.reward_runs or folder / "rewards").resolve()
-        jobs = [(seed, rewards, folder, arguments.overrides) for seed in arguments.seeds]
+        jobs = [(seed, rewards, folder, arguments.overrides, arguments.read) for seed in arguments.seeds]
         results = list(pool.map(lambda job: run_seed(*job), jobs))
     command = " ".join(["python", "benchmarks/testbed_policy.py", *map(_placed, sys.argv[1:])])
     arguments.out.with_suffix(".json").write_text(json.dumps({"command": command, "results": results}, indent=1) + "\n")
