@@ -16,7 +16,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from rubric_arm_lite.cli import app
+from rubric_arm_lite.cli import app, main
 from tests.short_run import short_sets
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,9 +146,26 @@ BAD_CALLS: list[tuple[tuple[str, ...], str]] = [
 
 
 @pytest.mark.parametrize(("arguments", "said"), BAD_CALLS, ids=lambda value: " ".join(value[:3]) if value else "")
-def test_bad_calls_say_what_to_do(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+def test_bad_calls_say_what_to_do(
+    arguments: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In this process: a process of its own for each would take minutes."""
     more = ("--run-dir", str(tmp_path / "run")) if arguments[0] == "run" else ()
-    assert said in refused(*arguments, *more)
+    monkeypatch.setattr(sys, "argv", ["rubric-arm", *arguments, *more])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert said in " ".join(error.split())
+
+
+def test_a_mistake_ends_a_process_with_2() -> None:
+    assert "no-such-recipe" in refused("run", "no-such-recipe")
 
 
 def test_existing_and_foreign_folders_are_left_alone(tmp_path: Path) -> None:
