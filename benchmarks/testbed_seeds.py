@@ -4,7 +4,8 @@
 
 writes ``benchmarks/testbed_seeds.json`` and ``.md`` with every seed, failures included, and the spread. Further
 arguments of the form ``--set key=value`` override the recipe, ``--recipe`` names another one, and ``--beside`` puts
-the accuracy of the same seeds from an earlier JSON file below its own.
+the accuracy of the same seeds from an earlier JSON file below its own. With ``--folder`` the runs are kept there, and a
+benchmark that was killed goes on.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,12 @@ POINTWISE_COLUMNS = (
 def run_seed(seed: int, recipe: str, overrides: list[str], folder: Path) -> dict[str, Any]:
     """One run; returns its evaluations by name, cross-play, oracle and wall time."""
     sets = [part for value in (f"seed={seed}", *overrides) for part in ("--set", value)]
-    started = time.perf_counter()
-    command = [sys.executable, "-m", "rubric_arm_lite", "run", recipe, *sets, "--run-dir", str(folder), "--json"]
+    place = ("--run-dir", str(folder), "--if-exists", "resume", "--json")
+    command = [sys.executable, "-m", "rubric_arm_lite", "run", recipe, *sets, *place]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    seconds = time.perf_counter() - started
+    # Of the stages as logged, so that a run that was killed counts its parts.
+    timings = [json.loads(line) for line in (folder / "timings.jsonl").read_text("utf-8").splitlines()]
+    seconds = sum(row["seconds"] for row in timings)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
     evaluations = {row["name"]: row for row in rows if row["kind"] == "evaluation"}
     steps = [row for row in rows if row["kind"] == "step"]
@@ -118,12 +120,13 @@ def main() -> None:
     parser.add_argument("seeds", type=int, nargs="+")
     parser.add_argument("--recipe", default="testbed")
     parser.add_argument("--beside", type=Path, help="JSON of an earlier benchmark with the same seeds")
+    parser.add_argument("--folder", type=Path, help="where the runs are kept (default: nowhere)")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--jobs", type=int, default=1, help="seeds run side by side")
     parser.add_argument("--out", type=Path, default=HERE / "testbed_seeds")
     arguments = parser.parse_args()
     with ThreadPoolExecutor(arguments.jobs) as pool, tempfile.TemporaryDirectory() as scratch:
-        folders = [Path(scratch) / str(seed) for seed in arguments.seeds]
+        folders = [(arguments.folder or Path(scratch)) / str(seed) for seed in arguments.seeds]
         given = [(arguments.recipe, arguments.overrides)] * len(folders)
         results = list(
             pool.map(lambda seed, more, folder: run_seed(seed, *more, folder), arguments.seeds, given, folders)
