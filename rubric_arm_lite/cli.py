@@ -13,7 +13,7 @@ import typer
 
 from rubric_arm_lite import __version__, cli_label, cli_serve
 from rubric_arm_lite.cli_bench import bench_app
-from rubric_arm_lite.cli_common import err, import_first, load_run, out, print_json, quiet_libraries, server_of
+from rubric_arm_lite.cli_common import err, import_first, is_live, load_run, out, print_json, quiet_libraries, server_of
 from rubric_arm_lite.cli_data import data_app
 from rubric_arm_lite.cli_evaluate import evaluate
 from rubric_arm_lite.cli_options import (
@@ -300,7 +300,7 @@ def testbed_build(
         raise CheckpointError(f"{folder} exists and is not empty. Choose a new folder.")
     settings = BuildSettings(seed=seed) if steps is None else BuildSettings(seed=seed, steps=steps)
     columns = (TextColumn("base"), BarColumn(), TextColumn("loss {task.fields[loss]:.3f}"), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
+    with Progress(*columns, console=err, transient=True, disable=not is_live(err)) as bar:
         task = bar.add_task("base", total=settings.steps, loss=0.0)
         build(folder, settings, lambda step, loss: bar.update(task, completed=step, loss=loss))
     print(folder)
