@@ -27,13 +27,7 @@ from rubric_arm_lite.backends.loader import load_model
 from rubric_arm_lite.backends.spread import SpreadSampler
 from rubric_arm_lite.backends.transformers import TwoAdapterModel
 from rubric_arm_lite.config import Recipe
-from rubric_arm_lite.data import (
-    WarmupRow,
-    blocks_from_pairs,
-    filter_by_length,
-    shuffle_blocks,
-    split_blocks,
-)
+from rubric_arm_lite.data import WarmupRow, filter_by_length
 from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError, TrainingError
 from rubric_arm_lite.evaluate import Evaluation, Players, Recall
 from rubric_arm_lite.judging import judge_prompts, make_evaluator, make_phases
@@ -47,8 +41,9 @@ from rubric_arm_lite.run_dir import RunDirectory
 from rubric_arm_lite.schedule import STAGES, Slot, slots
 from rubric_arm_lite.sources.counts import Counts
 from rubric_arm_lite.sources.overlap import Overlap, overlap_with
-from rubric_arm_lite.sources.reading import held_out_settings, read_pairs
+from rubric_arm_lite.sources.reading import read_blocks
 from rubric_arm_lite.sources.trajectories import read_trajectories
+from rubric_arm_lite.testbed import TRAIN_PROMPTS
 from rubric_arm_lite.types import (
     ROLES,
     Criterion,
@@ -446,23 +441,13 @@ def load_data(recipe: Recipe, model: ChatSampler, prompts: PromptBuilder, traini
         from rubric_arm_lite.testbed.world import World
 
         world = World(recipe.seed, settings.world)
-        train = world.blocks("train", settings.train_prompts or 480)
+        train = world.blocks("train", settings.train_prompts or TRAIN_PROMPTS)
         clean = World(recipe.seed, settings.world.model_copy(update={"label_noise": 0.0}))
         test = clean.blocks("test", settings.test_prompts or recipe.evaluation.pairs)
         recall = _recall_of(world)
     else:
         overlap = overlap_with(settings.decontaminate, settings.overlap_words)
-        if settings.evaluation is None:
-            found, read = read_pairs(settings, recipe.seed, overlap)
-            train, test = split_blocks(blocks_from_pairs(found), settings.test_fraction, recipe.seed)
-            counts = (read,)
-        else:
-            held_out, read_test = read_pairs(held_out_settings(settings), recipe.seed)
-            test = blocks_from_pairs(held_out)
-            found, read = read_pairs(settings, recipe.seed, overlap, {block.prompt_id for block in test})
-            train, counts = blocks_from_pairs(found), (read, read_test)
-        train = shuffle_blocks(train, recipe.seed)[: settings.train_prompts]
-        test = shuffle_blocks(test, recipe.seed)[: settings.test_prompts]
+        train, test, counts = read_blocks(settings, recipe.seed, overlap)
     room = recipe.model.max_context
 
     def longest(pair: PreferencePair) -> int:

@@ -1,4 +1,4 @@
-"""What a recipe needs: memory of each stage on a card, the field to change where it does not fit, tokens and hours.
+"""What a recipe needs: memory of each stage on a card, the field to change where it does not fit.
 
 Enter: a recipe and the shape of its base. Leave: a table of bytes. Nothing is loaded and no GPU is needed. Weights,
 adapters, optimizers and caches are counted; what a token takes on its way through an update is a formula whose
@@ -13,12 +13,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rubric_arm_lite.config import GRPOSettings, ModelSettings, Recipe, SFTSettings
 from rubric_arm_lite.errors import ConfigError, first_line
+from rubric_arm_lite.plan_length import Length, length_of
 from rubric_arm_lite.testbed import base_folder
 from rubric_arm_lite.types import Role
 
@@ -128,14 +129,14 @@ class Plan:
         card: bytes of the card that the plan is for, None for none in particular.
         fits: None without a card.
         advice: changes that make it fit, each a ``--set`` value with the bytes it then needs.
-        tokens: written and trained per cycle and role.
+        length: steps and tokens of a cycle.
     """
 
     stages: tuple[Stage, ...]
     card: float | None
     fits: bool | None
     advice: tuple[tuple[str, float], ...]
-    tokens: dict[str, int]
+    length: Length = field(default_factory=Length)
 
     @property
     def least(self) -> float:
@@ -229,23 +230,22 @@ def plan_for(recipe: Recipe, gpu_gb: float | None = None, prompt_length: int | N
         model = recipe.model.model_copy(update={"max_context": prompt_length + longest})
         recipe = recipe.model_copy(update={"model": model})
     shape = shape_of(recipe.model.base)
-    if gpu_gb is not None:
-        return make_plan(recipe, shape, gpu_gb * GIB)
-    if torch.cuda.is_available():
-        return make_plan(recipe, shape, float(torch.cuda.get_device_properties(0).total_memory))
-    if recipe.model.base == "testbed":
-        return make_plan(recipe, shape, float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), cuda=False)
-    return make_plan(recipe, shape, None)
+    card, cuda = None if gpu_gb is None else gpu_gb * GIB, True
+    if card is None and torch.cuda.is_available():
+        card = float(torch.cuda.get_device_properties(0).total_memory)
+    elif card is None and recipe.model.base == "testbed":
+        card, cuda = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), False
+    return replace(make_plan(recipe, shape, card, cuda), length=length_of(recipe))
 
 
 def make_plan(recipe: Recipe, shape: Shape, card: float | None, cuda: bool = True) -> Plan:
-    """Plan a recipe for a card of so many bytes (None: for none in particular).
+    """Plan a recipe's memory for a card of so many bytes (None: for none in particular); its length is left open.
 
     Args:
         cuda: whether the base is on a GPU, in half precision unless the recipe says float32; else float32 on a CPU.
     """
     stages = tuple(_Planner(recipe, shape, card, cuda).stages())
-    plan = Plan(stages, card, None, (), tokens_per_cycle(recipe))
+    plan = Plan(stages, card, None, ())
     if card is None:
         return plan
     fits = plan.least <= card * (1 - SPARE)
@@ -364,31 +364,6 @@ class _Planner:
                 used = max(row, min(room, everything))
         parts["activations"] = used
         return Stage(f"{role} update", parts, fixed + row, fixed + used)
-
-
-def tokens_per_cycle(recipe: Recipe) -> dict[str, int]:
-    """Most tokens that one cycle writes, by role: rollouts, and the other role's part in their rewards."""
-    found: dict[str, int] = {}
-    if recipe.model.checkpoints is not None:
-        return found
-    for role in ("judge", "rubric"):
-        settings = recipe.grpo("judge" if role == "judge" else "rubric")
-        steps = settings.max_steps
-        if steps is None:
-            if recipe.data.train_prompts is None:
-                continue
-            steps = -(-recipe.data.train_prompts // (recipe.schedule.cycles * settings.prompts_per_step))
-        prompts = steps * settings.prompts_per_step
-        written = prompts * settings.num_generations * settings.max_completion_length
-        if role == "judge":
-            written *= 2 if recipe.reward.judge == "pointwise" else 1
-            other = prompts * recipe.rubric.max_completion_length
-        else:
-            orders = 2 if recipe.reward.judge_orders == "both" or recipe.reward.judge == "pointwise" else 1
-            judged = settings.num_generations * settings.pairs_per_prompt * orders * recipe.reward.judge_samples
-            other = prompts * judged * recipe.reward.judge_max_tokens
-        found[role] = written + other
-    return found
 
 
 def _advice(recipe: Recipe, shape: Shape, card: float, cuda: bool) -> Iterator[tuple[str, float]]:

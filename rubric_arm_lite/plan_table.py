@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from rubric_arm_lite.config import Recipe
+from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.plan import GIB, Plan
 
 PARTS = (
@@ -27,7 +30,11 @@ SHOWN_FROM = 0.005 * GIB
 
 
 def as_json(recipe: Recipe, plan: Plan, tokens_per_second: float | None) -> dict[str, Any]:
-    """The plan as one object, in bytes."""
+    """The plan as one object, in bytes.
+
+    Raises:
+        ConfigError: if the speed is none.
+    """
     return {
         "recipe": recipe.name,
         "base": recipe.model.base,
@@ -40,20 +47,38 @@ def as_json(recipe: Recipe, plan: Plan, tokens_per_second: float | None) -> dict
             for stage in plan.stages
         ],
         "advice": [{"set": change, "least_bytes": needed} for change, needed in plan.advice],
-        "tokens_per_cycle": plan.tokens,
+        "train_prompts": plan.length.prompts,
+        "steps_per_phase": plan.length.steps,
+        "tokens_per_cycle": plan.length.tokens,
         "hours_per_cycle": hours(plan, tokens_per_second),
+        "length_unknown": plan.length.unknown or None,
     }
 
 
 def hours(plan: Plan, tokens_per_second: float | None) -> float | None:
-    """Hours that a cycle's writing takes at most, at so many tokens per second; updates come on top."""
-    if tokens_per_second is None or not plan.tokens:
+    """Hours that a cycle's writing takes at most, at so many tokens per second; updates come on top.
+
+    None without a speed, or where the tokens of a role that is trained are not known.
+
+    Raises:
+        ConfigError: if the speed is none.
+    """
+    if tokens_per_second is None:
         return None
-    return sum(plan.tokens.values()) / tokens_per_second / 3600
+    if not 0 < tokens_per_second < math.inf:
+        raise ConfigError(f"--tokens-per-second {tokens_per_second:g}: give a speed above 0, such as 300.")
+    if plan.length.unknown or not plan.length.tokens:
+        return None
+    return sum(plan.length.tokens.values()) / tokens_per_second / 3600
 
 
 def show(recipe: Recipe, plan: Plan, tokens_per_second: float | None, console: Console) -> None:
-    """Print the plan."""
+    """Print the plan.
+
+    Raises:
+        ConfigError: if the speed is none.
+    """
+    needed_hours = hours(plan, tokens_per_second)
     where = "a card of any size" if plan.card is None else f"{plan.card / GIB:.1f} GiB"
     console.print(f"{recipe.name}: {recipe.model.base}, {recipe.model.quantization} on {where}", highlight=False)
     table = Table("GiB", box=None, pad_edge=False)
@@ -77,15 +102,29 @@ def show(recipe: Recipe, plan: Plan, tokens_per_second: float | None, console: C
         console.print(f"  --set {change.replace(' ', ' --set ')}: {_gib(needed)} GiB at the least", highlight=False)
     if plan.fits is False and not plan.advice:
         console.print("  No single setting makes it fit: use a smaller base.", highlight=False)
-    for role, tokens in plan.tokens.items():
-        console.print(f"A {role} phase writes at most {tokens:,} tokens.", highlight=False)
-    needed_hours = hours(plan, tokens_per_second)
-    if needed_hours is not None:
-        console.print(
-            f"At {tokens_per_second:g} tokens/s a cycle's writing takes at most {needed_hours:.1f} hours; updates come "
-            "on top.",
-            highlight=False,
+    for sentence in _length(recipe, plan, needed_hours, tokens_per_second):
+        console.print(sentence, highlight=False, markup=False)
+
+
+def _length(recipe: Recipe, plan: Plan, needed: float | None, tokens_per_second: float | None) -> Iterator[str]:
+    """Prompts, steps, tokens and hours, as far as they are known."""
+    length, cycles = plan.length, recipe.schedule.cycles
+    if length.prompts is not None:
+        yield f"{length.prompts:,} training prompts, once through in {_times(cycles, 'cycle')}."
+    for role, tokens in length.tokens.items():
+        yield f"A {role} phase of {_times(length.steps[role], 'step')} writes at most {tokens:,} tokens."
+    if length.unknown:
+        yield length.unknown
+    if needed is not None:
+        every = f", all {cycles} cycles {cycles * needed:.1f}" if cycles > 1 else ""
+        yield (
+            f"At {tokens_per_second:g} tokens/s a cycle's writing takes at most {needed:.1f} hours{every}; updates "
+            "come on top."
         )
+
+
+def _times(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _gib(size: float) -> str:

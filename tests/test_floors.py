@@ -85,6 +85,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "doctor",
         "export",
         "plan",
+        "plan_length",
         "plan_table",
         "progress",
         "push",

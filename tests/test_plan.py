@@ -31,7 +31,6 @@ from rubric_arm_lite.plan import (
     make_plan,
     plan_for,
     shape_of,
-    tokens_per_cycle,
 )
 from rubric_arm_lite.prompts import PromptBuilder, Templates
 from rubric_arm_lite.recipe_file import load_recipe, shipped_recipes
@@ -209,19 +208,6 @@ def test_orders_of_one_role_leave_the_other_out() -> None:
     assert names == ["warm-up", "judge rollout", "judge update"]
 
 
-def test_tokens_are_counted() -> None:
-    """Judge: 3 × 2 prompts × (4 × 12 + 12 of the rubric). Rubric: 6 prompts × 4 × (12 + 2 pairs × 2 orders × 20)."""
-    role = {"num_generations": 4, "max_completion_length": 12, "prompts_per_step": 2, "max_steps": 3}
-    recipe = Recipe.model_validate(
-        {
-            "judge": role,
-            "rubric": {**role, "pairs_per_prompt": 2},
-            "reward": {"judge_orders": "both", "judge_max_tokens": 20},
-        }
-    )
-    assert tokens_per_cycle(recipe) == {"judge": 6 * 60, "rubric": 6 * 4 * (12 + 80)}
-
-
 @pytest.mark.parametrize("arguments", [{"gpu_gb": 0.0}, {"gpu_gb": float("nan")}, {"prompt_length": 10**6}])
 def test_impossible_questions_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"--gpu-gb|--prompt-length"):
@@ -275,7 +261,7 @@ def test_the_released_checkpoints_are_two_models_to_be_asked() -> None:
     pair = recipe.model.checkpoints
     assert pair is not None and pair.rubric != pair.judge
     plan = plan_for(recipe, 40)
-    assert [stage.name for stage in plan.stages] == ["asking"] and plan.tokens == {}
+    assert [stage.name for stage in plan.stages] == ["asking"] and plan.length.tokens == {}
     assert plan.least > 2 * plan_for(load_recipe("qwen3-8b-16gb"), 40).stages[0].parts["weights"]
     assert plan_for(recipe, 12).fits is False
     shape = KNOWN[recipe.model.base]

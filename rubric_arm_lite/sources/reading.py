@@ -16,7 +16,7 @@ from itertools import chain, islice
 from typing import Generic, TypeVar
 
 from rubric_arm_lite.config import DataSettings, SourceSettings
-from rubric_arm_lite.data import RowIds
+from rubric_arm_lite.data import RowIds, blocks_from_pairs, shuffle_blocks, split_blocks
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.prompts import prompt_hash
 from rubric_arm_lite.rows import Row, UnusableRowError
@@ -25,7 +25,7 @@ from rubric_arm_lite.sources.counts import Counts, sorted_reasons
 from rubric_arm_lite.sources.forms import PairForm, form_of, known_form, read_pair
 from rubric_arm_lite.sources.opening import open_rows, was_saved
 from rubric_arm_lite.sources.overlap import Overlap
-from rubric_arm_lite.types import PreferencePair
+from rubric_arm_lite.types import PreferencePair, PromptBlock
 
 OVERLAPS = "overlapping with a benchmark"
 HELD_OUT = "with a held-out prompt"
@@ -82,6 +82,27 @@ def read_pairs(
     if not kept:
         raise DataError(f"{counts.line()} {subsets.hint()}Loosen what is left out, or give another source.")
     return [pair for pair, _ in kept], counts
+
+
+def read_blocks(
+    settings: DataSettings, seed: int, overlap: Overlap | None = None
+) -> tuple[list[PromptBlock], list[PromptBlock], tuple[Counts, ...]]:
+    """Training and held-out prompts of a recipe's sources, in the order of a run, and what was left out of each source.
+
+    Raises:
+        DataError: for a source or row that cannot be used, or if there is too little to split.
+    """
+    if settings.evaluation is None:
+        found, read = read_pairs(settings, seed, overlap)
+        train, test = split_blocks(blocks_from_pairs(found), settings.test_fraction, seed)
+        counts: tuple[Counts, ...] = (read,)
+    else:
+        held_out, read_test = read_pairs(held_out_settings(settings), seed)
+        test = blocks_from_pairs(held_out)
+        found, read = read_pairs(settings, seed, overlap, {block.prompt_id for block in test})
+        train, counts = blocks_from_pairs(found), (read, read_test)
+    train = shuffle_blocks(train, seed)[: settings.train_prompts]
+    return train, shuffle_blocks(test, seed)[: settings.test_prompts], counts
 
 
 def held_out_settings(settings: DataSettings) -> DataSettings:

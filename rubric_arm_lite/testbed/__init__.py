@@ -10,6 +10,9 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
+TRAIN_PROMPTS = 480
+"""Training prompts where a recipe does not say how many."""
+
 
 def base_folder() -> Path:
     """Folder of the shipped base: a Qwen3-architecture model and its tokenizer."""
