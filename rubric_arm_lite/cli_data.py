@@ -182,7 +182,7 @@ def _checked(kind: Any, choices: dict[str, Any]) -> Any:
 
 def _check_target(source: str, target: Path) -> None:
     from rubric_arm_lite.errors import DataError
-    from rubric_arm_lite.rows import JSON_SUFFIXES
+    from rubric_arm_lite.row_files import JSON_SUFFIXES
 
     if target.is_dir():
         raise DataError(f"{target} is a folder. Name the file to write.")

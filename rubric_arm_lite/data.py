@@ -2,7 +2,7 @@
 
 A JSON Lines, CSV or Parquet file goes in; pairs, warm-up rows or unlabelled pairs come out, or one
 :class:`~rubric_arm_lite.errors.DataError` that names the file, the line (in Parquet the row) and the mend. The files
-are read by :mod:`.rows`; the forms of other projects' data sets are read by :mod:`.sources`.
+are read by :mod:`.row_files`; the forms of other projects' data sets are read by :mod:`.sources`.
 
 In JSON Lines and Parquet, a prompt, ``chosen`` or ``rejected`` is a text or a list of messages
 ``{"role": …, "content": …}``; a CSV cell is always a text. A prompt of one user message is the same as its text.
@@ -19,7 +19,8 @@ from typing import Any
 
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.prompts import prompt_hash
-from rubric_arm_lite.rows import Row, file_rows, kind, show
+from rubric_arm_lite.row_files import file_rows
+from rubric_arm_lite.rows import Row, kind, show, without, wrong_kind
 from rubric_arm_lite.seeds import derive_seed
 from rubric_arm_lite.types import Message, PreferencePair, Prompt, PromptBlock
 
@@ -334,12 +335,13 @@ class RowIds:
         if given is None or given == "":
             given = f"{prompt_id}-{number}"
         elif not isinstance(given, str):
-            raise row.error(f"id is {kind(given)}. Give a text or a whole number, or leave it out.")
+            raise row.error(f"id is {kind(given)}. Give a text or a whole number, or leave it out.", wrong_kind("id"))
         pair_id = row.checked("id", given)
         if pair_id in self._seen:
-            raise DataError(
-                f"{row.where}: id {show(pair_id)} was used before ({self._seen[pair_id]}). Give each row its own, or "
-                "leave the ids out."
+            raise row.error(
+                f"id {show(pair_id)} was used before ({self._seen[pair_id]}). Give each row its own, or leave the ids "
+                "out.",
+                "id used before",
             )
         self._seen[pair_id] = row.where
         return pair_id
@@ -356,7 +358,8 @@ def shared_prompt(row: Row, chosen: tuple[Message, ...], rejected: tuple[Message
     if not chosen:
         raise row.error(
             "no `prompt`, and no messages before the response. Add a `prompt` column, or the conversation that leads "
-            "to the response."
+            "to the response.",
+            without("prompt"),
         )
     return row.conversation("chosen", chosen)
 

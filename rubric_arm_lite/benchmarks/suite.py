@@ -22,7 +22,7 @@ from rubric_arm_lite.benchmarks.results import Result, judge_temperature, result
 from rubric_arm_lite.errors import CheckpointError, ConfigError
 from rubric_arm_lite.journal import Journal
 from rubric_arm_lite.reward_model import RubricRewardModel
-from rubric_arm_lite.rows import FILE_SUFFIXES
+from rubric_arm_lite.row_files import FILE_SUFFIXES
 from rubric_arm_lite.run_dir import IfExists, atomic_write
 from rubric_arm_lite.seeds import derive_seed
 

@@ -1,6 +1,6 @@
 """Open a source of rows: a file, a folder, or a data set of the Hub.
 
-A file is read by :mod:`rubric_arm_lite.rows` and keeps its line numbers. Folders and Hub data sets are read by the
+A file is read by :mod:`rubric_arm_lite.row_files` and keeps its line numbers. Folders and Hub data sets are read by the
 `datasets` library, which runs no code of theirs: a data set that needs a loading script is refused.
 """
 
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rubric_arm_lite.errors import DataError, first_line
-from rubric_arm_lite.rows import FILE_SUFFIXES, Row, file_rows, show, some
+from rubric_arm_lite.row_files import FILE_SUFFIXES, OnBadRow, file_rows, some
+from rubric_arm_lite.rows import Row, show
 
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _SAVED = ("state.json", "dataset_dict.json")
@@ -26,6 +27,7 @@ def open_rows(
     split: str | None = None,
     revision: str | None = None,
     streaming: bool = False,
+    on_bad: OnBadRow | None = None,
 ) -> Iterator[Row]:
     """The rows of a source, in its order; at least one.
 
@@ -36,6 +38,7 @@ def open_rows(
         split: the split to read (default: the only one, else `train`).
         revision: commit, branch or tag on the Hub.
         streaming: read a folder or Hub data set while it is downloaded, and write nothing to `datasets`' cache.
+        on_bad: is told of lines of a file that are no rows, in place of an error.
 
     Raises:
         DataError: for a source that is not there, needs code, or has no such config or split; for the first row that
@@ -44,7 +47,7 @@ def open_rows(
     found = _on_disk(source)
     if found is not None and found.is_file():
         _refuse_choices(f"{source} is a file", config=config, split=split, revision=revision)
-        return file_rows(found)
+        return file_rows(found, on_bad)
     if found is not None:
         _refuse_choices(f"{source} is a folder on this machine", revision=revision)
         if was_saved(found):
