@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rubric_arm_lite.cli_common import print_json, quiet_libraries
+from rubric_arm_lite.cli_common import err, print_json
 from rubric_arm_lite.cli_options import JsonOption
+from rubric_arm_lite.cli_survey import pair_text, print_survey, reader_of, trajectory_text
 from rubric_arm_lite.cli_synthesize import synthesize
 
 if TYPE_CHECKING:
     from rubric_arm_lite.data import WarmupRow
-    from rubric_arm_lite.prompts import PromptBuilder
+    from rubric_arm_lite.sources.bad_rows import BadRows
     from rubric_arm_lite.sources.counts import Counts
-    from rubric_arm_lite.sources.survey import Measure, Survey
+    from rubric_arm_lite.sources.survey import Survey
     from rubric_arm_lite.types import PreferencePair
 
 data_app = typer.Typer(help="Look at data, bring it into our form, make warm-up data.", no_args_is_help=True)
@@ -64,27 +66,38 @@ def check(
 ) -> None:
     """What a source holds: rows left out and why, lengths, balance, duplicates, subsets, and the first prompts.
 
-    Duplicates are counted here and left in; `data convert` and a recipe leave them out.
+    Rows that cannot be used are named, the first ten one by one, and the exit code is 2. Duplicates are counted here
+    and left in; `data convert` and a recipe leave them out.
     """
     from rubric_arm_lite.report_data import safe_text
+    from rubric_arm_lite.sources.bad_rows import BadRows
     from rubric_arm_lite.sources.survey import survey_pairs, survey_trajectories
 
-    builder, unit, measure = _reader_of(model, recipe)
+    builder, unit, measure = reader_of(model, recipe)
     choices = _choices(source, form, config, split, revision, stream, rows, subset, sample)
-    if warmup:
-        found, counts = _trajectories(choices, decontaminate, seed)
-        survey = survey_trajectories(found, counts, unit, measure)
-        shown = [_trajectory_text(row, builder) for row in found[:show]]
-    else:
-        pairs, counts = _pairs({**choices, "deduplicate": "none"}, decontaminate, seed)
-        survey = survey_pairs(pairs, counts, unit, measure)
-        shown = [_pair_text(pair, builder) for pair in pairs[:show]]
+    bad = BadRows()
+    survey: Survey | None = None
+    shown: list[str] = []
+    with _gathered(bad):
+        if warmup:
+            found, counts = _trajectories(choices, decontaminate, seed, bad)
+            survey = survey_trajectories(found, counts, unit, measure)
+            shown = [trajectory_text(row, builder) for row in found[:show]]
+        else:
+            pairs, counts = _pairs({**choices, "deduplicate": "none"}, decontaminate, seed, bad)
+            survey = survey_pairs(pairs, counts, unit, measure)
+            shown = [pair_text(pair, builder) for pair in pairs[:show]]
     if as_json:
-        print_json({**survey.as_json(), "shown": shown})
+        told = {"source": source} if survey is None else survey.as_json()
+        print_json({**told, "shown": shown, **({"bad_rows": bad.as_json()} if bad.total else {})})
     else:
-        _show(survey, "trajectories" if warmup else "pairs")
-        for text in shown:
-            print(f"\n{safe_text(text)}")
+        if survey is not None:
+            print_survey(survey, "trajectories" if warmup else "pairs")
+        # Prompts below a list of bad rows would only push it out of sight.
+        for text in [f"\n{text}" for text in shown] if not bad.total else bad.lines(source):
+            print(safe_text(text))
+    if bad.total:
+        raise typer.Exit(2)
 
 
 @data_app.command()
@@ -102,21 +115,25 @@ def convert(
     sample: SampleOption = None,
     decontaminate: DecontaminateOption = None,
     deduplicate: Annotated[str, typer.Option(help="none, pairs, or prompts (one pair for each).")] = "pairs",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out and count rows that cannot be used.")] = False,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Write a source as JSONL of pairs (data.source), or of trajectories (warmup.source) with --warmup."""
     from rubric_arm_lite.data import pair_as_row, trajectory_as_row
     from rubric_arm_lite.run_dir import atomic_write
+    from rubric_arm_lite.sources.bad_rows import BadRows
 
     _check_target(source, target)
+    bad = BadRows() if skip_bad else None
     choices = _choices(source, form, config, split, revision, stream, rows, subset, sample)
-    if warmup:
-        found, counts = _trajectories(choices, decontaminate, seed)
-        written = list(map(trajectory_as_row, found))
-    else:
-        pairs, counts = _pairs({**choices, "deduplicate": deduplicate}, decontaminate, seed)
-        written = list(map(pair_as_row, pairs))
+    with _told(bad, source):
+        if warmup:
+            found, counts = _trajectories(choices, decontaminate, seed, bad)
+            written = list(map(trajectory_as_row, found))
+        else:
+            pairs, counts = _pairs({**choices, "deduplicate": deduplicate}, decontaminate, seed, bad)
+            written = list(map(pair_as_row, pairs))
     target.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in written).encode())
     if as_json:
@@ -124,6 +141,33 @@ def convert(
     else:
         what = "trajectories" if warmup else "pairs"
         print(f"{counts.line(what)}\n{len(written):,} {what} written to {target}")
+
+
+@contextlib.contextmanager
+def _gathered(bad: BadRows) -> Iterator[None]:
+    """Once bad rows were met, an error only ends the reading: what is to be mended is known."""
+    from rubric_arm_lite.errors import DataError
+    from rubric_arm_lite.rows import RowError
+
+    try:
+        yield
+    except DataError as error:
+        if not bad.total:
+            raise
+        if isinstance(error, RowError):
+            bad.stop(error)
+
+
+@contextlib.contextmanager
+def _told(bad: BadRows | None, source: str) -> Iterator[None]:
+    """Say on stderr which rows were bad, also if nothing is left without them."""
+    from rubric_arm_lite.report_data import safe_text
+
+    try:
+        yield
+    finally:
+        for line in bad.lines(source) if bad is not None and bad.total else ():
+            err.print(safe_text(line), markup=False, highlight=False)
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -149,22 +193,26 @@ def _choices(
     return {**given, "streaming": stream, "rows": rows, "subset": tuple(subset or ()), "sample": sample}
 
 
-def _pairs(choices: dict[str, Any], benchmarks: list[str] | None, seed: int) -> tuple[list[PreferencePair], Counts]:
+def _pairs(
+    choices: dict[str, Any], benchmarks: list[str] | None, seed: int, bad: BadRows | None
+) -> tuple[list[PreferencePair], Counts]:
     from rubric_arm_lite.config import DataSettings
     from rubric_arm_lite.sources.overlap import overlap_with
     from rubric_arm_lite.sources.reading import read_pairs
 
     settings = _checked(DataSettings, {**choices, "decontaminate": tuple(benchmarks or ())})
-    return read_pairs(settings, seed, overlap_with(settings.decontaminate, settings.overlap_words))
+    return read_pairs(settings, seed, overlap_with(settings.decontaminate, settings.overlap_words), bad=bad)
 
 
-def _trajectories(choices: dict[str, Any], benchmarks: list[str] | None, seed: int) -> tuple[list[WarmupRow], Counts]:
+def _trajectories(
+    choices: dict[str, Any], benchmarks: list[str] | None, seed: int, bad: BadRows | None
+) -> tuple[list[WarmupRow], Counts]:
     from rubric_arm_lite.config import DataSettings, WarmupSettings
     from rubric_arm_lite.sources.overlap import overlap_with
     from rubric_arm_lite.sources.trajectories import read_trajectories
 
     settings = _checked(WarmupSettings, choices)
-    return read_trajectories(settings, seed, overlap_with(benchmarks or (), DataSettings().overlap_words))
+    return read_trajectories(settings, seed, overlap_with(benchmarks or (), DataSettings().overlap_words), bad=bad)
 
 
 def _checked(kind: Any, choices: dict[str, Any]) -> Any:
@@ -190,85 +238,3 @@ def _check_target(source: str, target: Path) -> None:
         raise DataError(f"{target}: JSON Lines are written. Give a name that ends in .jsonl.")
     if target.exists() and Path(source).exists() and target.samefile(source):
         raise DataError(f"{target} is also the input. Choose another file to write.")
-
-
-# --- showing --------------------------------------------------------------------------------------------------------
-
-
-def _reader_of(model: str | None, recipe: str | None) -> tuple[PromptBuilder, str, Measure]:
-    """Who writes the prompts, and the unit and measure of lengths."""
-    from rubric_arm_lite.config import ModelSettings, Recipe
-    from rubric_arm_lite.prompts import PromptBuilder, Templates
-    from rubric_arm_lite.recipe_file import load_recipe
-
-    loaded = Recipe() if recipe is None else load_recipe(recipe)
-    templates = Templates.load(loaded.prompts.rubric_template, loaded.prompts.judge_template)
-    if model is None and recipe is None:
-        return PromptBuilder(templates), "words", lambda text: len(text.split())
-    quiet_libraries()
-    from rubric_arm_lite.backends.loader import load_tokenizer
-    from rubric_arm_lite.backends.transformers import control_tokens
-
-    settings = loaded.model if model is None else ModelSettings(base=model)
-    tokenizer = load_tokenizer(settings)
-    builder = PromptBuilder(templates, control_tokens(tokenizer))
-    # Lengths beyond what the model takes are wanted here, so the tokenizer's warning about them is not.
-    return builder, "tokens", lambda text: len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
-
-def _pair_text(pair: PreferencePair, builder: PromptBuilder) -> str:
-    return _sections(
-        ("the generator's prompt", builder.rubric_prompt(pair.prompt)),
-        ("chosen", builder.neutralise(pair.chosen)),
-        ("rejected", builder.neutralise(pair.rejected)),
-    )
-
-
-def _trajectory_text(row: WarmupRow, builder: PromptBuilder) -> str:
-    from rubric_arm_lite.parsing import parse_rubric
-
-    rubric = parse_rubric(row.rubric)
-    if not rubric.usable:
-        prompt = "(The rubric does not parse: this row teaches the generator only.)"
-    elif row.response_b is None:
-        prompt = builder.pointwise_prompt(row.prompt, rubric, row.response_a)
-    else:
-        prompt = builder.judge_prompt(row.prompt, rubric, row.response_a, row.response_b)
-    return _sections(
-        ("the generator's prompt", builder.rubric_prompt(row.prompt)),
-        ("its rubric", row.rubric),
-        ("the judge's prompt", prompt),
-        ("its judgement", row.judgement),
-    )
-
-
-def _sections(*parts: tuple[str, str]) -> str:
-    return "\n".join(f"=== {name} ===\n{text.strip()}" for name, text in parts)
-
-
-def _show(survey: Survey, what: str) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    from rubric_arm_lite.cli_common import out
-    from rubric_arm_lite.report_data import safe_text
-    from rubric_arm_lite.sources.survey import QUANTILES
-
-    print(survey.counts.line(what))
-    print(f"form: {survey.counts.form}")
-    for name, value in survey.facts.items():
-        print(f"{name.replace('_', ' ')}: {value if isinstance(value, int) else round(value, 3)}")
-    table = Table(survey.unit, *(_quantile_name(share) for share in QUANTILES), box=None, pad_edge=False)
-    for kind, values in survey.lengths.items():
-        table.add_row(kind, *(f"{value:,}" for value in values))
-    out.print(table)
-    named: Sequence[tuple[str, int]] = [(name, count) for name, count in survey.subsets.items() if name]
-    if named:
-        out.print(
-            "subsets: " + ", ".join(f"{escape(safe_text(name))} {count:,}" for name, count in named[:40]),
-            highlight=False,
-        )
-
-
-def _quantile_name(share: float) -> str:
-    return {0.5: "median", 1.0: "longest"}.get(share, f"{share:.0%}")

@@ -79,6 +79,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "cli_label",
         "cli_options",
         "cli_serve",
+        "cli_survey",
         "cli_policy",
         "policy_report",
         "__main__",

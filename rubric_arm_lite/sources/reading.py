@@ -19,8 +19,9 @@ from rubric_arm_lite.config import DataSettings, SourceSettings
 from rubric_arm_lite.data import RowIds, blocks_from_pairs, shuffle_blocks, split_blocks
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.prompts import prompt_hash
-from rubric_arm_lite.rows import Row, UnusableRowError
+from rubric_arm_lite.rows import Row, RowError, UnusableRowError
 from rubric_arm_lite.seeds import derive_seed
+from rubric_arm_lite.sources.bad_rows import OWN_PAIRS, BadRows
 from rubric_arm_lite.sources.counts import Counts, sorted_reasons
 from rubric_arm_lite.sources.forms import PairForm, form_of, known_form, read_pair
 from rubric_arm_lite.sources.opening import open_rows, was_saved
@@ -35,18 +36,25 @@ Item = TypeVar("Item")
 
 
 def read_pairs(
-    settings: DataSettings, seed: int, overlap: Overlap | None = None, held_out: Collection[str] = ()
+    settings: DataSettings,
+    seed: int,
+    overlap: Overlap | None = None,
+    held_out: Collection[str] = (),
+    bad: BadRows | None = None,
 ) -> tuple[list[PreferencePair], Counts]:
     """The pairs of ``settings.source``, in the source's order, and what was left out.
 
     Args:
         overlap: prompts of benchmarks that are not to be trained on.
         held_out: ids of prompts that are not to be trained on.
+        bad: gathers rows that cannot be used, which are then left out; without it the first is an error.
 
     Raises:
         DataError: for a source or row that cannot be used, or if no pair is left.
     """
-    form, rows = rows_and_form(settings)
+    form, rows = rows_and_form(settings, bad)
+    if bad is not None:
+        bad.expect(OWN_PAIRS if form is None else form.columns)
     ids, reasons = RowIds(), Counter[str]()
     seen = _Seen(settings.deduplicate)
     subsets = _Subsets(settings.subset)
@@ -56,10 +64,8 @@ def read_pairs(
         read += 1
         try:
             found = read_pair(row, form, ids, str(settings.source))
-        except UnusableRowError as error:
-            if form is None:
-                raise
-            reasons[error.reason] += 1
+        except RowError as error:
+            leave_out(error, form, reasons, bad)
             continue
         pair = found.pair
         prompt_id = prompt_hash(pair.prompt)
@@ -77,6 +83,8 @@ def read_pairs(
     if sample.dropped:
         reasons[NOT_SAMPLED] = sample.dropped
     orders = [first for _, first in kept if first is not None]
+    if bad is not None:
+        read, reasons = read + bad.no_rows, reasons + bad.reasons
     name = "pairs" if form is None else form.name
     counts = Counts(str(settings.source), name, read, len(kept), sorted_reasons(reasons), len(orders), sum(orders))
     if not kept:
@@ -93,16 +101,26 @@ def read_blocks(
         DataError: for a source or row that cannot be used, or if there is too little to split.
     """
     if settings.evaluation is None:
-        found, read = read_pairs(settings, seed, overlap)
+        found, read = _strictly_read(settings, seed, overlap)
         train, test = split_blocks(blocks_from_pairs(found), settings.test_fraction, seed)
         counts: tuple[Counts, ...] = (read,)
     else:
-        held_out, read_test = read_pairs(held_out_settings(settings), seed)
+        held_out, read_test = _strictly_read(held_out_settings(settings), seed)
         test = blocks_from_pairs(held_out)
-        found, read = read_pairs(settings, seed, overlap, {block.prompt_id for block in test})
+        found, read = _strictly_read(settings, seed, overlap, {block.prompt_id for block in test})
         train, counts = blocks_from_pairs(found), (read, read_test)
     train = shuffle_blocks(train, seed)[: settings.train_prompts]
     return train, shuffle_blocks(test, seed)[: settings.test_prompts], counts
+
+
+def _strictly_read(
+    settings: DataSettings, seed: int, overlap: Overlap | None = None, held_out: Collection[str] = ()
+) -> tuple[list[PreferencePair], Counts]:
+    """As :func:`read_pairs`; what is wrong with a row says how to find all such rows."""
+    try:
+        return read_pairs(settings, seed, overlap, held_out)
+    except RowError as error:
+        raise DataError(f"{error} All such rows: rubric-arm data check {settings.source}") from error
 
 
 def held_out_settings(settings: DataSettings) -> DataSettings:
@@ -121,18 +139,41 @@ def held_out_settings(settings: DataSettings) -> DataSettings:
     return settings.model_copy(update=changes)
 
 
-def rows_and_form(settings: SourceSettings) -> tuple[PairForm | None, Iterator[Row]]:
-    """The rows of a source, and the form they have; None is our own."""
+def leave_out(error: RowError, form: PairForm | None, reasons: Counter[str], bad: BadRows | None) -> None:
+    """Count a row that a known form calls unusable, or one that ``bad`` gathers; any other is an error.
+
+    Raises:
+        RowError: if it is neither.
+    """
+    if form is not None and isinstance(error, UnusableRowError):
+        reasons[error.reason] += 1
+    elif bad is not None:
+        bad.add(error)
+    else:
+        raise error
+
+
+def rows_and_form(settings: SourceSettings, bad: BadRows | None = None) -> tuple[PairForm | None, Iterator[Row]]:
+    """The rows of a source, and the form they have; None is our own. ``bad`` gathers lines that are no rows."""
     source = str(settings.source)
     known = known_form(source)
     split, config = settings.split, settings.config
     if known is not None and not was_saved(source):
         split, config = split or known.split, config or known.config
-    rows = open_rows(source, config=config, split=split, revision=settings.revision, streaming=settings.streaming)
+    rows = open_rows(
+        source,
+        config=config,
+        split=split,
+        revision=settings.revision,
+        streaming=settings.streaming,
+        on_bad=None if bad is None else bad.add_line,
+    )
     if settings.rows is not None:
         rows = islice(rows, settings.rows)
     first = next(rows)
-    return form_of(settings.form, source, list(first.columns)), chain([first], rows)
+    found = chain([first], rows)
+    form = form_of(settings.form, source, list(first.columns))
+    return form, found if bad is None else bad.watched(found)
 
 
 class Sample(Generic[Item]):

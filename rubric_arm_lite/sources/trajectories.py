@@ -14,11 +14,20 @@ from rubric_arm_lite.config import WarmupSettings
 from rubric_arm_lite.data import WarmupRow, trajectory_of_row
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.prompts import prompt_hash
-from rubric_arm_lite.rows import Row, UnusableRowError
+from rubric_arm_lite.rows import Row, RowError
+from rubric_arm_lite.sources.bad_rows import OWN_POINTWISE, OWN_TRAJECTORIES, BadRows
 from rubric_arm_lite.sources.counts import Counts, sorted_reasons
 from rubric_arm_lite.sources.forms import FORMS, PairForm, winner_of
 from rubric_arm_lite.sources.overlap import Overlap
-from rubric_arm_lite.sources.reading import HELD_OUT, NOT_SAMPLED, OTHER_SUBSET, OVERLAPS, Sample, rows_and_form
+from rubric_arm_lite.sources.reading import (
+    HELD_OUT,
+    NOT_SAMPLED,
+    OTHER_SUBSET,
+    OVERLAPS,
+    Sample,
+    leave_out,
+    rows_and_form,
+)
 from rubric_arm_lite.teacher_texts import canonical_rubric, checked_judgement
 
 
@@ -28,6 +37,7 @@ def read_trajectories(
     overlap: Overlap | None = None,
     held_out: Collection[str] = (),
     pointwise: bool = False,
+    bad: BadRows | None = None,
 ) -> tuple[list[WarmupRow], Counts]:
     """The trajectories of ``settings.source``, in the source's order, and what was left out.
 
@@ -35,11 +45,12 @@ def read_trajectories(
         overlap: prompts of benchmarks that are not to be trained on.
         held_out: ids of prompts that are not to be trained on.
         pointwise: rows of our own form have one ``response``, for a judge that checks one at a time.
+        bad: gathers rows that cannot be used, which are then left out; without it the first is an error.
 
     Raises:
         DataError: for a source or row that cannot be used, or if no trajectory is left.
     """
-    form, rows = rows_and_form(settings)
+    form, rows = rows_and_form(settings, bad)
     if form is not None and pointwise:
         raise DataError(
             f"{settings.source} has the form `{form.name}`, whose judgements compare two responses, so it cannot warm "
@@ -51,19 +62,19 @@ def read_trajectories(
             f"{settings.source} has the form `{form.name}`, which holds no judgements, so it cannot warm up a judge. "
             f"Use our own form of trajectories, or one of: {able}."
         )
+    if bad is not None:
+        bad.expect(form.columns if form is not None else OWN_POINTWISE if pointwise else OWN_TRAJECTORIES)
     reasons, read = Counter[str](), 0
     sample = Sample[WarmupRow](settings.sample, seed)
     for row in rows:
         read += 1
-        if settings.subset and _subset(row, form) not in settings.subset:
-            reasons[OTHER_SUBSET] += 1
-            continue
         try:
+            if settings.subset and _subset(row, form) not in settings.subset:
+                reasons[OTHER_SUBSET] += 1
+                continue
             found = trajectory_of_row(row, pointwise) if form is None else _checked(row, form)
-        except UnusableRowError as error:
-            if form is None:
-                raise
-            reasons[error.reason] += 1
+        except RowError as error:
+            leave_out(error, form, reasons, bad)
             continue
         prompt_id = prompt_hash(found.prompt)
         if overlap is not None and overlap.found_in(found.prompt):
@@ -75,6 +86,8 @@ def read_trajectories(
     kept = sample.items()
     if sample.dropped:
         reasons[NOT_SAMPLED] = sample.dropped
+    if bad is not None:
+        read, reasons = read + bad.no_rows, reasons + bad.reasons
     name = "trajectories" if form is None else form.name
     counts = Counts(str(settings.source), name, read, len(kept), sorted_reasons(reasons))
     if not kept:
