@@ -21,7 +21,7 @@ def check_installed() -> None:
         import uvicorn
     except ImportError as error:
         raise ConfigError(
-            f"{error.name} is not installed; the service needs it. Run: pip install 'rubric-arm-lite[serve]'"
+            f"{error.name} is not installed; the service needs it. In the project's folder: pip install -e '.[serve]'"
         ) from error
     del fastapi, uvicorn
 
