@@ -175,11 +175,7 @@ class RubricRewardModel:
         Raises:
             ConfigError: if this judge was trained to check one response at a time.
         """
-        if self.recipe.reward.judge == "pointwise":
-            raise ConfigError(
-                "reward.judge: pointwise is a judge that checks one response at a time; it has not learned to compare "
-                "two. Use score or score_many in Python, or a run with reward.judge: pairwise."
-            )
+        check_compares(self.recipe)
         names = names or [f"case {i}" for i in range(1, len(cases) + 1)]
         return self._comparer.compare(cases, names, votes, orders, too_long, progress)
 
@@ -271,6 +267,15 @@ class RubricRewardModel:
                 if token == unknown:
                     words[text[start:end].strip()] = None
         return tuple(words)
+
+
+def check_compares(recipe: Recipe) -> None:
+    """Raise a ConfigError if the recipe's judge was trained to check one response at a time."""
+    if recipe.reward.judge == "pointwise":
+        raise ConfigError(
+            "reward.judge: pointwise is a judge that checks one response at a time; it has not learned to compare two. "
+            "Use score or score_many in Python or /v1/score over HTTP, or a run with reward.judge: pairwise."
+        )
 
 
 def recipe_of(source: str | Path) -> Recipe:
