@@ -104,6 +104,14 @@ def test_a_backend_without_probabilities_says_so() -> None:
         assert "probabilities" in said(reply)
 
 
+def test_a_judge_of_single_responses_compares_nothing() -> None:
+    with serving(model=model(reward={"judge": "pointwise"})) as served:
+        reply = served.post("/v1/compare", **PAIR)
+        assert (reply.status_code, "or /v1/score" in said(reply)) == (501, True), reply.text
+        assert served.post("/v1/rubric", prompt="request 1").status_code == 200
+        assert served.post("/v1/score", prompt="request 1", response="good one").status_code == 200
+
+
 @pytest.mark.parametrize(
     ("change", "needle"),
     [
@@ -167,6 +175,7 @@ def test_unknown_paths_and_methods(served: Served) -> None:
     assert (reply.status_code, "/docs" in said(reply)) == (404, True)
     reply = served.client.get("/v1/compare")
     assert (reply.status_code, "method" in said(reply)) == (405, True)
+    assert served.client.post("/v1/compare/", json=PAIR).status_code == 404
     assert served.client.get("/").status_code == 404  # the page is for play
 
 
