@@ -97,6 +97,9 @@ def _execute(
     given = [] if reward is None else [f"reward.run={json.dumps(reward)}"]
     recipe = load_settings(PolicyRecipe, name, [*(overrides or []), *given, f"method={method}"])
     target = run_dir or Path("runs") / f"{recipe.name}-{method}"
+    for read in recipe.inputs:
+        if Path(read).resolve().is_relative_to(target.resolve()):
+            raise ConfigError(f"{target} holds {read}, which this run reads. Choose another --run-dir for its results.")
     with explained_disk_errors(target):
         directory = RunDirectory.open(target, dump_recipe(recipe), recipe_hash(recipe), if_exists)
         # The heavy imports come after everything that can be refused without them.

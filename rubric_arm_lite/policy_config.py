@@ -113,6 +113,13 @@ class PolicyRecipe(RunSettings):
         """The roles that this recipe trains."""
         return ("policy",)
 
+    @property
+    def inputs(self) -> list[str]:
+        """Folders and files that a run reads."""
+        runs = (self.reward.run, self.evaluation.judge, self.start.adapter)
+        files = (self.data.source, self.data.evaluation, self.start.source)
+        return [name for name in (*runs, *files) if name is not None and name not in ("testbed", "oracle")]
+
     def grpo(self, role: Role) -> GRPOSettings:
         """The settings of online GRPO."""
         return {"policy": self.policy}[role]

@@ -135,6 +135,10 @@ class RubricRewardModel:
         """
         return self._comparer.rubrics(prompts, names or [f"prompt {i}" for i in range(1, len(prompts) + 1)], too_long)
 
+    def has_room_for(self, prompt: Prompt) -> bool:
+        """Whether a prompt and its rubric fit the context."""
+        return self._comparer.has_room_for(prompt)
+
     def compare(
         self,
         prompt: Prompt,

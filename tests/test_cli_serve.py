@@ -167,7 +167,7 @@ def test_a_page_for_a_judge_that_cannot_compare_is_refused(tmp_path: Path) -> No
     from rubric_arm_lite.recipe_file import dump_recipe, load_recipe
 
     (tmp_path / "recipe.yaml").write_text(dump_recipe(load_recipe("arrow-testbed")))
-    with pytest.raises(ConfigError, match="reward.judge: pointwise"):
+    with pytest.raises(ConfigError, match=r"reward\.judge: pointwise"):
         CliRunner().invoke(cli.app, ["play", str(tmp_path), "--port", "0"], catch_exceptions=False)
 
 

@@ -280,7 +280,7 @@ def test_outputs_and_journals_of_others_are_left_alone(tmp_path: Path) -> None:
 
 def test_a_judge_of_single_responses_labels_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     source, target = write(tmp_path / "in.jsonl", ROWS[:1]), tmp_path / "out.jsonl"
-    with pytest.raises(ConfigError, match="reward.judge: pointwise"):
+    with pytest.raises(ConfigError, match=r"reward\.judge: pointwise"):
         label(source, target, lambda: model(judge, reward={"judge": "pointwise"}))
     assert list(tmp_path.iterdir()) == [source], "a journal would be in the way of the next attempt"
 

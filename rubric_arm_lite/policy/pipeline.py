@@ -104,7 +104,9 @@ class PolicyRun:
         if requests.conversations:
             self.watcher.note(f"{requests.conversations} conversations are left out: single requests only.")
         if requests.too_long:
-            self.watcher.note(f"{requests.too_long} requests do not fit the context with an answer; left out.")
+            self.watcher.note(
+                f"{requests.too_long} requests do not fit the context with an answer or a rubric; left out."
+            )
         self.directory.write_json("versions.json", versions(self.state.players.policy))
         self.directory.write_json("data.json", self._describe())
 
@@ -132,7 +134,7 @@ class PolicyRun:
         model, folder = state.players.policy, self.directory.path / "start"
         if settings.adapter is not None:
             model.load_adapter("policy", Path(settings.adapter))
-        rows = start_answers(self.recipe, state.world)
+        rows = start_answers(self.recipe, state.world, {request.prompt_id for request in state.requests.test})
         if rows:
             encoded = [(model.encode(state.prompts.policy_prompt(p)), model.encode_completion(a)) for p, a in rows]
             examples = [ids for ids in encoded if len(ids[0]) + len(ids[1]) <= model.settings.max_context]
