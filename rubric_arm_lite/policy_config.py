@@ -127,6 +127,11 @@ class PolicyRecipe(RunSettings):
     @model_validator(mode="after")
     def _check(self) -> PolicyRecipe:
         testbed = self.data.source == "testbed"
+        if testbed and self.data.evaluation is not None:
+            raise ValueError(
+                f"data.evaluation: {self.data.evaluation!r} is not asked with data.source: testbed, which has held-out "
+                "prompts of its own. Give a file of prompts as data.source, too, or null."
+            )
         if not testbed and self.start.source == "testbed":
             raise ValueError(
                 f"start.source: testbed answers the testbed's prompts, but data.source is {self.data.source!r}. Give a "

@@ -14,9 +14,10 @@ from rubric_arm_lite.config import CheckpointPair, Recipe
 from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError, DataError
 from rubric_arm_lite.phases import RubricWriter
 from rubric_arm_lite.pointwise import PointwiseScore
+from rubric_arm_lite.policy_config import PolicyRecipe
 from rubric_arm_lite.prompts import PromptBuilder, Templates
 from rubric_arm_lite.ranking import Method, Pair, Ranking, placed, play
-from rubric_arm_lite.recipe_file import load_recipe, shipped_names
+from rubric_arm_lite.recipe_file import load_recipe, load_settings, shipped_names
 from rubric_arm_lite.rubric_cache import RubricCache
 from rubric_arm_lite.run_dir import RECIPE, STATE, RunState
 from rubric_arm_lite.scoring import ScoreCase, Scorer
@@ -299,12 +300,22 @@ def recipe_of_run(run: str | Path) -> Recipe:
     """The recipe that a run was made with.
 
     Raises:
-        CheckpointError: if the directory is no run.
+        CheckpointError: if the directory is no run, or that of a policy.
+        ConfigError: if the recipe cannot be used.
     """
     path = Path(run)
     if not (path / RECIPE).is_file():
         raise CheckpointError(f"{path} is not a run directory: it has no {RECIPE}. Make one with rubric-arm run.")
-    return load_recipe(str(path / RECIPE))
+    try:
+        return load_recipe(str(path / RECIPE))
+    except ConfigError:
+        with contextlib.suppress(ConfigError):
+            policy = load_settings(PolicyRecipe, str(path / RECIPE))
+            raise CheckpointError(
+                f"{path} is the run of a policy, which writes no rubrics and judges nothing. Its reward model is "
+                f"{policy.reward.run}: name that."
+            ) from None
+        raise
 
 
 def adapter_folder(run: Path, role: str, state: str) -> Path:

@@ -244,6 +244,7 @@ def test_stages() -> None:
         (["dpo.bta=0.2"], "Did you mean `dpo.beta`?"),
         (["model={max_context: 16}"], "leaves no room for a prompt"),
         (["method=ppo"], "Allowed: dpo, iterdpo, grpo"),
+        (["data.evaluation=p.jsonl"], "data.evaluation: 'p.jsonl' is not asked with data.source: testbed"),
     ],
 )
 def test_mistakes_in_a_policy_recipe(sets: list[str], message: str) -> None:
@@ -258,6 +259,11 @@ def test_a_reward_model_that_is_not_there(tmp_path: Path) -> None:
         execute(recipe, tmp_path / "run")
     with pytest.raises(CheckpointError, match="Make one with rubric-arm run"):
         CliRunner().invoke(app, command("dpo", tmp_path / "nowhere", tmp_path / "r"), catch_exceptions=False)
+    policy_run = tmp_path / "policy"
+    policy_run.mkdir()
+    (policy_run / "recipe.yaml").write_text(dump_recipe(recipe))
+    with pytest.raises(CheckpointError, match=r"is the run of a policy, .* Its reward model is .*nowhere"):
+        execute(recipe_for(policy_run, "dpo"), tmp_path / "run")
     with pytest.raises(ConfigError, match="--if-exists maybe: use raise, resume or overwrite"):
         CliRunner().invoke(app, ["policy", "grpo", "testbed", "--if-exists", "maybe"], catch_exceptions=False)
     with pytest.raises(CheckpointError, match="is not a run directory"):
