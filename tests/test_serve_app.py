@@ -17,10 +17,12 @@ from hypothesis import HealthCheck, given, settings
 
 from rubric_arm_lite.backends.server_http import RefusedRequest
 from rubric_arm_lite.errors import BackendError, CheckpointError
+from rubric_arm_lite.reward_model import RubricRewardModel
 from rubric_arm_lite.serve.bodies import MAX_TEXT
 from rubric_arm_lite.serve.questions import CompareQuestion, ModelDesk, Reply, RubricQuestion
 from rubric_arm_lite.verdicts import Verdict
 from tests.judgements import any_text
+from tests.pointwise_players import PointwiseSampler
 from tests.serving import PAIR, RULE, Served, model, serving
 from tests.test_serve_gate import said
 
@@ -86,6 +88,23 @@ def test_score(served: Served) -> None:
     assert good["value"] == pytest.approx(-poor["value"])
     assert 0.5 < good["value"] < 1
     assert good["checks"][0]["p_true"] > good["checks"][0]["p_false"]
+
+
+def test_a_score_is_what_the_model_says_unless_it_is_asked_otherwise() -> None:
+    """A pointwise judge has learned to write before it answers, and one that compares has not."""
+
+    class Judge(PointwiseSampler):
+        def control_tokens(self) -> list[str]:
+            return []
+
+    for kind, justify in (("pointwise", True), ("pairwise", False)):
+        whole = RubricRewardModel(Judge(), model(reward={"judge": kind}).recipe)
+        with serving(model=whole) as served:
+            plain = served.post("/v1/score", prompt="p", response="good").json()
+            asked = served.post("/v1/score", prompt="p", response="good", justify=justify).json()
+            other = served.post("/v1/score", prompt="p", response="good", justify=not justify).json()
+        assert plain == asked != other
+        assert plain["text"] == whole.score("p", "good").text
 
 
 def test_a_backend_without_probabilities_says_so() -> None:
