@@ -21,6 +21,7 @@ from rubric_arm_lite.config import (
     Settings,
     SFTSettings,
 )
+from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.types import Role
 
 Method = Literal["dpo", "iterdpo", "grpo"]
@@ -120,6 +121,25 @@ class PolicyRecipe(RunSettings):
         files = (self.data.source, self.data.evaluation, self.start.source)
         return [name for name in (*runs, *files) if name is not None and name not in ("testbed", "oracle")]
 
+    @property
+    def longest_answer(self) -> int:
+        """Tokens of the longest answer that a run writes; only online GRPO has answers of its own in training."""
+        own = self.policy.max_completion_length if self.method == "grpo" else 0
+        return max(self.answers.max_completion_length, own)
+
+    def check_room(self, max_context: int) -> None:
+        """Refuse a context of the policy, in tokens, that an answer alone would fill.
+
+        Raises:
+            ConfigError: if it would.
+        """
+        if (longest := self.longest_answer) >= max_context:
+            field = "answers" if longest == self.answers.max_completion_length else "policy"
+            raise ConfigError(
+                f"{field}.max_completion_length: {longest} leaves no room for a prompt in model.max_context "
+                f"({max_context}). Raise the context or shorten the answers."
+            )
+
     def grpo(self, role: Role) -> GRPOSettings:
         """The settings of online GRPO."""
         return {"policy": self.policy}[role]
@@ -142,10 +162,6 @@ class PolicyRecipe(RunSettings):
                 f"evaluation.judge: oracle knows the testbed's prompts only, but data.source is {self.data.source!r}. "
                 "Give another run directory, or null."
             )
-        longest = max(self.answers.max_completion_length, self.policy.max_completion_length)
-        if self.model is not None and longest >= self.model.max_context:
-            raise ValueError(
-                f"answers.max_completion_length or policy.max_completion_length: {longest} leaves no room for a prompt "
-                f"in model.max_context ({self.model.max_context}). Raise the context or shorten the answers."
-            )
+        if self.model is not None:
+            self.check_room(self.model.max_context)
         return self

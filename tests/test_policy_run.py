@@ -243,6 +243,14 @@ def test_stages() -> None:
         (["data.source=p.jsonl", "start.source=null"], "evaluation.judge: oracle knows the testbed's prompts only"),
         (["dpo.bta=0.2"], "Did you mean `dpo.beta`?"),
         (["model={max_context: 16}"], "leaves no room for a prompt"),
+        (
+            ["answers.max_completion_length=128", "model={max_context: 128}"],
+            "answers.max_completion_length: 128 leaves",
+        ),
+        (
+            ["method=grpo", "policy.max_completion_length=128", "model={max_context: 128}"],
+            "leaves no room for a prompt",
+        ),
         (["method=ppo"], "Allowed: dpo, iterdpo, grpo"),
         (["data.evaluation=p.jsonl"], "data.evaluation: 'p.jsonl' is not asked with data.source: testbed"),
     ],
@@ -251,6 +259,35 @@ def test_mistakes_in_a_policy_recipe(sets: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_settings(PolicyRecipe, "testbed", sets)
     assert message in str(caught.value)
+
+
+def test_room_is_kept_for_the_answers_that_the_method_writes(tmp_path: Path, finished_run: Path) -> None:
+    """With the policy on the reward model's base its context is not in the policy's recipe."""
+    assert recipe_for(finished_run, "dpo", "policy.max_completion_length=512").longest_answer == 16
+    assert recipe_for(finished_run, "grpo", "policy.max_completion_length=512").longest_answer == 512
+    recipe = recipe_for(finished_run, "dpo", "answers.max_completion_length=256")
+    with pytest.raises(ConfigError, match=r"256 leaves no room for a prompt in model\.max_context \(256\)"):
+        execute(recipe, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_start_that_was_killed_does_not_go_on_with_other_answers(tmp_path: Path, finished_run: Path) -> None:
+    asked = [(topic, word) for topic in ("gardens", "rivers", "trains", "kitchens") for word in ("zinc", "silk")]
+    texts = [f"Write a note about {topic} for pilots. Avoid the word {word}." for topic, word in asked]
+    prompts, answers = tmp_path / "p.jsonl", tmp_path / "a.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+    answers.write_text("".join(json.dumps({"prompt": text, "response": "stone table"}) + "\n" for text in texts))
+    sets = (f"data.source={prompts}", "data.test_fraction=0.4", f"start.source={answers}", "evaluation.judge=null")
+    recipe = recipe_for(finished_run, "dpo", *sets)
+    with pytest.raises(Killed):
+        execute(recipe, tmp_path / "run", deadly=2)
+    whole = answers.read_text()
+    answers.write_text(whole.replace("stone table", "window"))
+    with pytest.raises(CheckpointError, match=r"\(start_answers changed\)"):
+        execute(recipe, tmp_path / "run")
+    answers.write_text(whole)
+    with pytest.raises(Killed):
+        execute(recipe, tmp_path / "run", deadly=1)
 
 
 def test_a_reward_model_that_is_not_there(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ class PolicyState:
         self.reward_recipe = comparing_recipe(recipe.reward.run)
         check_judge(recipe)
         self.model_settings = policy_model(recipe, self.reward_recipe)
+        recipe.check_room(self.model_settings.max_context)
         self.world = world_of(recipe, self.reward_recipe)
         self.requests = load_requests(recipe, self.world, self._fits)
         if recipe.method == "grpo" and len(self.requests.train) < recipe.rounds:
@@ -158,9 +159,11 @@ class PolicyState:
             self.learner.save_optimizers(folder / "optimizers.safetensors")
 
     def _fits(self, request: str) -> bool:
-        room = max(self.recipe.answers.max_completion_length, self.recipe.policy.max_completion_length)
         length = self.players.policy.prompt_tokens(self.prompts.policy_prompt(request))
-        return length + room <= self.model_settings.max_context and self.players.reward.has_room_for(request)
+        return (
+            length + self.recipe.longest_answer <= self.model_settings.max_context
+            and self.players.reward.has_room_for(request)
+        )
 
     def _independent(self) -> IndependentJudge | None:
         settings = self.recipe.evaluation
