@@ -38,6 +38,7 @@ SHORT = (
     "policy.max_steps=1",
     "policy.prompts_per_step=3",
     "policy.num_generations=4",
+    "policy.num_iterations=1",  # so that the first step's KL is that of the reference to itself
     "rounds=2",
     "checkpoint.save_steps=1",
     "evaluation.prompts=6",
