@@ -5,24 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rubric_arm_lite import __version__, cli_label, cli_serve
+from rubric_arm_lite import __version__, cli_judge, cli_label, cli_serve
 from rubric_arm_lite.cli_bench import bench_app
-from rubric_arm_lite.cli_common import err, import_first, load_run, out, print_json, quiet_libraries, server_of
+from rubric_arm_lite.cli_common import err, import_first, is_live, out, print_json, quiet_libraries
 from rubric_arm_lite.cli_data import data_app
 from rubric_arm_lite.cli_evaluate import evaluate
 from rubric_arm_lite.cli_options import (
     JsonOption,
-    JudgeModelOption,
-    KeyEnvOption,
-    ModelArgument,
-    RubricModelOption,
-    ServerOption,
     StateOption,
 )
 from rubric_arm_lite.cli_policy import policy_app
@@ -31,8 +25,6 @@ from rubric_arm_lite.errors import RubricArmError
 if TYPE_CHECKING:
     from rubric_arm_lite.config import Recipe
     from rubric_arm_lite.parallel import Processes
-    from rubric_arm_lite.reward_model import RubricRewardModel
-    from rubric_arm_lite.verdicts import Verdict
 
 app = typer.Typer(
     name="rubric-arm",
@@ -84,105 +76,9 @@ def demo(
     _execute(load_recipe("testbed", overrides or []), run_dir or Path("runs") / "demo", None, if_exists, as_json)
 
 
-@app.command()
-def rubric(
-    run: ModelArgument,
-    prompt: Annotated[str, typer.Argument(help="The request to write a rubric for; - reads standard input.")],
-    state: StateOption = "final",
-    server: ServerOption = None,
-    rubric_model: RubricModelOption = None,
-    judge_model: JudgeModelOption = None,
-    server_key_env: KeyEnvOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Write a rubric for a prompt."""
-    asked = server_of(server, state, rubric_model, judge_model, server_key_env)
-    text = _checked(
-        "the prompt", sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if prompt == "-" else prompt
-    )
-    model = load_run(run, state, asked)
-    _warn_unknown_words(model, text)
-    written = model.rubric(text)
-    if as_json:
-        criteria = [{"text": c.text, "kind": c.kind.label} for c in written.criteria]
-        print_json({"status": written.status.value, "text": written.text, "criteria": criteria})
-    else:
-        print(written.text)
-    if not written.usable:
-        err.print(f"[yellow]The rubric is {written.status.value}; a judge would not be shown it.[/yellow]")
-
-
-@app.command()
-def judge(
-    run: ModelArgument,
-    source: Annotated[Path | None, typer.Argument(help="JSONL of prompt, response_a, response_b.")] = None,
-    target: Annotated[Path | None, typer.Argument(help="JSONL to write; standard output if left out.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="One pair: the request …")] = None,
-    response_a: Annotated[str | None, typer.Option("--a", help="… its first answer …")] = None,
-    response_b: Annotated[str | None, typer.Option("--b", help="… and its second.")] = None,
-    rubric_text: Annotated[
-        str | None, typer.Option("--rubric", help="Criteria to use in place of the model's.")
-    ] = None,
-    votes: Annotated[int, typer.Option(min=1, help="Judgements per order; more than one are sampled.")] = 1,
-    state: StateOption = "final",
-    server: ServerOption = None,
-    rubric_model: RubricModelOption = None,
-    judge_model: JudgeModelOption = None,
-    server_key_env: KeyEnvOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Judge one pair (--prompt, --a, --b), or a JSONL file of pairs, in both orders."""
-    from rubric_arm_lite.errors import DataError
-
-    single = (prompt, response_a, response_b)
-    if source is None and None in single:
-        raise DataError("Give --prompt, --a and --b for one pair, or a JSONL file of pairs.")
-    if source is not None and any(text is not None for text in single):
-        raise DataError("Give either one pair (--prompt, --a, --b) or a JSONL file, not both.")
-    asked = server_of(server, state, rubric_model, judge_model, server_key_env)
-    if source is None:
-        texts = [_checked(name, text or "") for name, text in zip(("--prompt", "--a", "--b"), single, strict=True)]
-        model = load_run(run, state, asked)
-        _warn_unknown_words(model, *texts)
-        verdict = model.compare(texts[0], texts[1], texts[2], rubric_text, votes)
-        if as_json:
-            print_json(_verdict_row("pair", verdict))
-        else:
-            _show_verdict(verdict)
-    else:
-        _judge_file(lambda: load_run(run, state, asked), source, target, rubric_text, votes)
-
-
-def _judge_file(
-    load: Callable[[], RubricRewardModel], source: Path, target: Path | None, rubric_text: str | None, votes: int
-) -> None:
-    from rubric_arm_lite.data import load_comparisons
-    from rubric_arm_lite.errors import DataError
-    from rubric_arm_lite.run_dir import atomic_write
-
-    if target is not None and target.exists() and target.samefile(source):
-        raise DataError(f"{target} is also the input. Choose another file to write.")
-    if target is not None:
-        if target.is_dir():
-            raise DataError(f"{target} is a folder. Name the file to write.")
-        target.parent.mkdir(parents=True, exist_ok=True)
-    pairs = load_comparisons(source)
-    model = load()
-    verdicts = model.compare_many(
-        [(p.prompt, p.response_a, p.response_b, p.rubric or rubric_text) for p in pairs],
-        votes,
-        [f"{source}, pair {p.pair_id}" for p in pairs],
-    )
-    rows = [_verdict_row(pair.pair_id, verdict) for pair, verdict in zip(pairs, verdicts, strict=True)]
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    if target is None:
-        print(text, end="")
-    else:
-        atomic_write(target, text.encode())
-        named = sum(v.winner is not None for v in verdicts)
-        err.print(f"{len(rows)} pairs judged, {named} with a winner, written to {target}")
-
-
+app.command()(cli_judge.rubric)
+app.command()(cli_judge.judge)
+app.command()(cli_judge.score)
 app.command()(evaluate)
 
 
@@ -300,7 +196,7 @@ def testbed_build(
         raise CheckpointError(f"{folder} exists and is not empty. Choose a new folder.")
     settings = BuildSettings(seed=seed) if steps is None else BuildSettings(seed=seed, steps=steps)
     columns = (TextColumn("base"), BarColumn(), TextColumn("loss {task.fields[loss]:.3f}"), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
+    with Progress(*columns, console=err, transient=True, disable=not is_live(err)) as bar:
         task = bar.add_task("base", total=settings.steps, loss=0.0)
         build(folder, settings, lambda step, loss: bar.update(task, completed=step, loss=loss))
     print(folder)
@@ -446,53 +342,3 @@ def _join_launched() -> Processes | None:
     from rubric_arm_lite.parallel import join
 
     return join()
-
-
-def _checked(name: str, text: str) -> str:
-    """A text from the command line, refused if it is empty or not UTF-8."""
-    from rubric_arm_lite.errors import DataError
-
-    if not text.strip():
-        raise DataError(f"{name} is empty. Give some text.")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(f"{name} is not UTF-8 text at character {error.start}. Convert it to UTF-8.") from error
-    return text
-
-
-def _warn_unknown_words(model: RubricRewardModel, *texts: str) -> None:
-    """A word-level tokenizer cannot see words it does not know; say which."""
-    words = model.unknown_words(*texts)
-    if words:
-        err.print(f"[yellow]This base does not know: {', '.join(words[:12])}. It reads them as blanks.[/yellow]")
-
-
-def _show_verdict(verdict: Verdict) -> None:
-    print(verdict.rubric.text.strip())
-    if not verdict.judgements:
-        print(f"\nThe rubric is {verdict.rubric.status.value}; nothing was judged.")
-        return
-    if len(verdict.judgements) > 1:
-        print(f"\nOne of {len(verdict.judgements)} samples in the order given:")
-    print(f"\n{verdict.judgements[0].text.strip()}\n")
-    swapped = [{"A": "B", "B": "A"}.get(judgement.winner or "", "none") for judgement in verdict.flipped]
-    given = [judgement.winner or "none" for judgement in verdict.judgements]
-    for label, found in (("In the order given", given), ("With the two swapped", swapped)):
-        counts = ", ".join(f"{name} {found.count(name)}" for name in ("A", "B", "none") if name in found)
-        print(f"{label:<20} verdicts for (as you named them): {counts}")
-    name = "none" if verdict.winner is None else f"Response {verdict.winner}"
-    print(f"Verdict over both orders: {name} ({verdict.confidence:.0%} of verdicts)")
-
-
-def _verdict_row(pair_id: str, verdict: Verdict) -> dict[str, Any]:
-    return {
-        "id": pair_id,
-        "winner": verdict.winner,
-        "consistent": verdict.consistent,
-        "confidence": verdict.confidence,
-        "rubric": verdict.rubric.text,
-        "rubric_status": verdict.rubric.status.value,
-        "judgement": verdict.judgements[0].text if verdict.judgements else None,
-        "judgement_flipped": verdict.flipped[0].text if verdict.flipped else None,
-    }

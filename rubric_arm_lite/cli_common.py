@@ -20,6 +20,11 @@ out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
 
+def is_live(console: Console) -> bool:
+    """Whether a bar can be redrawn in place. A notebook's kernel sets FORCE_COLOR, which alone makes no terminal."""
+    return console.is_terminal and console.file.isatty()
+
+
 def print_json(value: Any) -> None:
     """One JSON value on standard output."""
     print(json.dumps(value, ensure_ascii=False, indent=1))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rubric_arm_lite.cli_common import err, load_run, out, print_json, server_of
+from rubric_arm_lite.cli_common import err, is_live, load_run, out, print_json, server_of
 from rubric_arm_lite.cli_options import (
     JsonOption,
     JudgeModelOption,
@@ -54,7 +54,8 @@ def label(
             raise ConfigError(f"--if-exists {if_exists}: use raise, resume or overwrite.")
     asked = server_of(server, state, rubric_model, judge_model, server_key_env)
     columns = (TextColumn("label"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
-    with Progress(*columns, TimeRemainingColumn(), console=err, transient=True) as bar:
+    remaining = TimeRemainingColumn()
+    with Progress(*columns, remaining, console=err, transient=True, disable=not is_live(err)) as bar:
         task = bar.add_task("label", total=None, speed="loading")
         found = write(
             source,

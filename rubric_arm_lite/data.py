@@ -53,6 +53,16 @@ class UnlabelledPair:
 
 
 @dataclass(frozen=True, slots=True)
+class SingleResponse:
+    """One response to score. Without a ``rubric`` the generator writes one."""
+
+    response_id: str
+    prompt: Prompt
+    response: str
+    rubric: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ResponseSet:
     """A prompt with two or more responses to be labelled. Without a ``rubric`` the generator writes one."""
 
@@ -152,6 +162,20 @@ def load_answers(path: str | Path) -> list[tuple[Prompt, str]]:
         DataError: for the first row that cannot be used, or if there is none.
     """
     return [(row.prompt(), row.text("response")) for row in file_rows(path)]
+
+
+def load_single_responses(path: str | Path) -> list[SingleResponse]:
+    """Responses to score from columns ``prompt``, ``response`` and optional ``id``, ``rubric``.
+
+    Raises:
+        DataError: for the first row that cannot be used, or if there is none.
+    """
+    ids = RowIds()
+    found = []
+    for row in file_rows(path):
+        prompt, rubric = row.prompt(), row.label("rubric")
+        found.append(SingleResponse(ids.next(row, prompt), prompt, row.text("response"), rubric or None))
+    return found
 
 
 def load_responses(path: str | Path) -> list[ResponseSet]:

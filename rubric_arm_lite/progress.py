@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from rubric_arm_lite.cli_common import is_live
 from rubric_arm_lite.evaluate import Evaluation
 
 _SHOWN = ("loss", "reward", "reward/accuracy", "reward/format", "groups/informative", "kl", "tokens/s")
@@ -24,7 +25,7 @@ class RichWatcher:
         self._stage = ""
         self._progress: Progress | None = None
         self._task: TaskID | None = None
-        if console.is_terminal and not quiet:
+        if is_live(console) and not quiet:
             self._progress = Progress(
                 TextColumn("{task.description:<16}"),
                 BarColumn(bar_width=24),

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -48,7 +49,9 @@ def test_version_and_help_need_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
     shown = call("--help").stdout
-    verbs = "run demo rubric judge evaluate label report policy testbed show-recipe doctor plan bench data serve play"
+    verbs = (
+        "run demo rubric judge score evaluate label report policy testbed show-recipe doctor plan bench data serve play"
+    )
     assert all(f" {verb} " in shown for verb in verbs.split())
 
 
@@ -102,6 +105,35 @@ def test_rubric_and_judge(finished_run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_score(finished_run: Path, tmp_path: Path) -> None:
+    """A run that was trained to compare can be asked, and the reader is told what that is worth."""
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    # The shipped base knows no word true; the pointwise recipe asks it in signs that it knows.
+    recipe["prompts"] |= yaml.safe_load((ROOT / "recipes" / "arrow-testbed.yaml").read_text())["prompts"]
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    prompt, response = "Write a note about gardens for pilots. Include the word zinc.", "zinc stone table hug lull dare"
+    by_hand = "1. The response includes the word zinc [Hard Rule]\n2. The response is warm [Principle]"
+    one = here("score", run, "--prompt", prompt, "--response", response, "--rubric", by_hand, "--json")
+    row = json.loads(one.stdout)
+    first, second = row["checks"]
+    weighed = 3 * (first["p_true"] - first["p_false"]) + second["p_true"] - second["p_false"]
+    assert row["score"] == pytest.approx(weighed / 4) and row["rubric"] == by_hand
+    assert "trained to compare" in one.stderr
+    shown = here("score", run, "--prompt", prompt, "--response", response, "--rubric", by_hand)
+    assert f"Score from -1 to 1: {row['score']:.3f}" in shown.stdout
+
+    source, target = tmp_path / "in.jsonl", tmp_path / "new" / "out.jsonl"
+    case = {"id": "c1", "prompt": prompt, "response": response, "rubric": by_hand}
+    source.write_text(json.dumps(case) + "\n" + json.dumps({**case, "id": "c2", "response": "stone table"}) + "\n")
+    assert here("score", run, source, target).exit_code == 0
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [r["id"] for r in rows] == ["c1", "c2"]
+    assert rows[0]["score"] == pytest.approx(row["score"], abs=1e-5)
+
+
+@pytest.mark.slow
 def test_evaluate_report_and_unknown_words(finished_run: Path, tmp_path: Path) -> None:
     values = json.loads(here("evaluate", finished_run, "--limit", "4", "--votes", "3", "--json").stdout)
     assert values["pairs"] == 4
@@ -136,6 +168,11 @@ BAD_CALLS: list[tuple[tuple[str, ...], str]] = [
     (("report", "/no/such/run"), "not a run directory"),
     (("judge", "/no/such/run"), "Give --prompt, --a and --b"),
     (("judge", "/no/such/run", "x.jsonl", "--prompt", "p"), "not both"),
+    (("score", "/no/such/run", "--prompt", "p"), "Give --prompt and --response"),
+    (("score", "/no/such/run", "x.jsonl", "--response", "r"), "not both"),
+    (("score", "/no/such/run", "--prompt", "p", "--response", " "), "--response is empty"),
+    (("score", "/no/such/run", "/no/such.jsonl"), "/no/such.jsonl"),
+    (("score", "/no/such/run", "/no/such.jsonl", "."), "is a folder"),
     (("testbed", "pairs", "/dev/null/x.jsonl", "--prompts", "100000"), "distinct prompts"),
     (("testbed", "pairs", "/dev/null/x.jsonl"), "Check the path"),
     (("testbed", "pairs", "."), "Is a directory"),

@@ -75,6 +75,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "cli_common",
         "cli_data",
         "cli_synthesize",
+        "cli_judge",
         "cli_label",
         "cli_options",
         "cli_serve",

@@ -1,0 +1,279 @@
+"""``rubric-arm rubric``, ``judge`` and ``score``: ask a reward model about one case, or a file of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rubric_arm_lite.cli_common import err, load_run, print_json, server_of
+from rubric_arm_lite.cli_options import (
+    JsonOption,
+    JudgeModelOption,
+    KeyEnvOption,
+    ModelArgument,
+    RubricModelOption,
+    ServerOption,
+    StateOption,
+)
+
+if TYPE_CHECKING:
+    from rubric_arm_lite.pointwise import PointwiseScore
+    from rubric_arm_lite.reward_model import RubricRewardModel
+    from rubric_arm_lite.verdicts import Verdict
+
+RubricTextOption = Annotated[str | None, typer.Option("--rubric", help="Criteria to use in place of the model's.")]
+TargetArgument = Annotated[Path | None, typer.Argument(help="JSONL to write; standard output if left out.")]
+
+
+def rubric(
+    run: ModelArgument,
+    prompt: Annotated[str, typer.Argument(help="The request to write a rubric for; - reads standard input.")],
+    state: StateOption = "final",
+    server: ServerOption = None,
+    rubric_model: RubricModelOption = None,
+    judge_model: JudgeModelOption = None,
+    server_key_env: KeyEnvOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a rubric for a prompt."""
+    asked = server_of(server, state, rubric_model, judge_model, server_key_env)
+    text = _checked(
+        "the prompt", sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if prompt == "-" else prompt
+    )
+    model = load_run(run, state, asked)
+    _warn_unknown_words(model, text)
+    written = model.rubric(text)
+    if as_json:
+        criteria = [{"text": c.text, "kind": c.kind.label} for c in written.criteria]
+        print_json({"status": written.status.value, "text": written.text, "criteria": criteria})
+    else:
+        print(written.text)
+    if not written.usable:
+        err.print(f"[yellow]The rubric is {written.status.value}; a judge would not be shown it.[/yellow]")
+
+
+def judge(
+    run: ModelArgument,
+    source: Annotated[Path | None, typer.Argument(help="JSONL of prompt, response_a, response_b.")] = None,
+    target: TargetArgument = None,
+    prompt: Annotated[str | None, typer.Option(help="One pair: the request …")] = None,
+    response_a: Annotated[str | None, typer.Option("--a", help="… its first answer …")] = None,
+    response_b: Annotated[str | None, typer.Option("--b", help="… and its second.")] = None,
+    rubric_text: RubricTextOption = None,
+    votes: Annotated[int, typer.Option(min=1, help="Judgements per order; more than one are sampled.")] = 1,
+    state: StateOption = "final",
+    server: ServerOption = None,
+    rubric_model: RubricModelOption = None,
+    judge_model: JudgeModelOption = None,
+    server_key_env: KeyEnvOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge one pair (--prompt, --a, --b), or a JSONL file of pairs, in both orders."""
+    from rubric_arm_lite.errors import DataError
+
+    single = (prompt, response_a, response_b)
+    if source is None and None in single:
+        raise DataError("Give --prompt, --a and --b for one pair, or a JSONL file of pairs.")
+    if source is not None and any(text is not None for text in single):
+        raise DataError("Give either one pair (--prompt, --a, --b) or a JSONL file, not both.")
+    asked = server_of(server, state, rubric_model, judge_model, server_key_env)
+    if source is None:
+        texts = [_checked(name, text or "") for name, text in zip(("--prompt", "--a", "--b"), single, strict=True)]
+        model = load_run(run, state, asked)
+        _warn_unknown_words(model, *texts)
+        verdict = model.compare(texts[0], texts[1], texts[2], rubric_text, votes)
+        if as_json:
+            print_json(_verdict_row("pair", verdict))
+        else:
+            _show_verdict(verdict)
+    else:
+        _judge_file(lambda: load_run(run, state, asked), source, target, rubric_text, votes)
+
+
+def score(
+    run: ModelArgument,
+    source: Annotated[Path | None, typer.Argument(help="JSONL of prompt, response and perhaps rubric.")] = None,
+    target: TargetArgument = None,
+    prompt: Annotated[str | None, typer.Option(help="One case: the request …")] = None,
+    response: Annotated[str | None, typer.Option(help="… and its answer.")] = None,
+    rubric_text: RubricTextOption = None,
+    justify: Annotated[
+        bool | None,
+        typer.Option(
+            "--justify/--no-justify", help="Let the judge reason before each answer (default: as it was trained)."
+        ),
+    ] = None,
+    state: StateOption = "final",
+    as_json: JsonOption = False,
+) -> None:
+    """Score one response (--prompt, --response), or a JSONL file of them, criterion by criterion."""
+    from rubric_arm_lite.data import load_single_responses
+    from rubric_arm_lite.errors import DataError
+
+    single = (prompt, response)
+    if source is None and None in single:
+        raise DataError("Give --prompt and --response for one case, or a JSONL file of them.")
+    if source is not None and any(text is not None for text in single):
+        raise DataError("Give either one case (--prompt, --response) or a JSONL file, not both.")
+    if source is None:
+        texts = [_checked(name, text or "") for name, text in zip(("--prompt", "--response"), single, strict=True)]
+        model = load_run(run, state, None)
+        _warn_unknown_words(model, *texts)
+        _warn_untrained(model)
+        found = model.score(texts[0], texts[1], rubric_text, justify)
+        if as_json:
+            print_json(_score_row("case", found))
+        else:
+            _show_score(found)
+        return
+    _check_target(source, target)
+    rows = load_single_responses(source)
+    model = load_run(run, state, None)
+    _warn_untrained(model)
+    names = [f"{source}, case {row.response_id}" for row in rows]
+    scores = model.score_many([(r.prompt, r.response, r.rubric or rubric_text) for r in rows], justify, names)
+    valued = sum(one.value is not None for one in scores)
+    _write_rows(
+        [_score_row(row.response_id, one) for row, one in zip(rows, scores, strict=True)],
+        target,
+        f"{len(rows)} responses judged, {valued} with a score",
+    )
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------
+
+
+def _judge_file(
+    load: Callable[[], RubricRewardModel], source: Path, target: Path | None, rubric_text: str | None, votes: int
+) -> None:
+    from rubric_arm_lite.data import load_comparisons
+
+    _check_target(source, target)
+    pairs = load_comparisons(source)
+    model = load()
+    verdicts = model.compare_many(
+        [(p.prompt, p.response_a, p.response_b, p.rubric or rubric_text) for p in pairs],
+        votes,
+        [f"{source}, pair {p.pair_id}" for p in pairs],
+    )
+    named = sum(v.winner is not None for v in verdicts)
+    _write_rows(
+        [_verdict_row(pair.pair_id, verdict) for pair, verdict in zip(pairs, verdicts, strict=True)],
+        target,
+        f"{len(pairs)} pairs judged, {named} with a winner",
+    )
+
+
+def _check_target(source: Path, target: Path | None) -> None:
+    """Refuse an output that cannot be written, before anything is loaded."""
+    from rubric_arm_lite.errors import DataError
+
+    if target is None:
+        return
+    if target.is_dir():
+        raise DataError(f"{target} is a folder. Name the file to write.")
+    if target.exists() and source.exists() and target.samefile(source):
+        raise DataError(f"{target} is also the input. Choose another file to write.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _write_rows(rows: Sequence[dict[str, Any]], target: Path | None, told: str) -> None:
+    from rubric_arm_lite.run_dir import atomic_write
+
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if target is None:
+        print(text, end="")
+    else:
+        atomic_write(target, text.encode())
+        err.print(f"{told}, written to {target}")
+
+
+def _checked(name: str, text: str) -> str:
+    """A text from the command line, refused if it is empty or not UTF-8."""
+    from rubric_arm_lite.errors import DataError
+
+    if not text.strip():
+        raise DataError(f"{name} is empty. Give some text.")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{name} is not UTF-8 text at character {error.start}. Convert it to UTF-8.") from error
+    return text
+
+
+def _warn_unknown_words(model: RubricRewardModel, *texts: str) -> None:
+    """A word-level tokenizer cannot see words it does not know; say which."""
+    words = model.unknown_words(*texts)
+    if words:
+        err.print(f"[yellow]This base does not know: {', '.join(words[:12])}. It reads them as blanks.[/yellow]")
+
+
+def _show_verdict(verdict: Verdict) -> None:
+    print(verdict.rubric.text.strip())
+    if not verdict.judgements:
+        print(f"\nThe rubric is {verdict.rubric.status.value}; nothing was judged.")
+        return
+    if len(verdict.judgements) > 1:
+        print(f"\nOne of {len(verdict.judgements)} samples in the order given:")
+    print(f"\n{verdict.judgements[0].text.strip()}\n")
+    swapped = [{"A": "B", "B": "A"}.get(judgement.winner or "", "none") for judgement in verdict.flipped]
+    given = [judgement.winner or "none" for judgement in verdict.judgements]
+    for label, found in (("In the order given", given), ("With the two swapped", swapped)):
+        counts = ", ".join(f"{name} {found.count(name)}" for name in ("A", "B", "none") if name in found)
+        print(f"{label:<20} verdicts for (as you named them): {counts}")
+    name = "none" if verdict.winner is None else f"Response {verdict.winner}"
+    print(f"Verdict over both orders: {name} ({verdict.confidence:.0%} of verdicts)")
+
+
+def _verdict_row(pair_id: str, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "id": pair_id,
+        "winner": verdict.winner,
+        "consistent": verdict.consistent,
+        "confidence": verdict.confidence,
+        "rubric": verdict.rubric.text,
+        "rubric_status": verdict.rubric.status.value,
+        "judgement": verdict.judgements[0].text if verdict.judgements else None,
+        "judgement_flipped": verdict.flipped[0].text if verdict.flipped else None,
+    }
+
+
+def _warn_untrained(model: RubricRewardModel) -> None:
+    """A judge that was trained to compare can be asked for scores, but was never paid for them."""
+    if model.recipe.reward.judge != "pointwise":
+        err.print(
+            "[yellow]This judge was trained to compare two responses (reward.judge: pairwise); its scores are those of "
+            "an untrained one. Use judge, or a run of reward.judge: pointwise.[/yellow]"
+        )
+
+
+def _show_score(found: PointwiseScore) -> None:
+    print(found.rubric.text.strip())
+    if found.text:
+        print(f"\n{found.text.strip()}")
+    if found.value is None:
+        print(
+            f"\nNo score: the {'rubric' if not found.rubric.usable else 'judge'} wrote something that cannot be read."
+        )
+        return
+    print()
+    for number, answer in enumerate(found.answers, start=1):
+        print(f"{number}. met {answer.p_true:.3f}, not met {answer.p_false:.3f}")
+    print(f"Score from -1 to 1: {found.value:.3f}")
+
+
+def _score_row(response_id: str, found: PointwiseScore) -> dict[str, Any]:
+    return {
+        "id": response_id,
+        "score": found.value,
+        "status": found.status.value,
+        "checks": [{"p_true": answer.p_true, "p_false": answer.p_false} for answer in found.answers],
+        "rubric": found.rubric.text,
+        "rubric_status": found.rubric.status.value,
+        "judgement": found.text or None,
+    }
