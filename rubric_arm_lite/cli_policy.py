@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from rubric_arm_lite.cli_common import err, out, print_json, quiet_libraries
 from rubric_arm_lite.cli_options import JsonOption
@@ -120,4 +121,4 @@ def _execute(
         print_json({"run": str(target), "report": str(html), **summary})
     else:
         out.print(text.read_text("utf-8"), markup=False, highlight=False)
-        out.print(f"[bold]Report:[/bold] {html}", highlight=False)
+        out.print(f"[bold]Report:[/bold] {escape(str(html))}", highlight=False)
