@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from rubric_arm_lite import __version__, cli_judge, cli_label, cli_serve
 from rubric_arm_lite.cli_bench import bench_app
@@ -138,7 +139,7 @@ def push(
         check_repo(repo)
         files = files_of(folder)
         for file in files:
-            out.print(f"{file.stat().st_size:>12,}  {file.relative_to(folder).as_posix()}", highlight=False)
+            out.print(f"{file.stat().st_size:>12,}  {escape(file.relative_to(folder).as_posix())}", highlight=False)
         out.print(f"{len(files)} files would go to {repo}.", highlight=False)
     else:
         out.print(send(folder, repo, private=not public), highlight=False)
@@ -332,7 +333,7 @@ def _execute(recipe: Recipe, run_dir: Path, stage: str | None, if_exists: str, a
         print_json({"run": str(run_dir), "report": str(html), **found})
     else:
         out.print(markdown.read_text("utf-8"), markup=False, highlight=False)
-        out.print(f"[bold]Report:[/bold] {html}", highlight=False)
+        out.print(f"[bold]Report:[/bold] {escape(str(html))}", highlight=False)
 
 
 def _join_launched() -> Processes | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from rubric_arm_lite.cli_common import err, load_run, print_json, server_of
 from rubric_arm_lite.cli_options import (
@@ -190,7 +191,7 @@ def _write_rows(rows: Sequence[dict[str, Any]], target: Path | None, told: str) 
         print(text, end="")
     else:
         atomic_write(target, text.encode())
-        err.print(f"{told}, written to {target}")
+        err.print(f"{told}, written to {target}", markup=False)
 
 
 def _checked(name: str, text: str) -> str:
@@ -210,7 +211,8 @@ def _warn_unknown_words(model: RubricRewardModel, *texts: str) -> None:
     """A word-level tokenizer cannot see words it does not know; say which."""
     words = model.unknown_words(*texts)
     if words:
-        err.print(f"[yellow]This base does not know: {', '.join(words[:12])}. It reads them as blanks.[/yellow]")
+        unknown = escape(", ".join(words[:12]))
+        err.print(f"[yellow]This base does not know: {unknown}. It reads them as blanks.[/yellow]")
 
 
 def _show_verdict(verdict: Verdict) -> None:

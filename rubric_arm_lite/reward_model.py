@@ -14,9 +14,10 @@ from rubric_arm_lite.config import CheckpointPair, Recipe
 from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError, DataError
 from rubric_arm_lite.phases import RubricWriter
 from rubric_arm_lite.pointwise import PointwiseScore
+from rubric_arm_lite.policy_config import PolicyRecipe
 from rubric_arm_lite.prompts import PromptBuilder, Templates
 from rubric_arm_lite.ranking import Method, Pair, Ranking, placed, play
-from rubric_arm_lite.recipe_file import load_recipe, shipped_names
+from rubric_arm_lite.recipe_file import load_recipe, load_settings, shipped_names
 from rubric_arm_lite.rubric_cache import RubricCache
 from rubric_arm_lite.run_dir import RECIPE, STATE, RunState
 from rubric_arm_lite.scoring import ScoreCase, Scorer
@@ -135,6 +136,10 @@ class RubricRewardModel:
         """
         return self._comparer.rubrics(prompts, names or [f"prompt {i}" for i in range(1, len(prompts) + 1)], too_long)
 
+    def has_room_for(self, prompt: Prompt) -> bool:
+        """Whether a prompt and its rubric fit the context."""
+        return self._comparer.has_room_for(prompt)
+
     def compare(
         self,
         prompt: Prompt,
@@ -175,11 +180,7 @@ class RubricRewardModel:
         Raises:
             ConfigError: if this judge was trained to check one response at a time.
         """
-        if self.recipe.reward.judge == "pointwise":
-            raise ConfigError(
-                "reward.judge: pointwise is a judge that checks one response at a time; it has not learned to compare "
-                "two. Use score or score_many in Python, or a run with reward.judge: pairwise."
-            )
+        check_compares(self.recipe)
         names = names or [f"case {i}" for i in range(1, len(cases) + 1)]
         return self._comparer.compare(cases, names, votes, orders, too_long, progress)
 
@@ -273,6 +274,15 @@ class RubricRewardModel:
         return tuple(words)
 
 
+def check_compares(recipe: Recipe) -> None:
+    """Raise a ConfigError if the recipe's judge was trained to check one response at a time."""
+    if recipe.reward.judge == "pointwise":
+        raise ConfigError(
+            "reward.judge: pointwise is a judge that checks one response at a time; it has not learned to compare two. "
+            "Use score or score_many in Python or /v1/score over HTTP, or a run with reward.judge: pairwise."
+        )
+
+
 def recipe_of(source: str | Path) -> Recipe:
     """The recipe that a run was made with, or that a file or a shipped recipe's name means.
 
@@ -290,12 +300,22 @@ def recipe_of_run(run: str | Path) -> Recipe:
     """The recipe that a run was made with.
 
     Raises:
-        CheckpointError: if the directory is no run.
+        CheckpointError: if the directory is no run, or that of a policy.
+        ConfigError: if the recipe cannot be used.
     """
     path = Path(run)
     if not (path / RECIPE).is_file():
         raise CheckpointError(f"{path} is not a run directory: it has no {RECIPE}. Make one with rubric-arm run.")
-    return load_recipe(str(path / RECIPE))
+    try:
+        return load_recipe(str(path / RECIPE))
+    except ConfigError:
+        with contextlib.suppress(ConfigError):
+            policy = load_settings(PolicyRecipe, str(path / RECIPE))
+            raise CheckpointError(
+                f"{path} is the run of a policy, which writes no rubrics and judges nothing. Its reward model is "
+                f"{policy.reward.run}: name that."
+            ) from None
+        raise
 
 
 def adapter_folder(run: Path, role: str, state: str) -> Path:
