@@ -133,11 +133,12 @@ def _add_example(app: FastAPI, recipe: Recipe) -> None:
 
     blocks = World(recipe.seed, recipe.data.world).blocks("test", EXAMPLES)
     pairs = [pair for block in blocks for pair in block.pairs]
+    drawn = random.Random()
 
     @app.get("/v1/example", summary="A pair of the testbed, in a drawn order")
     async def example() -> Response:
-        pair = random.choice(pairs)
-        shown = pair.present(random.choice(("A", "B")))
+        pair = drawn.choice(pairs)
+        shown = pair.present(drawn.choice(("A", "B")))
         return _json({"prompt": shown.prompt, "response_a": shown.response_a, "response_b": shown.response_b})
 
 
