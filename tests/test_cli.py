@@ -106,6 +106,10 @@ def test_rubric_and_judge(finished_run: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in target.read_text().splitlines()]
     assert [r["id"] for r in rows] == ["p1", "p2"]
     assert rows[0]["winner"] == one["winner"]
+    before = target.read_bytes()
+    assert "give --overwrite" in refused("judge", finished_run, source, target, "--votes", "2")
+    assert target.read_bytes() == before
+    assert here("judge", finished_run, source, target, "--overwrite").exit_code == 0
 
 
 @pytest.mark.slow
