@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from rubric_arm_lite import __version__, cli_judge, cli_label, cli_serve
 from rubric_arm_lite.cli_bench import bench_app
@@ -21,6 +22,7 @@ from rubric_arm_lite.cli_options import (
 )
 from rubric_arm_lite.cli_policy import policy_app
 from rubric_arm_lite.errors import RubricArmError
+from rubric_arm_lite.schedule import STAGES
 
 if TYPE_CHECKING:
     from rubric_arm_lite.config import Recipe
@@ -51,7 +53,7 @@ def run(
     recipe: RecipeArgument,
     overrides: SetOption = None,
     run_dir: RunDirOption = None,
-    stage: Annotated[str | None, typer.Option(help="Stop after this stage (see the README for their names).")] = None,
+    stage: Annotated[str | None, typer.Option(help=f"Stop after this stage: {', '.join(STAGES)}.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Same as --if-exists resume.")] = False,
     if_exists: ExistsOption = "raise",
     as_json: JsonOption = False,
@@ -73,7 +75,15 @@ def demo(
     """The whole method on the embedded world, on a CPU, in minutes; a finished demo is shown again."""
     from rubric_arm_lite.recipe_file import load_recipe
 
-    _execute(load_recipe("testbed", overrides or []), run_dir or Path("runs") / "demo", None, if_exists, as_json)
+    folder = run_dir or Path("runs") / "demo"
+    _execute(load_recipe("testbed", overrides or []), folder, None, if_exists, as_json)
+    if not as_json:
+        out.print(
+            f"Ask it, in the words of its world: rubric-arm play {folder}, or rubric-arm judge {folder} --prompt … "
+            "--a … --b …; rubric-arm testbed pairs FILE writes prompts and answers.",
+            markup=False,
+            highlight=False,
+        )
 
 
 app.command()(cli_judge.rubric)
@@ -138,7 +148,7 @@ def push(
         check_repo(repo)
         files = files_of(folder)
         for file in files:
-            out.print(f"{file.stat().st_size:>12,}  {file.relative_to(folder).as_posix()}", highlight=False)
+            out.print(f"{file.stat().st_size:>12,}  {escape(file.relative_to(folder).as_posix())}", highlight=False)
         out.print(f"{len(files)} files would go to {repo}.", highlight=False)
     else:
         out.print(send(folder, repo, private=not public), highlight=False)
@@ -291,7 +301,6 @@ def _execute(recipe: Recipe, run_dir: Path, stage: str | None, if_exists: str, a
     from rubric_arm_lite.errors import ConfigError
     from rubric_arm_lite.recipe_file import dump_recipe, recipe_hash
     from rubric_arm_lite.run_dir import FollowedDirectory, RunDirectory, explained_disk_errors
-    from rubric_arm_lite.schedule import STAGES
 
     if stage is not None and stage not in STAGES:
         raise ConfigError(f"--stage {stage}: not a stage. Use one of {', '.join(STAGES)}.")
@@ -332,7 +341,7 @@ def _execute(recipe: Recipe, run_dir: Path, stage: str | None, if_exists: str, a
         print_json({"run": str(run_dir), "report": str(html), **found})
     else:
         out.print(markdown.read_text("utf-8"), markup=False, highlight=False)
-        out.print(f"[bold]Report:[/bold] {html}", highlight=False)
+        out.print(f"[bold]Report:[/bold] {escape(str(html))}", highlight=False)
 
 
 def _join_launched() -> Processes | None:

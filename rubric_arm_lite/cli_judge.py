@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from rubric_arm_lite.cli_common import err, load_run, print_json, server_of
 from rubric_arm_lite.cli_options import (
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from rubric_arm_lite.verdicts import Verdict
 
 RubricTextOption = Annotated[str | None, typer.Option("--rubric", help="Criteria to use in place of the model's.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]
 TargetArgument = Annotated[Path | None, typer.Argument(help="JSONL to write; standard output if left out.")]
 
 
@@ -66,6 +68,7 @@ def judge(
     response_b: Annotated[str | None, typer.Option("--b", help="… and its second.")] = None,
     rubric_text: RubricTextOption = None,
     votes: Annotated[int, typer.Option(min=1, help="Judgements per order; more than one are sampled.")] = 1,
+    overwrite: OverwriteOption = False,
     state: StateOption = "final",
     server: ServerOption = None,
     rubric_model: RubricModelOption = None,
@@ -92,7 +95,7 @@ def judge(
         else:
             _show_verdict(verdict)
     else:
-        _judge_file(lambda: load_run(run, state, asked), source, target, rubric_text, votes)
+        _judge_file(lambda: load_run(run, state, asked), source, target, rubric_text, votes, overwrite)
 
 
 def score(
@@ -108,6 +111,7 @@ def score(
             "--justify/--no-justify", help="Let the judge reason before each answer (default: as it was trained)."
         ),
     ] = None,
+    overwrite: OverwriteOption = False,
     state: StateOption = "final",
     as_json: JsonOption = False,
 ) -> None:
@@ -131,7 +135,7 @@ def score(
         else:
             _show_score(found)
         return
-    _check_target(source, target)
+    _check_target(source, target, overwrite)
     rows = load_single_responses(source)
     model = load_run(run, state, None)
     _warn_untrained(model)
@@ -149,11 +153,16 @@ def score(
 
 
 def _judge_file(
-    load: Callable[[], RubricRewardModel], source: Path, target: Path | None, rubric_text: str | None, votes: int
+    load: Callable[[], RubricRewardModel],
+    source: Path,
+    target: Path | None,
+    rubric_text: str | None,
+    votes: int,
+    overwrite: bool,
 ) -> None:
     from rubric_arm_lite.data import load_comparisons
 
-    _check_target(source, target)
+    _check_target(source, target, overwrite)
     pairs = load_comparisons(source)
     model = load()
     verdicts = model.compare_many(
@@ -169,7 +178,7 @@ def _judge_file(
     )
 
 
-def _check_target(source: Path, target: Path | None) -> None:
+def _check_target(source: Path, target: Path | None, overwrite: bool) -> None:
     """Refuse an output that cannot be written, before anything is loaded."""
     from rubric_arm_lite.errors import DataError
 
@@ -179,6 +188,8 @@ def _check_target(source: Path, target: Path | None) -> None:
         raise DataError(f"{target} is a folder. Name the file to write.")
     if target.exists() and source.exists() and target.samefile(source):
         raise DataError(f"{target} is also the input. Choose another file to write.")
+    if target.exists() and not overwrite:
+        raise DataError(f"{target} exists. Name another file, or give --overwrite.")
     target.parent.mkdir(parents=True, exist_ok=True)
 
 
@@ -190,7 +201,7 @@ def _write_rows(rows: Sequence[dict[str, Any]], target: Path | None, told: str) 
         print(text, end="")
     else:
         atomic_write(target, text.encode())
-        err.print(f"{told}, written to {target}")
+        err.print(f"{told}, written to {target}", markup=False)
 
 
 def _checked(name: str, text: str) -> str:
@@ -210,7 +221,8 @@ def _warn_unknown_words(model: RubricRewardModel, *texts: str) -> None:
     """A word-level tokenizer cannot see words it does not know; say which."""
     words = model.unknown_words(*texts)
     if words:
-        err.print(f"[yellow]This base does not know: {', '.join(words[:12])}. It reads them as blanks.[/yellow]")
+        unknown = escape(", ".join(words[:12]))
+        err.print(f"[yellow]This base does not know: {unknown}. It reads them as blanks.[/yellow]")
 
 
 def _show_verdict(verdict: Verdict) -> None:
@@ -225,7 +237,7 @@ def _show_verdict(verdict: Verdict) -> None:
     given = [judgement.winner or "none" for judgement in verdict.judgements]
     for label, found in (("In the order given", given), ("With the two swapped", swapped)):
         counts = ", ".join(f"{name} {found.count(name)}" for name in ("A", "B", "none") if name in found)
-        print(f"{label:<20} verdicts for (as you named them): {counts}")
+        print(f"{label:<20} named better: {counts}")
     name = "none" if verdict.winner is None else f"Response {verdict.winner}"
     print(f"Verdict over both orders: {name} ({verdict.confidence:.0%} of verdicts)")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from rubric_arm_lite.cli_common import err, out, print_json, quiet_libraries
 from rubric_arm_lite.cli_options import JsonOption
@@ -97,6 +98,9 @@ def _execute(
     given = [] if reward is None else [f"reward.run={json.dumps(reward)}"]
     recipe = load_settings(PolicyRecipe, name, [*(overrides or []), *given, f"method={method}"])
     target = run_dir or Path("runs") / f"{recipe.name}-{method}"
+    for read in recipe.inputs:
+        if Path(read).resolve().is_relative_to(target.resolve()):
+            raise ConfigError(f"{target} holds {read}, which this run reads. Choose another --run-dir for its results.")
     with explained_disk_errors(target):
         directory = RunDirectory.open(target, dump_recipe(recipe), recipe_hash(recipe), if_exists)
         # The heavy imports come after everything that can be refused without them.
@@ -117,4 +121,4 @@ def _execute(
         print_json({"run": str(target), "report": str(html), **summary})
     else:
         out.print(text.read_text("utf-8"), markup=False, highlight=False)
-        out.print(f"[bold]Report:[/bold] {html}", highlight=False)
+        out.print(f"[bold]Report:[/bold] {escape(str(html))}", highlight=False)

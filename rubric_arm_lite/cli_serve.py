@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,7 +36,10 @@ HostNameOption = Annotated[
     list[str] | None,
     typer.Option("--allow-host", help="A name that it may be called by, for a proxy; .example.org: all below it."),
 ]
-SecondsOption = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for a request, waiting included.")]
+SecondsOption = Annotated[
+    float, typer.Option("--timeout", min=0.1, max=86_400, help="Seconds for a request, waiting included.")
+]
+_HOST = re.compile(r"\.?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*", re.ASCII)
 
 
 def serve(
@@ -43,7 +48,9 @@ def serve(
     port: PortOption = 8000,
     state: StateOption = "final",
     batch: Annotated[int, typer.Option(min=1, help="Requests asked at once, at most.")] = 32,
-    wait: Annotated[float, typer.Option("--wait-ms", min=0, help="Milliseconds a request waits for others.")] = 5.0,
+    wait: Annotated[
+        float, typer.Option("--wait-ms", min=0, max=60_000, help="Milliseconds a request waits for others.")
+    ] = 5.0,
     queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more are sent away (503).")] = 256,
     seconds: SecondsOption = 300.0,
     key_env: Annotated[
@@ -63,6 +70,7 @@ def serve(
 
     check_installed()
     key = None if key_env is None else key_from(key_env)
+    allowed = host_names(allow_host or ())
     asked = server_of(server, state, rubric_model, judge_model, server_key_env)
     from rubric_arm_lite.serve.gate import GateSettings
 
@@ -71,8 +79,7 @@ def serve(
             err.print(f"[yellow]Listening at {host} without a key: whoever reaches it may ask. See --key-env.[/yellow]")
         model = load_run(run, state, asked)
         service = _service(model, run, state, asked, batch, wait / 1000, queue, seconds)
-        names = (*(allow_host or ()), host.lower())
-        gate = GateSettings(names, key, max_open=queue + 4 * batch, log_requests=log_requests)
+        gate = GateSettings((*allowed, host.lower()), key, max_open=queue + 4 * batch, log_requests=log_requests)
         _serve_until_stopped(service, gate, bound, host, page=False)
 
 
@@ -91,10 +98,12 @@ def play(
     from rubric_arm_lite.serve.server import bind, check_installed
 
     check_installed()
+    allowed = host_names(allow_host or ())
     asked = server_of(server, state, rubric_model, judge_model, server_key_env)
-    from rubric_arm_lite.reward_model import states_of
+    from rubric_arm_lite.reward_model import check_compares, recipe_of, states_of
     from rubric_arm_lite.serve.gate import GateSettings
 
+    check_compares(recipe_of(run))  # all that the page does
     host = "127.0.0.1"
     with bind(host, port) as bound:
         model = load_run(run, state, asked)
@@ -102,8 +111,25 @@ def play(
         if asked is None and run.is_dir():
             service = replace(service, states=lambda: list(dict.fromkeys((*states_of(run), state))))
         colab = any(name.startswith("COLAB_") for name in os.environ)
-        names = (*(allow_host or ()), *(COLAB_HOSTS if colab else ()))
+        names = (*allowed, *(COLAB_HOSTS if colab else ()))
         _serve_until_stopped(service, GateSettings(names), bound, host, page=True)
+
+
+def host_names(given: Sequence[str]) -> tuple[str, ...]:
+    """Names of ``--allow-host`` as a request's Host is compared with them: in lower case, without a last dot.
+
+    Raises:
+        ConfigError: for what no Host could equal.
+    """
+    from rubric_arm_lite.errors import ConfigError
+
+    names = tuple(name.lower().removesuffix(".") for name in given)
+    for name, asked in zip(names, given, strict=True):
+        if _HOST.fullmatch(name) is None:
+            raise ConfigError(
+                f"--allow-host {asked}: give a name alone, such as box.example.org, or .example.org for all below it."
+            )
+    return names
 
 
 def _service(

@@ -53,6 +53,7 @@ class Comparer:
         self._prompts = prompts
         self._writer = writer
         self._desk = JudgeDesk(model, prompts)
+        self._writing = Sampling(recipe.evaluation.rubric_max_tokens, 1, 0.0)
 
     # --- rubrics ------------------------------------------------------------------------------------------------
 
@@ -62,7 +63,7 @@ class Comparer:
         Raises:
             DataError: if a prompt is longer than the context; with ``leave`` its rubric is empty and truncated.
         """
-        sampling = Sampling(self._recipe.evaluation.rubric_max_tokens, 1, 0.0)
+        sampling = self._writing
         keys = [prompt_hash(prompt) for prompt in prompts]
         first: dict[str, tuple[Prompt, str]] = {}
         for key, prompt, name in zip(keys, prompts, names, strict=True):
@@ -76,6 +77,10 @@ class Comparer:
         written = self._writer.write(requests, sampling, self._recipe.seed) if requests else []
         found = dict(zip(asked, written, strict=True))
         return [found.get(key, _LEFT_OUT) for key in keys]
+
+    def has_room_for(self, prompt: Prompt) -> bool:
+        """Whether a prompt and its rubric fit the context."""
+        return self.fits("the prompt", self._prompts.rubric_prompt(prompt), self._writing, "leave")
 
     def rubrics_for(
         self, requests: Sequence[tuple[Prompt, Rubric | str | None]], names: Sequence[str], too_long: TooLong = "raise"

@@ -262,6 +262,11 @@ class DataSettings(SourceSettings):
                 f"evaluation_split: {self.evaluation_split!r} is the split of data.evaluation, which is null. Give "
                 "evaluation as well; it may be the same source."
             )
+        if self.source == "testbed" and self.evaluation is not None:
+            raise ValueError(
+                f"evaluation: {self.evaluation!r} would not be used, as the testbed holds out prompts of its own. "
+                "Leave it out, or give data.source as well."
+            )
         return self
 
 
@@ -337,8 +342,8 @@ class GRPOSettings(Settings):
     def _check(self) -> GRPOSettings:
         if self.num_generations < 2:
             raise ValueError(
-                "num_generations: 1 gives zero advantage everywhere. Use at least 2, or run only the warm-up "
-                "(--stage warmup)."
+                "num_generations: 1 gives zero advantage everywhere. Use at least 2; to train without GRPO stop after "
+                "the warm-up (run --stage warmup)."
             )
         if self.epsilon >= 1:
             raise ValueError(f"epsilon: {self.epsilon:g} must be below 1; the paper uses 0.2.")

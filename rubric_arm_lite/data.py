@@ -215,6 +215,8 @@ def prompt_of(value: Any, where: str) -> Prompt:
 def answer_of(value: Any, where: str) -> str:
     """A response from a text or a list of messages that ends with the assistant's; it may be empty.
 
+    Only the last message is read. Where it calls a tool or is a tool's result, the answer behind it was cut off: empty.
+
     Raises:
         DataError: if it is neither.
     """
@@ -222,7 +224,12 @@ def answer_of(value: Any, where: str) -> str:
         return value
     if not isinstance(value, list):
         raise DataError(f"{where} is {kind(value)}. Give a text or a list of messages.")
-    last = Row(where, {"the response": value}).messages("the response")[-1]
+    match value[-1:]:
+        case [{"role": "tool"}] | [{"role": "assistant", "content": None, "tool_calls": _}]:
+            return ""
+        case [{"role": "assistant", "tool_calls": _} as call] if "content" not in call:
+            return ""
+    last = Row(where, {"the response": value[-1:]}).messages("the response")[-1]
     if last.role != "assistant":
         raise DataError(f"{where} ends with a message by {last.role!r}. End it with the assistant's response.")
     return last.content

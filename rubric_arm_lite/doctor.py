@@ -94,7 +94,7 @@ def _fit(path: Path, gpu: dict[str, Any] | None) -> dict[str, Any]:
     if gpu is None:
         return {**row, "fits": False, "why": f"needs a GPU with {needed:.1f} GiB"}
     if recipe.model.quantization == "nf4" and util.find_spec("bitsandbytes") is None:
-        return {**row, "fits": False, "why": "needs bitsandbytes: pip install 'rubric-arm-lite[gpu]'"}
+        return {**row, "fits": False, "why": "needs bitsandbytes; in the project's folder: pip install -e '.[gpu]'"}
     fits = bool(make_plan(recipe, shape, gpu["memory_gb"] * GIB).fits)
     return {**row, "fits": fits, "why": f"needs {needed:.1f} of {gpu['memory_gb']:.1f} GiB"}
 

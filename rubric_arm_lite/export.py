@@ -1,7 +1,7 @@
 """A run's adapters for others: PEFT folders or merged checkpoints, each with a model card.
 
-Enter: a run directory. Leave: ``TARGET/rubric`` and ``TARGET/judge``. The card says what was trained on what, what was
-measured, with which recipe and versions, and how to load it.
+Enter: a run directory. Leave: ``TARGET/rubric``, ``TARGET/judge`` and the recipe. The card says what was
+trained on what, what was measured, with which recipe and versions, and how to load it.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def export(run: Path, target: Path, state: str = "final", merge: bool = False) -
                 for name in ("adapter_config.json", "adapter_model.safetensors"):
                     shutil.copyfile(sources[role] / name, folder / name)
             (folder / "README.md").write_text(card(run, recipe, role, state, merge), "utf-8")
+        (draft / "recipe.yaml").write_text(dump_recipe(recipe), "utf-8")
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
@@ -109,7 +110,8 @@ def card(run: Path, recipe: Recipe, role: Role, state: str, merge: bool) -> str:
 
 
 def _usage(recipe: Recipe, role: Role, merge: bool) -> list[str]:
-    base = json.dumps(recipe.model.base)
+    shipped = recipe.model.base == "testbed"
+    base = "base_folder()" if shipped else json.dumps(recipe.model.base)
     if merge:
         return [
             "from transformers import AutoModelForCausalLM, AutoTokenizer",
@@ -125,6 +127,7 @@ def _usage(recipe: Recipe, role: Role, merge: bool) -> list[str]:
     return [
         "from peft import PeftModel",
         "from transformers import AutoModelForCausalLM",
+        *(["from rubric_arm_lite.testbed import base_folder"] if shipped else []),
         "",
         f'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base}), "{role}")',
         "# both roles on one base:",

@@ -25,7 +25,7 @@ from rubric_arm_lite.errors import CheckpointError, DataError
 from rubric_arm_lite.journal import Journal
 from rubric_arm_lite.parsing import parse_rubric
 from rubric_arm_lite.prompts import prompt_hash
-from rubric_arm_lite.reward_model import RubricRewardModel
+from rubric_arm_lite.reward_model import RubricRewardModel, check_compares
 from rubric_arm_lite.run_dir import IfExists, atomic_write
 from rubric_arm_lite.types import ParseStatus, Prompt, Rubric, Side
 from rubric_arm_lite.verdicts import Verdict
@@ -101,6 +101,7 @@ def label(
     Raises:
         DataError: if a row cannot be used; nothing has been judged then.
         CheckpointError: if the output exists, or the journal belongs to another job.
+        ConfigError: if the judge does not compare.
     """
     if batch_size < 1 or votes < 1:
         raise DataError(f"--batch {batch_size}, --votes {votes}: use at least 1.")
@@ -108,6 +109,7 @@ def label(
     part = target.with_name(f"{target.name}.part")
     _check_target(source, target, part, if_exists)
     model = load()
+    check_compares(model.recipe)
     with Journal.open(part, _job(source, model, votes, batch_size), if_exists) as journal:
         found = _judge(pairs, journal, model, source, votes, batch_size, watch)
         rows, reasons = _output(pairs, journal.rows, keep_all)

@@ -21,6 +21,7 @@ from rubric_arm_lite.config import (
     Settings,
     SFTSettings,
 )
+from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.types import Role
 
 Method = Literal["dpo", "iterdpo", "grpo"]
@@ -113,6 +114,32 @@ class PolicyRecipe(RunSettings):
         """The roles that this recipe trains."""
         return ("policy",)
 
+    @property
+    def inputs(self) -> list[str]:
+        """Folders and files that a run reads."""
+        runs = (self.reward.run, self.evaluation.judge, self.start.adapter)
+        files = (self.data.source, self.data.evaluation, self.start.source)
+        return [name for name in (*runs, *files) if name is not None and name not in ("testbed", "oracle")]
+
+    @property
+    def longest_answer(self) -> int:
+        """Tokens of the longest answer that a run writes; only online GRPO has answers of its own in training."""
+        own = self.policy.max_completion_length if self.method == "grpo" else 0
+        return max(self.answers.max_completion_length, own)
+
+    def check_room(self, max_context: int) -> None:
+        """Refuse a context of the policy, in tokens, that an answer alone would fill.
+
+        Raises:
+            ConfigError: if it would.
+        """
+        if (longest := self.longest_answer) >= max_context:
+            field = "answers" if longest == self.answers.max_completion_length else "policy"
+            raise ConfigError(
+                f"{field}.max_completion_length: {longest} leaves no room for a prompt in model.max_context "
+                f"({max_context}). Raise the context or shorten the answers."
+            )
+
     def grpo(self, role: Role) -> GRPOSettings:
         """The settings of online GRPO."""
         return {"policy": self.policy}[role]
@@ -120,6 +147,11 @@ class PolicyRecipe(RunSettings):
     @model_validator(mode="after")
     def _check(self) -> PolicyRecipe:
         testbed = self.data.source == "testbed"
+        if testbed and self.data.evaluation is not None:
+            raise ValueError(
+                f"data.evaluation: {self.data.evaluation!r} is not asked with data.source: testbed, which has held-out "
+                "prompts of its own. Give a file of prompts as data.source, too, or null."
+            )
         if not testbed and self.start.source == "testbed":
             raise ValueError(
                 f"start.source: testbed answers the testbed's prompts, but data.source is {self.data.source!r}. Give a "
@@ -130,10 +162,6 @@ class PolicyRecipe(RunSettings):
                 f"evaluation.judge: oracle knows the testbed's prompts only, but data.source is {self.data.source!r}. "
                 "Give another run directory, or null."
             )
-        longest = max(self.answers.max_completion_length, self.policy.max_completion_length)
-        if self.model is not None and longest >= self.model.max_context:
-            raise ValueError(
-                f"answers.max_completion_length or policy.max_completion_length: {longest} leaves no room for a prompt "
-                f"in model.max_context ({self.model.max_context}). Raise the context or shorten the answers."
-            )
+        if self.model is not None:
+            self.check_room(self.model.max_context)
         return self

@@ -69,7 +69,7 @@ class RichWatcher:
 
     def note(self, text: str) -> None:
         """A line a reader should not miss."""
-        self._say(f"[yellow]note[/yellow] {text}")
+        self._say(f"[yellow]note[/yellow] {escape(text)}")
 
     def close(self) -> None:
         """Take the bar away."""

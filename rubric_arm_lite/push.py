@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rubric_arm_lite.errors import BackendError, ConfigError, first_line
 
-SENT = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md")
+SENT = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md", ".yaml")
 REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
@@ -44,6 +44,7 @@ def push(folder: Path, repo: str, private: bool = True) -> str:
         ConfigError: if the folder or the repository's name cannot be used.
         BackendError: if the Hub refuses, or cannot be reached.
     """
+    import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
@@ -61,7 +62,7 @@ def push(folder: Path, repo: str, private: bool = True) -> str:
         status = error.response.status_code if error.response is not None else "no answer"
         hint = "Check that the token may write there." if status in (401, 403) else "Try again later."
         raise BackendError(f"The Hub refused {repo} ({status}). {hint}") from error
-    except (OSError, ValueError, KeyError) as error:  # the last from an answer that is no Hub's
+    except (httpx.HTTPError, OSError, ValueError, KeyError) as error:  # the last from an answer that is no Hub's
         raise BackendError(
             f"{repo} cannot be uploaded ({first_line(error)[:200]}). Check the connection and HF_ENDPOINT."
         ) from error

@@ -60,6 +60,9 @@ def _problem(item: Mapping[str, Any], root: Setting, fields: Fields) -> str:
     setting = find(root, field) or root
     if fields.under(schema):
         remedy = "Put fields under it, or leave it out for the defaults"
+        source = fields.under(schema).get("source")
+        if setting.value is None and source is not None and "null" in fields.allowed(source):
+            remedy = f"For none of it write {name}: {{source: null}}"
     elif "default" not in schema:
         remedy = "Correct it"
     else:

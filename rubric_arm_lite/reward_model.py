@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rubric_arm_lite.backends.base import ChatSampler
 from rubric_arm_lite.comparing import Case, Comparer, Progress, TooLong
 from rubric_arm_lite.config import CheckpointPair, Recipe
+from rubric_arm_lite.data import prompt_of
 from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError, DataError
 from rubric_arm_lite.phases import RubricWriter
 from rubric_arm_lite.pointwise import PointwiseScore
+from rubric_arm_lite.policy_config import PolicyRecipe
 from rubric_arm_lite.prompts import PromptBuilder, Templates
 from rubric_arm_lite.ranking import Method, Pair, Ranking, placed, play
-from rubric_arm_lite.recipe_file import load_recipe, shipped_names
+from rubric_arm_lite.recipe_file import load_recipe, load_settings, shipped_names
 from rubric_arm_lite.rubric_cache import RubricCache
 from rubric_arm_lite.run_dir import RECIPE, STATE, RunState
-from rubric_arm_lite.scoring import ScoreCase, Scorer
+from rubric_arm_lite.scoring import Scorer
 from rubric_arm_lite.types import ROLES, Prompt, Rubric, Side
 from rubric_arm_lite.verdicts import Orders, Verdict
 
 if TYPE_CHECKING:
     from rubric_arm_lite.backends.server_settings import ServerSettings
+
+Request = Prompt | Sequence[Mapping[str, str]]
+"""A prompt as it comes from a user: a text, or messages with ``role`` and ``content`` that end with the user's turn."""
 
 _CHECKPOINT_NAME = re.compile(r"state-[0-9]{6}")
 
@@ -120,12 +125,12 @@ class RubricRewardModel:
 
         return cls(ServerSampler(settings), recipe)
 
-    def rubric(self, prompt: Prompt) -> Rubric:
+    def rubric(self, prompt: Request) -> Rubric:
         """The greedy rubric of one prompt; check ``usable`` before using it."""
         return self.rubrics([prompt])[0]
 
     def rubrics(
-        self, prompts: Sequence[Prompt], names: Sequence[str] | None = None, too_long: TooLong = "raise"
+        self, prompts: Sequence[Request], names: Sequence[str] | None = None, too_long: TooLong = "raise"
     ) -> list[Rubric]:
         """Greedy rubrics, one per prompt; equal prompts are written once, as long as the model lives.
 
@@ -133,11 +138,16 @@ class RubricRewardModel:
             names: what errors call the prompts.
             too_long: ``leave`` gives a prompt that does not fit the context an empty, truncated rubric.
         """
-        return self._comparer.rubrics(prompts, names or [f"prompt {i}" for i in range(1, len(prompts) + 1)], too_long)
+        names = names or [f"prompt {i}" for i in range(1, len(prompts) + 1)]
+        return self._comparer.rubrics([*map(_prompt, prompts, names)], names, too_long)
+
+    def has_room_for(self, prompt: Prompt) -> bool:
+        """Whether a prompt and its rubric fit the context."""
+        return self._comparer.has_room_for(prompt)
 
     def compare(
         self,
-        prompt: Prompt,
+        prompt: Request,
         response_a: str,
         response_b: str,
         rubric: Rubric | str | None = None,
@@ -158,7 +168,7 @@ class RubricRewardModel:
 
     def compare_many(
         self,
-        cases: Sequence[Case],
+        cases: Sequence[tuple[Request, str, str, Rubric | str | None]],
         votes: int = 1,
         names: Sequence[str] | None = None,
         orders: Orders = "both",
@@ -175,17 +185,16 @@ class RubricRewardModel:
         Raises:
             ConfigError: if this judge was trained to check one response at a time.
         """
-        if self.recipe.reward.judge == "pointwise":
-            raise ConfigError(
-                "reward.judge: pointwise is a judge that checks one response at a time; it has not learned to compare "
-                "two. Use score or score_many in Python, or a run with reward.judge: pairwise."
-            )
+        check_compares(self.recipe)
         names = names or [f"case {i}" for i in range(1, len(cases) + 1)]
-        return self._comparer.compare(cases, names, votes, orders, too_long, progress)
+        asked = [
+            (_prompt(prompt, name), a, b, rubric) for (prompt, a, b, rubric), name in zip(cases, names, strict=True)
+        ]
+        return self._comparer.compare(asked, names, votes, orders, too_long, progress)
 
     def rank(
         self,
-        prompt: Prompt,
+        prompt: Request,
         responses: Sequence[str],
         method: Method = "round_robin",
         rubric: Rubric | str | None = None,
@@ -205,7 +214,8 @@ class RubricRewardModel:
         """
         if not responses:
             raise DataError("There are no responses to rank. Give at least one.")
-        used = self._comparer.rubrics_for([(prompt, rubric)], ["the prompt"])[0]
+        asked = _prompt(prompt, "the prompt")
+        used = self._comparer.rubrics_for([(asked, rubric)], ["the prompt"])[0]
         players = list(dict.fromkeys(responses))
         numbers = [f"response {responses.index(text) + 1}" for text in players]
         named: list[Side | None] = []
@@ -213,7 +223,7 @@ class RubricRewardModel:
         def judge(pairs: Sequence[Pair]) -> list[float]:
             if not used.usable:
                 return [0.5] * len(pairs)
-            cases: list[Case] = [(prompt, players[a], players[b], used) for a, b in pairs]
+            cases: list[Case] = [(asked, players[a], players[b], used) for a, b in pairs]
             names = [f"{numbers[a]} and {numbers[b]}" for a, b in pairs]
             verdicts = self.compare_many(cases, votes, names, progress=progress)
             named.extend(side for verdict in verdicts for side in verdict.named)
@@ -224,7 +234,7 @@ class RubricRewardModel:
         return Ranking(placed(responses, players, standings), used, pairs, len(named), named.count(None))
 
     def score(
-        self, prompt: Prompt, response: str, rubric: Rubric | str | None = None, justify: bool | None = None
+        self, prompt: Request, response: str, rubric: Rubric | str | None = None, justify: bool | None = None
     ) -> PointwiseScore:
         """How far one response meets its prompt's rubric, in [−1, 1], after RUBRIC-ARROW (arXiv 2605.29156).
 
@@ -246,7 +256,7 @@ class RubricRewardModel:
 
     def score_many(
         self,
-        cases: Sequence[ScoreCase],
+        cases: Sequence[tuple[Request, str, Rubric | str | None]],
         justify: bool | None = None,
         names: Sequence[str] | None = None,
         too_long: TooLong = "raise",
@@ -256,7 +266,10 @@ class RubricRewardModel:
         names = names or [f"case {i}" for i in range(1, len(cases) + 1)]
         if justify is None:
             justify = self.recipe.reward.judge == "pointwise"
-        return self._scorer.score(cases, names, justify, too_long, progress)
+        asked = [
+            (_prompt(prompt, name), text, rubric) for (prompt, text, rubric), name in zip(cases, names, strict=True)
+        ]
+        return self._scorer.score(asked, names, justify, too_long, progress)
 
     def unknown_words(self, *texts: str) -> tuple[str, ...]:
         """Words that the tokenizer does not know and reads as blanks, in order; a server keeps its own to itself."""
@@ -271,6 +284,20 @@ class RubricRewardModel:
                 if token == unknown:
                     words[text[start:end].strip()] = None
         return tuple(words)
+
+
+def check_compares(recipe: Recipe) -> None:
+    """Raise a ConfigError if the recipe's judge was trained to check one response at a time."""
+    if recipe.reward.judge == "pointwise":
+        raise ConfigError(
+            "reward.judge: pointwise is a judge that checks one response at a time; it has not learned to compare two. "
+            "Use score or score_many in Python or /v1/score over HTTP, or a run with reward.judge: pairwise."
+        )
+
+
+def _prompt(request: Request, name: str) -> Prompt:
+    """A request as the package has it; a text, or messages of ours, stay as they are."""
+    return request if isinstance(request, str | tuple) else prompt_of(request, name)
 
 
 def recipe_of(source: str | Path) -> Recipe:
@@ -290,12 +317,22 @@ def recipe_of_run(run: str | Path) -> Recipe:
     """The recipe that a run was made with.
 
     Raises:
-        CheckpointError: if the directory is no run.
+        CheckpointError: if the directory is no run, or that of a policy.
+        ConfigError: if the recipe cannot be used.
     """
     path = Path(run)
     if not (path / RECIPE).is_file():
         raise CheckpointError(f"{path} is not a run directory: it has no {RECIPE}. Make one with rubric-arm run.")
-    return load_recipe(str(path / RECIPE))
+    try:
+        return load_recipe(str(path / RECIPE))
+    except ConfigError:
+        with contextlib.suppress(ConfigError):
+            policy = load_settings(PolicyRecipe, str(path / RECIPE))
+            raise CheckpointError(
+                f"{path} is the run of a policy, which writes no rubrics and judges nothing. Its reward model is "
+                f"{policy.reward.run}: name that."
+            ) from None
+        raise
 
 
 def adapter_folder(run: Path, role: str, state: str) -> Path:

@@ -41,7 +41,10 @@ def file_rows(path: str | Path, on_bad: OnBadRow | None = None) -> Iterator[Row]
     if is_folder:
         raise DataError(f"{path} is a folder. Give a file: JSONL, CSV or Parquet.")
     if not exists:
-        raise DataError(f"There is no file {path}. Check the path; a relative one starts at the working directory.")
+        raise DataError(
+            f"There is no file {path}. Check the path; a relative one starts at the working directory or, in a recipe, "
+            "beside the recipe."
+        )
     match path.suffix.lower():
         case suffix if suffix in JSON_SUFFIXES:
             rows = _json_rows(path, on_bad)

@@ -226,7 +226,7 @@ class RunDirectory:
                 os.truncate(file, committed)
         for draft in (self.path / "checkpoints").glob(".*.draft"):
             shutil.rmtree(draft)
-        for file in self.path.rglob("*.part"):
+        for file in self.path.rglob(".*.part"):  # drafts of atomic_write; a journal has no dot before its name
             file.unlink()
 
     def _prune(self, keep: int) -> None:

@@ -20,7 +20,7 @@ from rubric_arm_lite.comparing import Case
 from rubric_arm_lite.data import answer_of, prompt_of
 from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.prompts import prompt_hash
-from rubric_arm_lite.reward_model import RubricRewardModel
+from rubric_arm_lite.reward_model import RubricRewardModel, check_compares
 from rubric_arm_lite.types import Prompt
 from rubric_arm_lite.verdicts import Verdict
 
@@ -238,8 +238,11 @@ def rubric_arm_reward(
         max_new_tokens: longest greedy answer; the trainer's ``max_completion_length`` if left out.
 
     Raises:
-        ConfigError: for another baseline.
+        ConfigError: for another baseline, no votes, or a judge that checks one response at a time.
     """
+    check_compares(reward_model.recipe)
+    if votes < 1:
+        raise ConfigError(f"votes: {votes} asks nothing. Use at least 1.")
     callback = None
     if baseline == "greedy":
         callback = GreedyAnswers(max_new_tokens)

@@ -38,5 +38,5 @@ if __name__ == "__main__":
     service = Service("script", scripted.recipe, worker, lambda: ["final"], "final", 60.0)
     with bind("127.0.0.1", 0) as bound:
         url = url_of(bound, "127.0.0.1")
-        in_order = run(build_app(service, GateSettings()), bound, 60.0, lambda: print(url, flush=True))
+        in_order = run(build_app(service, GateSettings()), bound, 60.0, lambda: print(url, flush=True), 1.5)
     print(f"answered {len(scripted.model.calls)}, in order: {in_order}")  # type: ignore[attr-defined]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 SHORT = (
     "judge.max_steps=2",
@@ -33,9 +36,16 @@ def short_sets(*more: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short run of the testbed recipe, made once through the command line and only read afterwards."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    command = [sys.executable, "-m", "rubric_arm_lite", "demo", "--run-dir", str(folder), "--json", *short_sets()]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder
+    """A short run of the testbed recipe through the command line, only read afterwards.
+
+    It is made once; processes of one test session copy it, as commands lock the folder that they look into.
+    """
+    mine = tmp_path_factory.getbasetemp()
+    shared = mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine
+    made = shared / "finished-run"
+    with FileLock(shared / "finished-run.lock"):
+        if not (made / "summary.json").is_file():
+            command = [sys.executable, "-m", "rubric_arm_lite", "demo", "--run-dir", str(made), "--json", *short_sets()]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+    return Path(shutil.copytree(made, tmp_path_factory.mktemp("finished") / "run"))

@@ -15,9 +15,13 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import Result
+from rich.console import Console
 from typer.testing import CliRunner
 
+from rubric_arm_lite import cli_judge
 from rubric_arm_lite.cli import app, main
+from rubric_arm_lite.progress import RichWatcher
+from rubric_arm_lite.reward_model import RubricRewardModel
 from tests.short_run import short_sets
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,6 +106,10 @@ def test_rubric_and_judge(finished_run: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in target.read_text().splitlines()]
     assert [r["id"] for r in rows] == ["p1", "p2"]
     assert rows[0]["winner"] == one["winner"]
+    before = target.read_bytes()
+    assert "give --overwrite" in refused("judge", finished_run, source, target, "--votes", "2")
+    assert target.read_bytes() == before
+    assert here("judge", finished_run, source, target, "--overwrite").exit_code == 0
 
 
 @pytest.mark.slow
@@ -134,6 +142,22 @@ def test_score(finished_run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_brackets_in_names_and_words_are_no_markup(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "[").mkdir()
+    target = tmp_path / "[" / "x].jsonl"
+    cli_judge._write_rows([{"id": "a"}], target, "1 pair judged")
+    assert target.read_text() == '{"id": "a"}\n'
+    monkeypatch.setattr(RubricRewardModel, "unknown_words", lambda self, *texts: ("[/yellow]", "[/b]"))
+    cli_judge._warn_unknown_words(RubricRewardModel.__new__(RubricRewardModel), "text")
+    watcher = RichWatcher(Console(stderr=True))
+    watcher.note(f"{target} is read.")
+    watcher.close()
+    shown = capsys.readouterr().err.replace("\n", "")
+    assert shown.count("[/x].jsonl") == 2 and "know: [/yellow], [/b]." in shown
+
+
 def test_evaluate_report_and_unknown_words(finished_run: Path, tmp_path: Path) -> None:
     values = json.loads(here("evaluate", finished_run, "--limit", "4", "--votes", "3", "--json").stdout)
     assert values["pairs"] == 4

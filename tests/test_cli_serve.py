@@ -163,6 +163,28 @@ def test_what_cannot_be_served_is_one_error(
         CliRunner().invoke(cli.app, given, catch_exceptions=False)
 
 
+def test_a_page_for_a_judge_that_cannot_compare_is_refused(tmp_path: Path) -> None:
+    from rubric_arm_lite.recipe_file import dump_recipe, load_recipe
+
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(load_recipe("arrow-testbed")))
+    with pytest.raises(ConfigError, match=r"reward\.judge: pointwise"):
+        CliRunner().invoke(cli.app, ["play", str(tmp_path), "--port", "0"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("option", [("--timeout", "inf"), ("--timeout", "nan"), ("--wait-ms", "inf")])
+def test_times_without_an_end_are_refused(option: tuple[str, str]) -> None:
+    done = CliRunner().invoke(cli.app, ["serve", "nowhere", "--port", "0", *option], catch_exceptions=False)
+    assert done.exit_code == 2 and option[0] in done.output
+
+
+def test_names_of_hosts() -> None:
+    given = ["My-Box.Example.org", ".Example.org.", "box"]
+    assert cli_serve.host_names(given) == ("my-box.example.org", ".example.org", "box")
+    for bad in ("", ".", "http://box", "box:8000", "a b", "*.example.org", "bücher.de"):
+        with pytest.raises(ConfigError, match=re.escape(f"--allow-host {bad}: ")):
+            cli_serve.host_names([bad])
+
+
 def test_states_of_a_run(run: Path, tmp_path: Path) -> None:
     assert states_of(run) == ["warm-up", "state-000004", "final"]
     assert states_of(tmp_path) == []

@@ -136,6 +136,7 @@ CONFLICTS = [
     (nested("data.split", "train"), "split: source testbed has nothing to choose from"),
     (nested("data.subset", ("code",)), "subset: source testbed has nothing to choose from"),
     ({"warmup": {"source": None, "rows": 5}}, "rows: source null has nothing to choose from"),
+    (nested("data.evaluation", "mine.jsonl"), "evaluation: 'mine.jsonl' would not be used, as the testbed holds out"),
     (nested("data.evaluation_split", "test_prefs"), "evaluation_split: 'test_prefs' is the split of data.evaluation"),
     (nested("judge.pairs_per_prompt", 5), "pairs_per_prompt: 5 is more than data.world.pairs_per_prompt (4)"),
     (nested("rubric.pairs_per_prompt", 5), "pairs_per_prompt: 5 is more than data.world.pairs_per_prompt (4)"),

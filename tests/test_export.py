@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def test_adapters_and_merged_checkpoints_are_the_runs_own(finished_run: Path, tm
         assert not list((merged / role).glob("*.bin"))
 
 
-def test_cards_say_what_is_known(finished_run: Path, tmp_path: Path) -> None:
+def test_cards_say_what_is_known(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export(finished_run, tmp_path / "out")
     summary = json.loads((finished_run / "summary.json").read_text())
     for role, says in (("rubric", "writes a rubric"), ("judge", "names the better one")):
@@ -58,8 +59,12 @@ def test_cards_say_what_is_known(finished_run: Path, tmp_path: Path) -> None:
         assert yaml.safe_load(header)["base_model"] == "testbed"
         assert says in body and f"| accuracy, both orders | {summary['accuracy']:.3f} |" in body
         recipe = body.split("```yaml\n")[1].split("\n```")[0]
-        (tmp_path / "recipe.yaml").write_text(recipe)
-        assert load_recipe(tmp_path / "recipe.yaml").name == "testbed"
+        assert recipe == (tmp_path / "out" / "recipe.yaml").read_text().rstrip()
+        assert load_recipe(tmp_path / "out" / "recipe.yaml").name == "testbed"
+        monkeypatch.chdir(tmp_path / "out")
+        loaded: dict[str, Any] = {}
+        exec(body.split("```python\n")[1].split("\n```")[0], loaded)
+        assert loaded["pair"].rubric("Write a note about gardens for pilots. Include the word zinc.").text
         assert str(finished_run) not in card and str(Path.home()) not in card
     export(finished_run, tmp_path / "before", state="warm-up")
     assert "Nothing is recorded for the state `warm-up`" in (tmp_path / "before" / "judge" / "README.md").read_text()

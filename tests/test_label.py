@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rubric_arm_lite.data import load_pairs
-from rubric_arm_lite.errors import CheckpointError, DataError
+from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError
 from rubric_arm_lite.label import Labelled, label
 from rubric_arm_lite.reward_model import RubricRewardModel
 from rubric_arm_lite.types import Example, Rubric
@@ -276,6 +276,13 @@ def test_outputs_and_journals_of_others_are_left_alone(tmp_path: Path) -> None:
     before = target.read_bytes()
     assert label(source, target, lambda: model(judge), if_exists="overwrite").judged == 20
     assert target.read_bytes() == before
+
+
+def test_a_judge_of_single_responses_labels_nothing_and_leaves_nothing(tmp_path: Path) -> None:
+    source, target = write(tmp_path / "in.jsonl", ROWS[:1]), tmp_path / "out.jsonl"
+    with pytest.raises(ConfigError, match=r"reward\.judge: pointwise"):
+        label(source, target, lambda: model(judge, reward={"judge": "pointwise"}))
+    assert list(tmp_path.iterdir()) == [source], "a journal would be in the way of the next attempt"
 
 
 # --- the command line -----------------------------------------------------------------------------------------------

@@ -225,5 +225,5 @@ def test_nf4_without_bitsandbytes_says_what_to_install(
     import sys
 
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(BackendError, match=r"needs bitsandbytes. Install it with pip install 'rubric-arm-lite\[gpu\]'"):
+    with pytest.raises(BackendError, match=r"needs bitsandbytes. Install it, in the project's folder.*'\.\[gpu\]'"):
         load_model(tiny.settings(tiny_folder(), quantization="nf4"), seed=0)

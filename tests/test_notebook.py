@@ -33,8 +33,8 @@ def execute(name: str, parameters: str) -> str:
 
 
 @pytest.mark.slow
-def test_quickstart_runs(tmp_path: Path) -> None:
-    printed = execute("01_quickstart.ipynb", f"RUN = {str(tmp_path / 'run')!r}\nSETS = {list(SHORT)!r}")
+def test_quickstart_runs(finished_run: Path) -> None:
+    printed = execute("01_quickstart.ipynb", f"RUN = {str(finished_run)!r}\nSETS = {list(SHORT)!r}")
     assert "true principles:" in printed
     assert "trained: The response" in printed
     assert "Winner: Response" in printed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,9 +20,12 @@ from rubric_arm_lite.cli import app
 from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError
 from rubric_arm_lite.policy.pairs import REASONS
 from rubric_arm_lite.policy.pipeline import PolicyRun, stages_of
+from rubric_arm_lite.policy.requests import start_answers
+from rubric_arm_lite.policy.state import PolicyState
 from rubric_arm_lite.policy_config import PolicyRecipe
 from rubric_arm_lite.policy_report import write_policy_report
-from rubric_arm_lite.recipe_file import dump_recipe, load_settings, recipe_hash, shipped_recipes
+from rubric_arm_lite.prompts import prompt_hash
+from rubric_arm_lite.recipe_file import dump_recipe, load_recipe, load_settings, recipe_hash, shipped_recipes
 from rubric_arm_lite.run_dir import RunDirectory
 
 SHORT = (
@@ -34,6 +38,7 @@ SHORT = (
     "policy.max_steps=1",
     "policy.prompts_per_step=3",
     "policy.num_generations=4",
+    "policy.num_iterations=1",  # so that the first step's KL is that of the reference to itself
     "rounds=2",
     "checkpoint.save_steps=1",
     "evaluation.prompts=6",
@@ -206,7 +211,7 @@ def test_own_prompts_another_base_and_a_second_run_as_judge(
     watcher = execute(recipe, tmp_path / "run")
     assert watcher.notes[:2] == [
         "1 conversations are left out: single requests only.",
-        "1 requests do not fit the context with an answer; left out.",
+        "1 requests do not fit the context with an answer or a rubric; left out.",
     ]
     last = rows_of(tmp_path / "run", "evaluation")[-1]
     assert "independent/win_rate" in last and "score" not in last
@@ -239,7 +244,16 @@ def test_stages() -> None:
         (["data.source=p.jsonl", "start.source=null"], "evaluation.judge: oracle knows the testbed's prompts only"),
         (["dpo.bta=0.2"], "Did you mean `dpo.beta`?"),
         (["model={max_context: 16}"], "leaves no room for a prompt"),
+        (
+            ["answers.max_completion_length=128", "model={max_context: 128}"],
+            "answers.max_completion_length: 128 leaves",
+        ),
+        (
+            ["method=grpo", "policy.max_completion_length=128", "model={max_context: 128}"],
+            "leaves no room for a prompt",
+        ),
         (["method=ppo"], "Allowed: dpo, iterdpo, grpo"),
+        (["data.evaluation=p.jsonl"], "data.evaluation: 'p.jsonl' is not asked with data.source: testbed"),
     ],
 )
 def test_mistakes_in_a_policy_recipe(sets: list[str], message: str) -> None:
@@ -248,12 +262,46 @@ def test_mistakes_in_a_policy_recipe(sets: list[str], message: str) -> None:
     assert message in str(caught.value)
 
 
+def test_room_is_kept_for_the_answers_that_the_method_writes(tmp_path: Path, finished_run: Path) -> None:
+    """With the policy on the reward model's base its context is not in the policy's recipe."""
+    assert recipe_for(finished_run, "dpo", "policy.max_completion_length=512").longest_answer == 16
+    assert recipe_for(finished_run, "grpo", "policy.max_completion_length=512").longest_answer == 512
+    recipe = recipe_for(finished_run, "dpo", "answers.max_completion_length=256")
+    with pytest.raises(ConfigError, match=r"256 leaves no room for a prompt in model\.max_context \(256\)"):
+        execute(recipe, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_start_that_was_killed_does_not_go_on_with_other_answers(tmp_path: Path, finished_run: Path) -> None:
+    asked = [(topic, word) for topic in ("gardens", "rivers", "trains", "kitchens") for word in ("zinc", "silk")]
+    texts = [f"Write a note about {topic} for pilots. Avoid the word {word}." for topic, word in asked]
+    prompts, answers = tmp_path / "p.jsonl", tmp_path / "a.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+    answers.write_text("".join(json.dumps({"prompt": text, "response": "stone table"}) + "\n" for text in texts))
+    sets = (f"data.source={prompts}", "data.test_fraction=0.4", f"start.source={answers}", "evaluation.judge=null")
+    recipe = recipe_for(finished_run, "dpo", *sets)
+    with pytest.raises(Killed):
+        execute(recipe, tmp_path / "run", deadly=2)
+    whole = answers.read_text()
+    answers.write_text(whole.replace("stone table", "window"))
+    with pytest.raises(CheckpointError, match=r"\(start_answers changed\)"):
+        execute(recipe, tmp_path / "run")
+    answers.write_text(whole)
+    with pytest.raises(Killed):
+        execute(recipe, tmp_path / "run", deadly=1)
+
+
 def test_a_reward_model_that_is_not_there(tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path / "nowhere", "dpo")
     with pytest.raises(CheckpointError, match="is not a run directory"):
         execute(recipe, tmp_path / "run")
     with pytest.raises(CheckpointError, match="Make one with rubric-arm run"):
         CliRunner().invoke(app, command("dpo", tmp_path / "nowhere", tmp_path / "r"), catch_exceptions=False)
+    policy_run = tmp_path / "policy"
+    policy_run.mkdir()
+    (policy_run / "recipe.yaml").write_text(dump_recipe(recipe))
+    with pytest.raises(CheckpointError, match=r"is the run of a policy, .* Its reward model is .*nowhere"):
+        execute(recipe_for(policy_run, "dpo"), tmp_path / "run")
     with pytest.raises(ConfigError, match="--if-exists maybe: use raise, resume or overwrite"):
         CliRunner().invoke(app, ["policy", "grpo", "testbed", "--if-exists", "maybe"], catch_exceptions=False)
     with pytest.raises(CheckpointError, match="is not a run directory"):
@@ -265,6 +313,81 @@ def test_more_prompts_than_the_world_has(field: str, tmp_path: Path, finished_ru
     recipe = recipe_for(finished_run, "dpo", f"{field}=9999")
     with pytest.raises(ConfigError, match=rf"{field}: The \w+ split has \d+ distinct prompts, 9999 were asked for"):
         execute(recipe, tmp_path / "run")
+
+
+def test_what_could_only_fail_late_is_refused_at_once(tmp_path: Path, finished_run: Path) -> None:
+    """Before the start is trained and rubrics are written, which takes hours with a large model."""
+    arrow = tmp_path / "arrow"
+    arrow.mkdir()
+    (arrow / "recipe.yaml").write_text(dump_recipe(load_recipe("arrow-testbed")))
+    cases: list[tuple[Path, str, type[Exception], str]] = [
+        (arrow, "name=x", ConfigError, f"{arrow}: reward.judge: pointwise"),
+        (finished_run, f"evaluation.judge={arrow}", ConfigError, f"{arrow}: reward.judge: pointwise"),
+        (finished_run, f"evaluation.judge={tmp_path}", CheckpointError, "is not a run directory"),
+        (finished_run, f"evaluation.judge={finished_run}", ConfigError, "is the reward model itself"),
+        (finished_run, "rounds=25", ConfigError, "24 training requests cannot be split into rounds: 25 parts"),
+    ]
+    for reward, given, kind, said in cases:
+        with pytest.raises(kind, match=re.escape(said)):
+            execute(recipe_for(reward, "grpo", given), tmp_path / "run")
+    assert not json.loads((tmp_path / "run" / "state.json").read_text())["stages"]
+
+
+def test_a_run_does_not_overwrite_what_it_reads(tmp_path: Path, finished_run: Path) -> None:
+    before = sorted(finished_run.rglob("*"))
+    for place, more in (
+        (finished_run, []),
+        (tmp_path, ["--set", f"start.adapter={tmp_path / 'adapters' / 'policy'}"]),
+        (tmp_path, ["--set", f"data.source={tmp_path / 'p.jsonl'}", "--set", "start.source=null"]),
+    ):
+        call = [*command("dpo", finished_run, place), *more, "--if-exists", "overwrite"]
+        with pytest.raises(ConfigError, match="which this run reads") as caught:
+            CliRunner().invoke(app, [*call, "--set", "evaluation.judge=null"], catch_exceptions=False)
+        assert "Choose another --run-dir" in str(caught.value)
+    assert sorted(finished_run.rglob("*")) == before
+
+
+def test_requests_too_long_for_the_generator_are_left_out(tmp_path: Path, finished_run: Path) -> None:
+    """The policy's own context is wider than the reward model's."""
+    file = tmp_path / "p.jsonl"
+    asked = [(topic, word) for topic in ("gardens", "rivers", "trains", "kitchens") for word in ("zinc", "silk")]
+    texts = [f"Write a note about {topic} for pilots. Avoid the word {word}." for topic, word in asked]
+    file.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in (*texts, "stone " * 230)))
+    sets = (f"data.source={file}", "data.test_fraction=0.4", "start.source=null", "evaluation.judge=null")
+    wide = ("model={base: testbed, dtype: float32, max_context: 400}", "data.train_prompts=null")
+    recipe = recipe_for(finished_run, "dpo", *sets, *wide)
+    directory = RunDirectory.open(tmp_path / "run", dump_recipe(recipe), recipe_hash(recipe))
+    state = PolicyState(recipe, directory, Watcher())
+    directory.close()
+    assert {r.text for r in (*state.requests.train, *state.requests.test)} == set(texts)
+    assert state.requests.too_long == 1
+
+
+def test_the_start_does_not_imitate_answers_to_held_out_requests(tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"request {i}", "response": f"answer {i}"}) + "\n" for i in range(3)))
+    sets = ["data.source=p.jsonl", "evaluation.judge=null", f"start.source={file}"]
+    recipe = load_settings(PolicyRecipe, "testbed", sets)
+    held_out = {prompt_hash("request 1")}
+    assert start_answers(recipe, None, held_out) == [(f"request {i}", f"answer {i}") for i in (0, 2)]
+    with pytest.raises(DataError, match="every row is a conversation, or answers a held-out request"):
+        start_answers(recipe, None, {prompt_hash(f"request {i}") for i in range(3)})
+
+
+def test_rubrics_that_are_gone(online_run: Path, finished_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(online_run, folder)
+    state = json.loads((folder / "state.json").read_text())
+    state["stages"].remove("final")
+    (folder / "state.json").write_text(json.dumps(state))
+    recipe = recipe_for(finished_run, "grpo")
+    directory = RunDirectory.open(folder, dump_recipe(recipe), recipe_hash(recipe), "resume")
+    lines = (folder / "rubrics.jsonl").read_text().splitlines(keepends=True)
+    for kept in ("", lines[0], lines[0] + '{"key": "from 0", "rubrics": [1]}\n', lines[0] + "?\n"):
+        (folder / "rubrics.jsonl").write_text(kept)
+        with pytest.raises(CheckpointError, match=r"rubrics\.jsonl .*Restore it"):
+            _ = PolicyState(recipe, directory, Watcher()).referee
+    directory.close()
 
 
 def test_prompts_that_are_all_conversations(tmp_path: Path, finished_run: Path) -> None:

@@ -79,6 +79,11 @@ def test_a_slow_decline_is_measured_from_the_best() -> None:
     assert [(a.since, a.at) for a in found] == [("round 1", "round 3")]
 
 
+def test_of_equally_good_rounds_the_one_with_less_reward_is_compared() -> None:
+    found = alarms(curve((0.7, 0.6), (0.6, 0.6), (0.72, 0.5)), 0.03)
+    assert [(a.since, a.at, round(a.gained, 3)) for a in found] == [("round 1", "round 2", 0.12)]
+
+
 def test_a_margin_of_nothing_still_needs_a_rise_and_a_fall() -> None:
     assert alarms(curve((0.5, 0.5), (0.5, 0.5)), 0.0) == []
     assert len(alarms(curve((0.5, 0.5), (0.51, 0.49)), 0.0)) == 1

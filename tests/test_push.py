@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from rubric_arm_lite.errors import BackendError, ConfigError
@@ -106,6 +107,20 @@ def test_a_hub_that_refuses_is_one_clear_error(status: int, hub: Hub, exported: 
     with pytest.raises(BackendError, match=r"refused me/pair|cannot be uploaded") as raised:
         push(exported, "me/pair")
     assert "hf_secret" not in str(raised.value) and not hub.files
+
+
+def test_a_hub_that_cannot_be_reached_is_one_clear_error(
+    hub: Hub, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing listens; the library's client raises errors of its own kind, and tries again for half a minute."""
+    import huggingface_hub
+
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise httpx.ConnectError("[Errno 111] Connection refused")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", unreachable)
+    with pytest.raises(BackendError, match=r"me/pair cannot be uploaded .*Connection refused.*HF_ENDPOINT"):
+        push(exported, "me/pair")
 
 
 @pytest.mark.parametrize("name", ["weights.bin", "state.pt", "run.pkl", "secret.env"])

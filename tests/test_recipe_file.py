@@ -280,6 +280,8 @@ BAD_FILES = [
         "judge:\nseed: 1\n",
         "line 1: `judge` is null. Allowed: a section of fields. Put fields under it, or leave it out",
     ),
+    ("warmup: null\n", "line 1: `warmup` is null. Allowed: a section of fields. For none of it write warmup: {source"),
+    ("data: null\n", "line 1: `data` is null. Allowed: a section of fields. Put fields under it"),
     ("judge: [1]\n", "line 1: `judge` is a list. Allowed: a section of fields."),
     ("schedule:\n  until: soon\n", "line 2: `schedule.until` is 'soon'. Allowed: a section of fields or null."),
     ("description: |\n  a\n\n  b\nseed: -1\n", "line 5: `seed` is -1."),

@@ -11,7 +11,7 @@ from rubric_arm_lite.backends.scripted import ScriptedSampler
 from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.parsing import parse_rubric
 from rubric_arm_lite.reward_model import RubricRewardModel
-from rubric_arm_lite.types import Rubric, Side
+from rubric_arm_lite.types import Message, Rubric, Side
 from rubric_arm_lite.verdicts import Remark
 from tests.judgements import write_judgement
 from tests.players import RUBRIC_TEXT, judgement, recipe, right, sampler, says_a
@@ -43,6 +43,20 @@ def test_equal_prompts_share_one_rubric_as_long_as_the_model_lives() -> None:
     judge.rubrics(["q", "p"])
     assert len(asked(judge, "rubric")) == 2
     assert len(asked(judge, "judge")) == 2 + 2 + 2, "the second pair is the first one the other way round"
+
+
+def test_conversations_come_as_messages_of_either_form() -> None:
+    """A user has dicts, as everywhere else; the package has tuples of its own."""
+    judge = model()
+    turns = [("user", "p"), ("assistant", "What for?"), ("user", "a note")]
+    dicts = [{"role": role, "content": content} for role, content in turns]
+    ours = tuple(Message(role, content) for role, content in turns)
+    assert judge.compare(dicts, "good", "poor") == judge.compare(ours, "good", "poor")
+    assert judge.rubric(dicts) == judge.rubric(ours)
+    assert judge.rank(dicts, ["good", "poor"]).ranked == judge.rank(ours, ["good", "poor"]).ranked
+    assert len(asked(judge, "rubric")) == 1
+    with pytest.raises(DataError, match="case 1: the content of message 1 of `prompt` is null"):
+        judge.compare([{"role": "user", "text": "p"}], "good", "poor")
 
 
 @pytest.mark.parametrize(("orders", "questions"), [("both", 2), ("given", 1), ("swapped", 1)])

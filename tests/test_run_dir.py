@@ -282,6 +282,19 @@ def test_an_existing_run_is_not_touched_unasked(tmp_path: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
 
 
+def test_the_journal_of_a_job_that_writes_into_a_run_outlives_its_resume(tmp_path: Path) -> None:
+    """``rubric-arm label RUN in.jsonl RUN/out.jsonl``, killed, and then the run is continued."""
+    run = open_run(tmp_path / "run")
+    _first(run)
+    run.close()
+    journal = tmp_path / "run" / "out.jsonl.part"
+    journal.write_text('{"job": {}}\n')
+    (tmp_path / "run" / ".summary.json.part").write_text("half")
+    open_run(tmp_path / "run").close()
+    assert journal.read_text() == '{"job": {}}\n'
+    assert not (tmp_path / "run" / ".summary.json.part").exists()
+
+
 def test_overwriting_starts_anew(tmp_path: Path) -> None:
     unbroken(tmp_path / "run")
     (tmp_path / "run" / "link").symlink_to(tmp_path / "elsewhere")

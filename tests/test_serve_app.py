@@ -17,10 +17,12 @@ from hypothesis import HealthCheck, given, settings
 
 from rubric_arm_lite.backends.server_http import RefusedRequest
 from rubric_arm_lite.errors import BackendError, CheckpointError
+from rubric_arm_lite.reward_model import RubricRewardModel
 from rubric_arm_lite.serve.bodies import MAX_TEXT
 from rubric_arm_lite.serve.questions import CompareQuestion, ModelDesk, Reply, RubricQuestion
 from rubric_arm_lite.verdicts import Verdict
 from tests.judgements import any_text
+from tests.pointwise_players import PointwiseSampler
 from tests.serving import PAIR, RULE, Served, model, serving
 from tests.test_serve_gate import said
 
@@ -88,6 +90,23 @@ def test_score(served: Served) -> None:
     assert good["checks"][0]["p_true"] > good["checks"][0]["p_false"]
 
 
+def test_a_score_is_what_the_model_says_unless_it_is_asked_otherwise() -> None:
+    """A pointwise judge has learned to write before it answers, and one that compares has not."""
+
+    class Judge(PointwiseSampler):
+        def control_tokens(self) -> list[str]:
+            return []
+
+    for kind, justify in (("pointwise", True), ("pairwise", False)):
+        whole = RubricRewardModel(Judge(), model(reward={"judge": kind}).recipe)
+        with serving(model=whole) as served:
+            plain = served.post("/v1/score", prompt="p", response="good").json()
+            asked = served.post("/v1/score", prompt="p", response="good", justify=justify).json()
+            other = served.post("/v1/score", prompt="p", response="good", justify=not justify).json()
+        assert plain == asked != other
+        assert plain["text"] == whole.score("p", "good").text
+
+
 def test_a_backend_without_probabilities_says_so() -> None:
     class Bare:
         """The same model without ``next_word_logprobs``."""
@@ -102,6 +121,14 @@ def test_a_backend_without_probabilities_says_so() -> None:
         reply = served.post("/v1/score", prompt="a", response="b")
         assert reply.status_code == 501
         assert "probabilities" in said(reply)
+
+
+def test_a_judge_of_single_responses_compares_nothing() -> None:
+    with serving(model=model(reward={"judge": "pointwise"})) as served:
+        reply = served.post("/v1/compare", **PAIR)
+        assert (reply.status_code, "or /v1/score" in said(reply)) == (501, True), reply.text
+        assert served.post("/v1/rubric", prompt="request 1").status_code == 200
+        assert served.post("/v1/score", prompt="request 1", response="good one").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -167,6 +194,7 @@ def test_unknown_paths_and_methods(served: Served) -> None:
     assert (reply.status_code, "/docs" in said(reply)) == (404, True)
     reply = served.client.get("/v1/compare")
     assert (reply.status_code, "method" in said(reply)) == (405, True)
+    assert served.client.post("/v1/compare/", json=PAIR).status_code == 404
     assert served.client.get("/").status_code == 404  # the page is for play
 
 

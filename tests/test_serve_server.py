@@ -78,6 +78,37 @@ def test_a_signal_lets_what_was_asked_be_answered(number: signal.Signals) -> Non
         served.communicate()
 
 
+def test_connections_without_a_whole_request_are_closed() -> None:
+    """With neither a first byte, nor the end of a head, nor a second request; one that is waited for stays."""
+    root, pipe = Path(__file__).resolve().parents[1], subprocess.PIPE
+    command = [sys.executable, "-m", "tests.serve_script"]
+    served = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=root)
+    assert served.stdin is not None and served.stdout is not None
+    try:
+        url = served.stdout.readline().strip()
+        port, whole = int(url.rstrip("/").rpartition(":")[2]), b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        body = b'{"prompt": "request 1"}'
+        head = b"POST /v1/rubric HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        asked = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+        sent = (b"", b"POST /v1/rub", whole + whole[:9], asked)
+        clients = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in sent]
+        for client, content in zip(clients, sent, strict=True):
+            client.sendall(content)
+        received = [until_closed(client) for client in clients[:3]]
+        assert [answer.count(b"HTTP/1.1 200") for answer in received] == [0, 0, 1]
+        served.stdin.write("go\n")
+        served.stdin.flush()
+        assert b"The response is number 1" in until_closed(clients[3])
+    finally:
+        served.kill()
+        served.communicate()
+
+
+def until_closed(client: socket.socket) -> bytes:
+    with client:
+        return b"".join(iter(lambda: client.recv(9999), b""))
+
+
 def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
     while not condition():

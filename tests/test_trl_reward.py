@@ -54,6 +54,16 @@ def test_conversations_are_read_as_texts_are() -> None:
     assert reward([turns], [[{"role": "assistant", "content": ""}]]) == [0.0], "an empty completion is judged"
 
 
+def test_completions_with_tools_are_judged_by_their_last_answer() -> None:
+    """As TRL writes them: with calls, results of any form, and without an answer where that was cut off whole."""
+    call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function"}]}
+    result = {"role": "tool", "name": "search", "content": [{"type": "text", "text": "found"}]}
+    answer = {"role": "assistant", "content": "longer"}
+    reward = rubric_arm_reward(model(by_length), lambda prompts: ["yes"] * len(prompts))
+    chats = [[call, result, answer], [call, result], [call], [{"role": "assistant", "tool_calls": []}]]
+    assert reward(["p"] * 4, chats) == [1.0, 0.0, 0.0, 0.0]
+
+
 def test_group_is_the_mean_over_the_others() -> None:
     """Lengths 4, 2, 2 of one prompt: 1; (0 + ½) / 2; the same. Two of another: 1 and 0."""
     judge = model(by_length)
@@ -86,6 +96,10 @@ def test_mistakes_say_what_to_do() -> None:
         rubric_arm_reward(model(), "group")(["p"], [[{"role": "user", "content": "x"}]])
     with pytest.raises(ConfigError, match="at least 1"):
         GreedyAnswers(0)
+    with pytest.raises(ConfigError, match="votes: 0"):
+        rubric_arm_reward(model(), "group", votes=0)
+    with pytest.raises(ConfigError, match=r"reward\.judge: pointwise"):
+        rubric_arm_reward(model(reward={"judge": "pointwise"}), "group")
 
 
 @pytest.mark.slow

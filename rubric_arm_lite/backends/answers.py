@@ -66,8 +66,8 @@ def _rows(model: TwoAdapterModel, prompt: Sequence[int], question: NextWords) ->
     if any(len(ids) == common for ids in whole) or len(set(whole)) < len(whole):
         listed = ", ".join(repr(option) for option in question.options)
         raise BackendError(
-            f"The tokenizer does not tell {listed} apart, so their probabilities cannot be read. Use a base whose "
-            "tokenizer knows these words."
+            f"The tokenizer does not tell {listed} apart, so their probabilities cannot be read. Scores need a base "
+            "that knows these words, or others in prompts.pointwise_words, as a run of arrow-testbed has."
         )
     longest = len(prompt) + max(map(len, whole))
     if longest > model.settings.max_context:

@@ -48,7 +48,11 @@ def load_model(settings: ModelSettings, seed: int, roles: Sequence[Role] = ROLES
 def _check_together(base: Any, tokenizer: Any, name: str, settings: ModelSettings) -> None:
     limit = getattr(base.config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and settings.max_context > limit:
-        raise BackendError(f"model.max_context: {settings.max_context} is more than `{name}` can take ({limit}).")
+        shipped = " It is the testbed's, which recipes without a model.base have." if settings.base == "testbed" else ""
+        raise BackendError(
+            f"model.max_context: {settings.max_context} is more than `{name}` can take ({limit}).{shipped} Lower "
+            "it, or name another model in model.base."
+        )
     if len(tokenizer) > base.get_input_embeddings().weight.shape[0]:
         raise BackendError(
             f"`{name}`: the tokenizer has {len(tokenizer)} tokens, the model embeds "
@@ -255,8 +259,8 @@ def _nf4(compute: torch.dtype) -> Any:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise BackendError(
-            "model.quantization: nf4 needs bitsandbytes. Install it with pip install 'rubric-arm-lite[gpu]', or set "
-            "model.quantization to none."
+            "model.quantization: nf4 needs bitsandbytes. Install it, in the project's folder, with pip install -e "
+            "'.[gpu]', or set model.quantization to none."
         ) from error
     from transformers import BitsAndBytesConfig
 

@@ -27,8 +27,8 @@ def make_optimizer(settings: GRPOSettings, parameters: Sequence[torch.nn.Paramet
             from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
         raise BackendError(
-            "optim: adamw_8bit needs bitsandbytes. Install it with pip install 'rubric-arm-lite[gpu]', or set optim to "
-            "adamw_torch."
+            "optim: adamw_8bit needs bitsandbytes. Install it, in the project's folder, with pip install -e '.[gpu]', "
+            "or set optim to adamw_torch."
         ) from error
     optimizer: torch.optim.Optimizer = AdamW8bit(
         parameters, lr=settings.learning_rate, betas=betas, weight_decay=settings.weight_decay

@@ -28,8 +28,8 @@ def prepare() -> Any:
             from unsloth import FastLanguageModel
     except (ImportError, NotImplementedError, RuntimeError) as error:
         raise BackendError(
-            f"model.backend: unsloth cannot be used ({first_line(error)}). Install it with pip install "
-            "'rubric-arm-lite[unsloth]', or set model.backend to transformers."
+            f"model.backend: unsloth cannot be used ({first_line(error)}). Install it, in the project's "
+            "folder, with pip install -e '.[unsloth]', or set model.backend to transformers."
         ) from error
     return FastLanguageModel
 

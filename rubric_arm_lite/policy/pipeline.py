@@ -7,9 +7,11 @@ evaluates after each of its own rounds. KL and win rates are always those agains
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +92,7 @@ class PolicyRun:
 
     def _describe(self) -> dict[str, Any]:
         requests, reward = self.state.requests, self.state.players.reward.model
-        return {
+        found: dict[str, Any] = {
             "train_requests": len(requests.train),
             "test_requests": len(requests.test),
             "left_out_conversations": requests.conversations,
@@ -98,18 +100,27 @@ class PolicyRun:
             "fingerprint": requests.fingerprint(),
             "reward_model": {role: reward.fingerprint(role) for role in ROLES},
         }
+        if "start" not in self.directory.state.stages:  # afterwards nobody asks for them any more
+            found["start_answers"] = hashlib.sha256(json.dumps(self._start_answers()).encode()).hexdigest()[:16]
+        return found
+
+    def _start_answers(self) -> Sequence[tuple[str, str]]:
+        held_out = {request.prompt_id for request in self.state.requests.test}
+        return start_answers(self.recipe, self.state.world, held_out)
 
     def _describe_data(self) -> None:
         requests = self.state.requests
         if requests.conversations:
             self.watcher.note(f"{requests.conversations} conversations are left out: single requests only.")
         if requests.too_long:
-            self.watcher.note(f"{requests.too_long} requests do not fit the context with an answer; left out.")
+            self.watcher.note(
+                f"{requests.too_long} requests do not fit the context with an answer or a rubric; left out."
+            )
         self.directory.write_json("versions.json", versions(self.state.players.policy))
         self.directory.write_json("data.json", self._describe())
 
     def _check_same_data(self) -> None:
-        """Requests and reward model must be those that the run began with."""
+        """Requests, answers of the start and reward model must be those that the run began with."""
         now = self._describe()
         file = self.directory.path / "data.json"
         try:
@@ -119,9 +130,9 @@ class PolicyRun:
         changed = [name for name in now if not isinstance(before, dict) or before.get(name) != now[name]]
         if changed:
             raise CheckpointError(
-                f"{self.directory.path} began with other requests or another reward model ({', '.join(changed)} "
-                f"changed). Restore {self.recipe.data.source} and {self.recipe.reward.run}, or start anew under "
-                "another name."
+                f"{self.directory.path} began with other requests, other answers to start from, or another reward "
+                f"model ({', '.join(changed)} changed). Restore what it reads ({', '.join(self.recipe.inputs)}), or "
+                "start anew under another name."
             )
 
     # --- stages -------------------------------------------------------------------------------------------------
@@ -132,7 +143,7 @@ class PolicyRun:
         model, folder = state.players.policy, self.directory.path / "start"
         if settings.adapter is not None:
             model.load_adapter("policy", Path(settings.adapter))
-        rows = start_answers(self.recipe, state.world)
+        rows = self._start_answers()
         if rows:
             encoded = [(model.encode(state.prompts.policy_prompt(p)), model.encode_completion(a)) for p, a in rows]
             examples = [ids for ids in encoded if len(ids[0]) + len(ids[1]) <= model.settings.max_context]

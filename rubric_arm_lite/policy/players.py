@@ -8,8 +8,9 @@ from pathlib import Path
 from rubric_arm_lite.backends.loader import load_model
 from rubric_arm_lite.backends.transformers import TwoAdapterModel
 from rubric_arm_lite.config import ModelSettings, Recipe
+from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.policy_config import PolicyRecipe
-from rubric_arm_lite.reward_model import RubricRewardModel, adapter_folder
+from rubric_arm_lite.reward_model import RubricRewardModel, adapter_folder, check_compares, recipe_of_run
 from rubric_arm_lite.types import ROLES
 
 
@@ -24,6 +25,42 @@ class Players:
 def policy_model(recipe: PolicyRecipe, reward_recipe: Recipe) -> ModelSettings:
     """The settings of the base under the policy."""
     return _in_transformers(reward_recipe.model if recipe.model is None else recipe.model)
+
+
+def comparing_recipe(run: str) -> Recipe:
+    """The recipe of a run whose judge compares two responses.
+
+    Raises:
+        CheckpointError: if there is no such run.
+        ConfigError: if its judge checks one response at a time.
+    """
+    recipe = recipe_of_run(run)
+    try:
+        check_compares(recipe)
+    except ConfigError as error:
+        raise ConfigError(f"{run}: {error}") from error
+    return recipe
+
+
+def check_judge(recipe: PolicyRecipe) -> None:
+    """Refuse an independent judge that could not be asked, or is not independent, before anything is trained.
+
+    Raises:
+        CheckpointError: if its run has not come that far.
+        ConfigError: if it is the reward model itself, or checks one response at a time.
+    """
+    judge, reward = recipe.evaluation, recipe.reward
+    if judge.judge in (None, "oracle"):
+        return
+    run = Path(str(judge.judge))
+    comparing_recipe(str(run))
+    if (run.resolve(), judge.judge_state) == (Path(reward.run).resolve(), reward.state):
+        raise ConfigError(
+            f"evaluation.judge: {judge.judge} is the reward model itself, so its win rate cannot fall while that one's "
+            "rises. Name another run or judge_state, or null."
+        )
+    for role in ROLES:
+        adapter_folder(run, role, judge.judge_state)
 
 
 def load_players(recipe: PolicyRecipe, reward_recipe: Recipe) -> Players:

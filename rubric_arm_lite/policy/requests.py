@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,8 +93,12 @@ def _blocks(prompts: Iterable[Prompt]) -> list[PromptBlock]:
     return [PromptBlock(prompt_hash(prompt), prompt, ()) for prompt in prompts]
 
 
-def start_answers(recipe: PolicyRecipe, world: World | None) -> Sequence[tuple[str, str]]:
+def start_answers(
+    recipe: PolicyRecipe, world: World | None, held_out: Set[str] = frozenset()
+) -> Sequence[tuple[str, str]]:
     """Requests with the answers that the supervised start imitates; nothing if there is no such start.
+
+    Answers to held-out requests, given by their ids, are left out.
 
     On the testbed these are all responses of the world's pairs, liked or not, so that the start knows how an answer
     looks and not which one is good.
@@ -104,9 +108,12 @@ def start_answers(recipe: PolicyRecipe, world: World | None) -> Sequence[tuple[s
         return []
     if source != "testbed" or world is None:
         rows = load_answers(Path(str(source)))
-        single = [(prompt, answer) for prompt, answer in rows if isinstance(prompt, str)]
+        single = [(p, answer) for p, answer in rows if isinstance(p, str) and prompt_hash(p) not in held_out]
         if not single:
-            raise DataError(f"{source}: every row is a conversation. The start imitates answers to single requests.")
+            raise DataError(
+                f"{source}: every row is a conversation, or answers a held-out request. The start imitates answers to "
+                "single requests; give some."
+            )
         return single
     blocks = world.blocks("train", recipe.data.train_prompts or TESTBED_PROMPTS)
     return [(str(pair.prompt), answer) for b in blocks for pair in b.pairs for answer in (pair.chosen, pair.rejected)]

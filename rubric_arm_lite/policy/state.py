@@ -9,16 +9,17 @@ from typing import Any, Protocol
 
 import torch
 
+from rubric_arm_lite.errors import CheckpointError, ConfigError, first_line
 from rubric_arm_lite.learner import Learner
 from rubric_arm_lite.memory import release
 from rubric_arm_lite.parsing import parse_rubric
 from rubric_arm_lite.policy.evaluate import PolicyEvaluator
-from rubric_arm_lite.policy.players import Players, load_players, policy_model
+from rubric_arm_lite.policy.players import Players, check_judge, comparing_recipe, load_players, policy_model
 from rubric_arm_lite.policy.referee import IndependentJudge, Oracle, OtherRun, Referee
 from rubric_arm_lite.policy.requests import load_requests, world_of
 from rubric_arm_lite.policy_config import PolicyRecipe
 from rubric_arm_lite.prompts import PromptBuilder, Templates
-from rubric_arm_lite.reward_model import RubricRewardModel, recipe_of_run
+from rubric_arm_lite.reward_model import RubricRewardModel
 from rubric_arm_lite.run_dir import RunDirectory, read_jsonl
 from rubric_arm_lite.types import Rubric
 
@@ -52,10 +53,17 @@ class PolicyState:
         self.recipe = recipe
         self.directory = directory
         self.watcher = watcher
-        self.reward_recipe = recipe_of_run(recipe.reward.run)
+        self.reward_recipe = comparing_recipe(recipe.reward.run)
+        check_judge(recipe)
         self.model_settings = policy_model(recipe, self.reward_recipe)
+        recipe.check_room(self.model_settings.max_context)
         self.world = world_of(recipe, self.reward_recipe)
         self.requests = load_requests(recipe, self.world, self._fits)
+        if recipe.method == "grpo" and len(self.requests.train) < recipe.rounds:
+            raise ConfigError(
+                f"{len(self.requests.train)} training requests cannot be split into rounds: {recipe.rounds} parts. Use "
+                "fewer rounds or more data."
+            )
 
     @cached_property
     def players(self) -> Players:
@@ -85,11 +93,27 @@ class PolicyState:
     @cached_property
     def referee(self) -> Referee:
         """The reward model with the rubrics that the stage ``rubrics`` wrote."""
+        return Referee(self.players.reward, self._rubrics())
+
+    def _rubrics(self) -> dict[str, Rubric]:
+        """The rubrics of all requests.
+
+        Raises:
+            CheckpointError: if one is not there.
+        """
+        file = self.directory.path / RUBRICS
         rubrics: dict[str, Rubric] = {}
-        for row in read_jsonl(self.directory.path / RUBRICS):
-            for prompt_id, text, cut in row.get("rubrics", []):
-                rubrics[prompt_id] = parse_rubric(text, "length" if cut else "stop")
-        return Referee(self.players.reward, rubrics)
+        try:
+            for row in read_jsonl(file):
+                for prompt_id, text, cut in row.get("rubrics", []):
+                    rubrics[prompt_id] = parse_rubric(text, "length" if cut else "stop")
+            missing = {r.prompt_id for r in (*self.requests.train, *self.requests.test)} - rubrics.keys()
+            problem = f"lacks the rubrics of {len(missing)} requests" if missing else None
+        except (ValueError, TypeError, AttributeError) as error:
+            problem = f"is damaged ({first_line(error)})"
+        if problem is not None:
+            raise CheckpointError(f"{file} {problem}. Restore it, or start anew under another name.")
+        return rubrics
 
     @cached_property
     def evaluator(self) -> PolicyEvaluator:
@@ -135,9 +159,11 @@ class PolicyState:
             self.learner.save_optimizers(folder / "optimizers.safetensors")
 
     def _fits(self, request: str) -> bool:
-        room = max(self.recipe.answers.max_completion_length, self.recipe.policy.max_completion_length)
         length = self.players.policy.prompt_tokens(self.prompts.policy_prompt(request))
-        return length + room <= self.model_settings.max_context
+        return (
+            length + self.recipe.longest_answer <= self.model_settings.max_context
+            and self.players.reward.has_room_for(request)
+        )
 
     def _independent(self) -> IndependentJudge | None:
         settings = self.recipe.evaluation

@@ -76,7 +76,8 @@ def alarms(curve: Sequence[Point], margin: float) -> list[Alarm]:
     """
     found = []
     for i in range(1, len(curve)):
-        best = max(curve[:i], key=lambda point: point.independent)
+        # Of equally good ones the one that the trained judge liked least: what it gained since then was for nothing.
+        best = max(curve[:i], key=lambda point: (point.independent, -point.trained))
         gained, lost = curve[i].trained - best.trained, best.independent - curve[i].independent
         # Rounding in the twelfth digit must not decide.
         if min(gained, lost) >= margin - 1e-12 and lost > 0 and gained > 0:

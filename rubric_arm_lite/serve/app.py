@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from rubric_arm_lite import __version__
 from rubric_arm_lite.config import Recipe
-from rubric_arm_lite.errors import BackendError, CheckpointError, DataError, PromptTooLongError
+from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError, DataError, PromptTooLongError
 from rubric_arm_lite.serve import pages
 from rubric_arm_lite.serve.answers import ComparedResponses, Refused, ScoredResponse, WrittenRubric, answer_to
 from rubric_arm_lite.serve.bodies import MAX_VOTES, CompareBody, RubricBody, ScoreBody, printable, sentence
@@ -64,7 +64,7 @@ def build_app(service: Service, gate: GateSettings, page: bool = False) -> ASGIA
         service.worker.close(timeout=service.seconds)
 
     refused: dict[int | str, dict[str, Any]] = {
-        status: {"model": Refused} for status in (400, 401, 403, 408, 413, 415, 422, 501, 502, 503, 504)
+        status: {"model": Refused} for status in (400, 401, 403, 408, 409, 413, 415, 422, 501, 502, 503, 504)
     }
     app = FastAPI(
         title="rubric-arm",
@@ -73,6 +73,7 @@ def build_app(service: Service, gate: GateSettings, page: bool = False) -> ASGIA
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # where to is made of the Host header, and no sentence
         responses=refused,
     )
     _add_errors(app)
@@ -132,11 +133,12 @@ def _add_example(app: FastAPI, recipe: Recipe) -> None:
 
     blocks = World(recipe.seed, recipe.data.world).blocks("test", EXAMPLES)
     pairs = [pair for block in blocks for pair in block.pairs]
+    drawn = random.Random()
 
     @app.get("/v1/example", summary="A pair of the testbed, in a drawn order")
     async def example() -> Response:
-        pair = random.choice(pairs)
-        shown = pair.present(random.choice(("A", "B")))
+        pair = drawn.choice(pairs)
+        shown = pair.present(drawn.choice(("A", "B")))
         return _json({"prompt": shown.prompt, "response_a": shown.response_a, "response_b": shown.response_b})
 
 
@@ -192,6 +194,8 @@ def _refusal(question: Question, error: Exception) -> Refusal:
             return Refusal(422, str(error))
         case CheckpointError():
             return Refusal(409, str(error))
+        case ConfigError():  # of the run that is served, which has another kind of judge
+            return Refusal(501, str(error))
         case BackendError():
             # Scores need what not every backend has; everything else is a server behind this one.
             return Refusal(501 if isinstance(question, ScoreQuestion) else 502, str(error))

@@ -118,7 +118,11 @@ class ScoreBody(_Body):
     prompt: PromptField
     response: Text = Field(examples=["The moon pulls the sea towards it, so the water rises twice a day."])
     rubric: RubricField = None
-    justify: bool = Field(False, description="Let the judge write a justification before each answer; slower.")
+    justify: bool | None = Field(
+        None,
+        description="Whether the judge writes a justification before each answer, which is slower; as it was trained "
+        "if left out.",
+    )
     state: StateField = None
 
     def question(self, state: str) -> ScoreQuestion:

@@ -52,7 +52,7 @@ class ScoreQuestion:
     prompt: Prompt
     response: str
     rubric: Rubric | None
-    justify: bool
+    justify: bool | None
 
 
 Question = RubricQuestion | CompareQuestion | ScoreQuestion

@@ -6,12 +6,33 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from rubric_arm_lite.errors import ConfigError
 
 EXTRA_SECONDS = 5
 """Beyond a request's own time, what stopping waits for at most before it gives up on connections."""
+
+HEAD_SECONDS = 30.0
+"""How long a connection may be open without a whole request's head on it; a body has its own time (:mod:`.gate`)."""
+
+
+class IdleConnections:
+    """Closes connections on which no request comes: uvicorn waits for the rest of a head without end."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._since: dict[tuple[Any, Any], float] = {}
+
+    def close(self, connections: Iterable[Any], now: float) -> None:
+        """Look at uvicorn's connections, at a time in seconds; one that waits for a new request is a new one."""
+        idle = [(c, c.cycle) for c in connections if c.cycle is None or c.cycle.response_complete]
+        self._since = {each: self._since.get(each, now) for each in idle}
+        for (connection, _), since in self._since.items():
+            if now - since >= self._seconds:
+                connection.shutdown()
 
 
 def check_installed() -> None:
@@ -21,7 +42,7 @@ def check_installed() -> None:
         import uvicorn
     except ImportError as error:
         raise ConfigError(
-            f"{error.name} is not installed; the service needs it. Run: pip install 'rubric-arm-lite[serve]'"
+            f"{error.name} is not installed; the service needs it. In the project's folder: pip install -e '.[serve]'"
         ) from error
     del fastapi, uvicorn
 
@@ -79,7 +100,13 @@ def key_from(variable: str) -> str:
     return key
 
 
-def run(app: object, bound: socket.socket, seconds: float, started: Callable[[], None]) -> bool:
+def run(
+    app: object,
+    bound: socket.socket,
+    seconds: float,
+    started: Callable[[], None],
+    head_seconds: float = HEAD_SECONDS,
+) -> bool:
     """Serve at a bound socket until a signal; a second SIGINT ends it at once.
 
     Returns:
@@ -88,6 +115,7 @@ def run(app: object, bound: socket.socket, seconds: float, started: Callable[[],
     Args:
         seconds: time that a request may take.
         started: called when requests are taken.
+        head_seconds: time that a connection may have no request on it.
     """
     import uvicorn
 
@@ -96,6 +124,11 @@ def run(app: object, bound: socket.socket, seconds: float, started: Callable[[],
             await super().startup(sockets)
             started()
 
+    idle = IdleConnections(head_seconds)
+
+    async def look() -> None:
+        idle.close(list(server.server_state.connections), time.monotonic())
+
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
         log_config=None,
@@ -103,6 +136,8 @@ def run(app: object, bound: socket.socket, seconds: float, started: Callable[[],
         server_header=False,
         ws="none",
         timeout_graceful_shutdown=int(seconds) + EXTRA_SECONDS,
+        callback_notify=look,
+        timeout_notify=1,
     )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     # uvicorn answers a signal by an orderly stop and then raises it again; to have been stopped is a success here.
