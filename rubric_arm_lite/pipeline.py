@@ -28,6 +28,7 @@ from rubric_arm_lite.backends.spread import SpreadSampler
 from rubric_arm_lite.backends.transformers import TwoAdapterModel
 from rubric_arm_lite.config import Recipe
 from rubric_arm_lite.data import WarmupRow, filter_by_length
+from rubric_arm_lite.doubts import few_pairs_doubt, still_doubts, still_phases, unparsed_doubt
 from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError, TrainingError
 from rubric_arm_lite.evaluate import Evaluation, Players, Recall
 from rubric_arm_lite.judging import judge_prompts, make_evaluator, make_phases
@@ -37,7 +38,7 @@ from rubric_arm_lite.phases import RubricWriter
 from rubric_arm_lite.prompts import PromptBuilder, Templates, prompt_hash
 from rubric_arm_lite.reward_model import RubricRewardModel
 from rubric_arm_lite.rubric_cache import RubricCache
-from rubric_arm_lite.run_dir import RunDirectory
+from rubric_arm_lite.run_dir import RunDirectory, read_jsonl
 from rubric_arm_lite.schedule import STAGES, Slot, slots
 from rubric_arm_lite.sources.counts import Counts
 from rubric_arm_lite.sources.overlap import Overlap, overlap_with
@@ -165,6 +166,8 @@ class Run:
                 f"{self.data.too_long} pairs are longer than model.max_context ({self.recipe.model.max_context} "
                 "tokens) and were left out."
             )
+        for doubt in few_pairs_doubt(len(self.evaluator.pairs)):
+            self.watcher.note(doubt)
         if self.directory.state.stages:
             self._check_same_data()
         else:
@@ -239,6 +242,9 @@ class Run:
             {"name": name, "values": evaluation.values, "rows": evaluation.rows, "showcase": evaluation.showcase},
         )
         self.watcher.evaluated(evaluation)
+        if name == "warm-up":  # the base is not expected to know the form, and the report says it of the end
+            for doubt in unparsed_doubt(evaluation.values, self.recipe.evaluation.unparsed_value):
+                self.watcher.note(doubt)
         return evaluation
 
     def _warm_up(self, role: Role, stage: str) -> None:
@@ -314,6 +320,7 @@ class Run:
             if self.recipe.evaluation.after_phases:
                 self._evaluate(slot.label)
                 self._time(f"evaluate {slot.label}", started, tokens)
+            self._say_if_still(slot)
             self.directory.commit(self._save, position=(slot.index + 1, 0), keep=keep)
 
         slot, step = self.directory.state.position
@@ -322,6 +329,13 @@ class Run:
             position = Position(slot, step)
             alternate(self.recipe, order, phases, self.data.train, self.sampler, self.learner, hooks, position)
         self.directory.commit(stage=stage)
+
+    def _say_if_still(self, slot: Slot) -> None:
+        """Say so if no step of this phase, those before a resume included, had anything to learn from."""
+        logged = read_jsonl(self.directory.path / "metrics.jsonl") if self.directory.writes else ()
+        steps = [row for row in logged if row["kind"] == "step" and row["slot"] == slot.index]
+        for doubt in still_doubts(still_phases((row["phase"], row["role"], row) for row in steps)):
+            self.watcher.note(doubt)
 
     def _check_same_weights(self, phase: str) -> None:
         """All processes have stepped with the same gradients, so their adapters are the same to the last bit."""

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rubric_arm_lite.doubts import MOSTLY, evaluation_doubts, still_doubts, still_phases, unparsed_share
 from rubric_arm_lite.report_data import Estimate, EvaluationRow, RunRecord, contrast
 
 SIDES = ("warm-up", "trained")
@@ -18,10 +19,11 @@ NOTHING = "–"
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """The result in one sentence, and what it must be read with."""
+    """The result in one sentence, what it must be read with, and why it may mean less than it seems to."""
 
     lead: str
     details: tuple[str, ...]
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def headline(record: RunRecord) -> Headline:
     if start is None or start is last:
         where = {"base": "of the untrained base", "warm-up": "after the warm-up"}.get(last.name, f"after {last.name}")
         lead = f"Accuracy {where} is {percent(last.values['accuracy'])}{_interval(last)} on {pairs}."
-        return Headline(lead, tuple(_ceiling(record, last)))
+        return Headline(lead, tuple(_ceiling(record, last)), tuple(_doubts(record, last)))
     end = "at the end" if last.name == "final" else f"after {last.name}"
     lead = (
         f"Accuracy on held-out pairs went from {percent(start.values['accuracy'])} after the warm-up to "
@@ -90,7 +92,29 @@ def headline(record: RunRecord) -> Headline:
     else:
         known = "more than chance explains" if gain.clear else "which chance alone could explain"
         measured += f" ({_range(gain)} with the same pairs resampled), {known}."
-    return Headline(lead, (measured, *_ceiling(record, last)))
+    return Headline(
+        lead, (measured, *_form(record, start, last), *_ceiling(record, last)), tuple(_doubts(record, last))
+    )
+
+
+def _doubts(record: RunRecord, last: EvaluationRow) -> list[str]:
+    """Why the last evaluation, or the training before it, may mean less than it seems to."""
+    done = {part.name for part in record.parts if part.done}
+    steps = [(row.phase, row.role, row.values) for row in record.steps if row.phase in done]
+    return [*evaluation_doubts(last.values, _unparsed_value(record)), *still_doubts(still_phases(steps))]
+
+
+def _form(record: RunRecord, start: EvaluationRow, last: EvaluationRow) -> list[str]:
+    """That part of a gain is one of form, where the judge could not yet name winners after the warm-up."""
+    before, after = (row.values.get("unparsed", 0.0) for row in (start, last))
+    if before < MOSTLY or after > before / 2:
+        return []
+    share = unparsed_share(start.values, _unparsed_value(record))
+    return [f"After the warm-up {share}: part of the change is that the judge learned its form."]
+
+
+def _unparsed_value(record: RunRecord) -> float | None:
+    return None if record.recipe is None else record.recipe.evaluation.unparsed_value
 
 
 def _interval(row: EvaluationRow) -> str:

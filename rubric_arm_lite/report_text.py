@@ -21,7 +21,9 @@ WIDTH = 96
 def report_text(record: RunRecord) -> str:
     """The whole text."""
     story = headline(record)
-    parts = [f"# {record.name}", _wrapped(story.lead), *map(_wrapped, story.details), *_open(record)]
+    parts = [f"# {record.name}", _wrapped(story.lead)]
+    parts += [_wrapped(f"**Careful.** {doubt}") for doubt in story.doubts]
+    parts += [*map(_wrapped, story.details), *_open(record)]
     parts += [*_evaluations(record), *_cross_play(record), *_one_prompt(record), *_benchmarks(record), *_timing(record)]
     return "\n\n".join(parts) + "\n"
 

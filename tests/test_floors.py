@@ -58,6 +58,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "pointwise_phases",
         "verdicts",
         "comparing",
+        "doubts",
         "score_desk",
         "scoring",
         "reward_model",

@@ -100,7 +100,7 @@ def test_any_causal_lm_folder_and_own_data(
     recipe = own_recipe(own_files, f"model.base={folder}", *room, *evaluation)
     watcher = execute(recipe, tmp_path / "run")
     assert "= final" in watcher.names
-    left_out, too_long = watcher.notes
+    left_out, too_long = watcher.notes[:2]
     assert left_out.endswith("warmup.jsonl: 48 rows read, 36 rows kept; left out: 12 with a held-out prompt.")
     assert too_long == "1 pairs are longer than model.max_context (128 tokens) and were left out."
     assert json.loads((tmp_path / "run" / "data.json").read_text())["left_out_too_long"] == 1
