@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rubric_arm_lite.cli_common import err, load_run, print_json, server_of
+from rubric_arm_lite.cli_judge import _warn_unknown_words
 from rubric_arm_lite.cli_options import (
     JsonOption,
     JudgeModelOption,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rubric_arm_lite.backends.server_settings import ServerSettings
     from rubric_arm_lite.benchmarks.catalogue import BestOf
     from rubric_arm_lite.run_dir import IfExists
+    from rubric_arm_lite.types import PreferencePair
 
 _BENCHMARKS_HELP = (
     "rewardbench, rewardbench2, rm-bench, judgebench, rmb, ppe-ifeval, helpsteer3, writing, or files of pairs "
@@ -100,17 +102,30 @@ def _held_out(
     as_json: bool,
 ) -> None:
     from rubric_arm_lite.data import load_pairs
+    from rubric_arm_lite.doubts import evaluation_doubts
+    from rubric_arm_lite.evaluation_text import evaluation_text
     from rubric_arm_lite.pipeline import evaluate_run
 
     pairs = None if source is None else load_pairs(source)
-    evaluation, left_out = evaluate_run(load_run(run, state, server), pairs, votes, limit)
+    model = load_run(run, state, server)
+    if pairs is not None:
+        _warn_unknown_words(model, *(text for pair in pairs for text in _texts(pair)))
+    evaluation, left_out = evaluate_run(model, pairs, votes, limit)
     if left_out:
         err.print(f"[yellow]{left_out} pairs are longer than the context and were left out.[/yellow]")
+    unparsed_value = model.recipe.evaluation.unparsed_value
     if as_json:
+        for doubt in evaluation_doubts(evaluation.values, unparsed_value):
+            err.print(doubt, style="yellow", markup=False, highlight=False)
         print_json({**evaluation.values, "left_out_too_long": left_out})
     else:
-        for name, value in evaluation.values.items():
-            print(f"{name:<24} {value:.4f}")
+        print(evaluation_text(evaluation.values, unparsed_value))
+
+
+def _texts(pair: PreferencePair) -> list[str]:
+    """Everything in a pair that a model reads."""
+    asked = [pair.prompt] if isinstance(pair.prompt, str) else [message.content for message in pair.prompt]
+    return [*asked, pair.chosen, pair.rejected]
 
 
 def _benchmarks(

@@ -82,7 +82,7 @@ def page(record: RunRecord) -> str:
         phases=phases,
         reading=_Reading.of(record.recipe),
         benchmarks=[(result, numbers_table(result, 5)) for result in record.benchmarks],
-        beside_paper=paper_table(record.benchmarks) if record.benchmarks else None,
+        beside_paper=paper_table(record.benchmarks),
         total_seconds=sum(time.seconds for time in record.times),
         total_tokens=sum(time.tokens for time in record.times),
     )

@@ -32,9 +32,14 @@ def numbers_table(result: Result, most: int | None = None) -> Table:
     return Table(NUMBERS_HEADER, tuple(map(_cells, result.numbers[:most])), tuple(_facts(result)))
 
 
-def paper_table(results: Sequence[Result]) -> Table:
-    """Ours above the paper's rows, one column per benchmark of its table 1, in percent."""
+def paper_table(results: Sequence[Result]) -> Table | None:
+    """Ours above the paper's rows, one column per benchmark of its table 1, in percent.
+
+    None if none of the results has a column there: of one's own files the paper says nothing.
+    """
     known = {result.name: result for result in results}
+    if all(column.benchmark not in known for column in COLUMNS):
+        return None
     votes = max((result.votes for result in results), default=1)
     rows = [("ours", *_ours(known, lambda number: number.single))]
     if votes > 1:

@@ -121,9 +121,11 @@ def _verdict(version: Version, pointwise: bool) -> str:
 
 
 def benchmarks_text(results: Sequence[Result]) -> str:
-    """The results of benchmarks by themselves: beside the paper's, then every number of each."""
+    """The results of benchmarks by themselves: beside the paper's if it has them, then every number of each."""
     parts = ["# Benchmarks", "Accuracies in percent."]
-    parts += ["## Beside the paper", *_shown(paper_table(results))]
+    beside = paper_table(results)
+    if beside is not None:
+        parts += ["## Beside the paper", *_shown(beside)]
     for result in results:
         parts += [f"## {_cell(result.title)}", f"From {_cell(result.source)}.", *_shown(numbers_table(result))]
     return "\n\n".join(parts) + "\n"
@@ -143,9 +145,7 @@ def _benchmarks(record: RunRecord) -> list[str]:
         for cells in numbers_table(result, 5).rows
     ]
     header = ["benchmark", "number", "accuracy", "95%", "bias"]
-    told = (
-        "In percent. Bias: largest minus smallest accuracy of the three orders. The rules, and ours beside the paper's:"
-    )
+    told = "In percent. Bias: largest minus smallest accuracy of the three orders. The rules and every number:"
     return ["## Benchmarks", table(header, rows), _wrapped(f"{told} benchmarks/results.md.")]
 
 

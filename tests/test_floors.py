@@ -85,6 +85,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "policy_report",
         "__main__",
         "doctor",
+        "evaluation_text",
         "export",
         "plan",
         "plan_length",

@@ -9,6 +9,7 @@ import pytest
 from rubric_arm_lite.backends.scripted import Written
 from rubric_arm_lite.config import EvaluationSettings
 from rubric_arm_lite.evaluate import Evaluation, Players
+from rubric_arm_lite.evaluation_text import evaluation_text
 from rubric_arm_lite.parsing import parse_rubric
 from rubric_arm_lite.phases import RubricWriter
 from rubric_arm_lite.pointwise_evaluate import PointwiseEvaluator
@@ -82,6 +83,7 @@ def test_votes_compare_mean_scores_and_sampled_form(scripted: PointwiseSampler) 
         return checks(rubric) if index != 1 else "no checks"
 
     values = evaluated(PointwiseSampler(probability, sometimes), PAIRS[:3], votes=4).values
+    assert evaluation_text(values, 0.5).count("\n") > len(values), "every value has its meaning"
     assert values["format_sampled"] == pytest.approx(3 / 4) and values["voting@4"] == 0.5
 
 

@@ -10,7 +10,7 @@ import pytest
 from rubric_arm_lite.benchmarks.paper import AVERAGES, COLUMNS, ROWS
 from rubric_arm_lite.benchmarks.results import Number, Result
 from rubric_arm_lite.report import page
-from rubric_arm_lite.report_benchmarks import numbers_table, paper_table
+from rubric_arm_lite.report_benchmarks import Table, numbers_table, paper_table
 from rubric_arm_lite.report_data import RunRecord
 from rubric_arm_lite.report_text import benchmarks_text, report_text
 
@@ -48,6 +48,13 @@ def all_ten() -> list[Result]:
     return [result(name, *numbers) for name, numbers in by_name.items()]
 
 
+def shown_table(results: list[Result]) -> Table:
+    """The paper's table, of results that have a column in it."""
+    table = paper_table(results)
+    assert table is not None
+    return table
+
+
 def record(results: list[Result]) -> RunRecord:
     return RunRecord(None, "", {}, {}, {}, (), (), (), (), {}, {}, (), tuple(results))
 
@@ -61,7 +68,7 @@ def test_the_papers_averages_are_those_of_its_columns() -> None:
 
 
 def test_the_average_of_ten_whole_columns() -> None:
-    table = paper_table(all_ten())
+    table = shown_table(all_ten())
     single, voted = table.rows[:2]
     assert voted[0] == "ours, voting@5" and voted[1:3] == ("50.0", "51.0") and voted[-1] == "54.5"
     assert single[0] == "ours" and single[1] == "48.0" and single[-1] == "52.5"
@@ -71,11 +78,19 @@ def test_the_average_of_ten_whole_columns() -> None:
 
 def test_without_a_column_there_is_no_average_and_it_says_which() -> None:
     results = [r for r in all_ten() if r.name != "infobench"]
-    table = paper_table(results)
+    table = shown_table(results)
     assert table.rows[0][-1] == "–" and table.rows[0][5] == "–"
     assert "Not evaluated: InfoB." in table.sentences
     assert any("no average of ours" in sentence for sentence in table.sentences)
-    assert paper_table([]).rows[0] == ("ours", *["–"] * 11)
+
+
+def test_of_one_s_own_files_the_paper_says_nothing() -> None:
+    """Nor of a benchmark that its table has no column for."""
+    for results in ([], [result("mine", number("accuracy", 0.5))], [result("writing", number("accuracy", 0.5))]):
+        assert paper_table(results) is None
+    text, html = benchmarks_text([result("mine", number("accuracy", 0.5))]), page(record([result("mine")]))
+    assert "Beside the paper" not in text + html and "## Mine" in text and 'id="benchmarks"' in html
+    assert paper_table([result("followbench", number("accuracy", 0.5))]) is not None, "a file under its name has one"
 
 
 @pytest.mark.parametrize("by_note", [True, False])
@@ -84,7 +99,7 @@ def test_a_part_of_a_benchmark_is_marked_and_not_averaged(by_note: bool) -> None
     at = next(i for i, r in enumerate(results) if r.name == "helpsteer3")
     changed = number("accuracy", 0.6, "without x" if by_note else "")
     results[at] = result("helpsteer3", changed, gaps=() if by_note else ("a sample of 10 of 99 items",))
-    table = paper_table(results)
+    table = shown_table(results)
     assert table.rows[1][10:] == ("60.0*", "–")
     why = "without x" if by_note else "a sample of 10 of 99 items"
     assert f"With an asterisk, in part: HelpSteer3 ({why})." in table.sentences
