@@ -145,7 +145,7 @@ def convert(
 
 @contextlib.contextmanager
 def _gathered(bad: BadRows) -> Iterator[None]:
-    """Once bad rows were met, an error only ends the reading: what is to be mended is known."""
+    """Once bad rows were met, an error only ends the reading: it is told beside them."""
     from rubric_arm_lite.errors import DataError
     from rubric_arm_lite.rows import RowError
 
@@ -156,6 +156,8 @@ def _gathered(bad: BadRows) -> Iterator[None]:
             raise
         if isinstance(error, RowError):
             bad.stop(error)
+        else:
+            bad.outcome = str(error)
 
 
 @contextlib.contextmanager

@@ -109,7 +109,7 @@ def _held_out(
     pairs = None if source is None else load_pairs(source)
     model = load_run(run, state, server)
     if pairs is not None:
-        _warn_unknown_words(model, *(text for pair in pairs for text in _texts(pair)))
+        _warn_unknown_words(model, *(text for pair in pairs[:limit] for text in _texts(pair)))
     evaluation, left_out = evaluate_run(model, pairs, votes, limit)
     if left_out:
         err.print(f"[yellow]{left_out} pairs are longer than the context and were left out.[/yellow]")

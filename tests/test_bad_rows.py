@@ -199,9 +199,16 @@ def test_check_says_where_reading_ended(tmp_path: Path) -> None:
 
 def test_check_of_nothing_but_bad_rows(tmp_path: Path) -> None:
     path = written(tmp_path / "pairs.json", [json.dumps([GOOD, GOOD])])
-    assert "Write one object per line" in shown("check", path, code=2)[0]
+    text, _ = shown("check", path, code=2)
+    assert "Write one object per line" in text and f"{path} has no rows" in text
     found = json.loads(shown("check", path, "--json", code=2)[0])
     assert (found["source"], found["bad_rows"]["reasons"]) == (str(path), {"no object": 1})
+
+
+def test_what_else_ends_the_reading_is_told_too(tmp_path: Path) -> None:
+    path = written(tmp_path / "pairs.jsonl", ["{", unlike(1)])
+    text, _ = shown("check", path, "--subset", "none", code=2)
+    assert "0 pairs kept; left out: 1 not JSON; 1 of another subset" in text and "line 1: not JSON" in text
 
 
 def test_convert_leaves_bad_rows_out_if_asked(tmp_path: Path) -> None:

@@ -37,12 +37,14 @@ class BadRows:
         reasons: how many there are for each reason.
         no_rows: how many are lines that could not even be read as rows.
         stopped: whether the last one ended the reading, so that what comes after it was not seen.
+        outcome: the error in which reading ended for another reason than a bad row, such as that no row is left.
     """
 
     def __init__(self) -> None:
         self.reasons: Counter[str] = Counter()
         self.no_rows = 0
         self.stopped = False
+        self.outcome = ""
         self._first: dict[str, list[tuple[int, str]]] = {}
         self._met: dict[str, None] = {}
         self._expected: tuple[str, ...] = ()
@@ -99,10 +101,13 @@ class BadRows:
             "absent_columns": list(self.absent),
             "first": self.first(),
             "stopped": self.stopped,
+            "outcome": self.outcome or None,
         }
 
     def lines(self, source: str) -> Iterator[str]:
         """What a person should know, line by line."""
+        if self.outcome:
+            yield self.outcome
         if self.absent:
             yield self._absent_line(source)
         yield from self.first()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+import shlex
 from collections import Counter
 from collections.abc import Collection, Iterator
 from itertools import chain, islice
@@ -120,7 +121,7 @@ def _strictly_read(
     try:
         return read_pairs(settings, seed, overlap, held_out)
     except RowError as error:
-        raise DataError(f"{error} All such rows: rubric-arm data check {settings.source}") from error
+        raise DataError(f"{error} All such rows: rubric-arm data check {shlex.quote(str(settings.source))}") from error
 
 
 def held_out_settings(settings: DataSettings) -> DataSettings:
