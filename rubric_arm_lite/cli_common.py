@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 
 if TYPE_CHECKING:
     from rubric_arm_lite.backends.server_settings import ServerSettings
@@ -95,3 +96,11 @@ def import_first(recipe: Recipe) -> None:
         from rubric_arm_lite.backends.unsloth_setup import prepare
 
         prepare()
+
+
+def warn_unknown_words(model: RubricRewardModel, *texts: str) -> None:
+    """A word-level tokenizer cannot see words it does not know; say which."""
+    words = model.unknown_words(*texts)
+    if words:
+        unknown = escape(", ".join(words[:12]))
+        err.print(f"[yellow]This base does not know: {unknown}. It reads them as blanks.[/yellow]")

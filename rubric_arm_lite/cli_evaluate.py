@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rubric_arm_lite.cli_common import err, load_run, print_json, server_of
-from rubric_arm_lite.cli_judge import _warn_unknown_words
+from rubric_arm_lite.cli_common import err, load_run, print_json, server_of, warn_unknown_words
 from rubric_arm_lite.cli_options import (
     JsonOption,
     JudgeModelOption,
@@ -109,7 +108,7 @@ def _held_out(
     pairs = None if source is None else load_pairs(source)
     model = load_run(run, state, server)
     if pairs is not None:
-        _warn_unknown_words(model, *(text for pair in pairs[:limit] for text in _texts(pair)))
+        warn_unknown_words(model, *(text for pair in pairs[:limit] for text in _texts(pair)))
     evaluation, left_out = evaluate_run(model, pairs, votes, limit)
     if left_out:
         err.print(f"[yellow]{left_out} pairs are longer than the context and were left out.[/yellow]")

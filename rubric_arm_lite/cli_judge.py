@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from rubric_arm_lite.cli_common import err, load_run, print_json, server_of
+from rubric_arm_lite.cli_common import err, load_run, print_json, server_of, warn_unknown_words
 from rubric_arm_lite.cli_options import (
     JsonOption,
     JudgeModelOption,
@@ -48,7 +47,7 @@ def rubric(
         "the prompt", sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if prompt == "-" else prompt
     )
     model = load_run(run, state, asked)
-    _warn_unknown_words(model, text)
+    warn_unknown_words(model, text)
     written = model.rubric(text)
     if as_json:
         criteria = [{"text": c.text, "kind": c.kind.label} for c in written.criteria]
@@ -88,7 +87,7 @@ def judge(
     if source is None:
         texts = [_checked(name, text or "") for name, text in zip(("--prompt", "--a", "--b"), single, strict=True)]
         model = load_run(run, state, asked)
-        _warn_unknown_words(model, *texts)
+        warn_unknown_words(model, *texts)
         verdict = model.compare(texts[0], texts[1], texts[2], rubric_text, votes)
         if as_json:
             print_json(_verdict_row("pair", verdict))
@@ -127,7 +126,7 @@ def score(
     if source is None:
         texts = [_checked(name, text or "") for name, text in zip(("--prompt", "--response"), single, strict=True)]
         model = load_run(run, state, None)
-        _warn_unknown_words(model, *texts)
+        warn_unknown_words(model, *texts)
         _warn_untrained(model)
         found = model.score(texts[0], texts[1], rubric_text, justify)
         if as_json:
@@ -215,14 +214,6 @@ def _checked(name: str, text: str) -> str:
     except UnicodeEncodeError as error:
         raise DataError(f"{name} is not UTF-8 text at character {error.start}. Convert it to UTF-8.") from error
     return text
-
-
-def _warn_unknown_words(model: RubricRewardModel, *texts: str) -> None:
-    """A word-level tokenizer cannot see words it does not know; say which."""
-    words = model.unknown_words(*texts)
-    if words:
-        unknown = escape(", ".join(words[:12]))
-        err.print(f"[yellow]This base does not know: {unknown}. It reads them as blanks.[/yellow]")
 
 
 def _show_verdict(verdict: Verdict) -> None:

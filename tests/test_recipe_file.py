@@ -489,8 +489,12 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_path_beside_the_recipe_becomes_absolute(elsewhere: Path, field: str) -> None:
     section, key = field.split(".")
     path = write(elsewhere, f"{section}:\n  {key}: files/here\n")
-    overrides = {"warmup.source": ["data.source=other.jsonl"], "data.source": ["warmup.source=null"]}.get(field, [])
-    assert value_of(load_recipe(path, overrides), field) == str((elsewhere / "files" / "here").resolve())
+    overrides = {
+        "warmup.source": ["data.source=other.jsonl"],
+        "data.source": ["warmup.source=null"],
+        "data.evaluation": ["data.source=other.jsonl", "warmup.source=null"],
+    }
+    assert value_of(load_recipe(path, overrides.get(field, [])), field) == str((elsewhere / "files" / "here").resolve())
 
 
 def test_checkpoints_beside_the_recipe_become_absolute(elsewhere: Path) -> None:
