@@ -18,7 +18,7 @@ from click.testing import Result
 from rich.console import Console
 from typer.testing import CliRunner
 
-from rubric_arm_lite import cli_judge
+from rubric_arm_lite import cli_common, cli_judge
 from rubric_arm_lite.cli import app, main
 from rubric_arm_lite.progress import RichWatcher
 from rubric_arm_lite.reward_model import RubricRewardModel
@@ -141,7 +141,6 @@ def test_score(finished_run: Path, tmp_path: Path) -> None:
     assert rows[0]["score"] == pytest.approx(row["score"], abs=1e-5)
 
 
-@pytest.mark.slow
 def test_brackets_in_names_and_words_are_no_markup(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,7 +149,7 @@ def test_brackets_in_names_and_words_are_no_markup(
     cli_judge._write_rows([{"id": "a"}], target, "1 pair judged")
     assert target.read_text() == '{"id": "a"}\n'
     monkeypatch.setattr(RubricRewardModel, "unknown_words", lambda self, *texts: ("[/yellow]", "[/b]"))
-    cli_judge._warn_unknown_words(RubricRewardModel.__new__(RubricRewardModel), "text")
+    cli_common.warn_unknown_words(RubricRewardModel.__new__(RubricRewardModel), "text")
     watcher = RichWatcher(Console(stderr=True))
     watcher.note(f"{target} is read.")
     watcher.close()
@@ -158,6 +157,7 @@ def test_brackets_in_names_and_words_are_no_markup(
     assert shown.count("[/x].jsonl") == 2 and "know: [/yellow], [/b]." in shown
 
 
+@pytest.mark.slow
 def test_evaluate_report_and_unknown_words(finished_run: Path, tmp_path: Path) -> None:
     values = json.loads(here("evaluate", finished_run, "--limit", "4", "--votes", "3", "--json").stdout)
     assert values["pairs"] == 4
