@@ -63,6 +63,8 @@ def _problem(item: Mapping[str, Any], root: Setting, fields: Fields) -> str:
         source = fields.under(schema).get("source")
         if setting.value is None and source is not None and "null" in fields.allowed(source):
             remedy = f"For none of it write {name}: {{source: null}}"
+    elif setting.where.startswith("--set "):
+        remedy = "Correct it, or leave it out for the recipe's own value"
     elif "default" not in schema:
         remedy = "Correct it"
     else:

@@ -348,7 +348,10 @@ BAD_OVERRIDES = [
     ("judge.betta=1", "`judge.betta` is not a field. Did you mean `judge.beta`?"),
     ("lr=1", "`lr` is not a field. Allowed: name,"),
     ("learning_rate=1", "Did you mean `warmup.rubric.learning_rate` or `warmup.judge.learning_rate` or `judge."),
-    ("judge.beta=high", "`judge.beta` is 'high'. Allowed: a finite number, at least 0."),
+    (
+        "judge.beta=high",
+        "`judge.beta` is 'high'. Allowed: a finite number, at least 0. Correct it, or leave it out for the recipe's own",
+    ),
     ("judge.beta=[", "not YAML (expected the node content"),
     ("judge.beta=", "`judge.beta` is null."),
     ("judge=null", "`judge` is null. Allowed: a section of fields."),
