@@ -350,7 +350,7 @@ BAD_OVERRIDES = [
     ("learning_rate=1", "Did you mean `warmup.rubric.learning_rate` or `warmup.judge.learning_rate` or `judge."),
     (
         "judge.beta=high",
-        "`judge.beta` is 'high'. Allowed: a finite number, at least 0. Correct it, or leave it out for the recipe's own",
+        "`judge.beta` is 'high'. Allowed: a finite number, at least 0. Correct it, or leave it out for the recipe's",
     ),
     ("judge.beta=[", "not YAML (expected the node content"),
     ("judge.beta=", "`judge.beta` is null."),
