@@ -80,7 +80,8 @@ def show(recipe: Recipe, plan: Plan, tokens_per_second: float | None, console: C
     """
     needed_hours = hours(plan, tokens_per_second)
     where = "a card of any size" if plan.card is None else f"{plan.card / GIB:.1f} GiB"
-    console.print(f"{recipe.name}: {recipe.model.base}, {recipe.model.quantization} on {where}", highlight=False)
+    weights = "unquantised" if recipe.model.quantization == "none" else recipe.model.quantization
+    console.print(f"{recipe.name}: {recipe.model.base}, {weights} on {where}", highlight=False)
     table = Table("GiB", box=None, pad_edge=False)
     for stage in plan.stages:
         table.add_column(stage.name.replace(" ", "\n"), justify="right", no_wrap=True)
