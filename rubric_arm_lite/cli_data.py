@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rubric_arm_lite.cli_common import err, print_json
-from rubric_arm_lite.cli_options import JsonOption
+from rubric_arm_lite.cli_options import JsonOption, OverwriteOption
 from rubric_arm_lite.cli_survey import pair_text, print_survey, reader_of, trajectory_text
 from rubric_arm_lite.cli_synthesize import synthesize
 
@@ -115,6 +115,7 @@ def convert(
     sample: SampleOption = None,
     decontaminate: DecontaminateOption = None,
     deduplicate: Annotated[str, typer.Option(help="none, pairs, or prompts (one pair for each).")] = "pairs",
+    overwrite: OverwriteOption = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out and count rows that cannot be used.")] = False,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
@@ -124,7 +125,7 @@ def convert(
     from rubric_arm_lite.run_dir import atomic_write
     from rubric_arm_lite.sources.bad_rows import BadRows
 
-    _check_target(source, target)
+    _check_target(source, target, overwrite)
     bad = BadRows() if skip_bad else None
     choices = _choices(source, form, config, split, revision, stream, rows, subset, sample)
     with _told(bad, source):
@@ -230,7 +231,7 @@ def _checked(kind: Any, choices: dict[str, Any]) -> Any:
         raise ConfigError(f"--{'.'.join(map(str, first['loc']))} {first['input']!r}: {first['msg']}.") from None
 
 
-def _check_target(source: str, target: Path) -> None:
+def _check_target(source: str, target: Path, overwrite: bool) -> None:
     from rubric_arm_lite.errors import DataError
     from rubric_arm_lite.row_files import JSON_SUFFIXES
 
@@ -240,3 +241,5 @@ def _check_target(source: str, target: Path) -> None:
         raise DataError(f"{target}: JSON Lines are written. Give a name that ends in .jsonl.")
     if target.exists() and Path(source).exists() and target.samefile(source):
         raise DataError(f"{target} is also the input. Choose another file to write.")
+    if target.exists() and not overwrite:
+        raise DataError(f"{target} exists. Name another file, or give --overwrite.")

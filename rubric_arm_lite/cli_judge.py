@@ -16,6 +16,7 @@ from rubric_arm_lite.cli_options import (
     JudgeModelOption,
     KeyEnvOption,
     ModelArgument,
+    OverwriteOption,
     RubricModelOption,
     ServerOption,
     StateOption,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from rubric_arm_lite.verdicts import Verdict
 
 RubricTextOption = Annotated[str | None, typer.Option("--rubric", help="Criteria to use in place of the model's.")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]
 TargetArgument = Annotated[Path | None, typer.Argument(help="JSONL to write; standard output if left out.")]
 
 

@@ -12,6 +12,7 @@ ModelArgument = Annotated[
     Path,
     typer.Argument(metavar="RUN", help="A run directory; or a recipe with model.checkpoints, such as released-8b."),
 ]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]
 StateOption = Annotated[str, typer.Option(help="Which adapters: final, warm-up or latest.")]
 ServerOption = Annotated[
     str | None, typer.Option(metavar="URL", help="Ask this OpenAI-compatible server; nothing is loaded here.")

@@ -64,6 +64,7 @@ def test_what_convert_writes_is_read_again(source: Path, tmp_path: Path) -> None
         [helpsteer3(1, context=[{"role": "system", "content": "s"}, {"role": "user", "content": "u"}])],
     )
     call("data", "convert", conversations, tmp_path / "pairs.jsonl")
+    call("data", "convert", conversations, tmp_path / "pairs.jsonl", "--overwrite")
     assert len(load_pairs(tmp_path / "pairs.jsonl")[0].prompt) == 2
 
 
@@ -72,6 +73,9 @@ def test_refusals(source: Path, tmp_path: Path) -> None:
     assert "is a folder" in refused("data", "convert", source, tmp_path)
     assert "ends in .jsonl" in refused("data", "convert", source, tmp_path / "out.csv")
     assert "is also the input" in refused("data", "convert", source, source)
+    kept = write_jsonl(tmp_path / "kept.jsonl", [{"mine": 1}])
+    assert "give --overwrite" in refused("data", "convert", source, kept)
+    assert json.loads(kept.read_text()) == {"mine": 1}
     assert "--form 'csv'" in refused("data", "check", source, "--form", "csv")
     assert "--deduplicate 'all'" in refused("data", "convert", source, out, "--deduplicate", "all")
     assert "rubric-arm testbed pairs" in refused("data", "check", "testbed")
