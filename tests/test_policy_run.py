@@ -183,7 +183,7 @@ def test_a_run_belongs_to_its_reward_model_and_requests(online_run: Path, finish
     file.write_text(json.dumps({**described, "reward_model": {}}))
     with pytest.raises(CheckpointError, match="is not the run of a policy"):
         write_policy_report(finished_run)
-    with pytest.raises(CheckpointError, match=r"another reward model \(reward_model changed\)"):
+    with pytest.raises(CheckpointError, match=r"another reward model or judge \(reward_model changed\)"):
         execute(recipe, folder)
 
 
@@ -217,6 +217,11 @@ def test_own_prompts_another_base_and_a_second_run_as_judge(
     assert "independent/win_rate" in last and "score" not in last
     saved = json.loads((tmp_path / "run" / "adapters" / "policy" / "adapter_config.json").read_text())
     assert saved["r"] == 4
+    described = tmp_path / "run" / "data.json"
+    before = json.loads(described.read_text())
+    described.write_text(json.dumps({**before, "independent_judge": {**before["independent_judge"], "judge": "0"}}))
+    with pytest.raises(CheckpointError, match=r"\(independent_judge changed\)"):
+        execute(recipe, tmp_path / "run")
 
 
 def test_every_shipped_policy_recipe_loads_and_is_written_back(tmp_path: Path) -> None:

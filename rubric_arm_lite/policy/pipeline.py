@@ -100,6 +100,11 @@ class PolicyRun:
             "fingerprint": requests.fingerprint(),
             "reward_model": {role: reward.fingerprint(role) for role in ROLES},
         }
+        if self.state.judge_adapters:
+            found["independent_judge"] = {
+                role: hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()[:16]
+                for role, folder in self.state.judge_adapters.items()
+            }
         if "start" not in self.directory.state.stages:  # afterwards nobody asks for them any more
             found["start_answers"] = hashlib.sha256(json.dumps(self._start_answers()).encode()).hexdigest()[:16]
         return found
@@ -120,7 +125,7 @@ class PolicyRun:
         self.directory.write_json("data.json", self._describe())
 
     def _check_same_data(self) -> None:
-        """Requests, answers of the start and reward model must be those that the run began with."""
+        """Requests, answers of the start, reward model and judge must be those that the run began with."""
         now = self._describe()
         file = self.directory.path / "data.json"
         try:
@@ -131,8 +136,8 @@ class PolicyRun:
         if changed:
             raise CheckpointError(
                 f"{self.directory.path} began with other requests, other answers to start from, or another reward "
-                f"model ({', '.join(changed)} changed). Restore what it reads ({', '.join(self.recipe.inputs)}), or "
-                "start anew under another name."
+                f"model or judge ({', '.join(changed)} changed). Restore what it reads ({', '.join(self.recipe.inputs)}), "
+                "or start anew under another name."
             )
 
     # --- stages -------------------------------------------------------------------------------------------------

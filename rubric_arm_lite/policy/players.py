@@ -11,7 +11,7 @@ from rubric_arm_lite.config import ModelSettings, Recipe
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.policy_config import PolicyRecipe
 from rubric_arm_lite.reward_model import RubricRewardModel, adapter_folder, check_compares, recipe_of_run
-from rubric_arm_lite.types import ROLES
+from rubric_arm_lite.types import ROLES, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,11 @@ def comparing_recipe(run: str) -> Recipe:
     return recipe
 
 
-def check_judge(recipe: PolicyRecipe) -> None:
+def check_judge(recipe: PolicyRecipe) -> dict[Role, Path]:
     """Refuse an independent judge that could not be asked, or is not independent, before anything is trained.
+
+    Returns:
+        Its adapters; nothing if the judge is the oracle, or nobody.
 
     Raises:
         CheckpointError: if its run has not come that far.
@@ -51,7 +54,7 @@ def check_judge(recipe: PolicyRecipe) -> None:
     """
     judge, reward = recipe.evaluation, recipe.reward
     if judge.judge in (None, "oracle"):
-        return
+        return {}
     run = Path(str(judge.judge))
     comparing_recipe(str(run))
     if (run.resolve(), judge.judge_state) == (Path(reward.run).resolve(), reward.state):
@@ -59,8 +62,7 @@ def check_judge(recipe: PolicyRecipe) -> None:
             f"evaluation.judge: {judge.judge} is the reward model itself, so its win rate cannot fall while that one's "
             "rises. Name another run or judge_state, or null."
         )
-    for role in ROLES:
-        adapter_folder(run, role, judge.judge_state)
+    return {role: adapter_folder(run, role, judge.judge_state) for role in ROLES}
 
 
 def load_players(recipe: PolicyRecipe, reward_recipe: Recipe) -> Players:

@@ -54,7 +54,7 @@ class PolicyState:
         self.directory = directory
         self.watcher = watcher
         self.reward_recipe = comparing_recipe(recipe.reward.run)
-        check_judge(recipe)
+        self.judge_adapters = check_judge(recipe)
         self.model_settings = policy_model(recipe, self.reward_recipe)
         recipe.check_room(self.model_settings.max_context)
         self.world = world_of(recipe, self.reward_recipe)
