@@ -136,8 +136,8 @@ class PolicyRun:
         if changed:
             raise CheckpointError(
                 f"{self.directory.path} began with other requests, other answers to start from, or another reward "
-                f"model or judge ({', '.join(changed)} changed). Restore what it reads ({', '.join(self.recipe.inputs)}), "
-                "or start anew under another name."
+                f"model or judge ({', '.join(changed)} changed). Restore what it reads "
+                f"({', '.join(self.recipe.inputs)}), or start anew under another name."
             )
 
     # --- stages -------------------------------------------------------------------------------------------------
