@@ -71,6 +71,16 @@ def test_without_it_there_is_one_clear_error() -> None:
         prepare()
 
 
+def test_a_machine_that_it_refuses_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing it raises errors of several kinds, this one where it finds no device that it knows."""
+    (tmp_path / "unsloth").mkdir()
+    (tmp_path / "unsloth" / "__init__.py").write_text('raise NotImplementedError("No torch accelerator is here.")\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "unsloth", raising=False)
+    with pytest.raises(BackendError, match=r"unsloth cannot be used \(.*No torch accelerator is here.*transformers"):
+        prepare()
+
+
 @pytest.mark.parametrize("sampling", [Sampling(8, 3), Sampling(8, 3, 0.7, 0.8), Sampling(8, 1, 0.0)])
 def test_greedy_decoding_can_only_choose_what_was_drawn(sampling: Sampling) -> None:
     generator = torch.Generator().manual_seed(3)

@@ -55,7 +55,7 @@ def load_unsloth(
                 use_safetensors=True,
                 use_gradient_checkpointing=checkpointing,
             )
-    except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise BackendError(
             f"unsloth cannot load `{name}` ({first_line(error)}). Set model.backend to transformers, or use a base "
             "that unsloth knows."

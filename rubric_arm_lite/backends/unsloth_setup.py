@@ -26,7 +26,7 @@ def prepare() -> Any:
     try:
         with quiet():
             from unsloth import FastLanguageModel
-    except (ImportError, NotImplementedError, RuntimeError) as error:
+    except (ImportError, RuntimeError) as error:  # the latter from a machine or a model that it does not support
         raise BackendError(
             f"model.backend: unsloth cannot be used ({first_line(error)}). Install it, in the project's "
             "folder, with pip install -e '.[unsloth]', or set model.backend to transformers."
