@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,16 +76,9 @@ def judge(
     as_json: JsonOption = False,
 ) -> None:
     """Judge one pair (--prompt, --a, --b), or a JSONL file of pairs, in both orders."""
-    from rubric_arm_lite.errors import DataError
-
-    single = (prompt, response_a, response_b)
-    if source is None and None in single:
-        raise DataError("Give --prompt, --a and --b for one pair, or a JSONL file of pairs.")
-    if source is not None and any(text is not None for text in single):
-        raise DataError("Give either one pair (--prompt, --a, --b) or a JSONL file, not both.")
+    texts = _texts_of_one(source, "pair", {"--prompt": prompt, "--a": response_a, "--b": response_b})
     asked = server_of(server, state, rubric_model, judge_model, server_key_env)
     if source is None:
-        texts = [_checked(name, text or "") for name, text in zip(("--prompt", "--a", "--b"), single, strict=True)]
         model = load_run(run, state, asked)
         warn_unknown_words(model, *texts)
         verdict = model.compare(texts[0], texts[1], texts[2], rubric_text, votes)
@@ -115,16 +108,8 @@ def score(
     as_json: JsonOption = False,
 ) -> None:
     """Score one response (--prompt, --response), or a JSONL file of them, criterion by criterion."""
-    from rubric_arm_lite.data import load_single_responses
-    from rubric_arm_lite.errors import DataError
-
-    single = (prompt, response)
-    if source is None and None in single:
-        raise DataError("Give --prompt and --response for one case, or a JSONL file of them.")
-    if source is not None and any(text is not None for text in single):
-        raise DataError("Give either one case (--prompt, --response) or a JSONL file, not both.")
+    texts = _texts_of_one(source, "case", {"--prompt": prompt, "--response": response})
     if source is None:
-        texts = [_checked(name, text or "") for name, text in zip(("--prompt", "--response"), single, strict=True)]
         model = load_run(run, state, None)
         warn_unknown_words(model, *texts)
         _warn_untrained(model)
@@ -133,19 +118,8 @@ def score(
             print_json(_score_row("case", found))
         else:
             _show_score(found)
-        return
-    _check_target(source, target, overwrite)
-    rows = load_single_responses(source)
-    model = load_run(run, state, None)
-    _warn_untrained(model)
-    names = [f"{source}, case {row.response_id}" for row in rows]
-    scores = model.score_many([(r.prompt, r.response, r.rubric or rubric_text) for r in rows], justify, names)
-    valued = sum(one.value is not None for one in scores)
-    _write_rows(
-        [_score_row(row.response_id, one) for row, one in zip(rows, scores, strict=True)],
-        target,
-        f"{len(rows)} responses judged, {valued} with a score",
-    )
+    else:
+        _score_file(lambda: load_run(run, state, None), source, target, rubric_text, justify, overwrite)
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------
@@ -175,6 +149,42 @@ def _judge_file(
         target,
         f"{len(pairs)} pairs judged, {named} with a winner",
     )
+
+
+def _score_file(
+    load: Callable[[], RubricRewardModel],
+    source: Path,
+    target: Path | None,
+    rubric_text: str | None,
+    justify: bool | None,
+    overwrite: bool,
+) -> None:
+    from rubric_arm_lite.data import load_single_responses
+
+    _check_target(source, target, overwrite)
+    rows = load_single_responses(source)
+    model = load()
+    _warn_untrained(model)
+    names = [f"{source}, case {row.response_id}" for row in rows]
+    scores = model.score_many([(r.prompt, r.response, r.rubric or rubric_text) for r in rows], justify, names)
+    valued = sum(one.value is not None for one in scores)
+    _write_rows(
+        [_score_row(row.response_id, one) for row, one in zip(rows, scores, strict=True)],
+        target,
+        f"{len(rows)} responses judged, {valued} with a score",
+    )
+
+
+def _texts_of_one(source: Path | None, what: str, options: Mapping[str, str | None]) -> list[str]:
+    """The texts of one case, checked; none if a file is to be read in their place."""
+    from rubric_arm_lite.errors import DataError
+
+    *first, last = options
+    if source is None and None in options.values():
+        raise DataError(f"Give {', '.join(first)} and {last} for one {what}, or a JSONL file of {what}s.")
+    if source is not None and any(text is not None for text in options.values()):
+        raise DataError(f"Give either one {what} ({', '.join(options)}) or a JSONL file, not both.")
+    return [_checked(name, text) for name, text in options.items() if text is not None]
 
 
 def _check_target(source: Path, target: Path | None, overwrite: bool) -> None:

@@ -14,10 +14,9 @@ from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.policy.referee import Request
 from rubric_arm_lite.policy_config import PolicyRecipe
 from rubric_arm_lite.prompts import prompt_hash
+from rubric_arm_lite.testbed import TRAIN_PROMPTS
 from rubric_arm_lite.testbed.world import World
 from rubric_arm_lite.types import Prompt, PromptBlock
-
-TESTBED_PROMPTS = 480
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ def load_requests(recipe: PolicyRecipe, world: World | None, fits: Callable[[str
     """
     data, limit = recipe.data, recipe.evaluation.prompts
     if world is not None:
-        train = _drawn(world, "train", data.train_prompts or TESTBED_PROMPTS, "data.train_prompts")
+        train = _drawn(world, "train", data.train_prompts or TRAIN_PROMPTS, "data.train_prompts")
         test = _drawn(world, "test", limit, "evaluation.prompts")
     else:
         train = _blocks(load_prompts(data.source))
@@ -115,5 +114,5 @@ def start_answers(
                 "single requests; give some."
             )
         return single
-    blocks = world.blocks("train", recipe.data.train_prompts or TESTBED_PROMPTS)
+    blocks = world.blocks("train", recipe.data.train_prompts or TRAIN_PROMPTS)
     return [(str(pair.prompt), answer) for b in blocks for pair in b.pairs for answer in (pair.chosen, pair.rejected)]
