@@ -7,8 +7,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -50,42 +51,48 @@ def test_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         key_from("A_KEY")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_what_was_asked_be_answered(number: signal.Signals) -> None:
-    """Eight requests, asked one at a time, of which seven still wait when the signal comes."""
+@contextmanager
+def serving() -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The service in a process of its own, and its address; what it is asked waits for :func:`let_go`."""
     root, pipe = Path(__file__).resolve().parents[1], subprocess.PIPE
     command = [sys.executable, "-m", "tests.serve_script"]
     served = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=root)
-    assert served.stdin is not None and served.stdout is not None
+    assert served.stdout is not None
     try:
-        url = served.stdout.readline().strip()
+        yield served, served.stdout.readline().strip()
+    finally:
+        served.kill()
+        served.communicate()
+
+
+def let_go(served: subprocess.Popen[str]) -> None:
+    assert served.stdin is not None
+    served.stdin.write("go\n")
+    served.stdin.flush()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_what_was_asked_be_answered(number: signal.Signals) -> None:
+    """Eight requests, asked one at a time, of which seven still wait when the signal comes."""
+    with serving() as (served, url):
         with ThreadPoolExecutor(8) as pool:
             bodies = [{"prompt": f"request {i}"} for i in range(8)]
             asked = [pool.submit(httpx.post, f"{url}v1/rubric", json=body, timeout=60) for body in bodies]
             until(lambda: httpx.get(f"{url}healthz").json()["waiting"] == 7)
             served.send_signal(number)
             until(lambda: not answers(url))
-            served.stdin.write("go\n")
-            served.stdin.flush()
+            let_go(served)
             assert [future.result().json()["rubric"]["criteria"][0]["text"] for future in asked] == [
                 f"The response is number {i}" for i in range(8)
             ]
         out, err = served.communicate(timeout=30)
         assert (served.returncode, out) == (0, "answered 8, in order: True\n")
         assert "Traceback" not in err
-    finally:
-        served.kill()
-        served.communicate()
 
 
 def test_connections_without_a_whole_request_are_closed() -> None:
     """With neither a first byte, nor the end of a head, nor a second request; one that is waited for stays."""
-    root, pipe = Path(__file__).resolve().parents[1], subprocess.PIPE
-    command = [sys.executable, "-m", "tests.serve_script"]
-    served = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=root)
-    assert served.stdin is not None and served.stdout is not None
-    try:
-        url = served.stdout.readline().strip()
+    with serving() as (served, url):
         port, whole = int(url.rstrip("/").rpartition(":")[2]), b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
         body = b'{"prompt": "request 1"}'
         head = b"POST /v1/rubric HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -96,12 +103,8 @@ def test_connections_without_a_whole_request_are_closed() -> None:
             client.sendall(content)
         received = [until_closed(client) for client in clients[:3]]
         assert [answer.count(b"HTTP/1.1 200") for answer in received] == [0, 0, 1]
-        served.stdin.write("go\n")
-        served.stdin.flush()
+        let_go(served)
         assert b"The response is number 1" in until_closed(clients[3])
-    finally:
-        served.kill()
-        served.communicate()
 
 
 def until_closed(client: socket.socket) -> bytes:
