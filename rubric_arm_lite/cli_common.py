@@ -98,6 +98,25 @@ def import_first(recipe: Recipe) -> None:
         prepare()
 
 
+def check_target(source: Path, target: Path, overwrite: bool) -> None:
+    """Refuse an output that cannot be written, or would cost a file that is there, and make the folder for it.
+
+    To be called before anything is loaded: what is refused afterwards would have cost the work.
+
+    Raises:
+        DataError: if it is a folder, the input, or there already.
+    """
+    from rubric_arm_lite.errors import DataError
+
+    if target.is_dir():
+        raise DataError(f"{target} is a folder. Name the file to write.")
+    if target.exists() and source.exists() and target.samefile(source):
+        raise DataError(f"{target} is also the input. Choose another file to write.")
+    if target.exists() and not overwrite:
+        raise DataError(f"{target} exists. Name another file, or give --overwrite.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+
+
 def warn_unknown_words(model: RubricRewardModel, *texts: str) -> None:
     """A word-level tokenizer cannot see words it does not know; say which."""
     words = model.unknown_words(*texts)

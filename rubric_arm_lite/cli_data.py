@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rubric_arm_lite.cli_common import err, print_json
+from rubric_arm_lite.cli_common import check_target, err, print_json
 from rubric_arm_lite.cli_options import JsonOption, OverwriteOption
 from rubric_arm_lite.cli_survey import pair_text, print_survey, reader_of, trajectory_text
 from rubric_arm_lite.cli_synthesize import synthesize
@@ -122,10 +122,14 @@ def convert(
 ) -> None:
     """Write a source as JSONL of pairs (data.source), or of trajectories (warmup.source) with --warmup."""
     from rubric_arm_lite.data import pair_as_row, trajectory_as_row
+    from rubric_arm_lite.errors import DataError
+    from rubric_arm_lite.row_files import JSON_SUFFIXES
     from rubric_arm_lite.run_dir import atomic_write
     from rubric_arm_lite.sources.bad_rows import BadRows
 
-    _check_target(source, target, overwrite)
+    if not target.is_dir() and target.suffix.lower() not in JSON_SUFFIXES:
+        raise DataError(f"{target}: JSON Lines are written. Give a name that ends in .jsonl.")
+    check_target(Path(source), target, overwrite)
     bad = BadRows() if skip_bad else None
     choices = _choices(source, form, config, split, revision, stream, rows, subset, sample)
     with _told(bad, source):
@@ -135,7 +139,6 @@ def convert(
         else:
             pairs, counts = _pairs({**choices, "deduplicate": deduplicate}, decontaminate, seed, bad)
             written = list(map(pair_as_row, pairs))
-    target.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in written).encode())
     if as_json:
         print_json({"target": str(target), **counts.as_json()})
@@ -229,17 +232,3 @@ def _checked(kind: Any, choices: dict[str, Any]) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"--{'.'.join(map(str, first['loc']))} {first['input']!r}: {first['msg']}.") from None
-
-
-def _check_target(source: str, target: Path, overwrite: bool) -> None:
-    from rubric_arm_lite.errors import DataError
-    from rubric_arm_lite.row_files import JSON_SUFFIXES
-
-    if target.is_dir():
-        raise DataError(f"{target} is a folder. Name the file to write.")
-    if target.suffix.lower() not in JSON_SUFFIXES:
-        raise DataError(f"{target}: JSON Lines are written. Give a name that ends in .jsonl.")
-    if target.exists() and Path(source).exists() and target.samefile(source):
-        raise DataError(f"{target} is also the input. Choose another file to write.")
-    if target.exists() and not overwrite:
-        raise DataError(f"{target} exists. Name another file, or give --overwrite.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rubric_arm_lite.cli_common import err, load_run, print_json, server_of, warn_unknown_words
+from rubric_arm_lite.cli_common import check_target, err, load_run, print_json, server_of, warn_unknown_words
 from rubric_arm_lite.cli_options import (
     JsonOption,
     JudgeModelOption,
@@ -135,7 +135,8 @@ def _judge_file(
 ) -> None:
     from rubric_arm_lite.data import load_comparisons
 
-    _check_target(source, target, overwrite)
+    if target is not None:
+        check_target(source, target, overwrite)
     pairs = load_comparisons(source)
     model = load()
     verdicts = model.compare_many(
@@ -161,7 +162,8 @@ def _score_file(
 ) -> None:
     from rubric_arm_lite.data import load_single_responses
 
-    _check_target(source, target, overwrite)
+    if target is not None:
+        check_target(source, target, overwrite)
     rows = load_single_responses(source)
     model = load()
     _warn_untrained(model)
@@ -185,21 +187,6 @@ def _texts_of_one(source: Path | None, what: str, options: Mapping[str, str | No
     if source is not None and any(text is not None for text in options.values()):
         raise DataError(f"Give either one {what} ({', '.join(options)}) or a JSONL file, not both.")
     return [_checked(name, text) for name, text in options.items() if text is not None]
-
-
-def _check_target(source: Path, target: Path | None, overwrite: bool) -> None:
-    """Refuse an output that cannot be written, before anything is loaded."""
-    from rubric_arm_lite.errors import DataError
-
-    if target is None:
-        return
-    if target.is_dir():
-        raise DataError(f"{target} is a folder. Name the file to write.")
-    if target.exists() and source.exists() and target.samefile(source):
-        raise DataError(f"{target} is also the input. Choose another file to write.")
-    if target.exists() and not overwrite:
-        raise DataError(f"{target} exists. Name another file, or give --overwrite.")
-    target.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _write_rows(rows: Sequence[dict[str, Any]], target: Path | None, told: str) -> None:
