@@ -613,21 +613,89 @@ def test_fingerprints_tell_models_apart(start: Start) -> None:
     assert len({first, asked.fingerprint("rubric")} - found) == 2 and asked.fingerprint("judge") in found
 
 
-def test_adapters_are_loaded_anew(start: Start) -> None:
-    def vllm(request: Request) -> Reply:
-        missing = request.path == "/v1/unload_lora_adapter"
-        return as_json({"error": {"message": "cannot be found"}}, 404) if missing else Reply(200, b"Success: loaded")
+class Vllm:
+    """What vLLM does with adapters: a name may be loaded twice only in place, and is answered by what it was last."""
 
+    def __init__(self, in_place: bool = True, refused: tuple[str, ...] = ()) -> None:
+        self.in_place = in_place
+        self.refused = refused
+        self.paths = {"judge": "/first"}
+
+    def __call__(self, request: Request) -> Reply:
+        name, path = request.body.get("lora_name"), request.body.get("lora_path")
+        match request.path:
+            case "/v1/load_lora_adapter" if name in self.paths and not (
+                self.in_place and request.body.get("load_inplace")
+            ):
+                return as_json({"error": {"message": f"The lora adapter '{name}' has already been loaded."}}, 400)
+            case "/v1/load_lora_adapter" if path in self.refused:
+                return as_json({"error": {"message": "LoRA rank 128 is greater than max_lora_rank 64."}}, 500)
+            case "/v1/load_lora_adapter" if path == "/missing":
+                return as_json({"error": {"message": f"Loading lora {name} failed: No adapter found for {path}"}}, 404)
+            case "/v1/load_lora_adapter":
+                self.paths[str(name)] = str(path)
+                return Reply(200, b"Success")
+            case "/v1/unload_lora_adapter":
+                return Reply(200, b"Success") if self.paths.pop(str(name), None) else Reply(404)
+        return as_json(completions(self.paths.get(request.body["model"], "nothing")))
+
+
+@pytest.mark.parametrize("in_place", [True, False], ids=["in place", "an older server"])
+def test_adapters_are_loaded_anew(start: Start, in_place: bool) -> None:
+    vllm = Vllm(in_place)
+    asked = client(start(vllm))
+    assert texts(asked) == [["/first"]]
+    asked.load_adapter("judge", Path("/second"))
+    asked.load_adapter("rubric", Path("/other"))  # a name that it did not have
+    assert texts(asked) == [["/second"]] and vllm.paths == {"judge": "/second", "rubric": "/other"}
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/wide", r"judge` from /wide: 500, \"LoRA rank 128 is greater.*--max-lora-rank"),
+        ("/missing", r"404, \"Loading lora judge failed.*path it has there"),
+    ],
+)
+def test_an_adapter_that_cannot_be_loaded_leaves_the_old_one(start: Start, path: str, said: str) -> None:
+    vllm = Vllm(refused=("/wide",))
     server = start(vllm)
-    client(server, judge_model="j").load_adapter("judge", Path("/runs/x/judge"))
-    assert [(request.path, request.body) for request in server.requests] == [
-        ("/v1/unload_lora_adapter", {"lora_name": "j"}),
-        ("/v1/load_lora_adapter", {"lora_name": "j", "lora_path": "/runs/x/judge"}),
-    ]
-    with pytest.raises(BackendError, match=r"cannot load adapters while it runs.*VLLM_ALLOW_RUNTIME_LORA_UPDATING"):
-        client(start(lambda request: as_json({"detail": "Not Found"}, 404))).load_adapter("judge", "/x")
-    with pytest.raises(BackendError, match="403"):
-        client(start(lambda request: Reply(403))).load_adapter("judge", "/x")
+    asked = client(server)
+    name = asked.fingerprint("judge")
+    with pytest.raises(BackendError, match=said) as caught:
+        asked.load_adapter("judge", path)
+    assert "still answers" in str(caught.value) and len(server.requests) == 1, "neither retried nor unloaded"
+    assert texts(asked) == [["/first"]] and asked.fingerprint("judge") == name
+    vllm.in_place = False
+    with pytest.raises(BackendError, match="nothing under this name now"):
+        asked.load_adapter("judge", path)
+    assert texts(asked) == [["nothing"]]
+
+
+def test_servers_that_load_no_adapters(start: Start) -> None:
+    for status in (404, 405):
+        with pytest.raises(BackendError, match=r"cannot load adapters while it runs.*VLLM_ALLOW_RUNTIME_LORA_UPDATING"):
+            client(start(lambda request, status=status: as_json({"detail": "Not Found"}, status))).load_adapter(
+                "judge", "/x"
+            )
+    for status in (401, 403):
+        with pytest.raises(BackendError, match=f"{status}.*--server-key-env"):
+            client(start(lambda request, status=status: Reply(status))).load_adapter("judge", "/x")
+
+
+def test_a_new_adapter_is_not_answered_from_the_cache_of_the_old_one(start: Start) -> None:
+    server = start(Vllm())
+    asked = client(server)
+    texts(asked)
+    salts = [server.requests[-1].body.get("cache_salt")]
+    for path in ("/second", "/second"):  # the same folder may hold other weights now
+        asked.load_adapter("judge", path)
+        texts(asked, 2)
+        assert server.requests[-1].body["cache_salt"] == server.requests[-2].body["cache_salt"]
+        salts.append(server.requests[-1].body["cache_salt"])
+    assert salts[0] is None and len(set(salts)) == 3
+    asked.sample("rubric", examples(), Sampling(20))
+    assert "cache_salt" not in server.requests[-1].body, "the other adapter is what it was"
 
 
 def test_control_tokens_are_broken_up_before_they_are_sent(start: Start) -> None:

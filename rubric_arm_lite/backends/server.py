@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rubric_arm_lite.backends.base import Sampling, Usage
+from rubric_arm_lite.backends.server_adapters import load_lora
 from rubric_arm_lite.backends.server_answers import (
     Answer,
     Completion,
@@ -28,7 +30,7 @@ from rubric_arm_lite.backends.server_answers import (
 )
 from rubric_arm_lite.backends.server_http import MAX_BODY, MAX_STREAM, JsonServer, Pause, RefusedRequest
 from rubric_arm_lite.backends.server_settings import ServerSettings, key_from, root_of
-from rubric_arm_lite.backends.server_text import clean, parse_json
+from rubric_arm_lite.backends.server_text import parse_json
 from rubric_arm_lite.errors import BackendError
 from rubric_arm_lite.seeds import derive_seed
 from rubric_arm_lite.types import Example, RolloutGroup, Sample
@@ -71,6 +73,7 @@ class ServerSampler:
         self._one_by_one = False
         self._counts_tokens = True
         self._reloads: dict[str, list[str]] = {}
+        self._salts: dict[str, str] = {}
 
     # --- the Sampler protocol -----------------------------------------------------------------------------------
 
@@ -165,6 +168,11 @@ class ServerSampler:
     def load_adapter(self, name: str, path: str | Path) -> None:
         """Have the server load a PEFT folder under an adapter's name, in place of what it has there (vLLM).
 
+        vLLM keeps keys and values of prompts it has read and would use the old adapter's under the new one, where the
+        path is the same (in older versions, where the name is). From here on this sampler's requests carry a
+        ``cache_salt`` of their own, so they are read anew; other samplers of the same server should be given weights
+        by a path that it has not seen.
+
         Args:
             name: ``rubric`` or ``judge``.
             path: the folder as the server's machine sees it.
@@ -173,21 +181,8 @@ class ServerSampler:
             BackendError: if the server cannot load adapters while it runs, or not this one.
         """
         model = self._model(name)
-        try:
-            self._server.ask("/v1/unload_lora_adapter", {"lora_name": model}, b"".join)
-        except RefusedRequest as error:
-            if error.status not in (400, 404):  # there was none of that name; loading shows whether the path exists
-                raise
-        try:
-            self._server.ask("/v1/load_lora_adapter", {"lora_name": model, "lora_path": str(path)}, b"".join)
-        except RefusedRequest as error:
-            if error.status not in (404, 405):
-                raise
-            raise BackendError(
-                f'The server did not load adapter `{model}` from {path}: {error.status}, "{clean(error.said)}". If it '
-                "has the folder, it cannot load adapters while it runs: start vLLM with --enable-lora and "
-                "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, or start it anew with the new adapters."
-            ) from error
+        load_lora(self._server, model, path)
+        self._salts[model] = uuid.uuid4().hex
         self._reloads.setdefault(model, []).append(str(path))
 
     def close(self) -> None:
@@ -252,6 +247,8 @@ class ServerSampler:
         }
         if n > 1:
             body["n"] = n
+        if model in self._salts:
+            body["cache_salt"] = self._salts[model]
         if settings.stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         while True:

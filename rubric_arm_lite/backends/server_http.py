@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -134,8 +134,9 @@ class JsonServer:
         read: Callable[[Iterator[bytes]], T],
         stopped: threading.Event | None = None,
         limit: int = MAX_BODY,
+        final: Collection[int] = (),
     ) -> T:
-        """What ``read`` makes of the answer's bytes.
+        """What ``read`` makes of the answer's bytes; a status in ``final`` is not asked for again.
 
         ``read`` gets them as they arrive, and may raise :class:`PassingFailure` to have the request sent again.
         Setting ``stopped`` ends the waiting between attempts, and the reading at the next bytes. :meth:`abort`, after
@@ -150,7 +151,7 @@ class JsonServer:
         for attempt in range(self._retries + 1):
             _go_on(path, stopped)
             try:
-                return self._attempt(path, data, read, stopped, limit)
+                return self._attempt(path, data, read, stopped, limit, final)
             except PassingFailure as failure:
                 last = failure
             if attempt < self._retries:
@@ -161,7 +162,13 @@ class JsonServer:
         ) from last
 
     def _attempt(
-        self, path: str, data: bytes, read: Callable[[Iterator[bytes]], T], stopped: threading.Event, limit: int
+        self,
+        path: str,
+        data: bytes,
+        read: Callable[[Iterator[bytes]], T],
+        stopped: threading.Event,
+        limit: int,
+        final: Collection[int],
     ) -> T:
         import httpx
 
@@ -169,7 +176,7 @@ class JsonServer:
             tracing = {"trace": partial(self._remember, stopped)}
             with self._client.stream("POST", self.root + path, content=data, extensions=tracing) as response:
                 if not response.is_success:
-                    raise self._failure(path, response, stopped)
+                    raise self._failure(path, response, stopped, final)
                 return self._read(read, self._bounded(path, response, stopped, limit))
         except httpx.TimeoutException as error:
             raise PassingFailure(f"no answer within {self._timeout:g} s") from error
@@ -215,12 +222,14 @@ class JsonServer:
             _go_on(path, stopped)
             yield chunk
 
-    def _failure(self, path: str, response: httpx.Response, stopped: threading.Event) -> Exception:
+    def _failure(
+        self, path: str, response: httpx.Response, stopped: threading.Event, final: Collection[int]
+    ) -> Exception:
         status = response.status_code
         plain = response.headers.get("Content-Encoding", "identity") == "identity"
         body = _first_bytes(self._timed(path, response, stopped), MAX_ERROR_BODY) if plain else b""
         said = self.clean(message_of(body), MAX_ERROR_BODY)
-        if is_passing(status):
+        if is_passing(status) and status not in final:
             return PassingFailure(
                 f"the server answered {named(status)}{quoted(clean(said))}",
                 seconds_to_wait(response.headers.get("Retry-After")),
