@@ -52,17 +52,29 @@ def quiet_libraries() -> None:
 
 
 def server_of(
-    url: str | None, state: str, rubric_model: str | None, judge_model: str | None, key_env: str | None
+    url: str | None,
+    state: str,
+    rubric_model: str | None,
+    judge_model: str | None,
+    key_env: str | None,
+    concurrency: int | None = None,
 ) -> ServerSettings | None:
     """The server that the options name, if they name one."""
     from rubric_arm_lite.backends.server_settings import ServerSettings
     from rubric_arm_lite.errors import ConfigError
 
-    given = {"rubric_model": rubric_model, "judge_model": judge_model, "api_key_env": key_env}
+    given = {
+        "rubric_model": rubric_model,
+        "judge_model": judge_model,
+        "api_key_env": key_env,
+        "concurrency": concurrency,
+    }
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if url is None:
         if chosen:
-            raise ConfigError("--rubric-model, --judge-model and --server-key-env belong to a server. Give --server.")
+            raise ConfigError(
+                "--rubric-model, --judge-model, --server-key-env and --concurrency belong to a server. Give --server."
+            )
         return None
     if state != "final":
         raise ConfigError(

@@ -10,6 +10,7 @@ import typer
 
 from rubric_arm_lite.cli_common import err, load_run, print_json, server_of, warn_unknown_words
 from rubric_arm_lite.cli_options import (
+    ConcurrencyOption,
     JsonOption,
     JudgeModelOption,
     KeyEnvOption,
@@ -62,12 +63,13 @@ def evaluate(
     rubric_model: RubricModelOption = None,
     judge_model: JudgeModelOption = None,
     server_key_env: KeyEnvOption = None,
+    concurrency: ConcurrencyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Accuracy in both orders, position bias, format and more, on held-out pairs or public benchmarks."""
     from rubric_arm_lite.errors import ConfigError
 
-    asked = server_of(server, state, rubric_model, judge_model, server_key_env)
+    asked = server_of(server, state, rubric_model, judge_model, server_key_env, concurrency)
     if benchmarks is None:
         given = {"--benchmark-dir": benchmark_dir, "--best-of": best_of, "--out": out, "--if-exists": if_exists}
         wrong = [name for name, value in {**given, "--resume": resume}.items() if value]

@@ -12,6 +12,7 @@ import typer
 
 from rubric_arm_lite.cli_common import check_target, err, load_run, print_json, server_of, warn_unknown_words
 from rubric_arm_lite.cli_options import (
+    ConcurrencyOption,
     JsonOption,
     JudgeModelOption,
     KeyEnvOption,
@@ -73,11 +74,12 @@ def judge(
     rubric_model: RubricModelOption = None,
     judge_model: JudgeModelOption = None,
     server_key_env: KeyEnvOption = None,
+    concurrency: ConcurrencyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Judge one pair (--prompt, --a, --b), or a JSONL file of pairs, in both orders."""
     texts = _texts_of_one(source, "pair", {"--prompt": prompt, "--a": response_a, "--b": response_b})
-    asked = server_of(server, state, rubric_model, judge_model, server_key_env)
+    asked = server_of(server, state, rubric_model, judge_model, server_key_env, concurrency)
     if source is None:
         model = load_run(run, state, asked)
         warn_unknown_words(model, *texts)

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rubric_arm_lite.cli_common import err, is_live, load_run, out, print_json, server_of
 from rubric_arm_lite.cli_options import (
+    ConcurrencyOption,
     JsonOption,
     JudgeModelOption,
     KeyEnvOption,
@@ -41,6 +42,7 @@ def label(
     rubric_model: RubricModelOption = None,
     judge_model: JudgeModelOption = None,
     server_key_env: KeyEnvOption = None,
+    concurrency: ConcurrencyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Label responses: judge every two of a prompt in both orders and write pairs; a killed job goes on."""
@@ -52,7 +54,7 @@ def label(
             pass
         case _:
             raise ConfigError(f"--if-exists {if_exists}: use raise, resume or overwrite.")
-    asked = server_of(server, state, rubric_model, judge_model, server_key_env)
+    asked = server_of(server, state, rubric_model, judge_model, server_key_env, concurrency)
     columns = (TextColumn("label"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
     remaining = TimeRemainingColumn()
     with Progress(*columns, remaining, console=err, transient=True, disable=not is_live(err)) as bar:

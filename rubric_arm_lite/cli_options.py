@@ -22,3 +22,6 @@ JudgeModelOption = Annotated[str | None, typer.Option(help="The server's name of
 KeyEnvOption = Annotated[
     str | None, typer.Option(help="Environment variable with the server's key (default: OPENAI_API_KEY).")
 ]
+ConcurrencyOption = Annotated[
+    int | None, typer.Option("--concurrency", min=1, help="Requests to the server at a time (default: 32).")
+]

@@ -17,6 +17,9 @@ policy_app = typer.Typer(help="Train a policy against a finished reward model.",
 
 RecipeArgument = Annotated[str, typer.Argument(help="A policy recipe, or the name of a shipped one (testbed).")]
 RewardOption = Annotated[str | None, typer.Option("--reward", metavar="RUN", help="The reward model's run directory.")]
+ServerOption = Annotated[
+    str | None, typer.Option(metavar="URL", help="An OpenAI-compatible server that has the reward model's adapters.")
+]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a field: --set dpo.beta=0.05.")]
 RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Where results go (default: runs/NAME-METHOD).")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Same as --if-exists resume.")]
@@ -27,6 +30,7 @@ ExistsOption = Annotated[str, typer.Option("--if-exists", help="raise, resume or
 def dpo(
     recipe: RecipeArgument,
     reward: RewardOption = None,
+    server: ServerOption = None,
     overrides: SetOption = None,
     run_dir: RunDirOption = None,
     resume: ResumeOption = False,
@@ -34,13 +38,16 @@ def dpo(
     as_json: JsonOption = False,
 ) -> None:
     """One round of DPO on pairs sampled from the policy and labelled in both orders."""
-    _execute("dpo", recipe, reward, overrides, run_dir, "resume" if resume else if_exists, as_json)
+    _execute(
+        "dpo", recipe, {"run": reward, "server": server}, overrides, run_dir, "resume" if resume else if_exists, as_json
+    )
 
 
 @policy_app.command()
 def iterdpo(
     recipe: RecipeArgument,
     reward: RewardOption = None,
+    server: ServerOption = None,
     overrides: SetOption = None,
     run_dir: RunDirOption = None,
     resume: ResumeOption = False,
@@ -48,13 +55,22 @@ def iterdpo(
     as_json: JsonOption = False,
 ) -> None:
     """Rounds of sampling, labelling and DPO, each from the policy of the round before."""
-    _execute("iterdpo", recipe, reward, overrides, run_dir, "resume" if resume else if_exists, as_json)
+    _execute(
+        "iterdpo",
+        recipe,
+        {"run": reward, "server": server},
+        overrides,
+        run_dir,
+        "resume" if resume else if_exists,
+        as_json,
+    )
 
 
 @policy_app.command()
 def grpo(
     recipe: RecipeArgument,
     reward: RewardOption = None,
+    server: ServerOption = None,
     overrides: SetOption = None,
     run_dir: RunDirOption = None,
     resume: ResumeOption = False,
@@ -62,7 +78,15 @@ def grpo(
     as_json: JsonOption = False,
 ) -> None:
     """Online GRPO: answers that beat the policy's own greedy one pay."""
-    _execute("grpo", recipe, reward, overrides, run_dir, "resume" if resume else if_exists, as_json)
+    _execute(
+        "grpo",
+        recipe,
+        {"run": reward, "server": server},
+        overrides,
+        run_dir,
+        "resume" if resume else if_exists,
+        as_json,
+    )
 
 
 @policy_app.command()
@@ -77,7 +101,7 @@ def report(run: Annotated[Path, typer.Argument(help="A policy run's directory.")
 def _execute(
     method: str,
     name: str,
-    reward: str | None,
+    reward: dict[str, str | None],
     overrides: list[str] | None,
     run_dir: Path | None,
     if_exists: str,
@@ -95,7 +119,7 @@ def _execute(
             pass
         case _:
             raise ConfigError(f"--if-exists {if_exists}: use raise, resume or overwrite.")
-    given = [] if reward is None else [f"reward.run={json.dumps(reward)}"]
+    given = [f"reward.{field}={json.dumps(value)}" for field, value in reward.items() if value is not None]
     recipe = load_settings(PolicyRecipe, name, [*(overrides or []), *given, f"method={method}"])
     target = run_dir or Path("runs") / f"{recipe.name}-{method}"
     for read in recipe.inputs:

@@ -15,6 +15,7 @@ import typer
 
 from rubric_arm_lite.cli_common import err, load_run, server_of
 from rubric_arm_lite.cli_options import (
+    ConcurrencyOption,
     JudgeModelOption,
     KeyEnvOption,
     ModelArgument,
@@ -64,6 +65,7 @@ def serve(
     rubric_model: RubricModelOption = None,
     judge_model: JudgeModelOption = None,
     server_key_env: KeyEnvOption = None,
+    concurrency: ConcurrencyOption = None,
 ) -> None:
     """Serve a run over HTTP: /v1/rubric, /v1/compare, /v1/score, /healthz, /docs."""
     from rubric_arm_lite.serve.server import bind, check_installed, is_loopback, key_from
@@ -71,7 +73,7 @@ def serve(
     check_installed()
     key = None if key_env is None else key_from(key_env)
     allowed = host_names(allow_host or ())
-    asked = server_of(server, state, rubric_model, judge_model, server_key_env)
+    asked = server_of(server, state, rubric_model, judge_model, server_key_env, concurrency)
     from rubric_arm_lite.serve.gate import GateSettings
 
     with bind(host, port) as bound:

@@ -35,6 +35,8 @@ class RunSettings(Settings):
 
     shelf: ClassVar[str] = ""
     """Folder below ``recipes/`` in which the shipped ones stand."""
+    surroundings: ClassVar[tuple[str, ...]] = ()
+    """Fields that say where something is, not what is computed: a run may go on with others."""
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     description: str = ""

@@ -31,8 +31,27 @@ class RewardModelSettings(Settings):
     """The reward model that labels and rewards."""
 
     run: str = "runs/demo"
-    """A run directory that ``rubric-arm run`` has finished."""
+    """A run directory that ``rubric-arm run`` has finished; with a server only its recipe is read."""
     state: Literal["final", "warm-up", "latest"] = "final"
+    server: str | None = None
+    """Address of an OpenAI-compatible server that has the run's adapters; null: they are loaded here."""
+    rubric_model: Annotated[str, Field(min_length=1)] = "rubric"
+    """The server's name of the generator."""
+    judge_model: Annotated[str, Field(min_length=1)] = "judge"
+    """The server's name of the judge."""
+    key_env: Annotated[str, Field(min_length=1)] = "OPENAI_API_KEY"
+    """Environment variable that holds the server's key."""
+    concurrency: Positive = 32
+    """Requests to the server at a time."""
+
+    @model_validator(mode="after")
+    def _check(self) -> RewardModelSettings:
+        if self.server is not None and self.state != "final":
+            raise ValueError(
+                f"reward.state: {self.state} is for adapters that are loaded here. A server has what it was started "
+                "with: choose it by reward.rubric_model and reward.judge_model."
+            )
+        return self
 
 
 class PolicyDataSettings(Settings):
@@ -92,6 +111,7 @@ class PolicyRecipe(RunSettings):
     """One policy run, complete."""
 
     shelf: ClassVar[str] = "policy"
+    surroundings: ClassVar[tuple[str, ...]] = ("reward.server", "reward.key_env", "reward.concurrency")
 
     method: Method = "dpo"
     """Set by the verb."""

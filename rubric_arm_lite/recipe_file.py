@@ -177,9 +177,12 @@ def dump_recipe(recipe: RunSettings) -> str:
 
 
 def recipe_hash(recipe: RunSettings) -> str:
-    """Identity of a recipe's settings: 16 hex digits of the SHA-256 of its canonical JSON."""
+    """Identity of a recipe's settings, its surroundings left out: 16 hex digits of the SHA-256 of canonical JSON."""
     # Validating once more makes a default written as 32 the same as the 32.0 that a file would give.
     exact = type(recipe).model_validate(recipe.model_dump()).model_dump(mode="json")
+    for name in recipe.surroundings:
+        section, field = name.split(".")
+        del exact[section][field]
     text = json.dumps(exact, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

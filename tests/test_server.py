@@ -9,6 +9,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -776,11 +777,13 @@ def test_judge_on_the_command_line(start: Start, run_folder: Path, monkeypatch: 
 
 
 def test_a_file_and_a_rubric_on_the_command_line(start: Start, run_folder: Path, tmp_path: Path) -> None:
-    server = start(scripted(sampler(right).script))
+    answer = scripted(sampler(right).script)
+    server = start(lambda request: replace(answer(request), delay=0.05))
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     rows = [{"id": f"p{i}", "prompt": f"request {i}", "response_a": "good", "response_b": "poor"} for i in range(5)]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert call("judge", run_folder, source, target, "--server", server.url).returncode == 0
+    assert call("judge", run_folder, source, target, "--server", server.url, "--concurrency", "3").returncode == 0
+    assert server.most_at_once == 3
     found = [json.loads(line) for line in target.read_text().splitlines()]
     assert [(row["id"], row["winner"]) for row in found] == [(f"p{i}", "A") for i in range(5)]
     written = call("rubric", run_folder, "request x", "--server", server.url)

@@ -18,9 +18,14 @@ USUAL_CONTROL_TOKENS = (
     "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>", "<|python_tag|>", "<start_of_turn>", "<end_of_turn>", "<bos>",
     "<eos>", "<pad>", "<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "<|system|>",
     "<|user|>", "<|assistant|>", "<|end|>", "<|start|>", "<|channel|>", "<|message|>", "<|return|>", "<think>",
-    "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>",
+    "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<|object_ref_start|>",
+    "<|object_ref_end|>", "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>",
+    "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "<|fim_prefix|>", "<|fim_middle|>",
+    "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "<|pad|>",
 )  # fmt: skip
-"""Control tokens of Qwen, Llama, Gemma, Mistral, Phi and gpt-oss. Servers read them in a message's content, too."""
+"""Control tokens of Qwen (all that its tokenizers add), Llama, Gemma, Mistral, Phi, gpt-oss and the testbed.
+
+Servers read them in a message's content, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +43,8 @@ class ServerSettings:
     timeout: float = 600.0
     """Seconds for one attempt."""
     retries: int = 5
-    concurrency: int = 8
-    """Requests at a time."""
+    concurrency: int = 32
+    """Requests at a time; a GPU's server is not busy with few."""
     stream: bool = False
     chat: bool = True
     """``/v1/chat/completions``; false is ``/v1/completions``, where the prompt stands without any template."""

@@ -23,12 +23,13 @@ from rubric_arm_lite.pipeline import versions
 from rubric_arm_lite.policy import rounds
 from rubric_arm_lite.policy.online import train_online
 from rubric_arm_lite.policy.pairs import portions
+from rubric_arm_lite.policy.players import reward_identity
 from rubric_arm_lite.policy.requests import start_answers
 from rubric_arm_lite.policy.state import RUBRICS, PolicyState, PolicyWatcher
 from rubric_arm_lite.policy.statistics import Alarm, Point, alarms
 from rubric_arm_lite.policy_config import PolicyRecipe
 from rubric_arm_lite.run_dir import RunDirectory
-from rubric_arm_lite.types import ROLES, ParseStatus
+from rubric_arm_lite.types import ParseStatus
 from rubric_arm_lite.warmup import updates, warm_up_role
 
 
@@ -91,14 +92,14 @@ class PolicyRun:
         self.directory.commit(stage=stage)
 
     def _describe(self) -> dict[str, Any]:
-        requests, reward = self.state.requests, self.state.players.reward.model
+        requests = self.state.requests
         found: dict[str, Any] = {
             "train_requests": len(requests.train),
             "test_requests": len(requests.test),
             "left_out_conversations": requests.conversations,
             "left_out_too_long": requests.too_long,
             "fingerprint": requests.fingerprint(),
-            "reward_model": {role: reward.fingerprint(role) for role in ROLES},
+            "reward_model": reward_identity(self.state.players, self.recipe),
         }
         if self.state.judge_adapters:
             found["independent_judge"] = {

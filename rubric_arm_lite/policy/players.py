@@ -1,4 +1,7 @@
-"""Load a policy and the reward model it is trained against: one base with three adapters, or two bases."""
+"""Load a policy and the reward model it is trained against.
+
+That is one base with three adapters, two bases, or a base here and a reward model on a server.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rubric_arm_lite.backends.loader import load_model
+from rubric_arm_lite.backends.server_settings import ServerSettings
 from rubric_arm_lite.backends.transformers import TwoAdapterModel
 from rubric_arm_lite.config import ModelSettings, Recipe
 from rubric_arm_lite.errors import ConfigError
@@ -16,7 +20,7 @@ from rubric_arm_lite.types import ROLES, Role
 
 @dataclass(frozen=True, slots=True)
 class Players:
-    """The policy's model, with adapter ``policy``, and the reward model; on a shared base both are the same object."""
+    """The policy's model, with adapter ``policy``, and the reward model; a shared base is the same object in both."""
 
     policy: TwoAdapterModel
     reward: RubricRewardModel
@@ -65,13 +69,45 @@ def check_judge(recipe: PolicyRecipe) -> dict[Role, Path]:
     return {role: adapter_folder(run, role, judge.judge_state) for role in ROLES}
 
 
+def reward_server(recipe: PolicyRecipe) -> ServerSettings | None:
+    """The server that the recipe's reward model is asked on; None if it is loaded here.
+
+    Raises:
+        ConfigError: if the address cannot be used.
+    """
+    reward = recipe.reward
+    if reward.server is None:
+        return None
+    return ServerSettings(
+        reward.server,
+        reward.rubric_model,
+        reward.judge_model,
+        api_key_env=reward.key_env,
+        concurrency=reward.concurrency,
+    )
+
+
+def reward_identity(players: Players, recipe: PolicyRecipe) -> dict[str, str]:
+    """What must stay the same over a run: the weights that are loaded here, or the names on a server that may move."""
+    reward = recipe.reward
+    if reward.server is not None:
+        return {"rubric": f"served as {reward.rubric_model}", "judge": f"served as {reward.judge_model}"}
+    return {role: players.reward.model.fingerprint(role) for role in ROLES}
+
+
 def load_players(recipe: PolicyRecipe, reward_recipe: Recipe) -> Players:
     """Policy with a fresh adapter, and reward model in the state that the recipe names; equal bases are loaded once.
+
+    A reward model on a server leaves this machine to the policy.
 
     Raises:
         CheckpointError: if the reward model's run has not come that far.
         BackendError: if a base cannot be loaded.
     """
+    asked = reward_server(recipe)
+    if asked is not None:
+        policy = load_model(policy_model(recipe, reward_recipe), recipe.seed, ("policy",))
+        return Players(policy, RubricRewardModel.from_server(asked, reward_recipe))
     run, state = Path(recipe.reward.run), recipe.reward.state
     folders = {role: adapter_folder(run, role, state) for role in ROLES}  # refused before anything is loaded
     policy_settings, reward_settings = policy_model(recipe, reward_recipe), _in_transformers(reward_recipe.model)

@@ -14,7 +14,14 @@ from rubric_arm_lite.learner import Learner
 from rubric_arm_lite.memory import release
 from rubric_arm_lite.parsing import parse_rubric
 from rubric_arm_lite.policy.evaluate import PolicyEvaluator
-from rubric_arm_lite.policy.players import Players, check_judge, comparing_recipe, load_players, policy_model
+from rubric_arm_lite.policy.players import (
+    Players,
+    check_judge,
+    comparing_recipe,
+    load_players,
+    policy_model,
+    reward_server,
+)
 from rubric_arm_lite.policy.referee import IndependentJudge, Oracle, OtherRun, Referee
 from rubric_arm_lite.policy.requests import load_requests, world_of
 from rubric_arm_lite.policy_config import PolicyRecipe
@@ -54,6 +61,7 @@ class PolicyState:
         self.directory = directory
         self.watcher = watcher
         self.reward_recipe = comparing_recipe(recipe.reward.run)
+        reward_server(recipe)  # an address that cannot be used is refused before anything is loaded
         self.judge_adapters = check_judge(recipe)
         self.model_settings = policy_model(recipe, self.reward_recipe)
         recipe.check_room(self.model_settings.max_context)
