@@ -2,8 +2,9 @@
 
     python benchmarks/gpu/checks.py fits --size 8b --cap 12 --output fits-8b-12.json
 
-Each prints one JSON object. No real weights are needed (:mod:`models`). ``--cap`` stands for a smaller card: what torch
-may allocate is the cap less the CUDA context of this process.
+Each prints one JSON object, and writes what it has so far as it goes. No real weights are needed (:mod:`models`).
+``--cap`` stands for a smaller card: what torch may allocate is the cap less the CUDA context of this process.
+``--rehearse`` makes a check on a CPU, so that a mistake in it shows before a GPU is paid for; its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -24,15 +25,22 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+if "unsloth" in sys.argv:  # before what it patches
+    from rubric_arm_lite.backends.unsloth_setup import prepare
 
-from models import SHAPES, build
+    prepare()
+
+import rehearsal
+from models import SHAPES, build, write_folder
 
 from rubric_arm_lite.backends import generation, shared_prefix
 from rubric_arm_lite.backends.base import Sampling
+from rubric_arm_lite.backends.loader import load_model
 from rubric_arm_lite.batching import Row, make_batch
-from rubric_arm_lite.bench.ours import Ours
-from rubric_arm_lite.bench.work import BenchSettings, Work
-from rubric_arm_lite.config import SFTSettings
+from rubric_arm_lite.bench.ours import STIR, Ours
+from rubric_arm_lite.bench.work import BenchSettings, Work, nudge
+from rubric_arm_lite.config import ModelSettings, SFTSettings
+from rubric_arm_lite.types import ROLES
 from rubric_arm_lite.warmup import warm_up_role
 
 GIB = 2**30
@@ -56,12 +64,20 @@ def put_cap(args: argparse.Namespace) -> dict[str, float]:
     return {"cap_gib": gib or 0.0, "context_gib": context / GIB}
 
 
+def keep(args: argparse.Namespace, head: dict[str, float], name: str, found: dict[str, Any]) -> None:
+    """Write what a check has found so far: one that is stopped by the clock has not worked for nothing."""
+    print(json.dumps(found[list(found)[-1]]), file=sys.stderr, flush=True)
+    if args.output:
+        args.output.write_text(json.dumps({**head, name: found}, indent=1) + "\n", "utf-8")
+
+
 class Stages:
     """Seconds and peak memory of stages, by name; one that fails says so and the others go on."""
 
-    def __init__(self, context_gib: float) -> None:
-        self.context_gib = context_gib
+    def __init__(self, args: argparse.Namespace, head: dict[str, float]) -> None:
+        self.context_gib = head["context_gib"]
         self.found: dict[str, dict[str, Any]] = {}
+        self._keep = partial(keep, args, head, "stages", self.found)
 
     def run(self, name: str, work: Callable[[], Any]) -> Any:
         """Do ``work`` and note what it took."""
@@ -88,7 +104,7 @@ class Stages:
             **({"warnings": said} if said else {}),
             **(result if isinstance(result, dict) else {}),
         }
-        print(name, json.dumps(self.found[name]), file=sys.stderr, flush=True)
+        self._keep()
         return result
 
 
@@ -114,7 +130,7 @@ def part(ours: Ours, name: str) -> dict[str, Any]:
 def fits(args: argparse.Namespace) -> dict[str, Any]:
     """Peak memory of each stage of training under a cap: a warm-up step, a judge step, a rubric step."""
     head = put_cap(args)
-    stages = Stages(head["context_gib"])
+    stages = Stages(args, head)
     work = Work(settings_of(args))
     model: Any = None
 
@@ -168,7 +184,7 @@ def _quiet(step: int, values: dict[str, float]) -> None:
 def longest(args: argparse.Namespace) -> dict[str, Any]:
     """The longest prompt of a list whose update, and whose prefill and buffers, fit under the cap."""
     head = put_cap(args)
-    stages = Stages(head["context_gib"])
+    stages = Stages(args, head)
     model = None
     for length in map(int, args.lengths.split(",")):
         work = Work(settings_of(args, prompt_length=length))
@@ -216,7 +232,7 @@ def rollout(args: argparse.Namespace) -> dict[str, Any]:
             "seconds": many,
             "tokens": rows * lengths[1],
         }
-        print(name, found[name], file=sys.stderr, flush=True)
+        keep(args, head, "rollout", found)
     generation.StepRecord.broken = False
     found["profile"] = _profile(
         lambda: model.sample("judge", examples[:1], Sampling(min(48, args.completion_length), args.num_generations))
@@ -287,7 +303,7 @@ def exact(args: argparse.Namespace) -> dict[str, Any]:
             }
         del model
         torch.cuda.empty_cache()
-        print(name, found[name], file=sys.stderr, flush=True)
+        keep(args, head, "exact", found)
     return {**head, "exact": found}
 
 
@@ -327,7 +343,7 @@ def _relative(one: torch.Tensor, other: torch.Tensor) -> float:
 def update(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of an update with shared prompts and with separate rows, same model and rollouts, in turn."""
     head = put_cap(args)
-    stages = Stages(head["context_gib"])
+    stages = Stages(args, head)
     work = Work(settings_of(args, prompts=2))
     model = build(args.size, work, rank=args.rank)
     found: dict[str, list[float]] = {"packed": [], "separate": []}
@@ -354,6 +370,48 @@ def update(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def backend(args: argparse.Namespace) -> dict[str, Any]:
+    """A step of writing and one of updating through a backend, on a folder as users have it: 4 bits, separate rows.
+
+    Two calls, as unsloth patches the libraries that the other backend uses.
+    """
+    head = put_cap(args)
+    stages = Stages(args, head)
+    work = Work(settings_of(args, prompts=2))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "base"
+        write_folder(args.size, work, folder)
+        settings = ModelSettings.model_validate(
+            {
+                "base": str(folder),
+                "backend": args.backend,
+                "dtype": "bfloat16",
+                "quantization": "nf4",
+                "max_context": args.prompt_length + args.completion_length,
+                "gradient_checkpointing": True,
+                "lora": {"r": args.rank, "alpha": 2 * args.rank},
+            }
+        )
+        model: Any = None
+
+        def load() -> None:
+            nonlocal model
+            model = load_model(settings, 0)
+
+        stages.run("load", load)
+        if model is None:
+            return {**head, "stages": stages.found}
+        for role in ROLES:
+            nudge(model.parameters(role), STIR, 0.002)
+        model.freeze_references()
+        model.end_ids = frozenset()
+        ours = Ours(work, Path(scratch), 1, model)
+        for i in range(2):  # the first builds kernels
+            stages.run(f"rollout {i}", partial(part, ours, "rollout"))
+            stages.run(f"update {i}", partial(part, ours, "update"))
+    return {**head, "layout": model.layout, "stages": stages.found}
+
+
 def context(args: argparse.Namespace) -> dict[str, Any]:
     """The CUDA context of a process, to be given to checks that run beside each other."""
     return put_cap(args)
@@ -366,6 +424,7 @@ CHECKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "rollout": rollout,
     "exact": exact,
     "update": update,
+    "backend": backend,
 }
 
 
@@ -384,9 +443,13 @@ def main() -> None:
     parser.add_argument("--stages", default="judge,rubric")
     parser.add_argument("--lengths", default="4096,8192,12288,16384")
     parser.add_argument("--runs", type=int, default=2)
+    parser.add_argument("--backend", choices=("transformers", "unsloth"), default="transformers")
+    parser.add_argument("--rehearse", action="store_true", help="on a CPU; the figures mean nothing")
     parser.add_argument("--bf16", action="store_true", help="no quantisation")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
+    if args.rehearse:
+        rehearsal.begin(sys.modules[__name__])
     started = time.perf_counter()
     result = {
         "command": re.sub(r" --output \S+", "", " ".join(["python", "benchmarks/gpu/checks.py", *sys.argv[1:]])),

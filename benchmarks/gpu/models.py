@@ -6,6 +6,7 @@ Shapes are those that plans are made for. Of 4-bit weights one matrix at a time 
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -96,6 +97,7 @@ def _quantise(base: Any, dtype: torch.dtype, device: torch.device) -> None:
                 quant_type="nf4",
             )
         layer.weight = copy.deepcopy(drawn[shape])
+        layer.support_avx512bf16_for_cpu = False  # as in the loader: in a rehearsal the base would be rounded
         parent, _, child = name.rpartition(".")
         setattr(base.get_submodule(parent), child, layer)
     config = BitsAndBytesConfig(
@@ -108,6 +110,15 @@ def _quantise(base: Any, dtype: torch.dtype, device: torch.device) -> None:
     base.config.quantization_config = config
     base.hf_quantizer = AutoHfQuantizer.from_config(config, pre_quantized=False)
     base.is_loaded_in_4bit = base.is_quantized = True
+
+
+def write_folder(size: str, work: Work, folder: Path) -> None:
+    """A base of random weights and the benchmark's tokenizer as a folder that any backend loads."""
+    base = random_base(size, work.settings.prompt_length + work.settings.completion_length, nf4=False)
+    base.config.eos_token_id = work.tokenizer.eos_token_id
+    base.config.pad_token_id = work.tokenizer.pad_token_id
+    base.save_pretrained(folder)
+    work.tokenizer.save_pretrained(folder)
 
 
 def build(size: str, work: Work, nf4: bool = True, rank: int = 16, **settings: Any) -> TwoAdapterModel:

@@ -1,64 +1,101 @@
 #!/usr/bin/env bash
-# Every check of a CUDA machine, meant to take nine minutes on a card of 80 GiB: bash benchmarks/gpu/run_all.sh OUTPUT-FOLDER
-# Checks of memory run beside each other under caps that stand for smaller cards, and beside the testbed, so their
-# seconds mean nothing unless they ran alone; those of speed run alone. What fails says so in the table and the rest
-# goes on.
+# Every check of a CUDA machine, over after nine minutes: bash benchmarks/gpu/run_all.sh OUTPUT-FOLDER [PARTS]
+# A check that the clock (MOST_SECONDS) stops or leaves out says so in the table, with what it had found. Checks of memory
+# run beside each other under caps that stand for smaller cards, and beside the testbed, so their seconds mean nothing
+# unless they ran alone; those of speed run alone. What fails says so in the table and the rest goes on.
+# UNSLOTH_SITE is a folder of packages for the check of unsloth alone, where it is not installed beside the others.
+# REHEARSE=1 makes all of it on a CPU, on tiny models, before a GPU is paid for; those figures mean nothing.
 set -u
 cd "$(dirname "$0")/../.."
 out=$(mkdir -p "${1:?the folder for results}" && cd "$1" && pwd)
+wanted=${2:-fits memory writing trl backends testbed}
 parts=$(mktemp -d)
+trap 'rm -rf "$parts"' EXIT
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
 python=${PYTHON:-python3}
+most=${MOST_SECONDS:-525}
+small=() world=(--set schedule.cycles=1 --kill-after 30 40) width=(--width 1024 --layers 8 --prompt-length 2048) trl_length=512
+lengths=8192,16384
+if [[ -n ${REHEARSE:-} ]]; then
+  export CUDA_VISIBLE_DEVICES="" OMP_NUM_THREADS=1
+  small=(--rehearse --size tiny --prompt-length 256 --completion-length 24 --num-generations 4 --rank 4)
+  world=(--kill-after 20 --set schedule.cycles=1 --set warmup.judge.max_steps=4 --set warmup.rubric.max_steps=4
+    --set evaluation.pairs=8 --set evaluation.vote_pairs=2 --set judge.max_steps=1 --set rubric.max_steps=1)
+  width=(--width 64 --layers 1 --prompt-length 128) trl_length=16
+  lengths=256,512
+fi
 
+wants() { [[ " $wanted " == *" $1 "* ]]; }
+seconds() { # what is left of the time, and no more than asked for
+  local left=$((most - SECONDS))
+  echo $((left < $1 ? left : $1))
+}
 check() { # name, seconds at most, options
-  local name=$1 limit=$2
+  local name=$1 limit
+  limit=$(seconds "$2")
   shift 2
-  timeout "$limit" "$python" benchmarks/gpu/checks.py "$@" --output "$parts/$name.json" >"$parts/$name.out" 2>"$parts/$name.err" \
-    || echo "{\"command\": \"$*\", \"failed\": \"ended with $?\"}" >"$parts/$name.failed.json"
-  echo "$(date +%T) $name"
+  if ((limit < 10)); then
+    echo "{\"command\": \"$*\", \"failed\": \"no time left of $most s\"}" >"$parts/$name.failed.json"
+  else
+    timeout -k 5 "$limit" "$python" benchmarks/gpu/checks.py "$@" "${small[@]}" --output "$parts/$name.json" \
+      >"$parts/$name.out" 2>"$parts/$name.err" \
+      || echo "{\"command\": \"$*\", \"failed\": \"ended with $? (124: stopped after $limit s)\"}" >"$parts/$name.failed.json"
+  fi
+  echo "$SECONDS s $name"
 }
 collect() {
-  "$python" benchmarks/gpu/table.py "$parts" "$out"
-  tail -n 40 "$parts"/*.err >"$out/log.txt" 2>/dev/null
+  "$python" benchmarks/gpu/table.py "$parts" "$out" "$SECONDS"
+  tail -n 40 "$parts"/*.err >"$out/log.txt" 2>/dev/null || :
 }
 
-wanted=${2:-fits memory writing trl testbed}
-if [[ $wanted == *fits* || $wanted == *memory* ]]; then
+if wants fits || wants memory; then
   check context 60 context
-  context=$("$python" -c "import json,sys; print(json.load(open(sys.argv[1]))['context_gib'])" "$parts/context.json")
+  beside=()
+  if [[ -f $parts/context.json ]]; then
+    context='import json, sys; print(json.load(open(sys.argv[1]))["context_gib"])'
+    beside=(--context "$("$python" -c "$context" "$parts/context.json")")
+  fi
 fi
-if [[ $wanted == *fits* ]]; then
+if wants fits; then
   check fits-8b-12 220 fits --size 8b --cap 12
   collect
 fi
-if [[ $wanted == *testbed* ]]; then
-  OMP_NUM_THREADS=1 timeout 260 "$python" benchmarks/gpu/testbed.py --seeds 101 102 --set schedule.cycles=1 \
-    --kill-after 30 40 --seconds "${TESTBED_SECONDS:-220}" --output "$parts/testbed.json" \
-    >"$parts/testbed.out" 2>"$parts/testbed.err" &
+if wants testbed; then
+  limit=$(seconds 230)
+  OMP_NUM_THREADS=1 timeout -k 5 "$limit" "$python" benchmarks/gpu/testbed.py --seeds 101 102 "${world[@]}" \
+    --seconds $((limit - 15)) --output "$parts/testbed.json" >"$parts/testbed.out" 2>"$parts/testbed.err" &
 fi
-if [[ $wanted == *memory* ]]; then
-  beside=(--context "$context")
-  export OMP_NUM_THREADS=4 # each; more would wait for each other
-  check longest-8b-24 170 longest --size 8b --cap 24 --lengths 8192,16384 "${beside[@]}" &
+if wants memory; then
+  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-4} # each; more would wait for each other
+  check longest-8b-24 170 longest --size 8b --cap 24 --lengths "$lengths" "${beside[@]}" &
   check fits-32b-24 170 fits --size 32b --cap 24 --rank 4 --completion-length 512 --stages update,rollout "${beside[@]}" &
   check fits-14b-16 170 fits --size 14b --cap 16 --completion-length 512 --stages update,rollout "${beside[@]}" &
   check exact-1.7b 170 exact --size 1.7b --prompt-length 1024 --completion-length 128 &
-  unset OMP_NUM_THREADS
+  [[ -n ${REHEARSE:-} ]] || unset OMP_NUM_THREADS
 fi
 wait
 collect
-if [[ $wanted == *writing* ]]; then
+if wants writing; then
   check rollout-8b 100 rollout --size 8b --prompt-length 512 --completion-length 96
   check update-8b 100 update --size 8b --runs 1 --completion-length 512
   collect
 fi
-if [[ $wanted == *trl* ]]; then
-  size=(--width 1024 --layers 8 --prompt-length 2048 --prompts 2 --runs 2 --gradient-checkpointing --no-memory --json)
+if wants trl; then
   for verb in update rollout; do
-    length=$([[ $verb == update ]] && echo 512 || echo 96)
-    timeout 70 "$python" -m rubric_arm_lite bench "$verb" "${size[@]}" --completion-length "$length" \
-      >"$parts/trl-$verb.json" 2>"$parts/trl-$verb.err"
-    echo "$(date +%T) trl-$verb"
-    collect
+    limit=$(seconds 70)
+    if ((limit >= 10)); then
+      length=$([[ $verb == update ]] && echo "$trl_length" || echo $((trl_length < 96 ? trl_length : 96)))
+      timeout -k 5 "$limit" "$python" -m rubric_arm_lite bench "$verb" "${width[@]}" --prompts 2 --runs 2 \
+        --gradient-checkpointing --no-memory --json --completion-length "$length" \
+        >"$parts/trl-$verb.json" 2>"$parts/trl-$verb.err"
+    fi
+    echo "$SECONDS s trl-$verb"
   done
+  collect
+fi
+if wants backends; then
+  check backend-transformers 60 backend --size 0.6b --completion-length 256
+  PYTHONPATH="$PYTHONPATH${UNSLOTH_SITE:+:$UNSLOTH_SITE}" \
+    check backend-unsloth 60 backend --backend unsloth --size 0.6b --completion-length 256
+  collect
 fi

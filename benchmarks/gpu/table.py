@@ -1,6 +1,6 @@
 """Gather the results of ``run_all.sh`` in one JSON and one page of Markdown.
 
-python benchmarks/gpu/table.py FOLDER-OF-RESULTS OUTPUT-FOLDER
+python benchmarks/gpu/table.py FOLDER-OF-RESULTS OUTPUT-FOLDER SECONDS-SO-FAR
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
+PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "unsloth")
 
 
 def machine() -> dict[str, Any]:
@@ -91,6 +91,31 @@ def speed(results: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+def backends(results: dict[str, Any]) -> list[str]:
+    """unsloth beside transformers, on the same folder."""
+    rows = []
+    for name in ("transformers", "unsloth"):
+        stages = results.get(f"backend-{name}", {}).get("stages", {})
+        for what in ("rollout 1", "update 1"):
+            if "tokens_per_second" in stages.get(what, {}):
+                rate, held = stages[what]["tokens_per_second"], stages[what]["allocated_gib"]
+                rows.append(f"| {name} | {what.split()[0]} | {rate:.0f} | {held:.2f} GiB |")
+    if not rows:
+        return []
+    head = ["### Backends, Qwen3-0.6B NF4", "", "| backend | | tokens/s | tensors |", "|---|---|---|---|"]
+    return [*head, *rows, ""]
+
+
+def failures(results: dict[str, Any]) -> list[str]:
+    """What did not end well, and where it says so nowhere above."""
+    lines = [f"- {name}: {found['failed']}" for name, found in results.items() if "failed" in found]
+    for name, found in results.items():
+        for stage, seen in found.get("stages", {}).items():
+            if "failed" in seen:
+                lines.append(f"- {name}, {stage}: {seen['failed'][:200]}")
+    return ["### Not finished", "", *lines, ""] if lines else []
+
+
 def exactness(results: dict[str, Any]) -> list[str]:
     """Packed beside separate rows."""
     found = results.get("exact-1.7b", {}).get("exact")
@@ -147,18 +172,23 @@ def main() -> None:
     parts, out = Path(sys.argv[1]), Path(sys.argv[2])
     results: dict[str, Any] = {}
     for file in sorted(parts.glob("*.json")):
+        name = file.name.removesuffix(".json").removesuffix(".failed")
         try:
-            results[file.name.split(".json")[0].removesuffix(".failed")] = json.loads(file.read_text("utf-8"))
+            found = json.loads(file.read_text("utf-8"))
         except ValueError:
-            results[file.stem] = {"failed": "no result"}
+            found = {"failed": "no result"}
+        results[name] = {**results.get(name, {}), **found}  # a check that was stopped left what it had
     kept = out / "results.json"
     if kept.is_file():
         results = {**json.loads(kept.read_text("utf-8")), **results}
     results.setdefault("machine", machine())
+    results["seconds"] = {"total": int(sys.argv[3])}
     kept.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
     about = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
     page = ["# On a CUDA machine", "", "`bash benchmarks/gpu/run_all.sh benchmarks/gpu`", "", about, ""]
-    page += [*memory(results), *speed(results), *exactness(results), *testbed(results), *profiles(results)]
+    page += [f"The last call took {results['seconds']['total']} s.", ""]
+    page += [*memory(results), *speed(results), *backends(results), *exactness(results)]
+    page += [*testbed(results), *profiles(results), *failures(results)]
     (out / "results.md").write_text("\n".join(page), "utf-8")
 
 
