@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Two test processes share two cores with the processes that they start: threads would only wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
+# Nothing here compiles, but bitsandbytes prepares for it at every import, which takes seconds.
+os.environ["TORCHDYNAMO_DISABLE"] = "1"
 
 if "gpu" not in os.environ.get("RUBRIC_ARM_TESTS", ""):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the suite promises what holds on a CPU, on every machine

@@ -1,0 +1,55 @@
+"""Processes that begin with the libraries loaded: for tests that kill one, interrupt one, or need two at a time.
+
+Importing torch, transformers, peft and TRL takes most of a short command's time. Here one process per test session
+does it and is then copied by ``fork``, before anything else happened in it; what a copy does after that is what
+``python -m rubric_arm_lite`` does. :func:`tests.short_run.finished_run` is made by the command itself.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = [
+    "rubric_arm_lite.cli",
+    "rubric_arm_lite.pipeline",
+    "peft",
+    "transformers.models.qwen3.modeling_qwen3",
+    "transformers.generation",
+    "trl.trainer.sft_trainer",
+]
+
+
+def begin(
+    work: Callable[..., object], *given: Any, log: Path, environment: dict[str, str] | None = None
+) -> BaseProcess:
+    """Start a function of a test module; what it prints goes to the end of ``log``."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(LIBRARIES)
+    process = context.Process(target=_work, args=(work, given, log, environment or {}))
+    process.start()
+    return process
+
+
+def command(*arguments: str | Path) -> None:
+    """Work for :func:`begin`: ``rubric-arm`` with these arguments."""
+    from rubric_arm_lite.cli import main
+
+    # A test suite that a script runs in the background inherits "ignore Ctrl-C"; a person's terminal does not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv = ["rubric-arm", *map(str, arguments)]
+    main()
+
+
+def _work(work: Callable[..., object], given: tuple[Any, ...], log: Path, environment: dict[str, str]) -> None:
+    with log.open("ab") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    os.environ.update(environment)
+    work(*given)
