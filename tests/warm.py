@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -24,6 +25,9 @@ LIBRARIES = [
     "transformers.generation",
     "trl.trainer.sft_trainer",
 ]
+
+LIMIT = 240
+"""Seconds after which a process that has not come to a place is given up."""
 
 
 def begin(
@@ -45,6 +49,18 @@ def command(*arguments: str | Path) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["rubric-arm", *map(str, arguments)]
     main()
+
+
+def kill_when(reached: Callable[[], bool], process: BaseProcess, log: Path, delay: float = 0.0) -> None:
+    """``kill -9`` as soon as a process has come that far, or ``delay`` seconds later."""
+    ends = time.monotonic() + LIMIT
+    while process.is_alive() and time.monotonic() < ends and not reached():
+        time.sleep(0.01)
+    assert process.is_alive() and reached(), f"it was over, or stuck, before it could be killed: {log.read_text()}"
+    time.sleep(delay)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def _work(work: Callable[..., object], given: tuple[Any, ...], log: Path, environment: dict[str, str]) -> None:
