@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from rubric_arm_lite.cli import main
 from rubric_arm_lite.progress import RichWatcher
 from rubric_arm_lite.reward_model import RubricRewardModel
 from tests.short_run import short_sets
-from tests.warm import begin, command
+from tests.warm import begin, command, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -274,9 +273,7 @@ def test_another_recipe_is_refused(finished_run: Path) -> None:
 def test_ctrl_c_exits_130_and_keeps_what_was_done(tmp_path: Path) -> None:
     folder, log = tmp_path / "run", tmp_path / "log"
     process = begin(command, "run", "testbed", "--run-dir", folder, *short_sets(), log=log)
-    deadline = time.monotonic() + 120
-    while not (folder / "evaluations" / "base.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for((folder / "evaluations" / "base.json").exists, process, log)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGINT)
     process.join(60)

@@ -36,6 +36,7 @@ def begin(
     """Start a function of a test module; what it prints goes to the end of ``log``."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(LIBRARIES)
+    log.touch()
     process = context.Process(target=_work, args=(work, given, log, environment or {}))
     process.start()
     return process
@@ -51,16 +52,21 @@ def command(*arguments: str | Path) -> None:
     main()
 
 
-def kill_when(reached: Callable[[], bool], process: BaseProcess, log: Path, delay: float = 0.0) -> None:
-    """``kill -9`` as soon as a process has come that far, or ``delay`` seconds later."""
+def wait_for(reached: Callable[[], bool], process: BaseProcess, log: Path) -> None:
+    """Until a process has come that far."""
     ends = time.monotonic() + LIMIT
     while process.is_alive() and time.monotonic() < ends and not reached():
         time.sleep(0.01)
-    assert process.is_alive() and reached(), f"it was over, or stuck, before it could be killed: {log.read_text()}"
+    assert process.is_alive() and reached(), f"it was over, or stuck, before it came that far: {log.read_text()}"
+
+
+def kill_when(reached: Callable[[], bool], process: BaseProcess, log: Path, delay: float = 0.0) -> None:
+    """``kill -9`` as soon as a process has come that far, or ``delay`` seconds later."""
+    wait_for(reached, process, log)
     time.sleep(delay)
     process.kill()
     process.join()
-    assert process.exitcode == -signal.SIGKILL
+    assert process.exitcode == -signal.SIGKILL, "it was over before it could be killed"
 
 
 def _work(work: Callable[..., object], given: tuple[Any, ...], log: Path, environment: dict[str, str]) -> None:
