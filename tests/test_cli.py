@@ -36,7 +36,7 @@ def call(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess
         changed.chdir(ROOT)
         with pytest.raises(SystemExit) as stopped:
             main()
-    done = subprocess.CompletedProcess(sys.argv, int(stopped.value.code or 0), out.getvalue(), err.getvalue())
+    done = subprocess.CompletedProcess(arguments, int(stopped.value.code or 0), out.getvalue(), err.getvalue())
     assert "Traceback" not in done.stdout + done.stderr, done.stderr
     return done
 
