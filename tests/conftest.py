@@ -13,9 +13,13 @@ if TYPE_CHECKING:
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Two test processes share two cores with the processes that they start: threads would only wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 if "gpu" not in os.environ.get("RUBRIC_ARM_TESTS", ""):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the suite promises what holds on a CPU, on every machine
+    # Nothing is compiled here, but bitsandbytes prepares for it at every import, which takes seconds.
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
 
 settings.register_profile("suite", max_examples=100, deadline=None, derandomize=True, database=None)
 settings.load_profile("suite")

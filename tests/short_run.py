@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -19,8 +20,12 @@ SHORT = (
     "rubric.num_generations=6",
     "data.train_prompts=60",
     "warmup.prompts=40",
-    "warmup.rubric.max_steps=40",
-    "warmup.judge.max_steps=60",
+    "warmup.rubric.max_steps=12",
+    "warmup.judge.max_steps=20",
+    "warmup.rubric.per_device_train_batch_size=8",
+    "warmup.judge.per_device_train_batch_size=8",
+    "warmup.rubric.save_steps=4",
+    "warmup.judge.save_steps=4",
     "evaluation.pairs=12",
     "evaluation.vote_pairs=4",
     "evaluation.bootstrap=200",
@@ -48,4 +53,5 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             command = [sys.executable, "-m", "rubric_arm_lite", "demo", "--run-dir", str(made), "--json", *short_sets()]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
+            assert json.loads(done.stdout)["run"] == str(made), "nothing else is printed"
     return Path(shutil.copytree(made, tmp_path_factory.mktemp("finished") / "run"))

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,13 +10,11 @@ import pytest
 from benchmarks.kill_resume import COMPARED
 from rubric_arm_lite.recipe_file import load_recipe
 from rubric_arm_lite.report import write_report
-from tests.short_run import SHORT
+from tests.short_run import SHORT, short_sets
 from tests.test_pipeline import execute
+from tests.warm import begin, command, kill_when
 
-LIMIT = 240
-"""Seconds after which a run that has not come to the phase is given up."""
-SETS = (
-    *SHORT,
+MORE = (
     "schedule.cycles=1",
     "judge.max_steps=1",
     "rubric.max_steps=3",
@@ -37,33 +30,21 @@ SETS = (
 )
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
-    """Begin the run in a process of its own, which can be killed."""
-    sets = [part for value in SETS for part in ("--set", value)]
-    command = [sys.executable, "-m", "rubric_arm_lite", "run", "arrow-testbed", "--run-dir", str(folder), *sets]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-
-
-def kill_in_the_rubric_phase(process: subprocess.Popen[bytes], folder: Path) -> None:
-    """``kill -9`` once a step of the second phase has been committed and the run goes on."""
-    ends = time.monotonic() + LIMIT
+def in_the_rubric_phase(folder: Path) -> bool:
+    """Whether a step of the second phase has been committed."""
     state = folder / "state.json"
-    while process.poll() is None and time.monotonic() < ends:
-        if state.is_file() and json.loads(state.read_text())["position"] >= [1, 1]:
-            break
-        time.sleep(0.01)
-    assert process.poll() is None, "the run was over before it could be killed"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    return state.is_file() and json.loads(state.read_text())["position"] >= [1, 1]
 
 
 @pytest.mark.slow
 def test_a_pointwise_run_is_complete_and_a_killed_one_ends_the_same(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    recipe = load_recipe("arrow-testbed", SETS)
+    recipe = load_recipe("arrow-testbed", [*SHORT, *MORE])
     execute(recipe, whole)
     write_report(whole)
-    kill_in_the_rubric_phase(start(killed), killed)
+    log = tmp_path / "log"
+    process = begin(command, "run", "arrow-testbed", "--run-dir", killed, *short_sets(*MORE), log=log)
+    kill_when(lambda: in_the_rubric_phase(killed), process, log)
     assert not (killed / "adapters").exists()
     execute(recipe, killed)
     for name in COMPARED:

@@ -295,10 +295,16 @@ def test_the_meter_sees_a_peak_and_says_how(resets: bool, monkeypatch: pytest.Mo
     assert ("sampled" in peak.how) is not resets
 
 
-def test_memory_of_a_fresh_process_and_of_one_that_fails(folder: Path, tmp_path: Path) -> None:
+def test_memory_of_a_fresh_process_and_of_one_that_fails(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert measure_alone("ours", "rollout", SMALL, folder).before_bytes > 0
-    with pytest.raises(BackendError, match="Memory of ours: the process ended with"):
-        measure_alone("ours", "rollout", SMALL, tmp_path / "nowhere")
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho Traceback >&2\necho Out of memory. >&2\nexit 7\n")
+    broken.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    with pytest.raises(BackendError, match=r"Memory of ours: the process ended with 7 \(Out of memory\.\)"):
+        measure_alone("ours", "rollout", SMALL, folder)
 
 
 # --- steadiness -----------------------------------------------------------------------------------------------------

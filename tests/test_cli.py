@@ -3,41 +3,50 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 import yaml
-from click.testing import Result
 from rich.console import Console
-from typer.testing import CliRunner
 
 from rubric_arm_lite import cli_common, cli_judge
-from rubric_arm_lite.cli import app, main
+from rubric_arm_lite.cli import main
 from rubric_arm_lite.progress import RichWatcher
 from rubric_arm_lite.reward_model import RubricRewardModel
 from tests.short_run import short_sets
+from tests.warm import begin, command, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def call(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run ``rubric-arm`` as a user would; nothing it prints may be a traceback."""
-    command = [sys.executable, "-m", "rubric_arm_lite", *map(str, arguments)]
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+    """Run ``rubric-arm`` in this process, which has its libraries loaded; nothing it prints may be a traceback."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as changed, redirect_stdout(out), redirect_stderr(err):
+        changed.setattr(sys, "argv", ["rubric-arm", *map(str, arguments)])
+        changed.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        changed.chdir(ROOT)
+        with pytest.raises(SystemExit) as stopped:
+            main()
+    done = subprocess.CompletedProcess(arguments, int(stopped.value.code or 0), out.getvalue(), err.getvalue())
     assert "Traceback" not in done.stdout + done.stderr, done.stderr
     return done
 
 
-def here(*arguments: str | Path, stdin: str = "") -> Result:
-    """The same within this process, which has its libraries loaded already."""
-    return CliRunner().invoke(app, [*map(str, arguments)], input=stdin, catch_exceptions=False)
+def process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The same in a process of its own, as a user would; it has to load everything anew."""
+    call = [sys.executable, "-m", "rubric_arm_lite", *map(str, arguments)]
+    done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+    assert "Traceback" not in done.stdout + done.stderr, done.stderr
+    return done
 
 
 def refused(*arguments: str | Path) -> str:
@@ -88,14 +97,14 @@ def test_finished_demo_is_shown_again(finished_run: Path) -> None:
 @pytest.mark.slow
 def test_rubric_and_judge(finished_run: Path, tmp_path: Path) -> None:
     prompt = "Write a note about gardens for pilots. Include the word zinc."
-    written = json.loads(call("rubric", finished_run, prompt, "--json").stdout)
+    written = json.loads(process("rubric", finished_run, prompt, "--json").stdout)
     assert written["status"] in ("ok", "malformed", "truncated")
-    from_stdin = here("rubric", finished_run, "-", stdin=prompt)
+    from_stdin = call("rubric", finished_run, "-", stdin=prompt)
     assert from_stdin.stdout.strip() == written["text"].strip()
 
     pair = ("--a", "zinc stone table hug lull dare", "--b", "stone table window pencil basket ladder")
     by_hand = "1. The response includes the word zinc [Hard Rule]"
-    one = json.loads(here("judge", finished_run, "--prompt", prompt, *pair, "--rubric", by_hand, "--json").stdout)
+    one = json.loads(call("judge", finished_run, "--prompt", prompt, *pair, "--rubric", by_hand, "--json").stdout)
     assert one["winner"] in ("A", "B", None)
     assert "Winner" in one["judgement"]
 
@@ -109,7 +118,7 @@ def test_rubric_and_judge(finished_run: Path, tmp_path: Path) -> None:
     before = target.read_bytes()
     assert "give --overwrite" in refused("judge", finished_run, source, target, "--votes", "2")
     assert target.read_bytes() == before
-    assert here("judge", finished_run, source, target, "--overwrite").exit_code == 0
+    assert call("judge", finished_run, source, target, "--overwrite").returncode == 0
 
 
 @pytest.mark.slow
@@ -123,19 +132,19 @@ def test_score(finished_run: Path, tmp_path: Path) -> None:
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     prompt, response = "Write a note about gardens for pilots. Include the word zinc.", "zinc stone table hug lull dare"
     by_hand = "1. The response includes the word zinc [Hard Rule]\n2. The response is warm [Principle]"
-    one = here("score", run, "--prompt", prompt, "--response", response, "--rubric", by_hand, "--json")
+    one = call("score", run, "--prompt", prompt, "--response", response, "--rubric", by_hand, "--json")
     row = json.loads(one.stdout)
     first, second = row["checks"]
     weighed = 3 * (first["p_true"] - first["p_false"]) + second["p_true"] - second["p_false"]
     assert row["score"] == pytest.approx(weighed / 4) and row["rubric"] == by_hand
     assert "trained to compare" in one.stderr
-    shown = here("score", run, "--prompt", prompt, "--response", response, "--rubric", by_hand)
+    shown = call("score", run, "--prompt", prompt, "--response", response, "--rubric", by_hand)
     assert f"Score from -1 to 1: {row['score']:.3f}" in shown.stdout
 
     source, target = tmp_path / "in.jsonl", tmp_path / "new" / "out.jsonl"
     case = {"id": "c1", "prompt": prompt, "response": response, "rubric": by_hand}
     source.write_text(json.dumps(case) + "\n" + json.dumps({**case, "id": "c2", "response": "stone table"}) + "\n")
-    assert here("score", run, source, target).exit_code == 0
+    assert call("score", run, source, target).returncode == 0
     rows = [json.loads(line) for line in target.read_text().splitlines()]
     assert [r["id"] for r in rows] == ["c1", "c2"]
     assert rows[0]["score"] == pytest.approx(row["score"], abs=1e-5)
@@ -159,14 +168,14 @@ def test_brackets_in_names_and_words_are_no_markup(
 
 @pytest.mark.slow
 def test_evaluate_report_and_unknown_words(finished_run: Path, tmp_path: Path) -> None:
-    values = json.loads(here("evaluate", finished_run, "--limit", "4", "--votes", "3", "--json").stdout)
+    values = json.loads(call("evaluate", finished_run, "--limit", "4", "--votes", "3", "--json").stdout)
     assert values["pairs"] == 4
     assert "voting@3" in values
     pairs = tmp_path / "pairs.jsonl"
-    assert here("testbed", "pairs", pairs, "--prompts", "5", "--seed", "3").exit_code == 0
+    assert call("testbed", "pairs", pairs, "--prompts", "5", "--seed", "3").returncode == 0
     assert json.loads(call("evaluate", finished_run, pairs, "--json").stdout)["pairs"] == 20
-    assert here("report", finished_run).stdout.split()[0].endswith("report.html")
-    assert "does not know" in here("rubric", finished_run, "Write a poem about quarks").stderr
+    assert call("report", finished_run).stdout.split()[0].endswith("report.html")
+    assert "does not know" in call("rubric", finished_run, "Write a poem about quarks").stderr
 
 
 def test_show_recipe_and_doctor() -> None:
@@ -207,26 +216,14 @@ BAD_CALLS: list[tuple[tuple[str, ...], str]] = [
 
 
 @pytest.mark.parametrize(("arguments", "said"), BAD_CALLS, ids=lambda value: " ".join(value[:3]) if value else "")
-def test_bad_calls_say_what_to_do(
-    arguments: tuple[str, ...],
-    said: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """In this process: a process of its own for each would take minutes."""
+def test_bad_calls_say_what_to_do(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
     more = ("--run-dir", str(tmp_path / "run")) if arguments[0] == "run" else ()
-    monkeypatch.setattr(sys, "argv", ["rubric-arm", *arguments, *more])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    assert stopped.value.code == 2
-    error = capsys.readouterr().err
-    assert "Traceback" not in error
-    assert said in " ".join(error.split())
+    assert said in refused(*arguments, *more)
 
 
 def test_a_mistake_ends_a_process_with_2() -> None:
-    assert "no-such-recipe" in refused("run", "no-such-recipe")
+    done = process("run", "no-such-recipe")
+    assert (done.returncode, done.stdout) == (2, "") and "no-such-recipe" in done.stderr
 
 
 def test_existing_and_foreign_folders_are_left_alone(tmp_path: Path) -> None:
@@ -274,43 +271,28 @@ def test_another_recipe_is_refused(finished_run: Path) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_exits_130_and_keeps_what_was_done(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    command = [sys.executable, "-m", "rubric_arm_lite", "run", "testbed", "--run-dir", str(folder), *short_sets()]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        # A test suite that a script runs in the background inherits "ignore Ctrl-C"; a person's terminal does not.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    deadline = time.monotonic() + 120
-    while not (folder / "evaluations" / "base.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "--resume" in err
-    assert "Traceback" not in err
+    folder, log = tmp_path / "run", tmp_path / "log"
+    process = begin(command, "run", "testbed", "--run-dir", folder, *short_sets(), log=log)
+    wait_for((folder / "evaluations" / "base.json").exists, process, log)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    said = log.read_text()
+    assert process.exitcode == 130, said
+    assert "--resume" in said
+    assert "Traceback" not in said
     assert (folder / "state.json").is_file()
 
 
 @pytest.mark.slow
-def test_full_disk_is_one_clear_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from rubric_arm_lite import cli, run_dir
+def test_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rubric_arm_lite import run_dir
 
     def full(path: Path, data: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(run_dir, "atomic_write", full)
-    monkeypatch.setattr(sys, "argv", ["rubric-arm", "run", "testbed", "--run-dir", str(tmp_path / "run")])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 2
-    assert "is full" in capsys.readouterr().err
+    assert "is full" in refused("run", "testbed", "--run-dir", tmp_path / "run")
 
 
 def test_plan() -> None:

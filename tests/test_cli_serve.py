@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +20,8 @@ from rubric_arm_lite.run_dir import RunState
 from rubric_arm_lite.serve.app import Service, build_app
 from rubric_arm_lite.serve.gate import GateSettings
 from tests.serving import listening
+from tests.warm import begin, command, wait_for
 
-ROOT = Path(__file__).resolve().parents[1]
 PROMPT = "Write a note about gardens for pilots. Include the word zinc."
 BODY = {
     "prompt": PROMPT,
@@ -63,25 +59,23 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def started(*arguments: str | Path) -> Iterator[str]:
+def started(log: Path, *arguments: str | Path) -> Iterator[str]:
     """A verb that serves, in a process of its own; it must end by SIGTERM with exit code 0."""
-    command = [sys.executable, "-m", "rubric_arm_lite", *map(str, arguments), "--port", "0"]
-    alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads that wait for each other are slow on a busy machine
-    pipe = subprocess.PIPE
-    served = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=ROOT, env=alone)
-    assert served.stdout is not None and served.stderr is not None
+    served = begin(command, *arguments, "--port", "0", log=log)
     try:
-        found = re.search(r"http://\S+/", served.stdout.readline())
-        assert found is not None, served.stderr.read()
+        wait_for(lambda: "; Ctrl-C stops)" in log.read_text(), served, log)
+        found = re.search(r"http://\S+/", log.read_text())
+        assert found is not None, log.read_text()
         yield found[0]
-        served.send_signal(signal.SIGTERM)
-        assert served.wait(30) == 0
-        said = served.stderr.read()
+        served.terminate()
+        served.join(30)
+        said = log.read_text()
+        assert served.exitcode == 0, said
         assert "Stopped." in said
         assert "Traceback" not in said
     finally:
         served.kill()
-        served.communicate()
+        served.join()
 
 
 def judged(run: Path, state: str, votes: int, tmp_path: Path) -> dict[str, object]:
@@ -135,7 +129,10 @@ def test_play_has_every_state(run: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_serve_says_what_judge_says(run: Path, tmp_path: Path) -> None:
-    with started("serve", run, "--state", "warm-up") as url, httpx.Client(base_url=url, timeout=60) as client:
+    with (
+        started(tmp_path / "log", "serve", run, "--state", "warm-up") as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
         assert client.get("v1/about").json()["states"] == ["warm-up"]
         assert client.get("/").status_code == 404  # the page is play's
         assert client.post("v1/compare", json={**BODY, "state": "final"}).status_code == 422

@@ -14,9 +14,10 @@ from tests.short_run import SHORT
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 SHORT_POLICY = (
     "data.train_prompts=24",
-    "start.sft.max_steps=30",
+    "start.sft.max_steps=8",
+    "start.sft.per_device_train_batch_size=8",
     "evaluation.prompts=8",
-    "dpo.num_train_epochs=1",
+    "dpo.max_steps=2",
 )
 
 

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +22,8 @@ from rubric_arm_lite.policy_report import write_policy_report
 from rubric_arm_lite.prompts import prompt_hash
 from rubric_arm_lite.recipe_file import dump_recipe, load_recipe, load_settings, recipe_hash, shipped_recipes
 from rubric_arm_lite.run_dir import RunDirectory
+from tests.warm import begin, kill_when
+from tests.warm import command as rubric_arm
 
 SHORT = (
     "data.train_prompts=24",
@@ -106,21 +103,6 @@ def command(method: str, reward: Path, folder: Path) -> list[str]:
     return [*call, "--if-exists", "resume", "--json", *sets]
 
 
-def kill_9(arguments: list[str], when: Path) -> None:
-    """Start a command in a process of its own and kill it as soon as a file is there."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rubric_arm_lite", *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    while process.poll() is None and not when.exists():
-        time.sleep(0.05)
-    assert process.poll() is None, "the run was over before it could be killed"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
 @pytest.fixture(scope="module")
 def online_run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run of online GRPO, only read by the tests."""
@@ -134,7 +116,8 @@ def test_iterdpo_killed_and_resumed_is_identical(finished_run: Path, tmp_path: P
     recipe = recipe_for(finished_run, "iterdpo")
     execute(recipe, tmp_path / "whole")
     folder = tmp_path / "killed"
-    kill_9(command("iterdpo", finished_run, folder), folder / "rounds" / "1" / "samples.jsonl")
+    process = begin(rubric_arm, *command("iterdpo", finished_run, folder), log=tmp_path / "log")
+    kill_when((folder / "rounds" / "1" / "samples.jsonl").exists, process, tmp_path / "log")
     with pytest.raises(Killed):
         execute(recipe, folder, 4)  # in the trainer of a round
     execute(recipe, folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Callable
@@ -199,9 +200,10 @@ def test_killed_again_while_it_reopens(tmp_path: Path) -> None:
     points = unbroken(tmp_path / "whole")
     died = 0
     for first in range(14, 90, 5):
+        dead_once = tmp_path / f"run-{first}"
+        assert killed_at(first, lambda tell, path=dead_once: story(path, "raise", tell))[0]
         for second in range(1000):
-            path = tmp_path / f"run-{first}-{second}"
-            assert killed_at(first, lambda tell, path=path: story(path, "raise", tell))[0]
+            path = Path(shutil.copytree(dead_once, tmp_path / f"run-{first}-{second}"))
             dead, _ = killed_at(second, lambda tell, path=path: open_run(path).close())
             run = open_run(path)
             assert snapshot(run) in points

@@ -99,8 +99,9 @@ def trained(folder: Path) -> dict[str, Any]:
     changes = (
         "model.backend=unsloth", "model.quantization=nf4", "model.gradient_checkpointing=true", "schedule.cycles=1",
         "judge.max_steps=2", "rubric.max_steps=1", "rubric.prompts_per_step=3", "judge.prompts_per_step=6",
-        "warmup.rubric.max_steps=20", "warmup.judge.max_steps=20", "warmup.prompts=60", "data.train_prompts=24",
-        "evaluation.pairs=8", "evaluation.vote_pairs=2", "evaluation.votes=1", "evaluation.after_phases=false",
+        "warmup.prompts=4", "warmup.rubric.per_device_train_batch_size=8", "warmup.judge.per_device_train_batch_size=8",
+        "warmup.rubric.max_steps=20", "warmup.judge.max_steps=8", "data.train_prompts=24", "evaluation.pairs=4",
+        "evaluation.vote_pairs=2", "evaluation.votes=1", "evaluation.after_phases=false",
     )  # fmt: skip
     sets = [part for change in changes for part in ("--set", change)]
     app(["run", "testbed", *sets, "--run-dir", str(folder), "--json"], standalone_mode=False)
