@@ -191,7 +191,7 @@ def inference(
 def _recipe(run: Path | None, recipe: str, overrides: list[str]) -> Recipe:
     from rubric_arm_lite.errors import ConfigError
     from rubric_arm_lite.recipe_file import load_recipe
-    from rubric_arm_lite.reward_model import recipe_of_run
+    from rubric_arm_lite.run_states import recipe_of_run
 
     if run is None:
         return load_recipe(recipe, overrides)

@@ -87,7 +87,8 @@ def server_of(
 def load_run(run: Path, state: str, server: ServerSettings | None) -> RubricRewardModel:
     """The reward model of a run or of a recipe's checkpoints, on this machine or behind the server."""
     from rubric_arm_lite.errors import ConfigError
-    from rubric_arm_lite.reward_model import RubricRewardModel, recipe_of
+    from rubric_arm_lite.reward_model import RubricRewardModel
+    from rubric_arm_lite.run_states import recipe_of
 
     recipe = recipe_of(run)
     if server is not None:

@@ -144,8 +144,8 @@ def _benchmarks(
     from rubric_arm_lite.errors import ConfigError
     from rubric_arm_lite.report import write_report
     from rubric_arm_lite.report_text import benchmarks_text
-    from rubric_arm_lite.reward_model import recipe_of_run
     from rubric_arm_lite.run_dir import atomic_write, explained_disk_errors
+    from rubric_arm_lite.run_states import recipe_of_run
 
     if not names:
         raise ConfigError("--benchmarks names none. Give one or more names, separated by commas.")

@@ -102,7 +102,8 @@ def play(
     check_installed()
     allowed = host_names(allow_host or ())
     asked = server_of(server, state, rubric_model, judge_model, server_key_env)
-    from rubric_arm_lite.reward_model import check_compares, recipe_of, states_of
+    from rubric_arm_lite.reward_model import check_compares
+    from rubric_arm_lite.run_states import recipe_of, states_of
     from rubric_arm_lite.serve.gate import GateSettings
 
     check_compares(recipe_of(run))  # all that the page does

@@ -14,7 +14,7 @@ from typing import Any
 from rubric_arm_lite.config import Recipe
 from rubric_arm_lite.errors import CheckpointError, ConfigError
 from rubric_arm_lite.recipe_file import dump_recipe
-from rubric_arm_lite.reward_model import adapter_folder, recipe_of_run
+from rubric_arm_lite.run_states import adapter_folder, recipe_of_run
 from rubric_arm_lite.types import ROLES, Role
 
 MEASURED = (

@@ -34,7 +34,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "ranking",
         "leaks",
     ),
-    2: ("data", "journal", "row_files", "rows", "rubric_cache", "run_dir", "sources.*", "testbed.*"),
+    2: ("data", "journal", "row_files", "rows", "rubric_cache", "run_dir", "run_states", "sources.*", "testbed.*"),
     3: ("batching", "losses", "memory", "parallel", "prefix_tree", "tree_attention"),
     4: ("backends.*",),
     5: (

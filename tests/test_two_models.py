@@ -13,7 +13,8 @@ from rubric_arm_lite.config import CheckpointPair, ModelSettings
 from rubric_arm_lite.errors import BackendError, ConfigError
 from rubric_arm_lite.export import export
 from rubric_arm_lite.recipe_file import load_recipe
-from rubric_arm_lite.reward_model import RubricRewardModel, recipe_of_run
+from rubric_arm_lite.reward_model import RubricRewardModel
+from rubric_arm_lite.run_states import recipe_of_run
 from rubric_arm_lite.testbed.tokenizer import build_tokenizer
 from tests import tiny
 from tests.test_cli import call, refused

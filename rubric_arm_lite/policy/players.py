@@ -14,7 +14,8 @@ from rubric_arm_lite.backends.transformers import TwoAdapterModel
 from rubric_arm_lite.config import ModelSettings, Recipe
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.policy_config import PolicyRecipe
-from rubric_arm_lite.reward_model import RubricRewardModel, adapter_folder, check_compares, recipe_of_run
+from rubric_arm_lite.reward_model import RubricRewardModel, check_compares
+from rubric_arm_lite.run_states import adapter_folder, recipe_of_run
 from rubric_arm_lite.types import ROLES, Role
 
 

@@ -15,7 +15,8 @@ from rubric_arm_lite.backends.server_http import RefusedRequest
 from rubric_arm_lite.comparing import TooLong
 from rubric_arm_lite.errors import BackendError, RubricArmError
 from rubric_arm_lite.pointwise import PointwiseScore
-from rubric_arm_lite.reward_model import RubricRewardModel, adapter_folder
+from rubric_arm_lite.reward_model import RubricRewardModel
+from rubric_arm_lite.run_states import adapter_folder
 from rubric_arm_lite.types import ROLES, ParseStatus, Prompt, Rubric
 from rubric_arm_lite.verdicts import Orders, Verdict
 
