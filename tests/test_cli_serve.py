@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from rubric_arm_lite import cli, cli_serve
 from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError, RubricArmError
 from rubric_arm_lite.run_dir import RunState
-from rubric_arm_lite.run_states import adapter_folder, states_of
 from rubric_arm_lite.serve.app import Service, build_app
 from rubric_arm_lite.serve.gate import GateSettings
 from tests.serving import listening
@@ -180,14 +179,3 @@ def test_names_of_hosts() -> None:
     for bad in ("", ".", "http://box", "box:8000", "a b", "*.example.org", "bücher.de"):
         with pytest.raises(ConfigError, match=re.escape(f"--allow-host {bad}: ")):
             cli_serve.host_names([bad])
-
-
-def test_states_of_a_run(run: Path, tmp_path: Path) -> None:
-    assert states_of(run) == ["warm-up", "state-000004", "final"]
-    assert states_of(tmp_path) == []
-    assert adapter_folder(run, "judge", "state-000004") == adapter_folder(run, "judge", "latest")
-    unfinished = tmp_path / "unfinished"
-    unfinished.mkdir()
-    (unfinished / "state.json").write_text((run / "state.json").read_text())
-    (unfinished / "checkpoints").symlink_to(run / "checkpoints")
-    assert states_of(unfinished) == ["warm-up", "state-000004", "latest"]
