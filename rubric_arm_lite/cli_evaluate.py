@@ -105,7 +105,7 @@ def _held_out(
     from rubric_arm_lite.data import load_pairs
     from rubric_arm_lite.doubts import evaluation_doubts
     from rubric_arm_lite.evaluation_text import evaluation_text
-    from rubric_arm_lite.pipeline import evaluate_run
+    from rubric_arm_lite.run_evaluation import evaluate_run
 
     pairs = None if source is None else load_pairs(source)
     model = load_run(run, state, server)

@@ -6,57 +6,37 @@ stages is fixed; each is committed when it is done, and the alternating stage co
 
 from __future__ import annotations
 
-import hashlib
 import json
-import platform
 import shutil
-import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from rubric_arm_lite import __version__
 from rubric_arm_lite.alternating import Hooks, Position, Turn, alternate
-from rubric_arm_lite.backends.base import ChatSampler, Sampler
+from rubric_arm_lite.backends.base import Sampler
 from rubric_arm_lite.backends.loader import load_model
 from rubric_arm_lite.backends.spread import SpreadSampler
 from rubric_arm_lite.backends.transformers import TwoAdapterModel
 from rubric_arm_lite.config import Recipe
-from rubric_arm_lite.data import WarmupRow, filter_by_length
+from rubric_arm_lite.data import WarmupRow
 from rubric_arm_lite.doubts import few_pairs_doubt, still_doubts, still_phases, unparsed_doubt
-from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError, TrainingError
-from rubric_arm_lite.evaluate import Evaluation, Players, Recall
-from rubric_arm_lite.judging import judge_prompts, make_evaluator, make_phases
+from rubric_arm_lite.errors import CheckpointError, ConfigError, TrainingError
+from rubric_arm_lite.evaluate import Evaluation, Players
+from rubric_arm_lite.judging import make_evaluator, make_phases
 from rubric_arm_lite.learner import Learner
 from rubric_arm_lite.parallel import ALONE, Processes
 from rubric_arm_lite.phases import RubricWriter
 from rubric_arm_lite.prompts import PromptBuilder, Templates, prompt_hash
-from rubric_arm_lite.reward_model import RubricRewardModel
 from rubric_arm_lite.rubric_cache import RubricCache
+from rubric_arm_lite.run_data import load_data
 from rubric_arm_lite.run_dir import RunDirectory, read_jsonl
 from rubric_arm_lite.schedule import STAGES, Slot, slots
-from rubric_arm_lite.sources.counts import Counts
-from rubric_arm_lite.sources.overlap import Overlap, overlap_with
-from rubric_arm_lite.sources.reading import read_blocks
 from rubric_arm_lite.sources.trajectories import read_trajectories
-from rubric_arm_lite.testbed import TRAIN_PROMPTS
-from rubric_arm_lite.types import (
-    ROLES,
-    Criterion,
-    CriterionKind,
-    ParseStatus,
-    PreferencePair,
-    Prompt,
-    PromptBlock,
-    Role,
-    Rubric,
-    StepMetrics,
-)
+from rubric_arm_lite.step_rows import rollout_rows, summarise
+from rubric_arm_lite.types import ROLES, Role, StepMetrics
+from rubric_arm_lite.versions import versions
 from rubric_arm_lite.warmup import role_examples, rows_of_testbed, updates, warm_up_role
 
 CROSS_PLAY = {
@@ -65,9 +45,6 @@ CROSS_PLAY = {
     "warm-up judge, trained rubrics": Players("rubric", "judge_ref"),
     "trained judge, trained rubrics": Players("rubric", "judge"),
 }
-
-
-_ONE_CRITERION = Rubric("", (Criterion("The response", CriterionKind.PRINCIPLE),), ParseStatus.OK)
 
 
 class Watcher(Protocol):
@@ -88,32 +65,6 @@ class Watcher(Protocol):
     def note(self, text: str) -> None:
         """Something a reader should know."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class RunData:
-    """Training prompts and held-out pairs, with what was left out because it was too long.
-
-    Attributes:
-        counts: what was read of the sources of pairs, and left out of them.
-        overlap: prompts of the benchmarks that nothing may be trained on.
-    """
-
-    train: list[PromptBlock]
-    test: list[PreferencePair]
-    too_long: int
-    recall: Recall | None = None
-    world: Any = None
-    counts: tuple[Counts, ...] = ()
-    overlap: Overlap | None = None
-
-    def fingerprint(self) -> str:
-        """Hash of every pair in its order, to tell on a resume whether the data are still the same."""
-        digest = hashlib.sha256()
-        for pair in [*(pair for block in self.train for pair in block.pairs), *self.test]:
-            row = [pair.pair_id, prompt_hash(pair.prompt), pair.chosen, pair.rejected]
-            digest.update(json.dumps(row).encode())
-        return digest.hexdigest()[:16]
 
 
 class Run:
@@ -413,174 +364,5 @@ class Run:
         self.directory.append("timings.jsonl", row)
 
 
-def rollout_rows(slot: Slot, step: int, turn: Turn) -> Iterator[dict[str, Any]]:
-    """What a step sampled and what it earned, one row per group for the log."""
-    for group, rewards, advantages in zip(turn.groups, turn.rewards, turn.advantages, strict=True):
-        samples = [
-            {
-                "text": sample.text,
-                "finish_reason": sample.finish_reason,
-                "reward": reward.total,
-                **dict(reward.parts),
-                "advantage": advantage,
-            }
-            for sample, reward, advantage in zip(group.samples, rewards, advantages.values, strict=True)
-        ]
-        yield {
-            "phase": slot.label,
-            "step": step,
-            "role": turn.role,
-            "example_id": group.example.example_id,
-            "prompt": group.example.prompt,
-            "samples": samples,
-        }
-
-
-def load_data(recipe: Recipe, model: ChatSampler, prompts: PromptBuilder, training: bool = True) -> RunData:
-    """The recipe's training prompts and held-out pairs, without those that do not fit the context.
-
-    Args:
-        training: false if nothing will be trained; the training prompts are then neither measured nor counted, which
-            a server would be asked about one by one.
-
-    Raises:
-        DataError: if nothing is left of either.
-    """
-    settings = recipe.data
-    world = None
-    recall: Recall | None = None
-    counts: tuple[Counts, ...] = ()
-    overlap: Overlap | None = None
-    if settings.source == "testbed":
-        from rubric_arm_lite.testbed.world import World
-
-        world = World(recipe.seed, settings.world)
-        train = world.blocks("train", settings.train_prompts or TRAIN_PROMPTS)
-        clean = World(recipe.seed, settings.world.model_copy(update={"label_noise": 0.0}))
-        test = clean.blocks("test", settings.test_prompts or recipe.evaluation.pairs)
-        recall = _recall_of(world)
-    else:
-        overlap = overlap_with(settings.decontaminate, settings.overlap_words)
-        train, test, counts = read_blocks(settings, recipe.seed, overlap)
-    room = recipe.model.max_context
-
-    def longest(pair: PreferencePair) -> int:
-        return longest_prompt(pair, recipe, model, prompts)
-
-    train, dropped_train = filter_by_length(train, longest, room) if training else (train, 0)
-    test, dropped_test = filter_by_length(test, longest, room)
-    if not train or not test:
-        raise DataError(
-            f"No {'training' if not train else 'held-out'} pair fits model.max_context ({room} tokens): each needs its "
-            "prompt plus room for a rubric and a judgement. Raise the context, or lower evaluation.rubric_max_tokens "
-            f"({recipe.evaluation.rubric_max_tokens}) and evaluation.judge_max_tokens "
-            f"({recipe.evaluation.judge_max_tokens})."
-        )
-    if len(train) < recipe.schedule.cycles:
-        raise DataError(
-            f"{len(train)} training prompts cannot be split into schedule.cycles: {recipe.schedule.cycles} parts. Use "
-            "fewer cycles or more data."
-        )
-    # One pair per held-out prompt first, so that a bounded evaluation sees as many prompts as it can.
-    deepest = max(len(block.pairs) for block in test)
-    pairs = [block.pairs[i] for i in range(deepest) for block in test if i < len(block.pairs)]
-    return RunData(train, pairs, dropped_train + dropped_test, recall, world, counts, overlap)
-
-
-def longest_prompt(pair: PreferencePair, recipe: Recipe, model: ChatSampler, prompts: PromptBuilder) -> int:
-    """Tokens of the longest sequence that this pair can lead to, with room for a rubric of full length."""
-    evaluation = recipe.evaluation
-    rubric_room = max(recipe.rubric.max_completion_length, evaluation.rubric_max_tokens)
-    judge_room = max(recipe.judge.max_completion_length, recipe.reward.judge_max_tokens, evaluation.judge_max_tokens)
-    generator = model.prompt_tokens(prompts.rubric_prompt(pair.prompt)) + rubric_room
-    empty = judge_prompts(recipe, prompts, pair, _ONE_CRITERION)
-    return max(generator, max(map(model.prompt_tokens, empty)) + rubric_room + judge_room)
-
-
-def _recall_of(world: Any) -> Recall:
-    from rubric_arm_lite.testbed.world import named_attributes, parse_task
-
-    def recall(prompt: Prompt, rubric: Rubric) -> float:
-        task = parse_task(str(prompt))
-        if task is None:
-            return 0.0
-        likes = set(world.likes[task.topic])
-        return len(named_attributes(rubric) & likes) / len(likes)
-
-    return recall
-
-
-def summarise(turn: Turn, metrics: StepMetrics, measured: dict[str, float]) -> dict[str, float]:
-    """One step's values for the log."""
-    rewards = [reward for group in turn.rewards for reward in group]
-    samples = [sample for group in turn.groups for sample in group.samples]
-    values = {"reward": _mean([r.total for r in rewards])}
-    for name in dict.fromkeys(name for r in rewards for name, _ in r.parts):
-        values[f"reward/{name}"] = _mean([dict(r.parts).get(name, 0.0) for r in rewards])
-    values["reward/masked"] = _mean([float(r.masked) for r in rewards])
-    values["groups"] = float(len(turn.groups))
-    values["groups/informative"] = _mean([float(a.informative) for a in turn.advantages])
-    values["completion_length"] = _mean([float(len(s.token_ids)) for s in samples])
-    values["completions/truncated"] = _mean([float(s.finish_reason == "length") for s in samples])
-    return {**values, **measured, **metrics.values}
-
-
-def versions(model: TwoAdapterModel) -> dict[str, Any]:
-    """What this run was made with: packages, machine, and the git revision where there is one."""
-    names = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes")
-    found: dict[str, Any] = {"rubric-arm-lite": __version__, "python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
-    found["device"] = torch.cuda.get_device_name() if model.device.type == "cuda" else platform.processor() or "cpu"
-    found["threads"] = torch.get_num_threads()
-    found["git"] = _git_revision()
-    return found
-
-
-def _git_revision() -> str | None:
-    here = Path(__file__).resolve().parent
-    if not (here.parent / ".git").exists():
-        return None
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
-
-
 def _slug(name: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in name).strip("-")
-
-
-def evaluate_run(
-    reward_model: RubricRewardModel, pairs: Sequence[PreferencePair] | None, votes: int, limit: int | None
-) -> tuple[Evaluation, int]:
-    """Evaluate a trained run on given pairs, or on those its recipe holds out; also how many were too long.
-
-    Raises:
-        DataError: if no pair fits the context.
-    """
-    recipe, model = reward_model.recipe, reward_model.model
-    prompts = reward_model.prompts
-    recall: Recall | None = None
-    if pairs is None:
-        data = load_data(recipe, model, prompts, training=False)
-        pairs, recall, left_out = data.test, data.recall, data.too_long
-    else:
-        fitting = [p for p in pairs if longest_prompt(p, recipe, model, prompts) <= recipe.model.max_context]
-        if not fitting:
-            raise DataError(f"None of {len(pairs)} pairs fits model.max_context ({recipe.model.max_context} tokens).")
-        left_out = len(pairs) - len(fitting)
-        pairs = fitting
-    settings = recipe.evaluation.model_copy(update={"pairs": limit or len(pairs), "votes": votes})
-    writer = RubricWriter(model, prompts, RubricCache(recipe.cache.capacity))
-    evaluator = make_evaluator(recipe, model, writer, settings, pairs, recall)
-    return evaluator.evaluate("evaluation", votes=votes), left_out

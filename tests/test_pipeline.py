@@ -11,11 +11,12 @@ import pytest
 from rubric_arm_lite.config import Recipe
 from rubric_arm_lite.errors import CheckpointError, DataError, TrainingError
 from rubric_arm_lite.evaluate import Evaluation
-from rubric_arm_lite.pipeline import Run, load_data
+from rubric_arm_lite.pipeline import Run
 from rubric_arm_lite.policy_config import PolicyRecipe
 from rubric_arm_lite.recipe_file import dump_recipe, load_recipe, recipe_hash, recipes_folder, shipped_recipes
 from rubric_arm_lite.report import write_report
 from rubric_arm_lite.reward_model import RubricRewardModel
+from rubric_arm_lite.run_data import load_data
 from rubric_arm_lite.run_dir import RunDirectory
 from rubric_arm_lite.schedule import STAGES
 from rubric_arm_lite.testbed.trajectories import Teacher

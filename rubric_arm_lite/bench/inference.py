@@ -21,9 +21,9 @@ from rubric_arm_lite.bench.measure import versions
 from rubric_arm_lite.config import Recipe
 from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.evaluate import Players, order_statistics, verdict_row
-from rubric_arm_lite.pipeline import load_data, longest_prompt
 from rubric_arm_lite.prompts import DirectPrompts, prompt_hash
 from rubric_arm_lite.reward_model import RubricRewardModel
+from rubric_arm_lite.run_data import load_data, longest_prompt
 from rubric_arm_lite.types import Example, Judgement, ParseStatus, PreferencePair, Side
 
 JudgeName = Literal["trained", "base", "direct", "reasoning", "votes"]

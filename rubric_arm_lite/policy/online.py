@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from rubric_arm_lite.alternating import Hooks, Position, Turn, alternate
 from rubric_arm_lite.errors import TrainingError
-from rubric_arm_lite.pipeline import rollout_rows, summarise
 from rubric_arm_lite.policy.phase import PolicyPhase
 from rubric_arm_lite.policy.state import PolicyState
 from rubric_arm_lite.schedule import Slot
+from rubric_arm_lite.step_rows import rollout_rows, summarise
 from rubric_arm_lite.types import PromptBlock, StepMetrics
 
 

@@ -19,7 +19,6 @@ import torch
 
 from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.journal import Journal
-from rubric_arm_lite.pipeline import versions
 from rubric_arm_lite.policy import rounds
 from rubric_arm_lite.policy.online import train_online
 from rubric_arm_lite.policy.pairs import portions
@@ -30,6 +29,7 @@ from rubric_arm_lite.policy.statistics import Alarm, Point, alarms
 from rubric_arm_lite.policy_config import PolicyRecipe
 from rubric_arm_lite.run_dir import RunDirectory
 from rubric_arm_lite.types import ParseStatus
+from rubric_arm_lite.versions import versions
 from rubric_arm_lite.warmup import updates, warm_up_role
 
 
