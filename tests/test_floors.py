@@ -70,7 +70,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "synthesize",
         "benchmarks.*",
     ),
-    6: ("alternating", "step_rows", "pipeline", "policy.online", "policy.pipeline"),
+    6: ("alternating", "alternating_stage", "pipeline", "run_parts", "step_rows", "policy.online", "policy.pipeline"),
     7: (
         "bench.*",
         "cli",

@@ -223,8 +223,8 @@ def test_every_shipped_recipe_loads_and_builds_to_the_backend_seam(tmp_path: Pat
         assert load_recipe(str(copy)) == recipe
     recipe = load_recipe("testbed")
     run = Run(recipe, RunDirectory.open(tmp_path / "run", dump_recipe(recipe), recipe_hash(recipe)), Silent())
-    assert len(run.data.train) == recipe.data.train_prompts
-    assert len(run.evaluator.pairs) == recipe.evaluation.pairs
+    assert len(run.parts.data.train) == recipe.data.train_prompts
+    assert len(run.parts.evaluator.pairs) == recipe.evaluation.pairs
 
 
 @pytest.mark.slow
