@@ -25,8 +25,8 @@ def reader_of(model: str | None, recipe: str | None) -> tuple[PromptBuilder, str
     if model is None and recipe is None:
         return PromptBuilder(templates), "words", lambda text: len(text.split())
     quiet_libraries()
+    from rubric_arm_lite.backends.chat import control_tokens
     from rubric_arm_lite.backends.loader import load_tokenizer
-    from rubric_arm_lite.backends.transformers import control_tokens
 
     settings = loaded.model if model is None else ModelSettings(base=model)
     tokenizer = load_tokenizer(settings)

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from rubric_arm_lite.backends.adapters import new_adapters
 from rubric_arm_lite.backends.shared_prefix import NAME, register, sharing_error
-from rubric_arm_lite.backends.transformers import TwoAdapterModel, new_adapters
+from rubric_arm_lite.backends.transformers import TwoAdapterModel
 from rubric_arm_lite.config import ModelSettings
 from rubric_arm_lite.errors import BackendError, first_line
 from rubric_arm_lite.testbed import base_folder

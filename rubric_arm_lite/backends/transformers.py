@@ -9,7 +9,6 @@ trainable.
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,16 +20,18 @@ import torch
 from torch import Tensor
 
 from rubric_arm_lite.backends import shared_prefix
+from rubric_arm_lite.backends.adapters import read_adapter, write_adapter
 from rubric_arm_lite.backends.answers import next_word_logprobs
 from rubric_arm_lite.backends.base import NextWords, Sampling
+from rubric_arm_lite.backends.chat import Chat, control_tokens
 from rubric_arm_lite.backends.generation import Completion, generate
-from rubric_arm_lite.batching import Layout, RowBatch, positions
+from rubric_arm_lite.backends.token_scores import Head, score_batch
+from rubric_arm_lite.batching import Layout, RowBatch
 from rubric_arm_lite.config import ModelSettings
 from rubric_arm_lite.errors import BackendError, PromptTooLongError
-from rubric_arm_lite.losses import TokenScores, score_tokens
+from rubric_arm_lite.losses import TokenScores
 from rubric_arm_lite.memory import SHARE_CUDA, free_cuda, is_out_of_memory, release
-from rubric_arm_lite.seeds import derive_seed
-from rubric_arm_lite.types import ROLES, Example, Role, RolloutGroup, Sample
+from rubric_arm_lite.types import Example, RolloutGroup, Sample
 
 MAX_ROWS_CPU = 512
 MAX_ROWS_CUDA = 64
@@ -45,7 +46,7 @@ class TwoAdapterModel:
         self.settings = settings
         self._dtype: torch.dtype = model.dtype  # asked of the model it is looked for among all parameters
         self.max_rows = MAX_ROWS_CUDA if self.device.type == "cuda" else MAX_ROWS_CPU
-        self._head = _Head(model.get_base_model())
+        self._head = Head(model.get_base_model())
         whole_rows = settings.gradient_checkpointing or not settings.shared_prefix
         self.layout: Layout = "separate" if whole_rows else "expanded"
         if model.get_base_model().config._attn_implementation == shared_prefix.NAME:
@@ -60,10 +61,7 @@ class TwoAdapterModel:
         config = model.generation_config.eos_token_id if model.generation_config else None
         configured = config if isinstance(config, list) else [config]
         self.end_ids = frozenset(int(i) for i in [tokenizer.eos_token_id, *configured] if i is not None)
-        self._specials = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-        self._specials_in_empty_turn = {
-            thinking: self._count_specials(self._tokenize(self._wrap("", thinking))) for thinking in (False, True)
-        }
+        self._chat = Chat(tokenizer)
         self._rest()
 
     @property
@@ -200,13 +198,7 @@ class TwoAdapterModel:
 
     def save_adapter(self, adapter: str, folder: Path) -> None:
         """Write an adapter as a plain PEFT folder (safetensors)."""
-        from peft import get_peft_model_state_dict
-        from safetensors.torch import save_file
-
-        folder.mkdir(parents=True, exist_ok=True)
-        state = get_peft_model_state_dict(self.model, adapter_name=adapter, save_embedding_layers=False)
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, folder / "adapter_model.safetensors")
-        self.model.peft_config[adapter].save_pretrained(str(folder))
+        write_adapter(self.model, adapter, folder)
 
     def load_adapter(self, adapter: str, folder: Path) -> None:
         """Copy a saved adapter's weights into the adapter of that name.
@@ -214,83 +206,19 @@ class TwoAdapterModel:
         Raises:
             BackendError: if the folder is not a LoRA adapter of this base and rank.
         """
-        from peft import set_peft_model_state_dict
-        from safetensors.torch import load_file
-
-        self._check_adapter(folder)
-        try:
-            state = load_file(folder / "adapter_model.safetensors")
-        except Exception as error:  # safetensors raises its own type for a broken header
-            raise BackendError(f"{folder}/adapter_model.safetensors cannot be read: {error}. Save it again.") from error
-        own = {name: p.shape for name, p in self.parameters(adapter)}
-        given = {k.replace(".weight", f".{adapter}.weight"): v.shape for k, v in state.items()}
-        wrong = sorted(k for k in own.keys() | given.keys() if own.get(k) != given.get(k))
-        if wrong:
-            name = wrong[0]
-            raise BackendError(
-                f"{folder} does not fit this base: `{name}` has shape {_shape(given.get(name))} there and "
-                f"{_shape(own.get(name))} here ({len(wrong)} differ). Use the base it was trained on, or the same "
-                "model.lora.r and target_modules."
-            )
-        set_peft_model_state_dict(self.model, state, adapter_name=adapter)
+        read_adapter(self.model, adapter, folder, self.settings.lora, self.parameters(adapter))
         self.changed(adapter)
         self._rest()
-
-    def _check_adapter(self, folder: Path) -> None:
-        for name in ("adapter_config.json", "adapter_model.safetensors"):
-            if not (folder / name).is_file():
-                raise BackendError(f"{folder} has no {name}: it is not a PEFT adapter. Name a folder that has both.")
-        try:
-            config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
-        except ValueError as error:
-            raise BackendError(f"{folder}/adapter_config.json is not JSON: {error}. Save the adapter again.") from error
-        if not isinstance(config, dict):
-            raise BackendError(f"{folder}/adapter_config.json is no mapping. Save the adapter again.")
-        if config.get("peft_type") != "LORA":
-            raise BackendError(f"{folder} holds a {config.get('peft_type')!r} adapter; only LORA adapters are used.")
-        rank = self.settings.lora.r
-        if config.get("r") != rank:
-            raise BackendError(
-                f"{folder} has rank {config.get('r')}, the recipe says model.lora.r: {rank}. Set it to "
-                f"{config.get('r')} or choose another adapter."
-            )
-        alpha = config.get("lora_alpha")
-        if alpha != self.settings.lora.alpha:
-            raise BackendError(
-                f"{folder} has lora_alpha {alpha}, the recipe says model.lora.alpha: {self.settings.lora.alpha:g}. "
-                f"Set it to {alpha}: with another scale the adapter would not be what was trained."
-            )
-        for name in ("use_rslora", "alpha_pattern"):
-            if config.get(name):
-                raise BackendError(
-                    f"{folder} uses {name}, which this project does not: its scale would be another. Train it with a "
-                    "plain lora_alpha."
-                )
 
     # --- prompts ------------------------------------------------------------------------------------------------
 
     def encode(self, prompt: str) -> list[int]:
         """Token ids of one user turn with the chat template around it, thinking off.
 
-        The same rendering serves warm-up, training and inference.
-
         Raises:
             BackendError: if the text smuggled a control token past :class:`~rubric_arm_lite.prompts.PromptBuilder`.
         """
-        return self._encode_all([prompt])[0]
-
-    def _encode_all(self, prompts: Sequence[str], thinking: bool = False) -> list[list[int]]:
-        """:meth:`encode` of many prompts, tokenised together; with ``thinking``, the template switches thoughts on."""
-        if not prompts:
-            return []
-        texts = [self._wrap(prompt, thinking) for prompt in prompts]
-        encoded: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        if any(self._count_specials(ids) != self._specials_in_empty_turn[thinking] for ids in encoded):
-            raise BackendError(
-                "A prompt contains control tokens of this tokenizer, so it could forge another turn. Build prompts "
-                "with PromptBuilder(templates, special_tokens=model.control_tokens())."
-            )
-        return encoded
+        return self._chat.encode_all([prompt])[0]
 
     def prompt_tokens(self, prompt: str) -> int:
         """Length of :meth:`encode`'s result."""
@@ -302,24 +230,11 @@ class TwoAdapterModel:
 
     def encode_completion(self, text: str) -> list[int]:
         """Token ids of an assistant's text and the end token, for the warm-up."""
-        return [*self._tokenize(text), self.tokenizer.eos_token_id]
+        return self._chat.encode_completion(text)
 
     def thinks(self) -> bool:
         """Whether the chat template can switch a model's thoughts on (``Sampling.thinking``)."""
-        return self._wrap("", thinking=True) != self._wrap("")
-
-    def _wrap(self, prompt: str, thinking: bool = False) -> str:
-        text: str = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=thinking
-        )
-        return text
-
-    def _tokenize(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
-
-    def _count_specials(self, ids: list[int]) -> int:
-        return sum(i in self._specials for i in ids)
+        return self._chat.thinks()
 
     # --- sampling -----------------------------------------------------------------------------------------------
 
@@ -330,7 +245,7 @@ class TwoAdapterModel:
         empty and cut by length. Pairs that long are left out before a run starts; what remains are the rare prompts
         that a rubric makes longer than foreseen, and those must not end a run.
         """
-        prompts = self._encode_all([example.prompt for example in examples], sampling.thinking)
+        prompts = self._chat.encode_all([example.prompt for example in examples], sampling.thinking)
         room = self.settings.max_context - sampling.max_tokens
         fitting = [i for i, ids in enumerate(prompts) if len(ids) <= room]
         if examples and not fitting:
@@ -420,90 +335,8 @@ class TwoAdapterModel:
     # --- scoring for updates ------------------------------------------------------------------------------------
 
     def score(self, model: Any, batch: RowBatch, temperature: float, layout: Layout) -> TokenScores:
-        """Log-probabilities and entropies of a batch's completion tokens under the active adapter.
-
-        All layouts give the same numbers; they differ in how often a prompt goes through the network.
-        """
-        base = model.get_base_model()
-        kept = batch.mask_RC.bool().flatten()
-        match layout:
-            case "packed":
-                hidden_N = self._packed_hidden(base, batch)
-            case "expanded":
-                hidden_N = self._expanded_hidden(base, batch).flatten(0, 1)[kept]
-            case "separate":
-                hidden_N = self._separate_hidden(base, batch).flatten(0, 1)[kept]
-        rows, length = batch.completions_RC.shape
-        logp, entropy = score_tokens(
-            hidden_N,
-            batch.completions_RC.flatten()[kept],
-            self._head,
-            temperature,
-            base.config.get_text_config().vocab_size,
-        )
-        spread = torch.zeros((2, rows * length), dtype=logp.dtype, device=logp.device)
-        index = kept.nonzero().squeeze(-1)
-        return TokenScores(
-            spread[0].index_copy(0, index, logp).view(rows, length),
-            spread[1].index_copy(0, index, entropy).view(rows, length),
-        )
-
-    def _packed_hidden(self, base: Any, batch: RowBatch) -> Tensor:
-        """Hidden states (N, H) that predict each completion token, every distinct prefix computed once."""
-        packed = batch.packed
-        if packed is None:
-            raise AssertionError("The batch was made for another layout.")
-        one_row = shared_prefix.PackedPass(packed.tree)
-        hidden = shared_prefix.forward(base.get_decoder(), packed.ids_1T, packed.positions_1T, one_row)
-        return hidden[0].index_select(0, packed.source_N)
-
-    def _expanded_hidden(self, base: Any, batch: RowBatch) -> Tensor:
-        """Hidden states (R, C, H) that predict each completion token, prompts computed once."""
-        from transformers import DynamicCache
-
-        cache = DynamicCache()
-        mask = batch.prompt_mask_gP
-        prompt = base.get_decoder()(
-            input_ids=batch.prompts_gP,
-            attention_mask=mask,
-            position_ids=positions(mask),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        last = torch.index_select(prompt[:, -1:], 0, batch.group_of_R)
-        if batch.completions_RC.shape[1] == 1:
-            return last
-        cache.batch_select_indices(batch.group_of_R)
-        lengths = mask.sum(-1).index_select(0, batch.group_of_R)
-        inputs = batch.completions_RC[:, :-1]
-        whole_mask = torch.cat([mask.index_select(0, batch.group_of_R), batch.mask_RC[:, :-1]], dim=1)
-        rest = base.get_decoder()(
-            input_ids=inputs,
-            attention_mask=whole_mask,
-            position_ids=lengths[:, None] + torch.arange(inputs.shape[1], device=lengths.device),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        return torch.cat([last, rest], dim=1)
-
-    def _separate_hidden(self, base: Any, batch: RowBatch) -> Tensor:
-        """Hidden states (R, C, H), every row with its own prompt."""
-        ids = torch.cat([batch.prompts_gP.index_select(0, batch.group_of_R), batch.completions_RC], dim=1)
-        mask = torch.cat([batch.prompt_mask_gP.index_select(0, batch.group_of_R), batch.mask_RC], dim=1)
-        width = batch.prompts_gP.shape[1]
-        hidden: Tensor = base.get_decoder()(
-            input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False
-        ).last_hidden_state
-        return torch.narrow(hidden, 1, width - 1, batch.completions_RC.shape[1])
-
-
-def control_tokens(tokenizer: Any) -> list[str]:
-    """Strings that a tokenizer reads as control tokens; added words that are plain words are none."""
-    added = tokenizer.added_tokens_decoder.values()
-    return [
-        *tokenizer.all_special_tokens,
-        *(token.content for token in added if token.special or not token.content.strip().isalnum()),
-    ]
+        """Log-probabilities and entropies of a batch's completion tokens under the active adapter."""
+        return score_batch(model.get_base_model(), self._head, batch, temperature, layout)
 
 
 def _rounded_forward(base: Any, down: Tensor, up: Tensor, x: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -511,53 +344,3 @@ def _rounded_forward(base: Any, down: Tensor, up: Tensor, x: Tensor, *_: Any, **
     out: Tensor = base(x)
     flat = torch.addmm(out.reshape(-1, out.shape[-1]), x.reshape(-1, x.shape[-1]).to(down.dtype) @ down, up)
     return flat.view(out.shape)
-
-
-class _Head:
-    """From hidden states to logits, as the architecture does it (some cap or scale their logits)."""
-
-    def __init__(self, base: Any) -> None:
-        config = base.config.get_text_config()
-        self._layer = base.get_output_embeddings()
-        self._cap = getattr(config, "final_logit_softcapping", None)
-        self._factor = float(getattr(config, "logit_scale", 1.0) or 1.0)
-        self._divisor = float(getattr(config, "logits_scaling", 1.0) or 1.0)
-
-    def __call__(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self._layer(hidden) * (self._factor / self._divisor)
-        if self._cap is not None:
-            logits = torch.tanh(logits / self._cap) * self._cap
-        return logits
-
-
-def _shape(shape: torch.Size | None) -> str:
-    return "missing" if shape is None else "×".join(map(str, shape))
-
-
-def new_adapters(model: Any, settings: ModelSettings, seed: int, roles: Sequence[Role] = ROLES) -> Any:
-    """Put a freshly initialised adapter per role on a base; each one's draw depends on ``seed`` and its role alone."""
-    from peft import get_peft_model
-
-    config = lora_config(settings)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "lora", roles[0]))
-        peft_model: Any = get_peft_model(model, config, adapter_name=roles[0])
-        for role in roles[1:]:
-            torch.manual_seed(derive_seed(seed, "lora", role))
-            peft_model.add_adapter(role, config)
-    return peft_model
-
-
-def lora_config(settings: ModelSettings) -> Any:
-    """PEFT's configuration of either adapter."""
-    from peft import LoraConfig
-
-    lora = settings.lora
-    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    return LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets,
-        task_type="CAUSAL_LM",
-    )

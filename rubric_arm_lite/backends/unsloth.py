@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor
 
+from rubric_arm_lite.backends.adapters import lora_config
 from rubric_arm_lite.backends.base import Sampling
 from rubric_arm_lite.backends.generation import Completion, batches, choose_tokens, completed, draw_uniforms
-from rubric_arm_lite.backends.transformers import TwoAdapterModel, lora_config
+from rubric_arm_lite.backends.transformers import TwoAdapterModel
 from rubric_arm_lite.backends.unsloth_setup import prepare, quiet
 from rubric_arm_lite.batching import make_batch, make_rows, pad_left
 from rubric_arm_lite.config import ModelSettings
