@@ -13,7 +13,9 @@ from rich.table import Table
 
 from rubric_arm_lite import __version__
 from rubric_arm_lite.errors import ConfigError
-from rubric_arm_lite.plan import GIB, make_plan, shape_of
+from rubric_arm_lite.plan import make_plan
+from rubric_arm_lite.plan_memory import GIB
+from rubric_arm_lite.plan_shape import shape_of
 from rubric_arm_lite.recipe_file import load_recipe, shipped_recipes
 
 _PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth")

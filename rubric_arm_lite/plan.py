@@ -1,123 +1,24 @@
 """What a recipe needs: memory of each stage on a card, the field to change where it does not fit.
 
-Enter: a recipe and the shape of its base. Leave: a table of bytes. Nothing is loaded and no GPU is needed. Weights,
-adapters, optimizers and caches are counted; what a token takes on its way through an update is a formula whose
-constants were fitted to measurements (benchmarks/gpu), since it depends on what kernels keep.
-
-Where the recipe says ``micro_batch_tokens: auto``, an update takes what is free, up to a share: the plan gives what it
-needs at the least (one row of a group at once) and what it will use.
+Enter: a recipe and the shape of its base. Leave: a table of bytes and the length of a cycle. Nothing is loaded and no
+GPU is needed.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from rubric_arm_lite.config import GRPOSettings, ModelSettings, Recipe, SFTSettings
-from rubric_arm_lite.errors import ConfigError, first_line
+from rubric_arm_lite.config import Recipe
+from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.plan_length import Length, length_of
-from rubric_arm_lite.testbed import base_folder
-from rubric_arm_lite.types import Role
+from rubric_arm_lite.plan_memory import GIB, Planner, Stage
+from rubric_arm_lite.plan_shape import Shape, shape_of
 
-GIB = 2**30
-CONTEXT = 0.67 * GIB
-"""Bytes of a CUDA context and its libraries, which no tensor can use (H100; a small card has less)."""
-NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""Of one weight with double quantisation: 4 bits, an 8-bit constant per block of 64, a float32 one per 256 blocks."""
-MOMENTS = {"adamw_torch": 8.0, "adamw_8bit": 2 + 8 / 256}
-"""Bytes that an optimizer keeps of one weight: two float32 numbers, or 8 bits each and a constant per 256."""
-PER_MLP, PER_HIDDEN, PER_HIDDEN_CHECKPOINTED = 8.0, 38.0, 2.0
-"""Bytes of a token in the layer that is in backward, per MLP channel and per hidden channel in half precision; and of a
-token in each checkpointed layer. Fitted to updates of Qwen3-8B and 14B."""
-SAVED_PER_MLP, SAVED_PER_HIDDEN = 16.0, 38.0
-"""Bytes that autograd keeps of a token and a layer in float32 without checkpointing, per channel."""
-CHUNK = 256
-"""Tokens whose logits the warm-up has at once where the vocabulary is large."""
-LOGITS_HELD = 6
-"""Float32 copies of a chunk of logits held at once in backward."""
-PROCESS = 0.57 * GIB
-"""What Python and its libraries take on a CPU, TRL and matplotlib among them."""
 SPARE = 0.02
 """Part of a card that is lost to blocks between tensors."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """A dense decoder."""
-
-    layers: int
-    hidden: int
-    mlp: int
-    heads: int
-    key_heads: int
-    head_size: int
-    vocabulary: int
-    tied: bool
-
-    def linears(self) -> dict[str, tuple[int, int]]:
-        """Inputs and outputs of one layer's matrices."""
-        queries, keys = self.heads * self.head_size, self.key_heads * self.head_size
-        return {
-            "q_proj": (self.hidden, queries),
-            "k_proj": (self.hidden, keys),
-            "v_proj": (self.hidden, keys),
-            "o_proj": (queries, self.hidden),
-            "gate_proj": (self.hidden, self.mlp),
-            "up_proj": (self.hidden, self.mlp),
-            "down_proj": (self.mlp, self.hidden),
-        }
-
-    @property
-    def linear_weights(self) -> int:
-        """Weights of all layers' matrices, what NF4 quantises."""
-        return self.layers * sum(a * b for a, b in self.linears().values())
-
-    @property
-    def other_weights(self) -> int:
-        """Embedding and head, which stay as they are, and norms."""
-        return self.vocabulary * self.hidden * (1 if self.tied else 2) + (2 * self.layers + 1) * self.hidden
-
-    def lora_weights(self, settings: ModelSettings) -> int:
-        """Weights of one adapter."""
-        chosen = settings.lora.target_modules
-        shapes = self.linears()
-        names = list(shapes) if isinstance(chosen, str) else [name for name in shapes if name in chosen]
-        return self.layers * settings.lora.r * sum(sum(shapes[name]) for name in names)
-
-    def cache_bytes(self, size: float) -> float:
-        """Bytes that one token's keys and values take in a cache."""
-        return 2 * self.layers * self.key_heads * self.head_size * size
-
-
-QWEN3 = {
-    "0.6B": Shape(28, 1024, 3072, 16, 8, 128, 151936, True),
-    "1.7B": Shape(28, 2048, 6144, 16, 8, 128, 151936, True),
-    "4B": Shape(36, 2560, 9728, 32, 8, 128, 151936, True),
-    "8B": Shape(36, 4096, 12288, 32, 8, 128, 151936, False),
-    "14B": Shape(40, 5120, 17408, 40, 8, 128, 151936, False),
-    "32B": Shape(64, 5120, 25600, 64, 8, 128, 151936, False),
-}
-KNOWN = {f"Qwen/Qwen3-{size}": shape for size, shape in QWEN3.items()}
-"""Bases of shipped recipes, so that a plan needs no download (from their published configurations)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """Bytes of a stage by what takes them.
-
-    Attributes:
-        least: what it cannot do with less of.
-        used: what it takes on the card that the plan is for, with an automatic micro-batch.
-    """
-
-    name: str
-    parts: dict[str, float]
-    least: float
-    used: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,65 +48,6 @@ class Plan:
     def peak(self) -> float:
         """Bytes that will be used at the peak."""
         return max(stage.used for stage in self.stages)
-
-
-def shape_of(base: str) -> Shape:
-    """The shape of a base: of the shipped one, a folder, a known Hub id, or one that transformers can look up.
-
-    Raises:
-        ConfigError: if it cannot be found, or is no dense decoder.
-    """
-    if base in KNOWN:
-        return KNOWN[base]
-    folder = base_folder() if base == "testbed" else Path(base)
-    if (folder / "config.json").is_file():
-        try:
-            fields = json.loads((folder / "config.json").read_text("utf-8"))
-        except ValueError as error:
-            raise ConfigError(f"{folder}/config.json is not JSON: {error}. Copy the model again.") from error
-    else:
-        fields = _looked_up(base)
-    return _shape(base, fields)
-
-
-def _looked_up(base: str) -> dict[str, Any]:
-    from transformers import AutoConfig
-
-    try:
-        found: dict[str, Any] = AutoConfig.from_pretrained(base, trust_remote_code=False).to_dict()
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"model.base: the configuration of `{base}` cannot be read ({first_line(error)}). Give a folder "
-            f"with config.json, a Hub id that can be reached, or one of {', '.join(KNOWN)}."
-        ) from error
-    return found
-
-
-def _shape(base: str, fields: Any) -> Shape:
-    if isinstance(fields, dict) and isinstance(fields.get("text_config"), dict):
-        fields = fields["text_config"]
-    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
-    missing = [name for name in names if not isinstance(fields, dict) or not isinstance(fields.get(name), int)]
-    if missing:
-        raise ConfigError(
-            f"model.base: the configuration of `{base}` has no {missing[0]}, so it cannot be planned for."
-        )
-    experts = next(
-        (name for name in ("num_experts", "num_local_experts", "n_routed_experts") if fields.get(name)), None
-    )
-    if experts:
-        raise ConfigError(f"model.base: `{base}` has {experts}; a plan is made for dense models only.")
-    heads = fields["num_attention_heads"]
-    return Shape(
-        fields["num_hidden_layers"],
-        fields["hidden_size"],
-        fields["intermediate_size"],
-        heads,
-        fields.get("num_key_value_heads") or heads,
-        fields.get("head_dim") or fields["hidden_size"] // heads,
-        fields["vocab_size"],
-        bool(fields.get("tie_word_embeddings", False)),
-    )
 
 
 def plan_for(recipe: Recipe, gpu_gb: float | None = None, prompt_length: int | None = None) -> Plan:
@@ -244,126 +86,13 @@ def make_plan(recipe: Recipe, shape: Shape, card: float | None, cuda: bool = Tru
     Args:
         cuda: whether the base is on a GPU, in half precision unless the recipe says float32; else float32 on a CPU.
     """
-    stages = tuple(_Planner(recipe, shape, card, cuda).stages())
+    stages = tuple(Planner(recipe, shape, card, cuda).stages())
     plan = Plan(stages, card, None, ())
     if card is None:
         return plan
     fits = plan.least <= card * (1 - SPARE)
     advice = () if fits else tuple(_advice(recipe, shape, card, cuda))
     return replace(plan, fits=fits, advice=advice)
-
-
-class _Planner:
-    def __init__(self, recipe: Recipe, shape: Shape, card: float | None, cuda: bool) -> None:
-        from rubric_arm_lite.losses import LOGIT_BYTES  # these import torch, which only a plan itself needs
-        from rubric_arm_lite.memory import CPU_AIM, SHARE_CUDA
-        from rubric_arm_lite.warmup import LARGE_VOCABULARY
-
-        self.share, self.large_vocabulary = SHARE_CUDA, LARGE_VOCABULARY
-        self.recipe, self.shape, self.card, self.cuda = recipe, shape, card, cuda
-        self.chunk, self.together = float(LOGIT_BYTES["cuda" if cuda else "cpu"]), float(CPU_AIM)
-        model = recipe.model
-        self.size = 2.0 if model.dtype in ("bfloat16", "float16") or (model.dtype == "auto" and cuda) else 4.0
-        linear = NF4_BYTES if model.quantization == "nf4" else self.size
-        self.weights = shape.linear_weights * linear + shape.other_weights * self.size
-        self.lora = shape.lora_weights(model)
-        self.context = CONTEXT if cuda else PROCESS
-
-    def stages(self) -> Iterator[Stage]:
-        """Every stage, in order."""
-        if self.recipe.model.checkpoints is not None:
-            yield self._asking()
-            return
-        if self.recipe.warmup.source is not None:
-            yield self._warmup()
-        roles: dict[str, tuple[Role, ...]] = {"judge_only": ("judge",), "rubric_only": ("rubric",)}
-        for role in roles.get(self.recipe.schedule.order, ("judge", "rubric")):
-            yield self._rollout(role)
-            yield self._update(role)
-
-    def _fixed(
-        self, adapters: int, optimizers: Sequence[GRPOSettings | SFTSettings], gradients: bool
-    ) -> dict[str, float]:
-        return {
-            "weights": self.weights,
-            "adapters": 4.0 * self.lora * adapters,
-            "optimizer": self.lora * sum(MOMENTS[settings.optim] for settings in optimizers),
-            "gradients": 4.0 * self.lora if gradients else 0.0,
-            "context": self.context,
-        }
-
-    def _activations(self, tokens: float, targets: int) -> float:
-        """Bytes that so many tokens take in an update, ``targets`` of which have their logits in one chunk."""
-        shape, wide = self.shape, self.size / 4
-        logits = LOGITS_HELD * min(self.chunk, 4.0 * targets * shape.vocabulary)
-        if not self.recipe.model.gradient_checkpointing:
-            saved = (SAVED_PER_MLP * shape.mlp + SAVED_PER_HIDDEN * shape.hidden) * wide
-            return tokens * shape.layers * saved + logits
-        layer = tokens * (PER_MLP * shape.mlp + PER_HIDDEN * shape.hidden) * wide * 2
-        # Logits are gone before the first layer is computed again.
-        return tokens * shape.layers * PER_HIDDEN_CHECKPOINTED * shape.hidden * wide * 2 + max(layer, logits)
-
-    def _warmup(self) -> Stage:
-        settings = max(
-            (self.recipe.warmup.judge, self.recipe.warmup.rubric), key=lambda s: s.per_device_train_batch_size
-        )
-        tokens = settings.per_device_train_batch_size * self.recipe.model.max_context
-        parts = self._fixed(2, (settings,), True)
-        chunk = CHUNK if self.shape.vocabulary >= self.large_vocabulary else tokens
-        parts["activations"] = self._activations(tokens, chunk)
-        total = sum(parts.values())
-        return Stage("warm-up", parts, total, total)
-
-    def _asking(self) -> Stage:
-        """Two checkpoints of the base's shape, and one judgement under way."""
-        tokens = self.recipe.model.max_context
-        parts = {
-            "weights": 2 * self.weights,
-            "cache": tokens * self.shape.cache_bytes(self.size),
-            "activations": tokens * 6 * self.shape.mlp * self.size,
-            "logits": 6.0 * 4 * self.shape.vocabulary,
-            "context": self.context,
-        }
-        total = sum(parts.values())
-        return Stage("asking", parts, total, total)
-
-    def _prompt(self, settings: GRPOSettings) -> int:
-        return self.recipe.model.max_context - settings.max_completion_length
-
-    def _rollout(self, role: Role) -> Stage:
-        settings = self.recipe.grpo(role)
-        prompt, rows = self._prompt(settings), settings.num_generations
-        cache = self.shape.cache_bytes(self.size)
-        parts = self._fixed(4, (self.recipe.judge, self.recipe.rubric), False)
-        ours = self.recipe.model.backend == "transformers"
-        prompts = 1 if ours and self.recipe.model.shared_prefix else rows
-        parts["rounded adapters"] = 2.0 * 2 * self.lora if ours and self.cuda and self.size == 2 else 0.0
-        parts["cache"] = (prompts * prompt + rows * settings.max_completion_length) * cache
-        parts["activations"] = (1 if ours else rows) * prompt * 6 * self.shape.mlp * self.size
-        parts["logits"] = 6.0 * 4 * rows * self.shape.vocabulary
-        total = sum(parts.values())
-        return Stage(f"{role} rollout", parts, total, total)
-
-    def _update(self, role: Role) -> Stage:
-        settings = self.recipe.grpo(role)
-        prompt, length = self._prompt(settings), settings.max_completion_length
-        parts = self._fixed(4, (self.recipe.judge, self.recipe.rubric), True)
-        fixed = sum(parts.values())
-        row = self._activations(prompt + length, length)
-        whole = prompt + settings.num_generations * length
-        group = self._activations(whole, settings.num_generations * length)
-        if settings.micro_batch_tokens != "auto":
-            tokens = max(prompt + length, min(settings.micro_batch_tokens, whole))
-            used = row = self._activations(tokens, length)
-        else:
-            everything = settings.prompts_per_step * group
-            if not self.cuda:
-                row, used = group, max(group, min(self.together, everything))
-            else:
-                room = group if self.card is None else self.share * (self.card - fixed)
-                used = max(row, min(room, everything))
-        parts["activations"] = used
-        return Stage(f"{role} update", parts, fixed + row, fixed + used)
 
 
 def _advice(recipe: Recipe, shape: Shape, card: float, cuda: bool) -> Iterator[tuple[str, float]]:
@@ -383,7 +112,7 @@ def _advice(recipe: Recipe, shape: Shape, card: float, cuda: bool) -> Iterator[t
 
     def needed(fields: dict[str, Any]) -> float:
         changed = recipe.model_copy(update={"model": model.model_copy(update=fields)})
-        return max(stage.least for stage in _Planner(changed, shape, card, cuda).stages())
+        return max(stage.least for stage in Planner(changed, shape, card, cuda).stages())
 
     fitting = [(f"model.{text}", least) for text, fields in changes if (least := needed(fields)) <= card * (1 - SPARE)]
     if fitting or not changes:

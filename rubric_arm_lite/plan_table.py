@@ -11,7 +11,8 @@ from rich.table import Table
 
 from rubric_arm_lite.config import Recipe
 from rubric_arm_lite.errors import ConfigError
-from rubric_arm_lite.plan import GIB, Plan
+from rubric_arm_lite.plan import Plan
+from rubric_arm_lite.plan_memory import GIB
 
 PARTS = (
     "weights",

@@ -92,6 +92,8 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "export",
         "plan",
         "plan_length",
+        "plan_memory",
+        "plan_shape",
         "plan_table",
         "progress",
         "push",

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from rubric_arm_lite import plan as module
 from rubric_arm_lite.advantages import group_advantages
 from rubric_arm_lite.backends.loader import two_adapters
 from rubric_arm_lite.backends.two_models import TwoModels
@@ -20,18 +19,9 @@ from rubric_arm_lite.config import Recipe
 from rubric_arm_lite.doctor import best
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.memory import saved_bytes
-from rubric_arm_lite.plan import (
-    CONTEXT,
-    GIB,
-    KNOWN,
-    QWEN3,
-    Plan,
-    Shape,
-    Stage,
-    make_plan,
-    plan_for,
-    shape_of,
-)
+from rubric_arm_lite.plan import Plan, make_plan, plan_for
+from rubric_arm_lite.plan_memory import CONTEXT, GIB, LOGITS_HELD, Planner, Stage
+from rubric_arm_lite.plan_shape import KNOWN, QWEN3, Shape, shape_of
 from rubric_arm_lite.prompts import PromptBuilder, Templates
 from rubric_arm_lite.recipe_file import load_recipe, shipped_recipes
 from rubric_arm_lite.testbed.tokenizer import build_tokenizer
@@ -97,7 +87,7 @@ def test_the_plan_is_within_a_tenth_of_what_a_gpu_measured(size: str, check: str
 def test_an_update_is_within_a_tenth_of_what_a_gpu_measured() -> None:
     """Two groups at once on a card without a bound, before the first moments."""
     measured = json.loads(MEASURED.read_text("utf-8"))["update-8b"]["stages"]
-    planner = module._Planner(checked(2048, 512), QWEN3["8B"], None, True)
+    planner = Planner(checked(2048, 512), QWEN3["8B"], None, True)
     fixed = sum(planner._fixed(4, (), True).values()) - CONTEXT
     for layout, tokens in (("packed 0", 2 * (2048 + 8 * 511)), ("separate 0", 16 * 2560)):
         found = (fixed + planner._activations(tokens, 8192)) / GIB
@@ -131,10 +121,10 @@ def test_what_an_update_saves_on_a_cpu_is_estimated(width: int, prompt: int, tmp
     with ours.model.using("judge", train=True) as active, saved_bytes(ours.model.model) as total:
         held = ours.model.score(active, batch, 1.0, "packed")
     assert batch.packed is not None and held.logprobs.requires_grad
-    planner = module._Planner(ours.recipe, shape_of(str(tmp_path)), None, cuda=False)
+    planner = Planner(ours.recipe, shape_of(str(tmp_path)), None, cuda=False)
     tokens, targets = batch.packed.ids_1T.shape[1], settings.rows * settings.completion_length
     logits = 4 * targets * settings.vocabulary
-    estimate = planner._activations(tokens, targets) - module.LOGITS_HELD * logits
+    estimate = planner._activations(tokens, targets) - LOGITS_HELD * logits
     assert estimate + 2.5 * logits == pytest.approx(total[0], rel=0.15)
 
 

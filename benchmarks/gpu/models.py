@@ -16,7 +16,7 @@ from rubric_arm_lite.backends.transformers import TwoAdapterModel
 from rubric_arm_lite.bench.ours import MOVE, STIR
 from rubric_arm_lite.bench.work import Work, nudge
 from rubric_arm_lite.config import ModelSettings
-from rubric_arm_lite.plan import QWEN3, Shape
+from rubric_arm_lite.plan_shape import QWEN3, Shape
 from rubric_arm_lite.types import ROLES
 
 VOCABULARY = QWEN3["8B"].vocabulary
