@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rubric_arm_lite.blocks import blocks_from_pairs
 from rubric_arm_lite.config import GRPOSettings, Recipe
-from rubric_arm_lite.data import blocks_from_pairs
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.schedule import slots
 from rubric_arm_lite.sources.reading import read_blocks, read_pairs

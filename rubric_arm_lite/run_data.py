@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rubric_arm_lite.backends.base import ChatSampler
+from rubric_arm_lite.blocks import filter_by_length
 from rubric_arm_lite.config import Recipe
-from rubric_arm_lite.data import filter_by_length
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.evaluate import Recall
 from rubric_arm_lite.judging import judge_prompts

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from rubric_arm_lite.blocks import shuffle_blocks, split_blocks
 from rubric_arm_lite.config import Recipe
-from rubric_arm_lite.data import load_answers, load_prompts, shuffle_blocks, split_blocks
+from rubric_arm_lite.data import load_answers, load_prompts
 from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.policy.referee import Request
 from rubric_arm_lite.policy_config import PolicyRecipe

@@ -16,8 +16,9 @@ from collections.abc import Collection, Iterator
 from itertools import chain, islice
 from typing import Generic, TypeVar
 
+from rubric_arm_lite.blocks import blocks_from_pairs, shuffle_blocks, split_blocks
 from rubric_arm_lite.config import DataSettings, SourceSettings
-from rubric_arm_lite.data import RowIds, blocks_from_pairs, shuffle_blocks, split_blocks
+from rubric_arm_lite.data import RowIds
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.prompts import prompt_hash
 from rubric_arm_lite.rows import Row, RowError, UnusableRowError
