@@ -3,8 +3,6 @@
 A recipe may say ``extends: other.yaml``; mappings merge deeply and the later value wins: the extended file, then the
 recipe, then each ``--set`` in order. Every value remembers the line it was written on, so that whatever is wrong
 with it is reported there. Types are exact: ``"8"`` is text and ``true`` is no number.
-
-YAML is read as version 1.2 without anchors, aliases, merge keys and custom tags, none of which a recipe needs.
 """
 
 from __future__ import annotations
@@ -13,29 +11,24 @@ import difflib
 import hashlib
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.representer import SafeRepresenter
 
 from rubric_arm_lite.config import Recipe, RunSettings
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.prompts import BUILT_IN_TEMPLATES
 from rubric_arm_lite.recipe_problems import Setting, find, message, printable, show
+from rubric_arm_lite.recipe_yaml import STRING_TAG, parse, plain, whole_characters
 
 _PACKAGE = Path(__file__).resolve().parent
 _SUFFIXES = (".yaml", ".yml")
 _MAX_BYTES = 256 * 1024
-_MAX_INTEGER = 2**63
-_TAG = "tag:yaml.org,2002:"
-_TEXT_TAGS = {_TAG + name for name in ("str", "timestamp", "merge", "value")}
-_NUMBER_TAGS = {_TAG + name for name in ("int", "float")}
 
 SHELVES = ("policy",)
 """Folders of recipes that are not of a reward model, each the ``shelf`` of its kind."""
@@ -148,7 +141,7 @@ def load_settings(kind: type[AnyRecipe], name_or_path: str | Path, overrides: Se
         root = _merge(root, _read_override(override, path.parent))
     root = replace(root, where=str(path))
     try:
-        return kind.model_validate(_plain(_with_absolute_paths(root)), strict=True)
+        return kind.model_validate(plain(_with_absolute_paths(root)), strict=True)
     except ValidationError as error:
         raise ConfigError(message(error, root, kind)) from None
 
@@ -158,7 +151,7 @@ class _Representer(SafeRepresenter):
 
 
 def _represent_text(representer: _Representer, text: str) -> Any:
-    return representer.represent_scalar(_TAG + "str", text, style=None if text.isprintable() else '"')
+    return representer.represent_scalar(STRING_TAG, text, style=None if text.isprintable() else '"')
 
 
 _Representer.add_representer(str, _represent_text)
@@ -239,7 +232,7 @@ def _read_file(path: Path) -> Setting:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}, line {line}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
-    node = _parse(text, lambda line: f"{path}, line {line}", path.parent)
+    node = parse(text, lambda line: f"{path}, line {line}", path.parent)
     if node is None:
         raise ConfigError(f"{path} is empty. A recipe needs at least one field, for example `name: mine`.")
     if not isinstance(node.value, dict):
@@ -250,14 +243,14 @@ def _read_file(path: Path) -> Setting:
 def _read_override(override: str, folder: Path) -> Setting:
     """``a.b=value`` as nested settings."""
     where = f"--set {printable(override)}"
-    override = _whole_characters(override, where)
+    override = whole_characters(override, where)
     name, equals, text = override.partition("=")
     keys = [key.strip() for key in name.split(".")]
     if not equals or not all(keys):
         raise ConfigError(f"{where}: not of the form field=value. Write, for example, --set judge.beta=0.01.")
     if keys[0] == "extends":
         raise ConfigError(f"{where}: extends belongs into a file. Write a recipe that extends the other one.")
-    setting = _parse(text, lambda _: where, folder) or Setting(None, where, folder)
+    setting = parse(text, lambda _: where, folder) or Setting(None, where, folder)
     for key in reversed(keys):
         setting = Setting({key: setting}, where, folder)
     return setting
@@ -270,12 +263,6 @@ def _merge(base: Setting, later: Setting) -> Setting:
     for key, setting in later.value.items():
         merged[key] = _merge(merged[key], setting) if key in merged else setting
     return replace(later, value=merged)
-
-
-def _plain(setting: Setting) -> Any:
-    if isinstance(setting.value, dict):
-        return {key: _plain(value) for key, value in setting.value.items()}
-    return setting.value
 
 
 def _with_absolute_paths(root: Setting) -> Setting:
@@ -301,88 +288,3 @@ def _absolute(value: Any, folder: Path, built_in: tuple[str, ...]) -> Any:
     here, beside = Path(value), folder / value
     found = here if _exists(here) else beside
     return str(found.resolve()) if _exists(found) else value
-
-
-# --- YAML -----------------------------------------------------------------------------------------------------------
-
-
-def _parse(text: str, place: Callable[[int], str], folder: Path) -> Setting | None:
-    """The settings of a YAML text, or None if there is nothing in it; ``place`` words a line number."""
-    yaml = YAML(typ="safe", pure=True)
-    yaml.composer.warn_double_anchors = False
-    try:
-        root = _compose(text, yaml, place)
-        return None if root is None else _read_node(root, yaml, place, folder)
-    except RecursionError as error:
-        raise ConfigError(f"{place(1)}: nested too deeply. A recipe has at most four levels.") from error
-
-
-def _compose(text: str, yaml: YAML, place: Callable[[int], str]) -> Node | None:
-    try:
-        root: Node | None = yaml.compose(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        problem = error.problem or error.context or "it does not parse"
-        raise ConfigError(
-            f"{place(mark.line + 1 if mark else 1)}: not YAML ({problem}). Correct the syntax, or quote the value."
-        ) from error
-    except YAMLError as error:  # the reader's: a character that YAML does not allow, without a line
-        position = getattr(error, "position", 0)
-        raise ConfigError(
-            f"{place(text.count(chr(10), 0, position) + 1)}: not YAML (a control character). Take it out, or write it "
-            "as an escape in double quotes."
-        ) from error
-    except (ArithmeticError, ValueError) as error:  # ruamel's, from an escape such as \UFFFFFFFF
-        raise ConfigError(f"{place(1)}: not YAML ({error}). Correct the escape or number.") from error
-    return root
-
-
-def _read_node(node: Node, yaml: YAML, place: Callable[[int], str], folder: Path) -> Setting:
-    where = place(node.start_mark.line + 1)
-    if node.anchor is not None:
-        raise ConfigError(f"{where}: &{printable(node.anchor)}: a recipe has no anchors. Write the value out.")
-    match node:
-        case MappingNode():
-            return Setting(_read_mapping(node, yaml, place, folder), where, folder)
-        case SequenceNode():
-            return Setting(tuple(_plain(_read_node(item, yaml, place, folder)) for item in node.value), where, folder)
-        case _:
-            return Setting(_read_scalar(node, yaml, where), where, folder)
-
-
-def _read_mapping(node: MappingNode, yaml: YAML, place: Callable[[int], str], folder: Path) -> dict[str, Setting]:
-    settings: dict[str, Setting] = {}
-    lines: dict[str, str] = {}
-    for key_node, value_node in node.value:
-        where = place(key_node.start_mark.line + 1)
-        if not isinstance(key_node, ScalarNode):
-            raise ConfigError(f"{where}: a list or mapping as key. A key is the name of a field.")
-        key = _whole_characters(str(key_node.value), where)
-        if key in settings:
-            raise ConfigError(f"{where}: {show(key)} was given before ({lines[key]}). Keep one of them.")
-        lines[key] = where
-        settings[key] = replace(_read_node(value_node, yaml, place, folder), where=where)
-    return settings
-
-
-def _read_scalar(node: Node, yaml: YAML, where: str) -> str | int | float | bool | None:
-    tag = str(node.tag)
-    if tag in _TEXT_TAGS:
-        return _whole_characters(str(node.value), where)
-    if tag not in _NUMBER_TAGS | {_TAG + "bool", _TAG + "null"}:
-        raise ConfigError(f"{where}: the tag {printable(tag)} is not read. Leave it out.")
-    try:
-        value: int | float | bool | None = yaml.constructor.construct_object(node)
-    except (ValueError, KeyError, IndexError) as error:  # a tag the value does not fit: !!int x, !!bool x
-        raise ConfigError(f"{where}: {show(node.value)} does not fit its tag {printable(tag)}.") from error
-    if isinstance(value, int) and not -_MAX_INTEGER <= value < _MAX_INTEGER:
-        raise ConfigError(f"{where}: a whole number beyond 64 bits. Use one below 2**63.")
-    return value
-
-
-def _whole_characters(text: str, where: str) -> str:
-    """The text with the two escapes that JSON writes for a character above U+FFFF made one."""
-    try:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{where}: {show(text)} has half of a surrogate pair. Take it out.") from error

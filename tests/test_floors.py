@@ -23,6 +23,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "policy_config",
         "recipe_file",
         "recipe_problems",
+        "recipe_yaml",
         "prompts",
         "parsing",
         "pointwise",
