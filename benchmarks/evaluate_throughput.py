@@ -28,8 +28,8 @@ from rubric_arm_lite.benchmarks.engine import answer_of
 from rubric_arm_lite.benchmarks.items import Item
 from rubric_arm_lite.benchmarks.loading import load_pair_file
 from rubric_arm_lite.benchmarks.suite import Chosen, evaluate_benchmarks
+from rubric_arm_lite.log_rows import read_jsonl
 from rubric_arm_lite.reward_model import RubricRewardModel
-from rubric_arm_lite.run_dir import read_jsonl
 from rubric_arm_lite.testbed.world import World
 from rubric_arm_lite.types import Example, RolloutGroup
 

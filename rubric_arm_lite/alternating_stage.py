@@ -13,7 +13,6 @@ from rubric_arm_lite.doubts import still_doubts, still_phases
 from rubric_arm_lite.errors import TrainingError
 from rubric_arm_lite.evaluate import Evaluation
 from rubric_arm_lite.judging import make_evaluator, make_phases
-from rubric_arm_lite.run_dir import read_jsonl
 from rubric_arm_lite.run_parts import RunParts
 from rubric_arm_lite.schedule import Slot, slots
 from rubric_arm_lite.step_rows import rollout_rows, summarise
@@ -92,7 +91,7 @@ class AlternatingStage:
 
     def _say_if_still(self, slot: Slot) -> None:
         """Say so if no step of this phase, those before a resume included, had anything to learn from."""
-        logged = read_jsonl(self.parts.directory.path / "metrics.jsonl") if self.parts.directory.writes else ()
+        logged = self.parts.directory.read_log("metrics.jsonl") if self.parts.directory.writes else ()
         steps = [row for row in logged if row["kind"] == "step" and row["slot"] == slot.index]
         for doubt in still_doubts(still_phases((row["phase"], row["role"], row) for row in steps)):
             self.parts.watcher.note(doubt)

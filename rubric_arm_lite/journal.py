@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from rubric_arm_lite.errors import CheckpointError
+from rubric_arm_lite.log_rows import parse_row
 from rubric_arm_lite.run_dir import IfExists
 
 _HEAD = "job"
@@ -25,7 +26,7 @@ class Journal:
     """Finished rows by key, held by one process at a time.
 
     Attributes:
-        rows: what is done, in the order in which it was finished.
+        rows: what is done, in the order in which it was finished. A row from the file whose field is gone says so.
     """
 
     def __init__(self, path: Path, file: IO[bytes], rows: dict[str, dict[str, Any]]) -> None:
@@ -106,12 +107,12 @@ def _read(path: Path, file: IO[bytes], job: Any) -> tuple[dict[str, dict[str, An
         if not line.endswith(b"\n"):  # cut by a kill; nothing follows it
             break
         try:
-            row = json.loads(line)
+            row = parse_row(line, f"{path}, line {number}")
             if number == 1:
-                found = row[_HEAD]
+                found = row.pop(_HEAD)
             else:
                 rows[row.pop(_KEY)] = row
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointError(
                 f"{path}, line {number}: no row of a journal ({error}). Name another file, or start anew (overwrite)."
             ) from error

@@ -238,7 +238,9 @@ def _output(
     kept = []
     for pair in pairs:
         row = rows[pair.key]
-        side: Side | None = row.get("agreed") or (row.get("winner") if keep_all else None)
+        side: Side | None = None
+        if row["reason"] in ("orders disagree", "no verdict"):  # it was judged
+            side = row["agreed"] or (row["winner"] if keep_all else None)
         reasons["kept" if side else row["reason"]] += 1
         if side:
             chosen, rejected = (pair.a, pair.b) if side == "A" else (pair.b, pair.a)

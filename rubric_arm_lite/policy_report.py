@@ -6,7 +6,6 @@ was measured by :mod:`rubric_arm_lite.policy.evaluate`; both depend on the logs 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from rubric_arm_lite.errors import CheckpointError, ConfigError, first_line
+from rubric_arm_lite.log_rows import read_jsonl, read_object
 from rubric_arm_lite.policy.pairs import REASONS
 from rubric_arm_lite.policy.pipeline import alarm_text, curve
 from rubric_arm_lite.policy.statistics import alarms
@@ -23,7 +23,7 @@ from rubric_arm_lite.policy_config import PolicyRecipe
 from rubric_arm_lite.recipe_file import load_settings
 from rubric_arm_lite.report_figures import draw_panel
 from rubric_arm_lite.report_lines import Band, Colour, Line, Panel, Unit
-from rubric_arm_lite.run_dir import RECIPE, atomic_write, read_jsonl
+from rubric_arm_lite.run_dir import RECIPE, atomic_write
 
 HTML, TEXT = "report.html", "report.md"
 SHOWN_ANSWERS = 3
@@ -81,8 +81,8 @@ def read_record(run: Path) -> Record:
         shown: list[dict[str, Any]] = []
         if evaluations:
             file = run / "evaluations" / f"{evaluations[-1]['name'].replace(' ', '-')}.json"
-            shown = json.loads(file.read_text("utf-8"))["rows"][:SHOWN_ANSWERS]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            shown = read_object(file)["rows"][:SHOWN_ANSWERS]
+    except (ValueError, TypeError, AttributeError) as error:  # what is there, but is not what it should be
         raise CheckpointError(
             f"{run}: its logs are damaged ({type(error).__name__}: {error}). Continue the run with --resume, or start "
             "anew."

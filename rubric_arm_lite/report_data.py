@@ -7,7 +7,6 @@ Comparisons between evaluations (:func:`contrast`) are paired: they use the same
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -20,8 +19,9 @@ from rubric_arm_lite.benchmarks.suite import BENCHMARKS_FOLDER, read_results
 from rubric_arm_lite.config import Recipe
 from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.evaluate import bootstrap_interval
+from rubric_arm_lite.log_rows import read_jsonl, read_object
 from rubric_arm_lite.recipe_file import load_recipe
-from rubric_arm_lite.run_dir import RECIPE, STATE, RunState, read_jsonl
+from rubric_arm_lite.run_dir import RECIPE, STATE, RunState
 from rubric_arm_lite.schedule import slots
 
 STAGE_WORDS = {
@@ -196,7 +196,10 @@ def _parts(file: Path, recipe: Recipe | None) -> Iterable[Part]:
     try:
         state = RunState.loads(_read_text(file)) if file.exists() else RunState("")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(file, error) from error
+        raise CheckpointError(
+            f"{file} is damaged ({type(error).__name__}: {error}). Restore it, or move it away and ask for the report "
+            "again."
+        ) from error
     for stage, words in STAGE_WORDS.items():
         done = stage in state.stages
         if stage == "alternating" and recipe is not None:
@@ -274,29 +277,11 @@ def _read_text(file: Path) -> str:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        return {}
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise _damaged(file, error) from error
-    if not isinstance(found, dict):
-        raise _damaged(file, TypeError("not an object"))
-    return {str(key): _safe(value) for key, value in found.items()}
+    return {key: _safe(value) for key, value in read_object(file).items()} if file.exists() else {}
 
 
 def _read_rows(file: Path) -> list[dict[str, Any]]:
-    try:
-        return [{key: _safe(value) for key, value in row.items()} for row in read_jsonl(file)]
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise _damaged(file, error) from error
-
-
-def _damaged(file: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"{file} is damaged ({type(error).__name__}: {error}). Restore it, or move it away and ask for the report "
-        "again."
-    )
+    return [{key: _safe(value) for key, value in row.items()} for row in read_jsonl(file)]
 
 
 def _numbers(values: Any) -> dict[str, float]:

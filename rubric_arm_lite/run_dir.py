@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from rubric_arm_lite.errors import CheckpointError
+from rubric_arm_lite.log_rows import LogRow, read_jsonl
 
 IfExists = Literal["raise", "resume", "overwrite"]
 LOGS = ("metrics.jsonl", "rollouts.jsonl")
@@ -173,8 +174,12 @@ class RunDirectory:
 
     # --- reading ------------------------------------------------------------------------------------------------
 
-    def read_log(self, log: str) -> Iterator[dict[str, Any]]:
-        """All rows of a log; nothing if there is none."""
+    def read_log(self, log: str) -> Iterator[LogRow]:
+        """All rows of a log; nothing if there is none.
+
+        Raises:
+            CheckpointError: if a line is damaged, and later if a field is asked for that is not there.
+        """
         return read_jsonl(self.path / log)
 
     # --- inside -------------------------------------------------------------------------------------------------
@@ -283,15 +288,6 @@ def atomic_write(target: Path, data: bytes) -> None:
         part.unlink(missing_ok=True)
         raise
     _fsync(target.parent)
-
-
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a JSONL file; a missing file has none."""
-    if path.exists():
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                if line.endswith("\n"):
-                    yield json.loads(line)
 
 
 def is_disk_full(error: OSError) -> bool:

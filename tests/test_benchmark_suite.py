@@ -459,3 +459,14 @@ def test_hostile_texts_reach_the_journal_whole(tmp_path: Path) -> None:
     again = reward_model(judge)
     evaluate_benchmarks(again, of_file(path), tmp_path / "o", 1, "resume")
     assert not asked(again, "judge")
+
+
+@pytest.mark.parametrize("lost", ["status", "duels", "original", "flipped", "prompt", "seconds", "tokens"])
+def test_a_field_that_is_gone_from_the_journal_is_named_with_its_line(tmp_path: Path, lost: str) -> None:
+    chosen = of_file(pairs(tmp_path / "f.jsonl", 2))
+    evaluate_benchmarks(reward_model(right), chosen, tmp_path / "out", 1)
+    file = tmp_path / "out" / "f.jsonl"
+    head, first, second = file.read_text("utf-8").splitlines(keepends=True)
+    file.write_text(head + first + second.replace(f'"{lost}": ', '"other": '), "utf-8")
+    with pytest.raises(CheckpointError, match=rf"f\.jsonl, line 3: no `{lost}` here"):
+        evaluate_benchmarks(reward_model(right), chosen, tmp_path / "out", 1, "resume")

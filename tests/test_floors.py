@@ -39,6 +39,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "blocks",
         "data",
         "journal",
+        "log_rows",
         "row_files",
         "rows",
         "rubric_cache",

@@ -305,3 +305,16 @@ def test_on_the_command_line_over_a_server(tmp_path: Path) -> None:
         assert [row["id"] for row in read(target)] == ["short"]
         assert "exists" in refused("label", folder, source, target, "--server", server.url)
     assert "use raise, resume or overwrite" in refused("label", folder, source, target, "--if-exists", "maybe")
+
+
+@pytest.mark.parametrize("lost", ["reason", "agreed", "rubric", "confidence_b"])
+def test_a_field_that_is_gone_from_the_journal_is_named_with_its_line(tmp_path: Path, lost: str) -> None:
+    source, target = write(tmp_path / "in.jsonl", ROWS[:2]), tmp_path / "out.jsonl"
+    with pytest.raises(KilledError):
+        label(source, target, lambda: model(killing(2)), batch_size=1)
+    part = tmp_path / "out.jsonl.part"
+    head, row = read(part)
+    write(part, [head, {name: value for name, value in row.items() if name != lost}])
+    with pytest.raises(CheckpointError, match=rf"out\.jsonl\.part, line 2: no `{lost}` here"):
+        label(source, target, lambda: model(judge), batch_size=1, keep_all=True)
+    assert not target.exists()

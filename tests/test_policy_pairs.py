@@ -120,3 +120,14 @@ def test_preferences_of_a_reward_model() -> None:
     other = OtherRun(judge._model)
     assert other.preferences([good]) == [1.0] and other.scores([good]) is None
     assert preference(judge.verdicts([good])[0]) == 1.0
+
+
+@pytest.mark.parametrize("lost", ["pairs", "prompt_ids", "answers", "text", "token_ids", "cut", "labels"])
+def test_a_field_that_is_gone_from_a_journal_is_named_with_its_line(tmp_path: Path, lost: str) -> None:
+    sampler = chat(right, policy)
+    found = sampled(sampler, tmp_path)
+    label(referee(sampler, ASKED), found, tmp_path)
+    file = tmp_path / ("labels.jsonl" if lost == "labels" else "samples.jsonl")
+    file.write_text(file.read_text().replace(f'"{lost}"', '"other"'))
+    with pytest.raises(CheckpointError, match=rf"{file.name}, line 2: no `{lost}` here"):
+        label(referee(sampler, ASKED), sampled(sampler, tmp_path), tmp_path)

@@ -11,6 +11,7 @@ import torch
 
 from rubric_arm_lite.errors import CheckpointError, ConfigError, first_line
 from rubric_arm_lite.learner import Learner
+from rubric_arm_lite.log_rows import read_jsonl
 from rubric_arm_lite.memory import release
 from rubric_arm_lite.parsing import parse_rubric
 from rubric_arm_lite.policy.evaluate import PolicyEvaluator
@@ -27,7 +28,7 @@ from rubric_arm_lite.policy.requests import load_requests, world_of
 from rubric_arm_lite.policy_config import PolicyRecipe
 from rubric_arm_lite.prompts import PromptBuilder, Templates
 from rubric_arm_lite.reward_model import RubricRewardModel
-from rubric_arm_lite.run_dir import RunDirectory, read_jsonl
+from rubric_arm_lite.run_dir import RunDirectory
 from rubric_arm_lite.types import Rubric
 
 RUBRICS = "rubrics.jsonl"
