@@ -87,8 +87,14 @@ def _tokens(recipe: Recipe, role: Role, steps: int) -> int:
     written = prompts * settings.num_generations * settings.max_completion_length
     if role == "judge":
         groups = settings.pairs_per_prompt * (2 if recipe.reward.judge == "pointwise" else 1)
-        return written * groups + prompts * recipe.rubric.max_completion_length
+        return written * groups + prompts * _rubrics(recipe, settings) * recipe.rubric.max_completion_length
     return written + prompts * _judgements(recipe, settings) * recipe.reward.judge_max_tokens
+
+
+def _rubrics(recipe: Recipe, settings: GRPOSettings) -> int:
+    """Rubrics that a judge step draws for one prompt at most, those that do not parse included."""
+    attempts = recipe.reward.rubric_attempts if recipe.reward.rubric_temperature else 1
+    return attempts * min(settings.pairs_per_prompt, recipe.cache.rubrics_per_prompt)
 
 
 def _judgements(recipe: Recipe, settings: GRPOSettings) -> int:

@@ -47,9 +47,9 @@ def trained_steps(chosen: Recipe) -> dict[str, int]:
     return found
 
 
-@pytest.mark.parametrize(("pointwise", "judge"), [(False, 6 * (3 * 4 * 12 + 12)), (True, 6 * (2 * 3 * 4 * 12 + 12))])
+@pytest.mark.parametrize(("pointwise", "judge"), [(False, 6 * (3 * 4 * 12 + 36)), (True, 6 * (2 * 3 * 4 * 12 + 36))])
 def test_tokens_are_counted(pointwise: bool, judge: int) -> None:
-    """Judge: 3 × 2 prompts × (3 pairs × 4 × 12 + 12 of the rubric). Rubric: 6 × 4 × (12 + 2 pairs × 2 orders × 20)."""
+    """Judge: 3 × 2 prompts × (3 pairs × 4 × 12 + 3 draws of the rubric × 12). Rubric: 6 × 4 × (12 + 2 pairs × 2 orders × 20)."""
     role = {"num_generations": 4, "max_completion_length": 12, "prompts_per_step": 2, "max_steps": 3}
     reward: dict[str, Any] = {"judge": "pointwise"} if pointwise else {"judge_orders": "both"}
     fields = {
@@ -59,6 +59,30 @@ def test_tokens_are_counted(pointwise: bool, judge: int) -> None:
     }
     found = length_of(Recipe.model_validate(fields))
     assert found == Length(None, {"judge": 3, "rubric": 3}, {"judge": judge, "rubric": 6 * 4 * (12 + 80)})
+
+
+@pytest.mark.parametrize(
+    ("reward", "per_prompt", "drawn"),
+    [
+        ({}, 1, 3),
+        ({"rubric_attempts": 1}, 1, 1),
+        ({"rubric_attempts": 5}, 1, 5),
+        ({"rubric_attempts": 5, "rubric_temperature": 0.0}, 1, 1),  # greedy: another draw would be the same
+        ({"rubric_attempts": 5}, 2, 10),
+        ({}, 8, 9),  # three pairs of a prompt are judged under three rubrics at most
+    ],
+)
+def test_the_rubrics_of_a_judge_step_count_with_every_attempt(
+    reward: dict[str, Any], per_prompt: int, drawn: int
+) -> None:
+    judge = {"num_generations": 4, "max_completion_length": 12, "prompts_per_step": 2, "max_steps": 1}
+    fields = {
+        "judge": {**judge, "pairs_per_prompt": 3},
+        "rubric": {"max_completion_length": 7, "max_steps": 1},
+        "reward": reward,
+        "cache": {"rubrics_per_prompt": per_prompt},
+    }
+    assert length_of(Recipe.model_validate(fields)).tokens["judge"] == 2 * (3 * 4 * 12 + drawn * 7)
 
 
 @pytest.mark.parametrize("prompts", [47, 400])
@@ -71,7 +95,7 @@ def test_steps_of_a_file_are_those_of_a_run(tmp_path: Path, prompts: int, sets: 
     found = length_of(chosen)
     assert found.steps == trained_steps(chosen) and not found.unknown
     assert found.prompts == len(read_blocks(chosen.data, chosen.seed)[0]) < prompts
-    assert found.tokens["judge"] == found.steps["judge"] * 16 * (8 * 1024 + 512)
+    assert found.tokens["judge"] == found.steps["judge"] * 16 * (8 * 1024 + 3 * 512)
 
 
 def test_prompts_of_an_evaluation_file_are_left_out(tmp_path: Path) -> None:
