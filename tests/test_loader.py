@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
+from rubric_arm_lite.backends.adapters import import_peft
 from rubric_arm_lite.backends.base import Sampling
 from rubric_arm_lite.backends.loader import choose_dtype, load_model
 from rubric_arm_lite.config import ModelSettings
@@ -227,3 +231,27 @@ def test_nf4_without_bitsandbytes_says_what_to_install(
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(BackendError, match=r"needs bitsandbytes. Install it, in the project's folder.*'\.\[gpu\]'"):
         load_model(tiny.settings(tiny_folder(), quantization="nf4"), seed=0)
+
+
+@pytest.mark.parametrize(("quantization", "cuda", "told"), [("none", False, 0), ("nf4", True, 0), ("nf4", False, 1)])
+def test_a_notice_on_4_bits_on_a_cpu_is_kept_for_those_whom_it_concerns(
+    quantization: str, cuda: bool, told: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """bitsandbytes logs it when PEFT imports it first; whatever else is logged then comes through."""
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    notice = "Failed to load CPU gemm_4bit_forward from kernels-community: %s"
+    (tmp_path / "peft.py").write_text(
+        f"import logging\nlogger = logging.getLogger({logger.name!r})\n"
+        f"logger.warning({notice!r}, 'no kernels')\nlogger.warning('something real')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(sys.modules, "peft", ModuleType("peft"))  # so that the real one, or none, is put back
+    del sys.modules["peft"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    import_peft(tiny.settings(base_folder(), quantization=quantization))
+    import peft  # as everything does that comes later
+
+    assert [m.partition(" CPU")[0] for m in caplog.messages] == ["Failed to load"] * told + ["something real"]
+    assert peft.__file__ == str(tmp_path / "peft.py") and not logger.filters, "nothing is left behind"
+    logger.warning(notice, "again")
+    assert "again" in caplog.text, "only what our own import says is looked at"

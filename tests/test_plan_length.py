@@ -49,7 +49,7 @@ def trained_steps(chosen: Recipe) -> dict[str, int]:
 
 @pytest.mark.parametrize(("pointwise", "judge"), [(False, 6 * (3 * 4 * 12 + 36)), (True, 6 * (2 * 3 * 4 * 12 + 36))])
 def test_tokens_are_counted(pointwise: bool, judge: int) -> None:
-    """Judge: 3 × 2 prompts × (3 pairs × 4 × 12 + 3 draws of the rubric × 12). Rubric: 6 × 4 × (12 + 2 pairs × 2 orders × 20)."""
+    """Judge: 3 × 2 prompts × (3 pairs × 4 × 12 + 3 draws × 12). Rubric: 6 × 4 × (12 + 2 pairs × 2 orders × 20)."""
     role = {"num_generations": 4, "max_completion_length": 12, "prompts_per_step": 2, "max_steps": 3}
     reward: dict[str, Any] = {"judge": "pointwise"} if pointwise else {"judge_orders": "both"}
     fields = {

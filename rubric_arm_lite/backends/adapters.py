@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,27 @@ from rubric_arm_lite.config import LoraSettings, ModelSettings
 from rubric_arm_lite.errors import BackendError
 from rubric_arm_lite.seeds import derive_seed
 from rubric_arm_lite.types import ROLES, Role
+
+_NOTICE = "Failed to load CPU gemm_4bit_forward"
+
+
+def import_peft(settings: ModelSettings) -> None:
+    """Import PEFT, and with it bitsandbytes where that is installed, before anything else of ours does.
+
+    On some CPUs bitsandbytes logs at its import that a kernel for 4-bit weights on a CPU is not there. That one notice
+    is kept off, during this import alone, for those whose weights are not in 4 bits or not on a CPU.
+    """
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+
+    def concerns(record: logging.LogRecord) -> bool:
+        on_cpu_in_4_bits = settings.quantization == "nf4" and not torch.cuda.is_available()
+        return on_cpu_in_4_bits or not str(record.msg).startswith(_NOTICE)
+
+    logger.addFilter(concerns)
+    try:
+        importlib.import_module("peft")
+    finally:
+        logger.removeFilter(concerns)
 
 
 def new_adapters(model: Any, settings: ModelSettings, seed: int, roles: Sequence[Role] = ROLES) -> Any:

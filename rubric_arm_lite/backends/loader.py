@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from rubric_arm_lite.backends.adapters import new_adapters
+from rubric_arm_lite.backends.adapters import import_peft, new_adapters
 from rubric_arm_lite.backends.shared_prefix import NAME, register, sharing_error
 from rubric_arm_lite.backends.transformers import TwoAdapterModel
 from rubric_arm_lite.config import ModelSettings
@@ -186,6 +186,7 @@ def _load_base(name: str, settings: ModelSettings) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    import_peft(settings)
     options: dict[str, Any] = {"dtype": choose_dtype(settings), "attn_implementation": settings.attention}
     if torch.cuda.is_available():
         options["device_map"] = {"": torch.cuda.current_device()}
