@@ -23,7 +23,8 @@ from rubric_arm_lite.policy_config import PolicyRecipe
 from rubric_arm_lite.recipe_file import load_settings
 from rubric_arm_lite.report_figures import draw_panel
 from rubric_arm_lite.report_lines import Band, Colour, Line, Panel, Unit
-from rubric_arm_lite.run_dir import RECIPE, atomic_write
+from rubric_arm_lite.run_commit import RECIPE
+from rubric_arm_lite.run_dir import atomic_write
 
 HTML, TEXT = "report.html", "report.md"
 SHOWN_ANSWERS = 3

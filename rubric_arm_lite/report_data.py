@@ -21,7 +21,7 @@ from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.evaluate import bootstrap_interval
 from rubric_arm_lite.log_rows import read_jsonl, read_object
 from rubric_arm_lite.recipe_file import load_recipe
-from rubric_arm_lite.run_dir import RECIPE, STATE, RunState
+from rubric_arm_lite.run_commit import RECIPE, STATE, RunState
 from rubric_arm_lite.schedule import slots
 
 STAGE_WORDS = {

@@ -17,54 +17,16 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.log_rows import LogRow, read_jsonl
+from rubric_arm_lite.run_commit import RECIPE, STATE, RunState, nothing_done, read_state
 
 IfExists = Literal["raise", "resume", "overwrite"]
 LOGS = ("metrics.jsonl", "rollouts.jsonl")
-STATE = "state.json"
-RECIPE = "recipe.yaml"
 _CLEARING = ".clearing"
-
-
-@dataclass(frozen=True, slots=True)
-class RunState:
-    """What is committed: the stages done, the checkpoint that holds them, and how far the logs go.
-
-    ``position`` is the (slot, step) at which the alternating stage goes on.
-    """
-
-    recipe_hash: str
-    stages: tuple[str, ...] = ()
-    checkpoint: str | None = None
-    position: tuple[int, int] = (0, 0)
-    logs: Mapping[str, int] = field(default_factory=dict)
-
-    def dumps(self) -> str:
-        """The state as JSON."""
-        value = {
-            "recipe_hash": self.recipe_hash,
-            "stages": list(self.stages),
-            "checkpoint": self.checkpoint,
-            "position": list(self.position),
-            "logs": dict(self.logs),
-        }
-        return json.dumps(value, indent=1)
-
-    @classmethod
-    def loads(cls, text: str) -> RunState:
-        """The state that :meth:`dumps` wrote; raises ValueError, KeyError or TypeError for anything else."""
-        value = json.loads(text)
-        slot, step = value["position"]
-        logs = {str(k): int(v) for k, v in dict(value["logs"]).items()}
-        stages, checkpoint = value["stages"], value["checkpoint"]
-        if not isinstance(stages, list) or not isinstance(checkpoint, str | None):
-            raise TypeError("stages must be a list and checkpoint a name or null")
-        return cls(str(value["recipe_hash"]), tuple(map(str, stages)), checkpoint, (int(slot), int(step)), logs)
 
 
 class RunDirectory:
@@ -92,7 +54,7 @@ class RunDirectory:
         if path.exists() and not path.is_dir():
             raise CheckpointError(f"{path} is a file. Choose another --run-dir.")
         occupied = path.is_dir() and any(path.iterdir())
-        if occupied and _nothing_done(state_file):
+        if occupied and nothing_done(state_file):
             # A run that ended before its first stage left nothing worth keeping; its name is free again.
             if_exists = "overwrite"
         if occupied and if_exists == "raise":
@@ -109,7 +71,7 @@ class RunDirectory:
             if occupied and (if_exists == "overwrite" or (path / _CLEARING).exists()):
                 _clear(path)
             if state_file.exists():
-                run = cls(path, _read_state(state_file, recipe_hash), lock)
+                run = cls(path, read_state(state_file, recipe_hash), lock)
                 run._roll_back()
             else:
                 run = cls(path, RunState(recipe_hash), lock)
@@ -252,7 +214,7 @@ class FollowedDirectory(RunDirectory):
     @classmethod
     def follow(cls, path: Path, recipe_hash: str) -> FollowedDirectory:
         """Read the state of a directory that the first process has opened."""
-        return cls(path, _read_state(path / STATE, recipe_hash), (path / RECIPE).open(encoding="utf-8"))
+        return cls(path, read_state(path / STATE, recipe_hash), (path / RECIPE).open(encoding="utf-8"))
 
     def write_text(self, name: str, text: str) -> Path:
         """Where the first process writes."""
@@ -270,7 +232,7 @@ class FollowedDirectory(RunDirectory):
     ) -> None:
         """Wait until the first process has committed, and read what it did."""
         self.after_commit()
-        self.state = _read_state(self.path / STATE, self.state.recipe_hash)
+        self.state = read_state(self.path / STATE, self.state.recipe_hash)
 
 
 def atomic_write(target: Path, data: bytes) -> None:
@@ -333,15 +295,6 @@ def _is_ours(path: Path) -> bool:
     return _CLEARING in names or names <= {".lock", RECIPE, f".{RECIPE}.part", f".{STATE}.part"}
 
 
-def _nothing_done(state_file: Path) -> bool:
-    """Whether a state says that no stage was finished and no checkpoint written."""
-    try:
-        state = RunState.loads(state_file.read_text("utf-8"))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return not state.stages and state.checkpoint is None
-
-
 def _clear(path: Path) -> None:
     # The marker and the state go first: a killed clearing is finished by the next start, never half trusted.
     (path / _CLEARING).touch()
@@ -354,18 +307,3 @@ def _clear(path: Path) -> None:
         else:
             child.unlink()
     (path / _CLEARING).unlink()
-
-
-def _read_state(file: Path, recipe_hash: str) -> RunState:
-    try:
-        state = RunState.loads(file.read_text("utf-8"))
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{file} is damaged ({type(error).__name__}: {error}). Start anew with --if-exists overwrite."
-        ) from error
-    if state.recipe_hash != recipe_hash:
-        raise CheckpointError(
-            f"{file.parent} was made with another recipe (its copy is {file.parent / RECIPE}). Continue it with that "
-            "one, or choose another name."
-        )
-    return state

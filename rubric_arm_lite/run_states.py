@@ -13,7 +13,7 @@ from rubric_arm_lite.config import Recipe
 from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError
 from rubric_arm_lite.policy_config import PolicyRecipe
 from rubric_arm_lite.recipe_file import load_recipe, load_settings, shipped_names
-from rubric_arm_lite.run_dir import RECIPE, STATE, RunState
+from rubric_arm_lite.run_commit import RECIPE, STATE, RunState
 from rubric_arm_lite.types import ROLES
 
 _CHECKPOINT_NAME = re.compile(r"state-[0-9]{6}")

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from rubric_arm_lite import cli, cli_serve
 from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError, RubricArmError
-from rubric_arm_lite.run_dir import RunState
+from rubric_arm_lite.run_commit import RunState
 from rubric_arm_lite.serve.app import Service, build_app
 from rubric_arm_lite.serve.gate import GateSettings
 from tests.serving import listening

@@ -43,6 +43,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "row_files",
         "rows",
         "rubric_cache",
+        "run_commit",
         "run_dir",
         "run_states",
         "sources.*",

@@ -25,7 +25,7 @@ from rubric_arm_lite.report_panels import groups
 from rubric_arm_lite.report_showcase import marked_lines, showcases
 from rubric_arm_lite.report_story import SIDES, cross_play, cross_play_name, headline, points
 from rubric_arm_lite.report_text import table
-from rubric_arm_lite.run_dir import RunState
+from rubric_arm_lite.run_commit import RunState
 from rubric_arm_lite.schedule import STAGES, slots
 
 PAIRS = 20

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from rubric_arm_lite.errors import CheckpointError
+from rubric_arm_lite.run_commit import RunState
 from rubric_arm_lite.run_dir import (
     IfExists,
     RunDirectory,
-    RunState,
     atomic_write,
     explained_disk_errors,
     is_disk_full,

@@ -9,7 +9,7 @@ import pytest
 
 from rubric_arm_lite.errors import BackendError, CheckpointError
 from rubric_arm_lite.recipe_file import dump_recipe, load_recipe
-from rubric_arm_lite.run_dir import RunState
+from rubric_arm_lite.run_commit import RunState
 from rubric_arm_lite.run_states import adapter_folder, recipe_of, states_of
 
 
