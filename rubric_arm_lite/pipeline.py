@@ -1,7 +1,7 @@
 """One run from recipe to report: base → warm-up → alternating GRPO → evaluation, in stages that can be resumed.
 
-Everything that happens is appended to the run directory's logs; progress goes to a :class:`Watcher`. The order of
-stages is fixed; each is committed when it is done, and the alternating stage commits inside as well.
+Everything that happens is appended to the run directory's logs; progress goes to a watcher. The order of stages is
+fixed; each is committed when it is done, and the alternating stage commits inside as well.
 """
 
 from __future__ import annotations
