@@ -25,7 +25,8 @@ from rubric_arm_lite.backends.base import Sampling
 from rubric_arm_lite.backends.server import ServerSampler
 from rubric_arm_lite.backends.server_settings import ServerSettings
 from rubric_arm_lite.errors import BackendError
-from rubric_arm_lite.reward_model import RubricRewardModel, recipe_of
+from rubric_arm_lite.reward_model import RubricRewardModel
+from rubric_arm_lite.run_states import recipe_of
 from rubric_arm_lite.testbed import base_folder
 from rubric_arm_lite.testbed.world import World
 from rubric_arm_lite.types import Example
