@@ -54,8 +54,8 @@ class Record:
     """What a policy run's folder says."""
 
     recipe: PolicyRecipe
-    evaluations: list[dict[str, Any]]
-    labels: list[dict[str, Any]]
+    evaluations: Sequence[dict[str, Any]]
+    labels: Sequence[dict[str, Any]]
     warnings: list[str]
     shown: list[dict[str, Any]]
 

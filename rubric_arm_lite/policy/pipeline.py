@@ -215,7 +215,7 @@ class PolicyRun:
         return alarms(curve(self._evaluations()), self.recipe.evaluation.alarm_margin)
 
 
-def curve(evaluations: list[dict[str, Any]]) -> list[Point]:
+def curve(evaluations: Sequence[dict[str, Any]]) -> list[Point]:
     """Both judges' win rates over a run; empty if only one was asked."""
     return [
         Point(row["name"], row["trained/win_rate"], row["independent/win_rate"])
