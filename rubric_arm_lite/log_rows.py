@@ -14,7 +14,7 @@ from typing import Any
 
 from rubric_arm_lite.errors import CheckpointError
 
-_MEND = "Restore the file, or start anew under another name."
+_MEND = "Restore it, or start anew under another name."
 
 
 class LogRow(dict[str, Any]):

@@ -23,7 +23,7 @@ def test_a_missing_field_is_named_with_its_line_wherever_it_is(tmp_path: Path) -
     first, second = read_jsonl(file)
     assert (first["kind"], second["inner"][0]["a"], first.get("slot"), "slot" in first) == ("step", 1, None, False)
     assert first == {"kind": "step"} and json.dumps(second) == '{"kind": "x", "inner": [{"a": 1}]}'
-    told = r"metrics\.jsonl, line {}: no `{}` here.*Restore the file, or start anew under another name\."
+    told = r"metrics\.jsonl, line {}: no `{}` here.*Restore it, or start anew under another name\."
     with pytest.raises(CheckpointError, match=told.format(1, "slot")):
         first["slot"]
     with pytest.raises(CheckpointError, match=told.format(2, "b")):

@@ -60,5 +60,5 @@ def test_a_whole_log_is_shown(tmp_path: Path) -> None:
 def test_a_field_that_is_gone_is_named_with_its_place(tmp_path: Path, lost: str, line: int) -> None:
     run = logged(tmp_path, lost, line)
     place = f"metrics.jsonl, line {line}" if line else "evaluations/round-1.json"
-    with pytest.raises(CheckpointError, match=f"{place}: no `{lost}` here.*Restore the file"):
+    with pytest.raises(CheckpointError, match=f"{place}: no `{lost}` here.*Restore it"):
         write_policy_report(run)
