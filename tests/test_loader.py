@@ -248,6 +248,7 @@ def test_a_notice_on_4_bits_on_a_cpu_is_kept_for_those_whom_it_concerns(
     monkeypatch.setitem(sys.modules, "peft", ModuleType("peft"))  # so that the real one, or none, is put back
     del sys.modules["peft"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    caplog.set_level(logging.WARNING, logger.name)  # the command line, tested in the same process, raises it
     import_peft(tiny.settings(base_folder(), quantization=quantization))
     import peft  # as everything does that comes later
 
