@@ -26,8 +26,9 @@ MOMENTS = {"adamw_torch": 8.0, "adamw_8bit": 2 + 8 / 256}
 PER_MLP, PER_HIDDEN, PER_HIDDEN_CHECKPOINTED = 8.0, 38.0, 2.0
 """Bytes of a token in the layer that is in backward, per MLP channel and per hidden channel in half precision; and of a
 token in each checkpointed layer. Fitted to updates of Qwen3-8B and 14B."""
-SAVED_PER_MLP, SAVED_PER_HIDDEN = 16.0, 38.0
-"""Bytes that autograd keeps of a token and a layer in float32 without checkpointing, per channel."""
+SAVED = {4.0: (16.0, 38.0), 2.0: (10.0, 45.0)}
+"""Bytes that autograd keeps of a token and a layer without checkpointing, per MLP and per hidden channel, by the bytes of
+a number. Half precision saves little: adapters stay in float32, and every layer's input is kept in both."""
 CHUNK = 256
 """Tokens whose logits the warm-up has at once where the vocabulary is large."""
 LOGITS_HELD = 6
@@ -97,8 +98,8 @@ class Planner:
         shape, wide = self.shape, self.size / 4
         logits = LOGITS_HELD * min(self.chunk, 4.0 * targets * shape.vocabulary)
         if not self.recipe.model.gradient_checkpointing:
-            saved = (SAVED_PER_MLP * shape.mlp + SAVED_PER_HIDDEN * shape.hidden) * wide
-            return tokens * shape.layers * saved + logits
+            per_mlp, per_hidden = SAVED[self.size]
+            return tokens * shape.layers * (per_mlp * shape.mlp + per_hidden * shape.hidden) + logits
         layer = tokens * (PER_MLP * shape.mlp + PER_HIDDEN * shape.hidden) * wide * 2
         # Logits are gone before the first layer is computed again.
         return tokens * shape.layers * PER_HIDDEN_CHECKPOINTED * shape.hidden * wide * 2 + max(layer, logits)

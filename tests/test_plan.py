@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from rubric_arm_lite.advantages import group_advantages
-from rubric_arm_lite.backends.loader import two_adapters
+from rubric_arm_lite.backends.loader import load_model, two_adapters
 from rubric_arm_lite.backends.two_models import TwoModels
 from rubric_arm_lite.batching import make_batch
-from rubric_arm_lite.bench.ours import Ours, write_adapters
+from rubric_arm_lite.bench.ours import Ours
+from rubric_arm_lite.bench.ours import recipe_of as bench_recipe
 from rubric_arm_lite.bench.work import BenchSettings, Work, make_folder
 from rubric_arm_lite.config import Recipe
 from rubric_arm_lite.doctor import best
@@ -107,13 +108,17 @@ def test_weights_are_counted(kind: str, tiny_folder: tiny.Folders) -> None:
     assert shape.other_weights == pytest.approx(rest, rel=0.02)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("width", "prompt"), [(128, 256), (256, 128), (192, 512)])
-def test_what_an_update_saves_on_a_cpu_is_estimated(width: int, prompt: int, tmp_path: Path) -> None:
+def test_what_an_update_saves_on_a_cpu_is_estimated(width: int, prompt: int, dtype: str, tmp_path: Path) -> None:
     settings = BenchSettings(width=width, prompt_length=prompt, completion_length=32, prompts=1, layers=2)
     work = Work(settings)
     make_folder(work, tmp_path)
-    write_adapters(work, tmp_path)
-    ours = Ours(work, tmp_path, 1)
+    recipe = bench_recipe(settings, tmp_path)
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"dtype": dtype})})
+    model = load_model(recipe.model, 0)
+    model.freeze_references()
+    ours = Ours(work, tmp_path, 1, model)
     ours.give_random()
     advantages = [group_advantages(group) for group in work.drawn_rewards("judge", 0)]
     rows = ours.learner._rows(ours.recipe.judge, ours.given(), advantages)
@@ -121,7 +126,7 @@ def test_what_an_update_saves_on_a_cpu_is_estimated(width: int, prompt: int, tmp
     with ours.model.using("judge", train=True) as active, saved_bytes(ours.model.model) as total:
         held = ours.model.score(active, batch, 1.0, "packed")
     assert batch.packed is not None and held.logprobs.requires_grad
-    planner = Planner(ours.recipe, shape_of(str(tmp_path)), None, cuda=False)
+    planner = Planner(recipe, shape_of(str(tmp_path)), None, cuda=False)
     tokens, targets = batch.packed.ids_1T.shape[1], settings.rows * settings.completion_length
     logits = 4 * targets * settings.vocabulary
     estimate = planner._activations(tokens, targets) - LOGITS_HELD * logits
