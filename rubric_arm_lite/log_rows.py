@@ -48,11 +48,15 @@ def read_jsonl(path: Path) -> Iterator[LogRow]:
     """Rows of a JSONL file; a missing file has none, and a last line without its end is still being written.
 
     Raises:
-        CheckpointError: for a line that is no JSON object.
+        CheckpointError: if the file cannot be read, or for a line that is no JSON object.
     """
-    if not path.exists():
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
         return
-    with path.open("rb") as file:
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error}). {_MEND}") from error
+    with file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 return

@@ -27,8 +27,8 @@ PER_MLP, PER_HIDDEN, PER_HIDDEN_CHECKPOINTED = 8.0, 38.0, 2.0
 """Bytes of a token in the layer that is in backward, per MLP channel and per hidden channel in half precision; and of a
 token in each checkpointed layer. Fitted to updates of Qwen3-8B and 14B."""
 SAVED = {4.0: (16.0, 38.0), 2.0: (10.0, 45.0)}
-"""Bytes that autograd keeps of a token and a layer without checkpointing, per MLP and per hidden channel, by the bytes of
-a number. Half precision saves little: adapters stay in float32, and every layer's input is kept in both."""
+"""Bytes that autograd keeps of a token and a layer without checkpointing, per MLP and per hidden channel, by the bytes
+of a number. Half precision saves little: adapters stay in float32, and every layer's input is kept in both."""
 CHUNK = 256
 """Tokens whose logits the warm-up has at once where the vocabulary is large."""
 LOGITS_HELD = 6

@@ -111,7 +111,9 @@ class PolicyRecipe(RunSettings):
     """One policy run, complete."""
 
     shelf: ClassVar[str] = "policy"
-    surroundings: ClassVar[tuple[str, ...]] = ("reward.server", "reward.key_env", "reward.concurrency")
+    surroundings: ClassVar[tuple[str, ...]] = tuple(
+        f"reward.{name}" for name in ("server", "rubric_model", "judge_model", "key_env", "concurrency")
+    )
 
     method: Method = "dpo"
     """Set by the verb."""

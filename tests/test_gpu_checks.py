@@ -51,6 +51,7 @@ def test_every_check(tmp_path: Path) -> None:
         assert stages[name]["tokens_per_second" if "longest" not in name else "work_seconds"] > 0
     judged = found["fits"]["stages"]["judge phase"]
     assert judged["base_unchanged"] and judged["rubric_adapter_unchanged"]
+    assert found["rollout"]["bandwidth_gb_s"] > 0
     assert found["rollout"]["rollout"]["128 rows, recorded"]["tokens"] == 128 * 24
     assert found["exact"]["exact"]["bf16"]["float32_gradient_packed_to_separate"] < 1e-4
 
@@ -60,7 +61,7 @@ def test_the_clock_ends_the_script_and_the_table_says_so(tmp_path: Path) -> None
     out.mkdir()
     (out / "results.json").write_text(json.dumps({"machine": {"gpu": "a card"}, "exact-1.7b": {"failed": "old"}}))
     done = subprocess.run(
-        ["bash", str(GPU / "run_all.sh"), str(out), "writing memory trl backends"],
+        ["bash", str(GPU / "run_all.sh"), str(out), "testbed writing memory trl backends"],
         capture_output=True,
         text=True,
         timeout=120,
@@ -69,7 +70,16 @@ def test_the_clock_ends_the_script_and_the_table_says_so(tmp_path: Path) -> None
     )
     assert done.returncode == 0, done.stderr
     results = json.loads((out / "results.json").read_text())
-    for name in ("fits-32b-24", "longest-8b-24", "rollout-8b", "update-8b", "backend-unsloth", "exact-1.7b"):
+    for name in (
+        "fits-32b-24",
+        "longest-8b-24",
+        "rollout-8b",
+        "update-8b",
+        "backend-unsloth",
+        "exact-1.7b",
+        "trl-update",
+        "testbed",
+    ):
         assert results[name]["failed"] == "no time left of 0 s"
     page = (out / "results.md").read_text()
     assert "a card" in page and page.count("no time left of 0 s") >= 7
@@ -82,7 +92,13 @@ def test_a_check_that_was_stopped_shows_what_it_had(tmp_path: Path) -> None:
     (parts / "fits-8b-12.json").write_text(json.dumps({"cap_gib": 12.0, "stages": {"load": stage}}))
     (parts / "fits-8b-12.failed.json").write_text(json.dumps({"failed": "ended with 124"}))
     (parts / "update-8b.json").write_text('{"cut')
+    speed = {"tokens_per_second": 300.0, "milliseconds_per_step": 26.0, "share_of_bandwidth": 0.07}
+    rollout = {"bandwidth_gb_s": 2900.0, "weights_read_gb": 5.0, "rollout": {"8 rows, recorded": speed}}
+    (parts / "rollout-8b.json").write_text(json.dumps(rollout))
+    (parts / "trl-update.json").write_text("")
+    (parts / "trl-update.failed.json").write_text(json.dumps({"failed": "ended with 124"}))
     subprocess.run([sys.executable, str(GPU / "table.py"), str(parts), str(tmp_path), "9"], check=True, timeout=60)
     page = (tmp_path / "results.md").read_text()
     assert "| 8b | 12 GiB | load | 3.50 GiB | 2.50 GiB | 1.0 |" in page and "- fits-8b-12: ended with 124" in page
-    assert "- update-8b: no result" in page
+    assert "- update-8b: no result" in page and "| 8 rows, recorded | 300 |" in page
+    assert "- trl-update: ended with 124" in page

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from rubric_arm_lite.backends.base import Sampling
 from rubric_arm_lite.cli import app
 from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError
-from rubric_arm_lite.recipe_file import recipe_hash
+from rubric_arm_lite.policy_config import PolicyRecipe
+from rubric_arm_lite.recipe_file import load_settings, recipe_hash
 from rubric_arm_lite.reward_model import RubricRewardModel
 from rubric_arm_lite.types import Example
 from tests.fake_server import FakeServer, Reply, Request, as_json, completions, serve
@@ -77,8 +78,9 @@ def test_online_grpo_equals_that_with_the_reward_model_here(
     assert {request.body["model"] for request in moved.requests if "messages" in request.body} == {"rubric", "judge"}
     described = json.loads((there / "data.json").read_text())
     assert described["reward_model"] == {"rubric": "served as rubric", "judge": "served as judge"}
-    with pytest.raises(CheckpointError, match="reward_model changed"):
-        execute(recipe_for(finished_run, "grpo", own), there)  # from here on with other weights than those served
+    for changes in ((), (served, "reward.judge_model=other")):
+        with pytest.raises(CheckpointError, match="reward_model changed"):  # other weights than those of the beginning
+            execute(recipe_for(finished_run, "grpo", own, *changes), there)
 
 
 def test_by_its_command_without_the_adapters_at_hand(server: FakeServer, finished_run: Path, tmp_path: Path) -> None:
@@ -97,7 +99,9 @@ def test_where_the_server_is_does_not_make_another_recipe(finished_run: Path) ->
         for host, n in (("a", 3), ("b", 4))
     )
     assert plain == moved == recipe_hash(recipe_for(finished_run, "grpo", "reward.key_env=HOUSE_KEY"))
-    assert plain != recipe_hash(recipe_for(finished_run, "grpo", "reward.judge_model=other"))
+    assert plain != recipe_hash(recipe_for(finished_run, "grpo", "reward.state=latest"))
+    before_servers = "9eac11347a46e4ad"  # a run from before this recipe knew of servers goes on
+    assert recipe_hash(load_settings(PolicyRecipe, "testbed", ["method=grpo"])) == before_servers
 
 
 def test_settings_of_a_server_that_cannot_be_used(finished_run: Path, tmp_path: Path) -> None:

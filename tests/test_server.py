@@ -676,12 +676,22 @@ def test_an_adapter_that_cannot_be_loaded_leaves_the_old_one(start: Start, path:
 def test_servers_that_load_no_adapters(start: Start) -> None:
     for status in (404, 405):
         with pytest.raises(BackendError, match=r"cannot load adapters while it runs.*VLLM_ALLOW_RUNTIME_LORA_UPDATING"):
-            client(start(lambda request, status=status: as_json({"detail": "Not Found"}, status))).load_adapter(
-                "judge", "/x"
-            )
+            client(
+                start(lambda request, status=status: as_json({"detail": f"no route {request.path}"}, status))
+            ).load_adapter("judge", "/x")
     for status in (401, 403):
         with pytest.raises(BackendError, match=f"{status}.*--server-key-env"):
             client(start(lambda request, status=status: Reply(status))).load_adapter("judge", "/x")
+
+
+def test_an_answer_lost_while_loading_leaves_no_mixture(start: Start) -> None:
+    """The weights may be new although nobody heard of it."""
+    vllm = Vllm()
+    server = start(lambda request: replace(vllm(request), cut=request.path == "/v1/load_lora_adapter"))
+    asked = client(server)
+    with pytest.raises(BackendError, match="failed 3 times"):
+        asked.load_adapter("judge", "/second")
+    assert texts(asked) == [["/second"]] and server.requests[-1].body["cache_salt"]
 
 
 def test_a_new_adapter_is_not_answered_from_the_cache_of_the_old_one(start: Start) -> None:

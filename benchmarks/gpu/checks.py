@@ -213,6 +213,7 @@ def rollout(args: argparse.Namespace) -> dict[str, Any]:
     bandwidth = _bandwidth()
     used = ((n, p) for n, p in model.model.named_parameters() if "_ref" not in n and "embed" not in n)
     read = sum(p.numel() * p.element_size() for _, p in used)
+    head = {**head, "bandwidth_gb_s": bandwidth / 1e9, "weights_read_gb": read / 1e9}
     examples = work.judge_examples()
     found: dict[str, Any] = {}
     plans = [(8, True), (32, True), (128, True), (8, False)]
@@ -237,7 +238,7 @@ def rollout(args: argparse.Namespace) -> dict[str, Any]:
     found["profile"] = _profile(
         lambda: model.sample("judge", examples[:1], Sampling(min(48, args.completion_length), args.num_generations))
     )
-    return {**head, "bandwidth_gb_s": bandwidth / 1e9, "weights_read_gb": read / 1e9, "rollout": found}
+    return {**head, "rollout": found}
 
 
 def _bandwidth() -> float:

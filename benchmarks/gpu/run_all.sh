@@ -30,18 +30,23 @@ seconds() { # what is left of the time, and no more than asked for
   local left=$((most - SECONDS))
   echo $((left < $1 ? left : $1))
 }
-check() { # name, seconds at most, options
-  local name=$1 limit
+timed() { # name, seconds at most, where its result is not written by itself, command
+  local name=$1 limit said=$3
   limit=$(seconds "$2")
-  shift 2
-  if ((limit < 10)); then
-    echo "{\"command\": \"$*\", \"failed\": \"no time left of $most s\"}" >"$parts/$name.failed.json"
+  shift 3
+  if ((limit < 30)); then
+    echo "{\"failed\": \"no time left of $most s\"}" >"$parts/$name.failed.json"
   else
-    timeout -k 5 "$limit" "$python" benchmarks/gpu/checks.py "$@" "${small[@]}" --output "$parts/$name.json" \
-      >"$parts/$name.out" 2>"$parts/$name.err" \
-      || echo "{\"command\": \"$*\", \"failed\": \"ended with $? (124: stopped after $limit s)\"}" >"$parts/$name.failed.json"
+    timeout -k 5 "$limit" "$@" >"$said" 2>"$parts/$name.err" \
+      || echo "{\"failed\": \"ended with $? (124: stopped after $limit s)\"}" >"$parts/$name.failed.json"
   fi
   echo "$SECONDS s $name"
+}
+check() { # name, seconds at most, options
+  local name=$1 limit=$2
+  shift 2
+  timed "$name" "$limit" "$parts/$name.out" \
+    "$python" benchmarks/gpu/checks.py "$@" "${small[@]}" --output "$parts/$name.json"
 }
 collect() {
   "$python" benchmarks/gpu/table.py "$parts" "$out" "$SECONDS"
@@ -62,8 +67,8 @@ if wants fits; then
 fi
 if wants testbed; then
   limit=$(seconds 230)
-  OMP_NUM_THREADS=1 timeout -k 5 "$limit" "$python" benchmarks/gpu/testbed.py --seeds 101 102 "${world[@]}" \
-    --seconds $((limit - 15)) --output "$parts/testbed.json" >"$parts/testbed.out" 2>"$parts/testbed.err" &
+  OMP_NUM_THREADS=1 timed testbed "$limit" "$parts/testbed.out" "$python" benchmarks/gpu/testbed.py --seeds 101 102 \
+    "${world[@]}" --seconds $((limit - 15)) --output "$parts/testbed.json" &
 fi
 if wants memory; then
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-4} # each; more would wait for each other
@@ -82,14 +87,9 @@ if wants writing; then
 fi
 if wants trl; then
   for verb in update rollout; do
-    limit=$(seconds 70)
-    if ((limit >= 10)); then
-      length=$([[ $verb == update ]] && echo "$trl_length" || echo $((trl_length < 96 ? trl_length : 96)))
-      timeout -k 5 "$limit" "$python" -m rubric_arm_lite bench "$verb" "${width[@]}" --prompts 2 --runs 2 \
-        --gradient-checkpointing --no-memory --json --completion-length "$length" \
-        >"$parts/trl-$verb.json" 2>"$parts/trl-$verb.err"
-    fi
-    echo "$SECONDS s trl-$verb"
+    length=$([[ $verb == update ]] && echo "$trl_length" || echo $((trl_length < 96 ? trl_length : 96)))
+    timed "trl-$verb" 70 "$parts/trl-$verb.json" "$python" -m rubric_arm_lite bench "$verb" "${width[@]}" --prompts 2 \
+      --runs 2 --gradient-checkpointing --no-memory --json --completion-length "$length"
   done
   collect
 fi

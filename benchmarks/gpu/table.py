@@ -171,11 +171,11 @@ def main() -> None:
     """Write ``results.json`` and ``results.md``."""
     parts, out = Path(sys.argv[1]), Path(sys.argv[2])
     results: dict[str, Any] = {}
-    for file in sorted(parts.glob("*.json")):
+    for file in sorted(parts.glob("*.json"), key=lambda f: (f.name.endswith(".failed.json"), f.name)):
         name = file.name.removesuffix(".json").removesuffix(".failed")
         try:
             found = json.loads(file.read_text("utf-8"))
-        except ValueError:
+        except ValueError:  # stopped while it wrote, or before it had anything to write
             found = {"failed": "no result"}
         results[name] = {**results.get(name, {}), **found}  # a check that was stopped left what it had
     kept = out / "results.json"

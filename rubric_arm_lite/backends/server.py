@@ -181,8 +181,8 @@ class ServerSampler:
             BackendError: if the server cannot load adapters while it runs, or not this one.
         """
         model = self._model(name)
+        self._salts[model] = uuid.uuid4().hex  # first: an answer that is lost on its way may have been a yes
         load_lora(self._server, model, path)
-        self._salts[model] = uuid.uuid4().hex
         self._reloads.setdefault(model, []).append(str(path))
 
     def close(self) -> None:

@@ -57,7 +57,7 @@ def _forget(server: JsonServer, model: str) -> None:
 
 
 def _mend(error: RefusedRequest, kept: str) -> str:
-    if error.status in (404, 405) and "adapter" not in error.said.lower():
+    if error.status in (404, 405) and "no adapter" not in error.said.lower():
         return (
             "It cannot load adapters while it runs: start vLLM with --enable-lora and "
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, or start it anew with the new adapters."
