@@ -38,9 +38,7 @@ def dpo(
     as_json: JsonOption = False,
 ) -> None:
     """One round of DPO on pairs sampled from the policy and labelled in both orders."""
-    _execute(
-        "dpo", recipe, {"run": reward, "server": server}, overrides, run_dir, "resume" if resume else if_exists, as_json
-    )
+    _execute("dpo", recipe, reward, server, overrides, run_dir, "resume" if resume else if_exists, as_json)
 
 
 @policy_app.command()
@@ -55,15 +53,7 @@ def iterdpo(
     as_json: JsonOption = False,
 ) -> None:
     """Rounds of sampling, labelling and DPO, each from the policy of the round before."""
-    _execute(
-        "iterdpo",
-        recipe,
-        {"run": reward, "server": server},
-        overrides,
-        run_dir,
-        "resume" if resume else if_exists,
-        as_json,
-    )
+    _execute("iterdpo", recipe, reward, server, overrides, run_dir, "resume" if resume else if_exists, as_json)
 
 
 @policy_app.command()
@@ -78,15 +68,7 @@ def grpo(
     as_json: JsonOption = False,
 ) -> None:
     """Online GRPO: answers that beat the policy's own greedy one pay."""
-    _execute(
-        "grpo",
-        recipe,
-        {"run": reward, "server": server},
-        overrides,
-        run_dir,
-        "resume" if resume else if_exists,
-        as_json,
-    )
+    _execute("grpo", recipe, reward, server, overrides, run_dir, "resume" if resume else if_exists, as_json)
 
 
 @policy_app.command()
@@ -101,7 +83,8 @@ def report(run: Annotated[Path, typer.Argument(help="A policy run's directory.")
 def _execute(
     method: str,
     name: str,
-    reward: dict[str, str | None],
+    reward: str | None,
+    server: str | None,
     overrides: list[str] | None,
     run_dir: Path | None,
     if_exists: str,
@@ -119,7 +102,8 @@ def _execute(
             pass
         case _:
             raise ConfigError(f"--if-exists {if_exists}: use raise, resume or overwrite.")
-    given = [f"reward.{field}={json.dumps(value)}" for field, value in reward.items() if value is not None]
+    named = {"run": reward, "server": server}
+    given = [f"reward.{field}={json.dumps(value)}" for field, value in named.items() if value is not None]
     recipe = load_settings(PolicyRecipe, name, [*(overrides or []), *given, f"method={method}"])
     target = run_dir or Path("runs") / f"{recipe.name}-{method}"
     for read in recipe.inputs:
