@@ -95,14 +95,14 @@ class Planner:
 
     def _activations(self, tokens: float, targets: int) -> float:
         """Bytes that so many tokens take in an update, ``targets`` of which have their logits in one chunk."""
-        shape, wide = self.shape, self.size / 4
+        shape, wide = self.shape, self.size / 2
         logits = LOGITS_HELD * min(self.chunk, 4.0 * targets * shape.vocabulary)
         if not self.recipe.model.gradient_checkpointing:
             per_mlp, per_hidden = SAVED[self.size]
             return tokens * shape.layers * (per_mlp * shape.mlp + per_hidden * shape.hidden) + logits
-        layer = tokens * (PER_MLP * shape.mlp + PER_HIDDEN * shape.hidden) * wide * 2
+        layer = tokens * (PER_MLP * shape.mlp + PER_HIDDEN * shape.hidden) * wide
         # Logits are gone before the first layer is computed again.
-        return tokens * shape.layers * PER_HIDDEN_CHECKPOINTED * shape.hidden * wide * 2 + max(layer, logits)
+        return tokens * shape.layers * PER_HIDDEN_CHECKPOINTED * shape.hidden * wide + max(layer, logits)
 
     def _warmup(self) -> Stage:
         settings = max(
