@@ -51,6 +51,8 @@ _PATH_FIELDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("evaluation", "judge"): ("oracle",),
 }
 """Fields that may hold a path, with the built-in names that are none."""
+_NEVER_HUB_IDS = {("start", "source"), ("start", "adapter"), ("reward", "run"), ("evaluation", "judge")}
+_FILE_SUFFIXES = {".jsonl", ".json", ".csv", ".parquet", ".jinja"}
 
 
 # --- finding recipes ------------------------------------------------------------------------------------------------
@@ -128,8 +130,9 @@ def load_settings(kind: type[AnyRecipe], name_or_path: str | Path, overrides: Se
     ``extends`` names a file relative to the one it stands in, or else a shipped recipe. An override's value is YAML.
 
     A relative path in a field that names a file or folder (such as `prompts.judge_template`, `data.source`,
-    `warmup.source`, `model.base` or `reward.run`) becomes absolute if it exists beside the file it is written in and
-    does not exist in the working directory; anything else (a built-in name, a Hub id, an absolute path) stays as it is.
+    `warmup.source`, `model.base` or `reward.run`) becomes absolute: below the working directory, or beside the file it
+    is written in if it exists only there. A value that may be a Hub id stays as it is unless it exists as a path; the
+    fields of runs and adapters, and names of files (`pairs.jsonl`), are paths whether they exist or not.
 
     Raises:
         ConfigError: one error that lists every problem: file and line (or the override), field, value, what is
@@ -272,7 +275,7 @@ def _with_absolute_paths(root: Setting) -> Setting:
             continue
         listed = isinstance(setting.value, tuple)
         values = setting.value if listed else (setting.value,)
-        paths = tuple(_absolute(value, setting.folder, built_in) for value in values)
+        paths = tuple(_absolute(value, setting.folder, built_in, field in _NEVER_HUB_IDS) for value in values)
         if paths != values:
             absolute = replace(setting, value=paths if listed else paths[0])
             for key in reversed(field):
@@ -281,10 +284,15 @@ def _with_absolute_paths(root: Setting) -> Setting:
     return root
 
 
-def _absolute(value: Any, folder: Path, built_in: tuple[str, ...]) -> Any:
-    """The absolute path of what a value names here or beside its file; the value itself if it names nothing."""
+def _absolute(value: Any, folder: Path, built_in: tuple[str, ...], never_hub_id: bool) -> Any:
+    """The absolute path that a value names here or beside its file; a Hub id or a built-in name stays as it is.
+
+    A path is absolute even if nothing exists there yet, so that a recipe and its hash do not depend on what does.
+    """
     if not isinstance(value, str) or value in ("", *built_in):
         return value
     here, beside = Path(value), folder / value
-    found = here if _exists(here) else beside
-    return str(found.resolve()) if _exists(found) else value
+    if _exists(here) or _exists(beside):
+        return str((here if _exists(here) else beside).resolve())
+    is_path = never_hub_id or here.suffix in _FILE_SUFFIXES
+    return str(here.absolute()) if is_path else value

@@ -100,8 +100,16 @@ def test_where_the_server_is_does_not_make_another_recipe(finished_run: Path) ->
     )
     assert plain == moved == recipe_hash(recipe_for(finished_run, "grpo", "reward.key_env=HOUSE_KEY"))
     assert plain != recipe_hash(recipe_for(finished_run, "grpo", "reward.state=latest"))
-    before_servers = "9eac11347a46e4ad"  # a run from before this recipe knew of servers goes on
-    assert recipe_hash(load_settings(PolicyRecipe, "testbed", ["method=grpo"])) == before_servers
+
+
+def test_the_hash_does_not_depend_on_what_stands_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = load_settings(PolicyRecipe, "testbed", ["method=grpo"])
+    assert recipe.reward.run == str(tmp_path / "runs" / "demo")
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    assert recipe_hash(load_settings(PolicyRecipe, "testbed", ["method=grpo"])) == recipe_hash(recipe)
 
 
 def test_settings_of_a_server_that_cannot_be_used(finished_run: Path, tmp_path: Path) -> None:

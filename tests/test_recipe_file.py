@@ -515,6 +515,17 @@ def test_other_values_stay_as_they_are(elsewhere: Path, field: str, value: str) 
     assert value_of(load_recipe(path, overrides), field) == value
 
 
+@pytest.mark.parametrize("field", ["data.source", "warmup.source", "data.decontaminate"])
+def test_a_file_that_is_not_there_yet_has_the_same_path_as_when_it_is(elsewhere: Path, field: str) -> None:
+    value = "[pairs.jsonl]" if field == "data.decontaminate" else "pairs.jsonl"
+    overrides = ["warmup.source=null", "data.source=other.jsonl", f"{field}={value}"]
+    path = write(elsewhere, "name: run\n")
+    before = load_recipe(path, overrides)
+    Path("pairs.jsonl").write_text("")
+    assert recipe_hash(load_recipe(path, overrides)) == recipe_hash(before)
+    assert str(Path("pairs.jsonl").resolve()) in value_of(before, field)
+
+
 def test_built_in_names_are_no_paths(elsewhere: Path) -> None:
     prompts = "prompts: {rubric_template: rubric, judge_template: judge_paper}\n"
     recipe = load_recipe(write(elsewhere, f"data: {{source: testbed}}\nmodel: {{base: testbed}}\n{prompts}"))
