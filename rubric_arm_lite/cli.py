@@ -157,7 +157,7 @@ def push(
 @app.command()
 def doctor(as_json: JsonOption = False) -> None:
     """What this machine has, and which shipped recipes can run on it."""
-    from rubric_arm_lite.doctor import examine, show
+    from rubric_arm_lite.doctor import examine, show_machine
 
     found = examine()
     if as_json:

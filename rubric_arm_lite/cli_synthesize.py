@@ -65,7 +65,7 @@ def synthesize(
     settings = SynthesisSettings(
         attempts, temperature, rubric_max_tokens, judge_max_tokens, max_context=room, seed=seed
     )
-    policy = _checked(if_exists)
+    policy = _checked_policy(if_exists)
     part = _part_of(pairs, target, policy)
     asked = load_pairs(pairs)[:limit]
     model_or_server = _teacher(model, server, server_key_env, concurrency, nf4, room)
@@ -93,7 +93,7 @@ def synthesize(
     err.print(f"{len(rows)} rows written to {target}; the answers are kept in {part}.", markup=False, highlight=False)
 
 
-def _checked(if_exists: str) -> Any:
+def _checked_policy(if_exists: str) -> Any:
     from rubric_arm_lite.errors import ConfigError
 
     if if_exists not in ("resume", "raise", "overwrite"):

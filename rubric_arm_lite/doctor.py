@@ -59,7 +59,7 @@ def best(rows: list[dict[str, Any]]) -> str | None:
     return name
 
 
-def show(found: dict[str, Any], console: Console) -> None:
+def show_machine(found: dict[str, Any], console: Console) -> None:
     """Print what :func:`examine` found."""
     console.print(f"rubric-arm-lite {found['rubric-arm-lite']}, Python {found['python']}", highlight=False)
     console.print(f"{found['cores']} CPU cores, {found['memory_gb']:.1f} GiB memory", highlight=False)

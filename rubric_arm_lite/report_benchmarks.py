@@ -94,11 +94,11 @@ def _ours(known: Mapping[str, Result], value: Callable[[Number], float]) -> list
     """Our cells under the paper's columns, and their mean if they are all there and whole."""
     cells, values = [], []
     for column in COLUMNS:
-        number = _number(known, column)
+        number = _number_of(known, column)
         if number is None:
             cells.append(ABSENT)
             continue
-        whole = _whole(known[column.benchmark], number)
+        whole = _is_whole(known[column.benchmark], number)
         cells.append(f"{_percent(value(number))}{'' if whole else PARTIAL}")
         values += [value(number)] if whole else []
     return [*cells, _percent(sum(values) / len(values)) if len(values) == len(COLUMNS) else ABSENT]
@@ -106,12 +106,12 @@ def _ours(known: Mapping[str, Result], value: Callable[[Number], float]) -> list
 
 def _missing(known: Mapping[str, Result]) -> list[str]:
     """Which columns stand in the way of an average."""
-    numbers = {column: _number(known, column) for column in COLUMNS}
+    numbers = {column: _number_of(known, column) for column in COLUMNS}
     absent = [column.title for column, number in numbers.items() if number is None]
     partial = [
         f"{column.title} ({'; '.join(filter(None, [*known[column.benchmark].gaps, number.note]))})"
         for column, number in numbers.items()
-        if number is not None and not _whole(known[column.benchmark], number)
+        if number is not None and not _is_whole(known[column.benchmark], number)
     ]
     told = [f"The paper's figures: {SOURCE}."]
     if absent:
@@ -123,11 +123,11 @@ def _missing(known: Mapping[str, Result]) -> list[str]:
     return told
 
 
-def _number(known: Mapping[str, Result], column: Column) -> Number | None:
+def _number_of(known: Mapping[str, Result], column: Column) -> Number | None:
     return known[column.benchmark].number(column.number) if column.benchmark in known else None
 
 
-def _whole(result: Result, number: Number) -> bool:
+def _is_whole(result: Result, number: Number) -> bool:
     return result.whole and not number.note
 
 

@@ -16,7 +16,7 @@ from rubric_arm_lite.backends.server_text import clean, parse_json
 from rubric_arm_lite.errors import BackendError
 from rubric_arm_lite.types import FinishReason
 
-BYTES_PER_TOKEN = 4
+ANSWER_BYTES_PER_TOKEN = 4
 """Of a text whose tokens nobody counted."""
 _PLAIN = re.compile(r"[\w.-]{0,256}", re.ASCII)
 
@@ -121,7 +121,7 @@ def read_stream(chunks: Iterable[bytes], wanted: int) -> Answer:
 
 def likely_tokens(text: str) -> int:
     """Tokens of a text that nobody counted."""
-    return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)
+    return -(-len(text.encode("utf-8", "surrogatepass")) // ANSWER_BYTES_PER_TOKEN)
 
 
 def events_of(chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -16,9 +16,9 @@ Scored = Sequence[tuple[Item, Values]]
 
 def plain(scored: Scored) -> list[Measure]:
     """The mean over all items, and over each subset if there are several."""
-    found = [_mean("accuracy", scored)]
+    found = [_mean_measure("accuracy", scored)]
     by_subset = _by(scored, lambda item: item.subset)
-    return found + ([_mean(name, part) for name, part in by_subset.items() if name] if len(by_subset) > 1 else [])
+    return found + ([_mean_measure(name, part) for name, part in by_subset.items() if name] if len(by_subset) > 1 else [])
 
 
 SECTIONS: Mapping[str, Mapping[str, int]] = {
@@ -52,7 +52,7 @@ def sections(scored: Scored) -> list[Measure]:
         absent = [subset for subset in weights if subset not in by_subset]
         if strata:
             found.append(Measure(name, strata, f"without {', '.join(absent)}" if absent else ""))
-    subsets = [_mean(name, part) for name, part in by_subset.items()]
+    subsets = [_mean_measure(name, part) for name, part in by_subset.items()]
     return [*_mean_of_means("average of sections", found, len(SECTIONS)), *found, *subsets]
 
 
@@ -60,8 +60,8 @@ def by_subset(scored: Scored) -> list[Measure]:
     """RewardBench 2: one number per subset; their average needs Ties, so there is none."""
     found = []
     for name, part in _by(scored, lambda item: item.subset).items():
-        found.append(_mean(name, part))
-        found += [_mean(f"{name}, {rule}", part, rule) for rule in part[0][1] if rule]
+        found.append(_mean_measure(name, part))
+        found += [_mean_measure(f"{name}, {rule}", part, rule) for rule in part[0][1] if rule]
     return found
 
 
@@ -69,7 +69,7 @@ def styles(scored: Scored) -> list[Measure]:
     """RM-Bench: domains, their plain mean (safety's two parts are one domain), and the three difficulties likewise."""
     domains = _by(scored, lambda item: item.subset.partition("-")[0])
     means = {
-        kind: [_mean(name if kind == "all" else f"{name}, {kind}", part, kind) for name, part in domains.items()]
+        kind: [_mean_measure(name if kind == "all" else f"{name}, {kind}", part, kind) for name, part in domains.items()]
         for kind in ("all", "hard", "normal", "easy")
     }
     found = [*_mean_of_means("overall", means["all"], 4), *means["all"]]
@@ -82,15 +82,15 @@ def splits(scored: Scored) -> list[Measure]:
     """JudgeBench: one number per model whose responses are judged, and its categories."""
     found = []
     for name, part in _by(scored, lambda item: item.subset.partition("/")[0]).items():
-        found.append(_mean(name, part))
+        found.append(_mean_measure(name, part))
         categories = _by(part, lambda item: item.subset.partition("/")[2])
-        found += [_mean(f"{name}, {category}", some) for category, some in categories.items()]
+        found += [_mean_measure(f"{name}, {category}", some) for category, some in categories.items()]
     return found
 
 
 def goals(scored: Scored) -> list[Measure]:
     """RMB: pairwise and best of n for each goal, and the plain mean of the four."""
-    found = [_mean(name, part) for name, part in _by(scored, lambda item: item.subset).items()]
+    found = [_mean_measure(name, part) for name, part in _by(scored, lambda item: item.subset).items()]
     return [*_mean_of_means("overall", found, 4), *found]
 
 
@@ -105,7 +105,7 @@ def _values(scored: Scored, rule: str = "") -> tuple[float, ...]:
     return tuple(values[rule] for _, values in scored)
 
 
-def _mean(name: str, scored: Scored, rule: str = "") -> Measure:
+def _mean_measure(name: str, scored: Scored, rule: str = "") -> Measure:
     return Measure(name, (Stratum(1.0, _values(scored, rule)),))
 
 

@@ -19,7 +19,7 @@ import torch
 
 from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.journal import Journal
-from rubric_arm_lite.policy import rounds
+from rubric_arm_lite.policy.rounds import label_round, sample_round, train_round
 from rubric_arm_lite.policy.online import train_online
 from rubric_arm_lite.policy.pairs import portions
 from rubric_arm_lite.policy.players import reward_identity
@@ -71,7 +71,7 @@ class PolicyRun:
                 self._start(stage)
                 return
             case ["train", number]:
-                rounds.train(self.state, int(number), stage)
+                train_round(self.state, int(number), stage)
                 return
             case ["requests"]:
                 self._describe_data()
@@ -82,9 +82,9 @@ class PolicyRun:
             case ["evaluate", number]:
                 self._evaluate(f"round {number}")
             case ["sample", number]:
-                rounds.sample(self.state, int(number))
+                sample_round(self.state, int(number))
             case ["label", number]:
-                rounds.label(self.state, int(number))
+                label_round(self.state, int(number))
             case ["train"]:
                 train_online(self.state, self._evaluate)
             case ["final"]:

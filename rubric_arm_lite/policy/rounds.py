@@ -15,13 +15,13 @@ from rubric_arm_lite.seeds import derive_seed
 from rubric_arm_lite.warmup import updates
 
 
-def sample(state: PolicyState, number: int) -> None:
+def sample_round(state: PolicyState, number: int) -> None:
     """Two answers of the policy to every training request."""
     state.watcher.stage(f"sample {number}", len(state.requests.train))
     _sampled(state, number, lambda done, of: state.watcher.step(done, {}))
 
 
-def label(state: PolicyState, number: int) -> None:
+def label_round(state: PolicyState, number: int) -> None:
     """Ask the reward model about every pair, and say how many are kept and why the others are not."""
     state.watcher.stage(f"label {number}", len(state.requests.train))
     _, reasons = _labelled(state, number, lambda done, of: state.watcher.step(done, {}))
@@ -31,7 +31,7 @@ def label(state: PolicyState, number: int) -> None:
     state.watcher.said(f"label {number}", f"{reasons['kept'] / total:.0%} of {total} pairs kept ({found})")
 
 
-def train(state: PolicyState, number: int, stage: str) -> None:
+def train_round(state: PolicyState, number: int, stage: str) -> None:
     """Train on the pairs that were kept, and commit the policy of this round."""
     settings, directory = state.recipe.dpo, state.directory
     kept, _ = _labelled(state, number, lambda done, of: None)

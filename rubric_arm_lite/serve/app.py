@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 from rubric_arm_lite import __version__
 from rubric_arm_lite.config import Recipe
 from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError, DataError, PromptTooLongError
-from rubric_arm_lite.serve import pages
+from rubric_arm_lite.serve.pages import add_docs, add_page
 from rubric_arm_lite.serve.answers import ComparedResponses, Refused, ScoredResponse, WrittenRubric, answer_to
 from rubric_arm_lite.serve.bodies import MAX_VOTES, CompareBody, RubricBody, ScoreBody, printable, sentence
 from rubric_arm_lite.serve.gate import Gate, GateSettings, Refusal, log_error
@@ -79,9 +79,9 @@ def build_app(service: Service, gate: GateSettings, page: bool = False) -> ASGIA
     _add_errors(app)
     _add_questions(app, service)
     _add_facts(app, service)
-    pages.add_docs(app)
+    add_docs(app)
     if page:
-        pages.add_page(app)
+        add_page(app)
         _add_example(app, service.recipe)
     return Gate(app, gate)
 
