@@ -163,7 +163,7 @@ def doctor(as_json: JsonOption = False) -> None:
     if as_json:
         print_json(found)
     else:
-        show(found, out)
+        show_machine(found, out)
 
 
 @app.command()
