@@ -45,7 +45,7 @@ class CrossPlay:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class TableColumn:
     """One column of the evaluation table."""
 
     title: str
@@ -226,29 +226,29 @@ def _range(found: Estimate) -> str:
 # --- the evaluation table -------------------------------------------------------------------------------------------
 
 
-def columns(evaluations: Sequence[EvaluationRow]) -> list[Column]:
+def columns(evaluations: Sequence[EvaluationRow]) -> list[TableColumn]:
     """The columns that at least one evaluation has a value for; shares are in percent."""
     found = [
-        Column("accuracy", accuracy_text, True),
-        Column("95% interval", interval_text, True),
-        Column("original", _share("accuracy_original"), True),
-        Column("flipped", _share("accuracy_flipped"), True),
-        Column("mixed", _share("accuracy_mixed")),
-        Column("bias", _share("position_bias"), True),
-        Column("agree", _share("consistency"), True),
-        Column("ties", _share("tie_rate"), True),
-        Column("margin", lambda row: _number(row, "margin", 2), True),
-        Column("by words", _share("accuracy_words"), True),
-        Column("ties by words", _share("tie_rate_words"), True),
-        Column("no verdict", _share("unparsed")),
-        Column("for A", _share("says_a")),
-        Column("format", _share("format")),
-        Column("sampled", _share("format_sampled"), True),
-        Column("named", _share("principle_recall"), True),
-        Column("tokens a pair", lambda row: _number(row, "tokens_per_pair", 0)),
+        TableColumn("accuracy", accuracy_text, True),
+        TableColumn("95% interval", interval_text, True),
+        TableColumn("original", _share("accuracy_original"), True),
+        TableColumn("flipped", _share("accuracy_flipped"), True),
+        TableColumn("mixed", _share("accuracy_mixed")),
+        TableColumn("bias", _share("position_bias"), True),
+        TableColumn("agree", _share("consistency"), True),
+        TableColumn("ties", _share("tie_rate"), True),
+        TableColumn("margin", lambda row: _number(row, "margin", 2), True),
+        TableColumn("by words", _share("accuracy_words"), True),
+        TableColumn("ties by words", _share("tie_rate_words"), True),
+        TableColumn("no verdict", _share("unparsed")),
+        TableColumn("for A", _share("says_a")),
+        TableColumn("format", _share("format")),
+        TableColumn("sampled", _share("format_sampled"), True),
+        TableColumn("named", _share("principle_recall"), True),
+        TableColumn("tokens a pair", lambda row: _number(row, "tokens_per_pair", 0)),
     ]
     votes = dict.fromkeys(key for row in evaluations for key, _ in _voting(row))
-    found += [Column(key, _share(key)) for key in votes]
+    found += [TableColumn(key, _share(key)) for key in votes]
     return [column for column in found if any(column.of(row) != NOTHING for row in evaluations)]
 
 
