@@ -22,15 +22,14 @@ from typing import Any
 
 import torch
 
-from rubric_arm_lite.backends.base import ChatSampler, Sampling
-from rubric_arm_lite.benchmarks.catalogue import pair_file
-from rubric_arm_lite.benchmarks.engine import answer_of
-from rubric_arm_lite.benchmarks.items import Item
-from rubric_arm_lite.benchmarks.loading import load_pair_file
-from rubric_arm_lite.benchmarks.suite import Chosen, evaluate_benchmarks
-from rubric_arm_lite.log_rows import read_jsonl
-from rubric_arm_lite.reward_model import RubricRewardModel
-from rubric_arm_lite.testbed.world import World
+from rubric_arm_lite.data.testbed.world import World
+from rubric_arm_lite.evaluation.benchmarks.catalogue import pair_file
+from rubric_arm_lite.evaluation.benchmarks.engine import answer_of, load_pair_file
+from rubric_arm_lite.evaluation.benchmarks.run import Chosen, evaluate_benchmarks
+from rubric_arm_lite.evaluation.benchmarks.scoring import Item
+from rubric_arm_lite.models.sampler import ChatSampler, Sampling
+from rubric_arm_lite.reward_model.model import RubricRewardModel
+from rubric_arm_lite.runs.logs import read_jsonl
 from rubric_arm_lite.types import Example, RolloutGroup
 
 VOTES = 5

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from rubric_arm_lite.bench.ours import Ours, write_adapters
-from rubric_arm_lite.bench.work import BenchSettings, Work, make_folder
+from benchmarks.against_trl.ours import Ours, write_adapters
+from benchmarks.against_trl.work import BenchSettings, Work, make_folder
 
 
 def median_seconds(call: Callable[[], object], runs: int = 7) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
@@ -36,7 +37,7 @@ Prompt = str | tuple[Message, ...]
 class Comparison:
     """A pair laid out in one order, the only ordered form of a pair.
 
-    ``preferred`` is the label; only :mod:`rubric_arm_lite.rewards` reads it.
+    ``preferred`` is the label; only :mod:`rubric_arm_lite.training.rewards` reads it.
     """
 
     pair_id: str
@@ -194,3 +195,7 @@ class StepMetrics:
     """What one optimisation step measured, by name; deterministic for a given recipe and seed."""
 
     values: dict[str, float] = field(default_factory=dict)
+
+
+Recall = Callable[[Prompt, Rubric], float]
+"""Share of a prompt's true principles that a rubric names; only a synthetic world knows it."""

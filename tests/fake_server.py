@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from rubric_arm_lite.backends.scripted import END_TOKEN, Script
 from rubric_arm_lite.types import Example
+from tests.scripted import END_TOKEN, Script
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rubric_arm_lite.parsing import parse_judgement, parse_rubric
-from rubric_arm_lite.prompts import PromptBuilder, Templates
+from rubric_arm_lite.prompts.builder import PromptBuilder, Templates
+from rubric_arm_lite.prompts.parsing import parse_judgement, parse_rubric
 from rubric_arm_lite.types import (
     Criterion,
     CriterionKind,

@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from rubric_arm_lite.parsing import parse_rubric
+from rubric_arm_lite.prompts.parsing import parse_rubric
 from rubric_arm_lite.types import Rubric, Side
 from tests.hostile_cases import CONTROL_TOKENS, TAGS, TURNS, UNSEEN, WINNER_LINES
 

@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rubric_arm_lite.backends.scripted import ScriptedSampler, Written
-from rubric_arm_lite.config import Recipe
-from rubric_arm_lite.parsing import parse_rubric
-from rubric_arm_lite.prompts import PromptBuilder, Templates
+from rubric_arm_lite.prompts.builder import PromptBuilder, Templates
+from rubric_arm_lite.prompts.parsing import parse_rubric
+from rubric_arm_lite.recipe.fields import Recipe
 from rubric_arm_lite.types import Example, PreferencePair, PromptBlock, Rubric, Side
 from tests.judgements import write_judgement
+from tests.scripted import ScriptedSampler, Written
 
 PROMPTS = PromptBuilder(Templates.load())
 RUBRIC_TEXT = "1. The response is short [Hard Rule]\n2. The response is kind [Principle]"

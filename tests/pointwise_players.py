@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from rubric_arm_lite.backends.base import NextWords
-from rubric_arm_lite.backends.scripted import ScriptedSampler, Written
-from rubric_arm_lite.parsing import parse_rubric
-from rubric_arm_lite.pointwise import check_line
+from rubric_arm_lite.models.sampler import NextWords
+from rubric_arm_lite.prompts.parsing import parse_rubric
+from rubric_arm_lite.prompts.pointwise import check_line
 from rubric_arm_lite.types import Example, Rubric
 from tests.players import RUBRIC_TEXT, section
+from tests.scripted import ScriptedSampler, Written
 
 Probability = Callable[[str, Rubric, str], float]
 """p_true of a criterion from the response, the rubric and what was written before the answer."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rubric_arm_lite.backends.scripted import ScriptedSampler, Written
-from rubric_arm_lite.parsing import parse_rubric
-from rubric_arm_lite.policy.referee import Referee, Request
-from rubric_arm_lite.reward_model import RubricRewardModel
+from rubric_arm_lite.prompts.parsing import parse_rubric
+from rubric_arm_lite.reward_model.model import RubricRewardModel
+from rubric_arm_lite.training.policy.judges import Referee, Request
 from rubric_arm_lite.types import Example
 from tests import players
 from tests.players import RUBRIC_TEXT, Judge
+from tests.scripted import ScriptedSampler, Written
 
 Writer = Callable[[Example, int], Written]
 """Writes the policy's answer to an example, by the index within its group."""

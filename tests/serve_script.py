@@ -6,11 +6,10 @@ import sys
 import threading
 from typing import Any
 
-from rubric_arm_lite.serve.app import Service, build_app
-from rubric_arm_lite.serve.gate import GateSettings
-from rubric_arm_lite.serve.questions import ModelDesk
-from rubric_arm_lite.serve.server import bind, run, url_of
-from rubric_arm_lite.serve.worker import Worker
+from rubric_arm_lite.reward_model.serve.app import Service, build_app
+from rubric_arm_lite.reward_model.serve.batcher import ModelDesk, Worker
+from rubric_arm_lite.reward_model.serve.security import GateSettings
+from rubric_arm_lite.reward_model.serve.server import bind, run, url_of
 from tests.serving import model
 
 GO = threading.Event()

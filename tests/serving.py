@@ -14,17 +14,17 @@ import httpx
 import uvicorn
 from starlette.types import ASGIApp
 
-from rubric_arm_lite.backends.base import NextWords, Sampling
-from rubric_arm_lite.backends.scripted import ScriptedSampler, Written
-from rubric_arm_lite.reward_model import RubricRewardModel
-from rubric_arm_lite.serve.app import Service, build_app
-from rubric_arm_lite.serve.gate import GateSettings
-from rubric_arm_lite.serve.questions import ModelDesk, Question, Reply
-from rubric_arm_lite.serve.server import bind, url_of
-from rubric_arm_lite.serve.worker import Worker
+from rubric_arm_lite.models.sampler import NextWords, Sampling
+from rubric_arm_lite.reward_model.model import RubricRewardModel
+from rubric_arm_lite.reward_model.serve.app import Service, build_app
+from rubric_arm_lite.reward_model.serve.batcher import ModelDesk, Worker
+from rubric_arm_lite.reward_model.serve.schema import Question, Reply
+from rubric_arm_lite.reward_model.serve.security import GateSettings
+from rubric_arm_lite.reward_model.serve.server import bind, url_of
 from rubric_arm_lite.types import Example, RolloutGroup, Rubric
 from tests.judgements import write_judgement
 from tests.players import recipe, sampler
+from tests.scripted import ScriptedSampler, Written
 
 PAIR = {"prompt": "request 1", "response_a": "good one", "response_b": "poor one"}
 RULE = "1. The response is number {} [Hard Rule]"

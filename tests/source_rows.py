@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rubric_arm_lite.parsing import parse_rubric
+from rubric_arm_lite.prompts.parsing import parse_rubric
 from tests.judgements import write_judgement
 
 LONG = "слово 词語 " * 6000

@@ -6,10 +6,10 @@ import json
 import random
 from pathlib import Path
 
-from rubric_arm_lite.config import WorldSettings
-from rubric_arm_lite.parsing import parse_rubric
-from rubric_arm_lite.testbed.trajectories import break_judgement, break_rubric, write_judgement
-from rubric_arm_lite.testbed.world import World, parse_task
+from rubric_arm_lite.data.testbed.trajectories import break_judgement, break_rubric, write_judgement
+from rubric_arm_lite.data.testbed.world import World, parse_task
+from rubric_arm_lite.prompts.parsing import parse_rubric
+from rubric_arm_lite.recipe.fields import WorldSettings
 from rubric_arm_lite.types import PreferencePair
 from tests.fake_server import Behaviour, Reply, Request, as_json, completions
 from tests.players import section

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from rubric_arm_lite import tree_attention
-from rubric_arm_lite.backends import generation, shared_prefix
-from rubric_arm_lite.backends.base import Sampling
-from rubric_arm_lite.backends.generation import StepRecord
-from rubric_arm_lite.batching import Row, make_batch
-from rubric_arm_lite.learner import Learner
-from rubric_arm_lite.memory import free_cuda
-from rubric_arm_lite.tree_attention import kernel_error
+from rubric_arm_lite.models import generate as generation
+from rubric_arm_lite.models.generate import StepRecord
+from rubric_arm_lite.models.memory import free_cuda
+from rubric_arm_lite.models.sampler import Sampling
+from rubric_arm_lite.models.shared_prefix import attention as tree_attention
+from rubric_arm_lite.models.shared_prefix import passes as shared_prefix
+from rubric_arm_lite.models.shared_prefix.attention import kernel_error
+from rubric_arm_lite.models.shared_prefix.batching import Row, make_batch
+from rubric_arm_lite.training.learner import Learner
 from tests import tiny
 
 pytestmark = [

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from rubric_arm_lite.parsing import parse_judgement
+from rubric_arm_lite.prompts.parsing import parse_judgement
 from tests.hostile_cases import BUILDER, ENDINGS, FALLBACK, faults, hostile_case, prompt_is_sound
 
 FUZZ_CASES = 20_000

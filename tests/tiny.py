@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from rubric_arm_lite.advantages import GroupAdvantages, group_advantages
-from rubric_arm_lite.backends.base import Sampling
-from rubric_arm_lite.backends.loader import load_model
-from rubric_arm_lite.backends.transformers import TwoAdapterModel
-from rubric_arm_lite.config import ModelSettings, Recipe
-from rubric_arm_lite.testbed.tokenizer import build_tokenizer
+from rubric_arm_lite.data.testbed.tokenizer import build_tokenizer
+from rubric_arm_lite.models.adapter_model import TwoAdapterModel
+from rubric_arm_lite.models.load import load_model
+from rubric_arm_lite.models.sampler import Sampling
+from rubric_arm_lite.recipe.fields import ModelSettings, Recipe
+from rubric_arm_lite.training.advantages import GroupAdvantages, group_advantages
 from rubric_arm_lite.types import Example, Reward, RolloutGroup
 
 ARCHITECTURES = ("qwen3", "qwen2", "llama", "gemma", "gemma2")

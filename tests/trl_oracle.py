@@ -18,9 +18,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
-from rubric_arm_lite.backends.transformers import TwoAdapterModel
-from rubric_arm_lite.bench.peer import trl_arguments
-from rubric_arm_lite.config import GRPOSettings
+from benchmarks.against_trl.peer import trl_arguments
+from rubric_arm_lite.models.adapter_model import TwoAdapterModel
+from rubric_arm_lite.recipe.fields import GRPOSettings
 from rubric_arm_lite.types import RolloutGroup
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is marked experimental

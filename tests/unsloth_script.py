@@ -7,17 +7,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rubric_arm_lite.backends.unsloth_setup import prepare
+from rubric_arm_lite.models.unsloth import prepare
 
 prepare()
 
 import torch  # noqa: E402  (unsloth comes first)
 
-from rubric_arm_lite.backends.base import Sampling  # noqa: E402
-from rubric_arm_lite.backends.loader import load_model  # noqa: E402
-from rubric_arm_lite.backends.transformers import TwoAdapterModel  # noqa: E402
-from rubric_arm_lite.batching import make_batch, make_rows  # noqa: E402
-from rubric_arm_lite.config import ModelSettings  # noqa: E402
+from rubric_arm_lite.models.adapter_model import TwoAdapterModel  # noqa: E402
+from rubric_arm_lite.models.load import load_model  # noqa: E402
+from rubric_arm_lite.models.sampler import Sampling  # noqa: E402
+from rubric_arm_lite.models.shared_prefix.batching import make_batch, make_rows  # noqa: E402
+from rubric_arm_lite.recipe.fields import ModelSettings  # noqa: E402
 from rubric_arm_lite.types import Example, RolloutGroup  # noqa: E402
 
 TEXTS = ("Write a note about rivers for children. Include the word amber.", "gardens", "stone table window")
@@ -94,7 +94,7 @@ def without_masks() -> float:
 
 def trained(folder: Path) -> dict[str, Any]:
     """A short run of the testbed's recipe on a 4-bit base."""
-    from rubric_arm_lite.cli import app
+    from rubric_arm_lite.cli.main import app
 
     changes = (
         "model.backend=unsloth", "model.quantization=nf4", "model.gradient_checkpointing=true", "schedule.cycles=1",

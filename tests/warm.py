@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = [
-    "rubric_arm_lite.cli",
-    "rubric_arm_lite.pipeline",
+    "rubric_arm_lite.cli.main",
+    "rubric_arm_lite.training.run",
     "peft",
     "transformers.models.qwen3.modeling_qwen3",
     "transformers.generation",
@@ -44,7 +44,7 @@ def begin(
 
 def command(*arguments: str | Path) -> None:
     """Work for :func:`begin`: ``rubric-arm`` with these arguments."""
-    from rubric_arm_lite.cli import main
+    from rubric_arm_lite.cli.main import main
 
     # A test suite that a script runs in the background inherits "ignore Ctrl-C"; a person's terminal does not.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -26,22 +26,23 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 if "unsloth" in sys.argv:  # before what it patches
-    from rubric_arm_lite.backends.unsloth_setup import prepare
+    from rubric_arm_lite.models.unsloth import prepare
 
     prepare()
 
 import rehearsal
 from models import SHAPES, build, write_folder
 
-from rubric_arm_lite.backends import generation, shared_prefix
-from rubric_arm_lite.backends.base import Sampling
-from rubric_arm_lite.backends.loader import load_model
-from rubric_arm_lite.batching import Row, make_batch
-from rubric_arm_lite.bench.ours import STIR, Ours
-from rubric_arm_lite.bench.work import BenchSettings, Work, nudge
-from rubric_arm_lite.config import ModelSettings, SFTSettings
+from benchmarks.against_trl.ours import STIR, Ours
+from benchmarks.against_trl.work import BenchSettings, Work, nudge
+from rubric_arm_lite.models import generate as generation
+from rubric_arm_lite.models.load import load_model
+from rubric_arm_lite.models.sampler import Sampling
+from rubric_arm_lite.models.shared_prefix import passes as shared_prefix
+from rubric_arm_lite.models.shared_prefix.batching import Row, make_batch
+from rubric_arm_lite.recipe.fields import ModelSettings, SFTSettings
+from rubric_arm_lite.training.warmup import warm_up_role
 from rubric_arm_lite.types import ROLES
-from rubric_arm_lite.warmup import warm_up_role
 
 GIB = 2**30
 

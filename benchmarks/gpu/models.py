@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from rubric_arm_lite.backends.loader import share_prefixes, two_adapters
-from rubric_arm_lite.backends.transformers import TwoAdapterModel
-from rubric_arm_lite.bench.ours import MOVE, STIR
-from rubric_arm_lite.bench.work import Work, nudge
-from rubric_arm_lite.config import ModelSettings
-from rubric_arm_lite.plan_shape import QWEN3, Shape
+from benchmarks.against_trl.ours import MOVE, STIR
+from benchmarks.against_trl.work import Work, nudge
+from rubric_arm_lite.models.adapter_model import TwoAdapterModel
+from rubric_arm_lite.models.load import share_prefixes, two_adapters
+from rubric_arm_lite.recipe.fields import ModelSettings
+from rubric_arm_lite.training.plan import QWEN3, Shape
 from rubric_arm_lite.types import ROLES
 
 VOCABULARY = QWEN3["8B"].vocabulary

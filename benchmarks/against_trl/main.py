@@ -1,0 +1,108 @@
+"""``rubric-arm bench [rollout|update|step]``: the training engine beside stock TRL on the same work."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rubric_arm_lite.cli.common import JsonOption, err, out, print_json, quiet_libraries
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+VerbArgument = Annotated[
+    str | None,
+    typer.Argument(help="rollout, update or step; all three if left out. For inference see: bench inference --help."),
+]
+AgainstOption = Annotated[str, typer.Option(help="trl, or none for our side alone.")]
+PromptLengthOption = Annotated[int, typer.Option(help="Tokens of the judge's prompt; the generator's has a quarter.")]
+CompletionLengthOption = Annotated[int, typer.Option(help="Tokens of every completion.")]
+GroupOption = Annotated[int, typer.Option(help="Completions per prompt.")]
+WidthOption = Annotated[int, typer.Option(help="Model width, a multiple of 64.")]
+LayersOption = Annotated[int, typer.Option(help="Layers of the model.")]
+PromptsOption = Annotated[int, typer.Option(help="Prompts per step.")]
+RunsOption = Annotated[int, typer.Option(help="Timed runs of each side, after one that is not timed.")]
+ThreadsOption = Annotated[int, typer.Option(help="torch threads of both sides; several wait on a busy machine.")]
+VocabularyOption = Annotated[int, typer.Option(help="Words of the model.")]
+PeerBatchOption = Annotated[int | None, typer.Option(help="TRL's rows per pass (default: the fastest is found).")]
+CheckpointingOption = Annotated[bool, typer.Option("--gradient-checkpointing", help="On both sides.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of weights, texts and rewards.")]
+MemoryOption = Annotated[bool, typer.Option(help="Measure peak memory, each side in a process of its own.")]
+SweepOption = Annotated[bool, typer.Option("--sweep", help="Vary one setting at a time around these.")]
+AxisOption = Annotated[list[str] | None, typer.Option(help="Sweep this setting only, such as prompt-length.")]
+OutputOption = Annotated[Path | None, typer.Option(help="Folder for JSON, a Markdown table and a sweep's picture.")]
+
+
+@app.command()
+def engine(
+    verb: VerbArgument = None,
+    against: AgainstOption = "trl",
+    prompt_length: PromptLengthOption = 512,
+    completion_length: CompletionLengthOption = 64,
+    num_generations: GroupOption = 8,
+    width: WidthOption = 256,
+    layers: LayersOption = 4,
+    prompts: PromptsOption = 8,
+    runs: RunsOption = 5,
+    threads: ThreadsOption = 1,
+    vocabulary: VocabularyOption = 2048,
+    peer_batch: PeerBatchOption = None,
+    gradient_checkpointing: CheckpointingOption = False,
+    seed: SeedOption = 0,
+    memory: MemoryOption = True,
+    sweep: SweepOption = False,
+    axis: AxisOption = None,
+    as_json: JsonOption = False,
+    output: OutputOption = None,
+) -> None:
+    """Time our engine beside stock TRL on the same work; without a verb: rollout, update and step.
+
+    ``bench inference`` measures judging instead: accuracy, tokens and seconds beside judges without a rubric.
+    """
+    quiet_libraries()
+    from benchmarks.against_trl.measure import (
+        check_against,
+        check_axes,
+        check_verb,
+        measure,
+        measure_all,
+        measure_sweep,
+    )
+    from benchmarks.against_trl.show import show, write
+    from benchmarks.against_trl.work import BenchSettings, Work
+
+    chosen = check_verb(verb, sweep)
+    settings = BenchSettings(
+        prompt_length=prompt_length,
+        completion_length=completion_length,
+        num_generations=num_generations,
+        width=width,
+        layers=layers,
+        prompts=prompts,
+        vocabulary=vocabulary,
+        runs=runs,
+        threads=threads,
+        peer_batch=peer_batch,
+        gradient_checkpointing=gradient_checkpointing,
+        seed=seed,
+    )
+    side = check_against(against)
+    axes = check_axes(axis, sweep)
+    Work(settings)
+    with err.status("bench") as status, contextlib.redirect_stdout(sys.stderr):  # libraries may print
+        if chosen is None:
+            result = measure_all(settings, side, memory, status.update)
+        elif sweep:
+            result = measure_sweep(chosen, settings, side, memory, status.update, axes)
+        else:
+            result = measure(chosen, settings, side, memory, status.update)
+    if output is not None:
+        for path in write(result, output, f"bench-{chosen or 'all'}"):
+            err.print(f"{path}", markup=False, highlight=False)
+    if as_json:
+        print_json(result)
+    else:
+        show(result, out)

@@ -1,0 +1,225 @@
+"""A plan for people and for programs."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from rubric_arm_lite.errors import ConfigError
+from rubric_arm_lite.recipe.fields import Recipe
+from rubric_arm_lite.recipe.load import load_recipe, shipped_recipes
+from rubric_arm_lite.runs.directory import package_versions
+from rubric_arm_lite.training.plan import GIB, Plan, make_plan, shape_of
+
+PARTS = (
+    "weights",
+    "adapters",
+    "rounded adapters",
+    "optimizer",
+    "gradients",
+    "cache",
+    "activations",
+    "logits",
+    "context",
+)
+
+SHOWN_FROM = 0.005 * GIB
+"""A part below this would be shown as nothing."""
+
+
+def as_json(recipe: Recipe, plan: Plan, tokens_per_second: float | None) -> dict[str, Any]:
+    """The plan as one object, in bytes.
+
+    Raises:
+        ConfigError: if the speed is none.
+    """
+    return {
+        "recipe": recipe.name,
+        "base": recipe.model.base,
+        "card_bytes": plan.card,
+        "fits": plan.fits,
+        "least_bytes": plan.least,
+        "peak_bytes": plan.peak,
+        "stages": [
+            {"stage": stage.name, "least_bytes": stage.least, "peak_bytes": stage.used, "parts": stage.parts}
+            for stage in plan.stages
+        ],
+        "advice": [{"set": change, "least_bytes": needed} for change, needed in plan.advice],
+        "train_prompts": plan.length.prompts,
+        "steps_per_phase": plan.length.steps,
+        "tokens_per_cycle": plan.length.tokens,
+        "hours_per_cycle": hours(plan, tokens_per_second),
+        "length_unknown": plan.length.unknown or None,
+    }
+
+
+def hours(plan: Plan, tokens_per_second: float | None) -> float | None:
+    """Hours that a cycle's writing takes at most, at so many tokens per second; updates come on top.
+
+    None without a speed, or where the tokens of a role that is trained are not known.
+
+    Raises:
+        ConfigError: if the speed is none.
+    """
+    if tokens_per_second is None:
+        return None
+    if not 0 < tokens_per_second < math.inf:
+        raise ConfigError(f"--tokens-per-second {tokens_per_second:g}: give a speed above 0, such as 300.")
+    if plan.length.unknown or not plan.length.tokens:
+        return None
+    return sum(plan.length.tokens.values()) / tokens_per_second / 3600
+
+
+def show(recipe: Recipe, plan: Plan, tokens_per_second: float | None, console: Console) -> None:
+    """Print the plan.
+
+    Raises:
+        ConfigError: if the speed is none.
+    """
+    needed_hours = hours(plan, tokens_per_second)
+    where = "a card of any size" if plan.card is None else f"{plan.card / GIB:.1f} GiB"
+    weights = "unquantised" if recipe.model.quantization == "none" else recipe.model.quantization
+    console.print(f"{recipe.name}: {recipe.model.base}, {weights} on {where}", highlight=False)
+    table = Table("GiB", box=None, pad_edge=False)
+    for stage in plan.stages:
+        table.add_column(stage.name.replace(" ", "\n"), justify="right", no_wrap=True)
+    for part in PARTS:
+        sizes = [stage.parts.get(part, 0.0) for stage in plan.stages]
+        if max(sizes) >= SHOWN_FROM:
+            table.add_row(part, *map(_gib, sizes))
+    table.add_row("least", *(_gib(stage.least) for stage in plan.stages), style="bold")
+    table.add_row("peak", *(_gib(stage.used) for stage in plan.stages), style="bold")
+    console.print(table)
+    console.print(
+        f"Least {_gib(plan.least)} GiB, with prompts of full length and one row of a group at once; automatic "
+        f"micro-batches will use {_gib(plan.peak)} GiB.",
+        highlight=False,
+    )
+    if plan.fits is not None:
+        console.print("It fits." if plan.fits else f"It does not fit {where}.", highlight=False)
+    for change, needed in plan.advice:
+        console.print(f"  --set {change.replace(' ', ' --set ')}: {_gib(needed)} GiB at the least", highlight=False)
+    if plan.fits is False and not plan.advice:
+        console.print("  No single setting makes it fit: use a smaller base.", highlight=False)
+    for sentence in _length(recipe, plan, needed_hours, tokens_per_second):
+        console.print(sentence, highlight=False, markup=False)
+
+
+def _length(recipe: Recipe, plan: Plan, needed: float | None, tokens_per_second: float | None) -> Iterator[str]:
+    """Prompts, steps, tokens and hours, as far as they are known."""
+    length, cycles = plan.length, recipe.schedule.cycles
+    if length.prompts is not None:
+        yield f"{length.prompts:,} training prompts, once through in {_times(cycles, 'cycle')}."
+    for role, tokens in length.tokens.items():
+        yield f"A {role} phase of {_times(length.steps[role], 'step')} writes at most {tokens:,} tokens."
+    if length.unknown:
+        yield length.unknown
+    if needed is not None:
+        every = f", all {cycles} cycles {cycles * needed:.1f}" if cycles > 1 else ""
+        yield (
+            f"At {tokens_per_second:g} tokens/s a cycle's writing takes at most {needed:.1f} hours{every}; updates "
+            "come on top."
+        )
+
+
+def _times(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2f}"
+
+
+_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth")
+_NO_RUN = ("base",)
+"""Shipped files that other recipes start from."""
+
+
+def examine() -> dict[str, Any]:
+    """Packages, processor, memory, GPU, and one row per shipped recipe."""
+    import torch
+
+    gpu: dict[str, Any] | None = None
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        gpu = {
+            "name": properties.name,
+            "memory_gb": properties.total_memory / 2**30,
+            "bf16": torch.cuda.is_bf16_supported(),
+        }
+    versions = package_versions(_PACKAGES)
+    found: dict[str, Any] = {
+        "rubric-arm-lite": versions.pop("rubric-arm-lite"),
+        "python": versions.pop("python"),
+        "packages": versions,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gb": _memory_gb(),
+        "gpu": gpu,
+        "recipes": sorted(
+            (_fit(path, gpu) for path in shipped_recipes() if path.stem not in _NO_RUN),
+            key=lambda row: (row["weights"], row["least_gb"] or 0.0),
+        ),
+    }
+    return {**found, "best": best(found["recipes"])}
+
+
+def best(rows: list[dict[str, Any]]) -> str | None:
+    """The recipe with the largest base that fits, and of those the one that needs most; the testbed if none does."""
+    fitting = [row for row in rows if row["fits"] and row["least_gb"] is not None]  # None: the shipped base
+    if not fitting:
+        return "testbed" if any(row["fits"] for row in rows) else None
+    name: str = max(fitting, key=lambda row: (row["weights"], row["least_gb"] or 0.0))["recipe"]
+    return name
+
+
+def show_machine(found: dict[str, Any], console: Console) -> None:
+    """Print what :func:`examine` found."""
+    console.print(f"rubric-arm-lite {found['rubric-arm-lite']}, Python {found['python']}", highlight=False)
+    console.print(f"{found['cores']} CPU cores, {found['memory_gb']:.1f} GiB memory", highlight=False)
+    gpu = found["gpu"]
+    if gpu:
+        bf16 = "bfloat16" if gpu["bf16"] else "no bfloat16 (float16 is used)"
+        console.print(f"GPU: {gpu['name']}, {gpu['memory_gb']:.1f} GiB, {bf16}", highlight=False)
+    else:
+        console.print("No CUDA GPU: models run on the CPU, in float32.", highlight=False)
+    packages = Table("package", "version", box=None, pad_edge=False)
+    for name, version in found["packages"].items():
+        packages.add_row(name, version or "not installed")
+    console.print(packages)
+    recipes = Table("recipe", "runs here", "why", box=None, pad_edge=False)
+    for row in found["recipes"]:
+        recipes.add_row(row["recipe"], "yes" if row["fits"] else "no" if row["fits"] is False else "?", row["why"])
+    console.print(recipes)
+    if found["best"]:
+        console.print(f"Best for this machine: rubric-arm run {found['best']}", highlight=False)
+
+
+def _fit(path: Path, gpu: dict[str, Any] | None) -> dict[str, Any]:
+    recipe = load_recipe(str(path))
+    row: dict[str, Any] = {"recipe": path.stem, "fits": None, "why": "", "least_gb": None, "weights": 0}
+    if recipe.model.base == "testbed":
+        return {**row, "fits": True, "why": "the shipped base, CPU"}
+    try:
+        shape = shape_of(recipe.model.base)
+    except ConfigError as error:
+        return {**row, "why": str(error)}
+    needed = make_plan(recipe, shape, None).least / GIB
+    trains = recipe.model.checkpoints is None  # else there is nothing to run, whatever its size
+    row = {**row, "least_gb": needed, "weights": shape.linear_weights + shape.other_weights if trains else 0}
+    if gpu is None:
+        return {**row, "fits": False, "why": f"needs a GPU with {needed:.1f} GiB"}
+    if recipe.model.quantization == "nf4" and util.find_spec("bitsandbytes") is None:
+        return {**row, "fits": False, "why": "needs bitsandbytes; in the project's folder: pip install -e '.[gpu]'"}
+    fits = bool(make_plan(recipe, shape, gpu["memory_gb"] * GIB).fits)
+    return {**row, "fits": fits, "why": f"needs {needed:.1f} of {gpu['memory_gb']:.1f} GiB"}
+
+
+def _memory_gb() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

@@ -1,0 +1,19 @@
+"""The embedded preference world: a laboratory in which the whole pipeline runs and really learns on a CPU.
+
+:mod:`world` makes prompts, responses and preferences; :mod:`tokenizer` writes the tokenizer folder;
+:mod:`trajectories` writes imperfect warm-up texts; :mod:`oracle` says what a perfect judge would reach;
+:mod:`build` trains the tiny base that is shipped in ``assets/``.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+TRAIN_PROMPTS = 480
+"""Training prompts where a recipe does not say how many."""
+
+
+def base_folder() -> Path:
+    """Folder of the shipped base: a Qwen3-architecture model and its tokenizer."""
+    return Path(str(resources.files("rubric_arm_lite.data.testbed").joinpath("assets", "base")))

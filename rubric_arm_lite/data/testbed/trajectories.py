@@ -1,0 +1,225 @@
+"""Warm-up texts of a chosen quality: rubrics and judgements as an imperfect teacher writes them.
+
+Teacher errors are biased ones, which greedy decoding does not undo by itself: generic principles, a leaning to one
+position, criteria passed over, broken format. They are what reinforcement learning has to mend.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rubric_arm_lite.data.testbed.world import (
+    Task,
+    World,
+    criterion_met,
+    criterion_weight,
+    make_rubric,
+    parse_task,
+    principle_criterion,
+)
+from rubric_arm_lite.prompts.parsing import (
+    ANALYSIS_HEADING,
+    COMPLIANCE_HEADING,
+    FINAL_HEADING,
+    GATEKEEPER_PREFIX,
+    JUSTIFICATION_PREFIX,
+    RESPONSE_HEADINGS,
+    WINNER_PREFIX,
+)
+from rubric_arm_lite.prompts.pointwise import check_line
+from rubric_arm_lite.recipe.fields import PointwiseWords, TeacherSettings
+from rubric_arm_lite.types import Comparison, Criterion, CriterionKind, PromptBlock, Rubric, Side
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """One warm-up example of both roles; a pointwise judgement is of response A."""
+
+    comparison: Comparison
+    rubric_text: str
+    rubric: Rubric
+    judgement_text: str
+
+
+def write_judgement(
+    rubric: Rubric,
+    response_a: str,
+    response_b: str,
+    winner: Side | None = None,
+    overlooked: frozenset[int] = frozenset(),
+    if_equal: Side = "A",
+) -> str:
+    """The judgement of a careful reader of the world, in the paper's structure (app. E).
+
+    Args:
+        winner: the side to name whatever the findings are; None names the side with more points.
+        overlooked: criteria (by number, from 1) that are called missed for both responses.
+        if_equal: the side named when both earn the same.
+    """
+    hard = [c for c in rubric.criteria if c.kind is CriterionKind.HARD_RULE]
+    gatekeeper = (hard or list(rubric.criteria))[0]
+    lines = [COMPLIANCE_HEADING, f"{GATEKEEPER_PREFIX} {gatekeeper.text}", ANALYSIS_HEADING]
+    points: dict[Side, int] = {"A": 0, "B": 0}
+    responses: dict[Side, str] = {"A": response_a, "B": response_b}
+    for side, heading in RESPONSE_HEADINGS.items():
+        lines.append(heading)
+        for number, criterion in enumerate(rubric.criteria, start=1):
+            met = number not in overlooked and criterion_met(criterion, responses[side])
+            points[side] += criterion_weight(criterion) * met
+            lines.append(
+                f"- Criterion {number} [{criterion.kind.label}]: {JUSTIFICATION_PREFIX} "
+                + _finding(criterion, responses[side], met)
+            )
+    if winner is None:
+        winner = if_equal if points["A"] == points["B"] else ("A" if points["A"] > points["B"] else "B")
+    lines.append(FINAL_HEADING)
+    lines.append(f"{JUSTIFICATION_PREFIX} A earns {points['A']}, B earns {points['B']}.")
+    lines.append(f"{WINNER_PREFIX} {winner}")
+    return "\n".join(lines)
+
+
+def _finding(criterion: Criterion, response: str, met: bool) -> str:
+    subject = criterion.text.split()[-1]
+    if criterion.kind is CriterionKind.HARD_RULE:
+        subject += " appears," if subject in response.split() else " is absent,"
+    return f"{subject} is {'met' if met else 'missed'}."
+
+
+def write_checks(
+    rubric: Rubric,
+    response: str,
+    words: PointwiseWords,
+    overlooked: frozenset[int] = frozenset(),
+    contradicted: frozenset[int] = frozenset(),
+) -> str:
+    """The pointwise judgement of a careful reader of the world: what it finds of each criterion, then the answer.
+
+    It begins with a line break: the testbed's tokenizer knows a criterion's number as a word of a line's beginning.
+
+    Args:
+        overlooked: criteria (by number, from 1) that are found missed.
+        contradicted: criteria whose answer is not what was found.
+    """
+    lines = []
+    for number, criterion in enumerate(rubric.criteria, start=1):
+        found = number not in overlooked and criterion_met(criterion, response)
+        said, met = _finding(criterion, response, found), found != (number in contradicted)
+        lines.append(f"\n{check_line(number, criterion, met, said, words)}")
+    return "".join(lines)
+
+
+class Teacher:
+    """Writes the warm-up texts of one world; with ``words`` its judgements are pointwise."""
+
+    def __init__(
+        self, world: World, settings: TeacherSettings | None = None, words: PointwiseWords | None = None
+    ) -> None:
+        self.world = world
+        self.words = words
+        self.settings = settings or TeacherSettings()
+        rng = random.Random(f"teacher:{world.seed}")
+        self.generic = tuple(rng.sample(world.attributes, 2))
+
+    def trajectories(self, blocks: Sequence[PromptBlock], seed: int) -> list[Trajectory]:
+        """One trajectory per pair of ``blocks``, in their order."""
+        found = []
+        for block in blocks:
+            for pair in block.pairs:
+                rng = random.Random(f"trajectory:{self.world.seed}:{seed}:{pair.pair_id}")
+                task = parse_task(str(pair.prompt))
+                if task is None:
+                    raise ValueError(f"Not a prompt of the testbed's world: {pair.prompt!r}")
+                comparison = pair.present(rng.choice(("A", "B")))
+                rubric = self.rubric(task, rng)
+                text = rubric.text if rng.random() >= self.settings.malformed_rubric else break_rubric(rubric, rng)
+                judge = self.judgement if self.words is None else self.checks
+                found.append(Trajectory(comparison, text, rubric, judge(comparison, rubric, rng)))
+        return found
+
+    def rubric(self, task: Task, rng: random.Random) -> Rubric:
+        """The hard rule and two distinct principles of the teacher's quality."""
+        names: list[str] = []
+        while len(names) < 2:
+            draw = rng.random()
+            if draw < self.settings.true_principle:
+                name = rng.choice(self.world.likes[task.topic])
+            elif draw < self.settings.true_principle + self.settings.generic_principle:
+                name = rng.choice(self.generic)
+            else:
+                name = rng.choice(self.world.attributes)
+            if name not in names:
+                names.append(name)
+        return make_rubric([task.hard_rule(), *map(principle_criterion, names)])
+
+    def judgement(self, comparison: Comparison, rubric: Rubric, rng: random.Random) -> str:
+        """A judgement with the teacher's leanings; it is written without a look at the label."""
+        settings = self.settings
+        leaning: Side = "A" if rng.random() < settings.prefers_first else "B"
+        overlooked = self._overlooked(rubric, rng)
+        winner = leaning if rng.random() < settings.careless else None
+        text = write_judgement(
+            rubric, comparison.response_a, comparison.response_b, winner, overlooked, if_equal=leaning
+        )
+        return break_judgement(text, rng) if rng.random() < settings.malformed_judgement else text
+
+    def checks(self, comparison: Comparison, rubric: Rubric, rng: random.Random) -> str:
+        """A pointwise judgement of response A; a careless teacher answers against what it found."""
+        settings = self.settings
+        overlooked = self._overlooked(rubric, rng)
+        numbers = range(1, len(rubric.criteria) + 1)
+        contradicted = frozenset(number for number in numbers if rng.random() < settings.careless)
+        text = write_checks(rubric, comparison.response_a, self.words or PointwiseWords(), overlooked, contradicted)
+        return break_checks(text, rng) if rng.random() < settings.malformed_judgement else text
+
+    def _overlooked(self, rubric: Rubric, rng: random.Random) -> frozenset[int]:
+        if rng.random() >= self.settings.ignores_principles:
+            return frozenset()
+        return frozenset(i for i, c in enumerate(rubric.criteria, start=1) if c.kind is CriterionKind.PRINCIPLE)
+
+
+def break_rubric(rubric: Rubric, rng: random.Random) -> str:
+    """The rubric's text with one fault that makes it malformed."""
+    lines = rubric.text.split("\n")
+    at = rng.randrange(len(lines))
+    match rng.randrange(3):
+        case 0:
+            lines[at] = lines[at].rsplit(" [", 1)[0]
+        case 1:
+            lines[at] = lines[at].split(". ", 1)[1]
+        case _:
+            lines[at] = f"{len(lines) + 1}. " + lines[at].split(". ", 1)[1]
+    return "\n".join(lines)
+
+
+def break_judgement(text: str, rng: random.Random) -> str:
+    """The judgement's text with one fault: a missing line, or the criteria of one response passed over."""
+    lines = text.split("\n")
+    criteria = [i for i, line in enumerate(lines) if line.startswith("- Criterion")]
+    match rng.randrange(4):
+        case 0:
+            del lines[1]
+        case 1:
+            del lines[rng.choice(criteria)]
+        case 2:
+            del lines[-2]
+        case _:
+            half = len(criteria) // 2
+            for i in reversed(criteria[half:]):
+                del lines[i]
+    return "\n".join(lines)
+
+
+def break_checks(text: str, rng: random.Random) -> str:
+    """A pointwise judgement with one fault: a criterion passed over, one said twice, or two in the wrong order."""
+    lines = text.split("\n")[1:]
+    at = rng.randrange(len(lines))
+    match rng.randrange(3):
+        case 0:
+            del lines[at]
+        case 1:
+            lines.insert(at, lines[at])
+        case _:
+            lines.append(lines.pop(at) if at + 1 < len(lines) else lines[0])
+    return "".join("\n" + line for line in lines)

@@ -1,0 +1,260 @@
+"""The preference world: hard rules stated in the prompt, principles implied by its topic.
+
+A prompt names a topic, a reader and one hard rule about a word. Each topic likes two attributes and dislikes two
+others, which another topic likes; nothing in the prompt says so, only the preferences do. A response is a short
+line of words, some of which express attributes. The better of two responses has the higher score:
+``2 · (hard rule met) + (number of liked attributes expressed)``. A judge that ignores the rubric therefore cannot
+know better than the hard rule, and a rubric of generic principles is worth no more than chance.
+
+The seed of a world decides which topic likes what; words and their meanings are the same in every world.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from rubric_arm_lite.prompts.builder import prompt_hash
+from rubric_arm_lite.recipe.fields import WorldSettings
+from rubric_arm_lite.types import Criterion, CriterionKind, ParseStatus, PreferencePair, PromptBlock, Rubric
+
+TOPICS = ("gardens", "rivers", "trains", "kitchens", "markets", "castles")
+READERS = ("children", "students", "doctors", "pilots", "farmers", "sailors", "teachers", "painters")
+GENRES = ("note", "letter", "speech", "guide")
+PRINCIPLES: dict[str, tuple[str, str]] = {
+    "warm": ("hug", "hearth"),
+    "vivid": ("crimson", "shimmer"),
+    "formal": ("hereby", "esteemed"),
+    "funny": ("giggle", "clown"),
+    "precise": ("exactly", "gauge"),
+    "humble": ("perhaps", "modestly"),
+    "bold": ("dare", "thunder"),
+    "calm": ("hush", "lull"),
+    "frugal": ("thrifty", "penny"),
+    "playful": ("hopscotch", "riddle"),
+    "scholarly": ("thesis", "archive"),
+    "rustic": ("barn", "haystack"),
+}
+NOISE = ("stone", "table", "window", "pencil", "basket", "ladder", "button", "carpet")
+RULE_WORDS = ("amber", "cobalt", "maple", "quartz", "raven", "silk", "tulip", "zinc", "ivory", "saffron")
+RULES: dict[str, tuple[str, str]] = {
+    "include": ("Include the word", "includes the word"),
+    "avoid": ("Avoid the word", "avoids the word"),
+}
+"""Hard rules by kind: how the prompt states it, how a criterion names it."""
+
+RESPONSE_WORDS = 6
+HARD_WEIGHT = 2
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a prompt asks, before it is put into words."""
+
+    topic: str
+    reader: str
+    genre: str
+    rule: str
+    word: str
+
+    @property
+    def prompt(self) -> str:
+        """The prompt as text."""
+        return f"Write a {self.genre} about {self.topic} for {self.reader}. {RULES[self.rule][0]} {self.word}."
+
+    @property
+    def combination(self) -> tuple[str, str, str]:
+        """Topic × hard rule: whole combinations are held out."""
+        return (self.topic, self.rule, self.word)
+
+    def hard_rule(self) -> Criterion:
+        """The criterion that states this task's hard rule."""
+        return hard_rule_criterion(self.rule, self.word)
+
+
+@dataclass(frozen=True)
+class World:
+    """One world; every draw derives from ``seed``."""
+
+    seed: int
+    settings: WorldSettings = field(default_factory=WorldSettings)
+
+    @cached_property
+    def topics(self) -> tuple[str, ...]:
+        """The topics of this world."""
+        return TOPICS[: self.settings.topics]
+
+    @cached_property
+    def attributes(self) -> tuple[str, ...]:
+        """The attributes that exist in this world; the first two per topic in a shuffled order are principles."""
+        return tuple(PRINCIPLES)[: self.settings.attributes]
+
+    @cached_property
+    def likes(self) -> dict[str, tuple[str, str]]:
+        """The two principles each topic implies."""
+        order = list(self.attributes)
+        random.Random(f"world:{self.seed}").shuffle(order)
+        return {topic: (order[2 * i], order[2 * i + 1]) for i, topic in enumerate(self.topics)}
+
+    @cached_property
+    def dislikes(self) -> dict[str, tuple[str, str]]:
+        """The two attributes each topic dislikes: the pair that the next topic likes."""
+        following = self.topics[1:] + self.topics[:1]
+        return {topic: self.likes[after] for topic, after in zip(self.topics, following, strict=True)}
+
+    def true_rubric(self, task: Task) -> Rubric:
+        """The rubric a perfect generator writes."""
+        liked = [principle_criterion(name) for name in self.likes[task.topic]]
+        return make_rubric([task.hard_rule(), *liked])
+
+    def score(self, task: Task, response: str) -> int:
+        """The hidden score of a response; the preferred one of a pair has the higher."""
+        shown = expressed(response)
+        liked = sum(name in shown for name in self.likes[task.topic])
+        return HARD_WEIGHT * meets_rule(task.rule, task.word, response) + liked
+
+    def combinations(self, split: str) -> list[tuple[str, str, str]]:
+        """The topic × hard-rule combinations of a split: 3/4 train, 1/8 validation, 1/8 test."""
+        if split not in SPLITS:
+            raise ValueError(f"split: {split!r} is not one of {SPLITS}.")
+        everything = [(t, rule, word) for t in self.topics for rule in RULES for word in RULE_WORDS]
+        random.Random(f"split:{self.seed}").shuffle(everything)
+        eighth = len(everything) // 8
+        bounds = {"test": (0, eighth), "validation": (eighth, 2 * eighth), "train": (2 * eighth, len(everything))}
+        first, last = bounds[split]
+        return everything[first:last]
+
+    def blocks(self, split: str, prompts: int) -> list[PromptBlock]:
+        """``prompts`` distinct prompts of a split, topics in turn, each with its pairs.
+
+        Raises:
+            ValueError: if the split has fewer distinct prompts than asked for.
+        """
+        rng = random.Random(f"prompts:{self.seed}:{split}")
+        by_topic: dict[str, list[Task]] = {topic: [] for topic in self.topics}
+        for topic, rule, word in self.combinations(split):
+            by_topic[topic] += [Task(topic, reader, genre, rule, word) for reader in READERS for genre in GENRES]
+        for tasks in by_topic.values():
+            rng.shuffle(tasks)
+        blocks: list[PromptBlock] = []
+        while len(blocks) < prompts:
+            drawn = [tasks.pop() for tasks in by_topic.values() if tasks]
+            if not drawn:
+                raise ValueError(f"The {split} split has {len(blocks)} distinct prompts, {prompts} were asked for.")
+            blocks += [self.block(task, split) for task in drawn[: prompts - len(blocks)]]
+        return blocks
+
+    def block(self, task: Task, split: str) -> PromptBlock:
+        """One prompt with its preference pairs."""
+        prompt_id = prompt_hash(task.prompt)
+        rng = random.Random(f"pairs:{self.seed}:{split}:{prompt_id}")
+        pairs = tuple(self._pair(task, f"{prompt_id}-{i}", rng) for i in range(self.settings.pairs_per_prompt))
+        return PromptBlock(prompt_id, task.prompt, pairs)
+
+    def _pair(self, task: Task, pair_id: str, rng: random.Random) -> PreferencePair:
+        while True:
+            differs = rng.random() < self.settings.rule_differs
+            first = rng.random() < (0.5 if differs else 0.75)
+            met = (first, not first) if differs else (first, first)
+            one, two = (self.response(task, obeys, rng) for obeys in met)
+            scores = self.score(task, one), self.score(task, two)
+            if scores[0] != scores[1]:
+                break
+        chosen, rejected = (one, two) if scores[0] > scores[1] else (two, one)
+        if rng.random() < self.settings.label_noise:
+            chosen, rejected = rejected, chosen
+        return PreferencePair(pair_id, task.prompt, chosen, rejected, source="testbed", subset=task.topic)
+
+    def response(self, task: Task, obeys: bool, rng: random.Random) -> str:
+        """A response that meets the hard rule or not, with attributes drawn slot by slot."""
+        settings = self.settings
+        names: list[str] = []
+        for liked, disliked in zip(self.likes[task.topic], self.dislikes[task.topic], strict=True):
+            draw = rng.random()
+            if draw < settings.liked:
+                names.append(liked)
+            elif draw < settings.liked + settings.disliked:
+                names.append(disliked)
+        rest = [a for a in self.attributes if a not in self.likes[task.topic] + self.dislikes[task.topic]]
+        names += [name for name in rng.sample(rest, min(2, len(rest))) if rng.random() < 0.5]
+        words = [rng.choice(PRINCIPLES[name]) for name in names]
+        return place_words(words, task.rule, task.word, obeys, rng)
+
+
+def place_words(words: list[str], rule: str, word: str, obeys: bool, rng: random.Random) -> str:
+    """Fill ``words`` up to a whole response that meets the rule about ``word``, or breaks it."""
+    words = words[: RESPONSE_WORDS - 1]
+    if obeys == (rule == "include"):
+        words.append(word)
+    others = [*NOISE, *(w for w in RULE_WORDS if w != word)]
+    words += rng.sample(others, RESPONSE_WORDS - len(words))
+    rng.shuffle(words)
+    return " ".join(words)
+
+
+def expressed(response: str) -> frozenset[str]:
+    """The attributes that a response's words express."""
+    words = set(response.split())
+    return frozenset(name for name, signs in PRINCIPLES.items() if words.intersection(signs))
+
+
+def meets_rule(rule: str, word: str, response: str) -> bool:
+    """Whether a response keeps the hard rule."""
+    words = response.split()
+    match rule:
+        case "include":
+            return word in words
+        case "avoid":
+            return word not in words
+        case _:
+            raise ValueError(f"rule: {rule!r} is not one of {tuple(RULES)}.")
+
+
+def principle_criterion(attribute: str) -> Criterion:
+    """The criterion that asks for an attribute."""
+    return Criterion(f"The response is {attribute}", CriterionKind.PRINCIPLE)
+
+
+def hard_rule_criterion(rule: str, word: str) -> Criterion:
+    """The criterion that states a hard rule."""
+    return Criterion(f"The response {RULES[rule][1]} {word}", CriterionKind.HARD_RULE)
+
+
+def make_rubric(criteria: list[Criterion]) -> Rubric:
+    """A parsed rubric made from criteria."""
+    rubric = Rubric("", tuple(criteria), ParseStatus.OK)
+    return Rubric(rubric.render(), rubric.criteria, ParseStatus.OK)
+
+
+def named_attributes(rubric: Rubric) -> frozenset[str]:
+    """The attributes that a rubric's principles ask for."""
+    texts = {c.text for c in rubric.criteria if c.kind is CriterionKind.PRINCIPLE}
+    return frozenset(name for name in PRINCIPLES if f"The response is {name}" in texts)
+
+
+def criterion_met(criterion: Criterion, response: str) -> bool:
+    """Whether a response meets a criterion of this world; a criterion of another world is met by nothing."""
+    for rule, (_, phrase) in RULES.items():
+        start = f"The response {phrase} "
+        if criterion.text.startswith(start):
+            return meets_rule(rule, criterion.text.removeprefix(start), response)
+    return criterion.text.removeprefix("The response is ") in expressed(response)
+
+
+def criterion_weight(criterion: Criterion) -> int:
+    """What a met criterion adds to a response's score."""
+    return HARD_WEIGHT if criterion.kind is CriterionKind.HARD_RULE else 1
+
+
+def parse_task(prompt: str) -> Task | None:
+    """Read a prompt of this world back into its parts, or None if it is not one."""
+    words = prompt.replace(".", "").split()
+    if len(words) < 11 or words[:2] != ["Write", "a"]:
+        return None
+    for rule, (phrase, _) in RULES.items():
+        task = Task(words[4], words[6], words[2], rule, words[-1])
+        if task.prompt == prompt and phrase in prompt:
+            return task
+    return None

@@ -1,0 +1,163 @@
+"""Docstring."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rubric_arm_lite.prompts.builder import prompt_text
+from rubric_arm_lite.prompts.parsing import check_format
+from rubric_arm_lite.recipe.seeds import derive_seed
+from rubric_arm_lite.types import (
+    Comparison,
+    CriterionKind,
+    Judgement,
+    ParseStatus,
+    PreferencePair,
+    Prompt,
+    Recall,
+    Rubric,
+    Side,
+)
+
+TIE = 1e-6
+"""Scores that differ by no more are equal: what rounding does to probabilities in float32."""
+
+
+def is_correct(judgement: Judgement, comparison: Comparison) -> bool:
+    """Whether the verdict names the preferred response; no verdict is not correct."""
+    return judgement.winner is not None and judgement.winner == comparison.preferred
+
+
+def accuracy_value(judgement: Judgement, comparison: Comparison, unparsed_value: float) -> float:
+    """What a verdict counts for in an accuracy: 1, 0, or ``unparsed_value`` without a verdict."""
+    return unparsed_value if judgement.winner is None else float(is_correct(judgement, comparison))
+
+
+def format_reward(judgement: Judgement, rubric: Rubric, mode: str) -> float:
+    """R_fmt: 1 only if strictly well-formed (``strict``), or the share of parts present (``graded``).
+
+    A judgement cut by length has no valid form in either mode.
+    """
+    if judgement.status is ParseStatus.TRUNCATED:
+        return 0.0
+    check = check_format(judgement, rubric)
+    return float(check.strict) if mode == "strict" else check.share
+
+
+def preferred_margin(comparison: Comparison, score_a: float | None, score_b: float | None) -> float | None:
+    """By how much the preferred response scores above the other one; None if a score is missing."""
+    if score_a is None or score_b is None:
+        return None
+    return score_a - score_b if comparison.preferred == "A" else score_b - score_a
+
+
+def margin_value(margin: float | None, unreadable: float) -> float:
+    """What a margin counts for in an accuracy: 1, 0, ½ for a tie, or ``unreadable`` without a score."""
+    if margin is None:
+        return unreadable
+    return 0.5 if abs(margin) <= TIE else float(margin > 0)
+
+
+ORDERS: tuple[tuple[str, Side], ...] = (("original", "A"), ("flipped", "B"))
+"""Names of the two orders, with the side on which the chosen response stands."""
+
+
+def verdict_row(
+    pair: PreferencePair, verdicts: Mapping[Side, Judgement], unparsed_value: float, seed: int
+) -> dict[str, Any]:
+    """What a pair's verdicts in both orders count for, by the side of the chosen response; one may be missing."""
+    row: dict[str, Any] = {"pair_id": pair.pair_id, "subset": pair.subset}
+    for order, side in ORDERS:
+        judgement = verdicts.get(side)
+        value = unparsed_value
+        if judgement is not None:
+            value = accuracy_value(judgement, pair.present(side), value)
+        row[order] = value
+        row[f"{order}_winner"] = None if judgement is None else judgement.winner
+    rng = random.Random(derive_seed(seed, "mixed", pair.pair_id))
+    row["mixed"] = row["original" if rng.random() < 0.5 else "flipped"]
+    return row
+
+
+def order_statistics(rows: Sequence[Mapping[str, Any]], bootstrap: int, seed: int) -> dict[str, float]:
+    """Accuracy in every order with its interval, position bias, consistency, and the share without a verdict."""
+    orders = {order: mean([row[order] for row in rows]) for order in ("original", "flipped", "mixed")}
+    winners = [(row["original_winner"], row["flipped_winner"]) for row in rows]
+    both = [(row["original"] + row["flipped"]) / 2 for row in rows]
+    low, high = bootstrap_interval(both, bootstrap, seed)
+    return {
+        "accuracy": mean(both),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        **{f"accuracy_{order}": value for order, value in orders.items()},
+        "position_bias": max(orders.values()) - min(orders.values()),
+        "consistency": mean(
+            [first is not None and second is not None and first != second for first, second in winners]
+        ),
+        "unparsed": mean([winner is None for pair in winners for winner in pair]),
+        "says_a": mean([winner == "A" for pair in winners for winner in pair]),
+    }
+
+
+def rubric_statistics(
+    prompts: Sequence[Prompt], rubrics: Sequence[Rubric], recall: Recall | None = None
+) -> dict[str, float]:
+    """Means over distinct prompts: usable, criteria per rubric, duplicate share, hard-rule share, words, recall."""
+    distinct = {prompt_text(prompt): (prompt, rubric) for prompt, rubric in zip(prompts, rubrics, strict=True)}
+    usable = [rubric for _, rubric in distinct.values() if rubric.usable]
+    criteria = [criterion for rubric in usable for criterion in rubric.criteria]
+    repeats = sum(len(r.criteria) - len({c.text.casefold() for c in r.criteria}) for r in usable)
+    values = {
+        "rubric_usable": len(usable) / len(distinct),
+        "rubric_criteria": len(criteria) / len(usable) if usable else 0.0,
+        "rubric_duplicates": repeats / len(criteria) if criteria else 0.0,
+        "rubric_hard_rules": mean([c.kind is CriterionKind.HARD_RULE for c in criteria]),
+        "rubric_words": sum(len(c.text.split()) for c in criteria) / len(usable) if usable else 0.0,
+    }
+    if recall is not None:
+        values["principle_recall"] = mean([recall(prompt, rubric) for prompt, rubric in distinct.values()])
+    return values
+
+
+def bootstrap_interval(values: Sequence[float], resamples: int, seed: int) -> tuple[float, float]:
+    """Percentile bootstrap 95 % interval of the mean."""
+    return stratified_interval([(1.0, values)], resamples, seed)
+
+
+def stratified_interval(
+    strata: Sequence[tuple[float, Sequence[float]]], resamples: int, seed: int
+) -> tuple[float, float]:
+    """Percentile bootstrap 95 % interval of the weighted mean of means; each stratum is resampled by itself.
+
+    Args:
+        strata: weight and values of each; a stratum of one value is taken as it is.
+    """
+    import numpy as np
+    from scipy import stats
+
+    total = sum(weight for weight, _ in strata)
+    fixed = sum(weight / total * values[0] for weight, values in strata if len(values) == 1)
+    drawn = [(weight / total, np.asarray(v, dtype=np.float64)) for weight, v in strata if len(v) > 1]
+    if not drawn:
+        return fixed, fixed
+
+    def mean(*samples: Any, axis: int) -> Any:
+        parts = [weight * np.mean(s, axis=axis) for (weight, _), s in zip(drawn, samples, strict=True)]
+        return fixed + sum(parts)
+
+    found = stats.bootstrap(
+        [values for _, values in drawn],
+        mean,
+        n_resamples=resamples,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+        batch=100,
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def mean(values: Sequence[float] | Sequence[bool]) -> float:
+    """The mean; 0 of nothing."""
+    return float(sum(values) / len(values)) if values else 0.0

@@ -1,0 +1,344 @@
+"""One base model with a LoRA adapter per role, in transformers and PEFT.
+
+Adapters ``rubric`` and ``judge``, and ``policy`` where there is one, sit on the same frozen base; ``rubric_ref`` and so
+on are frozen copies of their warm-up states, the KL references. Which adapter is active, which parameters want
+gradients and whether the model is in training mode change together, in one context manager, and outside it nothing is
+trainable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rubric_arm_lite.errors import BackendError, PromptTooLongError
+from rubric_arm_lite.models.chat import Chat, control_tokens
+from rubric_arm_lite.models.generate import Completion, generate
+from rubric_arm_lite.models.logprobs import Head, TokenScores, next_word_logprobs, score_batch
+from rubric_arm_lite.models.lora import read_adapter, write_adapter
+from rubric_arm_lite.models.memory import SHARE_CUDA, free_cuda, is_out_of_memory, release
+from rubric_arm_lite.models.sampler import NextWords, Sampling
+from rubric_arm_lite.models.shared_prefix import passes as shared_prefix
+from rubric_arm_lite.models.shared_prefix.batching import Layout, RowBatch
+from rubric_arm_lite.recipe.fields import ModelSettings
+from rubric_arm_lite.types import Example, RolloutGroup, Sample
+
+MAX_ROWS_CPU = 512
+MAX_ROWS_CUDA = 64
+
+
+class TwoAdapterModel:
+    """The base, its tokenizer and the adapters; samples completions and scores tokens for updates."""
+
+    def __init__(self, model: Any, tokenizer: Any, settings: ModelSettings) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self._dtype: torch.dtype = model.dtype  # asked of the model it is looked for among all parameters
+        self.max_rows = MAX_ROWS_CUDA if self.device.type == "cuda" else MAX_ROWS_CPU
+        self._head = Head(model.get_base_model())
+        whole_rows = settings.gradient_checkpointing or not settings.shared_prefix
+        self.layout: Layout = "separate" if whole_rows else "expanded"
+        if model.get_base_model().config._attn_implementation == shared_prefix.NAME:
+            self.layout = "packed"
+        self.roles = tuple(model.peft_config)
+        self.tokens_written = 0
+        self._inside = False
+        self._lora_layers = [m for m in model.modules() if hasattr(m, "lora_A") and hasattr(m, "_active_adapter")]
+        self._parameters: dict[str, list[tuple[str, torch.nn.Parameter]]] = {}
+        self._fingerprints: dict[str, str] = {}
+        self._rounded: dict[str, list[tuple[Any, Tensor, Tensor]]] = {}
+        config = model.generation_config.eos_token_id if model.generation_config else None
+        configured = config if isinstance(config, list) else [config]
+        self.end_ids = frozenset(int(i) for i in [tokenizer.eos_token_id, *configured] if i is not None)
+        self._chat = Chat(tokenizer)
+        self._rest()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base stands."""
+        device: torch.device = self.model.device
+        return device
+
+    # --- adapters -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def using(self, adapter: str | None, train: bool = False) -> Iterator[Any]:
+        """Activate one adapter (None: the bare base), for sampling or, with ``train``, for updating it.
+
+        Afterwards nothing is trainable and the model is in eval mode again, also after an error.
+        """
+        if self._inside:
+            raise AssertionError("Adapters cannot be switched while one is in use: gradients would go astray.")
+        if adapter is None and train:
+            raise ValueError("The base is frozen; name an adapter to train.")
+        self._inside = True
+        try:
+            if adapter is None:
+                with self.model.disable_adapter(), self._precision():
+                    yield self.model
+            else:
+                if adapter not in self.model.peft_config:
+                    raise BackendError(f"There is no adapter `{adapter}`; there are {sorted(self.model.peft_config)}.")
+                self._activate(adapter)
+                if train:
+                    for _, parameter in self.parameters(adapter):
+                        parameter.requires_grad_(True)
+                    self._begin_training()
+                if not train:
+                    self._shorten(adapter)
+                with self._precision():
+                    yield self.model
+        finally:
+            if adapter is not None and train:
+                self.changed(adapter)
+            for layer, _, _ in self._rounded.get(adapter or "", ()):
+                vars(layer).pop("forward", None)
+            self._inside = False
+            if adapter is None or train:  # else nothing has been touched but which adapter is active
+                self._rest()
+
+    def _precision(self) -> torch.autocast:
+        """Adapters are kept in float32, so that small steps are not lost, and multiplied in the base's dtype.
+
+        The cache of casts stays off: it would outlive the step that changes the weights, and cannot be recorded.
+        """
+        half = self._half()
+        return torch.autocast(self.device.type, self._dtype if half else None, enabled=half, cache_enabled=False)
+
+    def _half(self) -> bool:
+        """Whether the base computes in half precision on a GPU."""
+        return self.device.type == "cuda" and self._dtype in (torch.bfloat16, torch.float16)
+
+    def _shorten(self, adapter: str) -> None:
+        """Let LoRA layers write with an adapter rounded beforehand, in 2 small products in place of 8 operations.
+
+        On a GPU a step of decoding costs as much as it has operations, however small they are.
+        """
+        if adapter not in self.roles or not self._half():  # a reference scores the way an update does, to the last bit
+            return
+        if adapter not in self._rounded:
+            dtype = self._dtype
+            plain = [m for m in self._lora_layers if adapter in m.lora_A and adapter not in m.lora_variant]
+            self._rounded[adapter] = [
+                (
+                    layer,
+                    layer.lora_A[adapter].weight.detach().to(dtype).T,
+                    (layer.lora_B[adapter].weight.detach() * layer.scaling[adapter]).to(dtype).T,
+                )
+                for layer in plain
+                if isinstance(layer.lora_A[adapter], torch.nn.Linear)
+            ]
+        for layer, down, up in self._rounded[adapter]:
+            layer.forward = partial(_rounded_forward, layer.base_layer, down, up)
+
+    def changed(self, adapter: str) -> None:
+        """Note that an adapter's weights are others than before."""
+        self._fingerprints.pop(adapter, None)
+        self._rounded.pop(adapter, None)
+
+    def _activate(self, adapter: str) -> None:
+        """Make an adapter the active one: a name set in each layer, microseconds where PEFT walks the whole model.
+
+        PEFT's ``set_adapter`` also switches gradients on and off, which here is :meth:`using`'s business alone.
+        """
+        for layer in self._lora_layers:
+            layer._active_adapter = [adapter]
+        self.model.active_adapter = self.model.base_model.active_adapter = adapter
+
+    def _begin_training(self) -> None:
+        self.model.train()
+
+    def _rest(self) -> None:
+        self.model.eval()
+        self.model.requires_grad_(False)
+
+    def parameters(self, adapter: str) -> list[tuple[str, torch.nn.Parameter]]:
+        """Names and parameters of an adapter, in a fixed order."""
+        if adapter not in self._parameters:
+            found = [(name, p) for name, p in self.model.named_parameters() if f".{adapter}." in name]
+            self._parameters[adapter] = found
+        return self._parameters[adapter]
+
+    def freeze_references(self, roles: Sequence[str] | None = None) -> None:
+        """Make ``<role>_ref`` a frozen copy of each role's adapter as it is now (all roles if none are named)."""
+        for role in self.roles if roles is None else roles:
+            reference = f"{role}_ref"
+            if reference not in self.model.peft_config:
+                self.model.add_adapter(reference, self.model.peft_config[role])
+                self._parameters.pop(reference, None)
+            copies = dict(self.parameters(reference))
+            with torch.no_grad():
+                for name, parameter in self.parameters(role):
+                    copies[name.replace(f".{role}.", f".{reference}.")].copy_(parameter)
+            self.changed(reference)
+        self._rest()
+
+    def fingerprint(self, adapter: str | None) -> str:
+        """SHA-256 (16 hex digits) of an adapter's bytes; ``base`` for the bare base."""
+        if adapter is None:
+            return "base"
+        if adapter not in self._fingerprints:
+            digest = hashlib.sha256()
+            for name, parameter in self.parameters(adapter):
+                digest.update(name.encode())
+                digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
+            self._fingerprints[adapter] = digest.hexdigest()[:16]
+        return self._fingerprints[adapter]
+
+    def save_adapter(self, adapter: str, folder: Path) -> None:
+        """Write an adapter as a plain PEFT folder (safetensors)."""
+        write_adapter(self.model, adapter, folder)
+
+    def load_adapter(self, adapter: str, folder: Path) -> None:
+        """Copy a saved adapter's weights into the adapter of that name.
+
+        Raises:
+            BackendError: if the folder is not a LoRA adapter of this base and rank.
+        """
+        read_adapter(self.model, adapter, folder, self.settings.lora, self.parameters(adapter))
+        self.changed(adapter)
+        self._rest()
+
+    # --- prompts ------------------------------------------------------------------------------------------------
+
+    def encode(self, prompt: str) -> list[int]:
+        """Token ids of one user turn with the chat template around it, thinking off.
+
+        Raises:
+            BackendError: if the text smuggled a control token past `PromptBuilder`.
+        """
+        return self._chat.encode_all([prompt])[0]
+
+    def prompt_tokens(self, prompt: str) -> int:
+        """Length of :meth:`encode`'s result."""
+        return len(self.encode(prompt))
+
+    def control_tokens(self) -> list[str]:
+        """Strings that the tokenizer reads as control tokens."""
+        return control_tokens(self.tokenizer)
+
+    def encode_completion(self, text: str) -> list[int]:
+        """Token ids of an assistant's text and the end token, for the warm-up."""
+        return self._chat.encode_completion(text)
+
+    def thinks(self) -> bool:
+        """Whether the chat template can switch a model's thoughts on (``Sampling.thinking``)."""
+        return self._chat.thinks()
+
+    # --- sampling -----------------------------------------------------------------------------------------------
+
+    def sample(self, adapter: str | None, examples: Sequence[Example], sampling: Sampling) -> list[RolloutGroup]:
+        """One group of completions per example (see :class:`~rubric_arm_lite.models.sampler.Sampler`).
+
+        Where prompt and completion do not fit ``max_context``, nothing is written and the samples say so: they are
+        empty and cut by length. Pairs that long are left out before a run starts; what remains are the rare prompts
+        that a rubric makes longer than foreseen, and those must not end a run.
+        """
+        prompts = self._chat.encode_all([example.prompt for example in examples], sampling.thinking)
+        room = self.settings.max_context - sampling.max_tokens
+        fitting = [i for i, ids in enumerate(prompts) if len(ids) <= room]
+        if examples and not fitting:
+            length, first = min((len(ids), i) for i, ids in enumerate(prompts))
+            raise PromptTooLongError(
+                f"{examples[first].example_id}: prompt of {length} tokens + {sampling.max_tokens} to write exceeds "
+                f"model.max_context ({self.settings.max_context}). Raise it or shorten the prompt."
+            )
+        cut = Sample("", (), (), "length")
+        samples = [(cut,) * sampling.num_generations for _ in examples]
+        with self.using(adapter) as model:
+            texts, seeds = [prompts[i] for i in fitting], [examples[i].seed for i in fitting]
+            groups: list[list[Completion]] = []
+            while fitting and not groups:
+                rows = min(self.max_rows, self._rows_that_fit(max(map(len, texts)), sampling))
+                try:
+                    groups = self._write(model, texts, seeds, sampling, rows)
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                if not groups:  # out here, where the error no longer holds on to the tensors of its frames
+                    self._halve_rows(sampling, len(fitting))
+        for i, group in zip(fitting, groups, strict=True):
+            samples[i] = tuple(self._sample_of(completion) for completion in group)
+            self.tokens_written += sum(len(sample.token_ids) for sample in samples[i])
+        return [
+            RolloutGroup(example, tuple(ids), group)
+            for example, ids, group in zip(examples, prompts, samples, strict=True)
+        ]
+
+    def _write(
+        self, model: Any, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling, rows: int
+    ) -> list[list[Completion]]:
+        """``num_generations`` completions of each prompt's ids, at most ``rows`` at once."""
+        pad = int(self.tokenizer.pad_token_id)
+        head = self._head if self.layout == "packed" else None
+        return generate(model, prompts, seeds, sampling, self.end_ids, pad, rows, head)
+
+    def _share_of_prompt(self, sampling: Sampling) -> float:
+        """The part of a prompt's cache that one completion holds."""
+        return 1 / sampling.num_generations if self.layout == "packed" else 1.0
+
+    def _rows_that_fit(self, prompt: int, sampling: Sampling) -> int:
+        """Rows whose caches a GPU holds, each with its share of a prompt of so many tokens; one prompt's at least."""
+        if self.device.type != "cuda":
+            return self.max_rows
+        release(self.device)
+        config = self.model.get_base_model().config.get_text_config()
+        size = self._dtype.itemsize
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        cache = 2 * config.num_hidden_layers * heads * head * size
+        share = prompt * self._share_of_prompt(sampling)
+        # A prompt passes through one layer at a time, whose widest tensors are those of its MLP; probabilities are
+        # held a few times over.
+        row = sampling.max_tokens * cache + share * (cache + 6 * config.intermediate_size * size)
+        row += 6 * 4 * config.vocab_size
+        return max(sampling.num_generations, int(SHARE_CUDA * free_cuda(self.device) / row))
+
+    def _halve_rows(self, sampling: Sampling, prompts: int) -> None:
+        """Sample fewer completions at once; the same are drawn again, since each has its own seed.
+
+        Raises:
+            BackendError: if they went one prompt at a time already.
+        """
+        release(self.device)
+        before = min(self.max_rows, prompts * sampling.num_generations)
+        if before <= sampling.num_generations:
+            raise BackendError(
+                f"Memory ran out while sampling {sampling.num_generations} completions of one prompt. Lower "
+                "num_generations or max_completion_length, or use a smaller base or model.quantization: nf4."
+            )
+        self.max_rows = before // 2
+        warnings.warn(
+            f"Memory ran out while sampling {before} completions at once; going on with {self.max_rows}.", stacklevel=2
+        )
+
+    def _sample_of(self, completion: Completion) -> Sample:
+        ids = completion.token_ids[:-1] if completion.stopped else completion.token_ids
+        text = self.tokenizer.decode(ids, skip_special_tokens=False)
+        return Sample(text, completion.token_ids, completion.logprobs, "stop" if completion.stopped else "length")
+
+    def next_word_logprobs(self, adapter: str | None, questions: Sequence[NextWords]) -> list[tuple[float, ...]]:
+        """See :class:`~rubric_arm_lite.models.sampler.WordReader` and :mod:`.answers`."""
+        return next_word_logprobs(self, adapter, questions)
+
+    # --- scoring for updates ------------------------------------------------------------------------------------
+
+    def score(self, model: Any, batch: RowBatch, temperature: float, layout: Layout) -> TokenScores:
+        """Log-probabilities and entropies of a batch's completion tokens under the active adapter."""
+        return score_batch(model.get_base_model(), self._head, batch, temperature, layout)
+
+
+def _rounded_forward(base: Any, down: Tensor, up: Tensor, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    """What a LoRA layer computes: the base's output and the adapter's, ``up`` scaled already."""
+    out: Tensor = base(x)
+    flat = torch.addmm(out.reshape(-1, out.shape[-1]), x.reshape(-1, x.shape[-1]).to(down.dtype) @ down, up)
+    return flat.view(out.shape)

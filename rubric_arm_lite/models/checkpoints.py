@@ -1,0 +1,95 @@
+"""Generator and judge as two full checkpoints, behind one sampler: the released 8B models, or merged exports.
+
+Each is loaded like a base (safetensors only, quantised if the recipe says so), the generator first, and asked without
+any adapter. Their tokenizers may differ. Nothing here can be trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from rubric_arm_lite.errors import BackendError, ConfigError
+from rubric_arm_lite.models.adapter_model import TwoAdapterModel
+from rubric_arm_lite.models.load import load_model
+from rubric_arm_lite.models.sampler import NextWords, Sampling
+from rubric_arm_lite.recipe.fields import LoraSettings, ModelSettings
+from rubric_arm_lite.types import ROLES, Example, Role, RolloutGroup
+
+_LOOKED_AT = 64
+"""Numbers of each tensor in a fingerprint: training changes all of a model, and reading 16 GB takes minutes."""
+
+
+class TwoModels:
+    """A :class:`~rubric_arm_lite.models.sampler.ChatSampler` in which each role is a model of its own."""
+
+    def __init__(self, rubric: TwoAdapterModel, judge: TwoAdapterModel) -> None:
+        self.models: dict[str, TwoAdapterModel] = {"rubric": rubric, "judge": judge}
+        self.tokens_written = 0
+        self._fingerprints: dict[str, str] = {}
+
+    def sample(self, adapter: str | None, examples: Sequence[Example], sampling: Sampling) -> list[RolloutGroup]:
+        """See :class:`~rubric_arm_lite.models.sampler.Sampler`; ``adapter`` is a role."""
+        model = self.model_of(adapter)
+        before = model.tokens_written
+        try:
+            return model.sample(None, examples, sampling)
+        finally:
+            self.tokens_written += model.tokens_written - before
+
+    def next_word_logprobs(self, adapter: str | None, questions: Sequence[NextWords]) -> list[tuple[float, ...]]:
+        """See :class:`~rubric_arm_lite.models.sampler.WordReader`; ``adapter`` is a role."""
+        return self.model_of(adapter).next_word_logprobs(None, questions)
+
+    def fingerprint(self, adapter: str | None) -> str:
+        """Hash (16 hex digits) of the first numbers of all tensors of a role's model."""
+        model = self.model_of(adapter)
+        if str(adapter) not in self._fingerprints:
+            digest = hashlib.sha256()
+            for name, tensor in model.model.get_base_model().state_dict().items():
+                if ".lora_" not in name:
+                    digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+                    digest.update(str(tensor.flatten()[:_LOOKED_AT].cpu().tolist()).encode())
+            self._fingerprints[str(adapter)] = digest.hexdigest()[:16]
+        return self._fingerprints[str(adapter)]
+
+    def prompt_tokens(self, prompt: str) -> int:
+        """Length of a user turn in tokens, by the tokenizer that needs more."""
+        return max(model.prompt_tokens(prompt) for model in self.models.values())
+
+    def control_tokens(self) -> list[str]:
+        """Control tokens of both tokenizers."""
+        return list(dict.fromkeys(token for model in self.models.values() for token in model.control_tokens()))
+
+    def model_of(self, adapter: str | None) -> TwoAdapterModel:
+        """The model of a role; its bare base is the checkpoint."""
+        if adapter not in self.models:
+            raise BackendError(
+                f"`{adapter or 'base'}` is not among two checkpoints; rubric and judge are. Use one of them."
+            )
+        return self.models[adapter]
+
+
+def load_two_models(settings: ModelSettings, seed: int) -> TwoModels:
+    """Load ``settings.checkpoints``, one after the other.
+
+    Raises:
+        ConfigError: if the settings name none.
+        BackendError: if one of them cannot be loaded; it says which.
+    """
+    if settings.checkpoints is None:
+        raise ConfigError("model.checkpoints is not set. Name a generator and a judge: {rubric: …, judge: …}.")
+    found: dict[Role, TwoAdapterModel] = {}
+    for role in ROLES:
+        own = {
+            "base": settings.checkpoints.of(role),
+            "revision": settings.checkpoints.revision_of(role),
+            "checkpoints": None,
+            "gradient_checkpointing": False,
+            "lora": LoraSettings(r=1),  # never used, hence as small as can be
+        }
+        try:
+            found[role] = load_model(settings.model_copy(update=own), seed)
+        except BackendError as error:
+            raise BackendError(f"model.checkpoints.{role}: {error}") from error
+    return TwoModels(found["rubric"], found["judge"])

@@ -1,0 +1,386 @@
+"""The decoding loop: each distinct prefix is computed once and shared by all rows below it.
+
+Sampling is by inverse transform: one uniform number per (row, token), drawn beforehand from the example's own
+seed. A completion therefore depends on its example alone, not on what else is in the batch.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from rubric_arm_lite.errors import first_line
+from rubric_arm_lite.models.memory import is_out_of_memory
+from rubric_arm_lite.models.sampler import Sampling
+from rubric_arm_lite.models.shared_prefix.batching import pad_left, positions
+from rubric_arm_lite.models.shared_prefix.passes import forward, prefill
+from rubric_arm_lite.models.shared_prefix.tree import build_tree
+
+COMPACT_BELOW = 0.7
+"""Finished rows are dropped from the batch when the share of running ones falls below this."""
+
+
+def ask_every(device: torch.device) -> int:
+    """Tokens between two looks at which rows have ended: looking waits for a GPU, and costs nothing on a CPU."""
+    return 1 if device.type == "cpu" else 8
+
+
+def fixed_shapes(device: torch.device) -> bool:
+    """Whether every step has the shapes of the last: a GPU can then repeat a recorded one, a CPU would only do more."""
+    return device.type == "cuda"
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """Token ids (with the end token, if one was sampled) and their log-probabilities."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    stopped: bool
+
+
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """A cache layer that writes into room kept free behind its tokens, in place of copying all at every token."""
+
+    growth = 32
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.keys: Tensor
+        self.values: Tensor
+        self._rooms: list[Tensor] | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append keys and values of shape (rows, heads, tokens, head size); returns all of them as views."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        old = self.get_seq_length()
+        new = old + key_states.shape[-2]
+        if self._rooms is None or self._rooms[0].shape[-2] < new:
+            shape = (*key_states.shape[:2], new + self.growth)
+            self._rooms = [
+                torch.empty((*shape, s.shape[-1]), dtype=s.dtype, device=s.device) for s in (key_states, value_states)
+            ]
+            if old:
+                self._rooms[0][:, :, :old] = self.keys
+                self._rooms[1][:, :, :old] = self.values
+        for room, states in zip(self._rooms, (key_states, value_states), strict=True):
+            room[:, :, old:new] = states
+        self.keys, self.values = (room[:, :, :new] for room in self._rooms)
+        return self.keys, self.values
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Give every row to ``repeats`` rows."""
+        super().batch_repeat_interleave(repeats)
+        self._rooms = None
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep some rows."""
+        super().batch_select_indices(indices)
+        self._rooms = None
+
+
+def roomy_cache() -> DynamicCache:
+    """An empty cache of :class:`RoomyLayer` for any number of layers."""
+    cache = DynamicCache()
+    cache.layer_class_to_replicate = RoomyLayer
+    return cache
+
+
+def draw_uniforms(seed: int, rows: int, tokens: int) -> Tensor:
+    """Uniform numbers in [0, 1) of shape (rows, tokens), fixed by ``seed``; more rows keep the earlier ones."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand((rows, tokens), generator=generator)
+
+
+def choose_tokens(logits: Tensor, uniforms: Tensor | None, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Pick one token per row and return its id and log-probability under the sampling distribution.
+
+    Args:
+        logits: shape (rows, vocabulary).
+        uniforms: shape (rows,), or None for greedy. Greedy log-probs are those at temperature 1.
+    """
+    if uniforms is None:
+        logp = torch.log_softmax(logits.float(), dim=-1)
+        ids = logp.argmax(-1)
+        return ids, logp.gather(-1, ids[:, None]).squeeze(-1)
+    logp = torch.log_softmax(logits.float() / sampling.temperature, dim=-1)
+    if sampling.top_p < 1:
+        logp = _keep_top_p(logp, sampling.top_p)
+    cumulative = logp.exp().cumsum(-1)
+    aim = uniforms.to(cumulative)[:, None] * cumulative[:, -1:]
+    ids = torch.searchsorted(cumulative, aim, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+    return ids, logp.gather(-1, ids[:, None]).squeeze(-1)
+
+
+def _keep_top_p(logp: Tensor, top_p: float) -> Tensor:
+    ranked, order = logp.sort(-1, descending=True)
+    before = ranked.exp().cumsum(-1) - ranked.exp()
+    dropped = torch.zeros_like(logp, dtype=torch.bool).scatter(-1, order, before >= top_p)
+    return torch.log_softmax(logp.masked_fill(dropped, float("-inf")), dim=-1)
+
+
+class Decoding(Protocol):
+    """Rows on their way: what the loop needs of a way to compute them."""
+
+    def step(self, chosen_R: Tensor) -> Tensor:
+        """Take one more token per row and return the logits (R, V) of the next."""
+        ...
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with some rows."""
+        ...
+
+
+class SharedDecoding:
+    """Every distinct prefix is computed once, kept once, and read once per step for all rows below it.
+
+    On a GPU the steps between two changes of shape are recorded once as a CUDA graph and replayed: a step of a large
+    model is a few thousand small kernels, which Python launches more slowly than the GPU runs them.
+    """
+
+    def __init__(self, model: Any, head: Callable[[Tensor], Tensor], prompts: Sequence[Sequence[int]], n: int) -> None:
+        self._decoder = model.get_base_model().get_decoder()
+        self._head = head
+        prompt_of_R = [i for i in range(len(prompts)) for _ in range(n)]
+        self._fixed = fixed_shapes(self._decoder.device)
+        last, self._rows = prefill(self._decoder, prompts, prompt_of_R, self._fixed)
+        self.logits = head(last).repeat_interleave(n, dim=0)
+        self._positions = torch.tensor([len(prompts[i]) for i in prompt_of_R], device=last.device)
+        self._unrecorded = 0.0
+        self._record: StepRecord | None = None
+
+    def step(self, chosen_R: Tensor) -> Tensor:
+        """See :class:`Decoding`."""
+        if not self._fixed:
+            hidden = forward(self._decoder, chosen_R[:, None], self._positions[:, None], self._rows)
+            self._positions = self._positions + 1
+            return self._head(hidden[:, -1])
+        if self._rows.full:
+            self._rows.grow()
+            self._changed()
+        # Once steps of this shape have cost as much as recording one does: shapes that soon change again are not
+        # worth it, and the first step lets libraries set themselves up, which cannot be recorded.
+        if self._record is None and self._unrecorded > StepRecord.cost and StepRecord.possible(chosen_R.device):
+            self._record = StepRecord.of(self._step, chosen_R)
+        if self._record is not None:
+            logits = self._record.replay(chosen_R)
+        else:
+            started = time.perf_counter()
+            logits = self._step(chosen_R)
+            self._unrecorded += time.perf_counter() - started
+        self._rows.count_step()
+        return logits
+
+    def _step(self, chosen_R: Tensor) -> Tensor:
+        """A step in which all state is updated in place."""
+        self._rows.begin_step()
+        hidden = forward(self._decoder, chosen_R[:, None], self._positions[:, None], self._rows)
+        logits = self._head(hidden[:, -1])
+        self._rows.end_step()
+        self._positions += 1
+        return logits
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """See :class:`Decoding`."""
+        self._rows.keep(rows)
+        self._positions = self._positions[torch.tensor(rows, device=self._positions.device)]
+        self._changed()
+
+    def _changed(self) -> None:
+        self._unrecorded = 0.0
+        self._record = None
+
+
+class StepRecord:
+    """A step as a CUDA graph: the same kernels on the same memory, launched as one."""
+
+    broken = False
+    """Set for the rest of the process where recording fails; steps then run one kernel at a time."""
+    cost = 0.2
+    """Seconds that the last recording took; a guess before the first."""
+
+    def __init__(self, graph: torch.cuda.CUDAGraph, chosen_R: Tensor, logits: Tensor) -> None:
+        self._graph, self._chosen_R, self._logits = graph, chosen_R, logits
+
+    @classmethod
+    def possible(cls, device: torch.device) -> bool:
+        """Whether steps can be recorded here."""
+        return device.type == "cuda" and not cls.broken
+
+    @classmethod
+    def of(cls, step: Callable[[Tensor], Tensor], chosen_R: Tensor) -> StepRecord | None:
+        """Record ``step`` without running it; None, with a warning the first time, if that fails."""
+        torch.cuda.synchronize(chosen_R.device)
+        started = time.perf_counter()
+        graph = torch.cuda.CUDAGraph()
+        chosen_R = chosen_R.clone()
+        try:
+            with torch.cuda.graph(graph):
+                logits = step(chosen_R)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            cls.broken = True
+            warnings.warn(
+                f"Decoding steps cannot be recorded as a CUDA graph ({first_line(error)}), so writing is "
+                "slower here. The results are the same.",
+                stacklevel=2,
+            )
+            return None
+        torch.cuda.synchronize(chosen_R.device)
+        cls.cost = time.perf_counter() - started
+        return cls(graph, chosen_R, logits)
+
+    def replay(self, chosen_R: Tensor) -> Tensor:
+        """Run the step; its logits are overwritten by the next."""
+        self._chosen_R.copy_(chosen_R)
+        self._graph.replay()
+        return self._logits
+
+
+class ExpandedDecoding:
+    """For attention that shared prefixes do not cover (windows, caps): prompts once, their cache given to all rows."""
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], n: int, pad_id: int, max_tokens: int) -> None:
+        self._model = model
+        ids, mask = (t.to(model.device) for t in pad_left(prompts, pad_id))
+        self._cache = roomy_cache()
+        out = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions(mask),
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.logits: Tensor = out.logits[:, -1].repeat_interleave(n, dim=0)
+        self._cache.batch_repeat_interleave(n)
+        self._lengths = mask.sum(-1).repeat_interleave(n)
+        whole = torch.cat([mask, mask.new_ones((len(prompts), max_tokens))], dim=1)
+        self._mask = whole.repeat_interleave(n, dim=0)
+        self._width = ids.shape[1]
+        self._done = 0
+
+    def step(self, chosen_R: Tensor) -> Tensor:
+        """See :class:`Decoding`."""
+        self._done += 1
+        logits: Tensor = self._model(
+            input_ids=chosen_R[:, None],
+            attention_mask=self._mask[:, : self._width + self._done],
+            position_ids=(self._lengths + self._done - 1)[:, None],
+            past_key_values=self._cache,
+            use_cache=True,
+        ).logits[:, -1]
+        return logits
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """See :class:`Decoding`."""
+        index = torch.tensor(rows, device=self._lengths.device)
+        self._cache.batch_select_indices(index)
+        self._lengths, self._mask = self._lengths[index], self._mask[index]
+
+
+@torch.no_grad()
+def generate(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    sampling: Sampling,
+    end_ids: frozenset[int],
+    pad_id: int,
+    max_rows: int,
+    head: Callable[[Tensor], Tensor] | None = None,
+) -> list[list[Completion]]:
+    """``sampling.num_generations`` completions for each prompt, in order.
+
+    Prompts are taken in batches of at most ``max_rows`` rows, those with a common prefix together, else by length.
+
+    Args:
+        head: from hidden states to logits, for a model whose attention is
+            :data:`~rubric_arm_lite.models.shared_prefix.passes.NAME`; None decodes with an expanded cache.
+    """
+    n = sampling.num_generations
+    found: list[list[Completion]] = [[] for _ in prompts]
+    for batch in batches(prompts, max(1, max_rows // n), families=head is not None):
+        texts = [prompts[i] for i in batch]
+        decoding = (
+            ExpandedDecoding(model, texts, n, pad_id, sampling.max_tokens)
+            if head is None
+            else SharedDecoding(model, head, texts, n)
+        )
+        uniforms = None
+        if sampling.temperature > 0:
+            uniforms = torch.cat([draw_uniforms(seeds[i], n, sampling.max_tokens) for i in batch]).to(model.device)
+        flat = _decode(decoding, decoding.logits, uniforms, sampling, end_ids)
+        for place, i in enumerate(batch):
+            found[i] = flat[place * n : (place + 1) * n]
+    return found
+
+
+def batches(prompts: Sequence[Sequence[int]], size: int, families: bool) -> Iterator[list[int]]:
+    """Indices of prompts in runs of at most ``size``: by length, and within ``families`` that share most of it."""
+    keys: list[tuple[int, ...]] = [(len(prompt), i) for i, prompt in enumerate(prompts)]
+    if families and len(prompts) > size:
+        paths = build_tree(prompts).paths
+        parents = [path[-2] if len(path) > 1 else -1 - i for i, path in enumerate(paths)]
+        longest: dict[int, int] = {}
+        for parent, prompt in zip(parents, prompts, strict=True):
+            longest[parent] = max(longest.get(parent, 0), len(prompt))
+        keys = [(longest[parent], parent, *key) for parent, key in zip(parents, keys, strict=True)]
+    order = sorted(range(len(prompts)), key=keys.__getitem__)
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def _decode(
+    decoding: Decoding, logits: Tensor, uniforms: Tensor | None, sampling: Sampling, end_ids: frozenset[int]
+) -> list[Completion]:
+    """The loop. On a GPU it asks only every few tokens whether rows have ended, since asking waits for the device."""
+    device = logits.device
+    rows = len(logits)
+    every = ask_every(device)
+    ends = torch.tensor(sorted(end_ids), device=device, dtype=torch.long)
+    tokens = torch.zeros((rows, sampling.max_tokens), dtype=torch.long, device=device)
+    logprobs = torch.zeros((rows, sampling.max_tokens), device=device)
+    running = torch.arange(rows, device=device)
+    done = torch.zeros(rows, dtype=torch.bool, device=device)
+    for t in range(sampling.max_tokens):
+        chosen, logp = choose_tokens(logits, None if uniforms is None else uniforms[running, t], sampling)
+        tokens[running, t] = chosen
+        logprobs[running, t] = logp
+        if t + 1 == sampling.max_tokens:
+            break
+        done = done | torch.isin(chosen, ends)
+        if (t + 1) % every == 0:
+            left = int((~done).sum())
+            if left == 0:
+                tokens, logprobs = tokens[:, : t + 1], logprobs[:, : t + 1]
+                break
+            if left < COMPACT_BELOW * len(running):
+                kept = (~done).nonzero().squeeze(-1)
+                decoding.keep(kept.tolist())
+                running, done, chosen = running[kept], done[kept], chosen[kept]
+        logits = decoding.step(chosen)
+    return completed(tokens, logprobs, end_ids)
+
+
+def completed(tokens_RT: Tensor, logprobs_RT: Tensor, end_ids: frozenset[int]) -> list[Completion]:
+    """Rows of tokens, each up to its first end token."""
+    rows = zip(tokens_RT.tolist(), logprobs_RT.tolist(), strict=True)
+    return [_completion(ids, logp, end_ids) for ids, logp in rows]
+
+
+def _completion(token_ids: list[int], logprobs: list[float], end_ids: frozenset[int]) -> Completion:
+    for i, token in enumerate(token_ids):
+        if token in end_ids:
+            return Completion(tuple(token_ids[: i + 1]), tuple(logprobs[: i + 1]), True)
+    return Completion(tuple(token_ids), tuple(logprobs), False)

@@ -1,0 +1,160 @@
+"""A sampler that asks nothing twice: every answer is on disk before the next step uses it.
+
+It stands before another :class:`~rubric_arm_lite.models.sampler.Sampler`. An answer is found again by all that decides
+it (prompt, seed, sampling), so a job that was killed is simply run again from its beginning: what was answered comes
+from the journal, and only what was in flight is asked once more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from rubric_arm_lite.models.sampler import ChatSampler, Sampler, Sampling, Usage
+from rubric_arm_lite.models.server import ServerSampler
+from rubric_arm_lite.runs.journal import Journal
+from rubric_arm_lite.types import Example, RolloutGroup, Sample
+
+T = TypeVar("T")
+
+
+def answered(
+    sampler: Sampler, adapter: str | None, examples: Sequence[Example], sampling: Sampling, piece: int | None = None
+) -> Iterator[tuple[int, RolloutGroup, Usage]]:
+    """Groups with the place of their example and what they took.
+
+    A server's come one by one, in the order of its answers; other samplers' in pieces of ``piece`` examples, or all
+    at once.
+    """
+    if isinstance(sampler, ServerSampler):
+        yield from sampler.answered(adapter, examples, sampling)
+        return
+    for start in range(0, len(examples), piece or max(1, len(examples))):
+        groups = sampler.sample(adapter, examples[start : start + (piece or len(examples))], sampling)
+        for place, group in enumerate(groups, start):
+            yield place, group, Usage(len(group.prompt_ids), sum(len(s.token_ids) for s in group.samples))
+
+
+@dataclass(slots=True)
+class Account:
+    """What some work took.
+
+    Attributes:
+        seconds: wall-clock time.
+        requests: prompts that were answered.
+        written: tokens written, by example id.
+    """
+
+    seconds: float = 0.0
+    requests: int = 0
+    prompt_tokens: int = 0
+    written: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens written in all."""
+        return self.written.total()
+
+
+class MeteredSampler:
+    """Another sampler, with an account of what it is asked during :meth:`timed`."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.tokens_written = 0
+        self._sampler = sampler
+        self._account = Account()
+
+    def timed(self, work: Callable[[], T]) -> tuple[T, Account]:
+        """Do some work and return what it gave and took."""
+        self._account = account = Account()
+        started = time.perf_counter()
+        result = work()
+        account.seconds = time.perf_counter() - started
+        return result, account
+
+    def sample(self, adapter: str | None, examples: Sequence[Example], sampling: Sampling) -> list[RolloutGroup]:
+        """See :class:`~rubric_arm_lite.models.sampler.Sampler`."""
+        found: dict[int, RolloutGroup] = {}
+        for place, group, usage in answered(self._sampler, adapter, examples, sampling):
+            found[place] = group
+            self._account.requests += 1
+            self._account.prompt_tokens += usage.prompt_tokens
+            self._account.written[group.example.example_id] += usage.completion_tokens
+            self.tokens_written += usage.completion_tokens
+        return [found[place] for place in range(len(examples))]
+
+    def fingerprint(self, adapter: str | None) -> str:
+        """The sampler's."""
+        return self._sampler.fingerprint(adapter)
+
+    def prompt_tokens(self, prompt: str) -> int:
+        """The sampler's."""
+        return self._sampler.prompt_tokens(prompt)
+
+
+class JournaledSampler:
+    """Answers from the journal, else from ``sampler``. One completion per example; ids and log-probs are not kept.
+
+    Args:
+        piece: examples that a sampler on this machine writes at once, and a kill can lose. A server's answers are
+            kept one by one, as they come in.
+
+    Attributes:
+        used: what each answer took that this job used, whether it was asked now or by an earlier process.
+        asked: how many of them were asked now.
+    """
+
+    def __init__(self, sampler: ChatSampler, journal: Journal, piece: int = 32) -> None:
+        self.used: dict[str, Usage] = {}
+        self.asked = 0
+        self.tokens_written = 0
+        self._sampler = sampler
+        self._journal = journal
+        self._piece = piece
+
+    def sample(self, adapter: str | None, examples: Sequence[Example], sampling: Sampling) -> list[RolloutGroup]:
+        """See :class:`~rubric_arm_lite.models.sampler.Sampler`."""
+        if sampling.num_generations != 1:
+            raise ValueError("A journal keeps one completion per example; give each an example of its own.")
+        keys = [_key(adapter, example, sampling) for example in examples]
+        missing = {key: e for key, e in zip(keys, examples, strict=True) if key not in self._journal.rows}
+        places = list(missing)
+        for place, group, usage in answered(self._sampler, adapter, list(missing.values()), sampling, self._piece):
+            sample = group.samples[0]
+            row = {
+                "text": sample.text,
+                "finish_reason": sample.finish_reason,
+                "prompt_tokens": usage.prompt_tokens,
+                "completion_tokens": usage.completion_tokens,
+            }
+            self._journal.add([(places[place], row)])
+            self.asked += 1
+            self.tokens_written += usage.completion_tokens
+        return [self._group(key, example) for key, example in zip(keys, examples, strict=True)]
+
+    def fingerprint(self, adapter: str | None) -> str:
+        """The sampler's."""
+        return self._sampler.fingerprint(adapter)
+
+    def prompt_tokens(self, prompt: str) -> int:
+        """The sampler's."""
+        return self._sampler.prompt_tokens(prompt)
+
+    def control_tokens(self) -> list[str]:
+        """The sampler's."""
+        return self._sampler.control_tokens()
+
+    def _group(self, key: str, example: Example) -> RolloutGroup:
+        row = self._journal.rows[key]
+        self.used[key] = Usage(row["prompt_tokens"], row["completion_tokens"])
+        return RolloutGroup(example, (), (Sample(row["text"], (), (), row["finish_reason"]),))
+
+
+def _key(adapter: str | None, example: Example, sampling: Sampling) -> str:
+    parts = [adapter, example.prompt, example.seed, sampling.describe()]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

@@ -1,0 +1,254 @@
+"""Scores of a batch's completion tokens for an update: hidden states in one of three layouts, then the head.
+
+All layouts give the same numbers; they differ in how often a prompt goes through the network.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from rubric_arm_lite.errors import BackendError, PromptTooLongError
+from rubric_arm_lite.models.memory import is_out_of_memory, release
+from rubric_arm_lite.models.sampler import NextWords
+from rubric_arm_lite.models.shared_prefix import passes as shared_prefix
+from rubric_arm_lite.models.shared_prefix.batching import Layout, Row, RowBatch, make_batch, positions
+from rubric_arm_lite.models.shared_prefix.tree import common_length
+
+LOGIT_BYTES = {"cpu": 256 * 1024 * 1024, "cuda": 64 * 1024 * 1024}
+"""Size to which one chunk of float32 logits is bounded; backward holds several such at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """Per-token log-probability and entropy (nats), each of shape (R, C)."""
+
+    logprobs: Tensor
+    entropies: Tensor
+
+
+def score_tokens(
+    hidden_NH: Tensor, targets_N: Tensor, head: Callable[[Tensor], Tensor], temperature: float, vocabulary: int
+) -> tuple[Tensor, Tensor]:
+    """Log-probability and entropy of each target, without ever holding all logits.
+
+    The head is applied to chunks of tokens; where there is more than one chunk, each is recomputed in backward.
+
+    Args:
+        hidden_NH: last hidden states, one per target.
+        targets_N: token ids.
+        head: maps hidden states (n, H) to logits (n, V).
+        temperature: logits are divided by it.
+        vocabulary: V, which bounds the chunk.
+    """
+
+    def scores(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        logp = torch.log_softmax(head(hidden).float() / temperature, dim=-1)
+        entropy = -(logp.exp() * logp).sum(-1)
+        return logp.gather(-1, targets[:, None]).squeeze(-1), entropy
+
+    size = max(16, LOGIT_BYTES.get(hidden_NH.device.type, LOGIT_BYTES["cuda"]) // (4 * vocabulary))
+    if len(targets_N) <= size:
+        return scores(hidden_NH, targets_N)
+    found = [
+        checkpoint(scores, hidden, targets, use_reentrant=False)
+        for hidden, targets in zip(torch.split(hidden_NH, size), torch.split(targets_N, size), strict=True)
+    ]
+    return torch.cat([logp for logp, _ in found]), torch.cat([entropy for _, entropy in found])
+
+
+class Head:
+    """From hidden states to logits, as the architecture does it (some cap or scale their logits)."""
+
+    def __init__(self, base: Any) -> None:
+        config = base.config.get_text_config()
+        self._layer = base.get_output_embeddings()
+        self._cap = getattr(config, "final_logit_softcapping", None)
+        self._factor = float(getattr(config, "logit_scale", 1.0) or 1.0)
+        self._divisor = float(getattr(config, "logits_scaling", 1.0) or 1.0)
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self._layer(hidden) * (self._factor / self._divisor)
+        if self._cap is not None:
+            logits = torch.tanh(logits / self._cap) * self._cap
+        return logits
+
+
+def score_batch(base: Any, head: Head, batch: RowBatch, temperature: float, layout: Layout) -> TokenScores:
+    """Log-probabilities and entropies of a batch's completion tokens under the active adapter.
+
+    All layouts give the same numbers; they differ in how often a prompt goes through the network.
+    """
+    kept = batch.mask_RC.bool().flatten()
+    match layout:
+        case "packed":
+            hidden_N = _packed_hidden(base, batch)
+        case "expanded":
+            hidden_N = _expanded_hidden(base, batch).flatten(0, 1)[kept]
+        case "separate":
+            hidden_N = _separate_hidden(base, batch).flatten(0, 1)[kept]
+    rows, length = batch.completions_RC.shape
+    logp, entropy = score_tokens(
+        hidden_N,
+        batch.completions_RC.flatten()[kept],
+        head,
+        temperature,
+        base.config.get_text_config().vocab_size,
+    )
+    spread = torch.zeros((2, rows * length), dtype=logp.dtype, device=logp.device)
+    index = kept.nonzero().squeeze(-1)
+    return TokenScores(
+        spread[0].index_copy(0, index, logp).view(rows, length),
+        spread[1].index_copy(0, index, entropy).view(rows, length),
+    )
+
+
+def _packed_hidden(base: Any, batch: RowBatch) -> Tensor:
+    """Hidden states (N, H) that predict each completion token, every distinct prefix computed once."""
+    packed = batch.packed
+    if packed is None:
+        raise AssertionError("The batch was made for another layout.")
+    one_row = shared_prefix.PackedPass(packed.tree)
+    hidden = shared_prefix.forward(base.get_decoder(), packed.ids_1T, packed.positions_1T, one_row)
+    return hidden[0].index_select(0, packed.source_N)
+
+
+def _expanded_hidden(base: Any, batch: RowBatch) -> Tensor:
+    """Hidden states (R, C, H) that predict each completion token, prompts computed once."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    mask = batch.prompt_mask_gP
+    prompt = base.get_decoder()(
+        input_ids=batch.prompts_gP,
+        attention_mask=mask,
+        position_ids=positions(mask),
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
+    last = torch.index_select(prompt[:, -1:], 0, batch.group_of_R)
+    if batch.completions_RC.shape[1] == 1:
+        return last
+    cache.batch_select_indices(batch.group_of_R)
+    lengths = mask.sum(-1).index_select(0, batch.group_of_R)
+    inputs = batch.completions_RC[:, :-1]
+    whole_mask = torch.cat([mask.index_select(0, batch.group_of_R), batch.mask_RC[:, :-1]], dim=1)
+    rest = base.get_decoder()(
+        input_ids=inputs,
+        attention_mask=whole_mask,
+        position_ids=lengths[:, None] + torch.arange(inputs.shape[1], device=lengths.device),
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
+    return torch.cat([last, rest], dim=1)
+
+
+def _separate_hidden(base: Any, batch: RowBatch) -> Tensor:
+    """Hidden states (R, C, H), every row with its own prompt."""
+    ids = torch.cat([batch.prompts_gP.index_select(0, batch.group_of_R), batch.completions_RC], dim=1)
+    mask = torch.cat([batch.prompt_mask_gP.index_select(0, batch.group_of_R), batch.mask_RC], dim=1)
+    width = batch.prompts_gP.shape[1]
+    hidden: Tensor = base.get_decoder()(
+        input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False
+    ).last_hidden_state
+    return torch.narrow(hidden, 1, width - 1, batch.completions_RC.shape[1])
+
+
+if TYPE_CHECKING:
+    from rubric_arm_lite.models.adapter_model import TwoAdapterModel
+
+TOKENS_AT_ONCE = 16384
+"""Tokens that go through the network in one pass, unless one prompt alone has more."""
+
+
+@torch.no_grad()
+def next_word_logprobs(
+    model: TwoAdapterModel, adapter: str | None, questions: Sequence[NextWords]
+) -> list[tuple[float, ...]]:
+    """Log-probabilities, in nats at temperature 1, of each question's options.
+
+    An option of several tokens has the sum of theirs.
+
+    Raises:
+        BackendError: if the tokenizer does not tell the options apart.
+        PromptTooLongError: if a prompt with its answer exceeds ``model.max_context``.
+    """
+    prompts = {prompt: model.encode(prompt) for prompt in dict.fromkeys(q.prompt for q in questions)}
+    rows = [_rows(model, prompts[question.prompt], question) for question in questions]
+    found: list[float] = []
+    flat = [row for own in rows for row in own]
+    most = TOKENS_AT_ONCE
+    with model.using(adapter) as active:
+        while len(found) < len(flat):
+            run = _run(flat[len(found) :], model.layout, most)
+            try:
+                batch = make_batch(run, int(model.tokenizer.pad_token_id), model.device, model.layout)
+                scores = model.score(active, batch, 1.0, model.layout).logprobs
+                found += (scores * batch.mask_RC).sum(-1).tolist()
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            most = _halved(model, run, most)
+    values = iter(found)
+    return [tuple(next(values) for _ in own) for own in rows]
+
+
+def _rows(model: TwoAdapterModel, prompt: Sequence[int], question: NextWords) -> list[Row]:
+    """One row per option: what they have in common is the prompt, the rest what is scored."""
+    whole = [tuple(model.encode_completion(question.written + option)[:-1]) for option in question.options]
+    common = min(common_length(whole[0], ids) for ids in whole)
+    if any(len(ids) == common for ids in whole) or len(set(whole)) < len(whole):
+        listed = ", ".join(repr(option) for option in question.options)
+        raise BackendError(
+            f"The tokenizer does not tell {listed} apart, so their probabilities cannot be read. Scores need a base "
+            "that knows these words, or others in prompts.pointwise_words, as a run of arrow-testbed has."
+        )
+    longest = len(prompt) + max(map(len, whole))
+    if longest > model.settings.max_context:
+        raise PromptTooLongError(
+            f"A prompt with its answer has {longest} tokens, more than model.max_context "
+            f"({model.settings.max_context}). Raise it or shorten the texts."
+        )
+    return [Row((*prompt, *ids[:common]), ids[common:], (0.0,) * (len(ids) - common), 0.0, 0.0) for ids in whole]
+
+
+def _run(rows: Sequence[Row], layout: str, most: int) -> list[Row]:
+    """The first rows, of about ``most`` tokens; in the packed layout a row costs what it adds to the one before it."""
+    run: list[Row] = []
+    tokens = longest = 0
+    for prefix, same in groupby(rows, key=lambda row: row.prompt_ids):
+        group = list(same)
+        if layout == "packed":
+            before = run[-1].prompt_ids if run else ()
+            tokens += len(prefix) - common_length(before, prefix) + sum(len(r.token_ids) for r in group)
+        else:
+            longest = max(longest, *(len(prefix) + len(row.token_ids) for row in group))
+            tokens = (len(run) + len(group)) * longest
+        if run and tokens > most:
+            break
+        run += group
+    return run
+
+
+def _halved(model: TwoAdapterModel, run: Sequence[Row], most: int) -> int:
+    """Fewer tokens at once after memory ran out.
+
+    Raises:
+        BackendError: if it was one prompt's place alone.
+    """
+    release(model.device)
+    if len({row.prompt_ids for row in run}) == 1:
+        raise BackendError(
+            "Memory ran out while reading the probabilities of one answer. Lower model.max_context, or use a smaller "
+            "base or model.quantization: nf4."
+        )
+    warnings.warn(f"Memory ran out with {most} tokens at once; going on with {most // 2}.", stacklevel=3)
+    return most // 2

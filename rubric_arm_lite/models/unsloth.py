@@ -1,0 +1,225 @@
+"""unsloth under the two adapters: its kernels and gradient checkpointing in updates, its ``generate`` in rollouts.
+
+unsloth replaces the forward passes of a model by its own. They take no shared prefixes, so a prompt is computed once
+for each completion, and the decoding loop is theirs too; which token comes next is still drawn here, from the example's
+own seed. What is loaded is checked: rollouts and padded rows of an update must agree on log-probabilities.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor
+
+from rubric_arm_lite.errors import BackendError, first_line
+from rubric_arm_lite.models.adapter_model import TwoAdapterModel
+from rubric_arm_lite.models.generate import Completion, batches, choose_tokens, completed, draw_uniforms
+from rubric_arm_lite.models.lora import lora_config
+from rubric_arm_lite.models.sampler import Sampling
+from rubric_arm_lite.models.shared_prefix.batching import make_batch, make_rows, pad_left
+from rubric_arm_lite.recipe.fields import ModelSettings
+from rubric_arm_lite.recipe.seeds import derive_seed
+from rubric_arm_lite.types import ROLES, Example, Role
+
+
+def prepare() -> Any:
+    """Import unsloth, before transformers if that is still possible, and return its ``FastLanguageModel``.
+
+    Raises:
+        BackendError: if it is not installed, or does not run on this machine.
+    """
+    # Code that it generates goes where only this user writes, not into the working directory.
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rubric-arm-lite" / "unsloth"
+    os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(cache))
+    os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
+    try:
+        with quiet():
+            from unsloth import FastLanguageModel
+    except (ImportError, RuntimeError) as error:  # the latter from a machine or a model that it does not support
+        raise BackendError(
+            f"model.backend: unsloth cannot be used ({first_line(error)}). Install it, in the project's "
+            "folder, with pip install -e '.[unsloth]', or set model.backend to transformers."
+        ) from error
+    return FastLanguageModel
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep its banners off standard output, where programs may read, and its warnings about the order of imports."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.05}
+"""Mean difference of log-probabilities, in nats, that rounding explains, with room to spare."""
+_PROBES = ("Write a note.", "Write a long letter about rivers, trains and gardens for children who like both.")
+
+
+def load_unsloth(
+    name: str, tokenizer: Any, settings: ModelSettings, dtype: torch.dtype, seed: int, roles: Sequence[Role] = ROLES
+) -> UnslothModel:
+    """A base through ``FastLanguageModel`` with a fresh adapter per role.
+
+    The base is the one named, never unsloth's own quantised copy of it; the tokenizer is ours, as it was checked.
+
+    Raises:
+        BackendError: if unsloth cannot load it as the recipe says, or computes other numbers for padded rows.
+    """
+    fast = prepare()
+    four_bits = settings.quantization == "nf4"
+    checkpointing = "unsloth" if settings.gradient_checkpointing else False
+    try:
+        with quiet():
+            base, _ = fast.from_pretrained(
+                model_name=name,
+                max_seq_length=settings.max_context,
+                dtype=dtype,
+                load_in_4bit=four_bits,
+                trust_remote_code=False,
+                revision=settings.revision,
+                use_exact_model_name=True,
+                use_safetensors=True,
+                use_gradient_checkpointing=checkpointing,
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BackendError(
+            f"unsloth cannot load `{name}` ({first_line(error)}). Set model.backend to transformers, or use a base "
+            "that unsloth knows."
+        ) from error
+    if four_bits and not getattr(base, "is_loaded_in_4bit", False):
+        raise BackendError(
+            f"unsloth loaded `{name}` without 4 bits, which it does where bitsandbytes cannot quantise it on this "
+            "machine. Set model.quantization to none, or model.backend to transformers."
+        )
+    try:
+        model = UnslothModel(_with_adapters(fast, base, settings, seed, roles), tokenizer, settings)
+    except ValueError as error:
+        raise BackendError(f"model.lora does not fit `{settings.base}`: {error}") from error
+    difference = model.disagreement()
+    if difference > AGREEMENT[dtype]:
+        raise BackendError(
+            f"unsloth's log-probabilities of padded rows in an update differ by {difference:.2g} nats in the mean from "
+            "those it samples with. Training on them would go astray: set model.backend to transformers."
+        )
+    return model
+
+
+def _with_adapters(fast: Any, base: Any, settings: ModelSettings, seed: int, roles: Sequence[Role]) -> Any:
+    """unsloth's patches come with its ``get_peft_model``, whose one adapter then makes way for ours."""
+    lora = settings.lora
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    with torch.random.fork_rng(devices=[]), quiet():
+        model = fast.get_peft_model(
+            base,
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=targets,
+            use_gradient_checkpointing="unsloth" if settings.gradient_checkpointing else False,
+            max_seq_length=settings.max_context,
+        )
+        for role in roles:
+            torch.manual_seed(derive_seed(seed, "lora", role))
+            model.add_adapter(role, lora_config(settings))
+        model.delete_adapter("default")
+    return model
+
+
+class UnslothModel(TwoAdapterModel):
+    """A base that unsloth has patched; otherwise what :class:`TwoAdapterModel` is."""
+
+    def __init__(self, model: Any, tokenizer: Any, settings: ModelSettings) -> None:
+        self._fast = prepare()
+        # In training it leaves the mask of a row out, unless told that padding stands in front of prompts.
+        model.get_base_model().get_decoder()._unsloth_keep_padding_mask = True
+        super().__init__(model, tokenizer, settings)
+        self.layout = "separate"
+        # The model's own top-k or penalties are no part of the distribution that a rollout is drawn from.
+        model.get_base_model().generation_config = GenerationConfig(
+            eos_token_id=sorted(self.end_ids), pad_token_id=int(tokenizer.pad_token_id)
+        )
+
+    def _begin_training(self) -> None:
+        checkpointing = "unsloth" if self.settings.gradient_checkpointing else False
+        self._fast.for_training(self.model, use_gradient_checkpointing=checkpointing)
+
+    def _rest(self) -> None:
+        self._fast.for_inference(self.model)
+        self.model.eval()
+        self.model.requires_grad_(False)
+
+    def _shorten(self, adapter: str) -> None:
+        """Nothing: its kernels read an adapter's weights where they stand."""
+
+    def _share_of_prompt(self, sampling: Sampling) -> float:
+        return 1.0
+
+    def _write(
+        self, model: Any, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling, rows: int
+    ) -> list[list[Completion]]:
+        n = sampling.num_generations
+        pad = int(self.tokenizer.pad_token_id)
+        found: list[list[Completion]] = [[] for _ in prompts]
+        for batch in batches(prompts, max(1, rows // n), families=False):
+            ids, mask = (t.to(self.device).repeat_interleave(n, 0) for t in pad_left([prompts[i] for i in batch], pad))
+            uniforms = None
+            if sampling.temperature > 0:
+                uniforms = torch.cat([draw_uniforms(seeds[i], n, sampling.max_tokens) for i in batch]).to(self.device)
+            choice = SeededChoice(uniforms, sampling)
+            with torch.no_grad():
+                model.generate(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    max_new_tokens=sampling.max_tokens,
+                    do_sample=False,
+                    use_cache=True,
+                    logits_processor=[choice],
+                )
+            flat = completed(torch.stack(choice.ids, 1), torch.stack(choice.logprobs, 1), self.end_ids)
+            for place, i in enumerate(batch):
+                found[i] = flat[place * n : (place + 1) * n]
+        return found
+
+    def disagreement(self) -> float:
+        """Mean difference, in nats, between log-probs as sampled and as an update computes them for padded rows."""
+        written = self.tokens_written
+        examples = [Example(f"probe {i}", text, i) for i, text in enumerate(_PROBES)]
+        room = self.settings.max_context - max(self.prompt_tokens(text) for text in _PROBES)
+        groups = self.sample("judge", examples, Sampling(max(1, min(8, room)), 2))
+        self.tokens_written = written
+        rows = make_rows(groups, [[1.0, 1.0]] * len(groups), "grpo", 8, False)
+        batch = make_batch(rows, int(self.tokenizer.pad_token_id), self.device, self.layout)
+        with self.using("judge", train=True) as model:
+            logprobs = self.score(model, batch, 1.0, self.layout).logprobs.detach()
+        return float(((logprobs - batch.old_logprobs_RC).abs() * batch.mask_RC).sum() / batch.mask_RC.sum())
+
+
+class SeededChoice(LogitsProcessor):  # type: ignore[misc]
+    """Draws the next token from numbers drawn beforehand, and leaves greedy decoding no other choice.
+
+    Attributes:
+        ids: per step the token of every row.
+        logprobs: per step their log-probabilities.
+    """
+
+    def __init__(self, uniforms: Tensor | None, sampling: Sampling) -> None:
+        self._uniforms, self._sampling = uniforms, sampling
+        self.ids: list[Tensor] = []
+        self.logprobs: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores in which one token per row can be chosen."""
+        uniforms = None if self._uniforms is None else self._uniforms[:, len(self.ids)]
+        chosen, logprobs = choose_tokens(scores, uniforms, self._sampling)
+        self.ids.append(chosen)
+        self.logprobs.append(logprobs)
+        return torch.full_like(scores, float("-inf")).scatter(1, chosen[:, None], 0.0)

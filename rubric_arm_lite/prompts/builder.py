@@ -1,0 +1,302 @@
+"""Write prompt text: the only module that does.
+
+A request, two responses and a rubric go in; the text of one user turn comes out. The judge's prompt is built from
+those four values alone, never from a labelled pair, so the label cannot leak into it.
+
+Text from data and models is hostile. Before it enters a template it is neutralised, which takes the meaning but not
+the wording from
+
+- the templates' section tags: ``<rubric>`` becomes ``‹rubric>``;
+- lines that imitate a part of a judgement or a turn of a conversation: they become quotations, ``> Winner: …``,
+  which count for nothing where a judge repeats them (:mod:`.parsing`);
+- the control tokens of the tokenizer: an invisible joiner breaks them up.
+
+Neutralising twice changes nothing more. Templates are filled in one pass, so text that contains ``{{ … }}`` is never
+evaluated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from jinja2 import StrictUndefined, TemplateError, meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from rubric_arm_lite.errors import ConfigError
+from rubric_arm_lite.prompts.parsing import INVISIBLE, LINE_BREAK, fold, judgement_part
+from rubric_arm_lite.recipe.fields import BUILT_IN_TEMPLATES, PromptSettings
+from rubric_arm_lite.types import Prompt, Rubric
+
+_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+_TAG_NAME = re.compile(r"</?([A-Za-z][\w-]*)")
+_TAG_OPENING = re.compile(rf"[<＜﹤]([\s/⁄∕／{INVISIBLE}]*)")
+_TAG_WINDOW = 64
+"""Characters looked at behind ``<``; a name stretched beyond them by invisible ones is no name to recognise."""
+_TURN_ROLES = ("user", "assistant", "system", "tool", "developer", "function", "human", "model", "unknown")
+_TURN_MARK = re.compile(rf"\s*\[[\W_]*(?:{'|'.join(_TURN_ROLES)})(?![^\W_])")
+_JOINER = "\N{WORD JOINER}"
+
+
+@dataclass(frozen=True, slots=True)
+class Templates:
+    """The prompt templates of a recipe, as Jinja source."""
+
+    rubric: str
+    judge: str
+    pointwise: str
+
+    @classmethod
+    def load(
+        cls, rubric: str = "rubric", judge: str = "judge", folder: Path | None = None, pointwise: str = "pointwise"
+    ) -> Templates:
+        """Load templates by built-in name or by path (relative to ``folder``).
+
+        Raises:
+            ConfigError: if a template is missing, does not parse, or lacks or exceeds its placeholders.
+        """
+        return cls(
+            _load_template(rubric, {"instruction"}, folder),
+            _load_template(judge, {"instruction", "response_a", "response_b", "rubric"}, folder),
+            _load_template(pointwise, {"instruction", "response", "rubric"}, folder),
+        )
+
+    @classmethod
+    def of(cls, settings: PromptSettings) -> Templates:
+        """The templates that a recipe names.
+
+        Raises:
+            ConfigError: as :meth:`load`.
+        """
+        return cls.load(settings.rubric_template, settings.judge_template, pointwise=settings.pointwise_template)
+
+    def fingerprint(self) -> str:
+        """Hash of the rubric template, part of the rubric cache's key."""
+        return hashlib.sha256(self.rubric.encode()).hexdigest()[:16]
+
+
+class Neutraliser:
+    """Takes the meaning, not the wording, from text that could pass for the structure of some templates.
+
+    Args:
+        templates: Jinja sources whose section tags are guarded.
+        special_tokens: strings the tokenizer would read as control tokens; they are broken up wherever they occur in
+            outside text (one that is a single character becomes U+FFFD, blank ones are left alone).
+        more_tags: names of further tags to guard.
+    """
+
+    def __init__(
+        self, templates: Iterable[str], special_tokens: Iterable[str] = (), more_tags: Iterable[str] = ()
+    ) -> None:
+        parts = [part for source in templates for part in static_parts(source)]
+        names = sorted({*(name for part in parts for name in _TAG_NAME.findall(part)), *more_tags})
+        self._section = re.compile("|".join(map(_tag_pattern, names)) or "(?!)")
+        self._initials = {name[0].casefold() for name in names}
+        self._special_tokens = {token for token in special_tokens if token.strip()}
+        # Each place where a token begins is found on its own, so that overlapping tokens are all broken up.
+        starts = "|".join(map(re.escape, sorted(self._special_tokens)))
+        self._special = re.compile(f"(?={starts}).", re.DOTALL) if starts else None
+
+    def neutralise(self, text: str) -> str:
+        """Take the meaning, not the wording, from anything in ``text`` that could pass for our own structure."""
+        text = LINE_BREAK.sub("\n", text)
+        text = self.without_control_tokens(text)
+        text = _TAG_OPENING.sub(self._soften, text)
+        return "\n".join(map(_quote_structure, text.split("\n")))
+
+    def without_control_tokens(self, text: str) -> str:
+        """The text with every control token broken up, otherwise as it is."""
+        return text if self._special is None else self._special.sub(self._break_up, text)
+
+    def _break_up(self, start: re.Match[str]) -> str:
+        return "\N{REPLACEMENT CHARACTER}" if start[0] in self._special_tokens else start[0] + _JOINER
+
+    def _soften(self, opening: re.Match[str]) -> str:
+        behind = opening.string[opening.end() : opening.end() + _TAG_WINDOW]
+        is_tag = fold(behind[:1])[:1] in self._initials and self._section.match(fold(behind)) is not None
+        return f"‹{opening[1]}" if is_tag else opening[0]
+
+    def _instruction(self, prompt: Prompt) -> str:
+        if isinstance(prompt, str):
+            return self.neutralise(prompt)
+        return "\n".join(f"[{_role(m.role)}]\n{self.neutralise(m.content)}" for m in prompt)
+
+
+class PromptBuilder(Neutraliser):
+    """Builds the user turns of both roles from one set of templates.
+
+    ``special_tokens`` are the strings the tokenizer would read as control tokens (see :class:`Neutraliser`).
+    """
+
+    def __init__(self, templates: Templates, special_tokens: Iterable[str] = ()) -> None:
+        super().__init__((templates.rubric, templates.judge, templates.pointwise), special_tokens)
+        self.templates = templates
+        self._rubric = _ENVIRONMENT.from_string(templates.rubric)
+        self._judge = _ENVIRONMENT.from_string(templates.judge)
+        self._pointwise = _ENVIRONMENT.from_string(templates.pointwise)
+
+    def rubric_prompt(self, prompt: Prompt) -> str:
+        """The generator's user turn: it sees the request only (paper, sec. 3)."""
+        return self._rubric.render(instruction=self._instruction(prompt))
+
+    def policy_prompt(self, request: str) -> str:
+        """The policy's user turn: the request as it is, but for the tokenizer's control tokens."""
+        return self.without_control_tokens(request)
+
+    def judge_prompt(self, prompt: Prompt, rubric: Rubric, response_a: str, response_b: str) -> str:
+        """The judge's user turn.
+
+        Raises:
+            ValueError: if the rubric did not parse; such a rubric is never shown to a judge.
+        """
+        return self._judge.render(
+            instruction=self._instruction(prompt),
+            response_a=self.neutralise(response_a),
+            response_b=self.neutralise(response_b),
+            rubric=self._shown(rubric),
+        )
+
+    def pointwise_prompt(self, prompt: Prompt, rubric: Rubric, response: str) -> str:
+        """The user turn of a judge that checks one response (RUBRIC-ARROW).
+
+        Raises:
+            ValueError: if the rubric did not parse; such a rubric is never shown to a judge.
+        """
+        return self._pointwise.render(
+            instruction=self._instruction(prompt), response=self.neutralise(response), rubric=self._shown(rubric)
+        )
+
+    def _shown(self, rubric: Rubric) -> str:
+        if not rubric.usable:
+            raise ValueError(f"A rubric with status {rubric.status.value} cannot be shown to a judge.")
+        return self.neutralise(rubric.render())
+
+
+class DirectPrompts(Neutraliser):
+    """User turns of judges that are given no rubric; what rubrics are worth is measured against them.
+
+    The marks around a model's thoughts are guarded as well: a response that closes them could end the thoughts of a
+    judge that repeats it (:func:`~rubric_arm_lite.prompts.parsing.parse_direct`).
+    """
+
+    def __init__(self, special_tokens: Iterable[str] = ()) -> None:
+        sources = {name: _built_in(name) for name in ("judge_direct", "judge_reasoning")}
+        super().__init__(sources.values(), special_tokens, ("think",))
+        self._direct, self._reasoning = map(_ENVIRONMENT.from_string, sources.values())
+
+    def direct_prompt(self, prompt: Prompt, response_a: str, response_b: str) -> str:
+        """The turn of a judge that answers at once."""
+        return self._direct.render(**self._values(prompt, response_a, response_b))
+
+    def reasoning_prompt(self, prompt: Prompt, response_a: str, response_b: str) -> str:
+        """The turn of a judge that first thinks at length."""
+        return self._reasoning.render(**self._values(prompt, response_a, response_b))
+
+    def _values(self, prompt: Prompt, response_a: str, response_b: str) -> dict[str, str]:
+        return {
+            "instruction": self._instruction(prompt),
+            "response_a": self.neutralise(response_a),
+            "response_b": self.neutralise(response_b),
+        }
+
+
+class ContrastPrompts(Neutraliser):
+    """The user turn of a teacher that writes a rubric after it has seen which response people preferred.
+
+    Only the making of warm-up data shows the label, and only to the writer of the rubric, never to a judge.
+    """
+
+    def __init__(self, special_tokens: Iterable[str] = ()) -> None:
+        source = _built_in("rubric_contrast")
+        super().__init__((source,), special_tokens)
+        self._contrast = _ENVIRONMENT.from_string(source)
+
+    def contrast_prompt(self, prompt: Prompt, preferred: str, other: str) -> str:
+        """The teacher's turn: the request, the preferred response and the other one."""
+        return self._contrast.render(
+            instruction=self._instruction(prompt),
+            preferred_response=self.neutralise(preferred),
+            other_response=self.neutralise(other),
+        )
+
+
+def _role(role: str) -> str:
+    """The role as it stands in a turn's mark; another word cannot, or it could open a turn of its own."""
+    return word if (word := fold(role).strip()) in _TURN_ROLES else "unknown"
+
+
+def _quote_structure(line: str) -> str:
+    """The line, as a quotation if it imitates a part of a judgement or the mark of a turn."""
+    stripped = line.strip()
+    imitates = judgement_part(stripped) is not None or _TURN_MARK.match(fold(stripped)) is not None
+    return f"> {line}" if imitates else line
+
+
+def _tag_pattern(name: str) -> str:
+    """A pattern, for folded text behind ``<``, of a section tag's name in any spelling."""
+    words = map(re.escape, re.split("[_-]+", name.casefold()))
+    return r"[\W_]*".join(words) + r"(?![^\W_])"
+
+
+def static_parts(template: str) -> list[str]:
+    """The fixed text of a template between its placeholders, in order (the testbed's tokenizer has words for it)."""
+    rendered = _ENVIRONMENT.from_string(template).render(
+        dict.fromkeys(meta.find_undeclared_variables(_ENVIRONMENT.parse(template)), "\x00")
+    )
+    return [part for part in rendered.split("\x00") if part]
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """One plain text for display; turns are kept apart."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"[{m.role}]\n{m.content}" for m in prompt)
+
+
+def prompt_hash(prompt: Prompt) -> str:
+    """Stable identity of a prompt, used as its id and in the cache key."""
+    if isinstance(prompt, str):
+        text = f"text\x00{prompt}"
+    else:
+        # JSON keeps roles and contents apart, so that no text can pass for two turns.
+        text = f"turns\x00{json.dumps([[m.role, m.content] for m in prompt])}"
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _built_in(name: str) -> str:
+    return resources.files("rubric_arm_lite.prompts").joinpath("templates", f"{name}.jinja").read_text("utf-8")
+
+
+def _load_template(name: str, placeholders: set[str], folder: Path | None) -> str:
+    if name in BUILT_IN_TEMPLATES:
+        source = _built_in(name)
+    else:
+        path = (folder or Path()) / name
+        if not path.is_file():
+            raise ConfigError(
+                f"Template `{name}` is not a file. Use one of {', '.join(BUILT_IN_TEMPLATES)}, or the path of a "
+                "Jinja file (relative to the recipe)."
+            )
+        try:
+            source = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"Template `{name}` cannot be read: {error}. Save it as UTF-8 text.") from error
+    try:
+        found = meta.find_undeclared_variables(_ENVIRONMENT.parse(source))
+    except TemplateError as error:
+        raise ConfigError(f"Template `{name}` does not parse: {error}. Correct its Jinja syntax.") from error
+    if found != placeholders:
+        raise ConfigError(
+            f"Template `{name}` has placeholders {sorted(found)}; it needs exactly {sorted(placeholders)}. "
+            "Add the missing ones or take the others out."
+        )
+    try:
+        _ENVIRONMENT.from_string(source).render(dict.fromkeys(placeholders, ""))
+    except Exception as error:  # a template's expressions can raise anything
+        raise ConfigError(f"Template `{name}` cannot be filled in: {error}. Use plain placeholders only.") from error
+    return source

@@ -1,0 +1,131 @@
+"""Pointwise judgements after RUBRIC-ARROW (arXiv 2605.29156): every criterion of one response is met or not.
+
+The form of the judge's text, its parser, and the score: one for training, inference and tests. A text has one line per
+criterion, in order and with its kind, and nothing else::
+
+    - Criterion 1 [Hard Rule]: Justification: it names the river. Answer: true
+
+The justification may be missing, and a recipe may put other words in the place of ``Answer: true`` (for a base whose
+tokenizer lacks them). The parser is a total function; text that is not of this form has no answers at all, so that
+nothing which a response made the judge repeat can pass for one.
+
+What a *written* text scores: at every answer, the probabilities that the judge who wrote it gives to both words right
+there, after all that it had written so far. The log-probabilities stored with a sample hold only the word that was
+drawn, so both are computed again, exactly, by the same weights (temperature 1). RUBRIC-ARROW reads its score of the
+probabilities of the two words as well; that the place is in the judge's own sample is our reading of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rubric_arm_lite.prompts.parsing import JUSTIFICATION_PREFIX, LINE_BREAK
+from rubric_arm_lite.recipe.fields import PointwiseWords
+from rubric_arm_lite.types import Criterion, FinishReason, ParseStatus, Rubric
+
+OUR_WORDS = PointwiseWords()
+_LINE = re.compile(r"- Criterion ([1-9][0-9]?) \[(Hard Rule|Principle)\]:")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A judge's answer on one criterion.
+
+    Attributes:
+        number: the criterion's place in the rubric, from 1.
+        justification: empty if the judge gave none.
+        met: the word that was written.
+        end: characters of the judge's text up to where the answer's word begins, the blank before it excluded.
+    """
+
+    number: int
+    justification: str
+    met: bool
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """A parsed pointwise judgement; ``checks`` is empty unless ``status`` is OK."""
+
+    text: str
+    checks: tuple[Check, ...]
+    status: ParseStatus
+
+    def prefixes(self) -> list[str]:
+        """What was written before each answer's word."""
+        return [self.text[: check.end] for check in self.checks]
+
+
+def check_line(
+    number: int, criterion: Criterion, met: bool, justification: str = "", words: PointwiseWords = OUR_WORDS
+) -> str:
+    """A criterion's line as a judge should write it."""
+    option = words.options[0 if met else 1]
+    said = f"{JUSTIFICATION_PREFIX} {justification}" if justification else ""
+    return " ".join(filter(None, (_start(number, criterion), said, words.answer))) + option
+
+
+def answer_prefix(number: int, criterion: Criterion, words: PointwiseWords = OUR_WORDS) -> str:
+    """The beginning of a criterion's line, up to its answer, without a justification."""
+    return " ".join(filter(None, (_start(number, criterion), words.answer)))
+
+
+def _start(number: int, criterion: Criterion) -> str:
+    return f"- Criterion {number} [{criterion.kind.label}]:"
+
+
+def parse_checks(
+    text: str, rubric: Rubric, finish_reason: FinishReason = "stop", words: PointwiseWords = OUR_WORDS
+) -> Checks:
+    """Parse a pointwise judgement written for ``rubric``; never raises, takes time linear in the text.
+
+    OK only if the text is one line per criterion, numbered in the rubric's order, each with the criterion's kind and
+    ending in ``Answer: true`` or ``Answer: false`` (or the recipe's words) with one blank before the word. Blank lines
+    do not count. A text cut by length is truncated.
+    """
+    if finish_reason == "length":
+        return Checks(text, (), ParseStatus.TRUNCATED)
+    malformed = Checks(text, (), ParseStatus.MALFORMED)
+    lines = list(_lines(text))
+    if not rubric.criteria or len(lines) != len(rubric.criteria):
+        return malformed
+    checks = []
+    for number, ((start, line), criterion) in enumerate(zip(lines, rubric.criteria, strict=True), start=1):
+        check = _read(start, line, number, criterion, words)
+        if check is None:
+            return malformed
+        checks.append(check)
+    return Checks(text, tuple(checks), ParseStatus.OK)
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, each with the place where it begins."""
+    start = 0
+    for found in [*LINE_BREAK.finditer(text), None]:
+        stop = len(text) if found is None else found.start()
+        line = text[start:stop]
+        if line.strip():
+            yield start + len(line) - len(line.lstrip()), line.strip()
+        start = stop if found is None else found.end()
+
+
+def _read(start: int, line: str, number: int, criterion: Criterion, words: PointwiseWords) -> Check | None:
+    head = _LINE.match(line)
+    if head is None or int(head[1]) != number or head[2] != criterion.kind.label:
+        return None
+    for met, option in zip((True, False), words.options, strict=True):
+        at = len(line) - len(words.answer + option)
+        if not line.endswith(words.answer + option) or at < head.end():
+            continue
+        said = line[head.end() : at]
+        if not words.answer and said.endswith((" ", "\t")):
+            return None
+        said = said.strip()
+        if said and not said.startswith(JUSTIFICATION_PREFIX):
+            return None
+        justification = said.removeprefix(JUSTIFICATION_PREFIX).strip()
+        return Check(number, justification, met, start + at + len(words.answer))
+    return None

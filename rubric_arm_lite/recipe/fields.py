@@ -1,0 +1,505 @@
+"""Recipes: YAML in, frozen and checked settings out.
+
+Every number a run depends on is a field here. Where a field means what TRL's ``GRPOConfig`` or ``SFTConfig`` calls
+by a name, it has that name. Loading is in :mod:`rubric_arm_lite.recipe.load`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from rubric_arm_lite.types import ROLES, Role
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+Order = Literal["judge_first", "rubric_first", "judge_only", "rubric_only", "simultaneous"]
+LossType = Literal["grpo", "dapo", "dr_grpo"]
+Form = Literal["auto", "pairs", "openrubric", "ultrafeedback", "skywork", "helpsteer3", "rubricarm-arena"]
+"""Forms of source rows; `pairs` is our own, the others are in :mod:`rubric_arm_lite.data.formats`."""
+Optim = Literal["adamw_torch", "adamw_8bit"]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class RunSettings(Settings):
+    """Base of the recipes of all kinds of runs."""
+
+    shelf: ClassVar[str] = ""
+    """Folder below ``recipes/`` in which the shipped ones stand."""
+    surroundings: ClassVar[tuple[str, ...]] = ()
+    """Fields that say where something is, not what is computed: a run may go on with others."""
+
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    description: str = ""
+    seed: Annotated[int, Field(ge=0)] = 0
+    threads: Positive | None = None
+    """torch threads on a CPU (null: torch's choice). Results are repeatable for the same number."""
+
+
+class LoraSettings(Settings):
+    """Both adapters have this shape."""
+
+    r: Positive = 16
+    """Rank."""
+    alpha: PositiveFloat = 32
+    """Scale: updates are multiplied by alpha / r."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Dropout on the adapter's input; active in updates only, never in a rollout."""
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Which linear layers carry an adapter."""
+
+
+class CheckpointPair(Settings):
+    """Two full models, one per role: folders or Hub ids."""
+
+    rubric: Annotated[str, Field(min_length=1)]
+    judge: Annotated[str, Field(min_length=1)]
+    rubric_revision: str | None = None
+    """Commit or tag on the Hub."""
+    judge_revision: str | None = None
+
+    def of(self, role: Role) -> str:
+        """The folder or id of a role's model."""
+        return self.judge if role == "judge" else self.rubric
+
+    def revision_of(self, role: Role) -> str | None:
+        """The revision of a role's model."""
+        return self.judge_revision if role == "judge" else self.rubric_revision
+
+
+class ModelSettings(Settings):
+    """The one base model under both adapters."""
+
+    backend: Literal["transformers", "unsloth"] = "transformers"
+    """`unsloth` loads and runs the base with unsloth's kernels; prompts are then not shared."""
+    base: str = "testbed"
+    """`testbed` for the shipped tiny base, or a folder, or a Hub id."""
+    revision: str | None = None
+    """Commit or tag on the Hub; pin it for a run that others should repeat."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto`: float32 on a CPU, bfloat16 where the card has it, else float16."""
+    quantization: Literal["none", "nf4"] = "none"
+    """`nf4` loads the base in 4 bits with double quantisation."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    shared_prefix: bool = True
+    """Compute what prompts have in common once, in rollouts and updates; exact. False is there for comparisons."""
+    max_context: Positive = 4096
+    """Longest prompt + completion in tokens; longer pairs are left out and counted."""
+    gradient_checkpointing: bool = False
+    """Trade a second forward pass for activation memory."""
+    lora: LoraSettings = LoraSettings()
+    checkpoints: CheckpointPair | None = None
+    """Two full models in place of adapters on `base`, to be asked and evaluated but not trained."""
+
+
+class PointwiseWords(Settings):
+    """What a pointwise judge writes at the end of a criterion's line; for a base whose tokenizer lacks our words."""
+
+    answer: str = "Answer:"
+    """Stands before the answer; may be empty."""
+    met: Annotated[str, Field(min_length=1)] = "true"
+    missed: Annotated[str, Field(min_length=1)] = "false"
+
+    @model_validator(mode="after")
+    def _check(self) -> PointwiseWords:
+        for word in (self.answer, self.met, self.missed):
+            if word != word.strip() or not word.isprintable():
+                raise ValueError(f"pointwise_words: {word!r} has blanks at its ends or a line break. Take them out.")
+        if self.met.endswith(self.missed) or self.missed.endswith(self.met):
+            raise ValueError(f"met: {self.met!r} and missed: {self.missed!r} cannot be told apart at a line's end.")
+        return self
+
+    @property
+    def options(self) -> tuple[str, str]:
+        """What the probabilities are read of, right after ``answer``."""
+        return (f" {self.met}", f" {self.missed}")
+
+
+class PromptSettings(Settings):
+    """Which templates write the two roles' prompts: a built-in name or a Jinja file beside the recipe."""
+
+    rubric_template: str = "rubric"
+    judge_template: str = "judge"
+    pointwise_template: str = "pointwise"
+    """For a judge that checks one response (RUBRIC-ARROW)."""
+    pointwise_words: PointwiseWords = PointwiseWords()
+
+    @model_validator(mode="after")
+    def _check(self) -> PromptSettings:
+        if self.pointwise_template == "pointwise" and self.pointwise_words != PointwiseWords():
+            raise ValueError(
+                "pointwise_words: the built-in pointwise_template asks for `Answer: true` or `Answer: false`. Give a "
+                "template that asks for your words, or leave them out."
+            )
+        return self
+
+
+class WorldSettings(Settings):
+    """Size and difficulty of the testbed's preference world."""
+
+    topics: Annotated[int, Field(ge=2, le=6)] = 4
+    attributes: Annotated[int, Field(ge=4, le=12)] = 8
+    """Attributes that exist; two per topic are principles, the rest are noise."""
+    liked: Probability = 0.5
+    """Probability that a slot of a response expresses the attribute its topic likes."""
+    disliked: Probability = 0.35
+    """Probability that it expresses one its topic dislikes."""
+    rule_differs: Probability = 0.2
+    """Share of drawn pairs in which only one response meets the hard rule."""
+    label_noise: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
+    """Share of training pairs whose label is flipped."""
+    pairs_per_prompt: Positive = 4
+
+    @model_validator(mode="after")
+    def _check(self) -> WorldSettings:
+        if self.attributes < 2 * self.topics:
+            raise ValueError(
+                f"attributes: {self.attributes} is too few for {self.topics} topics with two principles each. "
+                f"Use at least {2 * self.topics}, or fewer topics."
+            )
+        if self.liked + self.disliked > 1:
+            raise ValueError(f"liked + disliked is {self.liked + self.disliked:g}, above 1. Lower one of them.")
+        return self
+
+
+class TeacherSettings(Settings):
+    """How good the testbed's warm-up texts are; each field is a probability."""
+
+    true_principle: Probability = 0.25
+    """A rubric's principle is one that its topic implies."""
+    generic_principle: Probability = 0.45
+    """It is one of the world's two generic ones instead (else any attribute)."""
+    malformed_rubric: Probability = 0.2
+    """The rubric breaks its format."""
+    ignores_principles: Probability = 0.3
+    """A judgement overlooks the principles and goes by the hard rule."""
+    prefers_first: Probability = 0.8
+    """A judgement of a pair that finds no difference, or is careless, leans to Response A."""
+    careless: Probability = 0.25
+    """A judgement names the response it leans to whatever it found; a pointwise one answers against what it found."""
+    malformed_judgement: Probability = 0.25
+    """The judgement breaks its format."""
+
+    @model_validator(mode="after")
+    def _check(self) -> TeacherSettings:
+        total = self.true_principle + self.generic_principle
+        if total > 1:
+            raise ValueError(f"true_principle + generic_principle is {total:g}, above 1. Lower one of them.")
+        return self
+
+
+class SourceSettings(Settings):
+    """A source of rows: a file, a folder, or a data set of the Hub, and what is taken from it."""
+
+    source: str | None = "testbed"
+    """`testbed`, or a JSONL, CSV or Parquet file, a folder of such files, or a Hub id (owner/name)."""
+    form: Form = "auto"
+    """What the columns mean. `auto`: known Hub ids and unmistakable columns by themselves, else our own form."""
+    config: str | None = None
+    """The data set's configuration, or a folder in it (null: what its form is known for)."""
+    split: str | None = None
+    """Split to read (null: what its form is known for, else the only one, else `train`)."""
+    revision: str | None = None
+    """Commit or tag on the Hub; pin it for a run that others should repeat."""
+    streaming: bool = False
+    """Read while downloading, without the `datasets` library's cache on disk."""
+    rows: Positive | None = None
+    """Read only the first so many rows."""
+    subset: tuple[str, ...] = ()
+    """Keep only rows of these subsets (or, where a row names no subset, sources); empty keeps all."""
+    sample: Positive | None = None
+    """Keep at most so many prompts, drawn by the seed from all that were read."""
+
+    @model_validator(mode="after")
+    def _check_choices(self) -> SourceSettings:
+        chosen = [name for name, unset in _CHOICES.items() if getattr(self, name) != unset]
+        if chosen and self.source in (None, "testbed"):
+            raise ValueError(
+                f"{chosen[0]}: source {self.source or 'null'} has nothing to choose from. Give a file, a folder or a "
+                f"Hub id as source, or leave {chosen[0]} out."
+            )
+        return self
+
+
+_CHOICES: dict[str, Any] = {
+    name: field.default for name, field in SourceSettings.model_fields.items() if name != "source"
+}
+
+
+class DataSettings(SourceSettings):
+    """Where preference pairs come from."""
+
+    source: str = "testbed"
+    """`testbed`, or a file (JSONL, CSV, Parquet) or folder with prompt, chosen, rejected, or a Hub id (owner/name)."""
+    deduplicate: Literal["none", "pairs", "prompts"] = "pairs"
+    """`pairs`: a pair that came before is left out; `prompts`: so is any further pair of a prompt."""
+    decontaminate: tuple[str, ...] = ()
+    """Leave out what is trained on and overlaps with these benchmarks: names, files, folders or Hub ids."""
+    overlap_words: Positive = 13
+    """A prompt overlaps if it shares a run of so many words with a benchmark's, or equals a shorter one."""
+    evaluation: str | None = None
+    """Held-out pairs (file, folder or Hub id); without it `test_fraction` of the prompts of `source` are held out."""
+    evaluation_split: str | None = None
+    """Split of `evaluation`; it may be another split of `source`."""
+    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    train_prompts: Positive | None = None
+    """Use at most this many prompts for training (all if null)."""
+    test_prompts: Positive | None = None
+    """Use at most this many held-out prompts (all if null)."""
+    world: WorldSettings = WorldSettings()
+
+    @model_validator(mode="after")
+    def _check(self) -> DataSettings:
+        if self.evaluation_split is not None and self.evaluation is None:
+            raise ValueError(
+                f"evaluation_split: {self.evaluation_split!r} is the split of data.evaluation, which is null. Give "
+                "evaluation as well; it may be the same source."
+            )
+        if self.source == "testbed" and self.evaluation is not None:
+            raise ValueError(
+                f"evaluation: {self.evaluation!r} would not be used, as the testbed holds out prompts of its own. "
+                "Leave it out, or give data.source as well."
+            )
+        return self
+
+
+class SFTSettings(Settings):
+    """Supervised warm-up of one role, with TRL's SFTTrainer."""
+
+    learning_rate: PositiveFloat = 2e-4
+    per_device_train_batch_size: Positive = 8
+    gradient_accumulation_steps: Positive = 1
+    num_train_epochs: PositiveFloat = 1.0
+    max_steps: Positive | Literal[-1] = -1
+    """Stop after this many updates (-1: after the epochs)."""
+    warmup_ratio: Probability = 0.0
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
+    max_grad_norm: NonNegative = 1.0
+    weight_decay: NonNegative = 0.0
+    optim: Optim = "adamw_torch"
+    """`adamw_8bit` (bitsandbytes) keeps the moments in 8 bits: 2 bytes of an adapter's weight in place of 8."""
+    save_steps: Positive = 200
+    """Checkpoint the warm-up itself every so many updates."""
+
+
+class WarmupSettings(SourceSettings):
+    """Stage I (paper, sec. 4.1)."""
+
+    source: str | None = "testbed"
+    """`testbed`; a file or folder of prompt, rubric, response_a, response_b, judgement (for a pointwise judge response
+    in place of the two); a Hub id with rubrics and judgements; or null to skip the warm-up."""
+    prompts: Positive = 200
+    """Prompts of the testbed that the teacher writes trajectories for."""
+    teacher: TeacherSettings = TeacherSettings()
+    rubric: SFTSettings = SFTSettings()
+    judge: SFTSettings = SFTSettings()
+
+
+class GRPOSettings(Settings):
+    """Group-relative updates of one role; names as in TRL's GRPOConfig."""
+
+    num_generations: Positive = 8
+    """Completions per prompt: the group G."""
+    max_completion_length: Positive = 512
+    """Tokens; longer completions are cut and their verdict does not count."""
+    temperature: PositiveFloat = 1.0
+    num_iterations: Positive = 1
+    """Updates over the same rollouts (μ)."""
+    epsilon: PositiveFloat = 0.2
+    epsilon_high: PositiveFloat = 0.28
+    beta: NonNegative = 0.001
+    """Weight of the KL to the role's frozen warm-up copy."""
+    loss_type: LossType = "grpo"
+    scale_rewards: Literal["group", "none"] = "group"
+    """Divide advantages by the group's standard deviation, or not."""
+    entropy_coef: NonNegative = 0.0
+    mask_truncated_completions: bool = False
+    skip_uninformative: bool = True
+    """Leave groups without spread out of forward and backward; they still count in the loss's denominator."""
+    learning_rate: PositiveFloat = 1e-5
+    weight_decay: NonNegative = 0.0
+    optim: Optim = "adamw_torch"
+    """`adamw_8bit` (bitsandbytes) keeps the moments in 8 bits."""
+    adam_beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    adam_beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
+    max_grad_norm: PositiveFloat = 1.0
+    prompts_per_step: Positive = 16
+    pairs_per_prompt: Positive = 1
+    """Judge phase: pairs taken from each prompt. Rubric phase: pairs that one rubric is rewarded on."""
+    max_steps: Positive | None = None
+    """Steps of one phase; null: once through the cycle's part of the data."""
+    micro_batch_tokens: Positive | Literal["auto"] = "auto"
+    """Tokens that go through the network at once in an update; `auto` measures what fits. Halved if memory runs out."""
+
+    @model_validator(mode="after")
+    def _check(self) -> GRPOSettings:
+        if self.num_generations < 2:
+            raise ValueError(
+                "num_generations: 1 gives zero advantage everywhere. Use at least 2; to train without GRPO stop after "
+                "the warm-up (run --stage warmup)."
+            )
+        if self.epsilon >= 1:
+            raise ValueError(f"epsilon: {self.epsilon:g} must be below 1; the paper uses 0.2.")
+        return self
+
+
+class RewardSettings(Settings):
+    """Rewards of both roles (paper, sec. 4.2; choices the paper leaves open)."""
+
+    judge: Literal["pairwise", "pointwise"] = "pairwise"
+    """`pairwise` names the better of two responses; `pointwise` checks one at a time (RUBRIC-ARROW, 2605.29156)."""
+    format_weight: NonNegative = 1.0
+    """Pairwise only: a pointwise judgement that breaks its form earns −1."""
+    format_mode: Literal["strict", "graded"] = "strict"
+    unparsed: Literal["zero", "mask"] = "zero"
+    """A judgement in the rubric phase that cannot be read counts as wrong, or leaves the rubric out of its group."""
+    short_bonus: NonNegative = 0.1
+    """Pointwise only: what the shortest right rubrics of a group earn more …"""
+    short_from: Positive = 5
+    """… if the group's right ones have at least so many items on average."""
+    judge_orders: Literal["one", "both"] = "one"
+    """Orders in which the frozen judge sees a pair in the rubric phase."""
+    judge_samples: Positive = 1
+    """Judge rollouts per rubric and order: 1 is greedy (eq. 8), more are sampled and averaged."""
+    judge_max_tokens: Positive = 1024
+    rubric_temperature: NonNegative = 1.0
+    """Temperature of the rubric that the judge phase caches per prompt; 0 is greedy."""
+    rubric_attempts: Positive = 3
+    """Draws until a rubric parses; a prompt without a usable rubric is left out of the judge step and counted."""
+
+
+class UntilSettings(Settings):
+    """End a phase when a quantity measured on a probe set reaches its mark."""
+
+    phase: Literal["rubric", "judge"] = "judge"
+    metric: Literal["accuracy", "consistency", "format"] = "consistency"
+    """accuracy: of greedy verdicts in both orders; consistency: both orders agree; format: strict validity."""
+    at_least: Probability = 0.9
+    every: Positive = 5
+    """Measure every so many steps."""
+    pairs: Positive = 64
+    """Size of the probe set, taken from the end of the training data."""
+
+
+class ScheduleSettings(Settings):
+    """Which adapter is updated when (paper, eqs. 9-11)."""
+
+    order: Order = "judge_first"
+    cycles: Positive = 3
+    until: UntilSettings | None = None
+
+
+class CacheSettings(Settings):
+    """The rubric cache."""
+
+    capacity: Positive = 4096
+    rubrics_per_prompt: Positive = 1
+
+
+class EvaluationSettings(Settings):
+    """What is measured before and after every phase."""
+
+    pairs: Positive = 200
+    """Held-out pairs, each judged in both orders, or with a pointwise judge each response by itself."""
+    after_phases: bool = True
+    rubric_max_tokens: Positive = 1024
+    judge_max_tokens: Positive = 4096
+    judge_temperature: NonNegative = 0.0
+    """0 is greedy; the paper samples at 1.0."""
+    unparsed_value: Probability = 0.5
+    """What an unparsed verdict counts for, as in RewardBench."""
+    unparsed_best_of: Probability = 0.25
+    """What a best of n counts for that is lost nowhere but lacks a verdict, as in RewardBench 2."""
+    votes: Positive = 5
+    """Samples for voting@k at the end; 1 leaves it out."""
+    vote_pairs: Positive = 50
+    vote_temperature: PositiveFloat = 1.0
+    bootstrap: Positive = 2000
+    showcase: Annotated[int, Field(ge=0)] = 3
+    """Prompts whose rubrics and judgements are kept after every phase, side by side."""
+
+
+class CheckpointSettings(Settings):
+    """Checkpoints inside the alternating stage."""
+
+    save_steps: Positive = 10
+    save_total_limit: Positive = 2
+
+
+class Recipe(RunSettings):
+    """One run of a reward model, complete."""
+
+    model: ModelSettings = ModelSettings()
+    prompts: PromptSettings = PromptSettings()
+    data: DataSettings = DataSettings()
+    warmup: WarmupSettings = WarmupSettings()
+    judge: GRPOSettings = GRPOSettings()
+    rubric: GRPOSettings = GRPOSettings()
+    reward: RewardSettings = RewardSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    cache: CacheSettings = CacheSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+
+    def grpo(self, role: Role) -> GRPOSettings:
+        """The GRPO settings of a role."""
+        settings: dict[Role, GRPOSettings] = {"rubric": self.rubric, "judge": self.judge}
+        return settings[role]
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The roles that this recipe trains."""
+        return ROLES
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        for role in ("judge", "rubric"):
+            longest = self.grpo(role).max_completion_length
+            if longest >= self.model.max_context:
+                raise ValueError(
+                    f"{role}.max_completion_length: {longest} leaves no room for a prompt in model.max_context "
+                    f"({self.model.max_context}). Raise the context or shorten the completion."
+                )
+        if self.model.checkpoints is not None and self.model.backend != "transformers":
+            raise ValueError(
+                f"model.backend: {self.model.backend} cannot ask the two models of model.checkpoints. Use transformers."
+            )
+        if self.reward.judge == "pointwise":
+            if self.reward.judge_orders == "both":
+                raise ValueError(
+                    "reward.judge_orders: both is for two responses in one prompt; reward.judge: pointwise shows one. "
+                    "Use one."
+                )
+            if self.schedule.until is not None and self.schedule.until.metric == "consistency":
+                raise ValueError(
+                    "schedule.until.metric: consistency compares two orders, which reward.judge: pointwise does not "
+                    "have. Use accuracy or format."
+                )
+        testbed = self.data.source == "testbed"
+        if self.warmup.source == "testbed" and not testbed:
+            raise ValueError(
+                "warmup.source: testbed writes trajectories of the testbed's world, but data.source is "
+                f"{self.data.source!r}. Give a JSONL of trajectories, or null to start from the base as it is."
+            )
+        k = max(self.judge.pairs_per_prompt, self.rubric.pairs_per_prompt)
+        if testbed and k > self.data.world.pairs_per_prompt:
+            raise ValueError(
+                f"pairs_per_prompt: {k} is more than data.world.pairs_per_prompt "
+                f"({self.data.world.pairs_per_prompt}). Lower it, or raise the world's."
+            )
+        if self.model.base == "testbed" and self.model.quantization == "none" and self.model.dtype == "float16":
+            raise ValueError("model.dtype: float16 cannot train the testbed's base on a CPU. Use float32 or auto.")
+        return self
+
+
+BUILT_IN_TEMPLATES = ("rubric", "judge", "judge_paper", "pointwise", "pointwise_bare")
+"""Those that a recipe may name."""

@@ -1,0 +1,165 @@
+"""A bounded, in-memory store of rubrics, so that a prompt's rubric is written once per generator state.
+
+The key names everything a rubric depends on: the prompt, the weights of the rubric adapter, the template and the
+decoding parameters. When the adapter changes, its fingerprint does, and old rubrics are never served again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rubric_arm_lite.errors import CheckpointError
+from rubric_arm_lite.models.sampler import Sampler, Sampling
+from rubric_arm_lite.prompts.builder import PromptBuilder, prompt_hash
+from rubric_arm_lite.prompts.parsing import parse_rubric
+from rubric_arm_lite.recipe.seeds import derive_seed
+from rubric_arm_lite.types import (
+    Criterion,
+    CriterionKind,
+    Example,
+    ParseStatus,
+    Prompt,
+    Rubric,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheKey:
+    """What a cached rubric depends on; ``draw`` numbers the rubrics of one prompt from 0."""
+
+    prompt: str
+    adapter: str
+    template: str
+    decoding: str
+    draw: int = 0
+
+
+class RubricCache:
+    """Least-recently-used cache of rubrics with a hit count."""
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError(f"cache.capacity: {capacity} holds nothing. Use at least 1.")
+        self.capacity = capacity
+        self.hits = 0
+        self.misses = 0
+        self._entries: OrderedDict[CacheKey, Rubric] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: CacheKey) -> Rubric | None:
+        """The rubric, or None; counts a hit or a miss."""
+        rubric = self._entries.get(key)
+        if rubric is None:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._entries.move_to_end(key)
+        return rubric
+
+    def put(self, key: CacheKey, rubric: Rubric) -> None:
+        """Store a rubric; the least recently used one goes if the cache is full."""
+        self._entries[key] = rubric
+        self._entries.move_to_end(key)
+        while len(self._entries) > self.capacity:
+            self._entries.popitem(last=False)
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of look-ups that were served, 0 before the first."""
+        looked_up = self.hits + self.misses
+        return self.hits / looked_up if looked_up else 0.0
+
+    def dumps(self) -> str:
+        """The cache as JSON text, in order of use."""
+        rows = [
+            {
+                "key": [key.prompt, key.adapter, key.template, key.decoding, key.draw],
+                "text": rubric.text,
+                "criteria": [[c.text, c.kind.value] for c in rubric.criteria],
+                "status": rubric.status.value,
+            }
+            for key, rubric in self._entries.items()
+        ]
+        return json.dumps({"hits": self.hits, "misses": self.misses, "rows": rows}, ensure_ascii=True)
+
+    @classmethod
+    def loads(cls, text: str, capacity: int) -> RubricCache:
+        """The cache that :meth:`dumps` wrote.
+
+        Raises:
+            CheckpointError: for any other text.
+        """
+        cache = cls(capacity)
+        try:
+            state: dict[str, Any] = json.loads(text)
+            for row in state["rows"]:
+                criteria = tuple(Criterion(words, CriterionKind(kind)) for words, kind in row["criteria"])
+                cache.put(CacheKey(*row["key"]), Rubric(row["text"], criteria, ParseStatus(row["status"])))
+            cache.hits, cache.misses = int(state["hits"]), int(state["misses"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"The rubric cache of the checkpoint is damaged ({type(error).__name__}: {error}). Start anew with "
+                "--if-exists overwrite."
+            ) from error
+        return cache
+
+
+class RubricWriter:
+    """Rubrics for prompts by the present generator, through the cache."""
+
+    def __init__(self, sampler: Sampler, prompts: PromptBuilder, cache: RubricCache) -> None:
+        self.sampler = sampler
+        self.prompts = prompts
+        self.cache = cache
+
+    def with_new_cache(self) -> RubricWriter:
+        """The same writer with an empty cache of its own."""
+        return RubricWriter(self.sampler, self.prompts, RubricCache(self.cache.capacity))
+
+    def write(
+        self,
+        requests: Sequence[tuple[Prompt, int]],
+        sampling: Sampling,
+        seed: int,
+        adapter: str | None = "rubric",
+        attempts: int = 1,
+    ) -> list[Rubric]:
+        """One rubric per (prompt, draw) request; unparsable ones are redrawn up to ``attempts`` times.
+
+        Equal requests get the same rubric. The cache is asked first and holds every result.
+        """
+        state = self.sampler.fingerprint(adapter)
+        template = self.prompts.templates.fingerprint()
+        decoding = f"{sampling.describe()}-s{seed}-a{attempts}" if sampling.temperature else sampling.describe()
+        keys = [CacheKey(prompt_hash(p), state, template, decoding, draw) for p, draw in requests]
+        known: dict[CacheKey, Rubric] = {}
+        wanted: dict[CacheKey, Prompt] = {}
+        for key, (prompt, _) in zip(keys, requests, strict=True):
+            cached = self.cache.get(key)
+            if cached is not None:
+                known[key] = cached
+            else:
+                wanted[key] = prompt
+        for attempt in range(attempts if sampling.temperature else 1):
+            open_keys = [key for key in wanted if key not in known or not known[key].usable]
+            if not open_keys:
+                break
+            examples = [
+                Example(
+                    key.prompt,
+                    self.prompts.rubric_prompt(wanted[key]),
+                    derive_seed(seed, key.prompt, key.draw, attempt),
+                )
+                for key in open_keys
+            ]
+            for key, group in zip(open_keys, self.sampler.sample(adapter, examples, sampling), strict=True):
+                known[key] = parse_rubric(group.samples[0].text, group.samples[0].finish_reason)
+        for key in wanted:
+            self.cache.put(key, known[key])
+        return [known[key] for key in keys]

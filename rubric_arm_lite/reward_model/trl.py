@@ -1,0 +1,251 @@
+"""The reward model as a reward function of TRL's trainers (paper, sec. 4.3, eq. 16).
+
+Each completion is judged against a baseline answer a0 to its prompt, in both orders under one rubric; its reward is
+half the number of orders it wins: 0, ½ or 1. What a0 is, the caller says: the policy's own greedy answer as in the
+paper, a column of the dataset, any function of the prompts, or every other completion of the group in turn. Nothing
+here imports TRL: what it passes to reward functions is all that is used.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from typing import Any, Literal
+
+import torch
+from transformers import TrainerCallback
+
+from rubric_arm_lite.data.pairs import answer_of, prompt_of
+from rubric_arm_lite.errors import ConfigError, DataError
+from rubric_arm_lite.prompts.builder import prompt_hash
+from rubric_arm_lite.reward_model.judge import Case
+from rubric_arm_lite.reward_model.model import RubricRewardModel, check_compares
+from rubric_arm_lite.reward_model.verdict import Verdict
+from rubric_arm_lite.types import Prompt
+
+Answers = Callable[[Sequence[Any]], Sequence[str]]
+"""Baseline answers to prompts as TRL gives them, texts or lists of messages."""
+Baseline = Literal["greedy", "column", "group"] | Answers
+
+
+class GreedyAnswers(TrainerCallback):  # type: ignore[misc]
+    """The policy's greedy answers: a callback, by which the trainer hands over its model, and a function of prompts.
+
+    For a policy on one device or under DDP. Where weights are spread over devices (FSDP, DeepSpeed ZeRO-3), pass a
+    function of your own as the baseline.
+
+    Args:
+        max_new_tokens: longest answer; the trainer's ``max_completion_length`` if left out.
+        batch_size: prompts answered at once.
+    """
+
+    def __init__(self, max_new_tokens: int | None = None, batch_size: int = 16) -> None:
+        if batch_size < 1 or (max_new_tokens is not None and max_new_tokens < 1):
+            raise ConfigError(f"max_new_tokens {max_new_tokens}, batch_size {batch_size}: use at least 1.")
+        self._max_new_tokens = max_new_tokens
+        self._batch_size = batch_size
+        self._longest = max_new_tokens
+        self._template: dict[str, Any] = {}
+        self._model: Any = None
+        self._tokenizer: Any = None
+
+    def on_init_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, processing_class: Any = None, **_: Any
+    ) -> None:
+        """Take the trainer's model and tokenizer, and how it writes completions."""
+        self._model = model
+        self._tokenizer = getattr(processing_class, "tokenizer", processing_class)
+        self._longest = self._max_new_tokens or args.max_completion_length
+        self._template = dict(getattr(args, "chat_template_kwargs", None) or {})
+
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, processing_class: Any = None, **_: Any
+    ) -> None:
+        """Take them again: wrapping may have replaced the model."""
+        self.on_init_end(args, state, control, model, processing_class)
+
+    def __call__(self, prompts: Sequence[Any]) -> list[str]:
+        """The greedy answer of the policy as it is now to each prompt; equal prompts are answered once.
+
+        Raises:
+            ConfigError: if no trainer has this as a callback.
+        """
+        if self._model is None:
+            raise ConfigError(
+                "The greedy baseline has no policy yet. Give the reward's callback to the trainer: "
+                "GRPOTrainer(..., reward_funcs=reward, callbacks=[reward.callback])."
+            )
+        # A chat template writes all control tokens itself; a plain text gets what the tokenizer adds, as in TRL.
+        texts = [
+            (prompt, True)
+            if isinstance(prompt, str)
+            else (
+                self._tokenizer.apply_chat_template(
+                    prompt, tokenize=False, add_generation_prompt=True, **self._template
+                ),
+                False,
+            )
+            for prompt in prompts
+        ]
+        wanted = sorted(dict.fromkeys(texts), key=lambda one: (one[1], len(one[0])))
+        training = self._model.training
+        self._model.eval()
+        try:
+            answers: dict[tuple[str, bool], str] = {}
+            for plain in (False, True):
+                own = [one for one in wanted if one[1] is plain]
+                for start in range(0, len(own), self._batch_size):
+                    batch = own[start : start + self._batch_size]
+                    answers |= zip(batch, self._answer([text for text, _ in batch], plain), strict=True)
+        finally:
+            self._model.train(training)
+        return [answers[one] for one in texts]
+
+    @torch.no_grad()
+    def _answer(self, texts: list[str], plain: bool) -> list[str]:
+        tokenizer = self._tokenizer
+        encoded = tokenizer(texts, padding=True, padding_side="left", add_special_tokens=plain, return_tensors="pt").to(
+            self._model.device
+        )
+        ids = self._model.generate(
+            input_ids=encoded["input_ids"],
+            attention_mask=encoded["attention_mask"],
+            max_new_tokens=self._longest,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        written: list[str] = tokenizer.batch_decode(ids[:, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
+        return written
+
+
+class RubricArmReward:
+    """What :func:`rubric_arm_reward` makes: a TRL reward function that counts what it saw.
+
+    Attributes:
+        callback: to be given to the trainer with the greedy baseline; else None.
+        totals: counts over all calls: ``judgements``, ``unparsed``, ``comparisons``, ``not_judged`` (no usable rubric,
+            or too long for the judge).
+    """
+
+    def __init__(
+        self, model: RubricRewardModel, baseline: Baseline, column: str, votes: int, callback: GreedyAnswers | None
+    ) -> None:
+        self.__name__ = "rubric_arm_reward"  # what trainers call it in their logs
+        self.callback = callback
+        self.totals: Counter[str] = Counter()
+        self._model = model
+        self._baseline = baseline
+        self._column = column
+        self._votes = votes
+
+    def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+        """A reward in [0, 1] per completion; called by the trainer.
+
+        Raises:
+            DataError: if prompts or completions have another form than TRL's, or the baseline is missing.
+        """
+        asked = [prompt_of(value, f"prompt {i}") for i, value in enumerate(prompts, start=1)]
+        answers = [answer_of(value, f"completion {i}") for i, value in enumerate(completions, start=1)]
+        if self._baseline == "group":
+            rewards, verdicts = self._against_each_other(asked, answers)
+        else:
+            baseline = self._baseline_answers(prompts, columns)
+            cases: list[Case] = [(p, a, b, None) for p, a, b in zip(asked, answers, baseline, strict=True)]
+            verdicts = self._model.compare_many(cases, self._votes, too_long="leave")
+            rewards = [verdict.orders_won("A") / 2 for verdict in verdicts]
+        self._count(verdicts, columns.get("log_metric"))
+        return rewards
+
+    def _baseline_answers(self, prompts: Sequence[Any], columns: Mapping[str, Any]) -> list[str]:
+        if callable(self._baseline):
+            given: Sequence[Any] = self._baseline(prompts)
+        elif self._column in columns:
+            given = columns[self._column]
+        else:
+            found = ", ".join(sorted(name for name, value in columns.items() if isinstance(value, list))) or "none"
+            raise DataError(
+                f"The dataset has no column `{self._column}` for the baseline answers (found: {found}). Add it, or "
+                "name another: rubric_arm_reward(model, 'column', column=…)."
+            )
+        if len(given) != len(prompts):
+            raise DataError(f"The baseline gave {len(given)} answers to {len(prompts)} prompts. Give one per prompt.")
+        return [answer_of(value, f"baseline answer {i}") for i, value in enumerate(given, start=1)]
+
+    def _against_each_other(
+        self, prompts: Sequence[Prompt], answers: Sequence[str]
+    ) -> tuple[list[float], list[Verdict]]:
+        groups: dict[str, list[int]] = {}
+        for i, prompt in enumerate(prompts):
+            groups.setdefault(prompt_hash(prompt), []).append(i)
+        if any(len(group) < 2 for group in groups.values()):
+            raise DataError(
+                "The group baseline needs at least 2 completions of a prompt in one call. Raise num_generations, keep "
+                "each group on one process, or choose another baseline."
+            )
+        pairs = [pair for group in groups.values() for pair in combinations(group, 2)]
+        cases: list[Case] = [(prompts[i], answers[i], answers[j], None) for i, j in pairs]
+        verdicts = self._model.compare_many(cases, self._votes, too_long="leave")
+        won = [0.0] * len(prompts)
+        for (i, j), verdict in zip(pairs, verdicts, strict=True):
+            won[i] += verdict.orders_won("A") / 2
+            won[j] += verdict.orders_won("B") / 2
+        return [w / (len(groups[prompt_hash(p)]) - 1) for w, p in zip(won, prompts, strict=True)], verdicts
+
+    def _count(self, verdicts: Sequence[Verdict], log_metric: Callable[[str, float], None] | None) -> None:
+        named = [side for verdict in verdicts for side in verdict.named]
+        counts = {
+            "judgements": len(named),
+            "unparsed": named.count(None),
+            "comparisons": len(verdicts),
+            "not_judged": sum(not verdict.named for verdict in verdicts),
+        }
+        self.totals.update(counts)
+        if log_metric is not None:
+            log_metric("rubric_arm/unparsed", counts["unparsed"] / max(len(named), 1))
+            log_metric("rubric_arm/not_judged", counts["not_judged"] / max(len(verdicts), 1))
+            agreed = sum(verdict.agreed is not None for verdict in verdicts)
+            log_metric("rubric_arm/orders_agree", agreed / max(len(verdicts), 1))
+            log_metric("rubric_arm/rubric_cache_hit_rate", self._model.cache.hit_rate)
+
+
+def rubric_arm_reward(
+    reward_model: RubricRewardModel,
+    baseline: Baseline = "greedy",
+    column: str = "baseline",
+    votes: int = 1,
+    max_new_tokens: int | None = None,
+) -> RubricArmReward:
+    """A reward function for ``trl.GRPOTrainer(reward_funcs=…)``: half the orders won against a baseline (eq. 16).
+
+    A verdict that cannot be parsed is an order lost, and a completion that could not be judged (no usable rubric, too
+    long) earns 0; both are counted and logged with the trainer's own metrics, as ``rubric_arm/…``.
+
+    Args:
+        baseline: what a completion has to beat.
+
+            - ``greedy``: the policy's own greedy answer, as in the paper; pass ``callbacks=[reward.callback]`` to the
+              trainer. Costs one more answer per prompt and step, and 2 judgements per completion.
+            - ``column``: a column of the dataset with one answer per prompt; 2 judgements per completion.
+            - ``group``: the mean over the other completions of the group, which is no longer in {0, ½, 1}; costs
+              G (G − 1) judgements per prompt.
+            - a function from prompts, as the trainer has them, to texts.
+        column: its name, for ``column``.
+        votes: judgements per order; with more than one their majority wins the order.
+        max_new_tokens: longest greedy answer; the trainer's ``max_completion_length`` if left out.
+
+    Raises:
+        ConfigError: for another baseline, no votes, or a judge that checks one response at a time.
+    """
+    check_compares(reward_model.recipe)
+    if votes < 1:
+        raise ConfigError(f"votes: {votes} asks nothing. Use at least 1.")
+    callback = None
+    if baseline == "greedy":
+        callback = GreedyAnswers(max_new_tokens)
+    elif baseline not in ("column", "group") and not callable(baseline):
+        raise ConfigError(f"baseline: {baseline!r} is not one of greedy, column, group, or a function of prompts.")
+    return RubricArmReward(reward_model, callback or baseline, column, votes, callback)

@@ -1,0 +1,92 @@
+"""Alternating GRPO over two adapters: the algorithm (paper, sec. 4.2, eqs. 9-11), and nothing else.
+
+Enter: the schedule, one phase per role, prompts with their pairs, a sampler and a learner. Leave: two trained
+adapters, through callables for whoever logs, evaluates and saves. Departures from the paper: each adapter is a
+LoRA on one shared frozen base, and the KL is to that role's own warm-up copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rubric_arm_lite.models.sampler import Sampler, Sampling
+from rubric_arm_lite.recipe.seeds import derive_seed
+from rubric_arm_lite.training.advantages import GroupAdvantages, group_advantages
+from rubric_arm_lite.training.phases import Phase
+from rubric_arm_lite.training.schedule import GRPORecipe, Slot, batch_of_step, part_of_data, steps_in_phase
+from rubric_arm_lite.types import PromptBlock, Reward, Role, RolloutGroup, StepMetrics
+
+
+class Updater(Protocol):
+    """Updates one adapter from its rollouts."""
+
+    def update(
+        self, role: Role, groups: Sequence[RolloutGroup], advantages: Sequence[GroupAdvantages]
+    ) -> StepMetrics: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where the loop stands: the phase, and the step within it that comes next."""
+
+    slot: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One role's share of a step: what it wrote, earned and learned from."""
+
+    role: Role
+    groups: list[RolloutGroup]
+    rewards: list[list[Reward]]
+    advantages: list[GroupAdvantages]
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Called by the loop; ``after_step`` returns whether the phase may end before its last step."""
+
+    before_phase: Callable[[Slot, int], None]
+    after_step: Callable[[Slot, int, list[tuple[Turn, StepMetrics]]], bool]
+    after_phase: Callable[[Slot], None]
+
+
+def alternate(
+    recipe: GRPORecipe,
+    schedule: Sequence[Slot],
+    phases: Mapping[Role, Phase],
+    blocks: Sequence[PromptBlock],
+    sampler: Sampler,
+    learner: Updater,
+    hooks: Hooks,
+    start: Position | None = None,
+) -> None:
+    """Run the schedule from ``start``: within a phase only its roles' adapters change (eqs. 10 and 11)."""
+    start = start or Position()
+    for slot in schedule[start.slot :]:
+        part = part_of_data(blocks, slot.cycle, schedule[-1].cycle + 1)
+        steps = max(steps_in_phase(part, recipe.grpo(role)) for role in slot.roles)
+        hooks.before_phase(slot, steps)
+        for step in range(start.step if slot.index == start.slot else 0, steps):
+            # Both roles of a simultaneous step roll out before either is updated.
+            turns = [play(recipe, phases[role], part, sampler, slot, step) for role in slot.roles]
+            done = [(turn, learner.update(turn.role, turn.groups, turn.advantages)) for turn in turns]
+            if hooks.after_step(slot, step, done):
+                break
+        hooks.after_phase(slot)
+
+
+def play(
+    recipe: GRPORecipe, phase: Phase, part: Sequence[PromptBlock], sampler: Sampler, slot: Slot, step: int
+) -> Turn:
+    """Prepare, sample and score one step of one role."""
+    settings = recipe.grpo(phase.role)
+    seed = derive_seed(recipe.seed, slot.cycle, phase.role, step)
+    examples = phase.prepare(batch_of_step(part, step, settings), seed)
+    sampling = Sampling(settings.max_completion_length, settings.num_generations, settings.temperature)
+    groups = sampler.sample(phase.role, examples, sampling)
+    rewards = phase.score(groups, seed)
+    return Turn(phase.role, groups, rewards, [group_advantages(r, settings.scale_rewards) for r in rewards])

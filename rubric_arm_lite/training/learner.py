@@ -1,0 +1,311 @@
+"""The update of ONE adapter from scored rollouts: group-relative, clipped, with KL to its warm-up copy.
+
+One optimizer per adapter lives as long as the run, so its moments survive the other adapter's phases.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rubric_arm_lite.errors import CheckpointError, TrainingError
+from rubric_arm_lite.models.adapter_model import TwoAdapterModel
+from rubric_arm_lite.models.memory import TokenBudget, is_out_of_memory, release, token_budget
+from rubric_arm_lite.models.optimizers import make_optimizer, put_state, state_of
+from rubric_arm_lite.models.parallel import ALONE, Processes
+from rubric_arm_lite.models.shared_prefix.batching import (
+    Row,
+    RowBatch,
+    count_tokens,
+    make_batch,
+    make_rows,
+    micro_batches,
+)
+from rubric_arm_lite.recipe.fields import GRPOSettings
+from rubric_arm_lite.training.advantages import GroupAdvantages
+from rubric_arm_lite.training.losses import grpo_loss
+from rubric_arm_lite.training.schedule import GRPORecipe
+from rubric_arm_lite.types import Role, RolloutGroup, StepMetrics
+
+HALF_SCALE = 2.0**16
+"""Factor on the loss with a float16 base, whose gradients would vanish on their way back; halved on overflow."""
+
+
+class Learner:
+    """Updates the adapters of a :class:`TwoAdapterModel`."""
+
+    def __init__(self, model: TwoAdapterModel, recipe: GRPORecipe, processes: Processes = ALONE) -> None:
+        self.model = model
+        self.processes = processes
+        self.recipe = recipe
+        self.layout = model.layout
+        self.budgets: dict[Role, TokenBudget] = {}
+        self.loss_scale = HALF_SCALE if model.model.dtype == torch.float16 else 1.0
+        self.optimizers: dict[Role, torch.optim.Optimizer] = {role: self._optimizer(role) for role in recipe.roles}
+
+    def _optimizer(self, role: Role) -> torch.optim.Optimizer:
+        parameters = [p for _, p in self.model.parameters(role)]
+        if not parameters:
+            raise TrainingError(f"The adapter `{role}` has no parameters. Check model.lora.target_modules.")
+        return make_optimizer(self.recipe.grpo(role), parameters)
+
+    def save_optimizers(self, file: Path) -> None:
+        """Write the moments and step counts of both optimizers, and the token budgets, as safetensors."""
+        state = {f"{role}|budget": torch.tensor([budget.most, budget.aim]) for role, budget in self.budgets.items()}
+        for role, optimizer in self.optimizers.items():
+            for name, parameter in self.model.parameters(role):
+                state.update({f"{role}|{name}|{key}": v for key, v in state_of(optimizer, parameter).items()})
+        save_file(state, file)
+
+    def load_optimizers(self, file: Path) -> None:
+        """Take up the optimizers where :meth:`save_optimizers` left them.
+
+        Raises:
+            CheckpointError: if the file cannot be read, or is of a version that kept other things in it.
+        """
+        try:
+            state = load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{file} cannot be read: {error}. Start anew with --if-exists overwrite.") from error
+        for role, optimizer in self.optimizers.items():
+            if f"{role}|budget" in state:
+                self.budgets[role] = _read_budget(state[f"{role}|budget"], file)
+            for name, parameter in self.model.parameters(role):
+                start = f"{role}|{name}|"
+                found = {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
+                if found:
+                    put_state(optimizer, parameter, found)
+
+    def update(self, role: Role, groups: Sequence[RolloutGroup], advantages: Sequence[GroupAdvantages]) -> StepMetrics:
+        """``num_iterations`` gradient steps on the same rollouts; returns what was measured.
+
+        Raises:
+            TrainingError: if nothing is trainable, the loss is not finite, or a step left the adapter unchanged.
+        """
+        settings = self.recipe.grpo(role)
+        all_rows = self._rows(settings, groups, advantages)
+        if not all_rows:
+            return StepMetrics({"updates": 0.0})
+        rows = self._share(all_rows)
+        totals: dict[str, float] = {}
+        batches: list[RowBatch] = []
+        references: list[Tensor] | None = None
+        done, parts = 0, 0
+        while done < settings.num_iterations:
+            seen = None
+            try:
+                if not batches and rows:
+                    batches = self._batches(role, rows, settings)
+                    references = self._reference_logprobs(role, batches, settings)
+                seen = self._accumulate(role, batches, references, settings)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            if seen is None:  # out here, where the error no longer holds on to the tensors of its frames
+                batches, references = [], None
+                self._halve_budget(role, rows)
+                continue
+            seen = self._combine(role, seen)
+            if not self._unscale(role):
+                continue
+            parts = int(seen[5])
+            measured = {**_means(seen), "grad_norm": self._apply(role, settings)}
+            for name, value in measured.items():
+                totals[name] = totals.get(name, 0.0) + value / settings.num_iterations
+            done += 1
+        return StepMetrics({**totals, "updates": float(settings.num_iterations), "micro_batches": float(parts)})
+
+    def _share(self, rows: list[Row]) -> list[Row]:
+        """This process's rows: whole groups, about as many tokens as the others have."""
+        if self.processes.world == 1:
+            return rows
+        groups = [list(group) for _, group in itertools.groupby(rows, key=lambda row: row.prompt_ids)]
+        mine = self.processes.share([count_tokens(group, self.layout) for group in groups])
+        return [row for i in mine for row in groups[i]]
+
+    def _combine(self, role: Role, seen: Tensor) -> Tensor:
+        """Add up the gradients and what was seen, over all processes."""
+        if self.processes.world == 1:
+            return seen
+        parameters = [p for _, p in self.model.parameters(role)]
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+        self.processes.add_up(flat)
+        for parameter, summed in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
+            parameter.grad = summed.view_as(parameter).clone()
+        everyone = torch.stack(self.processes.gather(seen))
+        return torch.cat([everyone[:, :-1].sum(0), everyone[:, -1:].max(0).values])
+
+    def _budget(self, role: Role, rows: Sequence[Row], settings: GRPOSettings) -> TokenBudget:
+        """Tokens of a micro-batch: the recipe's, or measured at the role's first update."""
+        if role not in self.budgets:
+            chosen = settings.micro_batch_tokens
+            if chosen == "auto":
+                longest = max(len(row.prompt_ids) + len(row.token_ids) for row in rows)
+                probe = self._probe(role, rows, settings)
+                self.budgets[role] = token_budget(self.model.model, self.model.device, probe, longest)
+            else:
+                self.budgets[role] = TokenBudget.flat(chosen)
+        return self.budgets[role]
+
+    def _probe(self, role: Role, rows: Sequence[Row], settings: GRPOSettings) -> Callable[[int, bool], int]:
+        def step(tokens: int, backward: bool) -> int:
+            run = next(iter(micro_batches(rows, TokenBudget.flat(tokens), self.layout)))
+            batch = make_batch(run, int(self.model.tokenizer.pad_token_id), self.model.device, self.layout)
+            # Dropout must not draw from the numbers that the update will draw from.
+            with torch.random.fork_rng(), self.model.using(role, train=True) as model:
+                # The log-probs alone: entropies that are held keep alive what was computed again for them, a few copies
+                # of the logits, which an update does not hold.
+                logprobs = self.model.score(model, batch, settings.temperature, self.layout).logprobs
+                if backward:
+                    torch.autograd.backward((logprobs * batch.weights_RC).sum())
+            self.optimizers[role].zero_grad(set_to_none=True)
+            return count_tokens(run, self.layout)
+
+        return step
+
+    def _halve_budget(self, role: Role, rows: Sequence[Row]) -> None:
+        """Go on with half the tokens at once.
+
+        Raises:
+            TrainingError: if rows went one by one already.
+        """
+        self.optimizers[role].zero_grad(set_to_none=True)
+        release(self.model.device)
+        longest = max(len(row.prompt_ids) + len(row.token_ids) for row in rows)
+        # More than there is to do is no budget to halve.
+        present = self.budgets.get(role, TokenBudget.flat(2 * longest))
+        runs = micro_batches(rows, present, self.layout)
+        budget = min(present.most, max(count_tokens(run, self.layout) for run in runs))
+        if budget <= longest:
+            raise TrainingError(
+                f"Memory ran out in an update of `{role}` with a single row of {longest} tokens. Set "
+                "model.gradient_checkpointing: true, lower model.max_context or "
+                f"{role}.max_completion_length, or use a smaller base or model.quantization: nf4."
+            )
+        self.budgets[role] = present.within(max(longest, budget // 2))
+        warnings.warn(
+            f"Memory ran out in an update of `{role}`; it is done again with {self.budgets[role].most} tokens at once "
+            f"in place of {budget}. The result is the same.",
+            stacklevel=2,
+        )
+
+    def _rows(
+        self, settings: GRPOSettings, groups: Sequence[RolloutGroup], advantages: Sequence[GroupAdvantages]
+    ) -> list[Row]:
+        """Rows that carry gradient; those left out still count in the weights of the others."""
+        values = [a.values for a in advantages]
+        rows = make_rows(
+            groups, values, settings.loss_type, settings.max_completion_length, settings.mask_truncated_completions
+        )
+        if settings.skip_uninformative:
+            rows = [row for row in rows if row.advantage != 0.0]
+        return [row for row in rows if row.weight > 0.0]
+
+    def _batches(self, role: Role, rows: Sequence[Row], settings: GRPOSettings) -> list[RowBatch]:
+        pad = int(self.model.tokenizer.pad_token_id)
+        runs = micro_batches(rows, self._budget(role, rows, settings), self.layout)
+        return [make_batch(run, pad, self.model.device, self.layout) for run in runs]
+
+    @torch.no_grad()
+    def _reference_logprobs(
+        self, role: Role, batches: Sequence[RowBatch], settings: GRPOSettings
+    ) -> list[Tensor] | None:
+        if settings.beta == 0:
+            return None
+        with self.model.using(f"{role}_ref") as model:
+            return [self.model.score(model, batch, settings.temperature, self.layout).logprobs for batch in batches]
+
+    def _accumulate(
+        self, role: Role, batches: Sequence[RowBatch], references: list[Tensor] | None, settings: GRPOSettings
+    ) -> Tensor:
+        """Forward and backward of every micro-batch: leaves the gradient in place and returns what was seen.
+
+        That is, in this order: loss, KL, clipped tokens, entropy, tokens, micro-batches (sums), largest log-ratio.
+        """
+        sums = torch.zeros(4, dtype=torch.float64)
+        ratio_error = 0.0
+        with self.model.using(role, train=True) as model:
+            if not any(p.requires_grad for _, p in self.model.parameters(role)):
+                raise TrainingError(f"No parameter of the adapter `{role}` is trainable.")
+            self.optimizers[role].zero_grad(set_to_none=True)
+            for i, batch in enumerate(batches):
+                parts = grpo_loss(
+                    self.model.score(model, batch, settings.temperature, self.layout),
+                    batch.old_logprobs_RC,
+                    None if references is None else references[i],
+                    batch.advantages_R,
+                    batch.mask_RC,
+                    batch.weights_RC,
+                    settings.epsilon,
+                    settings.epsilon_high,
+                    settings.beta,
+                    settings.entropy_coef,
+                )
+                torch.autograd.backward(parts.loss * self.loss_scale)
+                measured = (parts.loss.detach(), parts.kl_sum, parts.clipped_sum, parts.entropy_sum)
+                sums += torch.stack([s.double().cpu() for s in measured])
+                ratio_error = max(ratio_error, float(parts.ratio_error))
+        tokens = sum(int(batch.mask_RC.sum()) for batch in batches)
+        counts = torch.tensor([tokens, len(batches), ratio_error], dtype=torch.float64)
+        return torch.cat([sums, counts])
+
+    def _unscale(self, role: Role) -> bool:
+        """Take :attr:`loss_scale` out of the gradient; False, with half the scale, if it made it overflow."""
+        if self.loss_scale == 1.0:
+            return True
+        gradients = [p.grad for _, p in self.model.parameters(role) if p.grad is not None]
+        if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+            self.loss_scale /= 2
+            return False
+        for gradient in gradients:
+            gradient /= self.loss_scale
+        return True
+
+    def _apply(self, role: Role, settings: GRPOSettings) -> float:
+        """Clip the gradient and step; returns its norm before clipping."""
+        parameters = [p for _, p in self.model.parameters(role)]
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm))
+        if norm != norm or norm == float("inf"):
+            raise TrainingError(
+                f"The gradient of the adapter `{role}` is not finite. Lower {role}.learning_rate, or use "
+                "model.dtype: float32."
+            )
+        largest = max(parameters, key=lambda p: 0.0 if p.grad is None else float(p.grad.abs().max()))
+        before = largest.detach().clone()
+        self.optimizers[role].step()
+        self.model.changed(role)
+        if norm > 0 and torch.equal(before, largest.detach()):
+            raise TrainingError(
+                f"An update left the adapter `{role}` unchanged although its gradient has norm {norm:.3g}. "
+                f"{role}.learning_rate ({settings.learning_rate:g}) is too small for its dtype ({before.dtype})."
+            )
+        return norm
+
+
+def _means(seen: Tensor) -> dict[str, float]:
+    """What :meth:`Learner._accumulate` saw, per token."""
+    loss, kl, clipped, entropy, tokens, _, ratio_error = seen.tolist()
+    return {
+        "loss": loss,
+        "kl": kl / tokens,
+        "clip_ratio": clipped / tokens,
+        "entropy": entropy / tokens,
+        "log_ratio/max": ratio_error,
+    }
+
+
+def _read_budget(saved: Tensor, file: Path) -> TokenBudget:
+    if saved.shape != (2,):
+        raise CheckpointError(
+            f"{file}: a token budget of shape {tuple(saved.shape)} in place of (2,), so another version wrote it. "
+            "Resume with that version, or start anew with --if-exists overwrite."
+        )
+    most, aim = saved.tolist()
+    return TokenBudget(most, aim)

@@ -1,0 +1,225 @@
+"""Measure a policy against the one it started from, on held-out requests, the same way every time.
+
+One answer to each request is sampled from both, with the same seeds. The reward model that the policy is trained
+against and an independent judge say which is better; win rates come plain and with length taken out. KL is that of
+the policy to its start, estimated on its own answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rubric_arm_lite.evaluation.metrics import bootstrap_interval
+from rubric_arm_lite.models.adapter_model import TwoAdapterModel
+from rubric_arm_lite.models.memory import TokenBudget
+from rubric_arm_lite.models.sampler import Sampling
+from rubric_arm_lite.models.shared_prefix.batching import make_batch, make_rows, micro_batches
+from rubric_arm_lite.prompts.builder import PromptBuilder
+from rubric_arm_lite.recipe.policy import AnswerSettings, PolicyEvaluationSettings
+from rubric_arm_lite.recipe.seeds import derive_seed
+from rubric_arm_lite.training.policy.judges import IndependentJudge, Match, Referee, Request
+from rubric_arm_lite.types import Example, RolloutGroup
+
+RIDGE = 1e-3
+"""Penalty on the length coefficient, so that it stays finite where length alone would tell the winner."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One evaluation on the curve of a run: win rates over the start by both judges."""
+
+    name: str
+    trained: float
+    independent: float
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Between two evaluations the trained reward rose while the independent judge fell."""
+
+    since: str
+    at: str
+    gained: float
+    lost: float
+
+
+def length_controlled(preferences: Sequence[float], policy: Sequence[int], start: Sequence[int]) -> float:
+    """Win rate at equal length: a logistic regression on the length difference, read off at difference 0.
+
+    The model is p = σ(a + b · tanh(d / s)), d the difference of lengths in tokens and s its standard deviation, fitted
+    by maximum likelihood with a small penalty on b; the result is σ(a). This is the length term of AlpacaEval 2's
+    length-controlled win rate (arXiv 2404.04475) without its term for how hard a prompt is. Where all answers are as
+    long as the start's, or all comparisons end the same way, it is the plain win rate.
+
+    Raises:
+        ValueError: if the sequences are empty or of different length.
+    """
+    if not preferences or not len(preferences) == len(policy) == len(start):
+        raise ValueError(f"Got {len(preferences)} preferences for {len(policy)} and {len(start)} lengths.")
+    import numpy as np
+    from scipy import optimize
+
+    y = np.asarray(preferences, dtype=np.float64)
+    rate = float(y.mean())
+    difference = np.asarray(policy, dtype=np.float64) - np.asarray(start, dtype=np.float64)
+    spread = float(difference.std())
+    if spread == 0.0:
+        # A difference that never varies cannot be told from the answers' quality.
+        return rate
+    if rate in (0.0, 1.0):
+        return rate
+    x = np.tanh(difference / spread)
+
+    def loss(theta: np.ndarray) -> float:
+        logit = theta[0] + theta[1] * x
+        # log(1 + e^z) - y z is the negative log-likelihood of a share y.
+        return float((np.logaddexp(0.0, logit) - y * logit).mean() + 0.5 * RIDGE * theta[1] ** 2)
+
+    found = optimize.minimize(loss, np.array([math.log(rate / (1 - rate)), 0.0]), method="BFGS")
+    return float(1.0 / (1.0 + math.exp(-found.x[0])))
+
+
+def alarms(curve: Sequence[Point], margin: float) -> list[Alarm]:
+    """Where the trained reward has gained at least ``margin`` while the independent judge lost at least as much.
+
+    Each evaluation is compared with the one before it at which the independent judge was best, so that a slow decline
+    counts as much as a sudden one.
+    """
+    found = []
+    for i in range(1, len(curve)):
+        # Of equally good ones the one that the trained judge liked least: what it gained since then was for nothing.
+        best = max(curve[:i], key=lambda point: (point.independent, -point.trained))
+        gained, lost = curve[i].trained - best.trained, best.independent - curve[i].independent
+        # Rounding in the twelfth digit must not decide.
+        if min(gained, lost) >= margin - 1e-12 and lost > 0 and gained > 0:
+            found.append(Alarm(best.name, curve[i].name, gained, lost))
+    return found
+
+
+SCORED_AT_ONCE = 8192
+"""Tokens that go through the network at once when answers are scored under the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyEvaluation:
+    """Measured values by name, and one row per request."""
+
+    name: str
+    values: dict[str, float]
+    rows: list[dict[str, Any]]
+
+
+class PolicyEvaluator:
+    """Compares the adapter ``policy`` with ``policy_ref``, its start."""
+
+    def __init__(
+        self,
+        model: TwoAdapterModel,
+        prompts: PromptBuilder,
+        referee: Referee,
+        independent: IndependentJudge | None,
+        requests: Sequence[Request],
+        answers: AnswerSettings,
+        settings: PolicyEvaluationSettings,
+        seed: int,
+    ) -> None:
+        self._model = model
+        self._prompts = prompts
+        self._referee = referee
+        self._independent = independent
+        self._requests = requests
+        self._answers = answers
+        self._settings = settings
+        self._seed = derive_seed(seed, "policy evaluation")
+
+    def evaluate(self, name: str) -> PolicyEvaluation:
+        """Answer every request with both and compare."""
+        policy, start = self._sample("policy"), self._sample("policy_ref")
+        matches = [
+            Match(request, mine.samples[0].text, theirs.samples[0].text)
+            for request, mine, theirs in zip(self._requests, policy, start, strict=True)
+        ]
+        lengths = [len(group.samples[0].token_ids) for group in policy]
+        before = [len(group.samples[0].token_ids) for group in start]
+        trained = self._referee.preferences(matches)
+        rows: list[dict[str, Any]] = [
+            {
+                "prompt_id": match.request.prompt_id,
+                "prompt": match.request.text,
+                "answer": match.answer,
+                "start": match.other,
+                "trained": preferred,
+            }
+            for match, preferred in zip(matches, trained, strict=True)
+        ]
+        values = self._win_rates("trained", trained, lengths, before)
+        if self._independent is not None:
+            independent = self._independent.preferences(matches)
+            values |= self._win_rates("independent", independent, lengths, before)
+            values |= self._scores(matches, rows)
+            for row, preferred in zip(rows, independent, strict=True):
+                row["independent"] = preferred
+        values |= self._drift(policy, lengths, before)
+        return PolicyEvaluation(name, values, rows)
+
+    def _sample(self, adapter: str) -> list[RolloutGroup]:
+        examples = [
+            Example(r.prompt_id, self._prompts.policy_prompt(r.text), derive_seed(self._seed, r.prompt_id))
+            for r in self._requests
+        ]
+        return self._model.sample(
+            adapter, examples, Sampling(self._answers.max_completion_length, 1, self._answers.temperature)
+        )
+
+    def _win_rates(
+        self, judge: str, preferences: Sequence[float], lengths: Sequence[int], before: Sequence[int]
+    ) -> dict[str, float]:
+        low, high = bootstrap_interval(preferences, self._settings.bootstrap, self._seed)
+        return {
+            f"{judge}/win_rate": sum(preferences) / len(preferences),
+            f"{judge}/win_rate_low": low,
+            f"{judge}/win_rate_high": high,
+            f"{judge}/win_rate_lc": length_controlled(preferences, lengths, before),
+        }
+
+    def _scores(self, matches: Sequence[Match], rows: list[dict[str, Any]]) -> dict[str, float]:
+        """The mean of what the independent judge gives single answers, if it can."""
+        scores = None if self._independent is None else self._independent.scores(matches)
+        if scores is None:
+            return {}
+        for row, score in zip(rows, scores, strict=True):
+            row["score"] = score
+        low, high = bootstrap_interval(scores, self._settings.bootstrap, self._seed)
+        return {"score": sum(scores) / len(scores), "score_low": low, "score_high": high}
+
+    def _drift(self, policy: Sequence[RolloutGroup], lengths: Sequence[int], before: Sequence[int]) -> dict[str, float]:
+        """How far the policy is from its start: KL, lengths, and how many different answers it gives."""
+        samples = [group.samples[0] for group in policy]
+        tokens = max(1, sum(lengths))
+        kl = sum(sum(s.logprobs) for s in samples) - self._logprob_under_start(policy)
+        return {
+            "kl": kl / len(samples),
+            "kl_per_token": kl / tokens,
+            "length": sum(lengths) / len(samples),
+            "length_start": sum(before) / len(samples),
+            "cut": sum(s.finish_reason == "length" for s in samples) / len(samples),
+            "distinct": len({s.text for s in samples}) / len(samples),
+        }
+
+    @torch.no_grad()
+    def _logprob_under_start(self, groups: Sequence[RolloutGroup]) -> float:
+        """Sum over all answers of their log-probability under ``policy_ref``, in nats."""
+        model = self._model
+        rows = make_rows(groups, [[0.0]] * len(groups), "grpo", self._answers.max_completion_length)
+        total = 0.0
+        with model.using("policy_ref") as peft_model:
+            for run in micro_batches(rows, TokenBudget.flat(SCORED_AT_ONCE), model.layout):
+                batch = make_batch(run, int(model.tokenizer.pad_token_id), model.device, model.layout)
+                scores = model.score(peft_model, batch, self._answers.temperature, model.layout)
+                total += float((scores.logprobs * batch.mask_RC).double().sum())
+        return total

@@ -1,0 +1,116 @@
+"""Online GRPO of a policy: the very loop that trains the reward model, with another phase and one optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from rubric_arm_lite.errors import TrainingError
+from rubric_arm_lite.models.sampler import Sampler, Sampling
+from rubric_arm_lite.prompts.builder import PromptBuilder
+from rubric_arm_lite.recipe.fields import GRPOSettings
+from rubric_arm_lite.recipe.seeds import derive_seed
+from rubric_arm_lite.training.alternating import Hooks, Position, Turn, alternate
+from rubric_arm_lite.training.hooks import rollout_rows, summarise
+from rubric_arm_lite.training.phases import Tally
+from rubric_arm_lite.training.policy.judges import Match, Referee, Request
+from rubric_arm_lite.training.policy.state import PolicyState
+from rubric_arm_lite.training.rewards import policy_reward
+from rubric_arm_lite.training.schedule import Slot
+from rubric_arm_lite.types import Example, PromptBlock, Reward, Role, RolloutGroup, Side, StepMetrics
+
+
+class PolicyPhase:
+    """Reward model frozen: an answer that beats the policy's own greedy one pays."""
+
+    role: Role = "policy"
+
+    def __init__(
+        self,
+        settings: GRPOSettings,
+        sampler: Sampler,
+        referee: Referee,
+        prompts: PromptBuilder,
+        requests: Mapping[str, Request],
+    ) -> None:
+        self._greedy = Sampling(settings.max_completion_length, 1, 0.0)
+        self._sampler = sampler
+        self._referee = referee
+        self._prompts = prompts
+        self._requests = requests
+        self._tally = Tally()
+
+    def prepare(self, batch: Sequence[PromptBlock], seed: int) -> list[Example]:
+        """One example per request with a usable rubric."""
+        self._tally = Tally()
+        examples = []
+        for block in batch:
+            request = self._requests[block.prompt_id]
+            usable = self._referee.has_rubric(request)
+            self._tally.counts[f"rubrics/{'usable' if usable else 'unusable'}"] += 1
+            if usable:
+                text = self._prompts.policy_prompt(request.text)
+                examples.append(Example(request.prompt_id, text, derive_seed(seed, request.prompt_id)))
+        return examples
+
+    def score(self, groups: Sequence[RolloutGroup], seed: int) -> list[list[Reward]]:
+        """Sample the policy's greedy answers, as it is now, and ask who beats them."""
+        baselines = self._sampler.sample(self.role, [group.example for group in groups], self._greedy) if groups else []
+        matches = [
+            Match(self._requests[group.example.example_id], sample.text, baseline.samples[0].text)
+            for group, baseline in zip(groups, baselines, strict=True)
+            for sample in group.samples
+        ]
+        verdicts = iter(self._referee.verdicts(matches))
+        return [[self._reward_of(next(verdicts).named) for _ in group.samples] for group in groups]
+
+    def _reward_of(self, named: Sequence[Side | None]) -> Reward:
+        reward = policy_reward(named)
+        self._tally.counts[f"orders/{round(2 * reward.total)}" if len(named) == 2 else "orders/unjudged"] += 1
+        return reward
+
+    def measured(self) -> dict[str, float]:
+        """Shares of usable rubrics, and of answers by the number of orders they won."""
+        return {
+            **self._tally.shares("rubrics", ("usable", "unusable")),
+            **self._tally.shares("orders", ("0", "1", "2", "unjudged")),
+        }
+
+
+def train_online(state: PolicyState, evaluate: Callable[[str], None]) -> None:
+    """Train through all rounds from the committed position on, with an evaluation after each.
+
+    Raises:
+        TrainingError: if a frozen adapter changed.
+    """
+    recipe, model, directory = state.recipe, state.players.policy, state.directory
+    requests = {request.prompt_id: request for request in state.requests.train}
+    blocks = [PromptBlock(request.prompt_id, request.text, ()) for request in requests.values()]
+    phase = PolicyPhase(recipe.policy, model, state.referee, state.prompts, requests)
+    schedule = [Slot(i, i, ("policy",)) for i in range(recipe.rounds)]
+    keep = recipe.checkpoint.save_total_limit
+    frozen = {name: model.fingerprint(name) for name in model.model.peft_config if name != "policy"}
+
+    def before_phase(slot: Slot, steps: int) -> None:
+        state.watcher.stage(slot.label, steps)
+
+    def after_step(slot: Slot, step: int, done: list[tuple[Turn, StepMetrics]]) -> bool:
+        for turn, metrics in done:
+            values = summarise(turn, metrics, phase.measured())
+            directory.append("metrics.jsonl", {"kind": "step", "round": slot.cycle + 1, "step": step, **values})
+            for row in rollout_rows(slot, step, turn):
+                directory.append("rollouts.jsonl", row)
+            state.watcher.step(step + 1, values)
+        if (step + 1) % recipe.checkpoint.save_steps == 0:
+            directory.commit(state.save, position=(slot.index, step + 1), keep=keep)
+        return False
+
+    def after_phase(slot: Slot) -> None:
+        for name, fingerprint in frozen.items():
+            if model.fingerprint(name) != fingerprint:
+                raise TrainingError(f"The frozen adapter `{name}` changed in {slot.label}.")
+        evaluate(f"round {slot.cycle + 1}")
+        directory.commit(state.save, position=(slot.index + 1, 0), keep=keep)
+
+    hooks = Hooks(before_phase, after_step, after_phase)
+    position = Position(*directory.state.position)
+    alternate(recipe, schedule, {"policy": phase}, blocks, model, state.learner, hooks, position)

@@ -1,0 +1,160 @@
+"""Preference pairs of a policy's own answers: sampled two per request, labelled by the reward model (paper, sec. 4.3).
+
+A pair is kept only if the reward model names the same answer in both orders. What is not kept is counted by reason.
+Both jobs are journals of portions, so that a killed one goes on; portions are whole, so that every text is drawn and
+judged in the same batch whether the job was killed or not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rubric_arm_lite.models.sampler import Sampler, Sampling
+from rubric_arm_lite.prompts.builder import PromptBuilder
+from rubric_arm_lite.recipe.policy import AnswerSettings
+from rubric_arm_lite.recipe.seeds import derive_seed
+from rubric_arm_lite.reward_model.verdict import Verdict
+from rubric_arm_lite.runs.journal import Journal
+from rubric_arm_lite.training.policy.judges import Match, Referee, Request
+from rubric_arm_lite.types import Example
+
+PORTION = 64
+"""Requests that are sampled, or judged, in one go."""
+REASONS = (
+    "kept",
+    "orders disagree",
+    "no verdict",
+    "same answer twice",
+    "cut by length",
+    "rubric does not parse",
+    "too long for the judge",
+)
+Item = TypeVar("Item")
+Progress = Callable[[int, int], None]
+"""Called with how many are done, and of how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One sampled answer; ``cut`` if it reached the length limit."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    cut: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SampledPair:
+    """Two answers to one request."""
+
+    request: Request
+    prompt_ids: tuple[int, ...]
+    answers: tuple[Answer, Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPair:
+    """A pair for DPO, as the token ids that were sampled."""
+
+    prompt_id: str
+    prompt_ids: tuple[int, ...]
+    chosen: Answer
+    rejected: Answer
+
+
+def portions(items: Sequence[Item]) -> Iterator[tuple[str, Sequence[Item]]]:
+    """The items in runs of :data:`PORTION`, each with the key of its journal row."""
+    for start in range(0, len(items), PORTION):
+        yield f"from {start}", items[start : start + PORTION]
+
+
+def sample_pairs(
+    sampler: Sampler,
+    prompts: PromptBuilder,
+    requests: Sequence[Request],
+    settings: AnswerSettings,
+    seed: int,
+    file: Path,
+    job: Mapping[str, Any],
+    progress: Progress,
+) -> list[SampledPair]:
+    """Two answers of the adapter ``policy`` to every request, through the journal ``file``."""
+    sampling = Sampling(settings.max_completion_length, 2, settings.temperature)
+    found: list[SampledPair] = []
+    with Journal.open(file, job) as journal:
+        for key, portion in portions(requests):
+            if key not in journal.rows:
+                examples = [
+                    Example(r.prompt_id, prompts.policy_prompt(r.text), derive_seed(seed, r.prompt_id)) for r in portion
+                ]
+                groups = sampler.sample("policy", examples, sampling)
+                pairs = [
+                    {
+                        "prompt_id": group.example.example_id,
+                        "prompt_ids": list(group.prompt_ids),
+                        "answers": [
+                            {"text": s.text, "token_ids": list(s.token_ids), "cut": s.finish_reason == "length"}
+                            for s in group.samples
+                        ],
+                    }
+                    for group in groups
+                ]
+                journal.add([(key, {"pairs": pairs})])
+            rows = journal.rows[key]["pairs"]
+            found += [_pair_of(request, row) for request, row in zip(portion, rows, strict=True)]
+            progress(len(found), len(requests))
+    return found
+
+
+def _pair_of(request: Request, row: Mapping[str, Any]) -> SampledPair:
+    first, second = (Answer(a["text"], tuple(a["token_ids"]), bool(a["cut"])) for a in row["answers"])
+    return SampledPair(request, tuple(row["prompt_ids"]), (first, second))
+
+
+def label_pairs(
+    referee: Referee, sampled: Sequence[SampledPair], file: Path, job: Mapping[str, Any], progress: Progress
+) -> tuple[list[TrainingPair], Counter[str]]:
+    """The pairs that are kept, the better answer as chosen, and how many pairs there were by reason."""
+    kept: list[TrainingPair] = []
+    reasons: Counter[str] = Counter()
+    with Journal.open(file, job) as journal:
+        for key, portion in portions(sampled):
+            if key not in journal.rows:
+                journal.add([(key, {"labels": _label(referee, portion)})])
+            for pair, (reason, better) in zip(portion, journal.rows[key]["labels"], strict=True):
+                reasons[reason] += 1
+                if better is not None:
+                    chosen, rejected = pair.answers[better], pair.answers[1 - better]
+                    kept.append(TrainingPair(pair.request.prompt_id, pair.prompt_ids, chosen, rejected))
+            progress(sum(reasons.values()), len(sampled))
+    return kept, reasons
+
+
+def _label(referee: Referee, pairs: Sequence[SampledPair]) -> list[tuple[str, int | None]]:
+    """Reason and, where the pair is kept, which answer is better (0 or 1)."""
+    unfit = [_unfit(referee, pair) for pair in pairs]
+    asked = [pair for pair, reason in zip(pairs, unfit, strict=True) if reason is None]
+    verdicts = iter(referee.verdicts([Match(p.request, *(a.text for a in p.answers)) for p in asked]))
+    return [_outcome(next(verdicts)) if reason is None else (reason, None) for reason in unfit]
+
+
+def _unfit(referee: Referee, pair: SampledPair) -> str | None:
+    """Why a pair is not worth asking about."""
+    first, second = pair.answers
+    if not referee.has_rubric(pair.request):
+        return "rubric does not parse"
+    if first.cut or second.cut:
+        return "cut by length"  # as a chosen answer it would teach not to end
+    return "same answer twice" if first.text == second.text else None
+
+
+def _outcome(verdict: Verdict) -> tuple[str, int | None]:
+    if verdict.agreed is not None:
+        return "kept", 0 if verdict.agreed == "A" else 1
+    if not verdict.named:
+        return "too long for the judge", None
+    return ("no verdict" if None in verdict.named else "orders disagree"), None

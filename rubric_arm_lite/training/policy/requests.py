@@ -1,0 +1,118 @@
+"""Where a policy's requests come from, and the answers that its supervised start imitates."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+from rubric_arm_lite.data.pairs import load_answers, load_prompts, shuffle_blocks, split_blocks
+from rubric_arm_lite.data.testbed import TRAIN_PROMPTS
+from rubric_arm_lite.data.testbed.world import World
+from rubric_arm_lite.errors import ConfigError, DataError
+from rubric_arm_lite.prompts.builder import prompt_hash
+from rubric_arm_lite.recipe.fields import Recipe
+from rubric_arm_lite.recipe.policy import PolicyRecipe
+from rubric_arm_lite.training.policy.judges import Request
+from rubric_arm_lite.types import Prompt, PromptBlock
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """Training and held-out requests, and how many were left out: conversations, and what is too long."""
+
+    train: list[Request]
+    test: list[Request]
+    conversations: int = 0
+    too_long: int = 0
+
+    def fingerprint(self) -> str:
+        """Hash of all requests in their order."""
+        rows = [[r.prompt_id for r in self.train], [r.prompt_id for r in self.test]]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+
+
+def world_of(recipe: PolicyRecipe, reward_recipe: Recipe) -> World | None:
+    """The world whose prompts are asked, if they are the testbed's.
+
+    Raises:
+        ConfigError: if the reward model knows no world.
+    """
+    if recipe.data.source != "testbed":
+        return None
+    if reward_recipe.data.source != "testbed":
+        raise ConfigError(
+            f"data.source: testbed asks the world that the reward model was trained in, but {recipe.reward.run} was "
+            f"trained on {reward_recipe.data.source}. Give a file of prompts, or a run of the testbed."
+        )
+    return World(reward_recipe.seed, reward_recipe.data.world)
+
+
+def load_requests(recipe: PolicyRecipe, world: World | None, fits: Callable[[str], bool]) -> Requests:
+    """The recipe's requests that fit the context. Only single requests are asked; conversations are left out.
+
+    Raises:
+        DataError: if nothing is left of either part.
+    """
+    data, limit = recipe.data, recipe.evaluation.prompts
+    if world is not None:
+        train = _drawn(world, "train", data.train_prompts or TRAIN_PROMPTS, "data.train_prompts")
+        test = _drawn(world, "test", limit, "evaluation.prompts")
+    else:
+        train = _blocks(load_prompts(data.source))
+        if data.evaluation is None:
+            train, test = split_blocks(train, data.test_fraction, recipe.seed)
+        else:
+            test = _blocks(load_prompts(data.evaluation))
+            held_out = {block.prompt_id for block in test}
+            train = [block for block in train if block.prompt_id not in held_out]
+        train, test = shuffle_blocks(train, recipe.seed), shuffle_blocks(test, recipe.seed)
+    single = [[Request(b.prompt_id, b.prompt) for b in blocks if isinstance(b.prompt, str)] for blocks in (train, test)]
+    fitting = [[request for request in requests if fits(request.text)] for requests in single]
+    for requests, name in zip(fitting, ("training", "held-out"), strict=True):
+        if not requests:
+            raise DataError(
+                f"No {name} request of {data.source} is a single text that fits the context with its answer. Give "
+                "more prompts, or raise model.max_context."
+            )
+    many, few = sum(map(len, (train, test))), sum(map(len, single))
+    return Requests(fitting[0][: data.train_prompts], fitting[1][:limit], many - few, few - sum(map(len, fitting)))
+
+
+def _drawn(world: World, split: str, count: int, field: str) -> list[PromptBlock]:
+    try:
+        return world.blocks(split, count)
+    except ValueError as error:
+        raise ConfigError(f"{field}: {error} Lower it.") from error
+
+
+def _blocks(prompts: Iterable[Prompt]) -> list[PromptBlock]:
+    return [PromptBlock(prompt_hash(prompt), prompt, ()) for prompt in prompts]
+
+
+def start_answers(
+    recipe: PolicyRecipe, world: World | None, held_out: Set[str] = frozenset()
+) -> Sequence[tuple[str, str]]:
+    """Requests with the answers that the supervised start imitates; nothing if there is no such start.
+
+    Answers to held-out requests, given by their ids, are left out.
+
+    On the testbed these are all responses of the world's pairs, liked or not, so that the start knows how an answer
+    looks and not which one is good.
+    """
+    source = recipe.start.source
+    if source is None:
+        return []
+    if source != "testbed" or world is None:
+        rows = load_answers(Path(str(source)))
+        single = [(p, answer) for p, answer in rows if isinstance(p, str) and prompt_hash(p) not in held_out]
+        if not single:
+            raise DataError(
+                f"{source}: every row is a conversation, or answers a held-out request. The start imitates answers to "
+                "single requests; give some."
+            )
+        return single
+    blocks = world.blocks("train", recipe.data.train_prompts or TRAIN_PROMPTS)
+    return [(str(pair.prompt), answer) for b in blocks for pair in b.pairs for answer in (pair.chosen, pair.rejected)]

@@ -1,0 +1,135 @@
+"""Rewards of all roles: pure functions, and the only code that reads which response is preferred.
+
+With a pointwise judge (RUBRIC-ARROW, arXiv 2605.29156) rewards are +1 or −1; what that paper leaves open is said at
+:func:`pointwise_judge_rewards` and :func:`pointwise_rubric_rewards`.
+
+Judge: R_j = R_acc + format_weight · R_fmt (paper, sec. 4.2). Generator: 1 if the frozen judge, given this rubric,
+names the preferred response (eq. 8), averaged over the pairs and orders it was asked for. The paper gives the
+format term no size; ours is a recipe field with default 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rubric_arm_lite.evaluation.metrics import TIE, format_reward, is_correct, preferred_margin
+from rubric_arm_lite.recipe.fields import RewardSettings
+from rubric_arm_lite.types import Comparison, Judgement, Reward, Rubric, Side
+
+
+def judge_reward(judgement: Judgement, rubric: Rubric, comparison: Comparison, settings: RewardSettings) -> Reward:
+    """Reward of one judgement in the judge phase."""
+    accuracy = float(is_correct(judgement, comparison))
+    form = format_reward(judgement, rubric, settings.format_mode)
+    return Reward(accuracy + settings.format_weight * form, (("accuracy", accuracy), ("format", form)))
+
+
+def policy_reward(named: Sequence[Side | None]) -> Reward:
+    """Reward of a policy's answer: the share of judgements that name it over the policy's own greedy one (eq. 16).
+
+    Args:
+        named: what each judgement named, "A" being the answer: one per order, or k votes per order. A judgement
+            without a verdict is not won. Where nothing could be judged the answer earns 0, so that an answer too long
+            for the judge does not pay.
+    """
+    if not named:
+        return Reward(0.0, (("wins", 0.0), ("judged", 0.0)))
+    wins = sum(side == "A" for side in named) / len(named)
+    return Reward(wins, (("wins", wins), ("judged", sum(side is not None for side in named) / len(named))))
+
+
+def rubric_reward(rubric: Rubric, verdicts: Sequence[tuple[Comparison, Judgement]], settings: RewardSettings) -> Reward:
+    """Reward of one rubric: the share of the frozen judge's verdicts that are right.
+
+    A rubric that did not parse earns 0 and must come with no verdicts. With ``unparsed: mask`` a rubric is left
+    out of its group if any of its verdicts is missing, since the fault is then the judge's.
+    """
+    if not rubric.usable:
+        if verdicts:
+            raise ValueError("A rubric that did not parse cannot have verdicts.")
+        return Reward(0.0, (("accuracy", 0.0), ("parsed", 0.0)))
+    if not verdicts:
+        raise ValueError("A usable rubric needs at least one verdict.")
+    missing = any(judgement.winner is None for _, judgement in verdicts)
+    accuracy = sum(is_correct(judgement, comparison) for comparison, judgement in verdicts) / len(verdicts)
+    masked = missing and settings.unparsed == "mask"
+    return Reward(accuracy, (("accuracy", accuracy), ("parsed", 1.0)), masked)
+
+
+# --- pointwise (RUBRIC-ARROW) ---------------------------------------------------------------------------------------
+
+
+def pointwise_judge_rewards(
+    scores_a: Sequence[float | None], scores_b: Sequence[float | None], comparison: Comparison
+) -> tuple[list[Reward], list[Reward]]:
+    """Rewards of the judge's samples on both responses of a pair, given their scores (None: the form is broken).
+
+    A sample on the preferred response earns +1 if its score is above the mean score of the other response's samples,
+    a sample on the other one if its score is below the preferred one's mean; else −1, as for a broken form. The mean
+    is over readable samples. Where the other side has none there is nothing to beat, and a readable sample earns 0,
+    so that keeping the form still pays.
+    """
+    mean_a, mean_b = _mean_score(scores_a), _mean_score(scores_b)
+    return (
+        [_judge_sample(score, mean_b, comparison.preferred == "A") for score in scores_a],
+        [_judge_sample(score, mean_a, comparison.preferred == "B") for score in scores_b],
+    )
+
+
+def _judge_sample(score: float | None, other: float | None, preferred: bool) -> Reward:
+    if score is None:
+        return Reward(-1.0, (("accuracy", 0.0), ("format", 0.0)))
+    if other is None:
+        return Reward(0.0, (("accuracy", 0.5), ("format", 1.0)))
+    right = (score - other if preferred else other - score) > TIE
+    return Reward(1.0 if right else -1.0, (("accuracy", float(right)), ("format", 1.0)))
+
+
+def _mean_score(scores: Sequence[float | None]) -> float | None:
+    readable = [score for score in scores if score is not None]
+    return math.fsum(readable) / len(readable) if readable else None
+
+
+def pointwise_rubric_rewards(
+    rubrics: Sequence[Rubric],
+    scored: Sequence[Sequence[tuple[Comparison, float | None, float | None]]],
+    settings: RewardSettings,
+) -> list[Reward]:
+    """Rewards of one group of rubrics, given the frozen judge's scores of responses A and B of every comparison.
+
+    +1 if the preferred response scores above the other one, else −1, averaged over the comparisons. A tie is not
+    above. A rubric that did not parse earns −1 and comes with no scores; so does a missing score, or with
+    ``unparsed: mask`` it leaves the rubric out of its group. The shortest of the right rubrics, by items, earn
+    ``short_bonus`` more if the right ones have ``short_from`` items or more on average; right is right on every
+    comparison.
+    """
+    rewards = [_rubric_sample(rubric, own, settings) for rubric, own in zip(rubrics, scored, strict=True)]
+    right = [reward.total == 1.0 and not reward.masked for reward in rewards]
+    items = [len(rubric.criteria) for rubric, is_right in zip(rubrics, right, strict=True) if is_right]
+    if not items or sum(items) < settings.short_from * len(items):
+        return rewards
+    return [
+        _with_bonus(reward, settings.short_bonus) if is_right and len(rubric.criteria) == min(items) else reward
+        for rubric, reward, is_right in zip(rubrics, rewards, right, strict=True)
+    ]
+
+
+def _rubric_sample(
+    rubric: Rubric, scored: Sequence[tuple[Comparison, float | None, float | None]], settings: RewardSettings
+) -> Reward:
+    if not rubric.usable:
+        if scored:
+            raise ValueError("A rubric that did not parse cannot have scores.")
+        return Reward(-1.0, (("accuracy", 0.0), ("short", 0.0), ("parsed", 0.0)))
+    if not scored:
+        raise ValueError("A usable rubric needs at least one scored comparison.")
+    margins = [preferred_margin(comparison, a, b) for comparison, a, b in scored]
+    accuracy = sum(margin is not None and margin > TIE for margin in margins) / len(margins)
+    masked = settings.unparsed == "mask" and None in margins
+    return Reward(2 * accuracy - 1, (("accuracy", accuracy), ("short", 0.0), ("parsed", 1.0)), masked)
+
+
+def _with_bonus(reward: Reward, bonus: float) -> Reward:
+    parts = tuple((name, bonus if name == "short" else value) for name, value in reward.parts)
+    return Reward(reward.total + bonus, parts, reward.masked)

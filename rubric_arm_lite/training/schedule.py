@@ -1,0 +1,95 @@
+"""The order of a run: its stages; which adapter is updated when, on which part of the data (paper, eqs. 9-11)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rubric_arm_lite.recipe.fields import GRPOSettings, Order, ScheduleSettings
+from rubric_arm_lite.types import PromptBlock, Role
+
+STAGES = ("base", "warmup-rubric", "warmup-judge", "warmup", "alternating", "cross-play", "final")
+"""The stages of a run in order; the schedule below is the inside of ``alternating``."""
+
+_PHASES: dict[Order, tuple[tuple[Role, ...], ...]] = {
+    "judge_first": (("judge",), ("rubric",)),
+    "rubric_first": (("rubric",), ("judge",)),
+    "judge_only": (("judge",),),
+    "rubric_only": (("rubric",),),
+    "simultaneous": (("judge", "rubric"),),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One phase of the schedule: the roles whose adapters are updated in it, on the data of its cycle."""
+
+    index: int
+    cycle: int
+    roles: tuple[Role, ...]
+
+    @property
+    def label(self) -> str:
+        """Name for logs and pictures, for example ``judge 1``; cycles count from 1."""
+        return f"{'+'.join(self.roles)} {self.cycle + 1}"
+
+
+class GRPORecipe(Protocol):
+    """What the loop and the learner ask of a recipe, whatever it trains."""
+
+    @property
+    def seed(self) -> int:
+        """Every draw derives from it."""
+        ...
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The roles that are trained."""
+        ...
+
+    def grpo(self, role: Role) -> GRPOSettings:
+        """The settings of a role's updates."""
+        ...
+
+
+def slots(settings: ScheduleSettings) -> list[Slot]:
+    """All phases in order."""
+    phases = [(cycle, roles) for cycle in range(settings.cycles) for roles in _PHASES[settings.order]]
+    return [Slot(index, cycle, roles) for index, (cycle, roles) in enumerate(phases)]
+
+
+def part_of_data(blocks: Sequence[PromptBlock], cycle: int, cycles: int) -> Sequence[PromptBlock]:
+    """The cycle's share: equal parts by prompt, without overlap (sizes differ by at most one).
+
+    Raises:
+        ValueError: if there are fewer prompts than cycles.
+    """
+    if len(blocks) < cycles:
+        raise ValueError(f"{len(blocks)} prompts cannot be split into {cycles} parts. Use fewer cycles or more data.")
+    return blocks[len(blocks) * cycle // cycles : len(blocks) * (cycle + 1) // cycles]
+
+
+def steps_in_phase(part: Sequence[PromptBlock], settings: GRPOSettings) -> int:
+    """Steps of a phase: ``max_steps``, or once through its part of the data."""
+    return settings.max_steps or -(-len(part) // settings.prompts_per_step)
+
+
+def batch_of_step(part: Sequence[PromptBlock], step: int, settings: GRPOSettings) -> list[PromptBlock]:
+    """The prompts of a step (from 0), each with its ``pairs_per_prompt`` pairs.
+
+    Batches run through the part in order. Once through, they start again, each prompt with its next pairs. No
+    prompt stands twice in one batch, so a part smaller than ``prompts_per_step`` makes smaller batches. A prompt
+    without pairs stays without.
+    """
+    size = min(settings.prompts_per_step, len(part))
+    batch = []
+    for position in range(step * size, (step + 1) * size):
+        if position >= len(part) and settings.max_steps is None:
+            break
+        block = part[position % len(part)]
+        start = (position // len(part)) * settings.pairs_per_prompt
+        count = settings.pairs_per_prompt if block.pairs else 0
+        chosen = [block.pairs[(start + i) % len(block.pairs)] for i in range(count)]
+        batch.append(PromptBlock(block.prompt_id, block.prompt, tuple(dict.fromkeys(chosen))))
+    return batch

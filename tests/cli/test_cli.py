@@ -1,0 +1,306 @@
+"""Every verb of the command line, and what it says when it is given something it cannot use."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from rubric_arm_lite.cli import ask as cli_judge
+from rubric_arm_lite.cli import common as cli_common
+from rubric_arm_lite.cli.main import main
+from rubric_arm_lite.cli.progress import RichWatcher
+from rubric_arm_lite.reward_model.model import RubricRewardModel
+from tests.short_run import short_sets
+from tests.warm import begin, command, wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def call(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run ``rubric-arm`` in this process, which has its libraries loaded; nothing it prints may be a traceback."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as changed, redirect_stdout(out), redirect_stderr(err):
+        changed.setattr(sys, "argv", ["rubric-arm", *map(str, arguments)])
+        changed.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        changed.chdir(ROOT)
+        with pytest.raises(SystemExit) as stopped:
+            main()
+    done = subprocess.CompletedProcess(arguments, int(stopped.value.code or 0), out.getvalue(), err.getvalue())
+    assert "Traceback" not in done.stdout + done.stderr, done.stderr
+    return done
+
+
+def process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The same in a process of its own, as a user would; it has to load everything anew."""
+    call = [sys.executable, "-m", "rubric_arm_lite", *map(str, arguments)]
+    done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+    assert "Traceback" not in done.stdout + done.stderr, done.stderr
+    return done
+
+
+def refused(*arguments: str | Path) -> str:
+    """The one error that a call prints; its exit code is 2."""
+    done = call(*arguments)
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    return " ".join(done.stderr.split())
+
+
+def test_version_and_help_need_no_torch() -> None:
+    assert call("--version").stdout.strip()
+    code = "import sys; from rubric_arm_lite import cli; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+    shown = call("--help").stdout
+    verbs = (
+        "run demo rubric judge score evaluate label report policy testbed show-recipe doctor plan bench data serve play"
+    )
+    assert all(f" {verb} " in shown for verb in verbs.split())
+
+
+@pytest.mark.slow
+def test_run_is_complete(finished_run: Path) -> None:
+    for name in ("recipe.yaml", "versions.json", "data.json", "summary.json", "cross_play.json", "report.html"):
+        assert (finished_run / name).is_file(), name
+    evaluations = [
+        row["name"]
+        for row in map(json.loads, (finished_run / "metrics.jsonl").read_text().splitlines())
+        if row["kind"] == "evaluation"
+    ]
+    phases = ["judge 1", "rubric 1", "judge 2", "rubric 2"]
+    assert evaluations[:6] == ["base", "warm-up", *phases]
+    assert len([name for name in evaluations if name.startswith("cross-play")]) == 4
+    assert evaluations[-1] == "final"
+    for role in ("rubric", "judge"):
+        assert (finished_run / "adapters" / role / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_finished_demo_is_shown_again(finished_run: Path) -> None:
+    before = (finished_run / "metrics.jsonl").read_bytes()
+    done = call("demo", "--run-dir", finished_run, "--json", *short_sets())
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["recipe"] == "testbed"
+    assert (finished_run / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_rubric_and_judge(finished_run: Path, tmp_path: Path) -> None:
+    prompt = "Write a note about gardens for pilots. Include the word zinc."
+    written = json.loads(process("rubric", finished_run, prompt, "--json").stdout)
+    assert written["status"] in ("ok", "malformed", "truncated")
+    from_stdin = call("rubric", finished_run, "-", stdin=prompt)
+    assert from_stdin.stdout.strip() == written["text"].strip()
+
+    pair = ("--a", "zinc stone table hug lull dare", "--b", "stone table window pencil basket ladder")
+    by_hand = "1. The response includes the word zinc [Hard Rule]"
+    one = json.loads(call("judge", finished_run, "--prompt", prompt, *pair, "--rubric", by_hand, "--json").stdout)
+    assert one["winner"] in ("A", "B", None)
+    assert "Winner" in one["judgement"]
+
+    source, target = tmp_path / "in.jsonl", tmp_path / "out" / "out.jsonl"
+    row = {"id": "p1", "prompt": prompt, "response_a": pair[1], "response_b": pair[3], "rubric": by_hand}
+    source.write_text(json.dumps(row) + "\n" + json.dumps({**row, "id": "p2"}) + "\n")
+    assert call("judge", finished_run, source, target).returncode == 0
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [r["id"] for r in rows] == ["p1", "p2"]
+    assert rows[0]["winner"] == one["winner"]
+    before = target.read_bytes()
+    assert "give --overwrite" in refused("judge", finished_run, source, target, "--votes", "2")
+    assert target.read_bytes() == before
+    assert call("judge", finished_run, source, target, "--overwrite").returncode == 0
+
+
+@pytest.mark.slow
+def test_score(finished_run: Path, tmp_path: Path) -> None:
+    """A run that was trained to compare can be asked, and the reader is told what that is worth."""
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    # The shipped base knows no word true; the pointwise recipe asks it in signs that it knows.
+    recipe["prompts"] |= yaml.safe_load((ROOT / "recipes" / "arrow-testbed.yaml").read_text())["prompts"]
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    prompt, response = "Write a note about gardens for pilots. Include the word zinc.", "zinc stone table hug lull dare"
+    by_hand = "1. The response includes the word zinc [Hard Rule]\n2. The response is warm [Principle]"
+    one = call("score", run, "--prompt", prompt, "--response", response, "--rubric", by_hand, "--json")
+    row = json.loads(one.stdout)
+    first, second = row["checks"]
+    weighed = 3 * (first["p_true"] - first["p_false"]) + second["p_true"] - second["p_false"]
+    assert row["score"] == pytest.approx(weighed / 4) and row["rubric"] == by_hand
+    assert "trained to compare" in one.stderr
+    shown = call("score", run, "--prompt", prompt, "--response", response, "--rubric", by_hand)
+    assert f"Score from -1 to 1: {row['score']:.3f}" in shown.stdout
+
+    source, target = tmp_path / "in.jsonl", tmp_path / "new" / "out.jsonl"
+    case = {"id": "c1", "prompt": prompt, "response": response, "rubric": by_hand}
+    source.write_text(json.dumps(case) + "\n" + json.dumps({**case, "id": "c2", "response": "stone table"}) + "\n")
+    assert call("score", run, source, target).returncode == 0
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [r["id"] for r in rows] == ["c1", "c2"]
+    assert rows[0]["score"] == pytest.approx(row["score"], abs=1e-5)
+
+
+def test_brackets_in_names_and_words_are_no_markup(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "[").mkdir()
+    target = tmp_path / "[" / "x].jsonl"
+    cli_judge._write_rows([{"id": "a"}], target, "1 pair judged")
+    assert target.read_text() == '{"id": "a"}\n'
+    monkeypatch.setattr(RubricRewardModel, "unknown_words", lambda self, *texts: ("[/yellow]", "[/b]"))
+    cli_common.warn_unknown_words(RubricRewardModel.__new__(RubricRewardModel), "text")
+    watcher = RichWatcher(Console(stderr=True))
+    watcher.note(f"{target} is read.")
+    watcher.close()
+    shown = capsys.readouterr().err.replace("\n", "")
+    assert shown.count("[/x].jsonl") == 2 and "know: [/yellow], [/b]." in shown
+
+
+@pytest.mark.slow
+def test_evaluate_report_and_unknown_words(finished_run: Path, tmp_path: Path) -> None:
+    values = json.loads(call("evaluate", finished_run, "--limit", "4", "--votes", "3", "--json").stdout)
+    assert values["pairs"] == 4
+    assert "voting@3" in values
+    pairs = tmp_path / "pairs.jsonl"
+    assert call("testbed", "pairs", pairs, "--prompts", "5", "--seed", "3").returncode == 0
+    assert json.loads(call("evaluate", finished_run, pairs, "--json").stdout)["pairs"] == 20
+    assert call("report", finished_run).stdout.split()[0].endswith("report.html")
+    assert "does not know" in call("rubric", finished_run, "Write a poem about quarks").stderr
+
+
+def test_show_recipe_and_doctor() -> None:
+    assert "num_generations: 8" in call("show-recipe", "testbed").stdout
+    assert json.loads(call("show-recipe", "testbed", "--set", "seed=7", "--json").stdout)["seed"] == 7
+    found = json.loads(call("doctor", "--json").stdout)
+    rows = {row["recipe"]: row for row in found["recipes"]}
+    assert rows["testbed"]["fits"] is True and rows["qwen3-8b-12gb"]["fits"] is False
+    assert "needs a GPU with 9.0 GiB" in rows["qwen3-8b-12gb"]["why"] and found["best"] == "testbed"
+    assert "CPU cores" in call("doctor").stdout
+
+
+BAD_CALLS: list[tuple[tuple[str, ...], str]] = [
+    (("run", "no-such-recipe"), "no-such-recipe"),
+    (("run", "testbed", "--set", "judge.max_step=3"), "max_steps"),
+    (("run", "testbed", "--set", "judge.num_generations=1"), "zero advantage everywhere"),
+    (("run", "testbed", "--set", "seed"), "--set"),
+    (("run", "testbed", "--stage", "everything"), "not a stage"),
+    (("run", "testbed", "--if-exists", "maybe"), "raise, resume or overwrite"),
+    (("run", "testbed", "--set", "model.base=/no/such/folder"), "does not exist"),
+    (("run", "testbed", "--set", "data.source=/no/such.jsonl", "--set", "warmup.source=null"), "/no/such.jsonl"),
+    (("rubric", "/no/such/run", "hello"), "not a run directory"),
+    (("report", "/no/such/run"), "not a run directory"),
+    (("judge", "/no/such/run"), "Give --prompt, --a and --b"),
+    (("judge", "/no/such/run", "x.jsonl", "--prompt", "p"), "not both"),
+    (("score", "/no/such/run", "--prompt", "p"), "Give --prompt and --response"),
+    (("score", "/no/such/run", "x.jsonl", "--response", "r"), "not both"),
+    (("score", "/no/such/run", "--prompt", "p", "--response", " "), "--response is empty"),
+    (("score", "/no/such/run", "/no/such.jsonl"), "/no/such.jsonl"),
+    (("score", "/no/such/run", "/no/such.jsonl", "."), "is a folder"),
+    (("testbed", "pairs", "/dev/null/x.jsonl", "--prompts", "100000"), "distinct prompts"),
+    (("testbed", "pairs", "/dev/null/x.jsonl"), "Check the path"),
+    (("testbed", "pairs", "."), "Is a directory"),
+    (("run", "testbed", "--set", "evaluation.judge_max_tokens=300"), "No training pair fits model.max_context"),
+    (("run", "testbed", "--set", "schedule.cycles=50", "--set", "data.train_prompts=20"), "cannot be split"),
+    (("rubric", "/no/such/run", "   "), "the prompt is empty"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), BAD_CALLS, ids=lambda value: " ".join(value[:3]) if value else "")
+def test_bad_calls_say_what_to_do(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    more = ("--run-dir", str(tmp_path / "run")) if arguments[0] == "run" else ()
+    assert said in refused(*arguments, *more)
+
+
+def test_a_mistake_ends_a_process_with_2() -> None:
+    done = process("run", "no-such-recipe")
+    assert (done.returncode, done.stdout) == (2, "") and "no-such-recipe" in done.stderr
+
+
+def test_existing_and_foreign_folders_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    for choice in ("raise", "resume", "overwrite"):
+        refused("run", "testbed", "--run-dir", tmp_path, "--if-exists", choice)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.slow
+def test_judging_a_file_refuses_before_it_judges(finished_run: Path, tmp_path: Path) -> None:
+    row = {"id": "p7", "prompt": "Write a note", "response_a": "stone", "response_b": "table", "rubric": "be nice"}
+    source = tmp_path / "in.jsonl"
+    source.write_text(json.dumps(row) + "\n")
+    assert "is a folder" in refused("judge", finished_run, source, tmp_path)
+    assert "also the input" in refused("judge", finished_run, source, source)
+    assert "pair p7: the rubric given does not parse" in refused("judge", finished_run, source, tmp_path / "out.jsonl")
+
+
+@pytest.mark.slow
+def test_what_was_taken_from_a_run_is_restored_or_named(finished_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished_run, folder)
+    weights = Path("adapters", "judge", "adapter_model.safetensors")
+    (folder / weights).unlink()
+    assert call("demo", "--run-dir", folder, "--json", *short_sets()).returncode == 0
+    assert (folder / weights).read_bytes() == (finished_run / weights).read_bytes()
+    for cache in folder.glob("checkpoints/*/cache.json"):
+        cache.unlink()
+    assert "cache.json cannot be read" in refused("demo", "--run-dir", folder, "--json", *short_sets())
+
+
+@pytest.mark.slow
+def test_a_run_that_failed_before_its_first_stage_leaves_its_name_free(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    refused("run", "testbed", "--run-dir", folder, "--set", "model.base=/no/such/folder")
+    assert "does not exist" in refused("run", "testbed", "--run-dir", folder, "--set", "model.base=/no/other/folder")
+
+
+@pytest.mark.slow
+def test_another_recipe_is_refused(finished_run: Path) -> None:
+    assert "another recipe" in refused("run", "testbed", "--resume", "--run-dir", finished_run, "--set", "seed=99")
+    assert "exists" in refused("run", "testbed", "--run-dir", finished_run, *short_sets())
+
+
+@pytest.mark.slow
+def test_ctrl_c_exits_130_and_keeps_what_was_done(tmp_path: Path) -> None:
+    folder, log = tmp_path / "run", tmp_path / "log"
+    process = begin(command, "run", "testbed", "--run-dir", folder, *short_sets(), log=log)
+    wait_for((folder / "evaluations" / "base.json").exists, process, log)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    said = log.read_text()
+    assert process.exitcode == 130, said
+    assert "--resume" in said
+    assert "Traceback" not in said
+    assert (folder / "state.json").is_file()
+
+
+@pytest.mark.slow
+def test_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rubric_arm_lite.runs import directory as run_dir
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(run_dir, "atomic_write", full)
+    assert "is full" in refused("run", "testbed", "--run-dir", tmp_path / "run")
+
+
+def test_plan() -> None:
+    shown = call("plan", "qwen3-8b-12gb", "--gpu-gb", "12", "--tokens-per-second", "300", "--set", "judge.max_steps=10")
+    assert "It fits." in shown.stdout and "hours" in shown.stdout
+    found = json.loads(call("plan", "qwen3-8b-24gb", "--gpu-gb", "8", "--json").stdout)
+    assert found["fits"] is False and found["least_bytes"] > 8 * 2**30
+    assert {stage["stage"] for stage in found["stages"]} >= {"warm-up", "judge update", "rubric rollout"}
+    assert "does not fit" in call("plan", "qwen3-8b-24gb", "--gpu-gb", "8").stdout
+    assert "give the size of a card" in refused("plan", "testbed", "--gpu-gb", "-1")

@@ -1,0 +1,86 @@
+"""``rubric-arm data check`` and ``convert``, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rubric_arm_lite.data.pairs import load_pairs, load_trajectories
+from tests.cli.test_cli import call, refused
+from tests.source_rows import RUBRIC, helpsteer3, openrubric, write_jsonl
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    rows = [openrubric(i, "A" if i % 4 else "B") for i in range(8)]
+    return write_jsonl(tmp_path / "openrubric.jsonl", [*rows, openrubric(9, "tie"), rows[1]])
+
+
+def test_check_says_what_there_is(source: Path) -> None:
+    shown = call("data", "check", source).stdout
+    for part in (
+        "10 rows read, 9 pairs kept; left out: 1 tie.",
+        "form: openrubric",
+        "equal to an earlier pair: 1",
+        "chosen first: 0.778",
+        "magpie 5",
+        "words",
+        "median",
+        "<instruction>",
+        "=== chosen ===",
+    ):
+        assert part in shown
+
+
+def test_check_as_json_and_in_tokens(source: Path) -> None:
+    found = json.loads(call("data", "check", source, "--model", "testbed", "--show", "0", "--json").stdout)
+    assert found["unit"] == "tokens" and found["shown"] == []
+    assert (found["rows"], found["kept"], found["left_out"], found["prompts"]) == (10, 9, {"tie": 1}, 8)
+    assert found["lengths"]["prompt"]["100%"] > 1
+    found = json.loads(call("data", "check", source, "--recipe", "testbed", "--warmup", "--json").stdout)
+    assert found["well_formed_judgements"] == 1.0 and RUBRIC in found["shown"][0]
+    assert "=== the judge's prompt ===" in found["shown"][0]
+
+
+def test_check_prints_no_control_characters(tmp_path: Path) -> None:
+    row = {"prompt": "p\x1b[31m", "chosen": "a\x1b]0;x\x07", "rejected": "b"}
+    shown = call("data", "check", write_jsonl(tmp_path / "rows.jsonl", [row])).stdout
+    assert "\x1b" not in shown and "\x07" not in shown
+
+
+def test_what_convert_writes_is_read_again(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out" / "pairs.jsonl"
+    shown = call("data", "convert", source, target, "--subset", "magpie").stdout
+    assert f"4 pairs written to {target}" in shown and "1 equal to an earlier pair" in shown
+    pairs = load_pairs(target)
+    assert {pair.subset for pair in pairs} == {"magpie"} and pairs[0].prompt == "Request 1"
+    target = tmp_path / "warmup.jsonl"
+    found = json.loads(call("data", "convert", source, target, "--warmup", "--json").stdout)
+    assert found["kept"] == len(load_trajectories(target)) == 9
+    conversations = write_jsonl(
+        tmp_path / "helpsteer3.jsonl",
+        [helpsteer3(1, context=[{"role": "system", "content": "s"}, {"role": "user", "content": "u"}])],
+    )
+    call("data", "convert", conversations, tmp_path / "pairs.jsonl")
+    call("data", "convert", conversations, tmp_path / "pairs.jsonl", "--overwrite")
+    assert len(load_pairs(tmp_path / "pairs.jsonl")[0].prompt) == 2
+
+
+def test_refusals(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    assert "is a folder" in refused("data", "convert", source, tmp_path)
+    assert "ends in .jsonl" in refused("data", "convert", source, tmp_path / "out.csv")
+    assert "is also the input" in refused("data", "convert", source, source)
+    kept = write_jsonl(tmp_path / "kept.jsonl", [{"mine": 1}])
+    assert "give --overwrite" in refused("data", "convert", source, kept)
+    assert json.loads(kept.read_text()) == {"mine": 1}
+    assert "--form 'csv'" in refused("data", "check", source, "--form", "csv")
+    assert "--deduplicate 'all'" in refused("data", "convert", source, out, "--deduplicate", "all")
+    assert "rubric-arm testbed pairs" in refused("data", "check", "testbed")
+    assert "There is no file" in refused("data", "check", tmp_path / "none.jsonl")
+    assert "decontaminate: There is no file" in refused("data", "check", source, "--decontaminate", "none.jsonl")
+    assert "has no split 'x' to choose" in refused("data", "check", source, "--split", "x")
+    assert "holds no judgements" in refused("data", "convert", source, out, "--form", "skywork", "--warmup")
+    assert not out.exists()

@@ -1,0 +1,440 @@
+"""Published data in the schema of each set: what becomes a pair, what is left out and counted, what is an error."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rubric_arm_lite.data.check import Counts, survey_pairs, survey_trajectories
+from rubric_arm_lite.data.decontaminate import BENCHMARKS, Overlap, overlap_with
+from rubric_arm_lite.data.formats import FIRST_RELEASE, FORMS, known_form
+from rubric_arm_lite.data.load import Sample, held_out_settings, read_pairs
+from rubric_arm_lite.data.pairs import RowIds, WarmupRow, pair_as_row, pair_of_row, trajectory_as_row, trajectory_of_row
+from rubric_arm_lite.data.rows import Row
+from rubric_arm_lite.data.trajectories import read_trajectories
+from rubric_arm_lite.errors import DataError
+from rubric_arm_lite.evaluation.benchmarks import catalogue
+from rubric_arm_lite.prompts.builder import prompt_hash
+from rubric_arm_lite.prompts.parsing import parse_judgement, parse_rubric
+from rubric_arm_lite.recipe.fields import DataSettings, Form, WarmupSettings
+from rubric_arm_lite.types import Message, PreferencePair
+from tests.data.test_sources import _cache  # noqa: F401  (a fixture: no cache is shared)
+from tests.fake_hub import serve_hub
+from tests.source_rows import (
+    LONG,
+    ROWS,
+    RUBRIC,
+    helpsteer3,
+    lay_out,
+    openrubric,
+    skywork,
+    turn,
+    ultrafeedback,
+    write_jsonl,
+)
+
+PAIRS = {
+    "openrubric": ("Request 1", "first 1", "second 1", "magpie"),
+    "ultrafeedback": ("Request 1", "good 1", "bad 1", ""),
+    "skywork": (
+        (Message("user", "Request 1"), Message("assistant", "Which one?"), Message("user", "The second.")),
+        "good 1",
+        "bad 1",
+        "magpie",
+    ),
+    "helpsteer3": ("Request 1", "first 1", "second 1", "code"),
+    "rubricarm-arena": ("Request 1", "good 1", "bad 1", ""),
+}
+
+
+def settings(source: str | Path, **choices: Any) -> DataSettings:
+    return DataSettings(source=str(source), streaming=True, **choices)
+
+
+def read(given: list[dict[str, Any]], folder: Path, **choices: Any) -> tuple[list[PreferencePair], Counts]:
+    return read_pairs(settings(write_jsonl(folder / "rows.jsonl", given), **choices), seed=0)
+
+
+def message_of(call: Callable[[], object]) -> str:
+    with pytest.raises(DataError) as caught:
+        call()
+    return str(caught.value)
+
+
+# --- forms ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_form_has_a_name_in_recipes() -> None:
+    assert {"auto", "pairs", *FORMS} == set(get_args(Form))
+    assert known_form("openrubrics/openrubric-V2") is FORMS["openrubric"] is known_form(FIRST_RELEASE)
+    assert known_form("/data/nvidia/HelpSteer3") is FORMS["helpsteer3"]
+    assert known_form("me/mine") is known_form("HelpSteer3") is known_form("") is None
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_published_set_is_read_from_a_clone_of_its_repository(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = FORMS[name]
+    lay_out(tmp_path, form.hub_id, form.split, [ROWS[name](1), ROWS[name](2)], form.config)
+    monkeypatch.chdir(tmp_path)
+    pairs, counts = read_pairs(settings(form.hub_id), seed=0)
+    prompt, chosen, rejected, subset = PAIRS[name]
+    assert pairs[0] == PreferencePair(f"{prompt_hash(prompt)}-0", prompt, chosen, rejected, form.hub_id, subset)
+    assert (counts.form, counts.rows, counts.kept, counts.left_out) == (name, 2, 2, ())
+    assert read_pairs(settings(tmp_path / form.hub_id), seed=0)[0][1].chosen == pairs[1].chosen
+
+
+def test_a_published_set_that_was_saved_to_disk(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    folder = tmp_path / "nvidia" / "HelpSteer3"
+    Dataset.from_list([helpsteer3(1), helpsteer3(2)]).save_to_disk(str(folder))
+    assert read_pairs(settings(folder), 0)[1].form == "helpsteer3"
+
+
+def test_labels_name_the_chosen_side(tmp_path: Path) -> None:
+    winners = ["A", "b", "Response B", "response_a", "tie", "Model A"]
+    pairs, counts = read([openrubric(i, winner) for i, winner in enumerate(winners)], tmp_path)
+    assert [pair.chosen.split()[0] for pair in pairs] == ["first", "second", "second", "first", "first"]
+    assert (counts.left_out, counts.ordered, counts.chosen_first) == ((("tie", 1),), 5, 3)
+    pairs, counts = read([helpsteer3(i, value) for i, value in enumerate([-3, 1, 0, 2])], tmp_path)
+    assert [pair.chosen for pair in pairs] == ["first 0", "second 1", "second 3"]
+    assert (counts.left_out, counts.chosen_first) == ((("tie", 1),), 1)
+
+
+def test_what_can_be_no_pair_is_left_out_and_counted(tmp_path: Path) -> None:
+    bad = ultrafeedback(2)
+    rows = [
+        ultrafeedback(1),
+        {**bad, "score_rejected": 8.5},
+        {**bad, "rejected": bad["chosen"]},
+        {**bad, "rejected": [turn("user", "Request 2"), turn("assistant", " ")]},
+        {**bad, "prompt": ""},
+        ultrafeedback(1),
+    ]
+    pairs, counts = read(rows, tmp_path, form="ultrafeedback")
+    assert len(pairs) == 1
+    assert dict(counts.left_out) == {"tie": 1, "identical responses": 1, "empty text": 2, "equal to an earlier pair": 1}
+    assert counts.line().endswith(
+        "1 pairs kept; left out: 2 empty text; 1 equal to an earlier pair; 1 identical responses; 1 tie."
+    )
+    other = skywork(2)
+    other["rejected"][0] = turn("user", "Another request")
+    assert dict(read([skywork(1), other], tmp_path, form="skywork")[1].left_out) == {
+        "responses to different conversations": 1
+    }
+
+
+def test_in_a_users_own_file_the_same_is_an_error(tmp_path: Path) -> None:
+    row = {"prompt": "p", "chosen": "a", "rejected": "a"}
+    assert "line 1: chosen equals rejected" in message_of(lambda: read([row], tmp_path))
+    assert "column `chosen` is empty" in message_of(lambda: read([{**row, "chosen": ""}], tmp_path))
+
+
+MALFORMED: list[tuple[str, dict[str, Any], str]] = [
+    ("openrubric", {"winner": "C"}, "column `winner` is 'C'. Give A, B or tie."),
+    ("openrubric", {"winner": 1}, "column `winner` is a number. Give a text."),
+    ("openrubric", {"instruction": None}, "column `instruction` is null."),
+    ("openrubric", {"source": 3}, "column `source` is a number."),
+    ("ultrafeedback", {"score_chosen": "8"}, "column `score_chosen` is '8'. Give a finite number."),
+    ("ultrafeedback", {"score_chosen": True}, "column `score_chosen` is true. Give a finite number."),
+    ("ultrafeedback", {"chosen": []}, "column `chosen` is an empty list."),
+    ("ultrafeedback", {"chosen": [turn("user", "x")]}, "the last message of `chosen` is by 'user'."),
+    ("skywork", {"chosen": "text"}, "must be lists of messages"),
+    ("helpsteer3", {"overall_preference": None}, "column `overall_preference` is null."),
+    ("helpsteer3", {"overall_preference": "-1"}, "Give a finite number."),
+    ("helpsteer3", {"context": "text", "response1": ["x"]}, "message 1 of `response1` is a text."),
+    ("rubricarm-arena", {"rejected": {"a": 1}}, "column `rejected` is an object."),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "expected"), MALFORMED)
+def test_a_malformed_row_is_an_error_with_its_place(
+    name: Any, changes: dict[str, Any], expected: str, tmp_path: Path
+) -> None:
+    message = message_of(lambda: read([ROWS[name](1), {**ROWS[name](2), **changes}], tmp_path, form=name))
+    assert message.startswith(f"{tmp_path / 'rows.jsonl'}, line 2: ")
+    assert expected in message
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_missing_column_lists_the_expected_and_the_found(name: Any, tmp_path: Path) -> None:
+    for column in FORMS[name].columns:
+        row = {key: value for key, value in ROWS[name](1).items() if key != column}
+        message = message_of(lambda row=row: read([row], tmp_path, form=name))  # type: ignore[misc]
+        assert f"column `{column}` is missing. Expected: {', '.join(FORMS[name].columns)}; found: " in message
+
+
+def test_long_and_other_scripts_come_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(LONG.encode()) > 100_000
+    form = FORMS["helpsteer3"]
+    lay_out(tmp_path, form.hub_id, "train", [helpsteer3(1, response2=LONG)], form.config)
+    monkeypatch.chdir(tmp_path)
+    assert read_pairs(settings(form.hub_id), 0)[0][0].rejected == LONG
+
+
+def test_pairs_round_trip_through_our_own_form(tmp_path: Path) -> None:
+    pairs, _ = read([skywork(1), skywork(2)], tmp_path, form="skywork")
+    ids = RowIds()
+    assert [pair_of_row(Row("", pair_as_row(pair)), ids) for pair in pairs] == pairs
+
+
+# --- what is left out -----------------------------------------------------------------------------------------------
+
+
+def test_subsets(tmp_path: Path) -> None:
+    rows = [openrubric(i) for i in range(6)]
+    pairs, counts = read(rows, tmp_path, subset=("magpie",))
+    assert {pair.subset for pair in pairs} == {"magpie"} and counts.left_out == (("of another subset", 3),)
+    message = message_of(lambda: read(rows, tmp_path, subset=("none",)))
+    assert "It has the subsets: " in message and "magpie" in message and "skywork" in message
+
+
+def test_duplicates(tmp_path: Path) -> None:
+    rows = [openrubric(1), openrubric(1), openrubric(1, response_b="other"), openrubric(2)]
+    kept = {mode: len(read(rows, tmp_path, deduplicate=mode)[0]) for mode in ("none", "pairs", "prompts")}
+    assert kept == {"none": 4, "pairs": 3, "prompts": 2}
+
+
+def test_a_sample_depends_on_the_seed_and_not_on_the_order(tmp_path: Path) -> None:
+    rows = [openrubric(i // 2, response_a=f"a {i}") for i in range(40)]
+    forward, counts = read(rows, tmp_path, sample=5)
+    backward, _ = read(rows[::-1], tmp_path, sample=5)
+    assert len(forward) == 10 and counts.left_out == (("not in the sample", 30),)
+    assert {p.prompt for p in forward} == {p.prompt for p in backward}
+    places = [[row["response_a"] for row in rows].index(pair.chosen) for pair in forward]
+    assert places == sorted(places)
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert {p.prompt for p in read_pairs(settings(path, sample=5), seed=1)[0]} != {p.prompt for p in forward}
+    assert len(read(rows, tmp_path, rows=3)[0]) == 3
+
+
+@given(prompts=st.lists(st.integers(0, 12), max_size=60), size=st.integers(1, 8), seed=st.integers(0, 50))
+def test_a_sample_keeps_whole_prompts_and_counts_the_rest(prompts: list[int], size: int, seed: int) -> None:
+    sample = Sample[tuple[int, int]](size, seed)
+    for number, prompt in enumerate(prompts):
+        sample.add(str(prompt), (number, prompt))
+    kept = sample.items()
+    chosen = {prompt for _, prompt in kept}
+    assert len(chosen) == min(size, len(set(prompts)))
+    assert kept == [(number, prompt) for number, prompt in enumerate(prompts) if prompt in chosen]
+    assert sample.dropped == len(prompts) - len(kept)
+
+
+def test_held_out_prompts_are_not_trained_on(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "all.jsonl", [openrubric(i) for i in range(4)])
+    pairs, counts = read_pairs(settings(path), 0, held_out={prompt_hash("Request 2")})
+    assert "Request 2" not in {pair.prompt for pair in pairs}
+    assert counts.left_out == (("with a held-out prompt", 1),)
+
+
+def test_the_evaluation_set_may_be_another_split_of_the_same_source() -> None:
+    chosen = DataSettings(source="a/b", revision="v1", sample=3, evaluation="a/b", evaluation_split="test_prefs")
+    found = held_out_settings(chosen)
+    assert (found.source, found.split, found.revision, found.sample) == ("a/b", "test_prefs", "v1", None)
+    assert held_out_settings(chosen.model_copy(update={"evaluation": "x.jsonl"})).revision is None
+
+
+# --- overlap --------------------------------------------------------------------------------------------------------
+
+TWENTY = " ".join(f"word{i}" for i in range(20))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        (TWENTY, True),
+        (f"Please, {' '.join(TWENTY.split()[3:16]).upper()}!", True),
+        (" ".join(TWENTY.split()[3:15]), False),
+        ("Name a river.", True),
+        ("name a  RIVER", True),
+        ("Náme a rivér", True),
+        ("नदी का नाम बताओ", True),
+        ("नद का नम बतओ और", False),
+        ("Name a river, and then a lake.", False),
+        ("请解释一下为什么天空是蓝色的", True),
+        ("请解释一下为什么天空是蓝色的而不是红的", True),
+        ("请解释一下", False),
+        ((Message("user", "hello"), Message("user", TWENTY)), True),
+        ("...", False),
+        ("", False),
+    ],
+)
+def test_overlap(prompt: Any, expected: bool) -> None:
+    overlap = Overlap(13)
+    for text in (TWENTY, "Name a river.", "请解释一下为什么天空是蓝色的", "नदी का नाम बताओ", "!!"):
+        overlap.add(text)
+    assert overlap.found_in(prompt) is expected
+
+
+def test_runs_do_not_reach_over_turns() -> None:
+    overlap = Overlap(4)
+    overlap.add((Message("user", "one two"), Message("assistant", "three four")))
+    assert not overlap.found_in("zero one two three four five")
+    assert overlap.found_in((Message("user", "one two"), Message("user", "three four")))
+
+
+def test_decontamination_by_file_folder_and_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = write_jsonl(tmp_path / "bench.jsonl", [{"question": "Request 1"}, {"prompt": [turn("user", "Request 3")]}])
+    rows = write_jsonl(tmp_path / "rows.jsonl", [openrubric(i) for i in range(5)])
+    pairs, counts = read_pairs(settings(rows), 0, overlap_with([str(bench)], 13))
+    assert [pair.prompt for pair in pairs] == ["Request 0", "Request 2", "Request 4"]
+    assert counts.left_out == (("overlapping with a benchmark", 2),)
+    for split in ("gpt", "claude"):
+        lay_out(tmp_path, "ScalerLab/JudgeBench", split, [{"question": f"Asked of {split}"}])
+    monkeypatch.chdir(tmp_path)
+    overlap = overlap_with(["JudgeBench"], 13)
+    assert overlap is not None and overlap.found_in("asked of gpt") and overlap.found_in("asked of claude")
+    assert overlap_with([], 13) is None
+    message = message_of(lambda: overlap_with(["no-such.jsonl"], 13))
+    assert message.startswith("decontaminate: There is no file") and all(name in message for name in BENCHMARKS)
+    without = write_jsonl(tmp_path / "other.jsonl", [{"x": "y"}])
+    assert "found: x" in message_of(lambda: overlap_with([str(without)], 13))
+
+
+def test_benchmarks_have_one_name_and_place() -> None:
+    by_name = {benchmark.name: benchmark for benchmark in catalogue.BENCHMARKS}
+    for name, known in BENCHMARKS.items():
+        listed = by_name[name]
+        assert listed.source == known.hub_id
+        assert [(part.config, part.split) for part in listed.parts] == [(known.config, split) for split in known.splits]
+
+
+# --- trajectories ---------------------------------------------------------------------------------------------------
+
+
+def trajectories(rows: list[dict[str, Any]], folder: Path, **choices: Any) -> tuple[list[WarmupRow], Counts]:
+    path = write_jsonl(folder / "rows.jsonl", rows)
+    return read_trajectories(WarmupSettings(source=str(path), streaming=True, **choices), seed=0)
+
+
+def test_published_trajectories_pass_our_own_parsers(tmp_path: Path) -> None:
+    good = openrubric(1)
+    rows = [
+        good,
+        openrubric(2, "B", rubric=f"Here is the rubric:\n\n{RUBRIC.replace('1.', '1)')}\n\nI hope this helps."),
+        openrubric(3, rubric="1. The response is short [Hard Rule] [Principle]"),
+        openrubric(4, rubric=""),
+        openrubric(5, judge="Winner: Response A"),
+        openrubric(6, "B", judge=good["judge"]),
+        openrubric(7, judge=good["judge"].replace("- Criterion 2 [Principle]: Justification: met.\n", "")),
+        openrubric(8, "tie"),
+        openrubric(9, judge=None),
+    ]
+    kept, counts = trajectories(rows, tmp_path)
+    assert [row.prompt for row in kept] == ["Request 1", "Request 2"]
+    assert dict(counts.left_out) == {
+        "with a malformed rubric": 2,
+        "with a malformed judgement": 3,
+        "with a judgement against its label": 1,
+        "tie": 1,
+    }
+    for row in kept:
+        rubric = parse_rubric(row.rubric)
+        assert row.rubric == rubric.render() == RUBRIC
+        assert parse_judgement(row.judgement, rubric).status.value == "ok"
+        assert trajectory_of_row(Row("", trajectory_as_row(row))) == row
+
+
+def test_trajectories_without_the_columns_or_the_form_for_it(tmp_path: Path) -> None:
+    row = openrubric(1)
+    del row["judge"]
+    message = message_of(lambda: trajectories([row], tmp_path))
+    assert "column `judge` is missing. Expected: instruction, response_a, response_b, winner, rubric, judge;" in message
+    assert "holds no judgements" in message_of(lambda: trajectories([helpsteer3(1)], tmp_path))
+    assert "0 trajectories kept" in message_of(lambda: trajectories([openrubric(1, rubric="no list")], tmp_path))
+
+
+@pytest.mark.parametrize("column", FORMS["openrubric"].judgement)
+def test_the_judges_column_has_one_of_several_names(column: str, tmp_path: Path) -> None:
+    row = openrubric(1)
+    row[column] = row.pop("judge")
+    assert len(trajectories([row], tmp_path)[0]) == 1
+
+
+def test_our_own_trajectories_are_taken_as_they_are(tmp_path: Path) -> None:
+    row = {"prompt": "p", "rubric": "anything", "response_a": "a", "response_b": "b", "judgement": "j", "source": "s"}
+    kept, counts = trajectories([row, {**row, "prompt": "q", "source": "t"}], tmp_path, subset=("s",))
+    assert kept == [WarmupRow("p", "anything", "a", "b", "j")] and counts.left_out == (("of another subset", 1),)
+    path = write_jsonl(tmp_path / "own.jsonl", [row, {**row, "prompt": "q"}, {**row, "prompt": "r"}])
+    overlap = Overlap(13)
+    overlap.add("q")
+    chosen = WarmupSettings(source=str(path), sample=5)
+    kept, counts = read_trajectories(chosen, 0, overlap, held_out={prompt_hash("r")})
+    assert [found.prompt for found in kept] == ["p"]
+    assert dict(counts.left_out) == {"overlapping with a benchmark": 1, "with a held-out prompt": 1}
+
+
+# --- surveys --------------------------------------------------------------------------------------------------------
+
+
+def test_a_survey_of_pairs_by_hand() -> None:
+    pairs = [
+        PreferencePair("1", "p q", "a b c", "d", "s"),
+        PreferencePair("2", "p q", "d", "a b c", "s"),
+        PreferencePair("3", "p q", "a b c", "d", "s"),
+        PreferencePair("4", (Message("user", "x"),), "e", "f", "s", "t"),
+    ]
+    counts = Counts("x", "openrubric", 4, 4, (), 4, 1)
+    found = survey_pairs(pairs, counts, "words", lambda text: len(text.split()))
+    assert found.facts == {
+        "prompts": 2,
+        "most_pairs_of_a_prompt": 3,
+        "conversations": 1,
+        "equal_to_an_earlier_pair": 1,
+        "contradicting_pairs": 1,
+        "chosen_longer": 2.5 / 4,
+        "chosen_first": 0.25,
+    }
+    assert found.lengths["chosen"] == (1, 3, 3, 3) and found.subsets == {"s": 3, "t": 1}
+    assert found.as_json()["lengths"]["chosen"]["100%"] == 3
+
+
+def test_a_survey_of_trajectories_by_hand() -> None:
+    row = openrubric(1)
+    good = WarmupRow("p", RUBRIC, "a", "b", row["judge"])
+    rows = [good, replace(good, rubric="none"), replace(good, judgement="Winner: Response B")]
+    facts = survey_trajectories(rows, Counts("x", "pairs", 3, 3), "words", len).facts
+    assert facts == {
+        "prompts": 1,
+        "conversations": 0,
+        "well_formed_rubrics": 2 / 3,
+        "well_formed_judgements": 1 / 3,
+        "criteria": 2.0,
+        "winner_first": 1.0,
+    }
+
+
+# --- the Hub --------------------------------------------------------------------------------------------------------
+
+READ = """
+from rubric_arm_lite.config import DataSettings
+from rubric_arm_lite.sources.reading import read_pairs
+for streaming in (False, True):
+    for source in ("nvidia/HelpSteer3", "HuggingFaceH4/ultrafeedback_binarized"):
+        pairs, counts = read_pairs(DataSettings(source=source, streaming=streaming), 0)
+        print(len(pairs), pairs[0].prompt, counts.form)
+"""
+
+
+def test_published_sets_by_their_hub_id(tmp_path: Path) -> None:
+    for name in ("helpsteer3", "ultrafeedback"):
+        form = FORMS[name]
+        lay_out(tmp_path / "hub", form.hub_id, form.split, [ROWS[name](i) for i in range(3)], form.config)
+    with serve_hub(tmp_path / "hub") as hub:
+        environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(Path.cwd())}
+        command = [sys.executable, "-c", READ]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["3 Request 0 helpsteer3", "3 Request 0 ultrafeedback"] * 2

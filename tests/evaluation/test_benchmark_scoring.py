@@ -1,0 +1,192 @@
+"""Scoring rules against numbers worked by hand; the arithmetic stands beside each."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rubric_arm_lite.evaluation.benchmarks.scoring import (
+    Answer,
+    Measure,
+    Outcome,
+    Rated,
+    Reading,
+    Stratum,
+    beats_all,
+    best_of_scores,
+    both_orders,
+    majority_outcome,
+    round_robin,
+    share_won,
+    style_values,
+    ties_score,
+)
+
+T, F, N = True, False, None
+outcomes = st.sampled_from((True, False, None))
+
+
+@pytest.mark.parametrize("unparsed", [0.0, 0.25, 0.5])
+def test_a_pair_counts_its_verdict_or_what_a_missing_one_is_worth(unparsed: float) -> None:
+    assert [share_won([outcome], unparsed) for outcome in (T, F, N)] == [1.0, 0.0, unparsed]
+    assert share_won([T, F, N, N], unparsed) == (1 + 2 * unparsed) / 4
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "value"),
+    [
+        ([T, T, T], 1.0),
+        ([T, F, T], 0.0),
+        ([T, N, T], 0.25),  # not lost, but not won either: counts once
+        ([N, N, N], 0.25),
+        ([N, F, T], 0.0),  # a lost duel decides, whatever is missing
+    ],
+)
+def test_strict_best_of_four(verdicts: list[Outcome], value: float) -> None:
+    assert beats_all(verdicts, 0.25) == value
+
+
+SIX = list(itertools.combinations(range(4), 2))
+"""(0,1) (0,2) (0,3) (1,2) (1,3) (2,3)"""
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "value"),
+    [
+        # wins of responses 0-3                     0: 3, 1: 2, 2: 1, 3: 0
+        ([T, T, T, T, T, T], 1.0),
+        # 0 beats 1 and 2, loses to 3; 1 beats 2 and 3; 2 beats 3: 2, 2, 1, 1: shared by two
+        ([T, T, F, T, T, T], 1 / 2),
+        # 0 loses to 1, beats 2 and 3; 1 beats 2, loses to 3; 3 beats 2: 2, 2, 0, 2: shared by three
+        ([F, T, T, T, F, F], 1 / 3),
+        # 0 loses all: 0, then 1 has 3
+        ([F, F, F, T, T, T], 0.0),
+        # nothing parsed: each has 3 * unparsed, shared by four
+        ([N, N, N, N, N, N], 1 / 4),
+        # unparsed 0.5: 0 has 1 + 1 + 0.5 = 2.5; 1 has 0 + 1 + 1 = 2; 3 has 0.5
+        ([T, T, N, T, T, T], 1.0),
+        # 0 has 1 + 0.5 + 0.5 = 2, 1 has 1 + 1 = 2, 2 has 0.5 + 1, 3 has 0.5: shared by two
+        ([T, N, N, T, T, T], 1 / 2),
+    ],
+)
+def test_round_robin_by_hand(verdicts: list[Outcome], value: float) -> None:
+    assert round_robin(4, SIX, verdicts, 0.5) == value
+
+
+def test_the_value_of_a_missing_verdict_changes_who_wins_a_round_robin() -> None:
+    verdicts = [T, N, N, T, T, T]  # as above, with 0 for a missing verdict: 0 has 1, and 1 has 2
+    assert round_robin(4, SIX, verdicts, 0.0) == 0.0
+
+
+@given(st.lists(outcomes, min_size=6, max_size=6))
+def test_who_wins_every_duel_wins_the_round_robin_too(verdicts: list[Outcome]) -> None:
+    if beats_all(verdicts[:3], 0.25) == 1.0:
+        assert round_robin(4, SIX, verdicts, 0.5) == 1.0
+    if verdicts[:3] == [F, F, F]:
+        assert round_robin(4, SIX, verdicts, 0.5) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("scores", "value"),
+    [([3, 1, 2, 0], 1.0), ([3, 3, 2, 0], 0.5), ([1, 1, 1, 1], 0.25), ([2, 3, 1, 1], 0.0), ([0], 1.0)],
+)
+def test_best_of_scores_shares_the_maximum(scores: list[float], value: float) -> None:
+    assert best_of_scores(scores) == value
+
+
+# RM-Bench, rows are the chosen response's style (concise, detailed, markdown), columns the rejected one's:
+#            concise  detailed  markdown
+# concise       1        0         0        hard (above the diagonal): 0, 0, 1 → 1/3
+# detailed      1        1         1        normal (on it):            1, 1, 0 → 2/3
+# markdown      1        ½         0        easy (below it):           1, 1, ½ → 5/6
+GRID: list[Outcome] = [T, F, F, T, T, T, T, N, F]
+
+
+def test_the_nine_cells_of_rm_bench_by_hand() -> None:
+    values = style_values(GRID, 0.5)
+    assert values == pytest.approx({"hard": 1 / 3, "normal": 2 / 3, "easy": 5 / 6, "all": (1 / 3 + 2 / 3 + 5 / 6) / 3})
+
+
+@pytest.mark.parametrize(("row", "column"), list(itertools.product(range(3), range(3))))
+def test_each_cell_of_rm_bench_counts_in_its_own_difficulty(row: int, column: int) -> None:
+    one = [place == 3 * row + column for place in range(9)]
+    values = style_values(one, 0.5)
+    expected = "hard" if column > row else "normal" if column == row else "easy"
+    assert {name for name, value in values.items() if value} == {expected, "all"}
+    assert values[expected] == pytest.approx(1 / 3) and values["all"] == pytest.approx(1 / 9)
+
+
+@pytest.mark.parametrize(
+    ("original", "flipped", "value"),
+    [
+        (T, T, 1.0), (T, N, 1.0), (N, T, 1.0),  # +2, +1, +1
+        (T, F, 0.0), (F, T, 0.0), (N, N, 0.0),  # 0
+        (F, N, 0.0), (N, F, 0.0), (F, F, 0.0),  # -1, -1, -2
+    ],
+)  # fmt: skip
+def test_judgebench_adds_both_orders(original: Outcome, flipped: Outcome, value: float) -> None:
+    assert both_orders(Reading((original,), (flipped,))) == value
+
+
+def test_ties_by_hand() -> None:
+    """Three prompts: the first in both kinds, the second without a right margin, the third without its reference."""
+    reference = {
+        "1": Rated((9.0,), (2.0, 4.0)),  # accurate, margin 5
+        "2": Rated((3.0,), (5.0,)),  # not accurate, margin -2
+    }
+    tied = {
+        "1": Rated((8.0, 9.0), (4.0, 1.0)),  # accurate, margin 4, spread 1
+        "2": Rated((6.0, 2.0), (5.0,)),  # not accurate, margin -3, spread 4
+        "3": Rated((7.0, 7.0), (1.0,)),  # accurate, but no reference
+    }
+    # accuracy: tied 2/3, reference 1/2. Prompts 1 and 2: margin above spread 1 of 2; min(margins) above it 1 of 2:
+    # min(5, 4) = 4 > 1, min(-2, -3) = -3 < 4. tanh(4/1 - 1) and tanh(-3/4 - 1).
+    by_hand = 0.3 * 2 / 3 + 0.3 / 2 + 0.2 / 2 + 0.2 / 2 + 0.01 * (math.tanh(3) + math.tanh(-1.75)) / 2
+    assert ties_score(reference, tied) == pytest.approx(by_hand)
+    assert ties_score({}, {}) == 0.0
+
+
+def test_a_perfect_judge_of_ties_scores_above_one_by_the_last_term() -> None:
+    same = {"1": Rated((9.0, 8.0), (1.0,))}
+    assert ties_score({"1": Rated((9.0,), (1.0,))}, same) == pytest.approx(1 + 0.01 * math.tanh(7 / 1 - 1))
+
+
+@pytest.mark.parametrize(
+    ("votes", "winner"),
+    [((T, T, F), T), ((F, F, T), F), ((T, F), N), ((T, N, N), T), ((N, N), N), ((), N), ((F,), F)],
+)
+def test_majority(votes: tuple[Outcome, ...], winner: Outcome) -> None:
+    assert majority_outcome(votes) is winner
+
+
+def test_an_answer_is_read_vote_by_vote_or_as_a_majority() -> None:
+    answer = Answer(((T, F, T), ()), ((N, N, F), ()))
+    assert answer.vote(None) == Reading((T, N), (F, N))
+    assert answer.vote(1) == Reading((F, N), (N, N))
+
+
+def test_mixed_takes_either_order_of_every_duel_and_depends_on_nothing_else() -> None:
+    reading = Reading((T,) * 400, (F,) * 400)
+    mixed = reading.in_order("mixed", 5, "item")
+    assert 150 < sum(outcome is True for outcome in mixed) < 250
+    assert reading.in_order("mixed", 5, "item") == mixed != reading.in_order("mixed", 6, "item")
+    short = Reading((T,) * 3, (F,) * 3)
+    assert short.in_order("mixed", 5, "item") == mixed[:3]
+    assert (short.in_order("original", 5, "item"), short.in_order("flipped", 5, "item")) == ((T,) * 3, (F,) * 3)
+
+
+def test_a_measure_weighs_its_strata_not_their_sizes() -> None:
+    """(3 · ½ + 1 · 1) / 4 = 0.625, though five of seven values are 1."""
+    measure = Measure("m", (Stratum(3.0, (0.0, 1.0)), Stratum(1.0, (1.0,) * 5)))
+    assert (measure.value, measure.count) == (0.625, 7)
+    low, high = measure.interval(500, 1)
+    # the second stratum is constant and the first has only means 0, ½ and 1
+    assert (low, high) == pytest.approx((0.25, 1.0))
+    constant = Measure("m", (Stratum(3.0, (0.0, 0.0)), Stratum(1.0, (1.0,))))
+    assert constant.interval(500, 1) == (0.25, 0.25), "weights alone make no spread"
+    with pytest.raises(ValueError, match="at least one value"):
+        Stratum(1.0, ())

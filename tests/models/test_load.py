@@ -1,0 +1,258 @@
+"""Loading: any causal language model works; a folder that cannot is refused with what to do."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from rubric_arm_lite.data.testbed import base_folder
+from rubric_arm_lite.errors import BackendError
+from rubric_arm_lite.models.load import choose_dtype, load_model
+from rubric_arm_lite.models.lora import import_peft
+from rubric_arm_lite.models.sampler import Sampling
+from rubric_arm_lite.recipe.fields import ModelSettings
+from rubric_arm_lite.training.learner import Learner
+from rubric_arm_lite.types import ROLES
+from tests import tiny
+
+
+@pytest.mark.parametrize("kind", tiny.ARCHITECTURES)
+def test_any_causal_model_loads_samples_and_learns(kind: str, tiny_folder: tiny.Folders) -> None:
+    recipe = tiny.recipe(tiny_folder(kind), judge={"beta": 0.1}, rubric={"beta": 0.1})
+    model = load_model(recipe.model, seed=0)
+    model.freeze_references()
+    learner = Learner(model, recipe)
+    for role in ROLES:
+        before = tiny.everything(model)
+        groups = model.sample(role, tiny.examples(), Sampling(6, 4))
+        metrics = learner.update(role, groups, tiny.spread(groups)).values
+        assert metrics["kl"] == pytest.approx(0, abs=1e-6), "the adapter is still its reference"
+        assert metrics["grad_norm"] > 0
+        changed = tiny.changed(before, tiny.everything(model))
+        assert changed and all(f".{role}." in name for name in changed)
+
+
+def test_the_seed_decides_the_fresh_adapters(tiny_folder: tiny.Folders) -> None:
+    settings = tiny.settings(tiny_folder())
+    torch.manual_seed(0)
+    one = load_model(settings, seed=1)
+    torch.manual_seed(1)
+    state = torch.random.get_rng_state()
+    other = load_model(settings, seed=1)
+    assert torch.equal(torch.random.get_rng_state(), state), "the global state is left alone"
+    for role in ROLES:
+        assert one.fingerprint(role) == other.fingerprint(role) != load_model(settings, seed=2).fingerprint(role)
+    assert one.fingerprint("rubric") != one.fingerprint("judge")
+
+
+def test_an_attention_cap_is_kept(tiny_folder: tiny.Folders) -> None:
+    """transformers' sdpa leaves Gemma-2's cap on attention scores out without a word."""
+    asked = load_model(tiny.settings(tiny_folder("gemma2"), attention="sdpa"), seed=0)
+    eager = load_model(tiny.settings(tiny_folder("gemma2"), attention="eager"), seed=0)
+    ids = torch.tensor([asked.encode(tiny.PROMPTS[2])])
+    with torch.no_grad():
+        assert torch.equal(asked.model(input_ids=ids).logits, eager.model(input_ids=ids).logits)
+
+
+def test_chosen_dtype(monkeypatch: pytest.MonkeyPatch, tiny_folder: tiny.Folders) -> None:
+    named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    for name, dtype in named.items():
+        assert choose_dtype(tiny.settings(tiny_folder(), dtype=name)) is dtype
+    auto = tiny.settings(tiny_folder(), dtype="auto")
+    for cuda, bf16, dtype in (
+        (False, False, torch.float32),
+        (True, True, torch.bfloat16),
+        (True, False, torch.float16),
+    ):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda bf16=bf16: bf16)
+        assert choose_dtype(auto) is dtype
+
+
+def test_bfloat16_loads(tiny_folder: tiny.Folders) -> None:
+    model = load_model(tiny.settings(tiny_folder(), dtype="bfloat16"), seed=0)
+    assert model.model.get_base_model().dtype == torch.bfloat16
+    assert all(s.finish_reason for g in model.sample("judge", tiny.examples(), Sampling(3)) for s in g.samples)
+
+
+def test_nf4_loads_and_learns(tmp_path: Path) -> None:
+    """In 4 bits on a CPU (bitsandbytes packs layers of whole blocks only, hence the larger shape)."""
+    pytest.importorskip("bitsandbytes")
+    folder = tiny.make_folder("llama", tmp_path, hidden_size=64, intermediate_size=128)
+    model = tiny.load(folder, quantization="nf4")
+    before = tiny.everything(model)
+    groups = tiny.rollouts(model, tokens=6)
+    learner = Learner(model, tiny.recipe(folder, model={"quantization": "nf4"}, judge={"learning_rate": 1e-3}))
+    learner.update("judge", groups, tiny.spread(groups))
+    assert tiny.changed(before, tiny.everything(model)) == {name for name, _ in model.parameters("judge")}
+    assert any(name.endswith("weight.absmax") for name in before), "the base's constants are among what was compared"
+
+
+@pytest.mark.skipif(not (base_folder() / "config.json").is_file(), reason="the shipped base is not built yet")
+def test_the_shipped_base_loads() -> None:
+    model = load_model(ModelSettings(base="testbed", max_context=256), seed=0)
+    assert model.sample(None, tiny.examples(), Sampling(3))[0].samples
+
+
+# --- folders that cannot be used ----------------------------------------------------------------------------------
+
+
+def config(**changes: Any) -> Callable[[Path], object]:
+    return lambda folder: _edit(folder / "config.json", changes)
+
+
+def tokenizer(**changes: Any) -> Callable[[Path], object]:
+    return lambda folder: _edit(folder / "tokenizer_config.json", changes)
+
+
+def _edit(file: Path, changes: dict[str, Any]) -> None:
+    value = {**json.loads(file.read_text("utf-8")), **changes}
+    file.write_text(json.dumps({k: v for k, v in value.items() if v is not None}), "utf-8")
+
+
+def write(name: str, content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def remove(*names: str) -> Callable[[Path], object]:
+    return lambda folder: [(folder / name).unlink() for name in names]
+
+
+def as_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("not a folder")
+
+
+def pickle_only(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def without_a_layer(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(folder / "model.safetensors")
+    save_file({k: v for k, v in state.items() if ".1.mlp." not in k}, folder / "model.safetensors", {"format": "pt"})
+
+
+def without_special(name: str) -> Callable[[Path], object]:
+    return tokenizer(**{name: None})
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (shutil.rmtree, "does not exist. Give a folder, a Hub id (owner/name) or testbed."),
+    "a file": (as_file, "is a file. Give the folder that holds config.json."),
+    "no config": (remove("config.json"), "has no config.json, so it is not a model folder."),
+    "config cut": (write("config.json", b'{"a": '), "config.json is not JSON"),
+    "config not a mapping": (write("config.json", b"[]"), "config.json is no mapping. Copy the model again."),
+    "config not text": (write("config.json", b"\xff\xfe"), "config.json is not JSON"),
+    "other architecture": (
+        config(architectures=["BertForMaskedLM"], model_type="bert"),
+        "is a BertForMaskedLM; a causal language model (…ForCausalLM) is needed.",
+    ),
+    "unknown type": (config(model_type="nonsense", architectures=None), "cannot be loaded"),
+    "pickle only": (pickle_only, "has no *.safetensors. Convert its weights; pickle files are not read."),
+    "weights cut": (write("model.safetensors", b"\x10\x00\x00"), "cannot be loaded"),
+    "weights of another size": (config(hidden_size=64), "cannot be loaded"),
+    "a layer is missing": (
+        without_a_layer,
+        "lacks 3 of its weights, for example `model.layers.1.mlp.down",
+    ),
+    "no tokenizer": (remove("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"), "tokenizer"),
+    "tokenizer cut": (write("tokenizer.json", b'{"version": "1.0"'), "The tokenizer of"),
+    "no chat template": (
+        remove("chat_template.jinja"),
+        "has no chat template. Use an instruction-tuned model, or add chat_template.jinja to its folder.",
+    ),
+    "no pad token": (without_special("pad_token"), "has no pad token. Set pad_token in tokenizer_config.json"),
+    "no end token": (without_special("eos_token"), "has no end token. Set eos_token in tokenizer_config.json."),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_unusable_folders_are_refused(name: str, tiny_folder: tiny.Folders, tmp_path: Path) -> None:
+    breaks, message = BROKEN[name]
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder(), folder)
+    breaks(folder)
+    with pytest.raises(BackendError) as caught:
+        load_model(tiny.settings(folder), seed=0)
+    assert message in str(caught.value)
+    assert str(folder) in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path: Path) -> None:
+    folder = tiny.make_folder("qwen3", tmp_path / "model", vocab_size=100)
+    with pytest.raises(BackendError, match=r"the tokenizer has \d+ tokens, the model embeds 100\. They do not belong"):
+        load_model(tiny.settings(folder), seed=0)
+
+
+def test_a_context_beyond_the_models_is_refused(tiny_folder: tiny.Folders) -> None:
+    message = rf"model.max_context: {tiny.CONTEXT + 1} is more than `.*` can take \({tiny.CONTEXT}\)"
+    with pytest.raises(BackendError, match=message):
+        load_model(tiny.settings(tiny_folder(), max_context=tiny.CONTEXT + 1), seed=0)
+
+
+def test_target_modules_that_do_not_exist_are_refused(tiny_folder: tiny.Folders) -> None:
+    settings = tiny.settings(tiny_folder(), lora={"r": 4, "alpha": 8, "target_modules": ("nonsense",)})
+    with pytest.raises(BackendError, match=r"model.lora does not fit"):
+        load_model(settings, seed=0)
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c", "nowhere"])
+def test_names_that_are_no_hub_id(name: str) -> None:
+    with pytest.raises(BackendError, match=r"does not exist. Give a folder, a Hub id"):
+        load_model(ModelSettings(base=name), seed=0)
+
+
+def test_a_hub_id_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline and not in the cache."""
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(BackendError, match="`nobody/nothing-at-all` cannot be loaded"):
+        load_model(ModelSettings(base="nobody/nothing-at-all"), seed=0)
+
+
+def test_nf4_without_bitsandbytes_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tiny_folder: tiny.Folders
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(BackendError, match=r"needs bitsandbytes. Install it, in the project's folder.*'\.\[gpu\]'"):
+        load_model(tiny.settings(tiny_folder(), quantization="nf4"), seed=0)
+
+
+@pytest.mark.parametrize(("quantization", "cuda", "told"), [("none", False, 0), ("nf4", True, 0), ("nf4", False, 1)])
+def test_a_notice_on_4_bits_on_a_cpu_is_kept_for_those_whom_it_concerns(
+    quantization: str, cuda: bool, told: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """bitsandbytes logs it when PEFT imports it first; whatever else is logged then comes through."""
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    notice = "Failed to load CPU gemm_4bit_forward from kernels-community: %s"
+    (tmp_path / "peft.py").write_text(
+        f"import logging\nlogger = logging.getLogger({logger.name!r})\n"
+        f"logger.warning({notice!r}, 'no kernels')\nlogger.warning('something real')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(sys.modules, "peft", ModuleType("peft"))  # so that the real one, or none, is put back
+    del sys.modules["peft"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    caplog.set_level(logging.WARNING, logger.name)  # the command line, tested in the same process, raises it
+    import_peft(tiny.settings(base_folder(), quantization=quantization))
+    import peft  # as everything does that comes later
+
+    assert [m.partition(" CPU")[0] for m in caplog.messages] == ["Failed to load"] * told + ["something real"]
+    assert peft.__file__ == str(tmp_path / "peft.py") and not logger.filters, "nothing is left behind"
+    logger.warning(notice, "again")
+    assert "again" in caplog.text, "only what our own import says is looked at"

@@ -1,0 +1,87 @@
+"""Exports: plain PEFT folders and merged checkpoints that say the same as the run, and cards that say what they are."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rubric_arm_lite.data.testbed import base_folder
+from rubric_arm_lite.errors import CheckpointError, ConfigError
+from rubric_arm_lite.recipe.load import load_recipe
+from rubric_arm_lite.reward_model.export import export
+from rubric_arm_lite.reward_model.model import RubricRewardModel
+from tests.cli.test_cli import call, refused
+
+PROMPT = "Write a note about rivers for children. Include the word amber."
+pytestmark = pytest.mark.slow
+
+
+def logits(model: torch.nn.Module, ids: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([ids])).logits
+
+
+def test_adapters_and_merged_checkpoints_are_the_runs_own(finished_run: Path, tmp_path: Path) -> None:
+    plain, merged = tmp_path / "plain", tmp_path / "merged"
+    assert export(finished_run, plain) == [plain / "rubric", plain / "judge"]
+    done = call("export", finished_run, merged, "--merge")
+    assert done.stdout.split() == [str(merged / "rubric"), str(merged / "judge")]
+    model = RubricRewardModel.from_run(finished_run).model
+    for role in ("rubric", "judge"):
+        ids = model.encode(PROMPT)
+        with model.using(role) as active:
+            expected = logits(active, ids)
+        base = AutoModelForCausalLM.from_pretrained(base_folder(), dtype=torch.float32)
+        bare = logits(base, ids)
+        adapter = PeftModel.from_pretrained(base, plain / role)
+        assert float((logits(adapter, ids) - expected).abs().max()) < 1e-4
+        whole = AutoModelForCausalLM.from_pretrained(merged / role, dtype=torch.float32)
+        assert float((logits(whole, ids) - expected).abs().max()) < 1e-3
+        assert float((bare - expected).abs().max()) > 0.01, "the adapter does something"
+        assert AutoTokenizer.from_pretrained(merged / role).chat_template
+        assert not list((merged / role).glob("*.bin"))
+
+
+def test_cards_say_what_is_known(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export(finished_run, tmp_path / "out")
+    summary = json.loads((finished_run / "summary.json").read_text())
+    for role, says in (("rubric", "writes a rubric"), ("judge", "names the better one")):
+        card = (tmp_path / "out" / role / "README.md").read_text()
+        _, header, body = card.split("---\n", 2)
+        assert yaml.safe_load(header)["base_model"] == "testbed"
+        assert says in body and f"| accuracy, both orders | {summary['accuracy']:.3f} |" in body
+        recipe = body.split("```yaml\n")[1].split("\n```")[0]
+        assert recipe == (tmp_path / "out" / "recipe.yaml").read_text().rstrip()
+        assert load_recipe(tmp_path / "out" / "recipe.yaml").name == "testbed"
+        monkeypatch.chdir(tmp_path / "out")
+        loaded: dict[str, Any] = {}
+        exec(body.split("```python\n")[1].split("\n```")[0], loaded)
+        assert loaded["pair"].rubric("Write a note about gardens for pilots. Include the word zinc.").text
+        assert str(finished_run) not in card and str(Path.home()) not in card
+    export(finished_run, tmp_path / "before", state="warm-up")
+    assert "Nothing is recorded for the state `warm-up`" in (tmp_path / "before" / "judge" / "README.md").read_text()
+
+
+def test_what_cannot_be_exported(finished_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "mine.txt").write_text("keep")
+    with pytest.raises(ConfigError, match="not empty"):
+        export(finished_run, tmp_path / "used")
+    assert (tmp_path / "used" / "mine.txt").read_text() == "keep"
+    assert "is not a run directory" in refused("export", tmp_path / "used", tmp_path / "new")
+    assert "not one of final, warm-up, latest" in refused("export", finished_run, tmp_path / "new", "--state", "best")
+    broken = tmp_path / "broken"
+    shutil.copytree(finished_run, broken)
+    (broken / "summary.json").write_text("{")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        export(broken, tmp_path / "new")
+    assert not (tmp_path / "new").exists() and not list(tmp_path.glob(".*draft"))
+    assert export(finished_run, tmp_path / "new")

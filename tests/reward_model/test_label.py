@@ -1,0 +1,320 @@
+"""Labelling: what is kept and why, the same file after any kill, and nothing judged twice."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rubric_arm_lite.data.pairs import load_pairs
+from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError
+from rubric_arm_lite.reward_model.label import Labelled, label
+from rubric_arm_lite.reward_model.model import RubricRewardModel
+from rubric_arm_lite.types import Example, Rubric
+from tests.cli.test_cli import call, refused
+from tests.fake_server import scripted, serve
+from tests.players import RUBRIC_TEXT, judgement
+from tests.reward_model.test_model import asked, model
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def judge(a: str, b: str, rubric: Rubric, index: int) -> str:
+    """Longer is better and of equals the first; ``mute`` first makes the judge speechless."""
+    if a.startswith("mute"):
+        return "no verdict"
+    return judgement(rubric, "A" if len(a) >= len(b) else "B")
+
+
+def generator(request: str, example: Example, index: int) -> str:
+    return "no rubric" if request == "hopeless" else RUBRIC_TEXT
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+ROWS: list[dict[str, Any]] = [
+    {"id": "short", "prompt": "p", "response_a": "ab", "response_b": "abc"},
+    {"id": "tie", "prompt": "p", "response_a": "ab", "response_b": "cd"},
+    {"id": "half", "prompt": "p", "response_a": "mute", "response_b": "ab"},
+    {"id": "same", "prompt": "p", "response_a": "ab", "response_b": "ab"},
+    {"id": "long", "prompt": "p", "response_a": "x" * 4000, "response_b": "ab"},
+    {"id": "hopeless", "prompt": "hopeless", "response_a": "ab", "response_b": "abc"},
+    {"id": "three", "prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "p"}],
+     "responses": ["a", "abc", "ab"], "rubric": "1. The response is odd [Principle]"},
+]  # fmt: skip
+
+
+def test_what_is_kept_and_why(tmp_path: Path) -> None:
+    source, target = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    told: list[Labelled] = []
+    reward_model = model(judge, generator)
+    found = label(source, target, lambda: reward_model, batch_size=4, watch=told.append)
+    rows = read(target)
+    assert [(row["id"], row["chosen"], row["rejected"]) for row in rows] == [
+        ("short", "abc", "ab"),
+        ("three/1-2", "abc", "a"),
+        ("three/1-3", "ab", "a"),
+        ("three/2-3", "abc", "ab"),
+    ]
+    assert all(row["confidence"] == 1.0 and row["orders_agree"] for row in rows)
+    assert (rows[0]["rubric"], rows[1]["rubric"]) == (RUBRIC_TEXT, "1. The response is odd [Principle]")
+    assert rows[1]["prompt"] == ROWS[-1]["prompt"]
+    assert found.reasons == {
+        "kept": 4,
+        "orders disagree": 1,
+        "no verdict": 1,
+        "equal responses": 1,
+        "too long": 1,
+        "rubric unusable": 1,
+    }
+    assert (found.done, found.total, found.judged) == (9, 9, 8)
+    assert (
+        [now.done for now in told] == [0, 4, 8, 9]
+        and found.rubrics == 2
+        and found.tokens > 0
+        and found.pairs_per_second > 0
+    )
+    assert [pair.pair_id for pair in load_pairs(target)] == [row["id"] for row in rows], "it trains as it is"
+    assert not (tmp_path / "out.jsonl.part").exists()
+
+
+def test_keep_all_takes_any_majority(tmp_path: Path) -> None:
+    source, target = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    found = label(source, target, lambda: model(judge, generator), keep_all=True)
+    rows = {row["id"]: row for row in read(target)}
+    assert set(rows) == {"short", "half", "three/1-2", "three/1-3", "three/2-3"}
+    assert (rows["half"]["chosen"], rows["half"]["confidence"], rows["half"]["orders_agree"]) == ("mute", 0.5, False)
+    assert found.reasons["kept"] == 5
+
+
+def test_votes_decide_by_the_majority_of_each_order(tmp_path: Path) -> None:
+    def wavering(a: str, b: str, rubric: Rubric, index: int) -> str:
+        return judgement(rubric, "A") if index == 1 else judge(a, b, rubric, index)
+
+    source, target = write(tmp_path / "in.jsonl", ROWS[:1]), tmp_path / "out.jsonl"
+    label(source, target, lambda: model(wavering), votes=3)
+    assert [(row["chosen"], row["confidence"]) for row in read(target)] == [("abc", 5 / 6)]
+
+
+# --- kills ----------------------------------------------------------------------------------------------------------
+
+MANY = [
+    {"id": f"r{i}", "prompt": f"p{i // 3}", "response_a": "a" * (i % 5 + 1), "response_b": "b" * (i % 3 + 1)}
+    for i in range(20)
+]
+
+
+class KilledError(Exception):
+    """As a kill, but in this process."""
+
+
+def killing(after: int) -> Callable[[str, str, Rubric, int], str]:
+    """A judge that dies when it is asked once more than ``after`` times."""
+    count = iter(range(after))
+
+    def ask(a: str, b: str, rubric: Rubric, index: int) -> str:
+        if next(count, None) is None:
+            raise KilledError
+        return judge(a, b, rubric, index)
+
+    return ask
+
+
+@settings(max_examples=25)
+@given(st.lists(st.integers(0, 40), max_size=4), st.sampled_from([1, 3, 7, 64]))
+def test_killed_anywhere_it_ends_with_the_same_file(
+    tmp_path_factory: pytest.TempPathFactory, kills: list[int], batch: int
+) -> None:
+    folder = tmp_path_factory.mktemp("kill")
+    source, target, whole = write(folder / "in.jsonl", MANY), folder / "out.jsonl", folder / "whole.jsonl"
+    unbroken = model(judge)
+    label(source, whole, lambda: unbroken, batch_size=batch)
+    once = Counter(asked(unbroken, "judge"))
+    done: Counter[str] = Counter()
+    for after in kills:
+        attempt = model(killing(after))
+        part = target.with_name("out.jsonl.part")
+        before = part.read_bytes() if part.exists() else b""
+        try:
+            label(source, target, lambda m=attempt: m, batch_size=batch)  # type: ignore[misc]
+        except KilledError:
+            assert not target.exists() and part.read_bytes().startswith(before)
+            committed = {row["key"] for row in read(part) if "key" in row}
+            # The last call is the batch that was lost; all before it was saved.
+            calls = [call for call in attempt.model.calls if call.adapter == "judge"]  # type: ignore[attr-defined]
+            done.update(example.prompt for call in calls[:-1] for example in call.examples)
+            assert len(committed) % batch == 0
+        else:
+            done.update(asked(attempt, "judge"))
+            break
+    if not target.exists():
+        last = model(judge)
+        label(source, target, lambda: last, batch_size=batch)
+        done.update(asked(last, "judge"))
+    assert target.read_bytes() == whole.read_bytes()
+    assert done == once, "nothing that was saved is judged again"
+
+
+KILL_SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+from rubric_arm_lite.label import label
+from tests.test_label import judge
+from tests.test_reward_model import model
+
+source, target, log, last = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+count = 0
+def ask(a, b, rubric, index):
+    global count
+    if count == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    count += 1
+    with log.open("a") as file:
+        file.write(f"{a} {b}\\n")
+    return judge(a, b, rubric, index)
+label(source, target, lambda: model(ask), batch_size=2)
+"""
+
+
+def test_kill_minus_nine(tmp_path: Path) -> None:
+    rows = [
+        {"id": f"r{i}", "prompt": "p", "response_a": "a" * (i + 1), "response_b": "b" * (i % 4 + 1)} for i in range(9)
+    ]
+    source, target, log = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl", tmp_path / "log"
+
+    def attempt(last: int) -> int:
+        command = [sys.executable, "-c", KILL_SCRIPT, str(source), str(target), str(log), str(last)]
+        return subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode
+
+    assert attempt(6) == -signal.SIGKILL and not target.exists()
+    part = target.with_name("out.jsonl.part")
+    assert [row["key"] for row in read(part) if "key" in row] == ["r0", "r1"]
+    assert len(log.read_text().splitlines()) == 6, "two pairs of the second batch's judgements were under way"
+    saved = set(log.read_text().splitlines()[:4])
+    log.unlink()
+    assert attempt(-1) == 0
+    assert not saved & set(log.read_text().splitlines()) and len(log.read_text().splitlines()) == 2 * 7
+    whole = tmp_path / "whole.jsonl"
+    label(source, whole, lambda: model(judge), batch_size=2)
+    assert target.read_bytes() == whole.read_bytes() and not part.exists()
+
+
+def test_a_prompt_keeps_its_rubric_over_a_kill(tmp_path: Path) -> None:
+    """A generator that would now write something else, as a server may, is not asked again."""
+    rows = [{**MANY[0], "id": str(i), "response_a": "a" * (i + 2)} for i in range(4)]
+    source, target = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    with pytest.raises(KilledError):
+        label(source, target, lambda: model(killing(4)), batch_size=2)
+    other = model(judge, generator=lambda *_: "1. The response is odd [Principle]")
+    label(source, target, lambda: other, batch_size=2)
+    assert {row["rubric"] for row in read(target)} == {RUBRIC_TEXT} and asked(other, "rubric") == []
+
+
+# --- refused --------------------------------------------------------------------------------------------------------
+
+
+def never() -> RubricRewardModel:
+    raise AssertionError("The model is loaded after everything that can be refused without it.")
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"prompt": "p", "responses": ["a"]}, "column `responses` is a list of 1. Give a list of two or more texts"),
+        ({"prompt": "p", "responses": "ab"}, "column `responses` is a text"),
+        ({"prompt": "p", "responses": ["a", 3]}, "item 2 of `responses` is a number"),
+        ({"prompt": "p", "responses": ["a", " "]}, "item 2 of `responses` is empty"),
+        ({"prompt": "p", "response_a": "a"}, "column `response_b` is missing"),
+        ({"id": "k", "prompt": "p", "responses": ["a", "b"], "rubric": "be nice"}, "row k: the rubric given does not"),
+    ],
+)
+def test_bad_rows_are_refused_before_anything_is_loaded(row: dict[str, Any], said: str, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", [ROWS[0], row])
+    with pytest.raises(DataError) as error:
+        label(source, tmp_path / "out.jsonl", never)
+    assert said in str(error.value)
+
+
+def test_outputs_and_journals_of_others_are_left_alone(tmp_path: Path) -> None:
+    source, target = write(tmp_path / "in.jsonl", MANY), tmp_path / "out.jsonl"
+    for bad, kind, said in (
+        (tmp_path, CheckpointError, "is a folder"),
+        (source, DataError, "also the input"),
+    ):
+        with pytest.raises(kind, match=said):
+            label(source, bad, never)
+    twice = write(tmp_path / "twice.jsonl", [{**ROWS[0], "id": "x/1-2"}, {**ROWS[-1], "id": "x"}])
+    with pytest.raises(DataError, match="two pairs would be called 'x/1-2'"):
+        label(twice, target, never)
+    with pytest.raises(DataError, match="--batch 0"):
+        label(source, target, never, batch_size=0)
+    with pytest.raises(KilledError):
+        label(source, target, lambda: model(killing(20)), batch_size=4)
+    with pytest.raises(CheckpointError, match=r"another job \(votes: 1 there, 3 now\)"):
+        label(source, target, lambda: model(judge), votes=3, batch_size=4)
+    with pytest.raises(CheckpointError, match="exists"):
+        label(source, target, lambda: model(judge), batch_size=4, if_exists="raise")
+    label(source, target, lambda: model(judge), batch_size=4)
+    with pytest.raises(CheckpointError, match=r"exists.*--if-exists overwrite"):
+        label(source, target, never)
+    before = target.read_bytes()
+    assert label(source, target, lambda: model(judge), if_exists="overwrite").judged == 20
+    assert target.read_bytes() == before
+
+
+def test_a_judge_of_single_responses_labels_nothing_and_leaves_nothing(tmp_path: Path) -> None:
+    source, target = write(tmp_path / "in.jsonl", ROWS[:1]), tmp_path / "out.jsonl"
+    with pytest.raises(ConfigError, match=r"reward\.judge: pointwise"):
+        label(source, target, lambda: model(judge, reward={"judge": "pointwise"}))
+    assert list(tmp_path.iterdir()) == [source], "a journal would be in the way of the next attempt"
+
+
+# --- the command line -----------------------------------------------------------------------------------------------
+
+
+def test_on_the_command_line_over_a_server(tmp_path: Path) -> None:
+    from rubric_arm_lite.recipe.load import dump_recipe
+    from tests.players import sampler
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text(dump_recipe(model().recipe))
+    source, target = write(tmp_path / "in.jsonl", ROWS[:3]), tmp_path / "out.jsonl"
+    with serve(scripted(lambda adapter, example, i: sampler(judge).script(adapter, example, i))) as server:
+        done = call("label", folder, source, target, "--server", server.url)
+        assert done.returncode == 0, done.stderr
+        assert "1 of 3 pairs kept (33%)" in done.stdout and "orders disagree 1" in done.stdout
+        assert "pairs/s" in done.stdout and "tokens/s" in done.stdout
+        assert "rubrics written: 1 (67% from the cache)" in done.stdout
+        assert [row["id"] for row in read(target)] == ["short"]
+        assert "exists" in refused("label", folder, source, target, "--server", server.url)
+    assert "use raise, resume or overwrite" in refused("label", folder, source, target, "--if-exists", "maybe")
+
+
+@pytest.mark.parametrize("lost", ["reason", "agreed", "rubric", "confidence_b"])
+def test_a_field_that_is_gone_from_the_journal_is_named_with_its_line(tmp_path: Path, lost: str) -> None:
+    source, target = write(tmp_path / "in.jsonl", ROWS[:2]), tmp_path / "out.jsonl"
+    with pytest.raises(KilledError):
+        label(source, target, lambda: model(killing(2)), batch_size=1)
+    part = tmp_path / "out.jsonl.part"
+    head, row = read(part)
+    write(part, [head, {name: value for name, value in row.items() if name != lost}])
+    with pytest.raises(CheckpointError, match=rf"out\.jsonl\.part, line 2: no `{lost}` here"):
+        label(source, target, lambda: model(judge), batch_size=1, keep_all=True)
+    assert not target.exists()

@@ -1,0 +1,154 @@
+"""Pushing to the Hub, against a stand-in of its API that keeps what it is sent."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from rubric_arm_lite.errors import BackendError, ConfigError
+from rubric_arm_lite.reward_model.export import files_of, push
+from tests.cli.test_cli import refused
+
+
+class Hub:
+    """What the stand-in was asked, and whether it lets anybody in."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.address = ""
+        self.created: list[dict[str, Any]] = []
+        self.files: dict[str, bytes] = {}
+        self.keys: set[str] = set()
+
+    def answer(self, path: str, body: bytes) -> dict[str, Any]:
+        if path == "/api/repos/create":
+            self.created.append(json.loads(body))
+            return {"url": f"{self.address}/me/pair", "name": "me/pair"}
+        if "/preupload/" in path:
+            asked = json.loads(body)["files"]
+            return {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in asked]}
+        if "/commit/" in path:
+            for line in body.splitlines():
+                row = json.loads(line)
+                if row["key"] == "file":
+                    self.files[row["value"]["path"]] = base64.b64decode(row["value"]["content"])
+            return {"commitUrl": f"{self.address}/me/pair/commit/1", "commitOid": "1", "hookOutput": ""}
+        return {"id": "me/pair", "sha": "0", "siblings": [], "tags": []}
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    played = Hub()
+
+    class Handler(BaseHTTPRequestHandler):
+        def _answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            played.keys.add(self.headers.get("Authorization", ""))
+            text = json.dumps(played.answer(self.path.split("?")[0], body) if played.status == 200 else {"error": "no"})
+            self.send_response(played.status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        do_GET = do_POST = _answer
+
+        def log_message(self, *_: Any) -> None:
+            """Be quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = played.address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    import huggingface_hub
+
+    real = huggingface_hub.HfApi.__init__
+    # The library reads its environment when it is imported, which other tests have done before.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.HfApi, "__init__", lambda self: real(self, endpoint=address, token="hf_secret"))
+    yield played
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    folder = tmp_path / "out"
+    for role in ("rubric", "judge"):
+        (folder / role).mkdir(parents=True)
+        (folder / role / "README.md").write_text(f"# {role}\n")
+        (folder / role / "adapter_config.json").write_text("{}")
+        (folder / role / "adapter_model.safetensors").write_bytes(bytes(range(256)) * 9)
+    return folder
+
+
+def test_a_folder_arrives_as_it_is(hub: Hub, exported: Path) -> None:
+    assert push(exported, "me/pair") == f"{hub.address}/me/pair/commit/1"
+    expected = {path.relative_to(exported).as_posix(): path.read_bytes() for path in files_of(exported)}
+    assert hub.files == expected and len(expected) == 6
+    asked = hub.created[0]
+    assert asked.get("private") is True or asked.get("visibility") == "private"
+    assert hub.keys == {"Bearer hf_secret"}
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 409])
+def test_a_hub_that_refuses_is_one_clear_error(status: int, hub: Hub, exported: Path) -> None:
+    hub.status = status
+    with pytest.raises(BackendError, match=r"refused me/pair|cannot be uploaded") as raised:
+        push(exported, "me/pair")
+    assert "hf_secret" not in str(raised.value) and not hub.files
+
+
+def test_a_hub_that_cannot_be_reached_is_one_clear_error(
+    hub: Hub, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing listens; the library's client raises errors of its own kind, and tries again for half a minute."""
+    import huggingface_hub
+
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise httpx.ConnectError("[Errno 111] Connection refused")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", unreachable)
+    with pytest.raises(BackendError, match=r"me/pair cannot be uploaded .*Connection refused.*HF_ENDPOINT"):
+        push(exported, "me/pair")
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "state.pt", "run.pkl", "secret.env"])
+def test_what_does_not_belong_is_refused(name: str, hub: Hub, exported: Path) -> None:
+    (exported / "judge" / name).write_bytes(b"x")
+    with pytest.raises(ConfigError, match=name.replace(".", r"\.")):
+        push(exported, "me/pair")
+    assert not hub.created
+
+
+def test_links_are_refused(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "private.json").write_text("{}")
+    (exported / "judge" / "more.json").symlink_to(tmp_path / "private.json")
+    with pytest.raises(ConfigError, match=r"more\.json is not sent"):
+        files_of(exported)
+
+
+@pytest.mark.parametrize("repo", ["pair", "me/pair/x", "../pair", "me/", "me/../x", "me/pa ir", ""])
+def test_names_that_are_no_repository(repo: str, exported: Path) -> None:
+    with pytest.raises(ConfigError, match="Give owner/name"):
+        push(exported, repo)
+
+
+def test_a_dry_run_sends_nothing(exported: Path, tmp_path: Path) -> None:
+    from tests.cli.test_cli import call
+
+    shown = call("push", exported, "me/pair", "--dry-run").stdout
+    assert "judge/adapter_model.safetensors" in shown and "6 files" in shown
+    (tmp_path / "empty").mkdir()
+    assert "is no export" in refused("push", tmp_path / "empty", "me/pair", "--dry-run")
+    assert "Give owner/name" in refused("push", exported, "pair", "--dry-run")

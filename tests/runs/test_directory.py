@@ -1,0 +1,535 @@
+"""The run directory: killed at any moment, it reopens with exactly what was committed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rubric_arm_lite.errors import CheckpointError
+from rubric_arm_lite.runs.directory import (
+    IfExists,
+    RunDirectory,
+    RunState,
+    atomic_write,
+    explained_disk_errors,
+    is_disk_full,
+)
+
+METRICS, ROLLOUTS = "metrics.jsonl", "rollouts.jsonl"
+Snapshot = tuple[Any, ...]
+"""What a reader finds: recipe hash, stages, position, checkpoint's content, rows of both logs."""
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the kernel has been told survives a killed process; flushing it would only cost time here."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+def open_run(path: Path, if_exists: IfExists = "resume", recipe: str = "h") -> RunDirectory:
+    return RunDirectory.open(path, f"recipe: {recipe}\n", recipe, if_exists)
+
+
+def saver(content: str) -> Callable[[Path], None]:
+    """Writes a checkpoint of two files, one in a folder of its own."""
+
+    def save(folder: Path) -> None:
+        assert not any(folder.iterdir())
+        (folder / "judge").mkdir()
+        (folder / "judge" / "weights").write_text(content)
+        (folder / "cache.json").write_text(content)
+
+    return save
+
+
+def story(path: Path, if_exists: IfExists, tell: Callable[[], None]) -> None:
+    """A short run; ``tell`` is called after each point that must survive. It goes on from wherever it was."""
+    run = open_run(path, if_exists)
+    try:
+        tell()
+        for act in (_first, _step_1, _step_2, _last)[_progress(run) :]:
+            act(run)
+            tell()
+    finally:
+        run.close()
+
+
+def _progress(run: RunDirectory) -> int:
+    if "end" in run.state.stages:
+        return 4
+    return run.state.position[1] + 1 if "base" in run.state.stages else 0
+
+
+def _first(run: RunDirectory) -> None:
+    run.append(METRICS, {"n": 0})
+    run.commit(saver("zero"), stage="base")
+
+
+def _step(run: RunDirectory, n: int) -> None:
+    run.append(METRICS, {"n": n})
+    run.append(ROLLOUTS, {"text": "x" * 50})
+    run.append(ROLLOUTS, {"text": "y"})
+    run.write_json(f"evaluations/{n}.json", {"n": n})
+    run.commit(saver(f"step {n}"), position=(0, n), keep=1)
+
+
+def _step_1(run: RunDirectory) -> None:
+    _step(run, 1)
+
+
+def _step_2(run: RunDirectory) -> None:
+    _step(run, 2)
+
+
+def _last(run: RunDirectory) -> None:
+    run.append(METRICS, {"n": 3})
+    run.commit(stage="end")
+
+
+def snapshot(run: RunDirectory) -> Snapshot:
+    checkpoint = run.checkpoint_path()
+    content = None
+    if checkpoint is not None:
+        content = ((checkpoint / "cache.json").read_text(), (checkpoint / "judge" / "weights").read_text())
+    rows = tuple(json.dumps(list(run.read_log(log))) for log in (METRICS, ROLLOUTS))
+    return (run.state.recipe_hash, run.state.stages, run.state.position, content, *rows)
+
+
+def unbroken(path: Path) -> list[Snapshot]:
+    """What a reader finds after each point of the story."""
+    found = []
+
+    def tell() -> None:
+        found.append(snapshot(open_copy(path)))
+
+    story(path, "raise", tell)
+    return found
+
+
+def open_copy(path: Path) -> RunDirectory:
+    """A reader beside the writer, which holds the lock."""
+    run = object.__new__(RunDirectory)
+    run.path, run.state = path, RunState.loads((path / "state.json").read_text())
+    return run
+
+
+# --- a process that is killed -------------------------------------------------------------------------------------
+
+WATCHED = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}
+
+
+def killed_at(moment: int, act: Callable[[Callable[[], None]], None]) -> tuple[bool, int]:
+    """Run ``act`` in a process that dies just before its ``moment``-th change to the disk, without any clean-up.
+
+    Returns whether it died, and how often it called the function it was given.
+    """
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside torch's idle threads
+        child = os.fork()
+    if child == 0:
+        left = moment
+
+        def change() -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os._exit(9)
+
+        def hook(event: str, args: tuple[Any, ...]) -> None:
+            if event in WATCHED:
+                change()
+
+        def tell() -> None:
+            os.write(writer, b".")
+
+        os.fsync = lambda handle: change()
+        sys.addaudithook(hook)
+        try:
+            act(tell)
+        except BaseException:
+            os._exit(3)
+        os._exit(0)
+    os.close(writer)
+    told = 0
+    while chunk := os.read(reader, 100):
+        told += len(chunk)
+    os.close(reader)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, 9), "the story itself failed"
+    return status == 9, told
+
+
+def leftovers(path: Path) -> list[str]:
+    return [p.name for p in path.rglob("*") if p.name.endswith((".draft", ".part")) or p.name == ".clearing"]
+
+
+def test_killed_at_any_moment_it_reopens_at_the_last_commit(tmp_path: Path) -> None:
+    points = unbroken(tmp_path / "whole")
+    assert len(points) == len(set(points)) == 5
+    died = 0
+    for moment in range(1000):
+        path = tmp_path / f"run-{moment}"
+        dead, told = killed_at(moment, lambda tell, path=path: story(path, "raise", tell))
+        if not dead:
+            break
+        died += 1
+        run = open_run(path)
+        # Nothing told is lost; at most the commit that was under way is there too.
+        at = points.index(snapshot(run))
+        assert at in (max(told - 1, 0), told)
+        assert not leftovers(path)
+        run.close()
+        story(path, "resume", lambda: None)
+        assert snapshot(open_copy(path)) == points[-1]
+        assert (path / "recipe.yaml").read_text() == "recipe: h\n"
+    assert died > 60 and told == 5
+
+
+def test_killed_again_while_it_reopens(tmp_path: Path) -> None:
+    points = unbroken(tmp_path / "whole")
+    died = 0
+    for first in range(14, 90, 5):
+        dead_once = tmp_path / f"run-{first}"
+        assert killed_at(first, lambda tell, path=dead_once: story(path, "raise", tell))[0]
+        for second in range(1000):
+            path = Path(shutil.copytree(dead_once, tmp_path / f"run-{first}-{second}"))
+            dead, _ = killed_at(second, lambda tell, path=path: open_run(path).close())
+            run = open_run(path)
+            assert snapshot(run) in points
+            assert not leftovers(path)
+            run.close()
+            if not dead:
+                break
+            died += 1
+    assert died > 20
+
+
+def test_killed_while_it_is_overwritten(tmp_path: Path) -> None:
+    """Either the old run is still whole or a new one begins; never something between."""
+    points = unbroken(tmp_path / "whole")
+    begun = set()
+    for moment in range(1000):
+        path = tmp_path / f"run-{moment}"
+        story(path, "raise", lambda: None)
+        dead, _ = killed_at(moment, lambda tell, path=path: open_run(path, "overwrite").close())
+        # A run in which nothing was done yet has no claim to its name; every other state has.
+        try:
+            run = open_run(path, "raise")
+            assert snapshot(run) == points[0]
+        except CheckpointError as error:
+            assert "exists. Use --resume" in str(error)
+            run = open_run(path, "resume")
+        begun.add(points.index(snapshot(run)))
+        assert not leftovers(path)
+        run.close()
+        open_run(path, "overwrite").close()
+        assert snapshot(open_copy(path)) == points[0]
+        assert {p.name for p in path.iterdir()} == {".lock", "recipe.yaml", "state.json"}
+        if not dead:
+            break
+    assert begun == {0, 4} and moment > 15
+
+
+def test_a_run_that_did_nothing_leaves_its_name_free(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    RunDirectory.open(path, "old", "old recipe").close()
+    run = RunDirectory.open(path, "new", "new recipe", "resume")
+    assert (path / "recipe.yaml").read_text() == "new"
+    run.commit(stage="base")
+    run.close()
+    with pytest.raises(CheckpointError, match=r"exists\. Use --resume"):
+        RunDirectory.open(path, "new", "new recipe")
+    with pytest.raises(CheckpointError, match="another recipe"):
+        RunDirectory.open(path, "newer", "newer recipe", "resume")
+
+
+def test_a_half_written_line_is_cut_off(tmp_path: Path) -> None:
+    points = unbroken(tmp_path / "run")
+    with (tmp_path / "run" / METRICS).open("ab") as file:
+        file.write(b'{"n": 4}\n{"n": ')
+    run = open_run(tmp_path / "run")
+    assert snapshot(run) == points[-1]
+    run.append(METRICS, {"n": 4})
+    assert [row["n"] for row in run.read_log(METRICS)] == [0, 1, 2, 3, 4]
+
+
+# --- opening ------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_run(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "deep" / "run", "raise")
+    assert snapshot(run) == ("h", (), (0, 0), None, "[]", "[]")
+    assert (run.path / "recipe.yaml").read_text() == "recipe: h\n"
+    (tmp_path / "empty").mkdir()
+    open_run(tmp_path / "empty", "raise")
+
+
+def test_an_existing_run_is_not_touched_unasked(tmp_path: Path) -> None:
+    unbroken(tmp_path / "run")
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    message = r"run exists\. Use --resume to continue it, --if-exists overwrite to start anew, or another name\."
+    with pytest.raises(CheckpointError, match=message):
+        open_run(tmp_path / "run", "raise")
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+
+
+def test_the_journal_of_a_job_that_writes_into_a_run_outlives_its_resume(tmp_path: Path) -> None:
+    """``rubric-arm label RUN in.jsonl RUN/out.jsonl``, killed, and then the run is continued."""
+    run = open_run(tmp_path / "run")
+    _first(run)
+    run.close()
+    journal = tmp_path / "run" / "out.jsonl.part"
+    journal.write_text('{"job": {}}\n')
+    (tmp_path / "run" / ".summary.json.part").write_text("half")
+    open_run(tmp_path / "run").close()
+    assert journal.read_text() == '{"job": {}}\n'
+    assert not (tmp_path / "run" / ".summary.json.part").exists()
+
+
+def test_overwriting_starts_anew(tmp_path: Path) -> None:
+    unbroken(tmp_path / "run")
+    (tmp_path / "run" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept").touch()
+    run = open_run(tmp_path / "run", "overwrite", recipe="other")
+    assert snapshot(run)[:3] == ("other", (), (0, 0))
+    assert {p.name for p in run.path.iterdir()} == {".lock", "recipe.yaml", "state.json"}
+    assert (tmp_path / "elsewhere" / "kept").exists(), "what a link points to is not ours"
+
+
+def test_another_recipe_is_refused(tmp_path: Path) -> None:
+    unbroken(tmp_path / "run")
+    message = r"run was made with another recipe \(its copy is .*recipe\.yaml\)\. Continue it with that one, or choose"
+    with pytest.raises(CheckpointError, match=message):
+        open_run(tmp_path / "run", recipe="other")
+    open_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("if_exists", ["raise", "resume", "overwrite"])
+def test_a_folder_that_is_no_run_is_never_touched(tmp_path: Path, if_exists: IfExists) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
+    with pytest.raises(CheckpointError, match=r"exists\. Use" if if_exists == "raise" else "is not a run directory"):
+        open_run(tmp_path / "thesis", if_exists)
+    assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["chapter.tex"]
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match=r"is a file\. Choose another --run-dir"):
+        open_run(tmp_path / "file", if_exists)
+
+
+DAMAGED = {
+    "empty": "",
+    "cut": '{"recipe_hash": "h", "stag',
+    "not a mapping": "[]",
+    "null": "null",
+    "a field is missing": '{"recipe_hash": "h"}',
+    "not text": b"\xff\xfe\x00",
+    "position": {"position": [1]},
+    "position of words": {"position": ["a", "b"]},
+    "no position": {"position": None},
+    "logs": {"logs": [1, 2]},
+    "no logs": {"logs": None},
+    "logs of words": {"logs": {METRICS: "many"}},
+    "stages": {"stages": "base"},
+    "checkpoint": {"checkpoint": 5},
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_state_is_refused(name: str, tmp_path: Path) -> None:
+    points = unbroken(tmp_path / "run")
+    file = tmp_path / "run" / "state.json"
+    whole = file.read_text()
+    damage = DAMAGED[name]
+    if isinstance(damage, dict):
+        damage = json.dumps({**json.loads(whole), **damage})
+    file.write_bytes(damage if isinstance(damage, bytes) else damage.encode())
+    with pytest.raises(CheckpointError, match=r"state\.json is damaged \(.*\)\. Start anew with --if-exists overwrite"):
+        open_run(tmp_path / "run")
+    file.write_text(whole)
+    assert snapshot(open_run(tmp_path / "run")) == points[-1], "nothing was touched, and the lock was let go"
+
+
+def test_a_cut_log_is_refused(tmp_path: Path) -> None:
+    unbroken(tmp_path / "run")
+    os.truncate(tmp_path / "run" / METRICS, 5)
+    message = r"metrics\.jsonl has 5 bytes, \d+ were committed: it was cut or edited\. Restore it, or start anew"
+    with pytest.raises(CheckpointError, match=message):
+        open_run(tmp_path / "run")
+    (tmp_path / "run" / METRICS).unlink()
+    with pytest.raises(CheckpointError, match=r"has 0 bytes"):
+        open_run(tmp_path / "run")
+
+
+def test_a_lost_checkpoint_is_refused(tmp_path: Path) -> None:
+    unbroken(tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    folder = run.checkpoint_path()
+    assert folder is not None
+    run.close()
+    folder.rename(tmp_path / "lost")
+    with pytest.raises(CheckpointError, match=r"names the checkpoint state-\d+, which is gone\. Restore it, or start"):
+        open_run(tmp_path / "run")
+
+
+# --- one process at a time ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("if_exists", ["resume", "overwrite"])
+def test_a_directory_in_use_is_refused(tmp_path: Path, if_exists: IfExists) -> None:
+    run = open_run(tmp_path / "run")
+    run.append(METRICS, {"n": 1})
+
+    def other(tell: Callable[[], None]) -> None:
+        try:
+            open_run(tmp_path / "run", if_exists)
+        except CheckpointError as error:
+            if "is in use by another process. Wait for it, or choose another name." in str(error):
+                tell()
+
+    assert killed_at(1000, other) == (False, 1)
+    with pytest.raises(CheckpointError, match="is in use by another process"):
+        open_run(tmp_path / "run", if_exists)
+    assert list(run.read_log(METRICS)) == [{"n": 1}], "and is left alone"
+    run.close()
+    assert killed_at(1000, other) == (False, 0)
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
+    def hold(tell: Callable[[], None]) -> None:
+        run = open_run(tmp_path / "run")
+        tell()
+        os._exit(9 if run.path.exists() else 0)
+
+    assert killed_at(1000, hold) == (True, 1)
+    open_run(tmp_path / "run")
+
+
+# --- a full disk --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_explained_and_loses_nothing(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every flush to disk; with room again, the run goes on to the same end."""
+    points = unbroken(tmp_path / "whole")
+    room = 0
+
+    def limited(handle: int) -> None:
+        nonlocal room
+        room -= 1
+        if room < 0:
+            raise OSError(code, os.strerror(code))
+
+    for flushes in range(1000):
+        path = tmp_path / f"run-{flushes}"
+        open_run(path).close()
+        told: list[int] = []
+        room = flushes
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", limited)
+            try:
+                with explained_disk_errors(path):
+                    story(path, "resume", lambda told=told: told.append(1))
+                break
+            except CheckpointError as error:
+                assert f"The disk that holds {path} is full. Free some space and continue with --resume" in str(error)
+        run = open_run(path)
+        assert points.index(snapshot(run)) in (max(len(told) - 1, 0), len(told))
+        assert not leftovers(path)
+        run.close()
+        story(path, "resume", lambda: None)
+        assert snapshot(open_copy(path)) == points[-1]
+    assert flushes > 20
+
+
+def test_a_failed_commit_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state in memory never runs ahead of the one on disk."""
+    run = open_run(tmp_path / "run")
+    _first(run)
+    before = run.state
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
+        patch.setattr(os, "fsync", full)
+        run.commit(stage="end")
+    assert run.state == before
+    run.commit(stage="end")
+    assert run.state.stages == ("base", "end") == open_copy(run.path).state.stages
+
+
+def test_other_disk_errors_pass_through(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), explained_disk_errors(tmp_path):
+        raise PermissionError(errno.EACCES, "no")
+    assert not is_disk_full(OSError(errno.EIO, "broken"))
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+def test_checkpoints_are_pruned(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "run")
+    for n in range(5):
+        run.commit(saver(str(n)), position=(0, n), keep=3)
+        names = sorted(p.name for p in (run.path / "checkpoints").iterdir())
+        assert names == [f"state-{i:06d}" for i in range(max(0, n - 2), n + 1)]
+    run.commit(stage="x", keep=1)
+    assert [p.name for p in (run.path / "checkpoints").iterdir()] == ["state-000004"]
+
+
+def test_a_save_that_fails_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "run")
+    _first(run)
+    before = snapshot(run)
+
+    def broken(folder: Path) -> None:
+        (folder / "half").write_text("…")
+        raise RuntimeError("no weights")
+
+    with pytest.raises(RuntimeError, match="no weights"):
+        run.commit(broken, stage="end")
+    assert snapshot(run) == before
+    run.commit(saver("one"), stage="end")
+    assert snapshot(run)[1:4] == (("base", "end"), (0, 0), ("one", "one"))
+    assert not leftovers(run.path)
+
+
+def test_rows_are_plain_json(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "run")
+    run.append(METRICS, {"text": "é\n\ud800\u2028"})
+    assert (run.path / METRICS).read_bytes().count(b"\n") == 1
+    assert list(run.read_log(METRICS)) == [{"text": "é\n\ud800\u2028"}]
+    with pytest.raises(ValueError, match="JSON"):
+        run.append(METRICS, {"loss": float("nan")})
+    assert len(list(run.read_log(METRICS))) == 1
+    assert list(run.read_log("timings.jsonl")) == []
+    run.write_text("note.txt", "lone \ud800")
+    assert "lone" in (run.path / "note.txt").read_text()
+
+
+def test_atomic_write_replaces_or_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "file"
+    atomic_write(target, b"one")
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="broken"):
+        patch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError("broken")))
+        atomic_write(target, b"two")
+    assert target.read_bytes() == b"one" and [p.name for p in tmp_path.iterdir()] == ["file"]
+    atomic_write(target, b"three")
+    assert target.read_bytes() == b"three"
+
+
+def test_the_state_survives_its_own_text() -> None:
+    state = RunState("h", ("base", "warmup"), "state-000001", (2, 7), {METRICS: 10, ROLLOUTS: 0})
+    assert RunState.loads(state.dumps()) == state
+    assert RunState.loads(RunState("h").dumps()) == RunState("h")

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rubric_arm_lite.errors import CheckpointError
+from rubric_arm_lite.runs.journal import Journal
+
+JOB = {"source": "pairs.jsonl", "votes": 5}
+
+
+def test_a_journal_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "work.jsonl"
+    with Journal.open(path, JOB) as journal:
+        journal.add([("a", {"winner": "A"}), ("b", {"winner": None})])
+    with Journal.open(path, JOB) as journal:
+        assert journal.rows == {"a": {"winner": "A"}, "b": {"winner": None}}
+        journal.add([("c", {"text": "ü\u2028\n"})])
+    with Journal.open(path, JOB) as journal:
+        assert list(journal.rows) == ["a", "b", "c"]
+        assert journal.rows["c"]["text"] == "ü\u2028\n"
+
+
+@given(st.integers(min_value=0, max_value=400))
+def test_cut_anywhere_it_keeps_every_whole_row_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, at: int
+) -> None:
+    path = tmp_path_factory.mktemp("cut") / "work.jsonl"
+    rows = {f"k{i}": {"text": "é" * i} for i in range(5)}
+    with Journal.open(path, JOB) as journal:
+        journal.add(rows.items())
+    whole = path.read_bytes()
+    path.write_bytes(whole[:at])
+    kept = max(0, whole[:at].count(b"\n") - 1)
+    with Journal.open(path, JOB) as journal:
+        assert journal.rows == dict(list(rows.items())[:kept])
+        journal.add(list(rows.items())[kept:])
+    assert path.read_bytes() == whole
+
+
+def test_another_job_is_refused_and_nothing_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "work.jsonl"
+    with Journal.open(path, JOB) as journal:
+        journal.add([("a", {})])
+    before = path.read_bytes()
+    with pytest.raises(CheckpointError, match="another job \\(votes: 5 there, 3 now\\)"):
+        Journal.open(path, {**JOB, "votes": 3})
+    with pytest.raises(CheckpointError, match="exists"):
+        Journal.open(path, JOB, "raise")
+    assert path.read_bytes() == before
+    with Journal.open(path, {**JOB, "votes": 3}, "overwrite") as journal:
+        assert journal.rows == {}
+
+
+@pytest.mark.parametrize("content", ["hello", '{"prompt": "x"}\n', "[1]\n", '{"job": 3}\n', "\x00\n"])
+def test_a_file_that_is_no_journal_is_left_alone(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text(content)
+    with pytest.raises(CheckpointError, match="notes"):
+        Journal.open(path, JOB)
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize("content", ["hello", '{"prompt": "x"}\n', "[1]\n"])
+def test_starting_anew_does_not_empty_a_file_that_is_no_journal(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(content)
+    with pytest.raises(CheckpointError, match=r"pairs.jsonl is no journal"):
+        Journal.open(path, JOB, "overwrite")
+    assert path.read_text() == content
+
+
+def test_a_broken_row_inside_is_named_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "work.jsonl"
+    path.write_text(json.dumps({"job": JOB}) + '\n{"key": "a"}\n{"key": \n{"key": "b"}\n')
+    with pytest.raises(CheckpointError, match="line 3"):
+        Journal.open(path, JOB)
+
+
+def test_one_process_holds_it(tmp_path: Path) -> None:
+    path = tmp_path / "work.jsonl"
+    with Journal.open(path, JOB), pytest.raises(CheckpointError, match="in use"):
+        Journal.open(path, JOB)
+    with pytest.raises(CheckpointError, match="is a folder"):
+        Journal.open(tmp_path, JOB)
+
+
+def test_a_key_is_done_once(tmp_path: Path) -> None:
+    with Journal.open(tmp_path / "work.jsonl", JOB) as journal:
+        journal.add([("a", {})])
+        with pytest.raises(ValueError, match="done already"):
+            journal.add([("a", {})])

@@ -1,0 +1,166 @@
+"""How long a recipe trains, against hand counts and against the loop that trains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from rubric_arm_lite.cli.main import app
+from rubric_arm_lite.cli.plan import hours
+from rubric_arm_lite.data.load import read_blocks
+from rubric_arm_lite.errors import ConfigError
+from rubric_arm_lite.recipe.fields import Recipe
+from rubric_arm_lite.recipe.load import load_recipe
+from rubric_arm_lite.training.plan import Length, Plan, length_of
+from rubric_arm_lite.training.schedule import part_of_data, slots, steps_in_phase
+from tests.source_rows import write_jsonl
+
+
+def pairs(path: Path, prompts: int, first: int = 0) -> Path:
+    """Two pairs of every prompt."""
+    rows = [
+        {"prompt": f"Request {i}", "chosen": f"good {j}", "rejected": f"bad {j}"}
+        for i in range(first, first + prompts)
+        for j in range(2)
+    ]
+    return write_jsonl(path, rows)
+
+
+def recipe(source: Path | str, *sets: str) -> Recipe:
+    """A recipe whose phases go once through the data."""
+    return load_recipe("qwen3-8b-12gb", [f"data.source={source}", *sets])
+
+
+def trained_steps(chosen: Recipe) -> dict[str, int]:
+    """The longest phase of each role, as the loop of a run counts it."""
+    train = read_blocks(chosen.data, chosen.seed)[0]
+    found: dict[str, int] = {}
+    for slot in slots(chosen.schedule):
+        part = part_of_data(train, slot.cycle, chosen.schedule.cycles)
+        for role in slot.roles:
+            found[role] = max(found.get(role, 0), steps_in_phase(part, chosen.grpo(role)))
+    return found
+
+
+@pytest.mark.parametrize(("pointwise", "judge"), [(False, 6 * (3 * 4 * 12 + 36)), (True, 6 * (2 * 3 * 4 * 12 + 36))])
+def test_tokens_are_counted(pointwise: bool, judge: int) -> None:
+    """Judge: 3 × 2 prompts × (3 pairs × 4 × 12 + 3 draws × 12). Rubric: 6 × 4 × (12 + 2 pairs × 2 orders × 20)."""
+    role = {"num_generations": 4, "max_completion_length": 12, "prompts_per_step": 2, "max_steps": 3}
+    reward: dict[str, Any] = {"judge": "pointwise"} if pointwise else {"judge_orders": "both"}
+    fields = {
+        "judge": {**role, "pairs_per_prompt": 3},
+        "rubric": {**role, "pairs_per_prompt": 2},
+        "reward": {**reward, "judge_max_tokens": 20},
+    }
+    found = length_of(Recipe.model_validate(fields))
+    assert found == Length(None, {"judge": 3, "rubric": 3}, {"judge": judge, "rubric": 6 * 4 * (12 + 80)})
+
+
+@pytest.mark.parametrize(
+    ("reward", "per_prompt", "drawn"),
+    [
+        ({}, 1, 3),
+        ({"rubric_attempts": 1}, 1, 1),
+        ({"rubric_attempts": 5}, 1, 5),
+        ({"rubric_attempts": 5, "rubric_temperature": 0.0}, 1, 1),  # greedy: another draw would be the same
+        ({"rubric_attempts": 5}, 2, 10),
+        ({}, 8, 9),  # three pairs of a prompt are judged under three rubrics at most
+    ],
+)
+def test_the_rubrics_of_a_judge_step_count_with_every_attempt(
+    reward: dict[str, Any], per_prompt: int, drawn: int
+) -> None:
+    judge = {"num_generations": 4, "max_completion_length": 12, "prompts_per_step": 2, "max_steps": 1}
+    fields = {
+        "judge": {**judge, "pairs_per_prompt": 3},
+        "rubric": {"max_completion_length": 7, "max_steps": 1},
+        "reward": reward,
+        "cache": {"rubrics_per_prompt": per_prompt},
+    }
+    assert length_of(Recipe.model_validate(fields)).tokens["judge"] == 2 * (3 * 4 * 12 + drawn * 7)
+
+
+@pytest.mark.parametrize("prompts", [47, 400])
+@pytest.mark.parametrize(
+    "sets",
+    [(), ("data.test_fraction=0.4",), ("data.train_prompts=33", "schedule.cycles=2"), ("schedule.order=simultaneous",)],
+)
+def test_steps_of_a_file_are_those_of_a_run(tmp_path: Path, prompts: int, sets: tuple[str, ...]) -> None:
+    chosen = recipe(pairs(tmp_path / "pairs.jsonl", prompts), *sets)
+    found = length_of(chosen)
+    assert found.steps == trained_steps(chosen) and not found.unknown
+    assert found.prompts == len(read_blocks(chosen.data, chosen.seed)[0]) < prompts
+    assert found.tokens["judge"] == found.steps["judge"] * 16 * (8 * 1024 + 3 * 512)
+
+
+def test_prompts_of_an_evaluation_file_are_left_out(tmp_path: Path) -> None:
+    source = pairs(tmp_path / "pairs.jsonl", 40)
+    held_out = pairs(tmp_path / "test.jsonl", 10, first=35)
+    assert length_of(recipe(source, f"data.evaluation={held_out}")).prompts == 35
+    assert length_of(recipe(source, "data.evaluation=owner/elsewhere")).prompts == 40, "the Hub is not asked"
+
+
+def test_only_roles_that_are_trained_count(tmp_path: Path) -> None:
+    source = pairs(tmp_path / "pairs.jsonl", 40)
+    assert list(length_of(recipe(source, "schedule.order=judge_only")).tokens) == ["judge"]
+    told = length_of(recipe("none.jsonl", "schedule.order=judge_only", "judge.max_steps=4"))
+    assert told.steps == {"judge": 4} and not told.unknown
+
+
+def test_the_testbed_needs_no_file() -> None:
+    sets = ["judge.max_steps=null", "data.train_prompts=null"]
+    assert length_of(load_recipe("testbed", sets)).steps == {"judge": 10, "rubric": 16}  # 480 prompts / (3 × 16)
+
+
+def test_a_bound_by_the_recipe_needs_no_data() -> None:
+    found = length_of(recipe("owner/somewhere", "data.train_prompts=480"))
+    assert found.steps == {"judge": 10, "rubric": 7} and not found.unknown
+
+
+@pytest.mark.parametrize(
+    ("sets", "parts"),
+    [
+        ((), ("judge.max_steps and rubric.max_steps are null", "--set judge.max_steps=N --set rubric.max_steps=N")),
+        (("judge.max_steps=2",), ("rubric.max_steps is null", "Add --set rubric.max_steps=N, or --set data.source=")),
+    ],
+)
+def test_what_cannot_be_told_says_why(sets: tuple[str, ...], parts: tuple[str, ...]) -> None:
+    found = length_of(recipe("none.jsonl", *sets))
+    assert all(part in found.unknown for part in (*parts, "none.jsonl is no file on this machine"))
+    assert "rubric" not in found.tokens
+    assert hours(Plan((), None, None, (), found), 300) is None, "half of the tokens would be a wrong figure"
+
+
+def test_a_file_that_cannot_be_read_does_not_stop_the_plan(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "pairs.jsonl", [{"prompt": "p", "chosen": "a"}])
+    found = length_of(recipe(source))
+    assert "column `rejected` is missing" in found.unknown and "data.source=FILE" not in found.unknown
+
+
+def test_hours() -> None:
+    plan = Plan((), None, None, (), Length(None, {"judge": 1}, {"judge": 7_200_000}))
+    assert hours(plan, 1000) == 2.0 and hours(plan, None) is None
+    for speed in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="above 0"):
+            hours(plan, speed)
+
+
+def test_the_verb_says_it(tmp_path: Path) -> None:
+    def shown(*arguments: str) -> str:
+        done = CliRunner().invoke(app, ["plan", "qwen3-8b-12gb", "--gpu-gb", "12", *arguments])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    missing = ("--tokens-per-second", "300", "--set", "data.source=none.jsonl")
+    assert "hours cannot be told" in shown(*missing)
+    assert json.loads(shown(*missing, "--json"))["length_unknown"].startswith("Tokens and hours cannot be told")
+    counted = ("--tokens-per-second", "300", "--set", f"data.source={pairs(tmp_path / 'pairs.jsonl', 90)}")
+    text = shown(*counted)
+    assert "training prompts, once through in 3 cycles" in text and "A judge phase of 2 steps writes" in text
+    found = json.loads(shown(*counted, "--json"))
+    assert found["steps_per_phase"] == {"judge": 2, "rubric": 2} and found["length_unknown"] is None
+    assert found["hours_per_cycle"] == pytest.approx(sum(found["tokens_per_cycle"].values()) / 300 / 3600)

@@ -1,0 +1,91 @@
+"""Online GRPO's phase: answers against the policy's own greedy one, in both orders, under one rubric."""
+
+from __future__ import annotations
+
+import pytest
+
+from rubric_arm_lite.recipe.policy import PolicyRecipe
+from rubric_arm_lite.training.alternating import play
+from rubric_arm_lite.training.policy.online import PolicyPhase
+from rubric_arm_lite.training.rewards import policy_reward
+from rubric_arm_lite.training.schedule import Slot
+from rubric_arm_lite.types import Example, PromptBlock
+from tests.players import PROMPTS, Judge, right, says_a, section, totals
+from tests.policy_players import Chat, chat, referee, requests
+from tests.scripted import Written
+
+RECIPE = PolicyRecipe.model_validate(
+    {"policy": {"num_generations": 3, "max_completion_length": 50, "prompts_per_step": 2}}
+)
+ASKED = requests(2)
+BLOCKS = [PromptBlock(r.prompt_id, r.text, ()) for r in ASKED]
+
+
+def answers(example: Example, index: int) -> Written:
+    return f"{('good', 'poor', 'good')[index]} {index} {example.prompt}"
+
+
+def phase_of(judge: Judge, broken: tuple[str, ...] = ()) -> tuple[PolicyPhase, Chat]:
+    def policy(example: Example, index: int) -> Written:
+        greedy = sampler.calls[-1].sampling.temperature == 0
+        return f"poor greedy {example.prompt}" if greedy else answers(example, index)
+
+    sampler = chat(judge, policy)
+    phase = PolicyPhase(
+        RECIPE.policy, sampler, referee(sampler, ASKED, broken), PROMPTS, {r.prompt_id: r for r in ASKED}
+    )
+    return phase, sampler
+
+
+def test_an_answer_earns_half_the_orders_it_wins() -> None:
+    phase, sampler = phase_of(right)
+    turn = play(RECIPE, phase, BLOCKS, sampler, Slot(0, 0, ("policy",)), 0)
+    # Poor against poor: the judge falls back on B, so each wins one order.
+    assert totals(turn.rewards) == [[1.0, 0.5, 1.0]] * 2
+    assert phase.measured()["orders/2"] == pytest.approx(4 / 6)
+    assert phase.measured()["rubrics/usable"] == 1.0
+    policy_calls = [call for call in sampler.calls if call.adapter == "policy"]
+    assert [(c.sampling.num_generations, c.sampling.temperature) for c in policy_calls] == [(3, 1.0), (1, 0.0)]
+
+
+def test_a_judge_that_always_says_a_gives_half_to_everybody() -> None:
+    phase, sampler = phase_of(says_a)
+    turn = play(RECIPE, phase, BLOCKS, sampler, Slot(0, 0, ("policy",)), 0)
+    assert totals(turn.rewards) == [[0.5] * 3] * 2
+    assert not any(a.informative for a in turn.advantages)
+
+
+def test_both_orders_are_asked_under_the_same_rubric_and_none_is_written() -> None:
+    phase, sampler = phase_of(right)
+    play(RECIPE, phase, BLOCKS[:1], sampler, Slot(0, 0, ("policy",)), 0)
+    prompts = sampler.prompts("judge")
+    assert len(prompts) == 6
+    pairs = {(section("response_a", p), section("response_b", p)) for p in prompts}
+    assert pairs == {(b, a) for a, b in pairs}
+    assert len({section("rubric", p) for p in prompts}) == 1
+    assert sampler.prompts("rubric") == []
+
+
+def test_requests_without_a_usable_rubric_are_left_out_and_counted() -> None:
+    phase, sampler = phase_of(right, broken=("id0",))
+    turn = play(RECIPE, phase, BLOCKS, sampler, Slot(0, 0, ("policy",)), 0)
+    assert [group.example.example_id for group in turn.groups] == ["id1"]
+    assert phase.measured()["rubrics/unusable"] == 0.5
+    assert phase.score([], 0) == []
+
+
+def test_control_tokens_of_a_request_are_broken_up_and_nothing_else_changes() -> None:
+    from rubric_arm_lite.prompts.builder import PromptBuilder, Templates
+
+    builder = PromptBuilder(Templates.load(), ["<|im_end|>"])
+    assert builder.policy_prompt("<rubric>\nWinner: Response A") == "<rubric>\nWinner: Response A"
+    assert "<|im_end|>" not in builder.policy_prompt("a<|im_end|>b")
+
+
+def test_reward_by_hand() -> None:
+    assert policy_reward(("A", "A")).total == 1.0
+    assert policy_reward(("A", "B")).total == policy_reward(("A", None)).total == 0.5
+    assert policy_reward((None, "B")).total == 0.0
+    assert policy_reward(()).total == 0.0
+    assert dict(policy_reward(("A", None)).parts) == {"wins": 0.5, "judged": 0.5}
+    assert not policy_reward(()).masked

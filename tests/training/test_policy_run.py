@@ -1,0 +1,388 @@
+"""Whole policy runs on the testbed's base: each of the three commands, and what happens when they are killed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from rubric_arm_lite.cli.main import app
+from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError
+from rubric_arm_lite.prompts.builder import prompt_hash
+from rubric_arm_lite.recipe.load import dump_recipe, load_recipe, load_settings, recipe_hash, shipped_recipes
+from rubric_arm_lite.recipe.policy import PolicyRecipe
+from rubric_arm_lite.report.policy import write_policy_report
+from rubric_arm_lite.runs.directory import RunDirectory
+from rubric_arm_lite.training.policy.pairs import REASONS
+from rubric_arm_lite.training.policy.requests import start_answers
+from rubric_arm_lite.training.policy.run import PolicyRun, stages_of
+from rubric_arm_lite.training.policy.state import PolicyState
+from tests.warm import begin, kill_when
+from tests.warm import command as rubric_arm
+
+SHORT = (
+    "data.train_prompts=24",
+    "start.sft.max_steps=12",
+    "start.sft.save_steps=4",
+    "dpo.rounds=2",
+    "dpo.max_steps=2",
+    "dpo.save_steps=1",
+    "policy.max_steps=1",
+    "policy.prompts_per_step=3",
+    "policy.num_generations=4",
+    "policy.num_iterations=1",  # so that the first step's KL is that of the reference to itself
+    "rounds=2",
+    "checkpoint.save_steps=1",
+    "evaluation.prompts=6",
+    "evaluation.bootstrap=200",
+)
+FIRST = ["requests", "start", "rubrics", "evaluate 0"]
+COMPARED = ("metrics.jsonl", "adapters/policy/adapter_model.safetensors", "summary.json", "report.html", "report.md")
+
+
+class Killed(BaseException):
+    """What a test raises in the middle of a run."""
+
+
+class Watcher:
+    """Keeps what it was told; raises at the ``deadly``-th call of :meth:`step`."""
+
+    def __init__(self, deadly: int | None = None) -> None:
+        self.notes: list[str] = []
+        self.names: list[str] = []
+        self._left = deadly
+
+    def stage(self, name: str, steps: int) -> None:
+        self.names.append(name)
+
+    def step(self, done: int, values: dict[str, float]) -> None:
+        if self._left is not None:
+            self._left -= 1
+            if self._left == 0:
+                raise Killed
+
+    def said(self, name: str, text: str) -> None:
+        self.names.append(f"= {name}")
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def recipe_for(reward: Path, method: str, *more: str) -> PolicyRecipe:
+    sets = (*SHORT, f"reward.run={reward}", f"method={method}", *more)
+    return load_settings(PolicyRecipe, "testbed", sets)
+
+
+def execute(recipe: PolicyRecipe, folder: Path, deadly: int | None = None) -> Watcher:
+    watcher = Watcher(deadly)
+    directory = RunDirectory.open(folder, dump_recipe(recipe), recipe_hash(recipe), "resume")
+    try:
+        PolicyRun(recipe, directory, watcher).execute()
+    finally:
+        directory.close()
+    write_policy_report(folder)
+    return watcher
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in COMPARED}
+
+
+def rows_of(folder: Path, kind: str) -> list[dict[str, Any]]:
+    return [row for line in (folder / "metrics.jsonl").open() if (row := json.loads(line))["kind"] == kind]
+
+
+def command(method: str, reward: Path, folder: Path) -> list[str]:
+    sets = [part for value in SHORT for part in ("--set", value)]
+    call = ["policy", method, "testbed", "--reward", str(reward), "--run-dir", str(folder)]
+    return [*call, "--if-exists", "resume", "--json", *sets]
+
+
+@pytest.fixture(scope="module")
+def online_run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run of online GRPO, only read by the tests."""
+    folder = tmp_path_factory.mktemp("online") / "run"
+    execute(recipe_for(finished_run, "grpo"), folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_iterdpo_killed_and_resumed_is_identical(finished_run: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(finished_run, "iterdpo")
+    execute(recipe, tmp_path / "whole")
+    folder = tmp_path / "killed"
+    process = begin(rubric_arm, *command("iterdpo", finished_run, folder), log=tmp_path / "log")
+    kill_when((folder / "rounds" / "1" / "samples.jsonl").exists, process, tmp_path / "log")
+    with pytest.raises(Killed):
+        execute(recipe, folder, 4)  # in the trainer of a round
+    execute(recipe, folder)
+    assert bytes_of(folder) == bytes_of(tmp_path / "whole")
+    assert [row["name"] for row in rows_of(folder, "evaluation")] == ["start", "round 1", "round 2"]
+    assert not (folder / "rounds" / "2" / "trainer").exists()
+
+
+@pytest.mark.slow
+def test_online_grpo_that_dies_ends_as_one_that_does_not(online_run: Path, finished_run: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(finished_run, "grpo")
+    for moment in (2, 3):  # in the start, and after a step of the first round
+        with pytest.raises(Killed):
+            execute(recipe, tmp_path / "killed", moment)
+    execute(recipe, tmp_path / "killed")
+    assert bytes_of(tmp_path / "killed") == bytes_of(online_run)
+    evaluations = rows_of(online_run, "evaluation")
+    assert evaluations[0]["independent/win_rate"] == evaluations[0]["trained/win_rate"] == 0.5
+    assert abs(evaluations[0]["kl"]) < 1e-4 < abs(evaluations[-1]["kl"])
+    steps = rows_of(online_run, "step")
+    assert [(row["round"], row["step"]) for row in steps] == [(1, 0), (2, 0)]
+    assert steps[0]["kl"] == pytest.approx(0, abs=1e-5), "the reference is the start"
+
+
+@pytest.mark.slow
+def test_dpo_by_its_command(finished_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    done = CliRunner().invoke(app, command("dpo", finished_run, folder), catch_exceptions=False)
+    found = json.loads(done.stdout)
+    assert found["method"] == "dpo" and found["name"] == "round 1" and found["alarms"] == []
+    page = Path(found["report"]).read_text("utf-8")
+    assert page.count("<svg") == 4 and "Round 1:" in page and "<script" not in page
+    assert "| round 1 |" in (folder / "report.md").read_text("utf-8")
+    labels = rows_of(folder, "labels")[0]
+    assert sum(labels[reason] for reason in REASONS) == 24
+    assert rows_of(folder, "dpo")[0]["loss"] > 0
+
+
+@pytest.mark.slow
+def test_a_run_belongs_to_its_reward_model_and_requests(online_run: Path, finished_run: Path, tmp_path: Path) -> None:
+    recipe, folder = recipe_for(finished_run, "grpo"), tmp_path / "run"
+    shutil.copytree(online_run, folder)
+    assert execute(recipe, folder).names == [], "a finished run is left alone"
+    file = folder / "data.json"
+    described = json.loads(file.read_text())
+    file.write_text(json.dumps({**described, "reward_model": {}}))
+    with pytest.raises(CheckpointError, match="is not the run of a policy"):
+        write_policy_report(finished_run)
+    with pytest.raises(CheckpointError, match=r"another reward model or judge \(reward_model changed\)"):
+        execute(recipe, folder)
+
+
+@pytest.mark.slow
+def test_own_prompts_another_base_and_a_second_run_as_judge(
+    finished_run: Path, tiny_folder: Any, tmp_path: Path
+) -> None:
+    asked = [(topic, word) for topic in ("gardens", "rivers", "trains", "kitchens") for word in ("zinc", "silk")]
+    prompts = [{"prompt": f"Write a note about {topic} for pilots. Avoid the word {word}."} for topic, word in asked]
+    turns = [{"role": role, "content": "gardens"} for role in ("user", "assistant", "user")]
+    rows = [*prompts, prompts[0], {"prompt": turns}, {"prompt": "stone " * 120}]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = recipe_for(
+        finished_run,
+        "grpo",
+        f"data.source={file}",
+        "data.test_fraction=0.4",
+        "start.source=null",
+        f"model={{base: {tiny_folder('llama')}, dtype: float32, max_context: 128, lora: {{r: 4, alpha: 8}}}}",
+        f"evaluation.judge={finished_run}",
+        "evaluation.judge_state=warm-up",
+        "rounds=1",
+    )
+    watcher = execute(recipe, tmp_path / "run")
+    assert watcher.notes[:2] == [
+        "1 conversations are left out: single requests only.",
+        "1 requests do not fit the context with an answer or a rubric; left out.",
+    ]
+    last = rows_of(tmp_path / "run", "evaluation")[-1]
+    assert "independent/win_rate" in last and "score" not in last
+    saved = json.loads((tmp_path / "run" / "adapters" / "policy" / "adapter_config.json").read_text())
+    assert saved["r"] == 4
+    described = tmp_path / "run" / "data.json"
+    before = json.loads(described.read_text())
+    described.write_text(json.dumps({**before, "independent_judge": {**before["independent_judge"], "judge": "0"}}))
+    with pytest.raises(CheckpointError, match=r"\(independent_judge changed\)"):
+        execute(recipe, tmp_path / "run")
+
+
+def test_every_shipped_policy_recipe_loads_and_is_written_back(tmp_path: Path) -> None:
+    paths = shipped_recipes(PolicyRecipe)
+    assert [path.stem for path in paths] == ["qwen2.5-7b", "qwen3-8b-shared", "testbed"]
+    assert not set(paths) & set(shipped_recipes())
+    for path in paths:
+        recipe = load_settings(PolicyRecipe, str(path))
+        (tmp_path / path.name).write_text(dump_recipe(recipe))
+        assert load_settings(PolicyRecipe, str(tmp_path / path.name)) == recipe
+    with pytest.raises(ConfigError, match=r"the name of a shipped recipe: qwen2\.5-7b, qwen3-8b-shared, testbed"):
+        load_settings(PolicyRecipe, "demo")
+
+
+def test_stages() -> None:
+    assert stages_of(PolicyRecipe(method="grpo")) == [*FIRST, "train", "final"]
+    assert stages_of(PolicyRecipe(method="dpo"))[4:] == ["sample 1", "label 1", "train 1", "evaluate 1", "final"]
+    assert len(stages_of(PolicyRecipe(method="iterdpo"))) == 4 + 3 * 4 + 1
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["data.source=p.jsonl"], "start.source: testbed answers the testbed's prompts"),
+        (["data.source=p.jsonl", "start.source=null"], "evaluation.judge: oracle knows the testbed's prompts only"),
+        (["dpo.bta=0.2"], "Did you mean `dpo.beta`?"),
+        (["model={max_context: 16}"], "leaves no room for a prompt"),
+        (
+            ["answers.max_completion_length=128", "model={max_context: 128}"],
+            "answers.max_completion_length: 128 leaves",
+        ),
+        (
+            ["method=grpo", "policy.max_completion_length=128", "model={max_context: 128}"],
+            "leaves no room for a prompt",
+        ),
+        (["method=ppo"], "Allowed: dpo, iterdpo, grpo"),
+        (["data.evaluation=p.jsonl"], "data.evaluation: 'p.jsonl' is not asked with data.source: testbed"),
+    ],
+)
+def test_mistakes_in_a_policy_recipe(sets: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(PolicyRecipe, "testbed", sets)
+    assert message in str(caught.value)
+
+
+def test_room_is_kept_for_the_answers_that_the_method_writes(tmp_path: Path, finished_run: Path) -> None:
+    """With the policy on the reward model's base its context is not in the policy's recipe."""
+    assert recipe_for(finished_run, "dpo", "policy.max_completion_length=512").longest_answer == 16
+    assert recipe_for(finished_run, "grpo", "policy.max_completion_length=512").longest_answer == 512
+    recipe = recipe_for(finished_run, "dpo", "answers.max_completion_length=256")
+    with pytest.raises(ConfigError, match=r"256 leaves no room for a prompt in model\.max_context \(256\)"):
+        execute(recipe, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_start_that_was_killed_does_not_go_on_with_other_answers(tmp_path: Path, finished_run: Path) -> None:
+    asked = [(topic, word) for topic in ("gardens", "rivers", "trains", "kitchens") for word in ("zinc", "silk")]
+    texts = [f"Write a note about {topic} for pilots. Avoid the word {word}." for topic, word in asked]
+    prompts, answers = tmp_path / "p.jsonl", tmp_path / "a.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+    answers.write_text("".join(json.dumps({"prompt": text, "response": "stone table"}) + "\n" for text in texts))
+    sets = (f"data.source={prompts}", "data.test_fraction=0.4", f"start.source={answers}", "evaluation.judge=null")
+    recipe = recipe_for(finished_run, "dpo", *sets)
+    with pytest.raises(Killed):
+        execute(recipe, tmp_path / "run", deadly=2)
+    whole = answers.read_text()
+    answers.write_text(whole.replace("stone table", "window"))
+    with pytest.raises(CheckpointError, match=r"\(start_answers changed\)"):
+        execute(recipe, tmp_path / "run")
+    answers.write_text(whole)
+    with pytest.raises(Killed):
+        execute(recipe, tmp_path / "run", deadly=1)
+
+
+def test_a_reward_model_that_is_not_there(tmp_path: Path) -> None:
+    recipe = recipe_for(tmp_path / "nowhere", "dpo")
+    with pytest.raises(CheckpointError, match="is not a run directory"):
+        execute(recipe, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="Make one with rubric-arm run"):
+        CliRunner().invoke(app, command("dpo", tmp_path / "nowhere", tmp_path / "r"), catch_exceptions=False)
+    policy_run = tmp_path / "policy"
+    policy_run.mkdir()
+    (policy_run / "recipe.yaml").write_text(dump_recipe(recipe))
+    with pytest.raises(CheckpointError, match=r"is the run of a policy, .* Its reward model is .*nowhere"):
+        execute(recipe_for(policy_run, "dpo"), tmp_path / "run")
+    with pytest.raises(ConfigError, match="--if-exists maybe: use raise, resume or overwrite"):
+        CliRunner().invoke(app, ["policy", "grpo", "testbed", "--if-exists", "maybe"], catch_exceptions=False)
+    with pytest.raises(CheckpointError, match="is not a run directory"):
+        write_policy_report(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["data.train_prompts", "evaluation.prompts"])
+def test_more_prompts_than_the_world_has(field: str, tmp_path: Path, finished_run: Path) -> None:
+    recipe = recipe_for(finished_run, "dpo", f"{field}=9999")
+    with pytest.raises(ConfigError, match=rf"{field}: The \w+ split has \d+ distinct prompts, 9999 were asked for"):
+        execute(recipe, tmp_path / "run")
+
+
+def test_what_could_only_fail_late_is_refused_at_once(tmp_path: Path, finished_run: Path) -> None:
+    """Before the start is trained and rubrics are written, which takes hours with a large model."""
+    arrow = tmp_path / "arrow"
+    arrow.mkdir()
+    (arrow / "recipe.yaml").write_text(dump_recipe(load_recipe("arrow-testbed")))
+    cases: list[tuple[Path, str, type[Exception], str]] = [
+        (arrow, "name=x", ConfigError, f"{arrow}: reward.judge: pointwise"),
+        (finished_run, f"evaluation.judge={arrow}", ConfigError, f"{arrow}: reward.judge: pointwise"),
+        (finished_run, f"evaluation.judge={tmp_path}", CheckpointError, "is not a run directory"),
+        (finished_run, f"evaluation.judge={finished_run}", ConfigError, "is the reward model itself"),
+        (finished_run, "rounds=25", ConfigError, "24 training requests cannot be split into rounds: 25 parts"),
+    ]
+    for reward, given, kind, said in cases:
+        with pytest.raises(kind, match=re.escape(said)):
+            execute(recipe_for(reward, "grpo", given), tmp_path / "run")
+    assert not json.loads((tmp_path / "run" / "state.json").read_text())["stages"]
+
+
+def test_a_run_does_not_overwrite_what_it_reads(tmp_path: Path, finished_run: Path) -> None:
+    before = sorted(finished_run.rglob("*"))
+    for place, more in (
+        (finished_run, []),
+        (tmp_path, ["--set", f"start.adapter={tmp_path / 'adapters' / 'policy'}"]),
+        (tmp_path, ["--set", f"data.source={tmp_path / 'p.jsonl'}", "--set", "start.source=null"]),
+    ):
+        call = [*command("dpo", finished_run, place), *more, "--if-exists", "overwrite"]
+        with pytest.raises(ConfigError, match="which this run reads") as caught:
+            CliRunner().invoke(app, [*call, "--set", "evaluation.judge=null"], catch_exceptions=False)
+        assert "Choose another --run-dir" in str(caught.value)
+    assert sorted(finished_run.rglob("*")) == before
+
+
+def test_requests_too_long_for_the_generator_are_left_out(tmp_path: Path, finished_run: Path) -> None:
+    """The policy's own context is wider than the reward model's."""
+    file = tmp_path / "p.jsonl"
+    asked = [(topic, word) for topic in ("gardens", "rivers", "trains", "kitchens") for word in ("zinc", "silk")]
+    texts = [f"Write a note about {topic} for pilots. Avoid the word {word}." for topic, word in asked]
+    file.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in (*texts, "stone " * 230)))
+    sets = (f"data.source={file}", "data.test_fraction=0.4", "start.source=null", "evaluation.judge=null")
+    wide = ("model={base: testbed, dtype: float32, max_context: 400}", "data.train_prompts=null")
+    recipe = recipe_for(finished_run, "dpo", *sets, *wide)
+    directory = RunDirectory.open(tmp_path / "run", dump_recipe(recipe), recipe_hash(recipe))
+    state = PolicyState(recipe, directory, Watcher())
+    directory.close()
+    assert {r.text for r in (*state.requests.train, *state.requests.test)} == set(texts)
+    assert state.requests.too_long == 1
+
+
+def test_the_start_does_not_imitate_answers_to_held_out_requests(tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"request {i}", "response": f"answer {i}"}) + "\n" for i in range(3)))
+    sets = ["data.source=p.jsonl", "evaluation.judge=null", f"start.source={file}"]
+    recipe = load_settings(PolicyRecipe, "testbed", sets)
+    held_out = {prompt_hash("request 1")}
+    assert start_answers(recipe, None, held_out) == [(f"request {i}", f"answer {i}") for i in (0, 2)]
+    with pytest.raises(DataError, match="every row is a conversation, or answers a held-out request"):
+        start_answers(recipe, None, {prompt_hash(f"request {i}") for i in range(3)})
+
+
+def test_rubrics_that_are_gone(online_run: Path, finished_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(online_run, folder)
+    state = json.loads((folder / "state.json").read_text())
+    state["stages"].remove("final")
+    (folder / "state.json").write_text(json.dumps(state))
+    recipe = recipe_for(finished_run, "grpo")
+    directory = RunDirectory.open(folder, dump_recipe(recipe), recipe_hash(recipe), "resume")
+    lines = (folder / "rubrics.jsonl").read_text().splitlines(keepends=True)
+    for kept in ("", lines[0], lines[0] + '{"key": "from 0", "rubrics": [1]}\n', lines[0] + "?\n"):
+        (folder / "rubrics.jsonl").write_text(kept)
+        with pytest.raises(CheckpointError, match=r"rubrics\.jsonl .*Restore it"):
+            _ = PolicyState(recipe, directory, Watcher()).referee
+    directory.close()
+
+
+def test_prompts_that_are_all_conversations(tmp_path: Path, finished_run: Path) -> None:
+    file = tmp_path / "p.jsonl"
+    turns = [{"role": role, "content": "gardens"} for role in ("user", "assistant")]
+    rows = [{"prompt": [*turns, {"role": "user", "content": word}]} for word in ("zinc", "silk", "raven")]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = recipe_for(finished_run, "dpo", f"data.source={file}", "start.source=null", "evaluation.judge=null")
+    with pytest.raises(DataError, match=r"No training request of .* is a single text"):
+        execute(recipe, tmp_path / "run")

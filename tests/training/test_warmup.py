@@ -1,0 +1,192 @@
+"""The warm-up: completion-only, the same tokens as everywhere, and continued after a kill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rubric_arm_lite.data.pairs import WarmupRow
+from rubric_arm_lite.data.testbed.world import World
+from rubric_arm_lite.errors import DataError, TrainingError
+from rubric_arm_lite.prompts.builder import PromptBuilder, Templates
+from rubric_arm_lite.prompts.parsing import parse_rubric
+from rubric_arm_lite.recipe.fields import PointwiseWords, SFTSettings, WarmupSettings
+from rubric_arm_lite.training.warmup import (
+    COMPLETE,
+    last_complete,
+    role_examples,
+    rows_of_testbed,
+    updates,
+    warm_up_role,
+)
+from tests import tiny
+
+SETTINGS = SFTSettings(max_steps=6, per_device_train_batch_size=4, learning_rate=1e-2, save_steps=2)
+
+
+def quiet(step: int, values: dict[str, float]) -> None:
+    """Log nothing."""
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[WarmupRow]:
+    return rows_of_testbed(WarmupSettings(prompts=6), World(5), seed=5)
+
+
+def builder(model: Any) -> PromptBuilder:
+    return PromptBuilder(Templates.load(), model.control_tokens())
+
+
+def fresh(folder: Path) -> Any:
+    return tiny.load(folder, stirred=False, max_context=128)
+
+
+def weights(model: Any, role: str) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.parameters(role)}
+
+
+def test_examples_are_what_inference_would_see(tiny_folder: Any, rows: list[WarmupRow]) -> None:
+    model = fresh(tiny_folder("qwen3"))
+    prompts = builder(model)
+    (prompt_ids, text_ids), *_ = role_examples(rows, "rubric", model, prompts)[0]
+    assert prompt_ids == model.encode(prompts.rubric_prompt(rows[0].prompt))
+    assert text_ids[-1] in model.end_ids
+    assert model.tokenizer.decode(text_ids[:-1]) == rows[0].rubric
+    whole = model.tokenizer.apply_chat_template(
+        [
+            {"role": "user", "content": prompts.rubric_prompt(rows[0].prompt)},
+            {"role": "assistant", "content": rows[0].rubric},
+        ],
+        tokenize=False,
+    )
+    assert model.tokenizer(whole, add_special_tokens=False)["input_ids"][: len(prompt_ids + text_ids)] == (
+        prompt_ids + text_ids
+    )
+
+
+def test_a_pointwise_row_shows_one_response(tiny_folder: Any) -> None:
+    model = fresh(tiny_folder("qwen3"))
+    prompts = PromptBuilder(Templates.load(pointwise="pointwise_bare"), model.control_tokens())
+    found = rows_of_testbed(WarmupSettings(prompts=2), World(5), 5, PointwiseWords())
+    assert [row.response_b for row in found] == [None] * len(found)
+    (prompt_ids, text_ids), *_ = role_examples(found, "judge", model, prompts)[0]
+    rubric = parse_rubric(found[0].judged_rubric or "")
+    assert prompt_ids == model.encode(prompts.pointwise_prompt(found[0].prompt, rubric, found[0].response_a))
+    assert text_ids == model.encode_completion(found[0].judgement)
+
+
+def test_rows_without_a_usable_rubric_teach_the_generator_only(tiny_folder: Any) -> None:
+    model = fresh(tiny_folder("qwen3"))
+    row = WarmupRow("Write a note about rivers for pilots. Avoid the word silk.", "no list", "stone", "table", "x")
+    assert len(role_examples([row], "rubric", model, builder(model))[0]) == 1
+    with pytest.raises(DataError, match="No warm-up example is left for the judge"):
+        role_examples([row], "judge", model, builder(model))
+
+
+def test_too_long_rows_are_counted(tiny_folder: Any, rows: list[WarmupRow]) -> None:
+    model = fresh(tiny_folder("qwen3"))
+    long = WarmupRow(rows[0].prompt, "1. The response is warm [Principle]\n" * 40, "a", "b", "c")
+    examples, too_long = role_examples([*rows, long], "rubric", model, builder(model))
+    assert (len(examples), too_long) == (len(rows), 1)
+
+
+def test_only_its_adapter_learns_and_the_loss_is_on_the_completion(
+    tiny_folder: Any, rows: list[WarmupRow], tmp_path: Path
+) -> None:
+    model = fresh(tiny_folder("qwen3"))
+    examples, _ = role_examples(rows, "judge", model, builder(model))
+    other, base = weights(model, "rubric"), model.model.get_base_model().get_input_embeddings().weight.clone()
+    losses: list[float] = []
+    warm_up_role(
+        model,
+        "judge",
+        examples,
+        SFTSettings(max_steps=30, learning_rate=1e-2, per_device_train_batch_size=4),
+        0,
+        tmp_path,
+        lambda step, values: losses.append(values["loss"]),
+    )
+    assert losses[-1] < losses[0]
+    assert all(torch.equal(weights(model, "rubric")[name], value) for name, value in other.items())
+    assert torch.equal(model.model.get_base_model().get_input_embeddings().weight, base)
+
+
+class Killed(BaseException):
+    """Stands for a kill -9 inside the trainer."""
+
+
+def test_killed_warmup_goes_on_from_its_last_complete_checkpoint(
+    tiny_folder: Any, rows: list[WarmupRow], tmp_path: Path
+) -> None:
+    folder = tiny_folder("qwen3")
+    unbroken = fresh(folder)
+    examples, _ = role_examples(rows, "judge", unbroken, builder(unbroken))
+    history = warm_up_role(unbroken, "judge", examples, SETTINGS, 3, tmp_path / "a", quiet)
+
+    broken = fresh(folder)
+    calls = []
+
+    def die_after_first_save(path: Path) -> None:
+        calls.append(path)
+        if len(calls) == 2:
+            raise Killed
+
+    original = Path.touch
+    try:
+        Path.touch = lambda self, *a, **k: die_after_first_save(self) or original(self, *a, **k)  # type: ignore[method-assign]
+        with pytest.raises(Killed):
+            warm_up_role(broken, "judge", examples, SETTINGS, 3, tmp_path / "b", quiet)
+    finally:
+        Path.touch = original  # type: ignore[method-assign]
+    # The second checkpoint has all its files but no marker: it must not be trusted.
+    assert (tmp_path / "b" / "checkpoint-4").is_dir()
+    resumed = fresh(folder)
+    assert last_complete(tmp_path / "b") == str(tmp_path / "b" / "checkpoint-2")
+    assert not (tmp_path / "b" / "checkpoint-4").exists()
+    assert warm_up_role(resumed, "judge", examples, SETTINGS, 3, tmp_path / "b", quiet) == history
+    assert [step for step, _ in history] == [2, 4, 6]
+    assert resumed.fingerprint("judge") == unbroken.fingerprint("judge")
+
+
+def test_updates_counts_epochs_and_accumulation() -> None:
+    assert updates(SFTSettings(max_steps=7), 100) == 7
+    settings = SFTSettings(per_device_train_batch_size=4, gradient_accumulation_steps=2, num_train_epochs=1.5)
+    assert updates(settings, 100) == 19
+
+
+def test_last_complete_ignores_strangers(tmp_path: Path) -> None:
+    assert last_complete(tmp_path) is None
+    for name, complete in (("checkpoint-2", True), ("checkpoint-10", True), ("checkpoint-12", False)):
+        (tmp_path / name).mkdir()
+        if complete:
+            (tmp_path / name / COMPLETE).touch()
+    (tmp_path / "other").mkdir()
+    assert last_complete(tmp_path) == str(tmp_path / "checkpoint-10")
+
+
+def test_a_warmup_that_changes_nothing_is_an_error(
+    tiny_folder: Any, rows: list[WarmupRow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = fresh(tiny_folder("qwen3"))
+    examples, _ = role_examples(rows, "rubric", model, builder(model))
+    monkeypatch.setattr("trl.SFTTrainer.train", lambda self, **_: None)
+    with pytest.raises(TrainingError, match="left the adapter `rubric` unchanged"):
+        warm_up_role(model, "rubric", examples, SETTINGS, 0, tmp_path, quiet)
+
+
+def test_a_warm_up_on_4_bits_starts_from_the_adapter_as_it_is(rows: list[WarmupRow], tmp_path: Path) -> None:
+    """TRL rounds it to bfloat16; steps too small to show leave A to the last bit, and float32, as it was."""
+    pytest.importorskip("bitsandbytes")
+    folder = tiny.make_folder("llama", tmp_path / "base", hidden_size=64, intermediate_size=128)
+    model = tiny.load(folder, stirred=False, quantization="nf4")
+    examples, _ = role_examples(rows, "rubric", model, builder(model))
+    before = weights(model, "rubric")
+    settings = SFTSettings(max_steps=1, per_device_train_batch_size=4, learning_rate=1e-12)
+    warm_up_role(model, "rubric", examples, settings, 0, tmp_path / "trainer", quiet)
+    after = weights(model, "rubric")
+    assert {weight.dtype for weight in after.values()} == {torch.float32}
+    assert tiny.changed(before, after) == {name for name in before if "lora_B" in name}
+    assert "forward" not in vars(model.model.get_base_model())
