@@ -27,9 +27,9 @@ from rubric_arm_lite.evaluation.benchmarks.catalogue import pair_file
 from rubric_arm_lite.evaluation.benchmarks.engine import answer_of, load_pair_file
 from rubric_arm_lite.evaluation.benchmarks.run import Chosen, evaluate_benchmarks
 from rubric_arm_lite.evaluation.benchmarks.scoring import Item
-from rubric_arm_lite.models.sampler import ChatSampler, Sampling
-from rubric_arm_lite.reward_model.model import RubricRewardModel
-from rubric_arm_lite.runs.logs import read_jsonl
+from rubric_arm_lite.models import ChatSampler, Sampling
+from rubric_arm_lite.reward_model import RubricRewardModel
+from rubric_arm_lite.runs import read_jsonl
 from rubric_arm_lite.types import Example, RolloutGroup
 
 VOTES = 5

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from rubric_arm_lite.prompts.parsing import parse_judgement
+from rubric_arm_lite.prompts import parse_judgement
 from tests.hostile_cases import faults, hostile_case
 
 FAULTS = {

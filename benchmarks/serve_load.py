@@ -30,8 +30,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rubric_arm_lite.data.testbed.world import World
-from rubric_arm_lite.reward_model.model import RubricRewardModel
-from rubric_arm_lite.reward_model.verdict import Verdict
+from rubric_arm_lite.reward_model import RubricRewardModel, Verdict
 
 Fingerprint = tuple[Any, ...]
 

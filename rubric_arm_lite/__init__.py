@@ -1,8 +1,55 @@
 """Rubric-ARM on one consumer GPU: a rubric generator and a judge, learned by alternating GRPO.
 
-Importing this package loads neither torch nor transformers; each is imported where it is used.
+Importing this package loads neither torch nor transformers; each is imported where it is used. What stands in
+``__all__`` here and in the ``__init__`` of each room is the public interface; anything else may move.
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rubric_arm_lite.recipe import Recipe, load_recipe
+    from rubric_arm_lite.reward_model import RubricRewardModel, Verdict, rubric_arm_reward
+    from rubric_arm_lite.types import PreferencePair, Rubric
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__"]
+__all__ = [
+    "PreferencePair",
+    "Recipe",
+    "Rubric",
+    "RubricRewardModel",
+    "Verdict",
+    "__version__",
+    "load_recipe",
+    "rubric_arm_reward",
+]
+
+
+def lazy_door(package: str, exports: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
+    """A module ``__getattr__`` that imports an exported name from its module when it is first used.
+
+    Args:
+        exports: names by the module of ``package`` that defines them.
+    """
+    modules = {name: module for module, names in exports.items() for name in names}
+
+    def load(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(f"{package}.{modules[name]}"), name)
+
+    return load
+
+
+__getattr__ = lazy_door(
+    __name__,
+    {
+        "recipe": ["Recipe", "load_recipe"],
+        "reward_model": ["RubricRewardModel", "Verdict", "rubric_arm_reward"],
+        "types": ["PreferencePair", "Rubric"],
+    },
+)

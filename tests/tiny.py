@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from rubric_arm_lite.data.testbed.tokenizer import build_tokenizer
-from rubric_arm_lite.models.adapter_model import TwoAdapterModel
+from rubric_arm_lite.models.adapter_model import AdapterModel
 from rubric_arm_lite.models.load import load_model
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.recipe.fields import ModelSettings, Recipe
@@ -96,7 +96,7 @@ def recipe(folder: Path, model: dict[str, Any] | None = None, **changes: Any) ->
     return Recipe.model_validate({**fields, **changes})
 
 
-def load(folder: Path, stirred: bool = True, seed: int = 0, **changes: Any) -> TwoAdapterModel:
+def load(folder: Path, stirred: bool = True, seed: int = 0, **changes: Any) -> AdapterModel:
     """The two-adapter model of a tiny folder, with frozen references; ``stirred`` adapters all differ from the base."""
     model = load_model(settings(folder, **changes), seed)
     model.freeze_references()
@@ -106,7 +106,7 @@ def load(folder: Path, stirred: bool = True, seed: int = 0, **changes: Any) -> T
     return model
 
 
-def stir(model: TwoAdapterModel, adapter: str, seed: int, scale: float = 0.15) -> None:
+def stir(model: AdapterModel, adapter: str, seed: int, scale: float = 0.15) -> None:
     """Add noise to an adapter's weights (a fresh LoRA adapter does nothing, as its B is zero)."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -115,12 +115,12 @@ def stir(model: TwoAdapterModel, adapter: str, seed: int, scale: float = 0.15) -
     model.changed(adapter)
 
 
-def weights(model: TwoAdapterModel, adapter: str) -> dict[str, torch.Tensor]:
+def weights(model: AdapterModel, adapter: str) -> dict[str, torch.Tensor]:
     """A copy of an adapter's weights."""
     return {name: p.detach().clone() for name, p in model.parameters(adapter)}
 
 
-def everything(model: TwoAdapterModel) -> dict[str, torch.Tensor]:
+def everything(model: AdapterModel) -> dict[str, torch.Tensor]:
     """A copy of every parameter and buffer."""
     return {name: t.detach().clone() for name, t in model.model.state_dict().items()}
 
@@ -137,7 +137,7 @@ def examples(prompts: tuple[str, ...] = PROMPTS, seed: int = 7) -> list[Example]
 
 
 def rollouts(
-    model: TwoAdapterModel, adapter: str | None = "judge", tokens: int = 12, n: int = 4, temperature: float = 1.0
+    model: AdapterModel, adapter: str | None = "judge", tokens: int = 12, n: int = 4, temperature: float = 1.0
 ) -> list[RolloutGroup]:
     """Sampled groups for :data:`PROMPTS`."""
     return model.sample(adapter, examples(), Sampling(tokens, n, temperature))

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.against_trl.peer import trl_arguments
-from rubric_arm_lite.models.adapter_model import TwoAdapterModel
+from rubric_arm_lite.models.adapter_model import AdapterModel
 from rubric_arm_lite.recipe.fields import GRPOSettings
 from rubric_arm_lite.types import RolloutGroup
 
@@ -31,7 +31,7 @@ class Oracle:
 
     def __init__(
         self,
-        ours: TwoAdapterModel,
+        ours: AdapterModel,
         settings: GRPOSettings,
         groups: Sequence[RolloutGroup],
         rewards: Sequence[Sequence[float]],
@@ -81,7 +81,7 @@ class Oracle:
     def _reward(self, **_: Any) -> list[float]:
         return self._rewards
 
-    def copy(self, ours: TwoAdapterModel, adapter: str) -> None:
+    def copy(self, ours: AdapterModel, adapter: str) -> None:
         """Give TRL's policy the weights of one of our adapters."""
         own = dict(self.model.named_parameters())
         with torch.no_grad():

@@ -13,7 +13,7 @@ prepare()
 
 import torch  # noqa: E402  (unsloth comes first)
 
-from rubric_arm_lite.models.adapter_model import TwoAdapterModel  # noqa: E402
+from rubric_arm_lite.models.adapter_model import AdapterModel  # noqa: E402
 from rubric_arm_lite.models.load import load_model  # noqa: E402
 from rubric_arm_lite.models.sampler import Sampling  # noqa: E402
 from rubric_arm_lite.models.shared_prefix.batching import make_batch, make_rows  # noqa: E402
@@ -23,12 +23,12 @@ from rubric_arm_lite.types import Example, RolloutGroup  # noqa: E402
 TEXTS = ("Write a note about rivers for children. Include the word amber.", "gardens", "stone table window")
 
 
-def load(backend: str, **settings: Any) -> TwoAdapterModel:
+def load(backend: str, **settings: Any) -> AdapterModel:
     fields = {"backend": backend, "dtype": "float32", "max_context": 256, **settings}
     return load_model(ModelSettings.model_validate(fields), 5)
 
 
-def stirred(model: TwoAdapterModel) -> TwoAdapterModel:
+def stirred(model: AdapterModel) -> AdapterModel:
     with torch.no_grad():
         for name, parameter in model.parameters("judge"):
             generator = torch.Generator().manual_seed(len(name))
@@ -37,7 +37,7 @@ def stirred(model: TwoAdapterModel) -> TwoAdapterModel:
     return model
 
 
-def sampled(model: TwoAdapterModel) -> list[list[RolloutGroup]]:
+def sampled(model: AdapterModel) -> list[list[RolloutGroup]]:
     examples = [Example(str(i), text, i) for i, text in enumerate(TEXTS)]
     return [
         model.sample("judge", examples, Sampling(16, 4)),
@@ -46,7 +46,7 @@ def sampled(model: TwoAdapterModel) -> list[list[RolloutGroup]]:
     ]
 
 
-def gradients(model: TwoAdapterModel, groups: list[RolloutGroup]) -> list[torch.Tensor]:
+def gradients(model: AdapterModel, groups: list[RolloutGroup]) -> list[torch.Tensor]:
     rows = make_rows(groups, [[1.0, -1.0, 0.5, -0.5]] * len(groups), "grpo", 16, False)
     batch = make_batch(rows, int(model.tokenizer.pad_token_id), model.device, model.layout)
     with model.using("judge", train=True) as active:

@@ -22,7 +22,7 @@ from benchmarks.against_trl.ours import Ours, Run, write_adapters
 from benchmarks.against_trl.peer import Peer, check_trl
 from benchmarks.against_trl.work import PARTS, VERBS, BenchSettings, Part, Verb, Work, make_folder, tokens
 from rubric_arm_lite.errors import ConfigError, TrainingError
-from rubric_arm_lite.runs.directory import package_versions
+from rubric_arm_lite.runs import package_versions
 
 Against = Literal["trl", "none"]
 Say = Callable[[str], None]

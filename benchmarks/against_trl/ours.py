@@ -21,18 +21,15 @@ from pathlib import Path
 import torch
 
 from benchmarks.against_trl.work import BETA, LEARNING_RATE, LORA_ALPHA, LORA_RANK, BenchSettings, Part, Work, nudge
-from rubric_arm_lite.models.adapter_model import TwoAdapterModel
-from rubric_arm_lite.models.load import load_model
-from rubric_arm_lite.models.sampler import Sampler, Sampling
-from rubric_arm_lite.prompts.parsing import parse_rubric
-from rubric_arm_lite.recipe.fields import Recipe
-from rubric_arm_lite.reward_model.generator import RubricCache, RubricWriter
-from rubric_arm_lite.reward_model.judge import JudgeDesk
+from rubric_arm_lite.models import AdapterModel, Sampler, Sampling, load_model
+from rubric_arm_lite.prompts import parse_rubric
+from rubric_arm_lite.recipe import Recipe
+from rubric_arm_lite.reward_model import JudgeDesk, RubricCache, RubricGenerator
 from rubric_arm_lite.training.advantages import group_advantages
 from rubric_arm_lite.training.alternating import play
 from rubric_arm_lite.training.learner import Learner
 from rubric_arm_lite.training.phases import JudgePhase, Phase, RubricPhase
-from rubric_arm_lite.training.schedule import Slot
+from rubric_arm_lite.training.schedule import ScheduledPhase
 from rubric_arm_lite.types import ROLES, Example, PromptBlock, Reward, Role, RolloutGroup, Sample, StepMetrics
 
 STIR, MOVE = 1, 2
@@ -88,7 +85,7 @@ def write_adapters(work: Work, folder: Path) -> None:
         model.save_adapter(role, folder / role)
 
 
-def load_ours(work: Work, folder: Path) -> TwoAdapterModel:
+def load_ours(work: Work, folder: Path) -> AdapterModel:
     """The two-adapter model: warm-up adapters, their frozen references, and policies that have moved a little."""
     model = load_model(recipe_of(work.settings, folder).model, work.settings.seed)
     for role in ROLES:
@@ -168,14 +165,14 @@ class DrawnRewards:
 class Ours:
     """Our side, ready to run any part of the work, on the benchmark's own model or on one that is given."""
 
-    def __init__(self, work: Work, folder: Path, steps: int, model: TwoAdapterModel | None = None) -> None:
+    def __init__(self, work: Work, folder: Path, steps: int, model: AdapterModel | None = None) -> None:
         self.work = work
         self.recipe = recipe_of(work.settings, folder)
         self.model = model or load_ours(work, folder)
         self.learner = Learner(self.model, self.recipe)
         self._sampler = FullLength(self.model, work)
         self._blocks = work.blocks(steps)
-        writer = RubricWriter(self._sampler, work.prompts, RubricCache(self.recipe.cache.capacity))
+        writer = RubricGenerator(self._sampler, work.prompts, RubricCache(self.recipe.cache.capacity))
         desk = JudgeDesk(self._sampler, work.prompts)
         self._phases = {
             "judge": DrawnRewards(JudgePhase(self.recipe, writer, work.prompts), work),
@@ -234,7 +231,7 @@ class Ours:
     def _play(self, role: Role, step: int) -> None:
         phase = self._phases[role]
         phase.step = step
-        turn = play(self.recipe, phase, self._blocks, self._sampler, Slot(0, 0, (role,)), step)
+        turn = play(self.recipe, phase, self._blocks, self._sampler, ScheduledPhase(0, 0, (role,)), step)
         wanted = self.work.settings.prompts
         if len(turn.groups) != wanted or not all(a.informative for a in turn.advantages):
             raise AssertionError(f"A {role} step of {len(turn.groups)} groups in place of {wanted} informative ones.")

@@ -24,9 +24,9 @@ import torch
 from benchmarks.against_trl.ours import MOVE, Run, check_lengths, clock, recipe_of
 from benchmarks.against_trl.work import PARTS, Part, Verb, Work, nudge
 from rubric_arm_lite.errors import ConfigError
-from rubric_arm_lite.models.load import load_for_trainer
-from rubric_arm_lite.prompts.parsing import parse_judgement, parse_rubric
-from rubric_arm_lite.recipe.fields import GRPOSettings, RewardSettings
+from rubric_arm_lite.models import load_for_trainer
+from rubric_arm_lite.prompts import parse_judgement, parse_rubric
+from rubric_arm_lite.recipe import GRPOSettings, RewardSettings
 from rubric_arm_lite.training.rewards import judge_reward, rubric_reward
 from rubric_arm_lite.types import PromptBlock, Role, RolloutGroup, Rubric
 

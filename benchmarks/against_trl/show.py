@@ -12,7 +12,7 @@ from rich.table import Table
 
 from benchmarks.against_trl.work import VERBS
 from rubric_arm_lite.cli.common import markdown_table
-from rubric_arm_lite.runs.directory import atomic_write
+from rubric_arm_lite.runs import atomic_write
 
 Result = Mapping[str, Any]
 

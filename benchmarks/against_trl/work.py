@@ -22,9 +22,9 @@ import torch
 
 from rubric_arm_lite.data.testbed.tokenizer import MAX_NUMBER, build_tokenizer
 from rubric_arm_lite.errors import ConfigError
-from rubric_arm_lite.prompts.builder import PromptBuilder, Templates, prompt_hash
+from rubric_arm_lite.prompts import PromptBuilder, Templates, prompt_hash
 from rubric_arm_lite.prompts.parsing import MAX_CRITERIA
-from rubric_arm_lite.recipe.seeds import derive_seed
+from rubric_arm_lite.recipe import derive_seed
 from rubric_arm_lite.types import (
     Comparison,
     Criterion,

@@ -35,12 +35,11 @@ from models import SHAPES, build, write_folder
 
 from benchmarks.against_trl.ours import STIR, Ours
 from benchmarks.against_trl.work import BenchSettings, Work, nudge
+from rubric_arm_lite.models import Sampling, load_model
 from rubric_arm_lite.models import generate as generation
-from rubric_arm_lite.models.load import load_model
-from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.models.shared_prefix import passes as shared_prefix
 from rubric_arm_lite.models.shared_prefix.batching import Row, make_batch
-from rubric_arm_lite.recipe.fields import ModelSettings, SFTSettings
+from rubric_arm_lite.recipe import ModelSettings, SFTSettings
 from rubric_arm_lite.training.warmup import warm_up_role
 from rubric_arm_lite.types import ROLES
 

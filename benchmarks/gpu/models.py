@@ -13,9 +13,9 @@ import torch
 
 from benchmarks.against_trl.ours import MOVE, STIR
 from benchmarks.against_trl.work import Work, nudge
-from rubric_arm_lite.models.adapter_model import TwoAdapterModel
+from rubric_arm_lite.models import AdapterModel
 from rubric_arm_lite.models.load import share_prefixes, two_adapters
-from rubric_arm_lite.recipe.fields import ModelSettings
+from rubric_arm_lite.recipe import ModelSettings
 from rubric_arm_lite.training.plan import QWEN3, Shape
 from rubric_arm_lite.types import ROLES
 
@@ -121,7 +121,7 @@ def write_folder(size: str, work: Work, folder: Path) -> None:
     work.tokenizer.save_pretrained(folder)
 
 
-def build(size: str, work: Work, nf4: bool = True, rank: int = 16, **settings: Any) -> TwoAdapterModel:
+def build(size: str, work: Work, nf4: bool = True, rank: int = 16, **settings: Any) -> AdapterModel:
     """A base with both adapters and their frozen references, all different, that never ends a text."""
     s = work.settings
     chosen = ModelSettings.model_validate(

@@ -1,1 +1,5 @@
-"""Room."""
+"""The command line ``rubric-arm``: verbs of a few lines over the rooms below.
+
+Enter: arguments. Leave: results on standard output, progress and errors on standard error, exit code 2 for a mistake
+that the user can fix and 130 after Ctrl-C.
+"""

@@ -33,9 +33,7 @@ from rubric_arm_lite.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from rubric_arm_lite.reward_model.model import RubricRewardModel
-    from rubric_arm_lite.reward_model.pointwise import PointwiseScore
-    from rubric_arm_lite.reward_model.verdict import Verdict
+    from rubric_arm_lite.reward_model import PointwiseScore, RubricRewardModel, Verdict
 
 RubricTextOption = Annotated[str | None, typer.Option("--rubric", help="Criteria to use in place of the model's.")]
 TargetArgument = Annotated[Path | None, typer.Argument(help="JSONL to write; standard output if left out.")]
@@ -201,7 +199,7 @@ def _texts_of_one(source: Path | None, what: str, options: Mapping[str, str | No
 
 
 def _write_rows(rows: Sequence[dict[str, Any]], target: Path | None, told: str) -> None:
-    from rubric_arm_lite.runs.directory import atomic_write
+    from rubric_arm_lite.runs import atomic_write
 
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if target is None:

@@ -17,8 +17,8 @@ from rubric_arm_lite.cli.common import JsonOption, err, import_first, out, print
 from rubric_arm_lite.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rubric_arm_lite.recipe.fields import Recipe
-    from rubric_arm_lite.reward_model.model import RubricRewardModel
+    from rubric_arm_lite.recipe import Recipe
+    from rubric_arm_lite.reward_model import RubricRewardModel
 
 _ENGINE = "engine"
 _INFERENCE = "inference"
@@ -98,7 +98,7 @@ def inference(
     asked = _recipe(run, recipe, overrides or [])
     import_first(asked)
     from rubric_arm_lite.cli.evaluate import show, write
-    from rubric_arm_lite.data.pairs import load_pairs
+    from rubric_arm_lite.data import load_pairs
     from rubric_arm_lite.errors import ConfigError
     from rubric_arm_lite.evaluation.efficiency import InferenceSettings, check_judges, measure
 
@@ -122,8 +122,8 @@ def inference(
 
 def _recipe(run: Path | None, recipe: str, overrides: list[str]) -> Recipe:
     from rubric_arm_lite.errors import ConfigError
-    from rubric_arm_lite.recipe.load import load_recipe
-    from rubric_arm_lite.runs.states import recipe_of_run
+    from rubric_arm_lite.recipe import load_recipe
+    from rubric_arm_lite.runs import recipe_of_run
 
     if run is None:
         return load_recipe(recipe, overrides)
@@ -137,16 +137,16 @@ def _model(
 ) -> RubricRewardModel:
     """The adapters of a run, a recipe's checkpoints or its model as it is, on this machine or behind a server."""
     from rubric_arm_lite.errors import ConfigError
-    from rubric_arm_lite.reward_model.model import RubricRewardModel
+    from rubric_arm_lite.reward_model import RubricRewardModel
 
     if server is not None:
-        from rubric_arm_lite.models.server import ServerSettings
+        from rubric_arm_lite.models import ServerSettings
 
         if state != "final":
             raise ConfigError(f"--state {state} is for adapters on this machine. A server has its own.")
         return RubricRewardModel.from_server(ServerSettings(server, *names), recipe)
     quiet_libraries()
-    from rubric_arm_lite.models.load import load_model
+    from rubric_arm_lite.models import load_model
 
     if run is not None:
         return RubricRewardModel.from_run(run, state)

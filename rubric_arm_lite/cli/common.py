@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:
-    from rubric_arm_lite.models.server import ServerSettings
-    from rubric_arm_lite.recipe.fields import Recipe
-    from rubric_arm_lite.reward_model.model import RubricRewardModel
+    from rubric_arm_lite.models import ServerSettings
+    from rubric_arm_lite.recipe import Recipe
+    from rubric_arm_lite.reward_model import RubricRewardModel
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
@@ -69,7 +69,7 @@ def server_of(
 ) -> ServerSettings | None:
     """The server that the options name, if they name one."""
     from rubric_arm_lite.errors import ConfigError
-    from rubric_arm_lite.models.server import ServerSettings
+    from rubric_arm_lite.models import ServerSettings
 
     given = {
         "rubric_model": rubric_model,
@@ -95,8 +95,8 @@ def server_of(
 def load_run(run: Path, state: str, server: ServerSettings | None) -> RubricRewardModel:
     """The reward model of a run or of a recipe's checkpoints, on this machine or behind the server."""
     from rubric_arm_lite.errors import ConfigError
-    from rubric_arm_lite.reward_model.model import RubricRewardModel
-    from rubric_arm_lite.runs.states import recipe_of
+    from rubric_arm_lite.reward_model import RubricRewardModel
+    from rubric_arm_lite.runs import recipe_of
 
     recipe = recipe_of(run)
     if server is not None:

@@ -14,25 +14,24 @@ from rich.table import Table
 from rubric_arm_lite.cli.common import JsonOption, OverwriteOption, check_target, err, out, print_json, quiet_libraries
 
 if TYPE_CHECKING:
+    from rubric_arm_lite.data import WarmupRow
     from rubric_arm_lite.data.check import Measure, Survey
-    from rubric_arm_lite.data.pairs import WarmupRow
-    from rubric_arm_lite.prompts.builder import PromptBuilder
+    from rubric_arm_lite.prompts import PromptBuilder
     from rubric_arm_lite.types import PreferencePair
 
 
 def reader_of(model: str | None, recipe: str | None) -> tuple[PromptBuilder, str, Measure]:
     """Who writes the prompts, and the unit and measure of lengths."""
-    from rubric_arm_lite.prompts.builder import PromptBuilder, Templates
-    from rubric_arm_lite.recipe.fields import ModelSettings, Recipe
-    from rubric_arm_lite.recipe.load import load_recipe
+    from rubric_arm_lite.prompts import PromptBuilder, Templates
+    from rubric_arm_lite.recipe import ModelSettings, Recipe, load_recipe
 
     loaded = Recipe() if recipe is None else load_recipe(recipe)
     templates = Templates.load(loaded.prompts.rubric_template, loaded.prompts.judge_template)
     if model is None and recipe is None:
         return PromptBuilder(templates), "words", lambda text: len(text.split())
     quiet_libraries()
+    from rubric_arm_lite.models import load_tokenizer
     from rubric_arm_lite.models.chat import control_tokens
-    from rubric_arm_lite.models.load import load_tokenizer
 
     settings = loaded.model if model is None else ModelSettings(base=model)
     tokenizer = load_tokenizer(settings)
@@ -52,7 +51,7 @@ def pair_text(pair: PreferencePair, builder: PromptBuilder) -> str:
 
 def trajectory_text(row: WarmupRow, builder: PromptBuilder) -> str:
     """A trajectory with the prompts that lead to it."""
-    from rubric_arm_lite.prompts.parsing import parse_rubric
+    from rubric_arm_lite.prompts import parse_rubric
 
     rubric = parse_rubric(row.rubric)
     if not rubric.usable:
@@ -79,7 +78,7 @@ def print_survey(survey: Survey, what: str) -> None:
     from rich.table import Table
 
     from rubric_arm_lite.data.check import QUANTILES
-    from rubric_arm_lite.report.read import safe_text
+    from rubric_arm_lite.report import safe_text
 
     print(survey.counts.line(what))
     print(f"form: {survey.counts.form}")
@@ -102,8 +101,8 @@ def _quantile_name(share: float) -> str:
 
 
 if TYPE_CHECKING:
+    from rubric_arm_lite.models import ChatSampler
     from rubric_arm_lite.models.journaled import JournaledSampler
-    from rubric_arm_lite.models.sampler import ChatSampler
     from rubric_arm_lite.training.synthesize import Synthesis
 
 LOCAL_CONTEXT = 8192
@@ -143,12 +142,12 @@ def synthesize(
     OUT.jsonl.part: run the same command again after a stop, or with more --attempts or a higher --limit, and only what
     is missing is asked.
     """
-    from rubric_arm_lite.data.pairs import load_pairs
+    from rubric_arm_lite.data import load_pairs
     from rubric_arm_lite.errors import DataError
     from rubric_arm_lite.models.journaled import JournaledSampler
-    from rubric_arm_lite.runs.directory import atomic_write, explained_disk_errors
-    from rubric_arm_lite.runs.journal import Journal
-    from rubric_arm_lite.training.synthesize import SynthesisSettings, Synthesizer, warmup_rows
+    from rubric_arm_lite.runs import Journal, atomic_write, explained_disk_errors
+    from rubric_arm_lite.training import SynthesisSettings, Synthesizer
+    from rubric_arm_lite.training.synthesize import warmup_rows
 
     room = max_context if server or max_context else LOCAL_CONTEXT
     settings = SynthesisSettings(
@@ -215,7 +214,8 @@ def _teacher(
     from rubric_arm_lite.errors import ConfigError
 
     if server is not None:
-        from rubric_arm_lite.models.server import DEFAULT_KEY_ENV, ServerSampler, ServerSettings
+        from rubric_arm_lite.models import ServerSampler, ServerSettings
+        from rubric_arm_lite.models.server import DEFAULT_KEY_ENV
 
         if nf4:
             raise ConfigError("--nf4 is for a model on this machine. Leave it out, or leave --server out.")
@@ -225,8 +225,8 @@ def _teacher(
     if key_env is not None:
         raise ConfigError("--server-key-env belongs to a server. Give --server.")
     quiet_libraries()
-    from rubric_arm_lite.models.load import load_model
-    from rubric_arm_lite.recipe.fields import ModelSettings
+    from rubric_arm_lite.models import load_model
+    from rubric_arm_lite.recipe import ModelSettings
 
     settings = ModelSettings(base=model, quantization="nf4" if nf4 else "none", max_context=room or LOCAL_CONTEXT)
     return load_model(settings, seed=0)
@@ -272,8 +272,8 @@ def _show(found: Synthesis, summary: dict[str, Any]) -> None:
 
 
 if TYPE_CHECKING:
-    from rubric_arm_lite.data.check import BadRows, Counts, Survey
-    from rubric_arm_lite.data.pairs import WarmupRow
+    from rubric_arm_lite.data import BadRows, Counts, WarmupRow
+    from rubric_arm_lite.data.check import Survey
     from rubric_arm_lite.types import PreferencePair
 
 data_app = typer.Typer(help="Look at data, bring it into our form, make warm-up data.", no_args_is_help=True)
@@ -323,8 +323,9 @@ def check(
     Rows that cannot be used are named, the first ten one by one, and the exit code is 2. Duplicates are counted here
     and left in; `data convert` and a recipe leave them out.
     """
-    from rubric_arm_lite.data.check import BadRows, survey_pairs, survey_trajectories
-    from rubric_arm_lite.report.read import safe_text
+    from rubric_arm_lite.data import BadRows
+    from rubric_arm_lite.data.check import survey_pairs, survey_trajectories
+    from rubric_arm_lite.report import safe_text
 
     builder, unit, measure = reader_of(model, recipe)
     choices = _choices(source, form, config, split, revision, stream, rows, subset, sample)
@@ -374,11 +375,11 @@ def convert(
     as_json: JsonOption = False,
 ) -> None:
     """Write a source as JSONL of pairs (data.source), or of trajectories (warmup.source) with --warmup."""
-    from rubric_arm_lite.data.check import BadRows
+    from rubric_arm_lite.data import BadRows
     from rubric_arm_lite.data.pairs import pair_as_row, trajectory_as_row
     from rubric_arm_lite.data.rows import JSON_SUFFIXES
     from rubric_arm_lite.errors import DataError
-    from rubric_arm_lite.runs.directory import atomic_write
+    from rubric_arm_lite.runs import atomic_write
 
     if not target.is_dir() and target.suffix.lower() not in JSON_SUFFIXES:
         raise DataError(f"{target}: JSON Lines are written. Give a name that ends in .jsonl.")
@@ -403,7 +404,7 @@ def convert(
 @contextlib.contextmanager
 def _gathered(bad: BadRows) -> Iterator[None]:
     """Once bad rows were met, an error only ends the reading: it is told beside them."""
-    from rubric_arm_lite.data.rows import RowError
+    from rubric_arm_lite.data import RowError
     from rubric_arm_lite.errors import DataError
 
     try:
@@ -420,7 +421,7 @@ def _gathered(bad: BadRows) -> Iterator[None]:
 @contextlib.contextmanager
 def _told(bad: BadRows | None, source: str) -> Iterator[None]:
     """Say on stderr which rows were bad, also if nothing is left without them."""
-    from rubric_arm_lite.report.read import safe_text
+    from rubric_arm_lite.report import safe_text
 
     try:
         yield
@@ -455,9 +456,9 @@ def _choices(
 def _pairs(
     choices: dict[str, Any], benchmarks: list[str] | None, seed: int, bad: BadRows | None
 ) -> tuple[list[PreferencePair], Counts]:
+    from rubric_arm_lite.data import read_pairs
     from rubric_arm_lite.data.decontaminate import overlap_with
-    from rubric_arm_lite.data.load import read_pairs
-    from rubric_arm_lite.recipe.fields import DataSettings
+    from rubric_arm_lite.recipe import DataSettings
 
     settings = _checked(DataSettings, {**choices, "decontaminate": tuple(benchmarks or ())})
     return read_pairs(settings, seed, overlap_with(settings.decontaminate, settings.overlap_words), bad=bad)
@@ -466,9 +467,9 @@ def _pairs(
 def _trajectories(
     choices: dict[str, Any], benchmarks: list[str] | None, seed: int, bad: BadRows | None
 ) -> tuple[list[WarmupRow], Counts]:
+    from rubric_arm_lite.data import read_trajectories
     from rubric_arm_lite.data.decontaminate import overlap_with
-    from rubric_arm_lite.data.trajectories import read_trajectories
-    from rubric_arm_lite.recipe.fields import DataSettings, WarmupSettings
+    from rubric_arm_lite.recipe import DataSettings, WarmupSettings
 
     settings = _checked(WarmupSettings, choices)
     return read_trajectories(settings, seed, overlap_with(benchmarks or (), DataSettings().overlap_words), bad=bad)

@@ -27,8 +27,8 @@ from rubric_arm_lite.cli.common import (
     server_of,
     warn_unknown_words,
 )
-from rubric_arm_lite.evaluation.caveats import evaluation_doubts
-from rubric_arm_lite.runs.directory import atomic_write
+from rubric_arm_lite.evaluation.caveats import evaluation_caveats
+from rubric_arm_lite.runs import atomic_write
 
 Kind = Literal["share", "points", "count", "number", "margin"]
 """A share of all in percent; a difference of shares; a whole number; a mean; a difference of scores with its sign."""
@@ -65,7 +65,7 @@ _VOTING: tuple[Kind, str] = ("share", "accuracy of the majority of so many sampl
 
 def evaluation_text(values: Mapping[str, float], unparsed_value: float) -> str:
     """The whole text."""
-    parts = [_sentence(values), *evaluation_doubts(values, unparsed_value)]
+    parts = [_sentence(values), *evaluation_caveats(values, unparsed_value)]
     return "\n\n".join([*parts, "\n".join(_rows(values))])
 
 
@@ -112,8 +112,8 @@ def _shown(name: str, values: Mapping[str, float]) -> str:
 
 if TYPE_CHECKING:
     from rubric_arm_lite.evaluation.benchmarks.catalogue import BestOf
-    from rubric_arm_lite.models.server import ServerSettings
-    from rubric_arm_lite.runs.directory import IfExists
+    from rubric_arm_lite.models import ServerSettings
+    from rubric_arm_lite.runs import IfExists
     from rubric_arm_lite.types import PreferencePair
 
 _BENCHMARKS_HELP = (
@@ -192,11 +192,11 @@ def _held_out(
     server: ServerSettings | None,
     as_json: bool,
 ) -> None:
-    from rubric_arm_lite.data.pairs import load_pairs
-    from rubric_arm_lite.evaluation.caveats import evaluation_doubts
+    from rubric_arm_lite.data import load_pairs
 
     # DROPPED
-    from rubric_arm_lite.evaluation.run import evaluate_run
+    from rubric_arm_lite.evaluation import evaluate_run
+    from rubric_arm_lite.evaluation.caveats import evaluation_caveats
 
     pairs = None if source is None else load_pairs(source)
     model = load_run(run, state, server)
@@ -207,8 +207,8 @@ def _held_out(
         err.print(f"[yellow]{left_out} pairs are longer than the context and were left out.[/yellow]")
     unparsed_value = model.recipe.evaluation.unparsed_value
     if as_json:
-        for doubt in evaluation_doubts(evaluation.values, unparsed_value):
-            err.print(doubt, style="yellow", markup=False, highlight=False)
+        for caveat in evaluation_caveats(evaluation.values, unparsed_value):
+            err.print(caveat, style="yellow", markup=False, highlight=False)
         print_json({**evaluation.values, "left_out_too_long": left_out})
     else:
         print(evaluation_text(evaluation.values, unparsed_value))
@@ -233,10 +233,9 @@ def _benchmarks(
     """Everything that can be refused is refused before a model is loaded."""
     from rubric_arm_lite.errors import ConfigError
     from rubric_arm_lite.evaluation.benchmarks.run import BENCHMARKS_FOLDER, check_folder, choose, evaluate_benchmarks
-    from rubric_arm_lite.report.html import write_report
+    from rubric_arm_lite.report import write_report
     from rubric_arm_lite.report.text import benchmarks_text
-    from rubric_arm_lite.runs.directory import atomic_write, explained_disk_errors
-    from rubric_arm_lite.runs.states import recipe_of_run
+    from rubric_arm_lite.runs import atomic_write, explained_disk_errors, recipe_of_run
 
     if not names:
         raise ConfigError("--benchmarks names none. Give one or more names, separated by commas.")

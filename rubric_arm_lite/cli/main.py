@@ -30,11 +30,11 @@ from rubric_arm_lite.cli.data import data_app
 from rubric_arm_lite.cli.evaluate import evaluate
 from rubric_arm_lite.cli.policy import policy_app
 from rubric_arm_lite.errors import RubricArmError
-from rubric_arm_lite.training.schedule import STAGES
+from rubric_arm_lite.training import STAGES
 
 if TYPE_CHECKING:
-    from rubric_arm_lite.models.parallel import Processes
-    from rubric_arm_lite.recipe.fields import Recipe
+    from rubric_arm_lite.models import Processes
+    from rubric_arm_lite.recipe import Recipe
 
 app = typer.Typer(
     name="rubric-arm",
@@ -67,7 +67,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run a recipe: warm-up, alternating GRPO, evaluation, report."""
-    from rubric_arm_lite.recipe.load import load_recipe
+    from rubric_arm_lite.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
     _execute(loaded, run_dir or Path("runs") / loaded.name, stage, "resume" if resume else if_exists, as_json)
@@ -81,7 +81,7 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """The whole method on the embedded world, on a CPU, in minutes; a finished demo is shown again."""
-    from rubric_arm_lite.recipe.load import load_recipe
+    from rubric_arm_lite.recipe import load_recipe
 
     folder = run_dir or Path("runs") / "demo"
     _execute(load_recipe("testbed", overrides or []), folder, None, if_exists, as_json)
@@ -108,7 +108,7 @@ app.command()(cli_serve.play)
 @app.command()
 def report(run: RunArgument) -> None:
     """Write report.html and report.md of a run."""
-    from rubric_arm_lite.report.html import write_report
+    from rubric_arm_lite.report import write_report
 
     for path in write_report(run):
         print(path)
@@ -117,7 +117,7 @@ def report(run: RunArgument) -> None:
 @app.command("show-recipe")
 def show_recipe(recipe: RecipeArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Print a recipe in full: what it says, what it extends, and every default."""
-    from rubric_arm_lite.recipe.load import dump_recipe, load_recipe
+    from rubric_arm_lite.recipe import dump_recipe, load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
     if as_json:
@@ -185,8 +185,8 @@ def plan(
 ) -> None:
     """Memory of every stage, whether it fits and what to change if not; loads no model."""
     from rubric_arm_lite.cli import plan as plan_table
-    from rubric_arm_lite.recipe.load import load_recipe
-    from rubric_arm_lite.training.plan import plan_for
+    from rubric_arm_lite.recipe import load_recipe
+    from rubric_arm_lite.training import plan_for
 
     loaded = load_recipe(recipe, overrides or [])
     made = plan_for(loaded, gpu_gb, prompt_length)
@@ -230,8 +230,8 @@ def testbed_pairs(
     """Write preference pairs of a world as JSONL, the form in which your own data is read."""
     from rubric_arm_lite.data.testbed.world import World
     from rubric_arm_lite.errors import DataError
-    from rubric_arm_lite.recipe.load import load_recipe
-    from rubric_arm_lite.runs.directory import atomic_write
+    from rubric_arm_lite.recipe import load_recipe
+    from rubric_arm_lite.runs import atomic_write
 
     world = World(seed, load_recipe("testbed").data.world)
     try:
@@ -307,8 +307,9 @@ def main() -> None:
 
 def _execute(recipe: Recipe, run_dir: Path, stage: str | None, if_exists: str, as_json: bool) -> None:
     from rubric_arm_lite.errors import ConfigError
-    from rubric_arm_lite.recipe.load import dump_recipe, recipe_hash
-    from rubric_arm_lite.runs.directory import FollowedDirectory, RunDirectory, explained_disk_errors
+    from rubric_arm_lite.recipe import dump_recipe, recipe_hash
+    from rubric_arm_lite.runs import RunDirectory, explained_disk_errors
+    from rubric_arm_lite.runs.directory import FollowedDirectory
 
     if stage is not None and stage not in STAGES:
         raise ConfigError(f"--stage {stage}: not a stage. Use one of {', '.join(STAGES)}.")
@@ -325,9 +326,9 @@ def _execute(recipe: Recipe, run_dir: Path, stage: str | None, if_exists: str, a
         import_first(recipe)
         quiet_libraries()
         from rubric_arm_lite.cli.progress import RichWatcher
-        from rubric_arm_lite.models.parallel import ALONE
-        from rubric_arm_lite.report.html import write_report
-        from rubric_arm_lite.training.run import Run
+        from rubric_arm_lite.models import ALONE
+        from rubric_arm_lite.report import write_report
+        from rubric_arm_lite.training import Run
 
         processes = processes or ALONE
         processes.wait()

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from rubric_arm_lite.errors import ConfigError
-from rubric_arm_lite.recipe.fields import Recipe
-from rubric_arm_lite.recipe.load import load_recipe, shipped_recipes
-from rubric_arm_lite.runs.directory import package_versions
-from rubric_arm_lite.training.plan import GIB, Plan, make_plan, shape_of
+from rubric_arm_lite.recipe import Recipe, load_recipe, shipped_recipes
+from rubric_arm_lite.runs import package_versions
+from rubric_arm_lite.training import make_plan
+from rubric_arm_lite.training.plan import GIB, Plan, shape_of
 
 PARTS = (
     "weights",

@@ -73,7 +73,7 @@ def grpo(
 @policy_app.command()
 def report(run: Annotated[Path, typer.Argument(help="A policy run's directory.")]) -> None:
     """Write report.html and report.md of a policy run."""
-    from rubric_arm_lite.report.policy import write_policy_report
+    from rubric_arm_lite.report import write_policy_report
 
     for path in write_policy_report(run):
         print(path)
@@ -90,9 +90,8 @@ def _execute(
     as_json: bool,
 ) -> None:
     from rubric_arm_lite.errors import ConfigError
-    from rubric_arm_lite.recipe.load import dump_recipe, load_settings, recipe_hash
-    from rubric_arm_lite.recipe.policy import PolicyRecipe
-    from rubric_arm_lite.runs.directory import RunDirectory, explained_disk_errors
+    from rubric_arm_lite.recipe import PolicyRecipe, dump_recipe, load_settings, recipe_hash
+    from rubric_arm_lite.runs import RunDirectory, explained_disk_errors
 
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ConfigError("A policy is trained by one process. Start rubric-arm policy without a launcher.")
@@ -113,8 +112,8 @@ def _execute(
         # The heavy imports come after everything that can be refused without them.
         quiet_libraries()
         from rubric_arm_lite.cli.progress import RichWatcher
-        from rubric_arm_lite.report.policy import write_policy_report
-        from rubric_arm_lite.training.policy.run import PolicyRun
+        from rubric_arm_lite.report import write_policy_report
+        from rubric_arm_lite.training import PolicyRun
 
         watcher = RichWatcher(err if as_json else out)
         try:

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from rubric_arm_lite.cli.common import is_live
-from rubric_arm_lite.evaluation.evaluate import Evaluation
+from rubric_arm_lite.evaluation import Evaluation
 
 _SHOWN = ("loss", "reward", "reward/accuracy", "reward/format", "groups/informative", "kl", "tokens/s")
 

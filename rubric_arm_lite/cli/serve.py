@@ -27,8 +27,8 @@ from rubric_arm_lite.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from rubric_arm_lite.models.server import ServerSettings
-    from rubric_arm_lite.reward_model.model import RubricRewardModel
+    from rubric_arm_lite.models import ServerSettings
+    from rubric_arm_lite.reward_model import RubricRewardModel
     from rubric_arm_lite.reward_model.serve.app import Service
     from rubric_arm_lite.reward_model.serve.security import GateSettings
 
@@ -104,9 +104,10 @@ def play(
     check_installed()
     allowed = host_names(allow_host or ())
     asked = server_of(server, state, rubric_model, judge_model, server_key_env)
-    from rubric_arm_lite.reward_model.model import check_compares
+    from rubric_arm_lite.reward_model import check_compares
     from rubric_arm_lite.reward_model.serve.security import GateSettings
-    from rubric_arm_lite.runs.states import recipe_of, states_of
+    from rubric_arm_lite.runs import recipe_of
+    from rubric_arm_lite.runs.states import states_of
 
     check_compares(recipe_of(run))  # all that the page does
     host = "127.0.0.1"

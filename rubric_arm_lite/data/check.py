@@ -15,8 +15,7 @@ from typing import Any
 
 from rubric_arm_lite.data.pairs import WarmupRow
 from rubric_arm_lite.data.rows import Row, RowError, show, show_names, without
-from rubric_arm_lite.prompts.builder import prompt_hash
-from rubric_arm_lite.prompts.parsing import parse_judgement, parse_rubric
+from rubric_arm_lite.prompts import parse_judgement, parse_rubric, prompt_hash
 from rubric_arm_lite.types import PreferencePair, Prompt
 
 

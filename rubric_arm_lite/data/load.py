@@ -24,9 +24,9 @@ from rubric_arm_lite.data.rows import Row, RowError, UnusableRowError
 from rubric_arm_lite.data.sources import open_rows, was_saved
 from rubric_arm_lite.data.testbed import TRAIN_PROMPTS
 from rubric_arm_lite.errors import DataError
-from rubric_arm_lite.prompts.builder import prompt_hash
-from rubric_arm_lite.recipe.fields import DataSettings, Recipe, SourceSettings
-from rubric_arm_lite.recipe.seeds import derive_seed
+from rubric_arm_lite.prompts import prompt_hash
+from rubric_arm_lite.recipe import DataSettings, Recipe, derive_seed
+from rubric_arm_lite.recipe.fields import SourceSettings
 from rubric_arm_lite.types import PreferencePair, Prompt, PromptBlock, Recall, Rubric
 
 OVERLAPS = "overlapping with a benchmark"

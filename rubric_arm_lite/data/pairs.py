@@ -18,8 +18,8 @@ from typing import Any
 
 from rubric_arm_lite.data.rows import Row, file_rows, kind, show, without, wrong_kind
 from rubric_arm_lite.errors import DataError
-from rubric_arm_lite.prompts.builder import prompt_hash
-from rubric_arm_lite.recipe.seeds import derive_seed
+from rubric_arm_lite.prompts import prompt_hash
+from rubric_arm_lite.recipe import derive_seed
 from rubric_arm_lite.types import Message, PreferencePair, Prompt, PromptBlock
 
 

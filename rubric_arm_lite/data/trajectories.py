@@ -18,9 +18,9 @@ from rubric_arm_lite.data.load import HELD_OUT, NOT_SAMPLED, OTHER_SUBSET, OVERL
 from rubric_arm_lite.data.pairs import WarmupRow, trajectory_of_row
 from rubric_arm_lite.data.rows import Row, RowError
 from rubric_arm_lite.errors import DataError
-from rubric_arm_lite.prompts.builder import prompt_hash
-from rubric_arm_lite.prompts.parsing import parse_judgement, parse_rubric, split_lines
-from rubric_arm_lite.recipe.fields import WarmupSettings
+from rubric_arm_lite.prompts import parse_judgement, parse_rubric, prompt_hash
+from rubric_arm_lite.prompts.parsing import split_lines
+from rubric_arm_lite.recipe import WarmupSettings
 from rubric_arm_lite.types import Judgement, ParseStatus, Rubric
 
 _ITEM = re.compile(r"(?:[-*•][ \t]+)?[(*_]{0,3}([0-9]{1,2})[.):][)*_]{0,2}[ \t]*(\S.*)")

@@ -1,6 +1,6 @@
-"""When a number says less than it seems to: sentences that the terminal, the report and the verbs share.
+"""Caveats shown next to metrics in the terminal and the report.
 
-Measured values go in. Sentences come out, each with what was seen and what to do; none where there is nothing to doubt.
+Measured values go in; sentences come out, each with what was measured and what to try.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ FEW_PAIRS = 20
 """Below so many held-out pairs a single one moves the accuracy by more than five points."""
 
 
-def evaluation_doubts(values: Mapping[str, float], unparsed_value: float | None) -> list[str]:
+def evaluation_caveats(values: Mapping[str, float], unparsed_value: float | None) -> list[str]:
     """What an evaluation's accuracy must be read with.
 
     Args:
         unparsed_value: what a judgement without a verdict counts; None if the recipe is not known.
     """
-    return [*unparsed_doubt(values, unparsed_value), *few_pairs_doubt(values.get("pairs", float(FEW_PAIRS)))]
+    return [*unparsed_caveats(values, unparsed_value), *few_pairs_caveats(values.get("pairs", float(FEW_PAIRS)))]
 
 
-def unparsed_doubt(values: Mapping[str, float], unparsed_value: float | None) -> list[str]:
+def unparsed_caveats(values: Mapping[str, float], unparsed_value: float | None) -> list[str]:
     """That most judgements name no winner, if so."""
     if values.get("unparsed", 0.0) < MOSTLY:
         return []
@@ -52,7 +52,7 @@ def unparsed_share(values: Mapping[str, float], unparsed_value: float | None) ->
     return f"{values['unparsed']:.1%} of the {what} and count {counts} each"
 
 
-def few_pairs_doubt(pairs: float) -> list[str]:
+def few_pairs_caveats(pairs: float) -> list[str]:
     """That there are too few held-out pairs for a firm figure, if so."""
     if not 0 < pairs < FEW_PAIRS:
         return []
@@ -64,7 +64,7 @@ def few_pairs_doubt(pairs: float) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class StillPhase:
+class PhaseWithoutGradient:
     """A role's phase in which no group carried a gradient.
 
     Attributes:
@@ -78,13 +78,13 @@ class StillPhase:
     moved: bool
 
 
-def still_phases(steps: Iterable[tuple[str, str, Mapping[str, float]]]) -> list[StillPhase]:
+def phases_without_gradient(steps: Iterable[tuple[str, str, Mapping[str, float]]]) -> list[PhaseWithoutGradient]:
     """Those of whole phases, given as (phase, role, values of a step), in which no step had an informative group."""
     rows: dict[tuple[str, str], list[Mapping[str, float]]] = {}
     for phase, role, values in steps:
         rows.setdefault((phase, role), []).append(values)
     return [
-        StillPhase(
+        PhaseWithoutGradient(
             phase,
             role,
             any(values.get("groups", 1.0) > 0 for values in found),
@@ -95,7 +95,7 @@ def still_phases(steps: Iterable[tuple[str, str, Mapping[str, float]]]) -> list[
     ]
 
 
-def still_doubts(found: Iterable[StillPhase]) -> list[str]:
+def no_gradient_caveats(found: Iterable[PhaseWithoutGradient]) -> list[str]:
     """What phases without a gradient mean and what to try, in one text for all phases of a role that are alike."""
     alike: dict[tuple[str, bool, bool], list[str]] = {}
     for still in found:

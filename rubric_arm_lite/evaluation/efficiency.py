@@ -13,22 +13,25 @@ from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
-from rubric_arm_lite.data.load import load_data
+from rubric_arm_lite.data import load_data
 from rubric_arm_lite.errors import ConfigError, DataError
-from rubric_arm_lite.evaluation.evaluate import Players
+from rubric_arm_lite.evaluation.evaluate import AdapterPair
 from rubric_arm_lite.evaluation.metrics import order_statistics, verdict_row
-from rubric_arm_lite.models.adapter_model import TwoAdapterModel
+from rubric_arm_lite.models import AdapterModel, ChatSampler, Sampler, Sampling
 from rubric_arm_lite.models.journaled import Account, MeteredSampler
-from rubric_arm_lite.models.sampler import ChatSampler, Sampler, Sampling
-from rubric_arm_lite.prompts.builder import DirectPrompts, PromptBuilder, prompt_hash
+from rubric_arm_lite.prompts import PromptBuilder, prompt_hash
+from rubric_arm_lite.prompts.builder import DirectPrompts
 from rubric_arm_lite.prompts.parsing import parse_direct
-from rubric_arm_lite.recipe.fields import EvaluationSettings, Recipe
-from rubric_arm_lite.recipe.seeds import derive_seed
-from rubric_arm_lite.reward_model.generator import RubricCache, RubricWriter
-from rubric_arm_lite.reward_model.judge import JudgeDesk, longest_prompt
-from rubric_arm_lite.reward_model.model import RubricRewardModel
-from rubric_arm_lite.reward_model.verdict import majority
-from rubric_arm_lite.runs.directory import package_versions
+from rubric_arm_lite.recipe import EvaluationSettings, Recipe, derive_seed
+from rubric_arm_lite.reward_model import (
+    JudgeDesk,
+    RubricCache,
+    RubricGenerator,
+    RubricRewardModel,
+    longest_prompt,
+    majority,
+)
+from rubric_arm_lite.runs import package_versions
 from rubric_arm_lite.types import Comparison, Example, Judgement, ParseStatus, PreferencePair, Prompt, Rubric, Side
 
 AskPrompt = Callable[[Prompt, str, str], str]
@@ -63,7 +66,7 @@ class RubricJudge:
         prompts: PromptBuilder,
         settings: EvaluationSettings,
         seed: int,
-        players: Players,
+        players: AdapterPair,
     ) -> None:
         self.title = title
         self._sampler = sampler
@@ -76,7 +79,7 @@ class RubricJudge:
 
     def prepare(self, pairs: Sequence[PreferencePair]) -> None:
         """Write the rubrics, greedily, each prompt's once."""
-        writer = RubricWriter(self._sampler, self._prompts, RubricCache(max(1, len(pairs))))
+        writer = RubricGenerator(self._sampler, self._prompts, RubricCache(max(1, len(pairs))))
         sampling = Sampling(self._settings.rubric_max_tokens, 1, 0.0)
         written = writer.write([(pair.prompt, 0) for pair in pairs], sampling, self._seed, self._players.rubric)
         self._rubrics = {prompt_hash(pair.prompt): rubric for pair, rubric in zip(pairs, written, strict=True)}
@@ -286,10 +289,10 @@ def _judge(
     match name:
         case "trained":
             title = "trained rubric + judge"
-            return RubricJudge(title, meter, model.prompts, evaluation, seed, Players())
+            return RubricJudge(title, meter, model.prompts, evaluation, seed, AdapterPair())
         case "base":
             title = "base rubric + judge"
-            return RubricJudge(title, meter, model.prompts, evaluation, seed, Players(None, None))
+            return RubricJudge(title, meter, model.prompts, evaluation, seed, AdapterPair(None, None))
         case "direct":
             return DirectJudge("direct", meter, prompts.direct_prompt, once, seed)
         case "reasoning":
@@ -379,7 +382,7 @@ def _notes(
         f"unparsed verdict counts {unparsed_value:g}. Direct judges and long reasoning are given no rubric."
     ]
     if "reasoning" in names:
-        thinks = sampler.thinks() if isinstance(sampler, TwoAdapterModel) else None
+        thinks = sampler.thinks() if isinstance(sampler, AdapterModel) else None
         switch = {
             True: "switched on in the chat template",
             False: "asked for in words only (this chat template has no switch for it)",

@@ -20,13 +20,10 @@ from rubric_arm_lite.evaluation.metrics import (
     rubric_statistics,
     verdict_row,
 )
-from rubric_arm_lite.models.sampler import Sampler, Sampling
-from rubric_arm_lite.prompts.builder import prompt_text
-from rubric_arm_lite.recipe.fields import EvaluationSettings
-from rubric_arm_lite.recipe.seeds import derive_seed
-from rubric_arm_lite.reward_model.generator import RubricWriter
-from rubric_arm_lite.reward_model.judge import JudgeDesk
-from rubric_arm_lite.reward_model.verdict import majority
+from rubric_arm_lite.models import Sampler, Sampling
+from rubric_arm_lite.prompts import prompt_text
+from rubric_arm_lite.recipe import EvaluationSettings, derive_seed
+from rubric_arm_lite.reward_model import JudgeDesk, RubricGenerator, majority
 from rubric_arm_lite.types import Comparison, Judgement, PreferencePair, Recall, Rubric, Side
 
 
@@ -41,7 +38,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
-class Players:
+class AdapterPair:
     """Which adapters write rubrics and judge; None is the bare base."""
 
     rubric: str | None = "rubric"
@@ -53,7 +50,7 @@ class PairEvaluator(Protocol):
 
     pairs: list[PreferencePair]
 
-    def evaluate(self, name: str, players: Players | None = None, votes: int = 1) -> Evaluation:
+    def evaluate(self, name: str, players: AdapterPair | None = None, votes: int = 1) -> Evaluation:
         """Judge every pair under one greedy rubric per prompt; with more than one vote, also voting@k."""
         ...
 
@@ -64,7 +61,7 @@ class HeldOut:
     def __init__(
         self,
         sampler: Sampler,
-        writer: RubricWriter,
+        writer: RubricGenerator,
         settings: EvaluationSettings,
         pairs: Sequence[PreferencePair],
         seed: int,
@@ -130,7 +127,7 @@ class Evaluator(HeldOut):
     def __init__(
         self,
         sampler: Sampler,
-        writer: RubricWriter,
+        writer: RubricGenerator,
         desk: JudgeDesk,
         settings: EvaluationSettings,
         pairs: Sequence[PreferencePair],
@@ -140,13 +137,13 @@ class Evaluator(HeldOut):
         super().__init__(sampler, writer, settings, pairs, seed, recall)
         self._desk = desk
 
-    def evaluate(self, name: str, players: Players | None = None, votes: int = 1) -> Evaluation:
+    def evaluate(self, name: str, players: AdapterPair | None = None, votes: int = 1) -> Evaluation:
         """Judge every pair in both orders under one greedy rubric per prompt.
 
         Args:
             votes: with more than one, also voting@k and the format of sampled judgements, on ``vote_pairs`` pairs.
         """
-        players = players or Players()
+        players = players or AdapterPair()
         settings = self._settings
         start = self._sampler.tokens_written
         rubrics = self._rubrics(players.rubric)

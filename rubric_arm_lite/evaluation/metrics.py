@@ -6,9 +6,8 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rubric_arm_lite.prompts.builder import prompt_text
-from rubric_arm_lite.prompts.parsing import check_format
-from rubric_arm_lite.recipe.seeds import derive_seed
+from rubric_arm_lite.prompts import check_format, prompt_text
+from rubric_arm_lite.recipe import derive_seed
 from rubric_arm_lite.types import (
     Comparison,
     CriterionKind,

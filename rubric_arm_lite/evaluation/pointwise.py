@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rubric_arm_lite.evaluation.evaluate import Evaluation, HeldOut, Players
+from rubric_arm_lite.evaluation.evaluate import AdapterPair, Evaluation, HeldOut
 from rubric_arm_lite.evaluation.metrics import TIE, margin_value, mean
-from rubric_arm_lite.models.sampler import Sampler, Sampling
-from rubric_arm_lite.recipe.fields import EvaluationSettings
-from rubric_arm_lite.reward_model.generator import RubricWriter
-from rubric_arm_lite.reward_model.pointwise import PointwiseScore, ScoreDesk, mean_score, score_of_words
+from rubric_arm_lite.models import Sampler, Sampling
+from rubric_arm_lite.recipe import EvaluationSettings
+from rubric_arm_lite.reward_model import PointwiseScore, RubricGenerator, ScoreDesk, mean_score
+from rubric_arm_lite.reward_model.pointwise import score_of_words
 from rubric_arm_lite.types import ParseStatus, PreferencePair, Prompt, Recall, Rubric, Side
 
 Scored = tuple[list[PointwiseScore], list[PointwiseScore]]
@@ -30,7 +30,7 @@ class PointwiseEvaluator(HeldOut):
     def __init__(
         self,
         sampler: Sampler,
-        writer: RubricWriter,
+        writer: RubricGenerator,
         desk: ScoreDesk,
         settings: EvaluationSettings,
         pairs: Sequence[PreferencePair],
@@ -40,13 +40,13 @@ class PointwiseEvaluator(HeldOut):
         super().__init__(sampler, writer, settings, pairs, seed, recall)
         self._desk = desk
 
-    def evaluate(self, name: str, players: Players | None = None, votes: int = 1) -> Evaluation:
+    def evaluate(self, name: str, players: AdapterPair | None = None, votes: int = 1) -> Evaluation:
         """Score both responses of every pair under one greedy rubric per prompt.
 
         Args:
             votes: with more than one, also voting@k: the mean scores of k sampled judgements compared.
         """
-        players = players or Players()
+        players = players or AdapterPair()
         settings = self._settings
         start = self._sampler.tokens_written
         rubrics = self._rubrics(players.rubric)

@@ -7,23 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rubric_arm_lite.data.load import load_data
+from rubric_arm_lite.data import load_data
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.evaluation.evaluate import Evaluation, Evaluator, PairEvaluator
 from rubric_arm_lite.evaluation.pointwise import PointwiseEvaluator
-from rubric_arm_lite.models.sampler import Sampler
-from rubric_arm_lite.recipe.fields import EvaluationSettings, Recipe
-from rubric_arm_lite.reward_model.generator import RubricCache, RubricWriter
-from rubric_arm_lite.reward_model.judge import JudgeDesk, longest_prompt
-from rubric_arm_lite.reward_model.model import RubricRewardModel
-from rubric_arm_lite.reward_model.pointwise import ScoreDesk
+from rubric_arm_lite.models import Sampler
+from rubric_arm_lite.recipe import EvaluationSettings, Recipe
+from rubric_arm_lite.reward_model import (
+    JudgeDesk,
+    RubricCache,
+    RubricGenerator,
+    RubricRewardModel,
+    ScoreDesk,
+    longest_prompt,
+)
 from rubric_arm_lite.types import PreferencePair, Recall
 
 
 def make_evaluator(
     recipe: Recipe,
     sampler: Sampler,
-    writer: RubricWriter,
+    writer: RubricGenerator,
     settings: EvaluationSettings,
     pairs: Sequence[PreferencePair],
     recall: Recall | None = None,
@@ -57,6 +61,6 @@ def evaluate_run(
         left_out = len(pairs) - len(fitting)
         pairs = fitting
     settings = recipe.evaluation.model_copy(update={"pairs": limit or len(pairs), "votes": votes})
-    writer = RubricWriter(model, prompts, RubricCache(recipe.cache.capacity))
+    writer = RubricGenerator(model, prompts, RubricCache(recipe.cache.capacity))
     evaluator = make_evaluator(recipe, model, writer, settings, pairs, recall)
     return evaluator.evaluate("evaluation", votes=votes), left_out

@@ -28,14 +28,14 @@ from rubric_arm_lite.models.memory import SHARE_CUDA, free_cuda, is_out_of_memor
 from rubric_arm_lite.models.sampler import NextWords, Sampling
 from rubric_arm_lite.models.shared_prefix import passes as shared_prefix
 from rubric_arm_lite.models.shared_prefix.batching import Layout, RowBatch
-from rubric_arm_lite.recipe.fields import ModelSettings
+from rubric_arm_lite.recipe import ModelSettings
 from rubric_arm_lite.types import Example, RolloutGroup, Sample
 
 MAX_ROWS_CPU = 512
 MAX_ROWS_CUDA = 64
 
 
-class TwoAdapterModel:
+class AdapterModel:
     """The base, its tokenizer and the adapters; samples completions and scores tokens for updates."""
 
     def __init__(self, model: Any, tokenizer: Any, settings: ModelSettings) -> None:

@@ -10,10 +10,10 @@ import hashlib
 from collections.abc import Sequence
 
 from rubric_arm_lite.errors import BackendError, ConfigError
-from rubric_arm_lite.models.adapter_model import TwoAdapterModel
+from rubric_arm_lite.models.adapter_model import AdapterModel
 from rubric_arm_lite.models.load import load_model
 from rubric_arm_lite.models.sampler import NextWords, Sampling
-from rubric_arm_lite.recipe.fields import LoraSettings, ModelSettings
+from rubric_arm_lite.recipe import LoraSettings, ModelSettings
 from rubric_arm_lite.types import ROLES, Example, Role, RolloutGroup
 
 _LOOKED_AT = 64
@@ -23,8 +23,8 @@ _LOOKED_AT = 64
 class TwoModels:
     """A :class:`~rubric_arm_lite.models.sampler.ChatSampler` in which each role is a model of its own."""
 
-    def __init__(self, rubric: TwoAdapterModel, judge: TwoAdapterModel) -> None:
-        self.models: dict[str, TwoAdapterModel] = {"rubric": rubric, "judge": judge}
+    def __init__(self, rubric: AdapterModel, judge: AdapterModel) -> None:
+        self.models: dict[str, AdapterModel] = {"rubric": rubric, "judge": judge}
         self.tokens_written = 0
         self._fingerprints: dict[str, str] = {}
 
@@ -61,7 +61,7 @@ class TwoModels:
         """Control tokens of both tokenizers."""
         return list(dict.fromkeys(token for model in self.models.values() for token in model.control_tokens()))
 
-    def model_of(self, adapter: str | None) -> TwoAdapterModel:
+    def model_of(self, adapter: str | None) -> AdapterModel:
         """The model of a role; its bare base is the checkpoint."""
         if adapter not in self.models:
             raise BackendError(
@@ -79,7 +79,7 @@ def load_two_models(settings: ModelSettings, seed: int) -> TwoModels:
     """
     if settings.checkpoints is None:
         raise ConfigError("model.checkpoints is not set. Name a generator and a judge: {rubric: …, judge: …}.")
-    found: dict[Role, TwoAdapterModel] = {}
+    found: dict[Role, AdapterModel] = {}
     for role in ROLES:
         own = {
             "base": settings.checkpoints.of(role),

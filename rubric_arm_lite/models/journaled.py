@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from rubric_arm_lite.models.sampler import ChatSampler, Sampler, Sampling, Usage
 from rubric_arm_lite.models.server import ServerSampler
-from rubric_arm_lite.runs.journal import Journal
+from rubric_arm_lite.runs import Journal
 from rubric_arm_lite.types import Example, RolloutGroup, Sample
 
 T = TypeVar("T")

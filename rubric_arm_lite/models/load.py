@@ -12,11 +12,11 @@ import torch
 
 from rubric_arm_lite.data.testbed import base_folder
 from rubric_arm_lite.errors import BackendError, first_line
-from rubric_arm_lite.models.adapter_model import TwoAdapterModel
+from rubric_arm_lite.models.adapter_model import AdapterModel
 from rubric_arm_lite.models.lora import import_peft, new_adapters
 from rubric_arm_lite.models.shared_prefix.attention import kernel_error
 from rubric_arm_lite.models.shared_prefix.passes import NAME, register, sharing_error
-from rubric_arm_lite.recipe.fields import ModelSettings
+from rubric_arm_lite.recipe import ModelSettings
 from rubric_arm_lite.types import ROLES, Role
 
 _PROBE = "Write a note about rivers."
@@ -24,7 +24,7 @@ SHARING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.
 """Largest relative difference of hidden states that rounding explains, with room to spare."""
 
 
-def load_model(settings: ModelSettings, seed: int, roles: Sequence[Role] = ROLES) -> TwoAdapterModel:
+def load_model(settings: ModelSettings, seed: int, roles: Sequence[Role] = ROLES) -> AdapterModel:
     """The base of a recipe with a fresh adapter per role.
 
     Weights come from safetensors only and no code from the model's repository is run.
@@ -63,7 +63,7 @@ def _check_together(base: Any, tokenizer: Any, name: str, settings: ModelSetting
 
 def two_adapters(
     base: Any, tokenizer: Any, settings: ModelSettings, seed: int, roles: Sequence[Role] = ROLES
-) -> TwoAdapterModel:
+) -> AdapterModel:
     """Fresh adapters on a base that is loaded already.
 
     PEFT's ``prepare_model_for_kbit_training`` is left out on purpose: it would copy all that is not quantised, the
@@ -80,7 +80,7 @@ def two_adapters(
         model = new_adapters(base, settings, seed, roles)
     except ValueError as error:
         raise BackendError(f"model.lora does not fit `{settings.base}`: {error}") from error
-    return TwoAdapterModel(model, tokenizer, settings)
+    return AdapterModel(model, tokenizer, settings)
 
 
 def load_for_trainer(settings: ModelSettings, adapter: Path) -> Any:

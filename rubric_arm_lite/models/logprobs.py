@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from rubric_arm_lite.models.sampler import NextWords
 from rubric_arm_lite.models.shared_prefix import passes as shared_prefix
 from rubric_arm_lite.models.shared_prefix.batching import Layout, Row, RowBatch, make_batch, positions
 from rubric_arm_lite.models.shared_prefix.tree import common_length
+from rubric_arm_lite.recipe import ModelSettings
 
 LOGIT_BYTES = {"cpu": 256 * 1024 * 1024, "cuda": 64 * 1024 * 1024}
 """Size to which one chunk of float32 logits is bounded; backward holds several such at once."""
@@ -161,17 +163,27 @@ def _separate_hidden(base: Any, batch: RowBatch) -> Tensor:
     return torch.narrow(hidden, 1, width - 1, batch.completions_RC.shape[1])
 
 
-if TYPE_CHECKING:
-    from rubric_arm_lite.models.adapter_model import TwoAdapterModel
+class Scorer(Protocol):
+    """What reading probabilities needs of a loaded model."""
+
+    settings: ModelSettings
+    tokenizer: Any
+    layout: Layout
+
+    @property
+    def device(self) -> torch.device: ...
+    def encode(self, prompt: str) -> list[int]: ...
+    def encode_completion(self, text: str) -> list[int]: ...
+    def using(self, adapter: str | None) -> AbstractContextManager[Any]: ...
+    def score(self, model: Any, batch: RowBatch, temperature: float, layout: Layout) -> TokenScores: ...
+
 
 TOKENS_AT_ONCE = 16384
 """Tokens that go through the network in one pass, unless one prompt alone has more."""
 
 
 @torch.no_grad()
-def next_word_logprobs(
-    model: TwoAdapterModel, adapter: str | None, questions: Sequence[NextWords]
-) -> list[tuple[float, ...]]:
+def next_word_logprobs(model: Scorer, adapter: str | None, questions: Sequence[NextWords]) -> list[tuple[float, ...]]:
     """Log-probabilities, in nats at temperature 1, of each question's options.
 
     An option of several tokens has the sum of theirs.
@@ -201,7 +213,7 @@ def next_word_logprobs(
     return [tuple(next(values) for _ in own) for own in rows]
 
 
-def _rows(model: TwoAdapterModel, prompt: Sequence[int], question: NextWords) -> list[Row]:
+def _rows(model: Scorer, prompt: Sequence[int], question: NextWords) -> list[Row]:
     """One row per option: what they have in common is the prompt, the rest what is scored."""
     whole = [tuple(model.encode_completion(question.written + option)[:-1]) for option in question.options]
     common = min(common_length(whole[0], ids) for ids in whole)
@@ -238,7 +250,7 @@ def _run(rows: Sequence[Row], layout: str, most: int) -> list[Row]:
     return run
 
 
-def _halved(model: TwoAdapterModel, run: Sequence[Row], most: int) -> int:
+def _halved(model: Scorer, run: Sequence[Row], most: int) -> int:
     """Fewer tokens at once after memory ran out.
 
     Raises:

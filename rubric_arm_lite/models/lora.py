@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from rubric_arm_lite.errors import BackendError
-from rubric_arm_lite.recipe.fields import LoraSettings, ModelSettings
-from rubric_arm_lite.recipe.seeds import derive_seed
+from rubric_arm_lite.recipe import LoraSettings, ModelSettings, derive_seed
 from rubric_arm_lite.types import ROLES, Role
 
 _NOTICE = "Failed to load CPU gemm_4bit_forward"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rubric_arm_lite.errors import BackendError
-from rubric_arm_lite.recipe.fields import GRPOSettings
+from rubric_arm_lite.recipe import GRPOSettings
 
 
 def make_optimizer(settings: GRPOSettings, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:

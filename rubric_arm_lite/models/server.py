@@ -34,7 +34,7 @@ from urllib.parse import urlsplit
 
 from rubric_arm_lite.errors import BackendError, ConfigError
 from rubric_arm_lite.models.sampler import Sampling, Usage
-from rubric_arm_lite.recipe.seeds import derive_seed
+from rubric_arm_lite.recipe import derive_seed
 from rubric_arm_lite.types import Example, FinishReason, RolloutGroup, Sample
 
 MAX_MESSAGE = 300

@@ -20,13 +20,12 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor
 
 from rubric_arm_lite.errors import BackendError, first_line
-from rubric_arm_lite.models.adapter_model import TwoAdapterModel
+from rubric_arm_lite.models.adapter_model import AdapterModel
 from rubric_arm_lite.models.generate import Completion, batches, choose_tokens, completed, draw_uniforms
 from rubric_arm_lite.models.lora import lora_config
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.models.shared_prefix.batching import make_batch, make_rows, pad_left
-from rubric_arm_lite.recipe.fields import ModelSettings
-from rubric_arm_lite.recipe.seeds import derive_seed
+from rubric_arm_lite.recipe import ModelSettings, derive_seed
 from rubric_arm_lite.types import ROLES, Example, Role
 
 
@@ -134,8 +133,8 @@ def _with_adapters(fast: Any, base: Any, settings: ModelSettings, seed: int, rol
     return model
 
 
-class UnslothModel(TwoAdapterModel):
-    """A base that unsloth has patched; otherwise what :class:`TwoAdapterModel` is."""
+class UnslothModel(AdapterModel):
+    """A base that unsloth has patched; otherwise what :class:`AdapterModel` is."""
 
     def __init__(self, model: Any, tokenizer: Any, settings: ModelSettings) -> None:
         self._fast = prepare()

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rubric_arm_lite.prompts.parsing import JUSTIFICATION_PREFIX, LINE_BREAK
-from rubric_arm_lite.recipe.fields import PointwiseWords
+from rubric_arm_lite.recipe import PointwiseWords
 from rubric_arm_lite.types import Criterion, FinishReason, ParseStatus, Rubric
 
 OUR_WORDS = PointwiseWords()

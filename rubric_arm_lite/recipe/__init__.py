@@ -1,1 +1,49 @@
-"""Room."""
+"""Recipes: the settings of a run, as YAML in and checked, frozen objects out.
+
+Enter: a file or the name of a shipped recipe, and ``--set a.b=value`` overrides. Leave: a :class:`Recipe` (reward
+model) or a :class:`PolicyRecipe` (policy), and seeds that are derived from names. Every field has a line of
+explanation in :mod:`.fields` or :mod:`.policy`.
+"""
+
+from __future__ import annotations
+
+from rubric_arm_lite.recipe.fields import (
+    BUILT_IN_TEMPLATES,
+    DataSettings,
+    EvaluationSettings,
+    GRPOSettings,
+    LoraSettings,
+    ModelSettings,
+    PointwiseWords,
+    Recipe,
+    RewardSettings,
+    ScheduleSettings,
+    SFTSettings,
+    WarmupSettings,
+)
+from rubric_arm_lite.recipe.load import dump_recipe, load_recipe, load_settings, recipe_hash, shipped_recipes
+from rubric_arm_lite.recipe.policy import AnswerSettings, PolicyRecipe
+from rubric_arm_lite.recipe.seeds import derive_seed
+
+__all__ = [
+    "BUILT_IN_TEMPLATES",
+    "AnswerSettings",
+    "DataSettings",
+    "EvaluationSettings",
+    "GRPOSettings",
+    "LoraSettings",
+    "ModelSettings",
+    "PointwiseWords",
+    "PolicyRecipe",
+    "Recipe",
+    "RewardSettings",
+    "SFTSettings",
+    "ScheduleSettings",
+    "WarmupSettings",
+    "derive_seed",
+    "dump_recipe",
+    "load_recipe",
+    "load_settings",
+    "recipe_hash",
+    "shipped_recipes",
+]

@@ -33,9 +33,9 @@ class Settings(BaseModel):
 class RunSettings(Settings):
     """Base of the recipes of all kinds of runs."""
 
-    shelf: ClassVar[str] = ""
+    recipe_folder: ClassVar[str] = ""
     """Folder below ``recipes/`` in which the shipped ones stand."""
-    surroundings: ClassVar[tuple[str, ...]] = ()
+    unhashed_fields: ClassVar[tuple[str, ...]] = ()
     """Fields that say where something is, not what is computed: a run may go on with others."""
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")

@@ -297,8 +297,8 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _SUFFIXES = (".yaml", ".yml")
 _MAX_BYTES = 256 * 1024
 
-SHELVES = ("policy",)
-"""Folders of recipes that are not of a reward model, each the ``shelf`` of its kind."""
+RECIPE_FOLDERS = ("policy",)
+"""Folders of recipes that are not of a reward model, each the ``recipe_folder`` of its kind."""
 AnyRecipe = TypeVar("AnyRecipe", bound=RunSettings)
 
 _PATH_FIELDS: dict[tuple[str, ...], tuple[str, ...]] = {
@@ -333,14 +333,14 @@ def recipes_folder() -> Path:
 
 def shipped_recipes(kind: type[RunSettings] = Recipe) -> list[Path]:
     """The YAML files of one kind of recipe in :func:`recipes_folder` and its subfolders, sorted."""
-    shelf = _shelf(kind)
-    others = [recipes_folder() / name for name in SHELVES if name != kind.shelf]
-    found = (path for path in shelf.rglob("*.yaml") if path.is_file())
+    recipe_folder = _shelf(kind)
+    others = [recipes_folder() / name for name in RECIPE_FOLDERS if name != kind.recipe_folder]
+    found = (path for path in recipe_folder.rglob("*.yaml") if path.is_file())
     return sorted(path for path in found if not any(other in path.parents for other in others))
 
 
 def _shelf(kind: type[RunSettings]) -> Path:
-    return recipes_folder() / kind.shelf
+    return recipes_folder() / kind.recipe_folder
 
 
 def resolve_recipe_path(name_or_path: str | Path, kind: type[RunSettings] = Recipe) -> Path:
@@ -372,8 +372,8 @@ def resolve_recipe_path(name_or_path: str | Path, kind: type[RunSettings] = Reci
 
 def shipped_names(kind: type[RunSettings] = Recipe) -> dict[str, Path]:
     """The shipped recipes of one kind by the names that :func:`resolve_recipe_path` takes."""
-    shelf = _shelf(kind)
-    return {path.relative_to(shelf).with_suffix("").as_posix(): path for path in shipped_recipes(kind)}
+    recipe_folder = _shelf(kind)
+    return {path.relative_to(recipe_folder).with_suffix("").as_posix(): path for path in shipped_recipes(kind)}
 
 
 def _exists(path: Path) -> bool:
@@ -440,10 +440,10 @@ def dump_recipe(recipe: RunSettings) -> str:
 
 
 def recipe_hash(recipe: RunSettings) -> str:
-    """Identity of a recipe's settings, its surroundings left out: 16 hex digits of the SHA-256 of canonical JSON."""
+    """Identity of a recipe's settings, its unhashed_fields left out: 16 hex digits of the SHA-256 of canonical JSON."""
     # Validating once more makes a default written as 32 the same as the 32.0 that a file would give.
     exact = type(recipe).model_validate(recipe.model_dump()).model_dump(mode="json")
-    for name in recipe.surroundings:
+    for name in recipe.unhashed_fields:
         section, field = name.split(".")
         del exact[section][field]
     text = json.dumps(exact, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

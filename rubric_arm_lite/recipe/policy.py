@@ -110,8 +110,8 @@ class PolicyEvaluationSettings(Settings):
 class PolicyRecipe(RunSettings):
     """One policy run, complete."""
 
-    shelf: ClassVar[str] = "policy"
-    surroundings: ClassVar[tuple[str, ...]] = tuple(
+    recipe_folder: ClassVar[str] = "policy"
+    unhashed_fields: ClassVar[tuple[str, ...]] = tuple(
         f"reward.{name}" for name in ("server", "rubric_model", "judge_model", "key_env", "concurrency")
     )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from rubric_arm_lite.recipe.fields import Recipe
+from rubric_arm_lite.recipe import Recipe
 from rubric_arm_lite.report.panels import Line, Panel, groups
 from rubric_arm_lite.report.read import EvaluationRow, RunRecord, read_run
 from rubric_arm_lite.report.story import (
@@ -34,7 +34,7 @@ from rubric_arm_lite.report.story import (
     showcases,
 )
 from rubric_arm_lite.report.text import report_text
-from rubric_arm_lite.runs.directory import atomic_write
+from rubric_arm_lite.runs import atomic_write
 
 HTML, TEXT = "report.html", "report.md"
 
@@ -56,7 +56,7 @@ def write_report(run: str | Path) -> tuple[Path, Path]:
 def page(record: RunRecord) -> str:
     """The HTML page of a run."""
     environment = Environment(
-        loader=PackageLoader("rubric_arm_lite", "templates"),
+        loader=PackageLoader("rubric_arm_lite.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -15,12 +15,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from rubric_arm_lite.errors import CheckpointError, ConfigError, first_line
-from rubric_arm_lite.recipe.load import load_settings
-from rubric_arm_lite.recipe.policy import PolicyRecipe
+from rubric_arm_lite.recipe import PolicyRecipe, load_settings
 from rubric_arm_lite.report.figures import draw_panel
 from rubric_arm_lite.report.panels import Band, Colour, Line, Panel, Unit
-from rubric_arm_lite.runs.directory import RECIPE, atomic_write
-from rubric_arm_lite.runs.logs import read_jsonl, read_object
+from rubric_arm_lite.runs import atomic_write, read_jsonl, read_object
+from rubric_arm_lite.runs.directory import RECIPE
 from rubric_arm_lite.training.policy.evaluate import alarms
 from rubric_arm_lite.training.policy.pairs import REASONS
 from rubric_arm_lite.training.policy.run import alarm_text, curve
@@ -106,7 +105,7 @@ def write_policy_report(run: str | Path) -> tuple[Path, Path]:
 
 def _page(record: Record) -> str:
     environment = Environment(
-        loader=PackageLoader("rubric_arm_lite", "templates"),
+        loader=PackageLoader("rubric_arm_lite.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from rubric_arm_lite.errors import CheckpointError
-from rubric_arm_lite.evaluation.benchmarks.results import Result
+from rubric_arm_lite.evaluation import Result, bootstrap_interval
 from rubric_arm_lite.evaluation.benchmarks.run import BENCHMARKS_FOLDER, read_results
-from rubric_arm_lite.evaluation.metrics import bootstrap_interval
-from rubric_arm_lite.recipe.fields import Recipe
-from rubric_arm_lite.recipe.load import load_recipe
+from rubric_arm_lite.recipe import Recipe, load_recipe
+from rubric_arm_lite.runs import read_jsonl, read_object
 from rubric_arm_lite.runs.directory import RECIPE, STATE, RunState
-from rubric_arm_lite.runs.logs import read_jsonl, read_object
-from rubric_arm_lite.training.schedule import slots
+from rubric_arm_lite.training.schedule import scheduled_phases
 
 STAGE_WORDS = {
     "base": "evaluation of the base",
@@ -203,7 +201,7 @@ def _parts(file: Path, recipe: Recipe | None) -> Iterable[Part]:
     for stage, words in STAGE_WORDS.items():
         done = stage in state.stages
         if stage == "alternating" and recipe is not None:
-            for slot in slots(recipe.schedule):
+            for slot in scheduled_phases(recipe.schedule):
                 yield Part(slot.label, done or state.position[0] > slot.index)
         else:
             yield Part(words, done)

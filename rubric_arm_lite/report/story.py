@@ -13,9 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from rubric_arm_lite.evaluation import Result
 from rubric_arm_lite.evaluation.benchmarks.paper import AVERAGES, COLUMNS, ROWS, SOURCE, WRITING, Column
-from rubric_arm_lite.evaluation.benchmarks.results import Number, Result
-from rubric_arm_lite.evaluation.caveats import MOSTLY, evaluation_doubts, still_doubts, still_phases, unparsed_share
+from rubric_arm_lite.evaluation.benchmarks.results import Number
+from rubric_arm_lite.evaluation.caveats import (
+    MOSTLY,
+    evaluation_caveats,
+    no_gradient_caveats,
+    phases_without_gradient,
+    unparsed_share,
+)
 from rubric_arm_lite.report.read import Estimate, EvaluationRow, RunRecord, contrast, safe_text
 
 SIDES = ("warm-up", "trained")
@@ -28,7 +35,7 @@ class Headline:
 
     lead: str
     details: tuple[str, ...]
-    doubts: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +91,7 @@ def headline(record: RunRecord) -> Headline:
     if start is None or start is last:
         where = {"base": "of the untrained base", "warm-up": "after the warm-up"}.get(last.name, f"after {last.name}")
         lead = f"Accuracy {where} is {percent(last.values['accuracy'])}{_interval(last)} on {pairs}."
-        return Headline(lead, tuple(_ceiling(record, last)), tuple(_doubts(record, last)))
+        return Headline(lead, tuple(_ceiling(record, last)), tuple(_caveats(record, last)))
     end = "at the end" if last.name == "final" else f"after {last.name}"
     lead = (
         f"Accuracy on held-out pairs went from {percent(start.values['accuracy'])} after the warm-up to "
@@ -98,15 +105,18 @@ def headline(record: RunRecord) -> Headline:
         known = "more than chance explains" if gain.clear else "which chance alone could explain"
         measured += f" ({_range(gain)} with the same pairs resampled), {known}."
     return Headline(
-        lead, (measured, *_form(record, start, last), *_ceiling(record, last)), tuple(_doubts(record, last))
+        lead, (measured, *_form(record, start, last), *_ceiling(record, last)), tuple(_caveats(record, last))
     )
 
 
-def _doubts(record: RunRecord, last: EvaluationRow) -> list[str]:
+def _caveats(record: RunRecord, last: EvaluationRow) -> list[str]:
     """Why the last evaluation, or the training before it, may mean less than it seems to."""
     done = {part.name for part in record.parts if part.done}
     steps = [(row.phase, row.role, row.values) for row in record.steps if row.phase in done]
-    return [*evaluation_doubts(last.values, _unparsed_value(record)), *still_doubts(still_phases(steps))]
+    return [
+        *evaluation_caveats(last.values, _unparsed_value(record)),
+        *no_gradient_caveats(phases_without_gradient(steps)),
+    ]
 
 
 def _form(record: RunRecord, start: EvaluationRow, last: EvaluationRow) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from rubric_arm_lite.evaluation.benchmarks.results import Result
+from rubric_arm_lite.evaluation import Result
 from rubric_arm_lite.report.read import RunRecord
 from rubric_arm_lite.report.story import (
     MARKS,
@@ -34,7 +34,7 @@ def report_text(record: RunRecord) -> str:
     """The whole text."""
     story = headline(record)
     parts = [f"# {record.name}", _wrapped(story.lead)]
-    parts += [_wrapped(f"**Careful.** {doubt}") for doubt in story.doubts]
+    parts += [_wrapped(f"**Careful.** {caveat}") for caveat in story.caveats]
     parts += [*map(_wrapped, story.details), *_open(record)]
     parts += [*_evaluations(record), *_cross_play(record), *_one_prompt(record), *_benchmarks(record), *_timing(record)]
     return "\n\n".join(parts) + "\n"

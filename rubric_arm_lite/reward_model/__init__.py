@@ -1,1 +1,46 @@
-"""Room."""
+"""The reward model: a rubric generator and a judge, for Python, TRL, files and HTTP.
+
+Enter: prompts and responses without labels. Leave: rubrics, verdicts in both orders with their findings, rankings and
+pointwise scores. Everything that asks the judge, in training, evaluation and serving, asks it through this room.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rubric_arm_lite import lazy_door
+
+if TYPE_CHECKING:
+    from rubric_arm_lite.reward_model.generator import RubricCache, RubricGenerator
+    from rubric_arm_lite.reward_model.judge import JudgeDesk, longest_prompt
+    from rubric_arm_lite.reward_model.model import RubricRewardModel, check_compares
+    from rubric_arm_lite.reward_model.pointwise import PointwiseScore, ScoreDesk, mean_score
+    from rubric_arm_lite.reward_model.trl import rubric_arm_reward
+    from rubric_arm_lite.reward_model.verdict import Verdict, majority
+
+__all__ = [
+    "JudgeDesk",
+    "PointwiseScore",
+    "RubricCache",
+    "RubricGenerator",
+    "RubricRewardModel",
+    "ScoreDesk",
+    "Verdict",
+    "check_compares",
+    "longest_prompt",
+    "majority",
+    "mean_score",
+    "rubric_arm_reward",
+]
+
+__getattr__ = lazy_door(
+    __name__,
+    {
+        "generator": ["RubricCache", "RubricGenerator"],
+        "judge": ["JudgeDesk", "longest_prompt"],
+        "model": ["RubricRewardModel", "check_compares"],
+        "pointwise": ["PointwiseScore", "ScoreDesk", "mean_score"],
+        "trl": ["rubric_arm_reward"],
+        "verdict": ["Verdict", "majority"],
+    },
+)

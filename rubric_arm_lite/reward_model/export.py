@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError, first_line
-from rubric_arm_lite.models.load import load_for_trainer, load_tokenizer
-from rubric_arm_lite.recipe.fields import ModelSettings, Recipe
-from rubric_arm_lite.recipe.load import dump_recipe
-from rubric_arm_lite.runs.states import adapter_folder, recipe_of_run
+from rubric_arm_lite.models import load_for_trainer, load_tokenizer
+from rubric_arm_lite.recipe import ModelSettings, Recipe, dump_recipe
+from rubric_arm_lite.runs import adapter_folder, recipe_of_run
 from rubric_arm_lite.types import ROLES, Role
 
 

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rubric_arm_lite.errors import CheckpointError
-from rubric_arm_lite.models.sampler import Sampler, Sampling
-from rubric_arm_lite.prompts.builder import PromptBuilder, prompt_hash
-from rubric_arm_lite.prompts.parsing import parse_rubric
-from rubric_arm_lite.recipe.seeds import derive_seed
+from rubric_arm_lite.models import Sampler, Sampling
+from rubric_arm_lite.prompts import PromptBuilder, parse_rubric, prompt_hash
+from rubric_arm_lite.recipe import derive_seed
 from rubric_arm_lite.types import (
     Criterion,
     CriterionKind,
@@ -110,7 +109,7 @@ class RubricCache:
         return cache
 
 
-class RubricWriter:
+class RubricGenerator:
     """Rubrics for prompts by the present generator, through the cache."""
 
     def __init__(self, sampler: Sampler, prompts: PromptBuilder, cache: RubricCache) -> None:
@@ -118,9 +117,9 @@ class RubricWriter:
         self.prompts = prompts
         self.cache = cache
 
-    def with_new_cache(self) -> RubricWriter:
+    def with_new_cache(self) -> RubricGenerator:
         """The same writer with an empty cache of its own."""
-        return RubricWriter(self.sampler, self.prompts, RubricCache(self.cache.capacity))
+        return RubricGenerator(self.sampler, self.prompts, RubricCache(self.cache.capacity))
 
     def write(
         self,

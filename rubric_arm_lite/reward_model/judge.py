@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from rubric_arm_lite.errors import ConfigError, DataError
-from rubric_arm_lite.models.sampler import ChatSampler, Sampler, Sampling
-from rubric_arm_lite.prompts.builder import PromptBuilder, prompt_hash
-from rubric_arm_lite.prompts.parsing import parse_judgement, parse_rubric
-from rubric_arm_lite.recipe.fields import Recipe
-from rubric_arm_lite.recipe.seeds import derive_seed
-from rubric_arm_lite.reward_model.generator import RubricWriter
+from rubric_arm_lite.models import ChatSampler, Sampler, Sampling
+from rubric_arm_lite.prompts import PromptBuilder, parse_judgement, parse_rubric, prompt_hash
+from rubric_arm_lite.recipe import Recipe, derive_seed
+from rubric_arm_lite.reward_model.generator import RubricGenerator
 from rubric_arm_lite.reward_model.verdict import Orders, Verdict, verdict_of
 from rubric_arm_lite.types import (
     Comparison,
@@ -86,7 +84,7 @@ class _Question:
 class Comparer:
     """Writes rubrics and judges pairs with one sampler, under the settings of a recipe."""
 
-    def __init__(self, model: ChatSampler, recipe: Recipe, prompts: PromptBuilder, writer: RubricWriter) -> None:
+    def __init__(self, model: ChatSampler, recipe: Recipe, prompts: PromptBuilder, writer: RubricGenerator) -> None:
         self._model = model
         self._recipe = recipe
         self._prompts = prompts

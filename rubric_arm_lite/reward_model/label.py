@@ -18,16 +18,15 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
-from rubric_arm_lite.data.pairs import load_responses, prompt_as_json
+from rubric_arm_lite.data import prompt_as_json
+from rubric_arm_lite.data.pairs import load_responses
 from rubric_arm_lite.errors import CheckpointError, DataError
-from rubric_arm_lite.models.sampler import Sampler
-from rubric_arm_lite.prompts.builder import prompt_hash
-from rubric_arm_lite.prompts.parsing import parse_rubric
+from rubric_arm_lite.models import Sampler
+from rubric_arm_lite.prompts import parse_rubric, prompt_hash
 from rubric_arm_lite.reward_model.judge import Case, given_rubric
 from rubric_arm_lite.reward_model.model import RubricRewardModel, check_compares
 from rubric_arm_lite.reward_model.verdict import Verdict
-from rubric_arm_lite.runs.directory import IfExists, atomic_write
-from rubric_arm_lite.runs.journal import Journal
+from rubric_arm_lite.runs import IfExists, Journal, atomic_write
 from rubric_arm_lite.types import ParseStatus, Prompt, Rubric, Side
 
 Reason = Literal["kept", "orders disagree", "no verdict", "rubric unusable", "too long", "equal responses"]

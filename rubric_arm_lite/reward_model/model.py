@@ -6,22 +6,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rubric_arm_lite.data.pairs import prompt_of
+from rubric_arm_lite.data import prompt_of
 from rubric_arm_lite.errors import ConfigError, DataError
-from rubric_arm_lite.models.sampler import ChatSampler
-from rubric_arm_lite.prompts.builder import PromptBuilder, Templates
-from rubric_arm_lite.recipe.fields import CheckpointPair, Recipe
-from rubric_arm_lite.recipe.load import load_recipe
-from rubric_arm_lite.reward_model.generator import RubricCache, RubricWriter
+from rubric_arm_lite.models import ChatSampler
+from rubric_arm_lite.prompts import PromptBuilder, Templates
+from rubric_arm_lite.recipe import Recipe, load_recipe
+from rubric_arm_lite.recipe.fields import CheckpointPair
+from rubric_arm_lite.reward_model.generator import RubricCache, RubricGenerator
 from rubric_arm_lite.reward_model.judge import Case, Comparer, Progress, TooLong
 from rubric_arm_lite.reward_model.pointwise import PointwiseScore, Scorer
 from rubric_arm_lite.reward_model.ranking import Method, Pair, Ranking, placed, play
 from rubric_arm_lite.reward_model.verdict import Orders, Verdict
-from rubric_arm_lite.runs.states import adapter_folder, recipe_of_run
+from rubric_arm_lite.runs import adapter_folder, recipe_of_run
 from rubric_arm_lite.types import ROLES, Prompt, Rubric, Side
 
 if TYPE_CHECKING:
-    from rubric_arm_lite.models.server import ServerSettings
+    from rubric_arm_lite.models import ServerSettings
 
 Request = Prompt | Sequence[Mapping[str, str]]
 """A prompt as it comes from a user: a text, or messages with ``role`` and ``content`` that end with the user's turn."""
@@ -42,7 +42,7 @@ class RubricRewardModel:
         self.recipe = recipe
         self.prompts = PromptBuilder(Templates.of(recipe.prompts), model.control_tokens())
         self.cache = RubricCache(recipe.cache.capacity)
-        self._comparer = Comparer(model, recipe, self.prompts, RubricWriter(model, self.prompts, self.cache))
+        self._comparer = Comparer(model, recipe, self.prompts, RubricGenerator(model, self.prompts, self.cache))
         self._scorer = Scorer(model, recipe, self.prompts, self._comparer)
 
     @classmethod
@@ -58,7 +58,7 @@ class RubricRewardModel:
         """
         import torch
 
-        from rubric_arm_lite.models.load import load_model
+        from rubric_arm_lite.models import load_model
 
         path = Path(run)
         recipe = recipe_of_run(path)
@@ -72,7 +72,7 @@ class RubricRewardModel:
     @classmethod
     def from_adapters(cls, recipe: Recipe, rubric: str | Path, judge: str | Path) -> RubricRewardModel:
         """Load two PEFT folders onto the recipe's base."""
-        from rubric_arm_lite.models.load import load_model
+        from rubric_arm_lite.models import load_model
 
         model = load_model(recipe.model, recipe.seed)
         model.load_adapter("rubric", Path(rubric))
@@ -114,7 +114,7 @@ class RubricRewardModel:
         Raises:
             BackendError: if the key's environment variable cannot be used.
         """
-        from rubric_arm_lite.models.server import ServerSampler
+        from rubric_arm_lite.models import ServerSampler
 
         return cls(ServerSampler(settings), recipe)
 

@@ -13,11 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rubric_arm_lite.errors import BackendError
-from rubric_arm_lite.models.sampler import ChatSampler, NextWords, Sampler, Sampling, WordReader
-from rubric_arm_lite.prompts.builder import PromptBuilder
-from rubric_arm_lite.prompts.pointwise import OUR_WORDS, Checks, answer_prefix, parse_checks
-from rubric_arm_lite.recipe.fields import PointwiseWords, Recipe
-from rubric_arm_lite.recipe.seeds import derive_seed
+from rubric_arm_lite.models import ChatSampler, NextWords, Sampler, Sampling, WordReader
+from rubric_arm_lite.prompts import Checks, PromptBuilder, parse_checks
+from rubric_arm_lite.prompts.pointwise import OUR_WORDS, answer_prefix
+from rubric_arm_lite.recipe import PointwiseWords, Recipe, derive_seed
 from rubric_arm_lite.reward_model.judge import CASES_AT_ONCE, Comparer, Progress, TooLong
 from rubric_arm_lite.types import Criterion, CriterionKind, Example, ParseStatus, Prompt, Rubric
 

@@ -16,9 +16,10 @@ from typing import Any, Literal
 import torch
 from transformers import TrainerCallback
 
-from rubric_arm_lite.data.pairs import answer_of, prompt_of
+from rubric_arm_lite.data import prompt_of
+from rubric_arm_lite.data.pairs import answer_of
 from rubric_arm_lite.errors import ConfigError, DataError
-from rubric_arm_lite.prompts.builder import prompt_hash
+from rubric_arm_lite.prompts import prompt_hash
 from rubric_arm_lite.reward_model.judge import Case
 from rubric_arm_lite.reward_model.model import RubricRewardModel, check_compares
 from rubric_arm_lite.reward_model.verdict import Verdict

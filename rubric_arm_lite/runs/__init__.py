@@ -1,1 +1,26 @@
-"""Room."""
+"""Run directories: the only code that writes results, safe against ``kill -9`` at any moment.
+
+Enter: log rows, checkpoints and stages that are done. Leave: ``runs/NAME`` with its commit point, journals that let a
+killed job resume, and what a finished run holds (recipe, adapters, states).
+"""
+
+from __future__ import annotations
+
+from rubric_arm_lite.runs.directory import IfExists, RunDirectory, atomic_write, explained_disk_errors, package_versions
+from rubric_arm_lite.runs.journal import Journal
+from rubric_arm_lite.runs.logs import read_jsonl, read_object
+from rubric_arm_lite.runs.states import adapter_folder, recipe_of, recipe_of_run
+
+__all__ = [
+    "IfExists",
+    "Journal",
+    "RunDirectory",
+    "adapter_folder",
+    "atomic_write",
+    "explained_disk_errors",
+    "package_versions",
+    "read_jsonl",
+    "read_object",
+    "recipe_of",
+    "recipe_of_run",
+]

@@ -331,7 +331,7 @@ def is_disk_full(error: OSError) -> bool:
 
 @contextmanager
 def explained_disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk into one clear error; what was committed before stays."""
+    """RoleStep a full disk into one clear error; what was committed before stays."""
     try:
         yield
     except OSError as error:

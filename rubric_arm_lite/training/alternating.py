@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rubric_arm_lite.models.sampler import Sampler, Sampling
-from rubric_arm_lite.recipe.seeds import derive_seed
+from rubric_arm_lite.models import Sampler, Sampling
+from rubric_arm_lite.recipe import derive_seed
 from rubric_arm_lite.training.advantages import GroupAdvantages, group_advantages
 from rubric_arm_lite.training.phases import Phase
-from rubric_arm_lite.training.schedule import GRPORecipe, Slot, batch_of_step, part_of_data, steps_in_phase
+from rubric_arm_lite.training.schedule import GRPORecipe, ScheduledPhase, batch_of_step, part_of_data, steps_in_phase
 from rubric_arm_lite.types import PromptBlock, Reward, Role, RolloutGroup, StepMetrics
 
 
@@ -36,7 +36,7 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class RoleStep:
     """One role's share of a step: what it wrote, earned and learned from."""
 
     role: Role
@@ -49,14 +49,14 @@ class Turn:
 class Hooks:
     """Called by the loop; ``after_step`` returns whether the phase may end before its last step."""
 
-    before_phase: Callable[[Slot, int], None]
-    after_step: Callable[[Slot, int, list[tuple[Turn, StepMetrics]]], bool]
-    after_phase: Callable[[Slot], None]
+    before_phase: Callable[[ScheduledPhase, int], None]
+    after_step: Callable[[ScheduledPhase, int, list[tuple[RoleStep, StepMetrics]]], bool]
+    after_phase: Callable[[ScheduledPhase], None]
 
 
 def alternate(
     recipe: GRPORecipe,
-    schedule: Sequence[Slot],
+    schedule: Sequence[ScheduledPhase],
     phases: Mapping[Role, Phase],
     blocks: Sequence[PromptBlock],
     sampler: Sampler,
@@ -72,16 +72,16 @@ def alternate(
         hooks.before_phase(slot, steps)
         for step in range(start.step if slot.index == start.slot else 0, steps):
             # Both roles of a simultaneous step roll out before either is updated.
-            turns = [play(recipe, phases[role], part, sampler, slot, step) for role in slot.roles]
+            turns = [rollout_step(recipe, phases[role], part, sampler, slot, step) for role in slot.roles]
             done = [(turn, learner.update(turn.role, turn.groups, turn.advantages)) for turn in turns]
             if hooks.after_step(slot, step, done):
                 break
         hooks.after_phase(slot)
 
 
-def play(
-    recipe: GRPORecipe, phase: Phase, part: Sequence[PromptBlock], sampler: Sampler, slot: Slot, step: int
-) -> Turn:
+def rollout_step(
+    recipe: GRPORecipe, phase: Phase, part: Sequence[PromptBlock], sampler: Sampler, slot: ScheduledPhase, step: int
+) -> RoleStep:
     """Prepare, sample and score one step of one role."""
     settings = recipe.grpo(phase.role)
     seed = derive_seed(recipe.seed, slot.cycle, phase.role, step)
@@ -89,4 +89,4 @@ def play(
     sampling = Sampling(settings.max_completion_length, settings.num_generations, settings.temperature)
     groups = sampler.sample(phase.role, examples, sampling)
     rewards = phase.score(groups, seed)
-    return Turn(phase.role, groups, rewards, [group_advantages(r, settings.scale_rewards) for r in rewards])
+    return RoleStep(phase.role, groups, rewards, [group_advantages(r, settings.scale_rewards) for r in rewards])

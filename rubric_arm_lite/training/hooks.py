@@ -10,24 +10,21 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rubric_arm_lite.errors import TrainingError
-from rubric_arm_lite.evaluation.caveats import still_doubts, still_phases
-from rubric_arm_lite.evaluation.evaluate import Evaluation
-from rubric_arm_lite.evaluation.run import make_evaluator
-from rubric_arm_lite.models.sampler import Sampler
-from rubric_arm_lite.prompts.builder import PromptBuilder
-from rubric_arm_lite.recipe.fields import Recipe
-from rubric_arm_lite.reward_model.generator import RubricWriter
-from rubric_arm_lite.reward_model.judge import JudgeDesk
-from rubric_arm_lite.reward_model.pointwise import ScoreDesk
-from rubric_arm_lite.training.alternating import Hooks, Position, Turn, alternate
+from rubric_arm_lite.evaluation import Evaluation, make_evaluator
+from rubric_arm_lite.evaluation.caveats import no_gradient_caveats, phases_without_gradient
+from rubric_arm_lite.models import Sampler
+from rubric_arm_lite.prompts import PromptBuilder
+from rubric_arm_lite.recipe import Recipe
+from rubric_arm_lite.reward_model import JudgeDesk, RubricGenerator, ScoreDesk
+from rubric_arm_lite.training.alternating import Hooks, Position, RoleStep, alternate
 from rubric_arm_lite.training.phases import JudgePhase, Phase, RubricPhase
 from rubric_arm_lite.training.pointwise_phases import PointwiseJudgePhase, PointwiseRubricPhase
-from rubric_arm_lite.training.schedule import Slot, slots
+from rubric_arm_lite.training.schedule import ScheduledPhase, scheduled_phases
 from rubric_arm_lite.training.state import RunParts
 from rubric_arm_lite.types import ROLES, Role, StepMetrics
 
 
-def rollout_rows(slot: Slot, step: int, turn: Turn) -> Iterator[dict[str, Any]]:
+def rollout_rows(slot: ScheduledPhase, step: int, turn: RoleStep) -> Iterator[dict[str, Any]]:
     """What a step sampled and what it earned, one row per group for the log."""
     for group, rewards, advantages in zip(turn.groups, turn.rewards, turn.advantages, strict=True):
         samples = [
@@ -50,7 +47,7 @@ def rollout_rows(slot: Slot, step: int, turn: Turn) -> Iterator[dict[str, Any]]:
         }
 
 
-def summarise(turn: Turn, metrics: StepMetrics, measured: dict[str, float]) -> dict[str, float]:
+def summarise(turn: RoleStep, metrics: StepMetrics, measured: dict[str, float]) -> dict[str, float]:
     """One step's values for the log."""
     rewards = [reward for group in turn.rewards for reward in group]
     samples = [sample for group in turn.groups for sample in group.samples]
@@ -87,7 +84,7 @@ class AlternatingStage:
             TrainingError: if a frozen adapter changed, or processes no longer agree.
         """
         parts = self.parts
-        order = slots(parts.recipe.schedule)
+        order = scheduled_phases(parts.recipe.schedule)
         position = Position(*parts.directory.state.position)
         if position.slot < len(order):
             hooks = Hooks(self._before_phase, self._after_step, self._after_phase)
@@ -95,13 +92,13 @@ class AlternatingStage:
                 parts.recipe, order, self._phases, parts.data.train, parts.sampler, parts.learner, hooks, position
             )
 
-    def _before_phase(self, slot: Slot, steps: int) -> None:
+    def _before_phase(self, slot: ScheduledPhase, steps: int) -> None:
         names = [*(role for role in ROLES if role not in slot.roles), "rubric_ref", "judge_ref"]
         self._frozen = {name: self.parts.model.fingerprint(name) for name in names}
         self._began, self._tokens = time.perf_counter(), self.parts.sampler.tokens_written
         self.parts.watcher.stage(slot.label, steps)
 
-    def _after_step(self, slot: Slot, step: int, done: list[tuple[Turn, StepMetrics]]) -> bool:
+    def _after_step(self, slot: ScheduledPhase, step: int, done: list[tuple[RoleStep, StepMetrics]]) -> bool:
         """Log what each role did; whether the recipe's ``until`` ends the phase here."""
         directory = self.parts.directory
         for turn, metrics in done:
@@ -125,7 +122,7 @@ class AlternatingStage:
             directory.commit(self.parts.save, position=(slot.index, step + 1), keep=self._keep)
         return ended
 
-    def _after_phase(self, slot: Slot) -> None:
+    def _after_phase(self, slot: ScheduledPhase) -> None:
         parts = self.parts
         for name, fingerprint in self._frozen.items():
             if parts.model.fingerprint(name) != fingerprint:
@@ -139,12 +136,12 @@ class AlternatingStage:
         self._say_if_still(slot)
         parts.directory.commit(parts.save, position=(slot.index + 1, 0), keep=self._keep)
 
-    def _say_if_still(self, slot: Slot) -> None:
+    def _say_if_still(self, slot: ScheduledPhase) -> None:
         """Say so if no step of this phase, those before a resume included, had anything to learn from."""
         logged = self.parts.directory.read_log("metrics.jsonl") if self.parts.directory.writes else ()
         steps = [row for row in logged if row["kind"] == "step" and row["slot"] == slot.index]
-        for doubt in still_doubts(still_phases((row["phase"], row["role"], row) for row in steps)):
-            self.parts.watcher.note(doubt)
+        for caveat in no_gradient_caveats(phases_without_gradient((row["phase"], row["role"], row) for row in steps)):
+            self.parts.watcher.note(caveat)
 
     def _check_same_weights(self, phase: str) -> None:
         """All processes have stepped with the same gradients, so their adapters are the same to the last bit."""
@@ -155,7 +152,7 @@ class AlternatingStage:
                     "the same kind of device; resume with those."
                 )
 
-    def _reached(self, slot: Slot, step: int) -> bool:
+    def _reached(self, slot: ScheduledPhase, step: int) -> bool:
         """Whether the recipe's ``until`` ends this phase after this step."""
         until = self.parts.recipe.schedule.until
         if until is None or until.phase not in slot.roles or (step + 1) % until.every:
@@ -173,7 +170,7 @@ class AlternatingStage:
         return value >= until.at_least
 
 
-def make_phases(recipe: Recipe, sampler: Sampler, writer: RubricWriter, prompts: PromptBuilder) -> dict[Role, Phase]:
+def make_phases(recipe: Recipe, sampler: Sampler, writer: RubricGenerator, prompts: PromptBuilder) -> dict[Role, Phase]:
     """The phases of both roles."""
     if recipe.reward.judge == "pointwise":
         desk = ScoreDesk(sampler, prompts, recipe.prompts.pointwise_words)

@@ -16,10 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rubric_arm_lite.errors import CheckpointError, TrainingError
-from rubric_arm_lite.models.adapter_model import TwoAdapterModel
-from rubric_arm_lite.models.memory import TokenBudget, is_out_of_memory, release, token_budget
+from rubric_arm_lite.models import ALONE, AdapterModel, Processes, TokenBudget, release
+from rubric_arm_lite.models.memory import is_out_of_memory, token_budget
 from rubric_arm_lite.models.optimizers import make_optimizer, put_state, state_of
-from rubric_arm_lite.models.parallel import ALONE, Processes
 from rubric_arm_lite.models.shared_prefix.batching import (
     Row,
     RowBatch,
@@ -28,7 +27,7 @@ from rubric_arm_lite.models.shared_prefix.batching import (
     make_rows,
     micro_batches,
 )
-from rubric_arm_lite.recipe.fields import GRPOSettings
+from rubric_arm_lite.recipe import GRPOSettings
 from rubric_arm_lite.training.advantages import GroupAdvantages
 from rubric_arm_lite.training.losses import grpo_loss
 from rubric_arm_lite.training.schedule import GRPORecipe
@@ -39,9 +38,9 @@ HALF_SCALE = 2.0**16
 
 
 class Learner:
-    """Updates the adapters of a :class:`TwoAdapterModel`."""
+    """Updates the adapters of a :class:`AdapterModel`."""
 
-    def __init__(self, model: TwoAdapterModel, recipe: GRPORecipe, processes: Processes = ALONE) -> None:
+    def __init__(self, model: AdapterModel, recipe: GRPORecipe, processes: Processes = ALONE) -> None:
         self.model = model
         self.processes = processes
         self.recipe = recipe

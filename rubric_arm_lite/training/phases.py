@@ -13,13 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from rubric_arm_lite.models.sampler import Sampling
-from rubric_arm_lite.prompts.builder import PromptBuilder
-from rubric_arm_lite.prompts.parsing import parse_judgement, parse_rubric
-from rubric_arm_lite.recipe.fields import Recipe
-from rubric_arm_lite.recipe.seeds import derive_seed
-from rubric_arm_lite.reward_model.generator import RubricWriter
-from rubric_arm_lite.reward_model.judge import JudgeDesk
+from rubric_arm_lite.models import Sampling
+from rubric_arm_lite.prompts import PromptBuilder, parse_judgement, parse_rubric
+from rubric_arm_lite.recipe import Recipe, derive_seed
+from rubric_arm_lite.reward_model import JudgeDesk, RubricGenerator
 from rubric_arm_lite.training.rewards import judge_reward, rubric_reward
 from rubric_arm_lite.types import (
     Comparison,
@@ -81,7 +78,7 @@ class JudgePhase:
 
     role: Role = "judge"
 
-    def __init__(self, recipe: Recipe, writer: RubricWriter, prompts: PromptBuilder) -> None:
+    def __init__(self, recipe: Recipe, writer: RubricGenerator, prompts: PromptBuilder) -> None:
         self._reward = recipe.reward
         self._rubrics_per_prompt = recipe.cache.rubrics_per_prompt
         self._sampling = Sampling(recipe.rubric.max_completion_length, 1, recipe.reward.rubric_temperature)

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rubric_arm_lite.data.load import read_blocks, read_pairs
+from rubric_arm_lite.data import read_pairs
+from rubric_arm_lite.data.load import read_blocks
 from rubric_arm_lite.data.pairs import blocks_from_pairs
 from rubric_arm_lite.data.testbed import TRAIN_PROMPTS, base_folder
 from rubric_arm_lite.errors import ConfigError, DataError, first_line
-from rubric_arm_lite.recipe.fields import GRPOSettings, ModelSettings, Recipe, SFTSettings
-from rubric_arm_lite.training.schedule import slots
+from rubric_arm_lite.recipe import GRPOSettings, ModelSettings, Recipe, SFTSettings
+from rubric_arm_lite.training.schedule import scheduled_phases
 from rubric_arm_lite.types import Role
 
 
@@ -44,7 +45,7 @@ def length_of(recipe: Recipe) -> Length:
     """Steps and tokens of a cycle of the roles that are trained."""
     if recipe.model.checkpoints is not None:
         return Length()
-    roles = list(dict.fromkeys(role for slot in slots(recipe.schedule) for role in slot.roles))
+    roles = list(dict.fromkeys(role for slot in scheduled_phases(recipe.schedule) for role in slot.roles))
     unset = [role for role in roles if recipe.grpo(role).max_steps is None]
     prompts, problem = _training_prompts(recipe) if unset else (None, "")
     steps: dict[Role, int] = {}

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rubric_arm_lite.prompts.parsing import parse_rubric
-from rubric_arm_lite.prompts.pointwise import Checks, parse_checks
-from rubric_arm_lite.recipe.fields import Recipe
-from rubric_arm_lite.recipe.seeds import derive_seed
-from rubric_arm_lite.reward_model.generator import RubricWriter
-from rubric_arm_lite.reward_model.pointwise import ScoreDesk, Sheet, mean_score
+from rubric_arm_lite.prompts import Checks, parse_checks, parse_rubric
+from rubric_arm_lite.recipe import Recipe, derive_seed
+from rubric_arm_lite.reward_model import RubricGenerator, ScoreDesk, mean_score
+from rubric_arm_lite.reward_model.pointwise import Sheet
 from rubric_arm_lite.training.phases import GeneratorPhase, JudgePhase
 from rubric_arm_lite.training.rewards import pointwise_judge_rewards, pointwise_rubric_rewards
 from rubric_arm_lite.types import Comparison, Example, Reward, RolloutGroup, Rubric, Side
@@ -24,7 +22,7 @@ from rubric_arm_lite.types import Comparison, Example, Reward, RolloutGroup, Rub
 class PointwiseJudgePhase(JudgePhase):
     """Generator frozen: a sample earns +1 if its score is on the right side of the other response's mean score."""
 
-    def __init__(self, recipe: Recipe, writer: RubricWriter, desk: ScoreDesk) -> None:
+    def __init__(self, recipe: Recipe, writer: RubricGenerator, desk: ScoreDesk) -> None:
         super().__init__(recipe, writer, desk.prompts)
         self._desk = desk
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rubric_arm_lite.evaluation.metrics import TIE, format_reward, is_correct, preferred_margin
-from rubric_arm_lite.recipe.fields import RewardSettings
+from rubric_arm_lite.evaluation import is_correct
+from rubric_arm_lite.evaluation.metrics import TIE, format_reward, preferred_margin
+from rubric_arm_lite.recipe import RewardSettings
 from rubric_arm_lite.types import Comparison, Judgement, Reward, Rubric, Side
 
 

@@ -17,12 +17,11 @@ from typing import Any
 import torch
 
 from rubric_arm_lite.errors import CheckpointError, ConfigError
-from rubric_arm_lite.evaluation.caveats import few_pairs_doubt, unparsed_doubt
-from rubric_arm_lite.evaluation.evaluate import Evaluation, Players
-from rubric_arm_lite.models.adapter_model import TwoAdapterModel
-from rubric_arm_lite.models.parallel import ALONE, Processes
-from rubric_arm_lite.recipe.fields import Recipe
-from rubric_arm_lite.runs.directory import RunDirectory, package_versions
+from rubric_arm_lite.evaluation import AdapterPair, Evaluation
+from rubric_arm_lite.evaluation.caveats import few_pairs_caveats, unparsed_caveats
+from rubric_arm_lite.models import ALONE, AdapterModel, Processes
+from rubric_arm_lite.recipe import Recipe
+from rubric_arm_lite.runs import RunDirectory, package_versions
 from rubric_arm_lite.training.hooks import AlternatingStage
 from rubric_arm_lite.training.schedule import STAGES
 from rubric_arm_lite.training.state import RunParts, Watcher
@@ -30,7 +29,7 @@ from rubric_arm_lite.training.warmup import role_examples, rows_of_testbed, upda
 from rubric_arm_lite.types import ROLES, Role
 
 
-def versions(model: TwoAdapterModel) -> dict[str, Any]:
+def versions(model: AdapterModel) -> dict[str, Any]:
     """What this run was made with: packages, machine, and the git revision where there is one."""
     names = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes")
     found: dict[str, Any] = dict(package_versions(names))
@@ -53,10 +52,10 @@ def _git_revision() -> str | None:
 
 
 CROSS_PLAY = {
-    "warm-up judge, warm-up rubrics": Players("rubric_ref", "judge_ref"),
-    "trained judge, warm-up rubrics": Players("rubric_ref", "judge"),
-    "warm-up judge, trained rubrics": Players("rubric", "judge_ref"),
-    "trained judge, trained rubrics": Players("rubric", "judge"),
+    "warm-up judge, warm-up rubrics": AdapterPair("rubric_ref", "judge_ref"),
+    "trained judge, warm-up rubrics": AdapterPair("rubric_ref", "judge"),
+    "warm-up judge, trained rubrics": AdapterPair("rubric", "judge_ref"),
+    "trained judge, trained rubrics": AdapterPair("rubric", "judge"),
 }
 
 
@@ -88,8 +87,8 @@ class Run:
                 f"{self.parts.data.too_long} pairs are longer than model.max_context ({self.recipe.model.max_context} "
                 "tokens) and were left out."
             )
-        for doubt in few_pairs_doubt(len(self.parts.evaluator.pairs)):
-            self.watcher.note(doubt)
+        for caveat in few_pairs_caveats(len(self.parts.evaluator.pairs)):
+            self.watcher.note(caveat)
         if self.directory.state.stages:
             self._check_same_data()
         else:
@@ -101,7 +100,7 @@ class Run:
             started, tokens = time.perf_counter(), self.parts.sampler.tokens_written
             match stage:
                 case "base":
-                    self._evaluate("base", Players(None, None))
+                    self._evaluate("base", AdapterPair(None, None))
                     self.directory.commit(stage=stage)
                 case "warmup-rubric":
                     self._warm_up("rubric", stage)
@@ -156,7 +155,7 @@ class Run:
                 "data, or start anew under another name."
             )
 
-    def _evaluate(self, name: str, players: Players | None = None, votes: int = 1) -> Evaluation:
+    def _evaluate(self, name: str, players: AdapterPair | None = None, votes: int = 1) -> Evaluation:
         self.watcher.stage(f"evaluate {name}", 1)
         evaluation = self.parts.evaluator.evaluate(name, players, votes)
         self.directory.append("metrics.jsonl", {"kind": "evaluation", "name": name, **evaluation.values})
@@ -166,8 +165,8 @@ class Run:
         )
         self.watcher.evaluated(evaluation)
         if name == "warm-up":  # the base is not expected to know the form, and the report says it of the end
-            for doubt in unparsed_doubt(evaluation.values, self.recipe.evaluation.unparsed_value):
-                self.watcher.note(doubt)
+            for caveat in unparsed_caveats(evaluation.values, self.recipe.evaluation.unparsed_value):
+                self.watcher.note(caveat)
         return evaluation
 
     def _warm_up(self, role: Role, stage: str) -> None:

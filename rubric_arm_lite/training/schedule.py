@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rubric_arm_lite.recipe.fields import GRPOSettings, Order, ScheduleSettings
+from rubric_arm_lite.recipe import GRPOSettings, ScheduleSettings
+from rubric_arm_lite.recipe.fields import Order
 from rubric_arm_lite.types import PromptBlock, Role
 
 STAGES = ("base", "warmup-rubric", "warmup-judge", "warmup", "alternating", "cross-play", "final")
@@ -22,7 +23,7 @@ _PHASES: dict[Order, tuple[tuple[Role, ...], ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class ScheduledPhase:
     """One phase of the schedule: the roles whose adapters are updated in it, on the data of its cycle."""
 
     index: int
@@ -53,10 +54,10 @@ class GRPORecipe(Protocol):
         ...
 
 
-def slots(settings: ScheduleSettings) -> list[Slot]:
+def scheduled_phases(settings: ScheduleSettings) -> list[ScheduledPhase]:
     """All phases in order."""
     phases = [(cycle, roles) for cycle in range(settings.cycles) for roles in _PHASES[settings.order]]
-    return [Slot(index, cycle, roles) for index, (cycle, roles) in enumerate(phases)]
+    return [ScheduledPhase(index, cycle, roles) for index, (cycle, roles) in enumerate(phases)]
 
 
 def part_of_data(blocks: Sequence[PromptBlock], cycle: int, cycles: int) -> Sequence[PromptBlock]:

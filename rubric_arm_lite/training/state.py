@@ -8,21 +8,15 @@ from typing import Protocol
 
 import torch
 
-from rubric_arm_lite.data.load import load_data
-from rubric_arm_lite.data.pairs import WarmupRow
-from rubric_arm_lite.data.trajectories import read_trajectories
+from rubric_arm_lite.data import WarmupRow, load_data, read_trajectories
 from rubric_arm_lite.errors import CheckpointError
-from rubric_arm_lite.evaluation.evaluate import Evaluation
-from rubric_arm_lite.evaluation.run import make_evaluator
-from rubric_arm_lite.models.adapter_model import TwoAdapterModel
-from rubric_arm_lite.models.load import load_model
-from rubric_arm_lite.models.parallel import Processes, SpreadSampler
-from rubric_arm_lite.models.sampler import Sampler
-from rubric_arm_lite.prompts.builder import PromptBuilder, Templates, prompt_hash
-from rubric_arm_lite.recipe.fields import Recipe
-from rubric_arm_lite.reward_model.generator import RubricCache, RubricWriter
-from rubric_arm_lite.reward_model.judge import longest_prompt
-from rubric_arm_lite.runs.directory import RunDirectory
+from rubric_arm_lite.evaluation import Evaluation, make_evaluator
+from rubric_arm_lite.models import AdapterModel, Processes, Sampler, load_model
+from rubric_arm_lite.models.parallel import SpreadSampler
+from rubric_arm_lite.prompts import PromptBuilder, Templates, prompt_hash
+from rubric_arm_lite.recipe import Recipe
+from rubric_arm_lite.reward_model import RubricCache, RubricGenerator, longest_prompt
+from rubric_arm_lite.runs import RunDirectory
 from rubric_arm_lite.training.learner import Learner
 
 
@@ -57,7 +51,7 @@ class RunParts:
         self.watcher = watcher
         if recipe.threads is not None:
             torch.set_num_threads(recipe.threads)
-        self.model: TwoAdapterModel = load_model(recipe.model, recipe.seed)
+        self.model: AdapterModel = load_model(recipe.model, recipe.seed)
         self.prompts = PromptBuilder(Templates.of(recipe.prompts), self.model.control_tokens())
         self.data = load_data(recipe, lambda pair: longest_prompt(pair, recipe, self.model, self.prompts))
         self.warmup_rows: list[WarmupRow] = []
@@ -71,7 +65,7 @@ class RunParts:
             self.warmup_rows, self.counts = found[0], (*self.counts, found[1])
         self.cache = RubricCache(recipe.cache.capacity)
         self.sampler: Sampler = self.model if processes.world == 1 else SpreadSampler(self.model, processes)
-        self.writer = RubricWriter(self.sampler, self.prompts, self.cache)
+        self.writer = RubricGenerator(self.sampler, self.prompts, self.cache)
         self.learner = Learner(self.model, recipe, processes)
         self.evaluator = make_evaluator(
             recipe, self.sampler, self.writer, recipe.evaluation, self.data.test, self.data.recall

@@ -18,14 +18,15 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from rubric_arm_lite.data.pairs import prompt_as_json
+from rubric_arm_lite.data import prompt_as_json
 from rubric_arm_lite.errors import ConfigError
-from rubric_arm_lite.evaluation.metrics import is_correct
-from rubric_arm_lite.models.sampler import ChatSampler, Sampling
-from rubric_arm_lite.prompts.builder import ContrastPrompts, PromptBuilder, Templates, prompt_text
-from rubric_arm_lite.prompts.parsing import fold, parse_rubric
-from rubric_arm_lite.recipe.seeds import derive_seed
-from rubric_arm_lite.reward_model.judge import JudgeDesk
+from rubric_arm_lite.evaluation import is_correct
+from rubric_arm_lite.models import ChatSampler, Sampling
+from rubric_arm_lite.prompts import PromptBuilder, Templates, parse_rubric, prompt_text
+from rubric_arm_lite.prompts.builder import ContrastPrompts
+from rubric_arm_lite.prompts.parsing import fold
+from rubric_arm_lite.recipe import derive_seed
+from rubric_arm_lite.reward_model import JudgeDesk
 from rubric_arm_lite.types import Comparison, Example, Judgement, ParseStatus, PreferencePair, Rubric, Side
 
 PHRASE_WORDS = 4

@@ -12,14 +12,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rubric_arm_lite.data.pairs import WarmupRow
+from rubric_arm_lite.data import WarmupRow
 from rubric_arm_lite.errors import ConfigError, DataError, TrainingError
-from rubric_arm_lite.models.adapter_model import TwoAdapterModel
-from rubric_arm_lite.models.parallel import ALONE, Processes
-from rubric_arm_lite.prompts.builder import PromptBuilder
-from rubric_arm_lite.prompts.parsing import parse_rubric
-from rubric_arm_lite.recipe.fields import PointwiseWords, SFTSettings, WarmupSettings
-from rubric_arm_lite.recipe.seeds import derive_seed
+from rubric_arm_lite.models import ALONE, AdapterModel, Processes
+from rubric_arm_lite.prompts import PromptBuilder, parse_rubric
+from rubric_arm_lite.recipe import PointwiseWords, SFTSettings, WarmupSettings, derive_seed
 from rubric_arm_lite.types import Role, Rubric
 
 LARGE_VOCABULARY = 32768
@@ -29,7 +26,7 @@ COMPLETE = "COMPLETE"
 
 
 def role_examples(
-    rows: Sequence[WarmupRow], role: Role, model: TwoAdapterModel, prompts: PromptBuilder
+    rows: Sequence[WarmupRow], role: Role, model: AdapterModel, prompts: PromptBuilder
 ) -> tuple[list[tuple[list[int], list[int]]], int]:
     """(prompt ids, completion ids) of one role, and how many rows were too long for the context.
 
@@ -67,7 +64,7 @@ def role_examples(
 
 
 def warm_up_role(
-    model: TwoAdapterModel,
+    model: AdapterModel,
     role: Role,
     examples: Sequence[tuple[list[int], list[int]]],
     settings: SFTSettings,

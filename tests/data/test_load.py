@@ -418,8 +418,8 @@ def test_a_survey_of_trajectories_by_hand() -> None:
 # --- the Hub --------------------------------------------------------------------------------------------------------
 
 READ = """
-from rubric_arm_lite.config import DataSettings
-from rubric_arm_lite.sources.reading import read_pairs
+from rubric_arm_lite.recipe import DataSettings
+from rubric_arm_lite.data.load import read_pairs
 for streaming in (False, True):
     for source in ("nvidia/HelpSteer3", "HuggingFaceH4/ultrafeedback_binarized"):
         pairs, counts = read_pairs(DataSettings(source=source, streaming=streaming), 0)

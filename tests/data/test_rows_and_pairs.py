@@ -500,7 +500,7 @@ def test_pairs_round_trip(tmp_path: Path, rows: list[tuple[str, str, str]]) -> N
 
 def test_importing_the_reader_imports_no_heavy_library() -> None:
     code = (
-        "import sys, rubric_arm_lite.data.pairs, rubric_arm_lite.recipe_file;"
+        "import sys, rubric_arm_lite.data.pairs, rubric_arm_lite.recipe.load;"
         "print([m for m in ('torch', 'transformers', 'datasets', 'pyarrow', 'pandas') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

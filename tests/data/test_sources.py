@@ -168,7 +168,7 @@ def test_offline_is_one_clear_error() -> None:
 READ = """
 import json, sys
 from rubric_arm_lite.errors import DataError
-from rubric_arm_lite.sources.opening import open_rows
+from rubric_arm_lite.data.sources import open_rows
 found = []
 for source, choices in json.loads(sys.argv[1]):
     try:

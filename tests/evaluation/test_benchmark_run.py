@@ -322,7 +322,7 @@ def test_a_killed_evaluation_of_1000_pairs_asks_nothing_twice_and_ends_the_same(
 CHILD = """
 import sys, time
 from pathlib import Path
-from tests.test_benchmark_suite import by_text, evaluate_benchmarks, of_file, reward_model
+from tests.evaluation.test_benchmark_run import by_text, evaluate_benchmarks, of_file, reward_model
 
 def slow(a, b, rubric, index):
     time.sleep(0.002)

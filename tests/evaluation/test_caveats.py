@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from rubric_arm_lite.evaluation.caveats import (
-    StillPhase,
-    evaluation_doubts,
-    few_pairs_doubt,
-    still_doubts,
-    still_phases,
-    unparsed_doubt,
+    PhaseWithoutGradient,
+    evaluation_caveats,
+    few_pairs_caveats,
+    no_gradient_caveats,
+    phases_without_gradient,
+    unparsed_caveats,
 )
 from rubric_arm_lite.recipe.load import load_recipe
 from rubric_arm_lite.report.read import read_run
@@ -26,33 +26,33 @@ from tests.training.test_run import execute
 
 
 def test_most_judgements_without_a_verdict() -> None:
-    assert unparsed_doubt({"unparsed": 0.499}, 0.5) == []
-    (text,) = unparsed_doubt({"unparsed": 0.5}, 0.5)
+    assert unparsed_caveats({"unparsed": 0.499}, 0.5) == []
+    (text,) = unparsed_caveats({"unparsed": 0.5}, 0.5)
     assert text.startswith("50.0% of the judgements name no winner and count ½ each, so this accuracy says nothing")
     assert "Give the judge a warm-up (warmup.source), or try another prompts.judge_template." in text
-    assert "count 0 each" in unparsed_doubt({"unparsed": 1.0}, 0.0)[0]
-    assert "count evaluation.unparsed_value each" in unparsed_doubt({"unparsed": 1.0}, None)[0]
+    assert "count 0 each" in unparsed_caveats({"unparsed": 1.0}, 0.0)[0]
+    assert "count evaluation.unparsed_value each" in unparsed_caveats({"unparsed": 1.0}, None)[0]
 
 
 def test_the_generator_is_to_blame_where_its_rubrics_cannot_be_read() -> None:
-    (text,) = unparsed_doubt({"unparsed": 1.0, "rubric_usable": 0.125}, 0.5)
+    (text,) = unparsed_caveats({"unparsed": 1.0, "rubric_usable": 0.125}, 0.5)
     assert "Only 12.5% of the rubrics" in text and "prompts.rubric_template" in text
 
 
 def test_a_pointwise_judge_has_pairs_without_scores() -> None:
-    (text,) = unparsed_doubt({"unparsed": 0.75, "tie_rate": 0.0}, 0.5)
+    (text,) = unparsed_caveats({"unparsed": 0.75, "tie_rate": 0.0}, 0.5)
     assert text.startswith("75.0% of the pairs have no scores") and "prompts.pointwise_template" in text
 
 
 @pytest.mark.parametrize(("pairs", "said"), [(0, None), (1, "Only 1 held-out pair:"), (19, "by 5 points"), (20, None)])
 def test_few_pairs(pairs: int, said: str | None) -> None:
-    found = few_pairs_doubt(pairs)
+    found = few_pairs_caveats(pairs)
     assert found == [] if said is None else said in found[0]
-    assert evaluation_doubts({"pairs": float(pairs), "unparsed": 0.0}, 0.5) == found
+    assert evaluation_caveats({"pairs": float(pairs), "unparsed": 0.0}, 0.5) == found
 
 
-def test_values_of_an_older_run_raise_no_doubts() -> None:
-    assert evaluation_doubts({"accuracy": 0.5}, 0.5) == []
+def test_values_of_an_older_run_raise_no_caveats() -> None:
+    assert evaluation_caveats({"accuracy": 0.5}, 0.5) == []
 
 
 # --- phases ---------------------------------------------------------------------------------------------------------
@@ -72,22 +72,25 @@ def test_a_phase_is_still_only_as_a_whole() -> None:
         ("rubric 2", "rubric", step(0.0, updates=1.0)),
         ("judge 3", "judge", {}),
     ]
-    assert still_phases(steps) == [
-        StillPhase("rubric 1", "rubric", True, False),
-        StillPhase("judge 2", "judge", False, False),
-        StillPhase("rubric 2", "rubric", True, True),
+    assert phases_without_gradient(steps) == [
+        PhaseWithoutGradient("rubric 1", "rubric", True, False),
+        PhaseWithoutGradient("judge 2", "judge", False, False),
+        PhaseWithoutGradient("rubric 2", "rubric", True, True),
     ]
 
 
 def test_phases_that_are_alike_share_a_text() -> None:
-    stills = [StillPhase(f"judge {i}", "judge", True, False) for i in (1, 2, 3)]
-    stills += [StillPhase("rubric 1", "rubric", True, True), StillPhase("judge 4", "judge", False, False)]
-    judge, rubric, unasked = still_doubts(stills)
+    stills = [PhaseWithoutGradient(f"judge {i}", "judge", True, False) for i in (1, 2, 3)]
+    stills += [
+        PhaseWithoutGradient("rubric 1", "rubric", True, True),
+        PhaseWithoutGradient("judge 4", "judge", False, False),
+    ]
+    judge, rubric, unasked = no_gradient_caveats(stills)
     assert judge.startswith("No group of judge 1, judge 2 and judge 3 carried a gradient: the adapter did not move. ")
     assert "judge.num_generations" in judge and "judge.temperature" in judge
     assert "No group of rubric 1 carried a gradient: only its KL term could move the adapter." in rubric
     assert "no rubric could be read" in unasked and "num_generations" not in unasked
-    both = still_doubts([StillPhase("judge+rubric 1", "rubric", True, False)])
+    both = no_gradient_caveats([PhaseWithoutGradient("judge+rubric 1", "rubric", True, False)])
     assert both[0].startswith("No group of the rubric in judge+rubric 1 carried")
 
 
@@ -100,9 +103,9 @@ def shown(made: Made) -> tuple[str, str]:
     return Reader(html).text, " ".join(text.split())
 
 
-def test_a_sound_run_has_no_doubts(tmp_path: Path) -> None:
+def test_a_sound_run_has_no_caveats(tmp_path: Path) -> None:
     made = Made(tmp_path / "run").start().warm_up().alternate().finish()
-    assert headline(read_run(made.path)).doubts == ()
+    assert headline(read_run(made.path)).caveats == ()
     assert all("Careful" not in words for words in shown(made))
 
 
@@ -130,7 +133,7 @@ def test_a_phase_that_is_not_done_is_not_judged(tmp_path: Path) -> None:
     made = Made(tmp_path / "run").start().warm_up()
     values = {"groups/informative": 0.0, "updates": 0.0, "groups": 4.0}
     made.log("metrics.jsonl", kind="step", slot=0, phase="judge 1", role="judge", step=0, **values)
-    assert headline(read_run(made.path)).doubts == ()
+    assert headline(read_run(made.path)).caveats == ()
 
 
 @pytest.mark.slow

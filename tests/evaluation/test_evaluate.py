@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rubric_arm_lite.evaluation.evaluate import Evaluation, Evaluator, Players
+from rubric_arm_lite.evaluation.evaluate import AdapterPair, Evaluation, Evaluator
 from rubric_arm_lite.evaluation.metrics import bootstrap_interval, rubric_statistics
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.prompts.parsing import parse_rubric
 from rubric_arm_lite.recipe.fields import EvaluationSettings
 from rubric_arm_lite.recipe.seeds import derive_seed
-from rubric_arm_lite.reward_model.generator import RubricCache, RubricWriter
+from rubric_arm_lite.reward_model.generator import RubricCache, RubricGenerator
 from rubric_arm_lite.reward_model.judge import JudgeDesk
 from rubric_arm_lite.reward_model.verdict import majority
 from rubric_arm_lite.types import Example, PreferencePair, Recall, Rubric, Side
@@ -26,7 +26,7 @@ def evaluator(
     scripted: ScriptedSampler, data: list[PreferencePair], recall: Recall | None = None, **changes: Any
 ) -> Evaluator:
     settings = EvaluationSettings.model_validate({"pairs": 300, "vote_pairs": 300, "bootstrap": 500, **changes})
-    writer = RubricWriter(scripted, PROMPTS, RubricCache(300))
+    writer = RubricGenerator(scripted, PROMPTS, RubricCache(300))
     return Evaluator(scripted, writer, JudgeDesk(scripted, PROMPTS), settings, data, 11, recall)
 
 
@@ -156,8 +156,8 @@ def test_a_sampled_judge() -> None:
 def test_players_name_the_adapters() -> None:
     scripted = sampler(right)
     found = evaluator(scripted, PAIRS[:1])
-    found.evaluate("e", Players("rubric_ref", "judge_ref"))
-    found.evaluate("e", Players(None, None))
+    found.evaluate("e", AdapterPair("rubric_ref", "judge_ref"))
+    found.evaluate("e", AdapterPair(None, None))
     asked = [call.adapter for call in scripted.calls]
     assert asked == ["rubric_ref", "judge_ref", "judge_ref", None, None, None]
 

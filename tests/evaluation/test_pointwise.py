@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from rubric_arm_lite.cli.evaluate import evaluation_text
-from rubric_arm_lite.evaluation.evaluate import Evaluation, Players
+from rubric_arm_lite.evaluation.evaluate import AdapterPair, Evaluation
 from rubric_arm_lite.evaluation.pointwise import PointwiseEvaluator
 from rubric_arm_lite.prompts.parsing import parse_rubric
 from rubric_arm_lite.recipe.fields import EvaluationSettings
-from rubric_arm_lite.reward_model.generator import RubricCache, RubricWriter
+from rubric_arm_lite.reward_model.generator import RubricCache, RubricGenerator
 from rubric_arm_lite.reward_model.pointwise import ScoreDesk
 from rubric_arm_lite.types import Example, PreferencePair, Rubric
 from tests.players import PROMPTS, RUBRIC_TEXT, pair
@@ -39,7 +39,7 @@ def generator(request: str, example: Example, index: int) -> Written:
 
 def evaluated(scripted: PointwiseSampler, data: list[PreferencePair], votes: int = 1, **changes: Any) -> Evaluation:
     settings = EvaluationSettings.model_validate({"pairs": 9, "vote_pairs": 2, "bootstrap": 200, **changes})
-    writer = RubricWriter(scripted, PROMPTS, RubricCache(9))
+    writer = RubricGenerator(scripted, PROMPTS, RubricCache(9))
     evaluator = PointwiseEvaluator(scripted, writer, ScoreDesk(scripted, PROMPTS), settings, data, 11)
     return evaluator.evaluate("after", votes=votes)
 
@@ -88,9 +88,9 @@ def test_votes_compare_mean_scores_and_sampled_form(scripted: PointwiseSampler) 
 
 def test_other_players_and_what_they_cost(scripted: PointwiseSampler) -> None:
     settings = EvaluationSettings.model_validate({"pairs": 2, "vote_pairs": 1, "bootstrap": 50})
-    writer = RubricWriter(scripted, PROMPTS, RubricCache(9))
+    writer = RubricGenerator(scripted, PROMPTS, RubricCache(9))
     evaluator = PointwiseEvaluator(scripted, writer, ScoreDesk(scripted, PROMPTS), settings, PAIRS, 11)
-    found = evaluator.evaluate("base", Players(None, "judge_ref"))
+    found = evaluator.evaluate("base", AdapterPair(None, "judge_ref"))
     assert [call.adapter for call in scripted.calls] == [None, "judge_ref", "judge_ref"]
     rubrics, texts = 2 * (len(RUBRIC_TEXT) + 1), 4 * (len(checks(parse_rubric(RUBRIC_TEXT))) + 1)
     assert found.values["tokens_per_pair"] == (rubrics + texts) / 2, "bytes and an end token each"

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from rubric_arm_lite.errors import BackendError
-from rubric_arm_lite.models.adapter_model import TwoAdapterModel
+from rubric_arm_lite.models.adapter_model import AdapterModel
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.models.shared_prefix.batching import Layout, Row, RowBatch, make_batch
 from rubric_arm_lite.training.losses import grpo_loss, k3
@@ -27,7 +27,7 @@ GEMMA2 = ("gemma2", "packed")
 Scored = tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]
 
 
-def batch_of(model: TwoAdapterModel, *lengths: tuple[int, ...]) -> RowBatch:
+def batch_of(model: AdapterModel, *lengths: tuple[int, ...]) -> RowBatch:
     """Groups of random completions on the first prompts; ``lengths[g]`` are those of the g-th group's rows."""
     generator = torch.Generator().manual_seed(0)
     rows = []
@@ -38,7 +38,7 @@ def batch_of(model: TwoAdapterModel, *lengths: tuple[int, ...]) -> RowBatch:
     return make_batch(rows, model.tokenizer.pad_token_id, CPU, "packed")
 
 
-def scored(model: TwoAdapterModel, batch: RowBatch, layout: Layout, temperature: float = 0.9) -> Scored:
+def scored(model: AdapterModel, batch: RowBatch, layout: Layout, temperature: float = 0.9) -> Scored:
     """Log-probs, entropies, loss and the judge's gradients of a batch."""
     with model.using("judge_ref") as active, torch.no_grad():
         reference = model.score(active, batch, temperature, layout).logprobs
@@ -132,19 +132,19 @@ def test_gradient_checkpointing_changes_nothing(tiny_folder: tiny.Folders) -> No
 
 
 @pytest.fixture
-def model(tiny_folder: tiny.Folders) -> TwoAdapterModel:
+def model(tiny_folder: tiny.Folders) -> AdapterModel:
     return tiny.load(tiny_folder())
 
 
-def trainable(model: TwoAdapterModel) -> set[str]:
+def trainable(model: AdapterModel) -> set[str]:
     return {name for name, p in model.model.named_parameters() if p.requires_grad}
 
 
-def at_rest(model: TwoAdapterModel) -> bool:
+def at_rest(model: AdapterModel) -> bool:
     return not trainable(model) and not any(module.training for module in model.model.modules())
 
 
-def test_using_trains_one_adapter_and_leaves_nothing_behind(model: TwoAdapterModel) -> None:
+def test_using_trains_one_adapter_and_leaves_nothing_behind(model: AdapterModel) -> None:
     assert at_rest(model)
     for name in ("judge", "rubric", "judge_ref"):
         with model.using(name) as active:
@@ -160,7 +160,7 @@ def test_using_trains_one_adapter_and_leaves_nothing_behind(model: TwoAdapterMod
 
 
 @pytest.mark.parametrize(("adapter", "train"), [("judge", True), ("judge", False), (None, False)])
-def test_using_restores_after_an_exception(model: TwoAdapterModel, adapter: str | None, train: bool) -> None:
+def test_using_restores_after_an_exception(model: AdapterModel, adapter: str | None, train: bool) -> None:
     before = logits(model, "judge")
     with pytest.raises(ZeroDivisionError), model.using(adapter, train):
         raise ZeroDivisionError
@@ -168,7 +168,7 @@ def test_using_restores_after_an_exception(model: TwoAdapterModel, adapter: str 
     assert torch.equal(logits(model, "judge"), before), "and the adapters still work"
 
 
-def test_using_refuses_nesting(model: TwoAdapterModel) -> None:
+def test_using_refuses_nesting(model: AdapterModel) -> None:
     with model.using("judge"):
         with pytest.raises(AssertionError, match="cannot be switched"), model.using("rubric"):
             pass
@@ -178,7 +178,7 @@ def test_using_refuses_nesting(model: TwoAdapterModel) -> None:
         pass
 
 
-def test_using_refuses_what_cannot_be(model: TwoAdapterModel) -> None:
+def test_using_refuses_what_cannot_be(model: AdapterModel) -> None:
     with pytest.raises(ValueError, match="The base is frozen"), model.using(None, train=True):
         pass
     message = r"no adapter `policy`; there are \['judge', 'judge_ref', 'rubric', 'rubric_ref'\]"
@@ -189,13 +189,13 @@ def test_using_refuses_what_cannot_be(model: TwoAdapterModel) -> None:
         pass
 
 
-def logits(model: TwoAdapterModel, adapter: str | None) -> Tensor:
+def logits(model: AdapterModel, adapter: str | None) -> Tensor:
     ids = torch.tensor([model.encode(tiny.PROMPTS[1])])
     with model.using(adapter) as active, torch.no_grad():
         return active(input_ids=ids).logits.clone()
 
 
-def test_gradient_reaches_the_active_adapter_only(model: TwoAdapterModel) -> None:
+def test_gradient_reaches_the_active_adapter_only(model: AdapterModel) -> None:
     batch = batch_of(model, (5, 3))
     for layout in ("packed", "expanded", "separate"):
         with model.using("judge", train=True) as active:
@@ -206,7 +206,7 @@ def test_gradient_reaches_the_active_adapter_only(model: TwoAdapterModel) -> Non
         assert not model.score(active, batch, 1.0, model.layout).logprobs.requires_grad, "a frozen side builds no graph"
 
 
-def test_no_adapter_is_the_bare_base(model: TwoAdapterModel, tiny_folder: tiny.Folders) -> None:
+def test_no_adapter_is_the_bare_base(model: AdapterModel, tiny_folder: tiny.Folders) -> None:
     base = AutoModelForCausalLM.from_pretrained(tiny_folder(), dtype=torch.float32).eval()
     with torch.no_grad():
         expected = base(input_ids=torch.tensor([model.encode(tiny.PROMPTS[1])])).logits
@@ -255,7 +255,7 @@ def test_references_are_copies_that_stay(tiny_folder: tiny.Folders) -> None:
     assert not tiny.changed(kept, tiny.weights(model, "judge_ref"))
 
 
-def test_fingerprint_changes_exactly_when_weights_do(model: TwoAdapterModel, tmp_path: Path) -> None:
+def test_fingerprint_changes_exactly_when_weights_do(model: AdapterModel, tmp_path: Path) -> None:
     names = ("rubric", "judge", "rubric_ref", "judge_ref")
     first = {name: model.fingerprint(name) for name in names}
     assert len(set(first.values())) == 4
@@ -285,9 +285,7 @@ def test_fingerprint_changes_exactly_when_weights_do(model: TwoAdapterModel, tmp
 # --- adapters on disk ---------------------------------------------------------------------------------------------
 
 
-def test_a_saved_adapter_is_a_plain_peft_folder(
-    model: TwoAdapterModel, tiny_folder: tiny.Folders, tmp_path: Path
-) -> None:
+def test_a_saved_adapter_is_a_plain_peft_folder(model: AdapterModel, tiny_folder: tiny.Folders, tmp_path: Path) -> None:
     for name in ("judge", "rubric", "judge_ref"):
         model.save_adapter(name, tmp_path / name)
         assert {p.name for p in (tmp_path / name).iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
@@ -298,7 +296,7 @@ def test_a_saved_adapter_is_a_plain_peft_folder(
         torch.testing.assert_close(theirs, logits(model, name), atol=1e-6, rtol=0)
 
 
-def test_adapters_survive_a_round_trip(model: TwoAdapterModel, tiny_folder: tiny.Folders, tmp_path: Path) -> None:
+def test_adapters_survive_a_round_trip(model: AdapterModel, tiny_folder: tiny.Folders, tmp_path: Path) -> None:
     other = tiny.load(tiny_folder(), seed=9, stirred=False)
     untouched = {name: other.fingerprint(name) for name in ("rubric", "judge_ref")}
     model.save_adapter("judge", tmp_path / "made" / "here")
@@ -347,7 +345,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_adapters_are_refused(name: str, model: TwoAdapterModel, tmp_path: Path) -> None:
+def test_broken_adapters_are_refused(name: str, model: AdapterModel, tmp_path: Path) -> None:
     breaks, message = BROKEN[name]
     model.save_adapter("judge", tmp_path / "a")
     breaks(tmp_path / "a")
@@ -380,7 +378,7 @@ def test_weights_of_another_rank_under_this_config_are_refused(tiny_folder: tiny
 # --- prompts ------------------------------------------------------------------------------------------------------
 
 
-def test_encode_wraps_one_user_turn(model: TwoAdapterModel) -> None:
+def test_encode_wraps_one_user_turn(model: AdapterModel) -> None:
     text = model.tokenizer.decode(model.encode("stone table"))
     assert text == "<|im_start|>user\nstone table<|im_end|>\n<|im_start|>assistant\n"
     assert model.prompt_tokens("stone table") == len(model.encode("stone table"))
@@ -390,7 +388,7 @@ def test_encode_wraps_one_user_turn(model: TwoAdapterModel) -> None:
 
 
 @pytest.mark.parametrize("smuggled", ["<|im_end|>", "<|im_start|>", "<|pad|>"])
-def test_encode_refuses_smuggled_control_tokens(model: TwoAdapterModel, smuggled: str) -> None:
+def test_encode_refuses_smuggled_control_tokens(model: AdapterModel, smuggled: str) -> None:
     assert smuggled in model.control_tokens()
     prompt = f"stone{smuggled}\nassistant\ntable"
     for ask in (model.encode, model.prompt_tokens):
@@ -426,21 +424,21 @@ def test_a_switch_that_adds_control_tokens_is_no_smuggling(tiny_folder: tiny.Fol
     model = tiny.load(tiny_folder("qwen3"))
     tokenizer = model.tokenizer
     tokenizer.chat_template = THINKING_TEMPLATE.replace("gardens", "<|im_start|><|im_end|>")
-    model = TwoAdapterModel(model.model, tokenizer, model.settings)
+    model = AdapterModel(model.model, tokenizer, model.settings)
     for thinking in (False, True):
         model.sample(None, tiny.examples(("stone",)), Sampling(2, 1, 0.0, thinking=thinking))
         with pytest.raises(BackendError, match="control tokens"):
             model.sample(None, tiny.examples(("stone<|im_end|>",)), Sampling(2, 1, 0.0, thinking=thinking))
 
 
-def test_encode_takes_unknown_words(model: TwoAdapterModel) -> None:
+def test_encode_takes_unknown_words(model: AdapterModel) -> None:
     assert model.tokenizer.unk_token_id in model.encode("supercalifragilistic <unk>")
 
 
 # --- sampling -----------------------------------------------------------------------------------------------------
 
 
-def test_sample_counts_tokens_and_takes_no_examples(model: TwoAdapterModel) -> None:
+def test_sample_counts_tokens_and_takes_no_examples(model: AdapterModel) -> None:
     assert model.sample("judge", [], Sampling(4)) == []
     assert model.tokens_written == 0
     groups = model.sample("judge", tiny.examples(), Sampling(4, 3))
@@ -448,7 +446,7 @@ def test_sample_counts_tokens_and_takes_no_examples(model: TwoAdapterModel) -> N
     assert [g.example for g in groups] == tiny.examples()
 
 
-def test_a_prompt_beyond_the_context_is_refused(model: TwoAdapterModel) -> None:
+def test_a_prompt_beyond_the_context_is_refused(model: AdapterModel) -> None:
     room = tiny.CONTEXT - model.prompt_tokens(tiny.PROMPTS[0])
     model.sample("judge", tiny.examples(tiny.PROMPTS[:1]), Sampling(room))
     message = rf"e0: prompt of \d+ tokens \+ {room + 1} to write exceeds model.max_context \({tiny.CONTEXT}\). Raise it"
@@ -456,7 +454,7 @@ def test_a_prompt_beyond_the_context_is_refused(model: TwoAdapterModel) -> None:
         model.sample("judge", tiny.examples(tiny.PROMPTS[:1]), Sampling(room + 1))
 
 
-def test_one_prompt_too_many_tokens_long_does_not_end_a_run(model: TwoAdapterModel) -> None:
+def test_one_prompt_too_many_tokens_long_does_not_end_a_run(model: AdapterModel) -> None:
     examples = tiny.examples((tiny.PROMPTS[0], tiny.PROMPTS[2]))
     room = tiny.CONTEXT - model.prompt_tokens(tiny.PROMPTS[0])
     assert model.prompt_tokens(tiny.PROMPTS[2]) > model.prompt_tokens(tiny.PROMPTS[0])
@@ -470,7 +468,7 @@ def test_rounded_adapters_compute_the_same_and_follow_every_change(
     kind: str, tiny_folder: tiny.Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A GPU's shorter way of writing, here in float32, where rounding does nothing."""
-    monkeypatch.setattr(TwoAdapterModel, "_half", lambda self: False)
+    monkeypatch.setattr(AdapterModel, "_half", lambda self: False)
     model = tiny.load(tiny_folder(kind))
     ids = torch.tensor([model.encode(tiny.PROMPTS[1])])
 
@@ -487,14 +485,14 @@ def test_rounded_adapters_compute_the_same_and_follow_every_change(
         for adapter in ROLES:
             expected = hidden(adapter)
             with monkeypatch.context() as patch:
-                patch.setattr(TwoAdapterModel, "_half", lambda self: True)
-                patch.setattr(TwoAdapterModel, "_precision", lambda self: nullcontext())
+                patch.setattr(AdapterModel, "_half", lambda self: True)
+                patch.setattr(AdapterModel, "_precision", lambda self: nullcontext())
                 with model.using(adapter):
                     assert "forward" in vars(layer)
                 assert float((hidden(adapter) - expected).abs().max()) < 1e-4
             assert "forward" not in vars(layer)
-    monkeypatch.setattr(TwoAdapterModel, "_half", lambda self: True)
-    monkeypatch.setattr(TwoAdapterModel, "_precision", lambda self: nullcontext())
+    monkeypatch.setattr(AdapterModel, "_half", lambda self: True)
+    monkeypatch.setattr(AdapterModel, "_precision", lambda self: nullcontext())
     for adapter, train in (("judge", True), ("judge_ref", False)):
         with model.using(adapter, train):
             assert "forward" not in vars(layer), "an update and its reference take the ordinary way"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from rubric_arm_lite.models import generate as generation
-from rubric_arm_lite.models.adapter_model import TwoAdapterModel
+from rubric_arm_lite.models.adapter_model import AdapterModel
 from rubric_arm_lite.models.generate import Completion, choose_tokens, draw_uniforms, generate, roomy_cache
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.models.shared_prefix.batching import pad_left
@@ -23,7 +23,7 @@ MANY_ENDS = frozenset(range(4, 60))
 
 
 def run(
-    model: TwoAdapterModel,
+    model: AdapterModel,
     sampling: Sampling,
     end_ids: frozenset[int] = frozenset(),
     prompts: Sequence[str] = tiny.PROMPTS,
@@ -43,7 +43,7 @@ def ids_of(groups: list[list[Completion]]) -> list[list[tuple[int, ...]]]:
 
 
 @pytest.fixture(scope="module")
-def model(tiny_folder: tiny.Folders) -> TwoAdapterModel:
+def model(tiny_folder: tiny.Folders) -> AdapterModel:
     return tiny.load(tiny_folder())
 
 
@@ -99,7 +99,7 @@ def test_sampled_logprobs_equal_a_fresh_forward(kind: str, temperature: float, t
             torch.testing.assert_close(torch.tensor(completion.logprobs), expected, atol=1e-4, rtol=0)
 
 
-def test_greedy_logprobs_are_those_at_temperature_one(model: TwoAdapterModel) -> None:
+def test_greedy_logprobs_are_those_at_temperature_one(model: AdapterModel) -> None:
     start = model.encode(tiny.PROMPTS[1])
     completion = run(model, Sampling(5, 1, 0.0), prompts=tiny.PROMPTS[1:2])[0][0]
     with model.using("judge") as active, torch.no_grad():
@@ -125,7 +125,7 @@ def test_draws_depend_on_the_example_alone(kind: str, tiny_folder: tiny.Folders)
     assert [group[:3] for group in more] == together, "a larger group begins with the smaller one"
 
 
-def test_seeds_decide(model: TwoAdapterModel) -> None:
+def test_seeds_decide(model: AdapterModel) -> None:
     sampling = Sampling(12, 2, 1.0)
     torch.manual_seed(1)
     one = ids_of(run(model, sampling, seeds=[1, 2, 3, 4]))
@@ -137,14 +137,14 @@ def test_seeds_decide(model: TwoAdapterModel) -> None:
     assert all(group[0] != group[1] for group in one)
 
 
-def test_adapters_write_different_texts(model: TwoAdapterModel) -> None:
+def test_adapters_write_different_texts(model: AdapterModel) -> None:
     sampling = Sampling(12, 1, 0.0)
     written = [str(ids_of(run(model, sampling, adapter=name))) for name in ("judge", "rubric", None)]
     assert len(set(written)) == 3
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.1], ids=["never", "half", "always"])
-def test_compaction_changes_nothing(model: TwoAdapterModel, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+def test_compaction_changes_nothing(model: AdapterModel, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
     sampling = Sampling(40, 4, 1.0)
     expected = run(model, sampling, MANY_ENDS)
     assert len({len(c.token_ids) for group in expected for c in group}) > 5
@@ -156,7 +156,7 @@ def test_compaction_changes_nothing(model: TwoAdapterModel, monkeypatch: pytest.
             assert one.logprobs == pytest.approx(same.logprobs, abs=1e-5)
 
 
-def test_end_as_the_first_token(model: TwoAdapterModel) -> None:
+def test_end_as_the_first_token(model: AdapterModel) -> None:
     """Rows that end at once stand beside rows that run on; all of them ending ends the loop."""
     free = run(model, Sampling(6, 2, 0.0))
     ends = frozenset({free[1][0].token_ids[0]})
@@ -170,12 +170,12 @@ def test_end_as_the_first_token(model: TwoAdapterModel) -> None:
     )
 
 
-def test_one_token(model: TwoAdapterModel) -> None:
+def test_one_token(model: AdapterModel) -> None:
     found = run(model, Sampling(1, 2, 1.0))
     assert all(len(c.token_ids) == len(c.logprobs) == 1 for group in found for c in group)
 
 
-def test_end_token_is_part_of_the_completion_but_not_of_the_text(model: TwoAdapterModel) -> None:
+def test_end_token_is_part_of_the_completion_but_not_of_the_text(model: AdapterModel) -> None:
     """Training needs its log-prob; a reader must not see it."""
     free = model.sample("judge", tiny.examples(), Sampling(6, 1, 0.0))
     model.end_ids = frozenset({free[0].samples[0].token_ids[4]})

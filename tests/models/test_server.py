@@ -36,7 +36,7 @@ from rubric_arm_lite.prompts.builder import PromptBuilder, Templates
 from rubric_arm_lite.prompts.parsing import parse_rubric
 from rubric_arm_lite.recipe.fields import EvaluationSettings, WorldSettings
 from rubric_arm_lite.recipe.load import dump_recipe
-from rubric_arm_lite.reward_model.generator import RubricCache, RubricWriter
+from rubric_arm_lite.reward_model.generator import RubricCache, RubricGenerator
 from rubric_arm_lite.reward_model.judge import JudgeDesk
 from rubric_arm_lite.reward_model.model import RubricRewardModel
 from rubric_arm_lite.types import Example, FinishReason
@@ -740,7 +740,7 @@ def player(adapter: str | None, example: Example, index: int) -> Written:
 
 def evaluation(backend: ChatSampler) -> Evaluation:
     settings = EvaluationSettings(pairs=len(PAIRS), vote_pairs=8, bootstrap=200)
-    writer = RubricWriter(backend, PROMPTS, RubricCache(100))
+    writer = RubricGenerator(backend, PROMPTS, RubricCache(100))
     return Evaluator(backend, writer, JudgeDesk(backend, PROMPTS), settings, PAIRS, 11).evaluate("x", votes=3)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from rubric_arm_lite.errors import BackendError
 from rubric_arm_lite.models import generate as generation
-from rubric_arm_lite.models.adapter_model import TwoAdapterModel
+from rubric_arm_lite.models.adapter_model import AdapterModel
 from rubric_arm_lite.models.generate import batches, generate
 from rubric_arm_lite.models.load import load_model, sees_everything
 from rubric_arm_lite.models.sampler import Sampling
@@ -40,7 +40,7 @@ def families(rng: random.Random, count: int) -> list[list[int]]:
 
 
 def written(
-    model: TwoAdapterModel, prompts: Sequence[Sequence[int]], sampling: Sampling, max_rows: int = 100, **changes: Any
+    model: AdapterModel, prompts: Sequence[Sequence[int]], sampling: Sampling, max_rows: int = 100, **changes: Any
 ) -> list[list[generation.Completion]]:
     with model.using("judge") as active:
         head = changes.get("head", model._head)

@@ -24,7 +24,7 @@ from rubric_arm_lite.report.story import SIDES, cross_play, cross_play_name, hea
 from rubric_arm_lite.report.text import table
 from rubric_arm_lite.runs.directory import RunState
 from rubric_arm_lite.training import run as pipeline
-from rubric_arm_lite.training.schedule import STAGES, slots
+from rubric_arm_lite.training.schedule import STAGES, scheduled_phases
 
 PAIRS = 20
 VOID = {"meta", "br", "hr", "img", "input", "link", "wbr"}
@@ -145,7 +145,7 @@ class Made:
         return self
 
     def alternate(self, phases: int | None = None, steps: int = 4) -> Made:
-        for slot in slots(self.recipe.schedule)[:phases]:
+        for slot in scheduled_phases(self.recipe.schedule)[:phases]:
             for step in range(steps):
                 for role in slot.roles:
                     self.step(slot.index, slot.label, role, step)

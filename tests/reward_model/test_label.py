@@ -174,9 +174,9 @@ def test_killed_anywhere_it_ends_with_the_same_file(
 KILL_SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from rubric_arm_lite.label import label
-from tests.test_label import judge
-from tests.test_reward_model import model
+from rubric_arm_lite.reward_model.label import label
+from tests.reward_model.test_label import judge
+from tests.reward_model.test_model import model
 
 source, target, log, last = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 count = 0

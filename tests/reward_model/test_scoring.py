@@ -13,7 +13,7 @@ import torch
 from rubric_arm_lite.data.testbed.tokenizer import build_tokenizer
 from rubric_arm_lite.errors import BackendError, ConfigError, DataError, PromptTooLongError
 from rubric_arm_lite.models import logprobs as answers
-from rubric_arm_lite.models.adapter_model import TwoAdapterModel
+from rubric_arm_lite.models.adapter_model import AdapterModel
 from rubric_arm_lite.models.load import load_model
 from rubric_arm_lite.models.sampler import NextWords
 from rubric_arm_lite.prompts.pointwise import OUR_WORDS
@@ -135,7 +135,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-def reference(model: TwoAdapterModel, adapter: str | None, question: NextWords, option: str) -> float:
+def reference(model: AdapterModel, adapter: str | None, question: NextWords, option: str) -> float:
     """The sum of log-probabilities of an option's tokens, by one plain forward pass."""
     start = [*model.encode(question.prompt), *model.encode_completion(question.written)[:-1]]
     ids = [*model.encode(question.prompt), *model.encode_completion(question.written + option)[:-1]]

@@ -10,12 +10,12 @@ import pytest
 
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.recipe.fields import Recipe
-from rubric_arm_lite.reward_model.generator import RubricCache, RubricWriter
+from rubric_arm_lite.reward_model.generator import RubricCache, RubricGenerator
 from rubric_arm_lite.reward_model.judge import JudgeDesk
 from rubric_arm_lite.training.advantages import GroupAdvantages, group_advantages
-from rubric_arm_lite.training.alternating import Hooks, Position, Turn, alternate
+from rubric_arm_lite.training.alternating import Hooks, Position, RoleStep, alternate
 from rubric_arm_lite.training.phases import JudgePhase, Phase, RubricPhase
-from rubric_arm_lite.training.schedule import Slot, slots
+from rubric_arm_lite.training.schedule import ScheduledPhase, scheduled_phases
 from rubric_arm_lite.types import Example, PromptBlock, Role, RolloutGroup, StepMetrics
 from tests.players import PROMPTS, RUBRIC_TEXT, blocks, recipe, sampler, says_a
 from tests.scripted import ScriptedSampler, Written
@@ -31,7 +31,7 @@ class Recorder:
     data: list[PromptBlock]
     end: set[tuple[int, int]] = field(default_factory=set)
     events: list[Event] = field(default_factory=list)
-    turns: list[tuple[Slot, int, Turn]] = field(default_factory=list)
+    turns: list[tuple[ScheduledPhase, int, RoleStep]] = field(default_factory=list)
     sampler: ScriptedSampler = field(default_factory=lambda: sampler(says_a))
 
     def __post_init__(self) -> None:
@@ -51,25 +51,27 @@ class Recorder:
         self.sampler.fingerprints[role] = f"{role}-{version}"
         return StepMetrics({"version": float(version)})
 
-    def before_phase(self, slot: Slot, steps: int) -> None:
+    def before_phase(self, slot: ScheduledPhase, steps: int) -> None:
         self.events.append(("before", slot.label, steps))
 
-    def after_step(self, slot: Slot, step: int, done: list[tuple[Turn, StepMetrics]]) -> bool:
+    def after_step(self, slot: ScheduledPhase, step: int, done: list[tuple[RoleStep, StepMetrics]]) -> bool:
         self.events.append(("step", slot.index, step))
         self.turns += [(slot, step, turn) for turn, _ in done]
         return (slot.index, step) in self.end
 
-    def after_phase(self, slot: Slot) -> None:
+    def after_phase(self, slot: ScheduledPhase) -> None:
         self.events.append(("after", slot.label))
 
     def run(self, start: Position | None = None) -> Recorder:
-        writer = RubricWriter(self.sampler, PROMPTS, RubricCache(1000))
+        writer = RubricGenerator(self.sampler, PROMPTS, RubricCache(1000))
         phases: dict[Role, Phase] = {
             "judge": JudgePhase(self.settings, writer, PROMPTS),
             "rubric": RubricPhase(self.settings, JudgeDesk(self.sampler, PROMPTS), PROMPTS),
         }
         hooks = Hooks(self.before_phase, self.after_step, self.after_phase)
-        alternate(self.settings, slots(self.settings.schedule), phases, self.data, self.sampler, self, hooks, start)
+        alternate(
+            self.settings, scheduled_phases(self.settings.schedule), phases, self.data, self.sampler, self, hooks, start
+        )
         return self
 
     def seen(self, slot: int) -> set[str]:
@@ -95,7 +97,7 @@ def test_phases_come_in_the_recipes_order(order: str, labels: list[str]) -> None
     recorder = Recorder(recipe(schedule={"order": order, "cycles": 2}), blocks(8)).run()
     assert phases_of(recorder) == labels
     assert [e[1] for e in recorder.events if e[0] == "after"] == labels
-    assert [s.label for s in slots(recorder.settings.schedule)] == labels
+    assert [s.label for s in scheduled_phases(recorder.settings.schedule)] == labels
 
 
 def test_the_judge_comes_first_by_default() -> None:

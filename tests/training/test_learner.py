@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from rubric_arm_lite.errors import CheckpointError, TrainingError
-from rubric_arm_lite.models.adapter_model import TwoAdapterModel
+from rubric_arm_lite.models.adapter_model import AdapterModel
 from rubric_arm_lite.models.logprobs import TokenScores
 from rubric_arm_lite.models.memory import CPU_CAP, TokenBudget
 from rubric_arm_lite.models.sampler import Sampling
@@ -36,7 +36,7 @@ def rewarded(*groups: tuple[float | None, ...]) -> list[GroupAdvantages]:
     return [group_advantages([Reward(r or 0.0, masked=r is None) for r in group]) for group in groups]
 
 
-def gradients(model: TwoAdapterModel, adapter: str) -> dict[str, torch.Tensor]:
+def gradients(model: AdapterModel, adapter: str) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.parameters(adapter) if p.grad is not None}
 
 
@@ -351,16 +351,16 @@ def test_gradient_checkpointing_changes_nothing(kind: str, tiny_folder: tiny.Fol
 def failing_above(limit: int, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException], first: int = 0) -> list[int]:
     """Let scoring fail above ``limit`` tokens, after ``first`` calls; returns the sizes asked for."""
     sizes: list[int] = []
-    real = TwoAdapterModel.score
+    real = AdapterModel.score
 
-    def score(self: TwoAdapterModel, model: Any, batch: RowBatch, *rest: Any) -> TokenScores:
+    def score(self: AdapterModel, model: Any, batch: RowBatch, *rest: Any) -> TokenScores:
         assert batch.packed is not None
         sizes.append(batch.packed.ids_1T.numel())
         if len(sizes) > first and sizes[-1] > limit:
             raise kind("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
         return real(self, model, batch, *rest)
 
-    monkeypatch.setattr(TwoAdapterModel, "score", score)
+    monkeypatch.setattr(AdapterModel, "score", score)
     return sizes
 
 
@@ -406,7 +406,7 @@ def test_other_errors_are_not_taken_for_memory(tiny_folder: tiny.Folders, monkey
     def score(*_: Any) -> TokenScores:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(TwoAdapterModel, "score", score)
+    monkeypatch.setattr(AdapterModel, "score", score)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         learner.update("judge", groups, tiny.spread(groups))
 

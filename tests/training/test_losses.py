@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from rubric_arm_lite.models import logprobs
 from rubric_arm_lite.models.logprobs import TokenScores, score_tokens
 from rubric_arm_lite.models.shared_prefix.batching import Layout
-from rubric_arm_lite.training import losses
 from rubric_arm_lite.training.advantages import group_advantages
 from rubric_arm_lite.training.learner import Learner
 from rubric_arm_lite.training.losses import LossParts, grpo_loss, k3
@@ -129,7 +129,7 @@ def test_chunked_scores_equal_unchunked(monkeypatch: pytest.MonkeyPatch, tempera
     expected = torch.log_softmax(torch.nn.functional.linear(start, *_linear()) / temperature, -1)
     torch.testing.assert_close(whole[0], expected.gather(-1, targets[:, None]).squeeze(-1))
     torch.testing.assert_close(whole[1], -(expected.exp() * expected).sum(-1))
-    monkeypatch.setattr(losses, "LOGIT_BYTES", {"cpu": 1, "cuda": 1})  # the smallest chunk, 16 tokens
+    monkeypatch.setattr(logprobs, "LOGIT_BYTES", {"cpu": 1, "cuda": 1})  # the smallest chunk, 16 tokens
     for one, other in zip(whole, run(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
 

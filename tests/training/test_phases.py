@@ -9,7 +9,7 @@ import pytest
 
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.recipe.fields import Recipe
-from rubric_arm_lite.reward_model.generator import RubricCache, RubricWriter
+from rubric_arm_lite.reward_model.generator import RubricCache, RubricGenerator
 from rubric_arm_lite.reward_model.judge import JudgeDesk
 from rubric_arm_lite.training.advantages import group_advantages
 from rubric_arm_lite.training.phases import JudgePhase, RubricPhase
@@ -32,7 +32,7 @@ from tests.scripted import ScriptedSampler, Written
 
 def judge_phase(scripted: ScriptedSampler, settings: Recipe | None = None) -> JudgePhase:
     settings = settings or recipe()
-    return JudgePhase(settings, RubricWriter(scripted, PROMPTS, RubricCache(settings.cache.capacity)), PROMPTS)
+    return JudgePhase(settings, RubricGenerator(scripted, PROMPTS, RubricCache(settings.cache.capacity)), PROMPTS)
 
 
 def rubric_phase(scripted: ScriptedSampler, settings: Recipe | None = None) -> RubricPhase:

@@ -16,7 +16,7 @@ from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.recipe.fields import Recipe
 from rubric_arm_lite.recipe.load import load_recipe
 from rubric_arm_lite.training.plan import Length, Plan, length_of
-from rubric_arm_lite.training.schedule import part_of_data, slots, steps_in_phase
+from rubric_arm_lite.training.schedule import part_of_data, scheduled_phases, steps_in_phase
 from tests.source_rows import write_jsonl
 
 
@@ -39,7 +39,7 @@ def trained_steps(chosen: Recipe) -> dict[str, int]:
     """The longest phase of each role, as the loop of a run counts it."""
     train = read_blocks(chosen.data, chosen.seed)[0]
     found: dict[str, int] = {}
-    for slot in slots(chosen.schedule):
+    for slot in scheduled_phases(chosen.schedule):
         part = part_of_data(train, slot.cycle, chosen.schedule.cycles)
         for role in slot.roles:
             found[role] = max(found.get(role, 0), steps_in_phase(part, chosen.grpo(role)))

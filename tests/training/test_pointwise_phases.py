@@ -8,7 +8,7 @@ import pytest
 
 from rubric_arm_lite.errors import BackendError
 from rubric_arm_lite.models.sampler import Sampling
-from rubric_arm_lite.reward_model.generator import RubricCache, RubricWriter
+from rubric_arm_lite.reward_model.generator import RubricCache, RubricGenerator
 from rubric_arm_lite.reward_model.judge import judge_prompts
 from rubric_arm_lite.reward_model.pointwise import ScoreDesk
 from rubric_arm_lite.training.hooks import make_phases
@@ -24,7 +24,9 @@ POINTWISE = {"judge": "pointwise", "rubric_attempts": 1}
 
 def judge_phase(scripted: PointwiseSampler, **reward: Any) -> PointwiseJudgePhase:
     settings = recipe(reward={**POINTWISE, **reward})
-    return PointwiseJudgePhase(settings, RubricWriter(scripted, PROMPTS, RubricCache(9)), ScoreDesk(scripted, PROMPTS))
+    return PointwiseJudgePhase(
+        settings, RubricGenerator(scripted, PROMPTS, RubricCache(9)), ScoreDesk(scripted, PROMPTS)
+    )
 
 
 def rubric_phase(scripted: PointwiseSampler, **reward: Any) -> PointwiseRubricPhase:
@@ -178,7 +180,7 @@ def test_sampled_judgements_are_averaged() -> None:
 
 def test_the_recipe_chooses_the_form() -> None:
     scripted = PointwiseSampler()
-    writer = RubricWriter(scripted, PROMPTS, RubricCache(9))
+    writer = RubricGenerator(scripted, PROMPTS, RubricCache(9))
     pair = block("x").pairs[0]
     rubric = writer.write([(pair.prompt, 0)], Sampling(9), 0)[0]
     for form, kinds, prompts in (

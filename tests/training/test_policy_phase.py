@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from rubric_arm_lite.recipe.policy import PolicyRecipe
-from rubric_arm_lite.training.alternating import play
+from rubric_arm_lite.training.alternating import rollout_step
 from rubric_arm_lite.training.policy.online import PolicyPhase
 from rubric_arm_lite.training.rewards import policy_reward
-from rubric_arm_lite.training.schedule import Slot
+from rubric_arm_lite.training.schedule import ScheduledPhase
 from rubric_arm_lite.types import Example, PromptBlock
 from tests.players import PROMPTS, Judge, right, says_a, section, totals
 from tests.policy_players import Chat, chat, referee, requests
@@ -39,7 +39,7 @@ def phase_of(judge: Judge, broken: tuple[str, ...] = ()) -> tuple[PolicyPhase, C
 
 def test_an_answer_earns_half_the_orders_it_wins() -> None:
     phase, sampler = phase_of(right)
-    turn = play(RECIPE, phase, BLOCKS, sampler, Slot(0, 0, ("policy",)), 0)
+    turn = rollout_step(RECIPE, phase, BLOCKS, sampler, ScheduledPhase(0, 0, ("policy",)), 0)
     # Poor against poor: the judge falls back on B, so each wins one order.
     assert totals(turn.rewards) == [[1.0, 0.5, 1.0]] * 2
     assert phase.measured()["orders/2"] == pytest.approx(4 / 6)
@@ -50,14 +50,14 @@ def test_an_answer_earns_half_the_orders_it_wins() -> None:
 
 def test_a_judge_that_always_says_a_gives_half_to_everybody() -> None:
     phase, sampler = phase_of(says_a)
-    turn = play(RECIPE, phase, BLOCKS, sampler, Slot(0, 0, ("policy",)), 0)
+    turn = rollout_step(RECIPE, phase, BLOCKS, sampler, ScheduledPhase(0, 0, ("policy",)), 0)
     assert totals(turn.rewards) == [[0.5] * 3] * 2
     assert not any(a.informative for a in turn.advantages)
 
 
 def test_both_orders_are_asked_under_the_same_rubric_and_none_is_written() -> None:
     phase, sampler = phase_of(right)
-    play(RECIPE, phase, BLOCKS[:1], sampler, Slot(0, 0, ("policy",)), 0)
+    rollout_step(RECIPE, phase, BLOCKS[:1], sampler, ScheduledPhase(0, 0, ("policy",)), 0)
     prompts = sampler.prompts("judge")
     assert len(prompts) == 6
     pairs = {(section("response_a", p), section("response_b", p)) for p in prompts}
@@ -68,7 +68,7 @@ def test_both_orders_are_asked_under_the_same_rubric_and_none_is_written() -> No
 
 def test_requests_without_a_usable_rubric_are_left_out_and_counted() -> None:
     phase, sampler = phase_of(right, broken=("id0",))
-    turn = play(RECIPE, phase, BLOCKS, sampler, Slot(0, 0, ("policy",)), 0)
+    turn = rollout_step(RECIPE, phase, BLOCKS, sampler, ScheduledPhase(0, 0, ("policy",)), 0)
     assert [group.example.example_id for group in turn.groups] == ["id1"]
     assert phase.measured()["rubrics/unusable"] == 0.5
     assert phase.score([], 0) == []

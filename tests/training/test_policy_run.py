@@ -241,7 +241,7 @@ def test_stages() -> None:
             "leaves no room for a prompt",
         ),
         (["method=ppo"], "Allowed: dpo, iterdpo, grpo"),
-        (["data.evaluation=p.jsonl"], "data.evaluation: 'p.jsonl' is not asked with data.source: testbed"),
+        (["data.evaluation=p.jsonl"], "p.jsonl' is not asked with data.source: testbed"),
     ],
 )
 def test_mistakes_in_a_policy_recipe(sets: list[str], message: str) -> None:

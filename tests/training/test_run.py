@@ -13,6 +13,7 @@ from rubric_arm_lite.data.testbed.trajectories import Teacher
 from rubric_arm_lite.data.testbed.world import World
 from rubric_arm_lite.errors import CheckpointError, DataError, TrainingError
 from rubric_arm_lite.evaluation.evaluate import Evaluation
+from rubric_arm_lite.prompts import PromptBuilder, Templates
 from rubric_arm_lite.recipe.fields import Recipe
 from rubric_arm_lite.recipe.load import dump_recipe, load_recipe, recipe_hash, recipes_folder, shipped_recipes
 from rubric_arm_lite.recipe.policy import PolicyRecipe

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rubric_arm_lite.recipe.fields import GRPOSettings, Order, ScheduleSettings
-from rubric_arm_lite.training.schedule import batch_of_step, part_of_data, slots, steps_in_phase
+from rubric_arm_lite.training.schedule import batch_of_step, part_of_data, scheduled_phases, steps_in_phase
 from rubric_arm_lite.types import PreferencePair, PromptBlock, Role
 
 
@@ -31,16 +31,16 @@ def ids(batch: list[PromptBlock]) -> list[str]:
     ],
 )
 def test_slots_repeat_the_order_in_every_cycle(order: Order, cycle: list[tuple[Role, ...]]) -> None:
-    found = slots(ScheduleSettings(order=order, cycles=3))
+    found = scheduled_phases(ScheduleSettings(order=order, cycles=3))
     assert [slot.roles for slot in found] == cycle * 3
     assert [slot.index for slot in found] == list(range(len(found)))
     assert [slot.cycle for slot in found] == [c for c in range(3) for _ in cycle]
 
 
 def test_the_default_is_the_papers_order() -> None:
-    labels = [slot.label for slot in slots(ScheduleSettings())]
+    labels = [slot.label for slot in scheduled_phases(ScheduleSettings())]
     assert labels == ["judge 1", "rubric 1", "judge 2", "rubric 2", "judge 3", "rubric 3"]
-    assert slots(ScheduleSettings(order="simultaneous", cycles=1))[0].label == "judge+rubric 1"
+    assert scheduled_phases(ScheduleSettings(order="simultaneous", cycles=1))[0].label == "judge+rubric 1"
 
 
 @given(st.integers(1, 60), st.integers(1, 12))

@@ -10,6 +10,11 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
+from rubric_arm_lite.data.testbed.oracle import oracle
+from rubric_arm_lite.data.testbed.world import PRINCIPLES, World, parse_task
+
+__all__ = ["PRINCIPLES", "TRAIN_PROMPTS", "World", "base_folder", "oracle", "parse_task"]
+
 TRAIN_PROMPTS = 480
 """Training prompts where a recipe does not say how many."""
 

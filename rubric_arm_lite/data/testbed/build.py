@@ -31,7 +31,7 @@ from rubric_arm_lite.data.testbed.world import (
     place_words,
     principle_criterion,
 )
-from rubric_arm_lite.prompts.builder import PromptBuilder, Templates
+from rubric_arm_lite.prompts import PromptBuilder, Templates
 from rubric_arm_lite.prompts.parsing import FINAL_HEADING
 from rubric_arm_lite.types import Rubric, Side
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rubric_arm_lite.data.testbed.world import GENRES, NOISE, PRINCIPLES, READERS, RULE_WORDS, RULES, TOPICS
-from rubric_arm_lite.prompts.builder import Templates, static_parts
+from rubric_arm_lite.prompts import Templates
+from rubric_arm_lite.prompts.builder import static_parts
 from rubric_arm_lite.prompts.parsing import (
     ANALYSIS_HEADING,
     COMPLIANCE_HEADING,

@@ -29,7 +29,8 @@ from rubric_arm_lite.prompts.parsing import (
     WINNER_PREFIX,
 )
 from rubric_arm_lite.prompts.pointwise import check_line
-from rubric_arm_lite.recipe.fields import PointwiseWords, TeacherSettings
+from rubric_arm_lite.recipe import PointwiseWords
+from rubric_arm_lite.recipe.fields import TeacherSettings
 from rubric_arm_lite.types import Comparison, Criterion, CriterionKind, PromptBlock, Rubric, Side
 
 

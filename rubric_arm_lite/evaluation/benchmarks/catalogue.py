@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rubric_arm_lite.data.rows import Row
+from rubric_arm_lite.data import Row
 from rubric_arm_lite.evaluation.benchmarks import readers, scoring
 from rubric_arm_lite.evaluation.benchmarks import scoring as averaging
 from rubric_arm_lite.evaluation.benchmarks.scoring import Item, Measure, Outcome, Reading, Scored, Values
-from rubric_arm_lite.recipe.fields import EvaluationSettings
+from rubric_arm_lite.recipe import EvaluationSettings
 
 BestOf = Literal["strict", "round-robin"]
 

@@ -17,16 +17,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rubric_arm_lite.data.pairs import load_pairs
+from rubric_arm_lite.data import load_pairs
 from rubric_arm_lite.data.sources import open_rows
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.evaluation.benchmarks.catalogue import Benchmark
 from rubric_arm_lite.evaluation.benchmarks.scoring import Answer, Item, Outcome
-from rubric_arm_lite.prompts.builder import prompt_hash
-from rubric_arm_lite.recipe.seeds import derive_seed
-from rubric_arm_lite.reward_model.model import RubricRewardModel
-from rubric_arm_lite.reward_model.verdict import Verdict
-from rubric_arm_lite.runs.journal import Journal
+from rubric_arm_lite.prompts import prompt_hash
+from rubric_arm_lite.recipe import derive_seed
+from rubric_arm_lite.reward_model import RubricRewardModel, Verdict
+from rubric_arm_lite.runs import Journal
 from rubric_arm_lite.types import ParseStatus, Side
 
 BATCH_DUELS = 64

@@ -12,9 +12,10 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from rubric_arm_lite.data.rows import Row, kind, show
+from rubric_arm_lite.data import Row
+from rubric_arm_lite.data.rows import kind, show
 from rubric_arm_lite.evaluation.benchmarks.scoring import STYLES, Item
-from rubric_arm_lite.recipe.seeds import derive_seed
+from rubric_arm_lite.recipe import derive_seed
 
 PPE_PAIRS = 5
 """Pairs per question of PPE, as many as its own column `sampled_conflict_pairs` has."""

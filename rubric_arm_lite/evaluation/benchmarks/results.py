@@ -15,7 +15,7 @@ from typing import Any
 from rubric_arm_lite.evaluation.benchmarks.catalogue import Benchmark
 from rubric_arm_lite.evaluation.benchmarks.engine import JUDGED, NO_RUBRIC, TOO_LONG, Loaded, answer_of
 from rubric_arm_lite.evaluation.benchmarks.scoring import ORDERS, Answer, Item, Measure, Order, Reading, Values
-from rubric_arm_lite.recipe.fields import EvaluationSettings
+from rubric_arm_lite.recipe import EvaluationSettings
 
 Judged = Sequence[tuple[Item, Answer]]
 RATES = (

@@ -20,10 +20,9 @@ from rubric_arm_lite.errors import CheckpointError, ConfigError
 from rubric_arm_lite.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark, BestOf, pair_file, with_rule
 from rubric_arm_lite.evaluation.benchmarks.engine import BATCH_DUELS, Loaded, judge_items, load, load_pair_file
 from rubric_arm_lite.evaluation.benchmarks.results import Result, judge_temperature, result_of
-from rubric_arm_lite.recipe.seeds import derive_seed
-from rubric_arm_lite.reward_model.model import RubricRewardModel
-from rubric_arm_lite.runs.directory import IfExists, atomic_write
-from rubric_arm_lite.runs.journal import Journal
+from rubric_arm_lite.recipe import derive_seed
+from rubric_arm_lite.reward_model import RubricRewardModel
+from rubric_arm_lite.runs import IfExists, Journal, atomic_write
 
 RESULTS = "results.json"
 BENCHMARKS_FOLDER = "benchmarks"

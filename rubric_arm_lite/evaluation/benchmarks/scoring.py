@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from rubric_arm_lite.evaluation.metrics import stratified_interval
-from rubric_arm_lite.recipe.seeds import derive_seed
+from rubric_arm_lite.recipe import derive_seed
 from rubric_arm_lite.types import Prompt
 
 Order = Literal["original", "flipped", "mixed"]

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from rubric_arm_lite import __version__
 from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError, DataError, PromptTooLongError
-from rubric_arm_lite.recipe.fields import Recipe
+from rubric_arm_lite.recipe import Recipe
 from rubric_arm_lite.reward_model.serve.batcher import ClosedError, QueueFullError, Worker
 from rubric_arm_lite.reward_model.serve.schema import (
     MAX_VOTES,

@@ -30,7 +30,7 @@ from rubric_arm_lite.reward_model.serve.schema import (
     ScoreQuestion,
 )
 from rubric_arm_lite.reward_model.verdict import Verdict
-from rubric_arm_lite.runs.states import adapter_folder
+from rubric_arm_lite.runs import adapter_folder
 from rubric_arm_lite.types import ROLES, ParseStatus, Rubric
 
 Q = TypeVar("Q")
@@ -193,9 +193,9 @@ class ModelDesk:
         folders = _folders(self._run, state)
         if folders == self._loaded:
             return
-        from rubric_arm_lite.models.adapter_model import TwoAdapterModel
+        from rubric_arm_lite.models import AdapterModel
 
-        if not isinstance(self._model.model, TwoAdapterModel):
+        if not isinstance(self._model.model, AdapterModel):
             raise BackendError("This backend cannot change its adapters. Start it with the state that you want.")
         self._loaded = ()  # what is loaded is unknown until both are
         for role, folder in zip(ROLES, folders, strict=True):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, assert_never
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
-from rubric_arm_lite.data.pairs import prompt_of
+from rubric_arm_lite.data import prompt_of
 from rubric_arm_lite.data.rows import MESSAGE_ROLES
 from rubric_arm_lite.prompts.parsing import stated_met
 from rubric_arm_lite.reward_model.judge import given_rubric

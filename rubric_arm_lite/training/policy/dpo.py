@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rubric_arm_lite.errors import DataError, TrainingError
-from rubric_arm_lite.models.load import load_for_trainer, load_tokenizer
-from rubric_arm_lite.recipe.fields import ModelSettings
+from rubric_arm_lite.models import load_for_trainer, load_tokenizer
+from rubric_arm_lite.recipe import ModelSettings
 from rubric_arm_lite.recipe.policy import DPOSettings
 from rubric_arm_lite.training.policy.pairs import TrainingPair
 from rubric_arm_lite.training.warmup import last_complete, new_watch, plain_printer, trainer_arguments

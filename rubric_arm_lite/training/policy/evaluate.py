@@ -14,14 +14,12 @@ from typing import Any
 
 import torch
 
-from rubric_arm_lite.evaluation.metrics import bootstrap_interval
-from rubric_arm_lite.models.adapter_model import TwoAdapterModel
-from rubric_arm_lite.models.memory import TokenBudget
-from rubric_arm_lite.models.sampler import Sampling
+from rubric_arm_lite.evaluation import bootstrap_interval
+from rubric_arm_lite.models import AdapterModel, Sampling, TokenBudget
 from rubric_arm_lite.models.shared_prefix.batching import make_batch, make_rows, micro_batches
-from rubric_arm_lite.prompts.builder import PromptBuilder
-from rubric_arm_lite.recipe.policy import AnswerSettings, PolicyEvaluationSettings
-from rubric_arm_lite.recipe.seeds import derive_seed
+from rubric_arm_lite.prompts import PromptBuilder
+from rubric_arm_lite.recipe import AnswerSettings, derive_seed
+from rubric_arm_lite.recipe.policy import PolicyEvaluationSettings
 from rubric_arm_lite.training.policy.judges import IndependentJudge, Match, Referee, Request
 from rubric_arm_lite.types import Example, RolloutGroup
 
@@ -119,7 +117,7 @@ class PolicyEvaluator:
 
     def __init__(
         self,
-        model: TwoAdapterModel,
+        model: AdapterModel,
         prompts: PromptBuilder,
         referee: Referee,
         independent: IndependentJudge | None,

@@ -9,14 +9,10 @@ from typing import Protocol
 
 from rubric_arm_lite.data.testbed.world import World, parse_task
 from rubric_arm_lite.errors import ConfigError
-from rubric_arm_lite.models.adapter_model import TwoAdapterModel
-from rubric_arm_lite.models.load import load_model
-from rubric_arm_lite.models.server import ServerSettings
-from rubric_arm_lite.recipe.fields import ModelSettings, Recipe
-from rubric_arm_lite.recipe.policy import PolicyRecipe
-from rubric_arm_lite.reward_model.model import RubricRewardModel, check_compares
-from rubric_arm_lite.reward_model.verdict import Verdict
-from rubric_arm_lite.runs.states import adapter_folder, recipe_of_run
+from rubric_arm_lite.models import AdapterModel, ServerSettings, load_model
+from rubric_arm_lite.recipe import ModelSettings, PolicyRecipe, Recipe
+from rubric_arm_lite.reward_model import RubricRewardModel, Verdict, check_compares
+from rubric_arm_lite.runs import adapter_folder, recipe_of_run
 from rubric_arm_lite.types import ROLES, Role, Rubric
 
 
@@ -122,10 +118,10 @@ def preference(verdict: Verdict) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Players:
+class PolicyModels:
     """The policy's model, with adapter ``policy``, and the reward model; a shared base is the same object in both."""
 
-    policy: TwoAdapterModel
+    policy: AdapterModel
     reward: RubricRewardModel
 
 
@@ -190,7 +186,7 @@ def reward_server(recipe: PolicyRecipe) -> ServerSettings | None:
     )
 
 
-def reward_identity(players: Players, recipe: PolicyRecipe) -> dict[str, str]:
+def reward_identity(players: PolicyModels, recipe: PolicyRecipe) -> dict[str, str]:
     """What must stay the same over a run: the weights that are loaded here, or the names on a server that may move."""
     reward = recipe.reward
     if reward.server is not None:
@@ -198,7 +194,7 @@ def reward_identity(players: Players, recipe: PolicyRecipe) -> dict[str, str]:
     return {role: players.reward.model.fingerprint(role) for role in ROLES}
 
 
-def load_players(recipe: PolicyRecipe, reward_recipe: Recipe) -> Players:
+def load_policy_models(recipe: PolicyRecipe, reward_recipe: Recipe) -> PolicyModels:
     """Policy with a fresh adapter, and reward model in the state that the recipe names; equal bases are loaded once.
 
     A reward model on a server leaves this machine to the policy.
@@ -210,7 +206,7 @@ def load_players(recipe: PolicyRecipe, reward_recipe: Recipe) -> Players:
     asked = reward_server(recipe)
     if asked is not None:
         policy = load_model(policy_model(recipe, reward_recipe), recipe.seed, ("policy",))
-        return Players(policy, RubricRewardModel.from_server(asked, reward_recipe))
+        return PolicyModels(policy, RubricRewardModel.from_server(asked, reward_recipe))
     run, state = Path(recipe.reward.run), recipe.reward.state
     folders = {role: adapter_folder(run, role, state) for role in ROLES}  # refused before anything is loaded
     policy_settings, reward_settings = policy_model(recipe, reward_recipe), _in_transformers(reward_recipe.model)
@@ -219,7 +215,7 @@ def load_players(recipe: PolicyRecipe, reward_recipe: Recipe) -> Players:
     for role, folder in folders.items():
         model.load_adapter(role, folder)
     policy = model if shared else load_model(policy_settings, recipe.seed, ("policy",))
-    return Players(policy, RubricRewardModel(model, reward_recipe))
+    return PolicyModels(policy, RubricRewardModel(model, reward_recipe))
 
 
 def _in_transformers(settings: ModelSettings) -> ModelSettings:

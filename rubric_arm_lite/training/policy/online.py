@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from rubric_arm_lite.errors import TrainingError
-from rubric_arm_lite.models.sampler import Sampler, Sampling
-from rubric_arm_lite.prompts.builder import PromptBuilder
-from rubric_arm_lite.recipe.fields import GRPOSettings
-from rubric_arm_lite.recipe.seeds import derive_seed
-from rubric_arm_lite.training.alternating import Hooks, Position, Turn, alternate
+from rubric_arm_lite.models import Sampler, Sampling
+from rubric_arm_lite.prompts import PromptBuilder
+from rubric_arm_lite.recipe import GRPOSettings, derive_seed
+from rubric_arm_lite.training.alternating import Hooks, Position, RoleStep, alternate
 from rubric_arm_lite.training.hooks import rollout_rows, summarise
 from rubric_arm_lite.training.phases import Tally
 from rubric_arm_lite.training.policy.judges import Match, Referee, Request
 from rubric_arm_lite.training.policy.state import PolicyState
 from rubric_arm_lite.training.rewards import policy_reward
-from rubric_arm_lite.training.schedule import Slot
+from rubric_arm_lite.training.schedule import ScheduledPhase
 from rubric_arm_lite.types import Example, PromptBlock, Reward, Role, RolloutGroup, Side, StepMetrics
 
 
@@ -86,14 +85,14 @@ def train_online(state: PolicyState, evaluate: Callable[[str], None]) -> None:
     requests = {request.prompt_id: request for request in state.requests.train}
     blocks = [PromptBlock(request.prompt_id, request.text, ()) for request in requests.values()]
     phase = PolicyPhase(recipe.policy, model, state.referee, state.prompts, requests)
-    schedule = [Slot(i, i, ("policy",)) for i in range(recipe.rounds)]
+    schedule = [ScheduledPhase(i, i, ("policy",)) for i in range(recipe.rounds)]
     keep = recipe.checkpoint.save_total_limit
     frozen = {name: model.fingerprint(name) for name in model.model.peft_config if name != "policy"}
 
-    def before_phase(slot: Slot, steps: int) -> None:
+    def before_phase(slot: ScheduledPhase, steps: int) -> None:
         state.watcher.stage(slot.label, steps)
 
-    def after_step(slot: Slot, step: int, done: list[tuple[Turn, StepMetrics]]) -> bool:
+    def after_step(slot: ScheduledPhase, step: int, done: list[tuple[RoleStep, StepMetrics]]) -> bool:
         for turn, metrics in done:
             values = summarise(turn, metrics, phase.measured())
             directory.append("metrics.jsonl", {"kind": "step", "round": slot.cycle + 1, "step": step, **values})
@@ -104,7 +103,7 @@ def train_online(state: PolicyState, evaluate: Callable[[str], None]) -> None:
             directory.commit(state.save, position=(slot.index, step + 1), keep=keep)
         return False
 
-    def after_phase(slot: Slot) -> None:
+    def after_phase(slot: ScheduledPhase) -> None:
         for name, fingerprint in frozen.items():
             if model.fingerprint(name) != fingerprint:
                 raise TrainingError(f"The frozen adapter `{name}` changed in {slot.label}.")

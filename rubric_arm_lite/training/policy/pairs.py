@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rubric_arm_lite.models.sampler import Sampler, Sampling
-from rubric_arm_lite.prompts.builder import PromptBuilder
-from rubric_arm_lite.recipe.policy import AnswerSettings
-from rubric_arm_lite.recipe.seeds import derive_seed
-from rubric_arm_lite.reward_model.verdict import Verdict
-from rubric_arm_lite.runs.journal import Journal
+from rubric_arm_lite.models import Sampler, Sampling
+from rubric_arm_lite.prompts import PromptBuilder
+from rubric_arm_lite.recipe import AnswerSettings, derive_seed
+from rubric_arm_lite.reward_model import Verdict
+from rubric_arm_lite.runs import Journal
 from rubric_arm_lite.training.policy.judges import Match, Referee, Request
 from rubric_arm_lite.types import Example
 

@@ -12,9 +12,8 @@ from rubric_arm_lite.data.pairs import load_answers, load_prompts, shuffle_block
 from rubric_arm_lite.data.testbed import TRAIN_PROMPTS
 from rubric_arm_lite.data.testbed.world import World
 from rubric_arm_lite.errors import ConfigError, DataError
-from rubric_arm_lite.prompts.builder import prompt_hash
-from rubric_arm_lite.recipe.fields import Recipe
-from rubric_arm_lite.recipe.policy import PolicyRecipe
+from rubric_arm_lite.prompts import prompt_hash
+from rubric_arm_lite.recipe import PolicyRecipe, Recipe
 from rubric_arm_lite.training.policy.judges import Request
 from rubric_arm_lite.types import Prompt, PromptBlock
 

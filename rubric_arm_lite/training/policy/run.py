@@ -18,10 +18,8 @@ from typing import Any
 import torch
 
 from rubric_arm_lite.errors import CheckpointError
-from rubric_arm_lite.recipe.policy import PolicyRecipe
-from rubric_arm_lite.recipe.seeds import derive_seed
-from rubric_arm_lite.runs.directory import RunDirectory
-from rubric_arm_lite.runs.journal import Journal
+from rubric_arm_lite.recipe import PolicyRecipe, derive_seed
+from rubric_arm_lite.runs import Journal, RunDirectory
 from rubric_arm_lite.training.policy.dpo import train_dpo
 from rubric_arm_lite.training.policy.evaluate import Alarm, Point, alarms
 from rubric_arm_lite.training.policy.judges import reward_identity

@@ -10,24 +10,22 @@ from typing import Any, Protocol
 import torch
 
 from rubric_arm_lite.errors import CheckpointError, ConfigError, first_line
-from rubric_arm_lite.models.memory import release
-from rubric_arm_lite.prompts.builder import PromptBuilder, Templates
-from rubric_arm_lite.prompts.parsing import parse_rubric
-from rubric_arm_lite.recipe.policy import PolicyRecipe
-from rubric_arm_lite.reward_model.model import RubricRewardModel
-from rubric_arm_lite.runs.directory import RunDirectory
-from rubric_arm_lite.runs.logs import read_jsonl
+from rubric_arm_lite.models import release
+from rubric_arm_lite.prompts import PromptBuilder, Templates, parse_rubric
+from rubric_arm_lite.recipe import PolicyRecipe
+from rubric_arm_lite.reward_model import RubricRewardModel
+from rubric_arm_lite.runs import RunDirectory, read_jsonl
 from rubric_arm_lite.training.learner import Learner
 from rubric_arm_lite.training.policy.evaluate import PolicyEvaluator
 from rubric_arm_lite.training.policy.judges import (
     IndependentJudge,
     Oracle,
     OtherRun,
-    Players,
+    PolicyModels,
     Referee,
     check_judge,
     comparing_recipe,
-    load_players,
+    load_policy_models,
     policy_model,
     reward_server,
 )
@@ -58,7 +56,7 @@ class PolicyWatcher(Protocol):
 
 
 class PolicyState:
-    """A policy run's surroundings. Models are loaded when first needed and can be let go."""
+    """A policy run's unhashed_fields. Models are loaded when first needed and can be let go."""
 
     def __init__(self, recipe: PolicyRecipe, directory: RunDirectory, watcher: PolicyWatcher) -> None:
         self.recipe = recipe
@@ -78,9 +76,9 @@ class PolicyState:
             )
 
     @cached_property
-    def players(self) -> Players:
+    def players(self) -> PolicyModels:
         """Policy and reward model, in the committed state."""
-        players = load_players(self.recipe, self.reward_recipe)
+        players = load_policy_models(self.recipe, self.reward_recipe)
         folder = self.directory.checkpoint_path()
         if folder is not None:
             players.policy.freeze_references(("policy",))
