@@ -35,15 +35,23 @@ Prompt = str | tuple[Message, ...]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A pair laid out in one order, the only ordered form of a pair.
+    """A prompt with two responses in one order, without a label: all that a judge may see."""
 
-    ``preferred`` is the label; only :mod:`rubric_arm_lite.training.rewards` reads it.
-    """
-
-    pair_id: str
+    comparison_id: str
     prompt: Prompt
     response_a: str
     response_b: str
+
+    def swapped(self) -> Comparison:
+        """The same comparison with the responses in the other order."""
+        return Comparison(self.comparison_id, self.prompt, self.response_b, self.response_a)
+
+
+@dataclass(frozen=True, slots=True)
+class LabeledComparison:
+    """A comparison and its label; only the rewards and the metrics read ``preferred``."""
+
+    comparison: Comparison
     preferred: Side
 
 
@@ -58,10 +66,10 @@ class PreferencePair:
     source: str = ""
     subset: str = ""
 
-    def present(self, chosen_side: Side) -> Comparison:
+    def present(self, chosen_side: Side) -> LabeledComparison:
         """Lay the pair out with the chosen response on ``chosen_side``."""
         first, second = (self.chosen, self.rejected) if chosen_side == "A" else (self.rejected, self.chosen)
-        return Comparison(self.pair_id, self.prompt, first, second, chosen_side)
+        return LabeledComparison(Comparison(self.pair_id, self.prompt, first, second), chosen_side)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +172,7 @@ class Example:
     example_id: str
     prompt: str
     seed: int
-    comparisons: tuple[Comparison, ...] = ()
+    comparisons: tuple[LabeledComparison, ...] = ()
     rubric: Rubric | None = None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from rubric_arm_lite.prompts.builder import PromptBuilder, Templates
 from rubric_arm_lite.prompts.parsing import parse_rubric
 from rubric_arm_lite.recipe.fields import Recipe
+from rubric_arm_lite.reward_model import make_judge
 from rubric_arm_lite.types import Example, PreferencePair, PromptBlock, Rubric, Side
 from tests.judgements import write_judgement
 from tests.scripted import ScriptedSampler, Written
@@ -80,6 +81,11 @@ def sampler(
         return generator(section("instruction", example.prompt), example, index)
 
     return ScriptedSampler(script)
+
+
+def judge_of(scripted: Any, settings: Recipe | None = None) -> Any:
+    """The judge that a recipe trains, asked of a scripted sampler."""
+    return make_judge(settings or recipe(), scripted, PROMPTS)
 
 
 def totals(rewards: Sequence[Sequence[Any]]) -> list[list[float]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from rubric_arm_lite.models.sampler import NextWords
 from rubric_arm_lite.prompts.parsing import parse_rubric
-from rubric_arm_lite.prompts.pointwise import check_line
+from rubric_arm_lite.prompts.pointwise import pointwise_line
 from rubric_arm_lite.types import Example, Rubric
 from tests.players import RUBRIC_TEXT, section
 from tests.scripted import ScriptedSampler, Written
@@ -19,7 +19,7 @@ Probability = Callable[[str, Rubric, str], float]
 def checks(rubric: Rubric, met: Sequence[bool] = (True, True), said: str = "so") -> str:
     """A well-formed pointwise judgement."""
     criteria = enumerate(zip(rubric.criteria, met, strict=True), start=1)
-    return "\n".join(check_line(number, criterion, m, said) for number, (criterion, m) in criteria)
+    return "\n".join(pointwise_line(number, criterion, m, said) for number, (criterion, m) in criteria)
 
 
 def all_met(response: str, rubric: Rubric, index: int) -> Written:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from rubric_arm_lite.prompts.parsing import parse_rubric
 from rubric_arm_lite.reward_model.model import RubricRewardModel
-from rubric_arm_lite.training.policy.judges import Referee, Request
+from rubric_arm_lite.training.policy.judges import FixedRubricJudge, Request
 from rubric_arm_lite.types import Example
 from tests import players
 from tests.players import RUBRIC_TEXT, Judge
@@ -33,11 +33,13 @@ def chat(judge: Judge, policy: Writer) -> Chat:
     return Chat(script)
 
 
-def referee(sampler: Chat, requests: list[Request], broken: tuple[str, ...] = ()) -> Referee:
+def fixed_judge(sampler: Chat, requests: list[Request], broken: tuple[str, ...] = ()) -> FixedRubricJudge:
     """The scripted reward model, under a rubric for each request; those of ``broken`` do not parse."""
     recipe = players.recipe(evaluation={"rubric_max_tokens": 100, "judge_max_tokens": 500})
     texts = {r.prompt_id: "no rubric" if r.prompt_id in broken else RUBRIC_TEXT for r in requests}
-    return Referee(RubricRewardModel(sampler, recipe), {key: parse_rubric(text) for key, text in texts.items()})
+    return FixedRubricJudge(
+        RubricRewardModel(sampler, recipe), {key: parse_rubric(text) for key, text in texts.items()}
+    )
 
 
 def requests(count: int) -> list[Request]:

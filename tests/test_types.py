@@ -26,10 +26,11 @@ def test_the_other_side() -> None:
 
 def test_a_pair_is_laid_out_in_either_order() -> None:
     one, two = PAIR.present("A"), PAIR.present("B")
-    assert (one.response_a, one.response_b, one.preferred) == ("good", "bad", "A")
-    assert (two.response_a, two.response_b, two.preferred) == ("bad", "good", "B")
-    assert one.pair_id == two.pair_id == "p"
-    assert one.prompt == two.prompt == "x"
+    assert (one.comparison.response_a, one.comparison.response_b, one.preferred) == ("good", "bad", "A")
+    assert (two.comparison.response_a, two.comparison.response_b, two.preferred) == ("bad", "good", "B")
+    assert one.comparison.comparison_id == "p" and one.comparison.prompt == "x"
+    assert one.comparison.swapped() == two.comparison and two.comparison.swapped() == one.comparison
+    assert not hasattr(one.comparison, "preferred"), "what a judge may see has no label"
 
 
 def test_a_rubric_renders_its_criteria_in_the_papers_form() -> None:

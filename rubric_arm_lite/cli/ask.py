@@ -224,14 +224,14 @@ def _checked(name: str, text: str) -> str:
 
 def _show_verdict(verdict: Verdict) -> None:
     print(verdict.rubric.text.strip())
-    if not verdict.judgements:
+    if not verdict.original:
         print(f"\nThe rubric is {verdict.rubric.status.value}; nothing was judged.")
         return
-    if len(verdict.judgements) > 1:
-        print(f"\nOne of {len(verdict.judgements)} samples in the order given:")
-    print(f"\n{verdict.judgements[0].text.strip()}\n")
-    swapped = [{"A": "B", "B": "A"}.get(judgement.winner or "", "none") for judgement in verdict.flipped]
-    given = [judgement.winner or "none" for judgement in verdict.judgements]
+    if len(verdict.original) > 1:
+        print(f"\nOne of {len(verdict.original)} samples in the order given:")
+    print(f"\n{verdict.original[0].text.strip()}\n")
+    swapped = [{"A": "B", "B": "A"}.get(judgement.winner or "", "none") for judgement in verdict.swapped]
+    given = [judgement.winner or "none" for judgement in verdict.original]
     for label, found in (("In the order given", given), ("With the two swapped", swapped)):
         counts = ", ".join(f"{name} {found.count(name)}" for name in ("A", "B", "none") if name in found)
         print(f"{label:<20} named better: {counts}")
@@ -247,8 +247,8 @@ def _verdict_row(pair_id: str, verdict: Verdict) -> dict[str, Any]:
         "confidence": verdict.confidence,
         "rubric": verdict.rubric.text,
         "rubric_status": verdict.rubric.status.value,
-        "judgement": verdict.judgements[0].text if verdict.judgements else None,
-        "judgement_flipped": verdict.flipped[0].text if verdict.flipped else None,
+        "judgement": verdict.original[0].text if verdict.original else None,
+        "judgement_flipped": verdict.swapped[0].text if verdict.swapped else None,
     }
 
 

@@ -12,18 +12,17 @@ from rubric_arm_lite import lazy_door
 
 if TYPE_CHECKING:
     from rubric_arm_lite.evaluation.benchmarks.results import Result
-    from rubric_arm_lite.evaluation.evaluate import AdapterPair, Evaluation, PairEvaluator
-    from rubric_arm_lite.evaluation.metrics import bootstrap_interval, is_correct
-    from rubric_arm_lite.evaluation.run import evaluate_run, make_evaluator
+    from rubric_arm_lite.evaluation.evaluate import AdapterPair, Evaluation, Evaluator, make_evaluator
+    from rubric_arm_lite.evaluation.metrics import bootstrap_interval
+    from rubric_arm_lite.evaluation.run import evaluate_run
 
 __all__ = [
     "AdapterPair",
     "Evaluation",
-    "PairEvaluator",
+    "Evaluator",
     "Result",
     "bootstrap_interval",
     "evaluate_run",
-    "is_correct",
     "make_evaluator",
 ]
 
@@ -31,8 +30,8 @@ __getattr__ = lazy_door(
     __name__,
     {
         "benchmarks.results": ["Result"],
-        "evaluate": ["Evaluation", "PairEvaluator", "AdapterPair"],
-        "metrics": ["bootstrap_interval", "is_correct"],
-        "run": ["evaluate_run", "make_evaluator"],
+        "evaluate": ["AdapterPair", "Evaluation", "Evaluator", "make_evaluator"],
+        "metrics": ["bootstrap_interval"],
+        "run": ["evaluate_run"],
     },
 )

@@ -22,83 +22,68 @@ from rubric_arm_lite.models.journaled import Account, MeteredSampler
 from rubric_arm_lite.prompts import PromptBuilder, prompt_hash
 from rubric_arm_lite.prompts.builder import DirectPrompts
 from rubric_arm_lite.prompts.parsing import parse_direct
-from rubric_arm_lite.recipe import EvaluationSettings, Recipe, derive_seed
+from rubric_arm_lite.recipe import Recipe, derive_seed
 from rubric_arm_lite.reward_model import (
-    JudgeDesk,
     RubricCache,
     RubricGenerator,
     RubricRewardModel,
+    Verdict,
     longest_prompt,
     majority,
 )
+from rubric_arm_lite.reward_model.judge import pairwise_judge
+from rubric_arm_lite.reward_model.verdict import Orders
 from rubric_arm_lite.runs import package_versions
-from rubric_arm_lite.types import Comparison, Example, Judgement, ParseStatus, PreferencePair, Prompt, Rubric, Side
+from rubric_arm_lite.types import Example, ParseStatus, PreferencePair, Prompt, Rubric
 
 AskPrompt = Callable[[Prompt, str, str], str]
 """Writes the user turn for a request and two responses."""
 
 
-class Judge(Protocol):
-    """A way to judge."""
+class Method(Protocol):
+    """A way to judge pairs whose cost is measured."""
 
     title: str
 
-    def prepare(self, pairs: Sequence[PreferencePair]) -> None:
-        """Do what is done before any response is looked at; results of earlier calls are forgotten."""
+    def prepare(self, pairs: Sequence[PreferencePair]) -> list[Rubric]:
+        """Write what is needed before a response is read; returns the rubrics, one per prompt."""
         ...
 
-    def verdicts(self, comparisons: Sequence[Comparison]) -> list[Judgement | None]:
-        """One verdict per comparison of a prepared pair; None where nothing could be asked."""
-        ...
-
-    def rubrics(self) -> list[Rubric]:
-        """The rubrics of the last preparation, one per prompt."""
+    def judge(self, pairs: Sequence[PreferencePair], orders: Orders) -> list[Verdict]:
+        """One verdict per prepared pair, whose chosen response is A; empty where nothing could be judged."""
         ...
 
 
-class RubricJudge:
-    """Writes a rubric per prompt, then judges by it: the method itself, or the bare base prompted in the same way."""
+class RubricMethod:
+    """Write a rubric per prompt, then judge by it: the method itself, or the bare base prompted in the same way."""
 
     def __init__(
-        self,
-        title: str,
-        sampler: Sampler,
-        prompts: PromptBuilder,
-        settings: EvaluationSettings,
-        seed: int,
-        players: AdapterPair,
+        self, title: str, sampler: Sampler, prompts: PromptBuilder, recipe: Recipe, adapters: AdapterPair
     ) -> None:
         self.title = title
-        self._sampler = sampler
-        self._prompts = prompts
-        self._desk = JudgeDesk(sampler, prompts)
-        self._settings = settings
-        self._seed = derive_seed(seed, "evaluation")  # so that greedy and sampled verdicts are an evaluation's own
-        self._players = players
+        # Greedy and sampled verdicts are those of an evaluation.
+        seed = derive_seed(recipe.seed, "evaluation")
+        self._judge = replace(pairwise_judge(recipe, sampler, prompts), seed=seed, adapter=adapters.judge)
+        self._sampling = Sampling(recipe.evaluation.rubric_max_tokens, 1, 0.0)
+        self._adapter = adapters.rubric
         self._rubrics: dict[str, Rubric] = {}
 
-    def prepare(self, pairs: Sequence[PreferencePair]) -> None:
-        """Write the rubrics, greedily, each prompt's once."""
-        writer = RubricGenerator(self._sampler, self._prompts, RubricCache(max(1, len(pairs))))
-        sampling = Sampling(self._settings.rubric_max_tokens, 1, 0.0)
-        written = writer.write([(pair.prompt, 0) for pair in pairs], sampling, self._seed, self._players.rubric)
-        self._rubrics = {prompt_hash(pair.prompt): rubric for pair, rubric in zip(pairs, written, strict=True)}
-
-    def verdicts(self, comparisons: Sequence[Comparison]) -> list[Judgement | None]:
-        """Judge by the prompt's rubric; without a usable one there is no verdict."""
-        rubrics = [self._rubrics[prompt_hash(comparison.prompt)] for comparison in comparisons]
-        cases = [(c, rubric) for c, rubric in zip(comparisons, rubrics, strict=True) if rubric.usable]
-        sampling = Sampling(self._settings.judge_max_tokens, 1, self._settings.judge_temperature)
-        judged = iter(self._desk.judge(cases, sampling, self._seed, self._players.judge) if cases else [])
-        return [next(judged)[0] if rubric.usable else None for rubric in rubrics]
-
-    def rubrics(self) -> list[Rubric]:
-        """See :class:`Judge`."""
+    def prepare(self, pairs: Sequence[PreferencePair]) -> list[Rubric]:
+        """Write the greedy rubrics, each prompt's once."""
+        generator = RubricGenerator(self._judge.sampler, self._judge.prompts, RubricCache(max(1, len(pairs))))
+        prompts = [pair.prompt for pair in pairs]
+        rubrics = generator.write(prompts, self._sampling, self._judge.seed, adapter=self._adapter)
+        self._rubrics = dict(zip(map(prompt_hash, prompts), rubrics, strict=True))
         return list(self._rubrics.values())
 
+    def judge(self, pairs: Sequence[PreferencePair], orders: Orders) -> list[Verdict]:
+        """Judge by the prompt's rubric; without a usable one the verdict is empty."""
+        rubrics = [self._rubrics[prompt_hash(pair.prompt)] for pair in pairs]
+        return self._judge.judge([pair.present("A").comparison for pair in pairs], rubrics, orders)
 
-class DirectJudge:
-    """Judges without a rubric. With several generations the majority of their verdicts counts."""
+
+class DirectMethod:
+    """Judge without a rubric; of several generations the majority counts."""
 
     def __init__(self, title: str, sampler: Sampler, prompt: AskPrompt, sampling: Sampling, seed: int) -> None:
         self.title = title
@@ -107,27 +92,26 @@ class DirectJudge:
         self._sampling = sampling
         self._seed = derive_seed(seed, "direct")
 
-    def prepare(self, pairs: Sequence[PreferencePair]) -> None:
-        """Nothing is done beforehand."""
-
-    def verdicts(self, comparisons: Sequence[Comparison]) -> list[Judgement | None]:
-        """Ask about every comparison."""
-        examples = []
-        for c in comparisons:
-            text = self._prompt(c.prompt, c.response_a, c.response_b)
-            examples.append(Example(c.pair_id, text, derive_seed(self._seed, text)))
-        groups = self._sampler.sample(None, examples, self._sampling)
-        found: list[Judgement | None] = []
-        for group in groups:
-            judgements = [parse_direct(s.text, s.finish_reason) for s in group.samples]
-            found.append(replace(judgements[0], winner=majority([j.winner for j in judgements])))
-        return found
-
-    def rubrics(self) -> list[Rubric]:
-        """None are written."""
+    def prepare(self, pairs: Sequence[PreferencePair]) -> list[Rubric]:
+        """Nothing is written beforehand."""
         return []
 
+    def judge(self, pairs: Sequence[PreferencePair], orders: Orders) -> list[Verdict]:
+        """Ask about every pair, in one order."""
+        examples = []
+        for pair in pairs:
+            c = pair.present("A" if orders == "original" else "B").comparison
+            text = self._prompt(c.prompt, c.response_a, c.response_b)
+            examples.append(Example(c.comparison_id, text, derive_seed(self._seed, text)))
+        verdicts = []
+        for group in self._sampler.sample(None, examples, self._sampling):
+            judgements = [parse_direct(s.text, s.finish_reason) for s in group.samples]
+            voted = (replace(judgements[0], winner=majority([j.winner for j in judgements])),)
+            verdicts.append(Verdict(_NO_RUBRIC, **{"original" if orders == "original" else "swapped": voted}))
+        return verdicts
 
+
+_NO_RUBRIC = Rubric("", (), ParseStatus.OK)
 JudgeName = Literal["trained", "base", "direct", "reasoning", "votes"]
 JUDGES: tuple[JudgeName, ...] = get_args(JudgeName)
 PAPER_SECONDS: tuple[tuple[str, str], ...] = (
@@ -207,9 +191,9 @@ def measure(
     meter.sample(adapter, [Example("warm-up", text, 0)], _WARM_UP)  # what is set up at the first call is not timed
     measured = []
     for name in names:
-        judge = _judge(name, model, meter, prompts, settings, thinking)
-        progress(judge.title)
-        measured.append({"name": name, **_measure_one(judge, chosen, meter, recipe, settings)})
+        method = _method(name, model, meter, prompts, settings, thinking)
+        progress(method.title)
+        measured.append({"name": name, **_measure_one(method, chosen, meter, recipe, settings)})
     return {
         "verb": "inference",
         "judges": measured,
@@ -276,46 +260,45 @@ def _thinking_tokens(
     return max(1, min(settings.thinking_tokens, room))
 
 
-def _judge(
+def _method(
     name: JudgeName,
     model: RubricRewardModel,
     meter: MeteredSampler,
     prompts: DirectPrompts,
     settings: InferenceSettings,
     thinking: int,
-) -> Judge:
+) -> Method:
     evaluation, seed = model.recipe.evaluation, model.recipe.seed
     once = Sampling(evaluation.judge_max_tokens, 1, evaluation.judge_temperature)
     match name:
         case "trained":
-            title = "trained rubric + judge"
-            return RubricJudge(title, meter, model.prompts, evaluation, seed, AdapterPair())
+            return RubricMethod("trained rubric + judge", meter, model.prompts, model.recipe, AdapterPair())
         case "base":
-            title = "base rubric + judge"
-            return RubricJudge(title, meter, model.prompts, evaluation, seed, AdapterPair(None, None))
+            return RubricMethod("base rubric + judge", meter, model.prompts, model.recipe, AdapterPair(None, None))
         case "direct":
-            return DirectJudge("direct", meter, prompts.direct_prompt, once, seed)
+            return DirectMethod("direct", meter, prompts.direct_prompt, once, seed)
         case "reasoning":
             long = Sampling(thinking, 1, evaluation.judge_temperature, thinking=True)
-            return DirectJudge("long reasoning", meter, prompts.reasoning_prompt, long, seed)
+            return DirectMethod("long reasoning", meter, prompts.reasoning_prompt, long, seed)
         case "votes":
             votes = Sampling(evaluation.judge_max_tokens, settings.votes, evaluation.vote_temperature)
-            return DirectJudge(f"direct, {settings.votes} votes", meter, prompts.direct_prompt, votes, seed)
+            return DirectMethod(f"direct, {settings.votes} votes", meter, prompts.direct_prompt, votes, seed)
 
 
 def _measure_one(
-    judge: Judge, pairs: Sequence[PreferencePair], meter: MeteredSampler, recipe: Recipe, settings: InferenceSettings
+    method: Method, pairs: Sequence[PreferencePair], meter: MeteredSampler, recipe: Recipe, settings: InferenceSettings
 ) -> dict[str, Any]:
     evaluation = recipe.evaluation
-    _, before = meter.timed(lambda: judge.prepare(pairs))
-    original, straight = meter.timed(lambda: judge.verdicts([pair.present("A") for pair in pairs]))
-    rubrics = judge.rubrics()
-    flipped, turned = meter.timed(lambda: judge.verdicts([pair.present("B") for pair in pairs]))
-    rows = []
-    for pair, first, second in zip(pairs, original, flipped, strict=True):
-        given: dict[Side, Judgement | None] = {"A": first, "B": second}
-        found = {side: judgement for side, judgement in given.items() if judgement is not None}
-        rows.append(verdict_row(pair, found, evaluation.unparsed_value, recipe.seed))
+    rubrics, before = meter.timed(lambda: method.prepare(pairs))
+    original, straight = meter.timed(lambda: method.judge(pairs, "original"))
+    swapped, turned = meter.timed(lambda: method.judge(pairs, "swapped"))
+    verdicts = [Verdict(a.rubric, a.original, b.swapped) for a, b in zip(original, swapped, strict=True)]
+    rows = [
+        verdict_row(pair, verdict, evaluation.unparsed_value, recipe.seed)
+        for pair, verdict in zip(pairs, verdicts, strict=True)
+    ]
+    judgements = [judgement for verdict in verdicts for judgement in (*verdict.original, *verdict.swapped)]
+    truncated = sum(judgement.status is ParseStatus.TRUNCATED for judgement in judgements)
     per_pair = [straight.written[pair.pair_id] for pair in pairs]
     if rubrics:
         # A rubric's tokens count for every pair that uses it: alone, each would have to pay for its own.
@@ -323,9 +306,9 @@ def _measure_one(
     seconds = before.seconds + straight.seconds
     tokens = before.completion_tokens + straight.completion_tokens
     return {
-        "title": judge.title,
+        "title": method.title,
         **order_statistics(rows, evaluation.bootstrap, recipe.seed),
-        "truncated": _share_truncated([*original, *flipped]),
+        "truncated": truncated / len(judgements) if judgements else 0.0,
         "rubric_usable": sum(r.usable for r in rubrics) / len(rubrics) if rubrics else None,
         "seconds": seconds,
         "seconds_per_pair": seconds / len(pairs),
@@ -336,16 +319,16 @@ def _measure_one(
         "rubric": _stage(before) if rubrics else None,
         "judge": _stage(straight),
         "other_order": _stage(turned),
-        "one_by_one": _one_by_one(judge, pairs[: settings.one_by_one], meter) if settings.one_by_one else None,
+        "one_by_one": _one_by_one(method, pairs[: settings.one_by_one], meter) if settings.one_by_one else None,
     }
 
 
-def _one_by_one(judge: Judge, pairs: Sequence[PreferencePair], meter: MeteredSampler) -> dict[str, float]:
+def _one_by_one(method: Method, pairs: Sequence[PreferencePair], meter: MeteredSampler) -> dict[str, float]:
     """Seconds from a request with two responses to its verdict, nothing else being asked meanwhile."""
 
     def answer(pair: PreferencePair) -> None:
-        judge.prepare([pair])
-        judge.verdicts([pair.present("A")])
+        method.prepare([pair])
+        method.judge([pair], "original")
 
     seconds = [meter.timed(lambda pair=pair: answer(pair))[1].seconds for pair in pairs]  # type: ignore[misc]
     return {
@@ -362,11 +345,6 @@ def _stage(account: Account) -> dict[str, float]:
         "prompt_tokens": account.prompt_tokens,
         "tokens": account.completion_tokens,
     }
-
-
-def _share_truncated(judgements: Sequence[Judgement | None]) -> float:
-    asked = [judgement for judgement in judgements if judgement is not None]
-    return sum(j.status is ParseStatus.TRUNCATED for j in asked) / len(asked) if asked else 0.0
 
 
 def _notes(

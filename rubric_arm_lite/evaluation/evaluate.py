@@ -7,12 +7,12 @@ A verdict that cannot be parsed counts ``unparsed_value`` and is reported; it is
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from rubric_arm_lite.evaluation.metrics import (
-    ORDERS,
     bootstrap_interval,
     format_reward,
     mean,
@@ -20,11 +20,12 @@ from rubric_arm_lite.evaluation.metrics import (
     rubric_statistics,
     verdict_row,
 )
-from rubric_arm_lite.models import Sampler, Sampling
+from rubric_arm_lite.models import Sampling
 from rubric_arm_lite.prompts import prompt_text
-from rubric_arm_lite.recipe import EvaluationSettings, derive_seed
-from rubric_arm_lite.reward_model import JudgeDesk, RubricGenerator, majority
-from rubric_arm_lite.types import Comparison, Judgement, PreferencePair, Recall, Rubric, Side
+from rubric_arm_lite.recipe import EvaluationSettings, Recipe, derive_seed
+from rubric_arm_lite.reward_model import Judge, PointwiseVerdict, RubricGenerator, Verdict, make_judge, mean_score
+from rubric_arm_lite.reward_model.pointwise import is_tie, margin_accuracy, score_of_words
+from rubric_arm_lite.types import ParseStatus, PreferencePair, Recall, Rubric, Side
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,66 +46,89 @@ class AdapterPair:
     judge: str | None = "judge"
 
 
-class PairEvaluator(Protocol):
-    """Evaluates adapters on a fixed set of pairs, the same way every time."""
+class Evaluator(ABC):
+    """Measures adapters on a fixed set of held-out pairs, the same way every time.
 
-    pairs: list[PreferencePair]
-
-    def evaluate(self, name: str, players: AdapterPair | None = None, votes: int = 1) -> Evaluation:
-        """Judge every pair under one greedy rubric per prompt; with more than one vote, also voting@k."""
-        ...
-
-
-class HeldOut:
-    """Held-out pairs with their greedy rubrics: what evaluations have in common, whatever the judge is asked."""
+    Every pair is judged under one greedy rubric per prompt; subclasses say what is read from the verdicts. The chosen
+    response of a pair is response A of its comparison.
+    """
 
     def __init__(
         self,
-        sampler: Sampler,
-        writer: RubricGenerator,
+        judge: Any,
+        generator: RubricGenerator,
         settings: EvaluationSettings,
         pairs: Sequence[PreferencePair],
         seed: int,
         recall: Recall | None = None,
     ) -> None:
-        self._sampler = sampler
-        self._writer = writer
-        self._settings = settings
         self.pairs = list(pairs[: settings.pairs])
+        self._comparisons = [pair.present("A").comparison for pair in self.pairs]
         self._seed = derive_seed(seed, "evaluation")
+        self._judge = replace(judge, seed=self._seed)
+        self._generator = generator
+        self._settings = settings
         self._recall = recall
 
-    def _rubrics(self, adapter: str | None) -> list[Rubric]:
+    def evaluate(self, name: str, adapters: AdapterPair | None = None, votes: int = 1) -> Evaluation:
+        """Judge every pair in both orders under one greedy rubric per prompt.
+
+        Args:
+            votes: with more than one, also voting@k; sampled judgements are measured on ``vote_pairs`` pairs.
+        """
+        adapters = adapters or AdapterPair()
+        settings, sampler = self._settings, self._generator.sampler
+        start = sampler.tokens_written
         # A cache of its own: no evaluation changes what training or another evaluation finds cached.
-        return self._writer.with_new_cache().write(
-            [(pair.prompt, 0) for pair in self.pairs],
-            Sampling(self._settings.rubric_max_tokens, 1, 0.0),
+        rubrics = self._generator.with_new_cache().write(
+            [pair.prompt for pair in self.pairs],
+            Sampling(settings.rubric_max_tokens, 1, 0.0),
             self._seed,
-            adapter,
+            adapter=adapters.rubric,
         )
-
-    def _interval(self, values: Sequence[float]) -> dict[str, float]:
-        low, high = bootstrap_interval(values, self._settings.bootstrap, self._seed)
-        return {"accuracy": mean(values), "accuracy_low": low, "accuracy_high": high}
-
-    def _statistics(self, rubrics: Sequence[Rubric], tokens: int) -> dict[str, float]:
-        return {
+        judge = replace(self._judge, adapter=adapters.judge)
+        verdicts = judge.judge(self._comparisons, rubrics)
+        tokens = sampler.tokens_written - start
+        rows = [self._row(pair, verdict) for pair, verdict in zip(self.pairs, verdicts, strict=True)]
+        at_vote_temperature = replace(judge, temperature=judge.vote_temperature)
+        count = settings.vote_pairs
+        sampled = at_vote_temperature.judge(self._comparisons[:count], rubrics[:count], votes=votes)
+        values = {
+            **self._accuracies(rows),
             **rubric_statistics([pair.prompt for pair in self.pairs], rubrics, self._recall),
             "tokens_per_pair": tokens / len(self.pairs),
             "pairs": float(len(self.pairs)),
+            **self._sampled(sampled, votes),
         }
+        return Evaluation(name, values, rows, self._examples(rubrics, verdicts))
 
-    def _showcase(self, rubrics: Sequence[Rubric], judged: Sequence[tuple[str, Side | None]]) -> list[dict[str, Any]]:
-        """A few prompts with what was written for them; ``judged`` has text and winner, the chosen response being A."""
-        shown: list[dict[str, Any]] = []
-        seen: set[str] = set()
-        for pair, rubric, (text, winner) in zip(self.pairs, rubrics, judged, strict=True):
-            # One prompt per subset, so that different kinds of prompt are seen.
-            if len(shown) >= self._settings.showcase or pair.subset in seen:
+    @abstractmethod
+    def _row(self, pair: PreferencePair, verdict: Any) -> dict[str, Any]:
+        """The measured values of one pair."""
+
+    @abstractmethod
+    def _accuracies(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+        """Means over the rows."""
+
+    @abstractmethod
+    def _sampled(self, verdicts: Sequence[Any], votes: int) -> dict[str, float]:
+        """Format of judgements at the voting temperature and, with several votes, the accuracy of their majority."""
+
+    @abstractmethod
+    def _shown(self, verdict: Any) -> tuple[str, Side | None]:
+        """The text of a judgement and its winner, to be shown as an example."""
+
+    def _examples(self, rubrics: Sequence[Rubric], verdicts: Sequence[Any]) -> list[dict[str, Any]]:
+        """A few prompts, one per subset, with the rubric and the judgement written for them."""
+        examples: list[dict[str, Any]] = []
+        subsets: set[str] = set()
+        for pair, rubric, verdict in zip(self.pairs, rubrics, verdicts, strict=True):
+            if len(examples) >= self._settings.showcase or pair.subset in subsets:
                 continue
             if pair.subset:
-                seen.add(pair.subset)
-            shown.append(
+                subsets.add(pair.subset)
+            text, winner = self._shown(verdict)
+            examples.append(
                 {
                     "pair_id": pair.pair_id,
                     "prompt": prompt_text(pair.prompt),
@@ -118,99 +142,108 @@ class HeldOut:
                     "recall": self._recall(pair.prompt, rubric) if self._recall else None,
                 }
             )
-        return shown
+        return examples
 
 
-class Evaluator(HeldOut):
-    """Evaluates a judge of pairs, in both orders."""
+class PairwiseEvaluator(Evaluator):
+    """Measures a judge of two responses: accuracy in both orders, position bias, consistency, format."""
 
-    def __init__(
-        self,
-        sampler: Sampler,
-        writer: RubricGenerator,
-        desk: JudgeDesk,
-        settings: EvaluationSettings,
-        pairs: Sequence[PreferencePair],
-        seed: int,
-        recall: Recall | None = None,
-    ) -> None:
-        super().__init__(sampler, writer, settings, pairs, seed, recall)
-        self._desk = desk
-
-    def evaluate(self, name: str, players: AdapterPair | None = None, votes: int = 1) -> Evaluation:
-        """Judge every pair in both orders under one greedy rubric per prompt.
-
-        Args:
-            votes: with more than one, also voting@k and the format of sampled judgements, on ``vote_pairs`` pairs.
-        """
-        players = players or AdapterPair()
-        settings = self._settings
-        start = self._sampler.tokens_written
-        rubrics = self._rubrics(players.rubric)
-        judge = Sampling(settings.judge_max_tokens, 1, settings.judge_temperature)
-        judged = self._judge_both(self.pairs, rubrics, judge, players.judge)
-        tokens = self._sampler.tokens_written - start
-        rows = [
-            self._row(pair, rubric, {side: found[0] for side, found in verdicts.items()})
-            for pair, rubric, verdicts in zip(self.pairs, rubrics, judged, strict=True)
-        ]
-        values = {
-            **self._accuracies(rows),
-            **self._statistics(rubrics, tokens),
-            **self._sampled(rubrics, players.judge, votes),
+    def _row(self, pair: PreferencePair, verdict: Verdict) -> dict[str, Any]:
+        first = [judgements[0] if judgements else None for judgements in (verdict.original, verdict.swapped)]
+        formats = [0.0 if j is None else format_reward(j, verdict.rubric, "strict") for j in first]
+        return {
+            **verdict_row(pair, verdict, self._settings.unparsed_value, self._seed),
+            "rubric": verdict.rubric.status.value,
+            "original_format": formats[0],
+            "flipped_format": formats[1],
         }
-        first = [verdicts["A"][0] if "A" in verdicts else None for verdicts in judged]
-        told = [("", None) if j is None else (j.text, j.winner) for j in first]
-        return Evaluation(name, values, rows, self._showcase(rubrics, told))
 
-    def _judge_both(
-        self, pairs: Sequence[PreferencePair], rubrics: Sequence[Rubric], sampling: Sampling, adapter: str | None
-    ) -> list[dict[Side, list[Judgement]]]:
-        """Judgements per pair by the side of the chosen response; an unusable rubric has none."""
-        keys: list[tuple[int, Side]] = []
-        cases: list[tuple[Comparison, Rubric]] = []
-        for i, (pair, rubric) in enumerate(zip(pairs, rubrics, strict=True)):
-            if rubric.usable:
-                for side in ("A", "B"):
-                    keys.append((i, side))
-                    cases.append((pair.present(side), rubric))
-        found: list[dict[Side, list[Judgement]]] = [{} for _ in pairs]
-        asked = self._desk.judge(cases, sampling, self._seed, adapter) if cases else []
-        for (i, side), judgements in zip(keys, asked, strict=True):
-            found[i][side] = judgements
-        return found
-
-    def _row(self, pair: PreferencePair, rubric: Rubric, verdicts: Mapping[Side, Judgement]) -> dict[str, Any]:
-        row = {
-            **verdict_row(pair, verdicts, self._settings.unparsed_value, self._seed),
-            "rubric": rubric.status.value,
-        }
-        for order, side in ORDERS:
-            judgement = verdicts.get(side)
-            row[f"{order}_format"] = 0.0 if judgement is None else format_reward(judgement, rubric, "strict")
-        return row
-
-    def _accuracies(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    def _accuracies(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         return {
             **order_statistics(rows, self._settings.bootstrap, self._seed),
-            "format": mean([row[f"{order}_format"] for row in rows for order, _ in ORDERS]),
+            "format": mean([row[f"{order}_format"] for row in rows for order in ("original", "flipped")]),
         }
 
-    def _sampled(self, rubrics: Sequence[Rubric], adapter: str | None, votes: int) -> dict[str, float]:
-        """Format of judgements at the voting temperature and, with several votes, the accuracy of the majority."""
-        settings = self._settings
-        pairs = self.pairs[: settings.vote_pairs]
-        sampling = Sampling(settings.judge_max_tokens, votes, settings.vote_temperature)
-        judged = self._judge_both(pairs, rubrics[: len(pairs)], sampling, adapter)
-        formats = []
-        correct = []
-        for rubric, verdicts in zip(rubrics, judged, strict=False):
-            for side in ("A", "B"):
-                found = verdicts.get(side, [])
-                formats += [format_reward(judgement, rubric, "strict") for judgement in found]
-                winner = majority([judgement.winner for judgement in found])
-                correct.append(settings.unparsed_value if winner is None else float(winner == side))
-        values = {"format_sampled": mean(formats)}
+    def _sampled(self, verdicts: Sequence[Verdict], votes: int) -> dict[str, float]:
+        judgements = [(j, v.rubric) for v in verdicts for j in (*v.original, *v.swapped)]
+        values = {"format_sampled": mean([format_reward(j, rubric, "strict") for j, rubric in judgements])}
         if votes > 1:
-            values[f"voting@{votes}"] = mean(correct)
+            winners = [winner for verdict in verdicts for winner in verdict.order_winners]
+            unparsed = self._settings.unparsed_value
+            values[f"voting@{votes}"] = mean([unparsed if w is None else float(w == "A") for w in winners])
         return values
+
+    def _shown(self, verdict: Verdict) -> tuple[str, Side | None]:
+        return (verdict.original[0].text, verdict.original[0].winner) if verdict.original else ("", None)
+
+
+class PointwiseEvaluator(Evaluator):
+    """Measures a pointwise judge (RUBRIC-ARROW): a pair is right if the chosen response scores higher, a tie counts ½.
+
+    There is no order of presentation, so position bias is 0 by construction and is not measured. A pair with an
+    unreadable judgement counts ``unparsed_value``; tie rates are shares of all pairs, the margin is the mean over those
+    that can be read (0 if none can). Beside the scores, which are made of probabilities, stand those of the written
+    words alone (``accuracy_words``, ``tie_rate_words``): the hard sum that ties more often.
+    """
+
+    def _row(self, pair: PreferencePair, verdict: PointwiseVerdict) -> dict[str, Any]:
+        scores = (verdict.scores_a, verdict.scores_b)
+        words = [score_of_words(own[0]) if own else None for own in scores]
+        margin_words = None if words[0] is None or words[1] is None else words[0] - words[1]
+        unparsed = self._settings.unparsed_value
+        return {
+            "pair_id": pair.pair_id,
+            "subset": pair.subset,
+            "rubric": verdict.rubric.status.value,
+            "chosen_score": mean_score(verdict.scores_a),
+            "rejected_score": mean_score(verdict.scores_b),
+            "margin": verdict.margin,
+            "margin_words": margin_words,
+            "accuracy": verdict.correct("A", unparsed),
+            "accuracy_words": margin_accuracy(margin_words, unparsed),
+            "format": mean([bool(own) and own[0].status is ParseStatus.OK for own in scores]),
+        }
+
+    def _accuracies(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+        accuracies = [row["accuracy"] for row in rows]
+        low, high = bootstrap_interval(accuracies, self._settings.bootstrap, self._seed)
+        return {
+            "accuracy": mean(accuracies),
+            "accuracy_low": low,
+            "accuracy_high": high,
+            "tie_rate": mean([is_tie(row["margin"]) for row in rows]),
+            "margin": mean([row["margin"] for row in rows if row["margin"] is not None]),
+            "accuracy_words": mean([row["accuracy_words"] for row in rows]),
+            "tie_rate_words": mean([is_tie(row["margin_words"]) for row in rows]),
+            "unparsed": mean([row["margin"] is None for row in rows]),
+            "format": mean([row["format"] for row in rows]),
+        }
+
+    def _sampled(self, verdicts: Sequence[PointwiseVerdict], votes: int) -> dict[str, float]:
+        scores = [score for verdict in verdicts for score in (*verdict.scores_a, *verdict.scores_b)]
+        values = {"format_sampled": mean([score.status is ParseStatus.OK for score in scores])}
+        if votes > 1:
+            unparsed = self._settings.unparsed_value
+            values[f"voting@{votes}"] = mean([verdict.correct("A", unparsed) for verdict in verdicts])
+        return values
+
+    def _shown(self, verdict: PointwiseVerdict) -> tuple[str, Side | None]:
+        parts = []
+        for side, own in zip(("A", "B"), (verdict.scores_a, verdict.scores_b), strict=True):
+            value = "no score" if not own or own[0].value is None else f"score {own[0].value:+.3f}"
+            parts.append(f"Response {side}: {value}\n{own[0].text.strip() if own else ''}")
+        return "\n".join(parts), verdict.winner
+
+
+def make_evaluator(
+    recipe: Recipe,
+    generator: RubricGenerator,
+    settings: EvaluationSettings,
+    pairs: Sequence[PreferencePair],
+    recall: Recall | None = None,
+) -> Evaluator:
+    """The evaluator that fits a recipe's judge; it asks the generator's sampler with the generator's prompts."""
+    own = recipe.model_copy(update={"evaluation": settings})
+    judge = make_judge(own, generator.sampler, generator.prompts)
+    kind = PairwiseEvaluator if isinstance(judge, Judge) else PointwiseEvaluator
+    return kind(judge, generator, settings, pairs, recipe.seed, recall)

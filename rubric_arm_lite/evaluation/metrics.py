@@ -1,4 +1,4 @@
-"""Docstring."""
+"""Metrics of verdicts and rubrics: accuracy in both orders, position bias, consistency, intervals, format."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from rubric_arm_lite.prompts import check_format, prompt_text
 from rubric_arm_lite.recipe import derive_seed
+from rubric_arm_lite.reward_model.verdict import Verdict
 from rubric_arm_lite.types import (
-    Comparison,
     CriterionKind,
     Judgement,
     ParseStatus,
@@ -17,21 +17,10 @@ from rubric_arm_lite.types import (
     Prompt,
     Recall,
     Rubric,
-    Side,
 )
 
 TIE = 1e-6
 """Scores that differ by no more are equal: what rounding does to probabilities in float32."""
-
-
-def is_correct(judgement: Judgement, comparison: Comparison) -> bool:
-    """Whether the verdict names the preferred response; no verdict is not correct."""
-    return judgement.winner is not None and judgement.winner == comparison.preferred
-
-
-def accuracy_value(judgement: Judgement, comparison: Comparison, unparsed_value: float) -> float:
-    """What a verdict counts for in an accuracy: 1, 0, or ``unparsed_value`` without a verdict."""
-    return unparsed_value if judgement.winner is None else float(is_correct(judgement, comparison))
 
 
 def format_reward(judgement: Judgement, rubric: Rubric, mode: str) -> float:
@@ -45,39 +34,22 @@ def format_reward(judgement: Judgement, rubric: Rubric, mode: str) -> float:
     return float(check.strict) if mode == "strict" else check.share
 
 
-def preferred_margin(comparison: Comparison, score_a: float | None, score_b: float | None) -> float | None:
-    """By how much the preferred response scores above the other one; None if a score is missing."""
-    if score_a is None or score_b is None:
-        return None
-    return score_a - score_b if comparison.preferred == "A" else score_b - score_a
-
-
-def margin_value(margin: float | None, unreadable: float) -> float:
-    """What a margin counts for in an accuracy: 1, 0, ½ for a tie, or ``unreadable`` without a score."""
-    if margin is None:
-        return unreadable
-    return 0.5 if abs(margin) <= TIE else float(margin > 0)
-
-
-ORDERS: tuple[tuple[str, Side], ...] = (("original", "A"), ("flipped", "B"))
-"""Names of the two orders, with the side on which the chosen response stands."""
-
-
-def verdict_row(
-    pair: PreferencePair, verdicts: Mapping[Side, Judgement], unparsed_value: float, seed: int
-) -> dict[str, Any]:
-    """What a pair's verdicts in both orders count for, by the side of the chosen response; one may be missing."""
-    row: dict[str, Any] = {"pair_id": pair.pair_id, "subset": pair.subset}
-    for order, side in ORDERS:
-        judgement = verdicts.get(side)
-        value = unparsed_value
-        if judgement is not None:
-            value = accuracy_value(judgement, pair.present(side), value)
-        row[order] = value
-        row[f"{order}_winner"] = None if judgement is None else judgement.winner
-    rng = random.Random(derive_seed(seed, "mixed", pair.pair_id))
-    row["mixed"] = row["original" if rng.random() < 0.5 else "flipped"]
-    return row
+def verdict_row(pair: PreferencePair, verdict: Verdict, unparsed_value: float, seed: int) -> dict[str, Any]:
+    """Accuracy and winner in each order for one pair, whose chosen response the verdict knows as A."""
+    accuracy = {
+        "original": verdict.correct("A", "original", unparsed_value),
+        "flipped": verdict.correct("A", "swapped", unparsed_value),
+    }
+    first = random.Random(derive_seed(seed, "mixed", pair.pair_id)).random() < 0.5
+    return {
+        "pair_id": pair.pair_id,
+        "subset": pair.subset,
+        "original": accuracy["original"],
+        "original_winner": verdict.original[0].winner if verdict.original else None,
+        "flipped": accuracy["flipped"],
+        "flipped_winner": verdict.swapped[0].winner if verdict.swapped else None,
+        "mixed": accuracy["original" if first else "flipped"],
+    }
 
 
 def order_statistics(rows: Sequence[Mapping[str, Any]], bootstrap: int, seed: int) -> dict[str, float]:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from rubric_arm_lite.prompts.builder import PromptBuilder, Templates, prompt_hash, prompt_text
 from rubric_arm_lite.prompts.parsing import check_format, parse_judgement, parse_rubric
-from rubric_arm_lite.prompts.pointwise import Checks, parse_checks
+from rubric_arm_lite.prompts.pointwise import PointwiseJudgement, parse_pointwise
 
 __all__ = [
-    "Checks",
+    "PointwiseJudgement",
     "PromptBuilder",
     "Templates",
     "check_format",
-    "parse_checks",
     "parse_judgement",
+    "parse_pointwise",
     "parse_rubric",
     "prompt_hash",
     "prompt_text",

@@ -30,7 +30,7 @@ _LINE = re.compile(r"- Criterion ([1-9][0-9]?) \[(Hard Rule|Principle)\]:")
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class CriterionAnswer:
     """A judge's answer on one criterion.
 
     Attributes:
@@ -47,19 +47,19 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Checks:
-    """A parsed pointwise judgement; ``checks`` is empty unless ``status`` is OK."""
+class PointwiseJudgement:
+    """A parsed pointwise judgement; ``answers`` is empty unless ``status`` is OK."""
 
     text: str
-    checks: tuple[Check, ...]
+    answers: tuple[CriterionAnswer, ...]
     status: ParseStatus
 
     def prefixes(self) -> list[str]:
         """What was written before each answer's word."""
-        return [self.text[: check.end] for check in self.checks]
+        return [self.text[: answer.end] for answer in self.answers]
 
 
-def check_line(
+def pointwise_line(
     number: int, criterion: Criterion, met: bool, justification: str = "", words: PointwiseWords = OUR_WORDS
 ) -> str:
     """A criterion's line as a judge should write it."""
@@ -77,9 +77,9 @@ def _start(number: int, criterion: Criterion) -> str:
     return f"- Criterion {number} [{criterion.kind.label}]:"
 
 
-def parse_checks(
+def parse_pointwise(
     text: str, rubric: Rubric, finish_reason: FinishReason = "stop", words: PointwiseWords = OUR_WORDS
-) -> Checks:
+) -> PointwiseJudgement:
     """Parse a pointwise judgement written for ``rubric``; never raises, takes time linear in the text.
 
     OK only if the text is one line per criterion, numbered in the rubric's order, each with the criterion's kind and
@@ -87,18 +87,18 @@ def parse_checks(
     do not count. A text cut by length is truncated.
     """
     if finish_reason == "length":
-        return Checks(text, (), ParseStatus.TRUNCATED)
-    malformed = Checks(text, (), ParseStatus.MALFORMED)
+        return PointwiseJudgement(text, (), ParseStatus.TRUNCATED)
+    malformed = PointwiseJudgement(text, (), ParseStatus.MALFORMED)
     lines = list(_lines(text))
     if not rubric.criteria or len(lines) != len(rubric.criteria):
         return malformed
-    checks = []
+    answers = []
     for number, ((start, line), criterion) in enumerate(zip(lines, rubric.criteria, strict=True), start=1):
-        check = _read(start, line, number, criterion, words)
-        if check is None:
+        answer = _read(start, line, number, criterion, words)
+        if answer is None:
             return malformed
-        checks.append(check)
-    return Checks(text, tuple(checks), ParseStatus.OK)
+        answers.append(answer)
+    return PointwiseJudgement(text, tuple(answers), ParseStatus.OK)
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
@@ -112,7 +112,7 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
         start = stop if found is None else found.end()
 
 
-def _read(start: int, line: str, number: int, criterion: Criterion, words: PointwiseWords) -> Check | None:
+def _read(start: int, line: str, number: int, criterion: Criterion, words: PointwiseWords) -> CriterionAnswer | None:
     head = _LINE.match(line)
     if head is None or int(head[1]) != number or head[2] != criterion.kind.label:
         return None
@@ -127,5 +127,5 @@ def _read(start: int, line: str, number: int, criterion: Criterion, words: Point
         if said and not said.startswith(JUSTIFICATION_PREFIX):
             return None
         justification = said.removeprefix(JUSTIFICATION_PREFIX).strip()
-        return Check(number, justification, met, start + at + len(words.answer))
+        return CriterionAnswer(number, justification, met, start + at + len(words.answer))
     return None

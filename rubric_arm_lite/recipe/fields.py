@@ -450,6 +450,11 @@ class Recipe(RunSettings):
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
 
+    @property
+    def pointwise(self) -> bool:
+        """Whether the judge scores one response at a time in place of comparing two."""
+        return self.reward.judge == "pointwise"
+
     def grpo(self, role: Role) -> GRPOSettings:
         """The GRPO settings of a role."""
         settings: dict[Role, GRPOSettings] = {"rubric": self.rubric, "judge": self.judge}
@@ -473,7 +478,7 @@ class Recipe(RunSettings):
             raise ValueError(
                 f"model.backend: {self.model.backend} cannot ask the two models of model.checkpoints. Use transformers."
             )
-        if self.reward.judge == "pointwise":
+        if self.pointwise:
             if self.reward.judge_orders == "both":
                 raise ValueError(
                     "reward.judge_orders: both is for two responses in one prompt; reward.judge: pointwise shows one. "

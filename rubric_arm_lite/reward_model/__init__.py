@@ -12,23 +12,25 @@ from rubric_arm_lite import lazy_door
 
 if TYPE_CHECKING:
     from rubric_arm_lite.reward_model.generator import RubricCache, RubricGenerator
-    from rubric_arm_lite.reward_model.judge import JudgeDesk, longest_prompt
-    from rubric_arm_lite.reward_model.model import RubricRewardModel, check_compares
-    from rubric_arm_lite.reward_model.pointwise import PointwiseScore, ScoreDesk, mean_score
+    from rubric_arm_lite.reward_model.judge import Judge, check_compares, longest_prompt, make_judge
+    from rubric_arm_lite.reward_model.model import RubricRewardModel
+    from rubric_arm_lite.reward_model.pointwise import PointwiseJudge, PointwiseScore, PointwiseVerdict, mean_score
     from rubric_arm_lite.reward_model.trl import rubric_arm_reward
     from rubric_arm_lite.reward_model.verdict import Verdict, majority
 
 __all__ = [
-    "JudgeDesk",
+    "Judge",
+    "PointwiseJudge",
     "PointwiseScore",
+    "PointwiseVerdict",
     "RubricCache",
     "RubricGenerator",
     "RubricRewardModel",
-    "ScoreDesk",
     "Verdict",
     "check_compares",
     "longest_prompt",
     "majority",
+    "make_judge",
     "mean_score",
     "rubric_arm_reward",
 ]
@@ -37,9 +39,9 @@ __getattr__ = lazy_door(
     __name__,
     {
         "generator": ["RubricCache", "RubricGenerator"],
-        "judge": ["JudgeDesk", "longest_prompt"],
-        "model": ["RubricRewardModel", "check_compares"],
-        "pointwise": ["PointwiseScore", "ScoreDesk", "mean_score"],
+        "judge": ["Judge", "check_compares", "longest_prompt", "make_judge"],
+        "model": ["RubricRewardModel"],
+        "pointwise": ["PointwiseJudge", "PointwiseScore", "PointwiseVerdict", "mean_score"],
         "trl": ["rubric_arm_reward"],
         "verdict": ["Verdict", "majority"],
     },

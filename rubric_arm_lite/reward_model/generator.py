@@ -1,4 +1,4 @@
-"""A bounded, in-memory store of rubrics, so that a prompt's rubric is written once per generator state.
+"""The rubric generator, and a bounded in-memory cache: a prompt's rubric is written once per generator state.
 
 The key names everything a rubric depends on: the prompt, the weights of the rubric adapter, the template and the
 decoding parameters. When the adapter changes, its fingerprint does, and old rubrics are never served again.
@@ -110,7 +110,7 @@ class RubricCache:
 
 
 class RubricGenerator:
-    """Rubrics for prompts by the present generator, through the cache."""
+    """Writes rubrics for prompts with the current rubric adapter (paper, sec. 3), through a cache."""
 
     def __init__(self, sampler: Sampler, prompts: PromptBuilder, cache: RubricCache) -> None:
         self.sampler = sampler
@@ -118,47 +118,52 @@ class RubricGenerator:
         self.cache = cache
 
     def with_new_cache(self) -> RubricGenerator:
-        """The same writer with an empty cache of its own."""
+        """The same generator with an empty cache of its own."""
         return RubricGenerator(self.sampler, self.prompts, RubricCache(self.cache.capacity))
 
     def write(
         self,
-        requests: Sequence[tuple[Prompt, int]],
+        prompts: Sequence[Prompt],
         sampling: Sampling,
         seed: int,
+        draws: Sequence[int] | None = None,
         adapter: str | None = "rubric",
         attempts: int = 1,
     ) -> list[Rubric]:
-        """One rubric per (prompt, draw) request; unparsable ones are redrawn up to ``attempts`` times.
+        """One rubric per prompt, in order; equal prompts with the same draw share one.
 
-        Equal requests get the same rubric. The cache is asked first and holds every result.
+        Args:
+            draws: numbers the rubrics of one prompt from 0; all 0 if left out.
+            adapter: the adapter that writes; None is the bare base.
+            attempts: how often a sampled rubric that does not parse is drawn again.
         """
         state = self.sampler.fingerprint(adapter)
         template = self.prompts.templates.fingerprint()
         decoding = f"{sampling.describe()}-s{seed}-a{attempts}" if sampling.temperature else sampling.describe()
-        keys = [CacheKey(prompt_hash(p), state, template, decoding, draw) for p, draw in requests]
-        known: dict[CacheKey, Rubric] = {}
-        wanted: dict[CacheKey, Prompt] = {}
-        for key, (prompt, _) in zip(keys, requests, strict=True):
+        draws = draws or [0] * len(prompts)
+        keys = [CacheKey(prompt_hash(p), state, template, decoding, n) for p, n in zip(prompts, draws, strict=True)]
+        rubrics: dict[CacheKey, Rubric] = {}
+        missing: dict[CacheKey, Prompt] = {}
+        for key, prompt in zip(keys, prompts, strict=True):
             cached = self.cache.get(key)
             if cached is not None:
-                known[key] = cached
+                rubrics[key] = cached
             else:
-                wanted[key] = prompt
+                missing[key] = prompt
         for attempt in range(attempts if sampling.temperature else 1):
-            open_keys = [key for key in wanted if key not in known or not known[key].usable]
+            open_keys = [key for key in missing if key not in rubrics or not rubrics[key].usable]
             if not open_keys:
                 break
             examples = [
                 Example(
                     key.prompt,
-                    self.prompts.rubric_prompt(wanted[key]),
+                    self.prompts.rubric_prompt(missing[key]),
                     derive_seed(seed, key.prompt, key.draw, attempt),
                 )
                 for key in open_keys
             ]
             for key, group in zip(open_keys, self.sampler.sample(adapter, examples, sampling), strict=True):
-                known[key] = parse_rubric(group.samples[0].text, group.samples[0].finish_reason)
-        for key in wanted:
-            self.cache.put(key, known[key])
-        return [known[key] for key in keys]
+                rubrics[key] = parse_rubric(group.samples[0].text, group.samples[0].finish_reason)
+        for key in missing:
+            self.cache.put(key, rubrics[key])
+        return [rubrics[key] for key in keys]

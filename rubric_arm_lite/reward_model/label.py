@@ -23,8 +23,8 @@ from rubric_arm_lite.data.pairs import load_responses
 from rubric_arm_lite.errors import CheckpointError, DataError
 from rubric_arm_lite.models import Sampler
 from rubric_arm_lite.prompts import parse_rubric, prompt_hash
-from rubric_arm_lite.reward_model.judge import Case, given_rubric
-from rubric_arm_lite.reward_model.model import RubricRewardModel, check_compares
+from rubric_arm_lite.reward_model.judge import check_compares, given_rubric
+from rubric_arm_lite.reward_model.model import Case, RubricRewardModel
 from rubric_arm_lite.reward_model.verdict import Verdict
 from rubric_arm_lite.runs import IfExists, Journal, atomic_write
 from rubric_arm_lite.types import ParseStatus, Prompt, Rubric, Side
@@ -214,7 +214,7 @@ def _row(verdict: Verdict | None) -> dict[str, Any]:
     """What the journal keeps of a pair; None stands for equal responses."""
     if verdict is None:
         return {"reason": "equal responses"}
-    if not verdict.named:
+    if not verdict.winners:
         # Nothing is judged without a usable rubric; one cut before its first word is that of a prompt too long for it.
         cut = verdict.rubric.status is ParseStatus.TRUNCATED and not verdict.rubric.text
         too_long = verdict.rubric.usable or cut

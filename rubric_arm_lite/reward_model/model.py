@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from rubric_arm_lite.data import prompt_of
 from rubric_arm_lite.errors import ConfigError, DataError
-from rubric_arm_lite.models import ChatSampler
-from rubric_arm_lite.prompts import PromptBuilder, Templates
-from rubric_arm_lite.recipe import Recipe, load_recipe
+from rubric_arm_lite.models import ChatSampler, Sampling
+from rubric_arm_lite.prompts import PromptBuilder, Templates, prompt_hash
+from rubric_arm_lite.recipe import Recipe, derive_seed, load_recipe
 from rubric_arm_lite.recipe.fields import CheckpointPair
 from rubric_arm_lite.reward_model.generator import RubricCache, RubricGenerator
-from rubric_arm_lite.reward_model.judge import Case, Comparer, Progress, TooLong
-from rubric_arm_lite.reward_model.pointwise import PointwiseScore, Scorer
+from rubric_arm_lite.reward_model.judge import check_compares, given_rubric, pairwise_judge, pointwise_judge
+from rubric_arm_lite.reward_model.pointwise import JudgedText, PointwiseScore, unscored
 from rubric_arm_lite.reward_model.ranking import Method, Pair, Ranking, placed, play
 from rubric_arm_lite.reward_model.verdict import Orders, Verdict
 from rubric_arm_lite.runs import adapter_folder, recipe_of_run
-from rubric_arm_lite.types import ROLES, Prompt, Rubric, Side
+from rubric_arm_lite.types import ROLES, Comparison, ParseStatus, Prompt, Rubric, Side
 
 if TYPE_CHECKING:
     from rubric_arm_lite.models import ServerSettings
 
 Request = Prompt | Sequence[Mapping[str, str]]
 """A prompt as it comes from a user: a text, or messages with ``role`` and ``content`` that end with the user's turn."""
+
+
+Case = tuple[Prompt, str, str, Rubric | str | None]
+"""A prompt, responses A and B, and criteria to use in place of the generator's, if any."""
+Progress = Callable[[int, int], None]
+"""Called with how many are done, and of how many."""
+TooLong = Literal["raise", "leave"]
+"""What becomes of a text that does not fit the context: an error, or a verdict without any judgement."""
+
+CASES_AT_ONCE = 256
+"""Cases given to the backend in one call, which batches them as its memory allows; progress is told after each call."""
+ROOM_FOR_TEMPLATE = 256
+"""Tokens of a chat template at most: a text of so few bytes that it fits anyway need not be counted, since no token is
+shorter than a byte, and counting takes a request where the model is behind a server."""
+LINE_TOKENS = 64
+"""Most tokens of a criterion's line without a justification, whatever the tokenizer: it has fewer bytes."""
+_NOT_WRITTEN = Rubric("", (), ParseStatus.TRUNCATED)
 
 
 class RubricRewardModel:
@@ -42,8 +60,7 @@ class RubricRewardModel:
         self.recipe = recipe
         self.prompts = PromptBuilder(Templates.of(recipe.prompts), model.control_tokens())
         self.cache = RubricCache(recipe.cache.capacity)
-        self._comparer = Comparer(model, recipe, self.prompts, RubricGenerator(model, self.prompts, self.cache))
-        self._scorer = Scorer(model, recipe, self.prompts, self._comparer)
+        self.generator = RubricGenerator(model, self.prompts, self.cache)
 
     @classmethod
     def from_run(cls, run: str | Path, state: str = "final") -> RubricRewardModel:
@@ -132,11 +149,12 @@ class RubricRewardModel:
             too_long: ``leave`` gives a prompt that does not fit the context an empty, truncated rubric.
         """
         names = names or [f"prompt {i}" for i in range(1, len(prompts) + 1)]
-        return self._comparer.rubrics([*map(_prompt, prompts, names)], names, too_long)
+        return self._rubrics([*map(_prompt, prompts, names)], names, too_long)
 
     def has_room_for(self, prompt: Prompt) -> bool:
         """Whether a prompt and its rubric fit the context."""
-        return self._comparer.has_room_for(prompt)
+        tokens = self.recipe.evaluation.rubric_max_tokens
+        return self._fits("the prompt", self.prompts.rubric_prompt(prompt), tokens, "leave")
 
     def compare(
         self,
@@ -179,11 +197,32 @@ class RubricRewardModel:
             ConfigError: if this judge was trained to check one response at a time.
         """
         check_compares(self.recipe)
+        if votes < 1:
+            raise ConfigError(f"votes: {votes} asks nothing. Use at least 1.")
+        if orders not in get_args(Orders):
+            raise ConfigError(f"orders: {orders!r} is not one of {', '.join(get_args(Orders))}.")
         names = names or [f"case {i}" for i in range(1, len(cases) + 1)]
-        asked = [
-            (_prompt(prompt, name), a, b, rubric) for (prompt, a, b, rubric), name in zip(cases, names, strict=True)
+        comparisons = [
+            Comparison(name, _prompt(prompt, name), a, b) for (prompt, a, b, _), name in zip(cases, names, strict=True)
         ]
-        return self._comparer.compare(asked, names, votes, orders, too_long, progress)
+        rubrics = self._rubrics_for([c.prompt for c in comparisons], [case[3] for case in cases], names, too_long)
+        judge = pairwise_judge(self.recipe, self.model, self.prompts)
+        judge = replace(judge, seed=derive_seed(self.recipe.seed, "compare"))
+
+        def fits(comparison: Comparison, rubric: Rubric) -> bool:
+            shown = [comparison] * (orders != "swapped") + [comparison.swapped()] * (orders != "original")
+            # Both orders hold the same texts, but a tokenizer may join them differently.
+            turns = (judge.prompt(one, rubric) for one in shown)
+            return all(self._fits(comparison.comparison_id, t, judge.max_tokens, too_long) for t in turns)
+
+        # All prompts are measured before the first is judged, so that a text that is too long costs no judgement.
+        fitting = [r.usable and fits(c, r) for c, r in zip(comparisons, rubrics, strict=True)]
+        verdicts = [Verdict(rubric) for rubric in rubrics]
+        for batch in _batches(fitting, progress):
+            judged = judge.judge([comparisons[i] for i in batch], [rubrics[i] for i in batch], orders, votes)
+            for i, verdict in zip(batch, judged, strict=True):
+                verdicts[i] = verdict
+        return verdicts
 
     def rank(
         self,
@@ -208,10 +247,10 @@ class RubricRewardModel:
         if not responses:
             raise DataError("There are no responses to rank. Give at least one.")
         asked = _prompt(prompt, "the prompt")
-        used = self._comparer.rubrics_for([(asked, rubric)], ["the prompt"])[0]
+        used = self._rubrics_for([asked], [rubric], ["the prompt"], "raise")[0]
         players = list(dict.fromkeys(responses))
         numbers = [f"response {responses.index(text) + 1}" for text in players]
-        named: list[Side | None] = []
+        winners: list[Side | None] = []
 
         def judge(pairs: Sequence[Pair]) -> list[float]:
             if not used.usable:
@@ -219,12 +258,12 @@ class RubricRewardModel:
             cases: list[Case] = [(asked, players[a], players[b], used) for a, b in pairs]
             names = [f"{numbers[a]} and {numbers[b]}" for a, b in pairs]
             verdicts = self.compare_many(cases, votes, names, progress=progress)
-            named.extend(side for verdict in verdicts for side in verdict.named)
+            winners.extend(side for verdict in verdicts for side in verdict.winners)
             return [0.5 + (v.share("A") - v.share("B")) / 2 for v in verdicts]
 
         standings, judged = play(len(players), method, judge, rounds)
         pairs = judged if used.usable else 0
-        return Ranking(placed(responses, players, standings), used, pairs, len(named), named.count(None))
+        return Ranking(placed(responses, players, standings), used, pairs, len(winners), winners.count(None))
 
     def score(
         self, prompt: Request, response: str, rubric: Rubric | str | None = None, justify: bool | None = None
@@ -257,12 +296,84 @@ class RubricRewardModel:
     ) -> list[PointwiseScore]:
         """:meth:`score` for many cases at once, batched; equal prompts share one rubric."""
         names = names or [f"case {i}" for i in range(1, len(cases) + 1)]
-        if justify is None:
-            justify = self.recipe.reward.judge == "pointwise"
-        asked = [
-            (_prompt(prompt, name), text, rubric) for (prompt, text, rubric), name in zip(cases, names, strict=True)
+        justify = self.recipe.pointwise if justify is None else justify
+        tokens = self.recipe.evaluation.judge_max_tokens if justify else LINE_TOKENS
+        judge = pointwise_judge(self.recipe, self.model, self.prompts)
+        judge = replace(judge, max_tokens=tokens, temperature=0.0, seed=derive_seed(self.recipe.seed, "score"))
+        judge.reader()  # before anything is sampled
+        prompts = [_prompt(prompt, name) for (prompt, _, _), name in zip(cases, names, strict=True)]
+        rubrics = self._rubrics_for(prompts, [case[2] for case in cases], names, too_long)
+        turns = [
+            self.prompts.pointwise_prompt(prompt, rubric, response) if rubric.usable else ""
+            for prompt, (_, response, _), rubric in zip(prompts, cases, rubrics, strict=True)
         ]
-        return self._scorer.score(asked, names, justify, too_long, progress)
+        fitting = [
+            rubric.usable and self._fits(name, turn, tokens, too_long)
+            for turn, rubric, name in zip(turns, rubrics, names, strict=True)
+        ]
+        scores = [unscored(r, "", ParseStatus.TRUNCATED if r.usable else r.status) for r in rubrics]
+        for batch in _batches(fitting, progress):
+            rubric_of = {turns[i]: rubrics[i] for i in batch}
+            if justify:
+                texts = [text for own in judge.write(rubric_of).values() for text in own]
+            else:
+                texts = [JudgedText(turn, rubric) for turn, rubric in rubric_of.items()]
+            scored = dict(zip(rubric_of, judge.read(texts), strict=True))
+            for i in batch:
+                scores[i] = scored[turns[i]]
+        return scores
+
+    # --- rubrics and lengths --------------------------------------------------------------------------------------
+
+    def _rubrics(self, prompts: Sequence[Prompt], names: Sequence[str], too_long: TooLong) -> list[Rubric]:
+        """Greedy rubrics, one per prompt; with ``leave`` that of a prompt too long for the context is truncated."""
+        tokens = self.recipe.evaluation.rubric_max_tokens
+        distinct: dict[str, tuple[Prompt, str]] = {}
+        for prompt, name in zip(prompts, names, strict=True):
+            distinct.setdefault(prompt_hash(prompt), (prompt, name))
+        fitting = {
+            key: prompt
+            for key, (prompt, name) in distinct.items()
+            if self._fits(name, self.prompts.rubric_prompt(prompt), tokens, too_long)
+        }
+        greedy = Sampling(tokens, 1, 0.0)
+        written = self.generator.write([*fitting.values()], greedy, self.recipe.seed) if fitting else []
+        rubrics = dict(zip(fitting, written, strict=True))
+        return [rubrics.get(prompt_hash(prompt), _NOT_WRITTEN) for prompt in prompts]
+
+    def _rubrics_for(
+        self,
+        prompts: Sequence[Prompt],
+        given: Sequence[Rubric | str | None],
+        names: Sequence[str],
+        too_long: TooLong,
+    ) -> list[Rubric]:
+        """The rubric given with each prompt, or the generator's where there is none.
+
+        Raises:
+            DataError: as :meth:`rubrics`, or if a given rubric does not parse; nothing has been sampled then.
+        """
+        parsed = [None if r is None else given_rubric(r, name) for r, name in zip(given, names, strict=True)]
+        missing = [i for i, rubric in enumerate(parsed) if rubric is None]
+        written = iter(self._rubrics([prompts[i] for i in missing], [names[i] for i in missing], too_long))
+        return [next(written) if rubric is None else rubric for rubric in parsed]
+
+    def _fits(self, name: str, turn: str, max_tokens: int, too_long: TooLong) -> bool:
+        """Whether a user turn and its answer fit the context.
+
+        Raises:
+            DataError: if they do not, unless such texts are to be left.
+        """
+        limit = self.recipe.model.max_context
+        if len(turn.encode("utf-8", "surrogatepass")) + ROOM_FOR_TEMPLATE + max_tokens <= limit:
+            return True
+        length = self.model.prompt_tokens(turn) + max_tokens
+        if length > limit and too_long == "raise":
+            raise DataError(
+                f"{name}: {length} tokens with the answer, more than model.max_context ({limit}). Shorten the texts, "
+                "or use a run with a longer context."
+            )
+        return length <= limit
 
     def unknown_words(self, *texts: str) -> tuple[str, ...]:
         """Words that the tokenizer does not know and reads as blanks, in order; a server keeps its own to itself."""
@@ -279,13 +390,13 @@ class RubricRewardModel:
         return tuple(words)
 
 
-def check_compares(recipe: Recipe) -> None:
-    """Raise a ConfigError if the recipe's judge was trained to check one response at a time."""
-    if recipe.reward.judge == "pointwise":
-        raise ConfigError(
-            "reward.judge: pointwise is a judge that checks one response at a time; it has not learned to compare two. "
-            "Use score or score_many in Python or /v1/score over HTTP, or a run with reward.judge: pairwise."
-        )
+def _batches(fitting: Sequence[bool], progress: Progress | None) -> Iterator[list[int]]:
+    """Indices of the cases that fit, in batches; progress is told after each."""
+    for start in range(0, len(fitting), CASES_AT_ONCE):
+        end = min(start + CASES_AT_ONCE, len(fitting))
+        yield [i for i in range(start, end) if fitting[i]]
+        if progress is not None:
+            progress(end, len(fitting))
 
 
 def _prompt(request: Request, name: str) -> Prompt:

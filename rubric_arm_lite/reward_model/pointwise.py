@@ -1,9 +1,9 @@
-"""Score single responses under a rubric: the probabilities of true and false on every criterion (RUBRIC-ARROW).
+"""The pointwise judge: it checks one response at a time, criterion by criterion (RUBRIC-ARROW, arXiv 2605.29156).
 
-Prompts, responses and perhaps rubrics go in; a `PointwiseScore` each comes out. The
-judge answers either at once, each criterion by itself in one pass over the prompt, or after writing a text with a
-justification per criterion, in which the probabilities are read where it wrote its answers. Departures from the paper
-stand in :func:`~rubric_arm_lite.prompts.pointwise.parse_checks`: our form is lines, theirs is an object.
+Comparisons and rubrics go in, verdicts come out, as with :class:`~rubric_arm_lite.reward_model.judge.Judge`; here a
+verdict is made of scores. The judge answers either at once, each criterion by itself in one pass over the prompt, or
+after writing a justification per criterion, in which the probabilities are read where it wrote its answers. Departures
+from the paper stand in ``prompts.pointwise.parse_pointwise``: our format is lines, theirs is an object.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rubric_arm_lite.errors import BackendError
-from rubric_arm_lite.models import ChatSampler, NextWords, Sampler, Sampling, WordReader
-from rubric_arm_lite.prompts import Checks, PromptBuilder, parse_checks
+from rubric_arm_lite.models import NextWords, Sampler, Sampling, WordReader
+from rubric_arm_lite.prompts import PointwiseJudgement, PromptBuilder, parse_pointwise
 from rubric_arm_lite.prompts.pointwise import OUR_WORDS, answer_prefix
-from rubric_arm_lite.recipe import PointwiseWords, Recipe, derive_seed
-from rubric_arm_lite.reward_model.judge import CASES_AT_ONCE, Comparer, Progress, TooLong
-from rubric_arm_lite.types import Criterion, CriterionKind, Example, ParseStatus, Prompt, Rubric
+from rubric_arm_lite.recipe import PointwiseWords, derive_seed
+from rubric_arm_lite.reward_model.verdict import Orders
+from rubric_arm_lite.types import Comparison, Criterion, CriterionKind, Example, ParseStatus, Prompt, Rubric, Side
 
+TIE = 1e-6
+"""Scores that differ by no more are equal: what rounding does to probabilities in float32."""
 WEIGHTS = {CriterionKind.HARD_RULE: 3.0, CriterionKind.PRINCIPLE: 1.0}
 
 
@@ -84,52 +86,120 @@ def mean_score(scores: Sequence[PointwiseScore]) -> float | None:
     return math.fsum(values) / len(values) if values else None
 
 
+def is_tie(margin: float | None) -> bool:
+    """Whether two scores are equal but for rounding; a missing margin is no tie."""
+    return margin is not None and abs(margin) <= TIE
+
+
+def margin_accuracy(margin: float | None, unparsed: float) -> float:
+    """Credit for a margin of the preferred response: 1, 0, ½ for a tie, ``unparsed`` without a score."""
+    if margin is None:
+        return unparsed
+    return 0.5 if is_tie(margin) else float(margin > 0)
+
+
 @dataclass(frozen=True, slots=True)
-class Sheet:
-    """What the judge was asked, and what it wrote; without ``checks`` it is to answer every criterion at once."""
+class PointwiseVerdict:
+    """The scores of a comparison's two responses under one rubric, one per vote; none under an unusable rubric."""
+
+    rubric: Rubric
+    scores_a: tuple[PointwiseScore, ...] = ()
+    scores_b: tuple[PointwiseScore, ...] = ()
+
+    @property
+    def margin(self) -> float | None:
+        """Mean score of response A minus that of response B; None if either has no readable score."""
+        a, b = mean_score(self.scores_a), mean_score(self.scores_b)
+        return None if a is None or b is None else a - b
+
+    @property
+    def winner(self) -> Side | None:
+        """The response with the higher score; None for a tie or without scores."""
+        return None if self.margin is None or is_tie(self.margin) else "A" if self.margin > 0 else "B"
+
+    def correct(self, label: Side, unparsed: float = 0.0) -> float:
+        """1 if ``label`` scores higher, 0 if the other one does, ½ for a tie, ``unparsed`` without a score."""
+        margin = self.margin
+        return margin_accuracy(margin if label == "A" or margin is None else -margin, unparsed)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedText:
+    """A user turn for the judge, its rubric, and what the judge wrote; None if it answers every criterion at once."""
 
     prompt: str
     rubric: Rubric
-    checks: Checks | None = None
+    judgement: PointwiseJudgement | None = None
 
     def prefixes(self, words: PointwiseWords) -> list[str]:
-        """What stands before each answer; nothing if the text cannot be read."""
-        if self.checks is not None:
-            return self.checks.prefixes()
+        """The text before each answer; nothing if the judgement could not be parsed."""
+        if self.judgement is not None:
+            return self.judgement.prefixes()
         return [answer_prefix(number, c, words) for number, c in enumerate(self.rubric.criteria, start=1)]
 
 
-class ScoreDesk:
-    """Asks the judge about many responses at once; equal prompts are asked, and equal texts read, once."""
+@dataclass(frozen=True)
+class PointwiseJudge:
+    """A judge of single responses; :func:`dataclasses.replace` makes one with other settings.
 
-    def __init__(self, sampler: Sampler, prompts: PromptBuilder, words: PointwiseWords = OUR_WORDS) -> None:
-        self.sampler = sampler
-        self.prompts = prompts
-        self.words = words
+    Attributes: as those of :class:`~rubric_arm_lite.reward_model.judge.Judge`, and ``words``, the two answers.
+    """
 
-    def score(
-        self,
-        cases: Sequence[tuple[Prompt, str, Rubric]],
-        sampling: Sampling,
-        seed: int,
-        adapter: str | None = "judge",
-    ) -> list[list[PointwiseScore]]:
-        """``sampling.num_generations`` written judgements per (prompt, response, rubric), scored, in order."""
-        texts = [self.prompts.pointwise_prompt(prompt, rubric, response) for prompt, response, rubric in cases]
-        sheets = self.write(dict(zip(texts, (rubric for _, _, rubric in cases), strict=True)), sampling, seed, adapter)
-        scores = iter(self.read([sheet for own in sheets.values() for sheet in own], adapter))
-        found = {text: [next(scores) for _ in own] for text, own in sheets.items()}
-        return [found[text] for text in texts]
+    sampler: Sampler
+    prompts: PromptBuilder
+    max_tokens: int
+    temperature: float = 0.0
+    vote_temperature: float = 1.0
+    seed: int = 0
+    adapter: str | None = "judge"
+    words: PointwiseWords = OUR_WORDS
 
-    def write(
-        self, asked: dict[str, Rubric], sampling: Sampling, seed: int, adapter: str | None = "judge"
-    ) -> dict[str, list[Sheet]]:
-        """Let the judge write its judgements for user turns, each with the rubric that it shows."""
-        examples = [Example(f"response {i}", t, derive_seed(seed, t)) for i, t in enumerate(asked, start=1)]
-        groups = self.sampler.sample(adapter, examples, sampling) if examples else []
+    def sampling(self, votes: int = 1) -> Sampling:
+        """How judgements are drawn."""
+        return Sampling(self.max_tokens, votes, self.temperature if votes == 1 else self.vote_temperature)
+
+    def judge(
+        self, comparisons: Sequence[Comparison], rubrics: Sequence[Rubric], orders: Orders = "both", votes: int = 1
+    ) -> list[PointwiseVerdict]:
+        """One verdict per comparison under its rubric, in order; ``orders`` has no effect."""
+        usable = [(c, rubric) for c, rubric in zip(comparisons, rubrics, strict=True) if rubric.usable]
+        scores = iter(
+            self.score(
+                [(c.prompt, text, rubric) for c, rubric in usable for text in (c.response_a, c.response_b)], votes
+            )
+        )
+        return [
+            PointwiseVerdict(rubric, tuple(next(scores)), tuple(next(scores)))
+            if rubric.usable
+            else PointwiseVerdict(rubric)
+            for rubric in rubrics
+        ]
+
+    def turns(self, comparison: Comparison, rubric: Rubric) -> list[str]:
+        """The user turns that one comparison leads to: one per response."""
+        return [
+            self.prompts.pointwise_prompt(comparison.prompt, rubric, response)
+            for response in (comparison.response_a, comparison.response_b)
+        ]
+
+    def score(self, cases: Sequence[tuple[Prompt, str, Rubric]], votes: int = 1) -> list[list[PointwiseScore]]:
+        """``votes`` written and scored judgements per (prompt, response, rubric); equal prompts are asked once."""
+        turns = [self.prompts.pointwise_prompt(prompt, rubric, response) for prompt, response, rubric in cases]
+        texts = self.write(dict(zip(turns, (rubric for _, _, rubric in cases), strict=True)), votes)
+        scores = iter(self.read([text for own in texts.values() for text in own]))
+        scored = {turn: [next(scores) for _ in own] for turn, own in texts.items()}
+        return [scored[turn] for turn in turns]
+
+    def write(self, turns: dict[str, Rubric], votes: int = 1) -> dict[str, list[JudgedText]]:
+        """Sample the judgements of user turns, each with the rubric that it shows."""
+        examples = [Example(f"response {i}", t, derive_seed(self.seed, t)) for i, t in enumerate(turns, start=1)]
+        groups = self.sampler.sample(self.adapter, examples, self.sampling(votes)) if examples else []
         return {
-            text: [Sheet(text, rubric, parse_checks(w.text, rubric, w.finish_reason, self.words)) for w in g.samples]
-            for (text, rubric), g in zip(asked.items(), groups, strict=True)
+            turn: [
+                JudgedText(turn, rubric, parse_pointwise(s.text, rubric, s.finish_reason, self.words))
+                for s in group.samples
+            ]
+            for (turn, rubric), group in zip(turns.items(), groups, strict=True)
         }
 
     def reader(self) -> WordReader:
@@ -145,96 +215,33 @@ class ScoreDesk:
             )
         return self.sampler
 
-    def read(self, sheets: Sequence[Sheet], adapter: str | None = "judge") -> list[PointwiseScore]:
-        """The scores of judgements, by the probabilities that ``adapter`` gives to its answers.
+    def read(self, texts: Sequence[JudgedText]) -> list[PointwiseScore]:
+        """The scores of judgements, by the probabilities that the adapter gives to their answers.
 
         Raises:
             BackendError: if the backend does not give probabilities of words, or the tokenizer has none for them.
         """
         reader = self.reader()
-        distinct = list(dict.fromkeys(sheets))
-        questions = [NextWords(s.prompt, p, self.words.options) for s in distinct for p in s.prefixes(self.words)]
-        read = iter(reader.next_word_logprobs(adapter, questions) if questions else [])
-        scores = {sheet: _scored(sheet, read) for sheet in distinct}
-        return [scores[sheet] for sheet in sheets]
+        distinct = list(dict.fromkeys(texts))
+        questions = [NextWords(t.prompt, p, self.words.options) for t in distinct for p in t.prefixes(self.words)]
+        logprobs = iter(reader.next_word_logprobs(self.adapter, questions) if questions else [])
+        scores = {text: _scored(text, logprobs) for text in distinct}
+        return [scores[text] for text in texts]
 
 
 def unscored(rubric: Rubric, text: str, status: ParseStatus) -> PointwiseScore:
-    """What there is to say of a response without a readable judgement."""
+    """The score of a response without a readable judgement."""
     return PointwiseScore(None, (), rubric, text, status)
 
 
-def _scored(sheet: Sheet, read: Iterator[tuple[float, ...]]) -> PointwiseScore:
-    rubric, written = sheet.rubric, sheet.checks
-    if written is not None and written.status is not ParseStatus.OK:
-        return unscored(rubric, written.text, written.status)
-    said = [""] * len(rubric.criteria) if written is None else [check.justification for check in written.checks]
+def _scored(judged: JudgedText, logprobs: Iterator[tuple[float, ...]]) -> PointwiseScore:
+    rubric, judgement = judged.rubric, judged.judgement
+    if judgement is not None and judgement.status is not ParseStatus.OK:
+        return unscored(rubric, judgement.text, judgement.status)
+    written = [] if judgement is None else [answer.justification for answer in judgement.answers]
     answers = []
-    for criterion, justification in zip(rubric.criteria, said, strict=True):
-        true, false = map(math.exp, next(read))
+    for criterion, justification in zip(rubric.criteria, written or [""] * len(rubric.criteria), strict=True):
+        true, false = map(math.exp, next(logprobs))
         answers.append(Answer(criterion, true, false, justification))
-    text = "" if written is None else written.text
+    text = "" if judgement is None else judgement.text
     return PointwiseScore(weighted_score(answers), tuple(answers), rubric, text, ParseStatus.OK)
-
-
-ScoreCase = tuple[Prompt, str, Rubric | str | None]
-"""A prompt, a response, and criteria to use in place of the generator's, if any."""
-
-LINE_TOKENS = 64
-"""A criterion's line without a justification has at most so many, whatever the tokenizer: it has fewer bytes."""
-_Asked = tuple[str | None, Rubric]
-"""The judge's user turn, None if it is not asked, and the rubric in it."""
-
-
-class Scorer:
-    """Asks the judge about one response at a time."""
-
-    def __init__(self, model: ChatSampler, recipe: Recipe, prompts: PromptBuilder, comparer: Comparer) -> None:
-        self._recipe = recipe
-        self._prompts = prompts
-        self._comparer = comparer
-        self._desk = ScoreDesk(model, prompts, recipe.prompts.pointwise_words)
-
-    def score(
-        self,
-        cases: Sequence[ScoreCase],
-        names: Sequence[str],
-        justify: bool = False,
-        too_long: TooLong = "raise",
-        progress: Progress | None = None,
-    ) -> list[PointwiseScore]:
-        """One score per case, in order.
-
-        Raises:
-            BackendError: if the backend does not give probabilities of words, or the tokenizer has none for them.
-            DataError: if a rubric given as text does not parse, or a text is longer than the context.
-        """
-        self._desk.reader()  # before anything is asked
-        rubrics = self._comparer.rubrics_for([(prompt, rubric) for prompt, _, rubric in cases], names, too_long)
-        sampling = Sampling(self._recipe.evaluation.judge_max_tokens if justify else LINE_TOKENS, 1, 0.0)
-        asked: list[_Asked] = []
-        for (prompt, response, _), rubric, name in zip(cases, rubrics, names, strict=True):
-            text = self._prompts.pointwise_prompt(prompt, rubric, response) if rubric.usable else None
-            fits = text is not None and self._comparer.fits(name, text, sampling, too_long)
-            asked.append((text if fits else None, rubric))
-        found: list[PointwiseScore] = []
-        for start in range(0, len(asked), CASES_AT_ONCE):
-            found += self._score(asked[start : start + CASES_AT_ONCE], sampling, justify)
-            if progress is not None:
-                progress(len(found), len(asked))
-        return found
-
-    def _score(self, cases: Sequence[_Asked], sampling: Sampling, justify: bool) -> list[PointwiseScore]:
-        asked = {text: rubric for text, rubric in cases if text is not None}
-        if justify:
-            written = self._desk.write(asked, sampling, derive_seed(self._recipe.seed, "score"))
-            sheets = [sheet for own in written.values() for sheet in own]
-        else:
-            sheets = [Sheet(text, rubric) for text, rubric in asked.items()]
-        scores = dict(zip(asked, self._desk.read(sheets), strict=True))
-        return [
-            unscored(rubric, "", rubric.status if not rubric.usable else ParseStatus.TRUNCATED)
-            if text is None
-            else scores[text]
-            for text, rubric in cases
-        ]

@@ -20,8 +20,8 @@ from rubric_arm_lite.data import prompt_of
 from rubric_arm_lite.data.pairs import answer_of
 from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.prompts import prompt_hash
-from rubric_arm_lite.reward_model.judge import Case
-from rubric_arm_lite.reward_model.model import RubricRewardModel, check_compares
+from rubric_arm_lite.reward_model.judge import check_compares
+from rubric_arm_lite.reward_model.model import Case, RubricRewardModel
 from rubric_arm_lite.reward_model.verdict import Verdict
 from rubric_arm_lite.types import Prompt
 
@@ -197,12 +197,12 @@ class RubricArmReward:
         return [w / (len(groups[prompt_hash(p)]) - 1) for w, p in zip(won, prompts, strict=True)], verdicts
 
     def _count(self, verdicts: Sequence[Verdict], log_metric: Callable[[str, float], None] | None) -> None:
-        named = [side for verdict in verdicts for side in verdict.named]
+        named = [side for verdict in verdicts for side in verdict.winners]
         counts = {
             "judgements": len(named),
             "unparsed": named.count(None),
             "comparisons": len(verdicts),
-            "not_judged": sum(not verdict.named for verdict in verdicts),
+            "not_judged": sum(not verdict.winners for verdict in verdicts),
         }
         self.totals.update(counts)
         if log_metric is not None:

@@ -1,7 +1,7 @@
-"""What a judge says of two responses, in the caller's order: the winner, and the findings per criterion.
+"""Verdicts: which of two responses a judge prefers, over both orders of presentation and several votes.
 
-Judgements of both orders and of several votes go in; one :class:`Verdict` comes out. A judgement that saw the two
-responses swapped is turned round here, so that A and B always mean what the caller gave as A and B.
+A judgement that saw the two responses swapped is translated back here, so that A and B always mean the responses of
+the :class:`~rubric_arm_lite.types.Comparison` that was judged.
 """
 
 from __future__ import annotations
@@ -11,13 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rubric_arm_lite.types import (
-    Criterion,
-    Judgement,
-    Rubric,
-    Side,
-    other_side,
-)
+from rubric_arm_lite.types import Criterion, Judgement, Rubric, Side, other_side
+
+Orders = Literal["both", "original", "swapped"]
+"""The orders of presentation in which the judge sees two responses."""
 
 
 def majority(winners: Sequence[Side | None]) -> Side | None:
@@ -26,13 +23,9 @@ def majority(winners: Sequence[Side | None]) -> Side | None:
     return "A" if lead > 0 else "B" if lead < 0 else None
 
 
-Orders = Literal["both", "given", "swapped"]
-"""In which orders the judge sees two responses."""
-
-
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """One thing that judgements say about a response, and how many of them say it in these words."""
+    """A justification for one criterion under one response, and in how many judgements it occurs word for word."""
 
     text: str
     count: int
@@ -44,9 +37,9 @@ class Finding:
 
     Attributes:
         number: the criterion's place in the rubric, from 1.
-        response_a: remarks on response A, the most frequent wording first, then by first appearance (judgements in
-            the order given come before swapped ones). Empty if no judgement has exactly one line for the criterion
-            under this response, with the criterion's own kind.
+        response_a: remarks on response A, the most frequent wording first, then by first appearance (original order
+            before swapped). Empty if no judgement has exactly one line for the criterion under this response with
+            the criterion's own kind.
         response_b: the same for response B.
     """
 
@@ -58,78 +51,98 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the judge says of two responses.
+    """The judgements of one comparison under one rubric.
 
     Attributes:
-        winner: "A" or "B" as the caller gave them; None if there is no majority over orders and votes.
-        consistent: whether every verdict named the same response.
-        confidence: share of the verdicts asked for that named the winner.
-        rubric: the criteria that were used.
-        judgements: the judge's texts, in the caller's order of responses.
-        flipped: the judge's texts with the two responses swapped.
-        findings: one entry per criterion; empty if nothing was judged.
+        rubric: the criteria that the judge was given.
+        original: judgements that saw the responses in the comparison's order, one per vote; empty if not asked.
+        swapped: judgements that saw them in the other order: their text's A is the comparison's B.
     """
 
-    winner: Side | None
-    consistent: bool
-    confidence: float
     rubric: Rubric
-    judgements: tuple[Judgement, ...]
-    flipped: tuple[Judgement, ...]
-    findings: tuple[Finding, ...] = ()
+    original: tuple[Judgement, ...] = ()
+    swapped: tuple[Judgement, ...] = ()
 
     @property
-    def named(self) -> tuple[Side | None, ...]:
-        """What every single judgement named, in the caller's order; None where it named nothing."""
-        return (*(j.winner for j in self.judgements), *map(_turned, (j.winner for j in self.flipped)))
+    def winners(self) -> tuple[Side | None, ...]:
+        """The winner of every judgement, original order first; None where a judgement names none."""
+        return (*(j.winner for j in self.original), *(_translated(j.winner) for j in self.swapped))
+
+    @property
+    def winner(self) -> Side | None:
+        """The side that the majority of all judgements names; None without a majority."""
+        return majority(self.winners)
+
+    @property
+    def confidence(self) -> float:
+        """Share of the judgements that name the winner; 0 without one."""
+        return 0.0 if self.winner is None else self.share(self.winner)
+
+    @property
+    def consistent(self) -> bool:
+        """Whether every judgement names the same response."""
+        return self.confidence == 1.0
+
+    @property
+    def order_winners(self) -> tuple[Side | None, Side | None]:
+        """The majority of the original and of the swapped order."""
+        votes = len(self.original)
+        return majority(self.winners[:votes]), majority(self.winners[votes:])
 
     @property
     def agreed(self) -> Side | None:
         """The response that the majority of either order names; None if the orders disagree or one has none."""
-        given = majority([j.winner for j in self.judgements])
-        swapped = _turned(majority([j.winner for j in self.flipped]))
-        return given if given == swapped else None
+        original, swapped = self.order_winners
+        return original if original == swapped else None
 
     def orders_won(self, side: Side) -> int:
-        """In how many orders, 0 to 2, the majority named ``side``; an order without a verdict is not won."""
-        given = majority([j.winner for j in self.judgements])
-        swapped = _turned(majority([j.winner for j in self.flipped]))
-        return (given == side) + (swapped == side)
+        """In how many orders, 0 to 2, the majority names ``side``; an order without a majority is not won."""
+        return self.order_winners.count(side)
 
     def share(self, side: Side) -> float:
-        """Share of the judgements that named ``side``; 0 if nothing was judged."""
-        named = self.named
-        return sum(name == side for name in named) / len(named) if named else 0.0
+        """Share of the judgements that name ``side``; 0 if nothing was judged."""
+        return self.winners.count(side) / len(self.winners) if self.winners else 0.0
+
+    @property
+    def preference(self) -> float:
+        """Credit of response A in [0, 1]: the share of judgements for it, those without a winner counting ½."""
+        return 0.5 + 0.5 * (self.share("A") - self.share("B"))
+
+    def correct(self, label: Side, orders: Orders = "both", unparsed: float = 0.0) -> float:
+        """Mean accuracy of the judgements in the given orders.
+
+        Args:
+            label: the preferred response of the comparison.
+            unparsed: credit for a judgement without a winner, and where nothing was judged.
+        """
+        votes = len(self.original)
+        winners = {"both": self.winners, "original": self.winners[:votes], "swapped": self.winners[votes:]}[orders]
+        credits = [unparsed if winner is None else float(winner == label) for winner in winners]
+        return sum(credits) / len(credits) if credits else unparsed
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """One entry per criterion; empty if nothing was judged."""
+        if not self.winners:
+            return ()
+        remarks: dict[tuple[Side, int], Counter[str]] = {}
+        for judgement, swapped in [*((j, False) for j in self.original), *((j, True) for j in self.swapped)]:
+            lines = Counter((a.side, a.number) for a in judgement.assessments)
+            for a in judgement.assessments:
+                known = a.number <= len(self.rubric.criteria) and self.rubric.criteria[a.number - 1].kind is a.kind
+                if known and lines[a.side, a.number] == 1 and a.justification:
+                    side = other_side(a.side) if swapped else a.side
+                    remarks.setdefault((side, a.number), Counter())[a.justification] += 1
+
+        def of(side: Side, number: int) -> tuple[Remark, ...]:
+            # most_common keeps the order of first appearance among equals
+            return tuple(Remark(text, n) for text, n in remarks.get((side, number), Counter()).most_common())
+
+        return tuple(
+            Finding(number, criterion, of("A", number), of("B", number))
+            for number, criterion in enumerate(self.rubric.criteria, start=1)
+        )
 
 
-def verdict_of(rubric: Rubric, given: Sequence[Judgement], swapped: Sequence[Judgement]) -> Verdict:
-    """Merge judgements in the order given and in the swapped one; either may be empty."""
-    named = [*(j.winner for j in given), *(_turned(j.winner) for j in swapped)]
-    winner = majority(named)
-    share = sum(n == winner for n in named) / len(named) if winner is not None else 0.0
-    findings = _findings(rubric, given, swapped) if named else ()
-    return Verdict(winner, share == 1.0, share, rubric, tuple(given), tuple(swapped), findings)
-
-
-def _findings(rubric: Rubric, given: Sequence[Judgement], swapped: Sequence[Judgement]) -> tuple[Finding, ...]:
-    said: dict[tuple[Side, int], Counter[str]] = {}
-    for judgement, turned in [*((j, False) for j in given), *((j, True) for j in swapped)]:
-        lines = Counter((a.side, a.number) for a in judgement.assessments)
-        for a in judgement.assessments:
-            known = a.number <= len(rubric.criteria) and rubric.criteria[a.number - 1].kind is a.kind
-            if known and lines[a.side, a.number] == 1 and a.justification:
-                side = other_side(a.side) if turned else a.side
-                said.setdefault((side, a.number), Counter())[a.justification] += 1
-
-    def remarks(side: Side, number: int) -> tuple[Remark, ...]:
-        # most_common keeps the order of first appearance among equals
-        return tuple(Remark(text, count) for text, count in said.get((side, number), Counter()).most_common())
-
-    return tuple(
-        Finding(number, criterion, remarks("A", number), remarks("B", number))
-        for number, criterion in enumerate(rubric.criteria, start=1)
-    )
-
-
-def _turned(side: Side | None) -> Side | None:
-    return None if side is None else other_side(side)
+def _translated(winner: Side | None) -> Side | None:
+    return None if winner is None else other_side(winner)

@@ -12,16 +12,11 @@ from typing import Any
 from rubric_arm_lite.errors import TrainingError
 from rubric_arm_lite.evaluation import Evaluation, make_evaluator
 from rubric_arm_lite.evaluation.caveats import no_gradient_caveats, phases_without_gradient
-from rubric_arm_lite.models import Sampler
-from rubric_arm_lite.prompts import PromptBuilder
-from rubric_arm_lite.recipe import Recipe
-from rubric_arm_lite.reward_model import JudgeDesk, RubricGenerator, ScoreDesk
 from rubric_arm_lite.training.alternating import Hooks, Position, RoleStep, alternate
-from rubric_arm_lite.training.phases import JudgePhase, Phase, RubricPhase
-from rubric_arm_lite.training.pointwise_phases import PointwiseJudgePhase, PointwiseRubricPhase
+from rubric_arm_lite.training.pointwise_phases import make_phases
 from rubric_arm_lite.training.schedule import ScheduledPhase, scheduled_phases
 from rubric_arm_lite.training.state import RunParts
-from rubric_arm_lite.types import ROLES, Role, StepMetrics
+from rubric_arm_lite.types import ROLES, StepMetrics
 
 
 def rollout_rows(slot: ScheduledPhase, step: int, turn: RoleStep) -> Iterator[dict[str, Any]]:
@@ -72,7 +67,7 @@ class AlternatingStage:
     def __init__(self, parts: RunParts, evaluate: Callable[[str], Evaluation]) -> None:
         self.parts = parts
         self._evaluate = evaluate
-        self._phases = make_phases(parts.recipe, parts.sampler, parts.writer, parts.prompts)
+        self._phases = make_phases(parts.recipe, parts.writer)
         self._keep = parts.recipe.checkpoint.save_total_limit
         self._frozen: dict[str, str] = {}
         self._began, self._tokens = time.perf_counter(), parts.sampler.tokens_written
@@ -161,21 +156,10 @@ class AlternatingStage:
         settings = self.parts.recipe.evaluation.model_copy(
             update={"pairs": until.pairs, "vote_pairs": 1, "showcase": 0}
         )
-        evaluator = make_evaluator(self.parts.recipe, self.parts.sampler, self.parts.writer, settings, probe)
+        evaluator = make_evaluator(self.parts.recipe, self.parts.writer, settings, probe)
         value = evaluator.evaluate("probe").values[until.metric]
         self.parts.directory.append(
             "metrics.jsonl",
             {"kind": "probe", "slot": slot.index, "phase": slot.label, "step": step, until.metric: value},
         )
         return value >= until.at_least
-
-
-def make_phases(recipe: Recipe, sampler: Sampler, writer: RubricGenerator, prompts: PromptBuilder) -> dict[Role, Phase]:
-    """The phases of both roles."""
-    if recipe.reward.judge == "pointwise":
-        desk = ScoreDesk(sampler, prompts, recipe.prompts.pointwise_words)
-        return {"judge": PointwiseJudgePhase(recipe, writer, desk), "rubric": PointwiseRubricPhase(recipe, desk)}
-    return {
-        "judge": JudgePhase(recipe, writer, prompts),
-        "rubric": RubricPhase(recipe, JudgeDesk(sampler, prompts), prompts),
-    }

@@ -10,37 +10,21 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import replace
+from typing import Any, Protocol
 
 from rubric_arm_lite.models import Sampling
 from rubric_arm_lite.prompts import PromptBuilder, parse_judgement, parse_rubric
 from rubric_arm_lite.recipe import Recipe, derive_seed
-from rubric_arm_lite.reward_model import JudgeDesk, RubricGenerator
+from rubric_arm_lite.reward_model import RubricGenerator
 from rubric_arm_lite.training.rewards import judge_reward, rubric_reward
-from rubric_arm_lite.types import (
-    Comparison,
-    Example,
-    Judgement,
-    PromptBlock,
-    Reward,
-    Role,
-    RolloutGroup,
-    Rubric,
-    Side,
-)
+from rubric_arm_lite.types import Example, LabeledComparison, PromptBlock, Reward, Role, RolloutGroup, Rubric, Side
 
 
-@dataclass(slots=True)
-class Tally:
-    """Counts of one step, by name; turned into shares for the log."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def shares(self, prefix: str, names: Sequence[str]) -> dict[str, float]:
-        """Each name's share among ``names``, as ``prefix/name``; 0 if nothing was counted."""
-        total = sum(self.counts[f"{prefix}/{name}"] for name in names)
-        return {f"{prefix}/{name}": self.counts[f"{prefix}/{name}"] / total if total else 0.0 for name in names}
+def shares(counts: Counter[str], prefix: str, names: Sequence[str]) -> dict[str, float]:
+    """Each name's share among the counts of ``names``, as ``prefix/name``; 0 if nothing was counted."""
+    total = sum(counts[f"{prefix}/{name}"] for name in names)
+    return {f"{prefix}/{name}": counts[f"{prefix}/{name}"] / total if total else 0.0 for name in names}
 
 
 class Phase(Protocol):
@@ -61,15 +45,8 @@ class Phase(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One thing to ask the judge: a comparison under a rubric, without its label."""
-
-    question_id: str
-    prompt: str
-
-
-def _drawn_side(seed: int, pair_id: str) -> Side:
+def drawn_side(seed: int, pair_id: str) -> Side:
+    """The side on which a pair's chosen response is shown in a step."""
     return "A" if random.Random(derive_seed(seed, "order", pair_id)).random() < 0.5 else "B"
 
 
@@ -78,133 +55,146 @@ class JudgePhase:
 
     role: Role = "judge"
 
-    def __init__(self, recipe: Recipe, writer: RubricGenerator, prompts: PromptBuilder) -> None:
+    def __init__(self, recipe: Recipe, generator: RubricGenerator, prompts: PromptBuilder) -> None:
         self._reward = recipe.reward
         self._rubrics_per_prompt = recipe.cache.rubrics_per_prompt
         self._sampling = Sampling(recipe.rubric.max_completion_length, 1, recipe.reward.rubric_temperature)
         self._seed = recipe.seed
-        self._writer = writer
+        self._generator = generator
         self._prompts = prompts
-        self._tally = Tally()
+        self._counts: Counter[str] = Counter()
 
     def prepare(self, batch: Sequence[PromptBlock], seed: int) -> list[Example]:
         """The examples of every pair whose prompt has a usable rubric.
 
         The rubric's own draw does not depend on the step, so that a prompt met again is served from the cache.
         """
-        self._tally = Tally()
+        self._counts = Counter()
         pairs = [pair for block in batch for pair in block.pairs]
         draws = [random.Random(derive_seed(seed, "draw", p.pair_id)).randrange(self._rubrics_per_prompt) for p in pairs]
-        requests = [(pair.prompt, draw) for pair, draw in zip(pairs, draws, strict=True)]
         rubric_seed = derive_seed(self._seed, "judge phase rubrics")
-        rubrics = self._writer.write(requests, self._sampling, rubric_seed, attempts=self._reward.rubric_attempts)
+        rubrics = self._generator.write(
+            [pair.prompt for pair in pairs],
+            self._sampling,
+            rubric_seed,
+            draws=draws,
+            attempts=self._reward.rubric_attempts,
+        )
         examples: list[Example] = []
         for pair, rubric in zip(pairs, rubrics, strict=True):
-            self._tally.counts[f"rubrics/{'usable' if rubric.usable else 'unusable'}"] += 1
+            self._counts[f"rubrics/{'usable' if rubric.usable else 'unusable'}"] += 1
             if rubric.usable:
-                examples += self._examples(pair.present(_drawn_side(seed, pair.pair_id)), rubric, seed)
+                examples += self._examples(pair.present(drawn_side(seed, pair.pair_id)), rubric, seed)
         return examples
 
-    def _examples(self, comparison: Comparison, rubric: Rubric, seed: int) -> list[Example]:
-        """What the judge is asked about one pair."""
-        pair_id = comparison.pair_id
-        text = self._prompts.judge_prompt(comparison.prompt, rubric, comparison.response_a, comparison.response_b)
-        return [Example(pair_id, text, derive_seed(seed, pair_id), (comparison,), rubric)]
+    def _examples(self, labeled: LabeledComparison, rubric: Rubric, seed: int) -> list[Example]:
+        """The judge's examples of one pair."""
+        c = labeled.comparison
+        text = self._prompts.judge_prompt(c.prompt, rubric, c.response_a, c.response_b)
+        return [Example(c.comparison_id, text, derive_seed(seed, c.comparison_id), (labeled,), rubric)]
 
     def score(self, groups: Sequence[RolloutGroup], seed: int) -> list[list[Reward]]:
-        """Accuracy plus weighted format for every sample."""
-        return [[self._reward_of(group.example, s.text, s.finish_reason) for s in group.samples] for group in groups]
-
-    def _reward_of(self, example: Example, text: str, finish_reason: str) -> Reward:
-        if example.rubric is None:
-            raise AssertionError("An example of the judge phase carries its rubric.")
-        judgement = parse_judgement(text, example.rubric, "length" if finish_reason == "length" else "stop")
-        self._tally.counts[f"parse/{judgement.status.value}"] += 1
-        self._tally.counts[f"verdicts/{judgement.winner or 'none'}"] += 1
-        return judge_reward(judgement, example.rubric, example.comparisons[0], self._reward)
+        """Accuracy plus weighted format for every sample (paper, sec. 4.2)."""
+        rewards = []
+        for group in groups:
+            rubric = rubric_of(group)
+            judgements = [parse_judgement(s.text, rubric, s.finish_reason) for s in group.samples]
+            for judgement in judgements:
+                self._counts[f"parse/{judgement.status.value}"] += 1
+                self._counts[f"verdicts/{judgement.winner or 'none'}"] += 1
+            labeled = group.example.comparisons[0]
+            rewards.append([judge_reward(judgement, rubric, labeled, self._reward) for judgement in judgements])
+        return rewards
 
     def measured(self) -> dict[str, float]:
         """Shares of usable rubrics, parse statuses and verdicts, and the cache's hit rate."""
-        tally = self._tally
         return {
-            **tally.shares("rubrics", ("usable", "unusable")),
-            **tally.shares("parse", ("ok", "malformed", "truncated")),
-            **tally.shares("verdicts", ("A", "B", "none")),
-            "cache/hit_rate": self._writer.cache.hit_rate,
+            **shares(self._counts, "rubrics", ("usable", "unusable")),
+            **shares(self._counts, "parse", ("ok", "malformed", "truncated")),
+            **shares(self._counts, "verdicts", ("A", "B", "none")),
+            "cache/hit_rate": self._generator.cache.hit_rate,
         }
 
 
-class GeneratorPhase:
-    """What the rubric phases have in common: requests for rubrics, each with the comparisons it is rewarded on."""
+class RubricPhase:
+    """Judge frozen: each sampled rubric earns the share of right judgements of the judge that uses it (eq. 8)."""
 
     role: Role = "rubric"
 
-    def __init__(self, recipe: Recipe, prompts: PromptBuilder) -> None:
+    def __init__(self, recipe: Recipe, judge: Any, prompts: PromptBuilder) -> None:
         self._reward = recipe.reward
-        greedy = recipe.reward.judge_samples == 1
-        self._sampling = Sampling(
-            recipe.reward.judge_max_tokens, recipe.reward.judge_samples, 0.0 if greedy else recipe.judge.temperature
+        # One judgement is greedy; several are drawn at the temperature at which the judge is trained.
+        self._judge = replace(
+            judge, max_tokens=recipe.reward.judge_max_tokens, temperature=0.0, vote_temperature=recipe.judge.temperature
         )
         self._prompts = prompts
-        self._tally = Tally()
+        self._counts: Counter[str] = Counter()
 
     def prepare(self, batch: Sequence[PromptBlock], seed: int) -> list[Example]:
         """One example per prompt; its pairs get one shuffled order for the whole group, or both orders."""
-        self._tally = Tally()
+        self._counts = Counter()
         examples = []
         for block in batch:
-            comparisons: list[Comparison] = []
+            comparisons: list[LabeledComparison] = []
             for pair in block.pairs:
-                side = _drawn_side(seed, pair.pair_id)
-                sides: tuple[Side, ...] = (side,) if self._reward.judge_orders == "one" else ("A", "B")
-                comparisons += [pair.present(s) for s in sides]
+                drawn = drawn_side(seed, pair.pair_id)
+                sides: tuple[Side, ...] = (drawn,) if self._reward.judge_orders == "one" else ("A", "B")
+                comparisons += [pair.present(side) for side in sides]
             text = self._prompts.rubric_prompt(block.prompt)
-            example_seed = derive_seed(seed, block.prompt_id)
-            examples.append(Example(block.prompt_id, text, example_seed, tuple(comparisons)))
+            examples.append(
+                Example(block.prompt_id, text, derive_seed(seed, block.prompt_id), comparisons=tuple(comparisons))
+            )
         return examples
-
-
-class RubricPhase(GeneratorPhase):
-    """Judge frozen: each sampled rubric earns the share of right verdicts of the greedy judge that uses it."""
-
-    def __init__(self, recipe: Recipe, desk: JudgeDesk, prompts: PromptBuilder) -> None:
-        super().__init__(recipe, prompts)
-        self._desk = desk
 
     def score(self, groups: Sequence[RolloutGroup], seed: int) -> list[list[Reward]]:
         """Ask the frozen judge about every usable rubric and reward the share it gets right."""
         rubrics = [[parse_rubric(s.text, s.finish_reason) for s in group.samples] for group in groups]
-        cases = [
-            (comparison, rubric)
-            for group, written in zip(groups, rubrics, strict=True)
-            for rubric in written
+        asked = [
+            (labeled.comparison, rubric)
+            for group, own in zip(groups, rubrics, strict=True)
+            for rubric in own
             if rubric.usable
-            for comparison in group.example.comparisons
+            for labeled in group.example.comparisons
         ]
-        judged = iter(self._desk.judge(cases, self._sampling, derive_seed(seed, "judge")) if cases else [])
-        return [
-            [self._reward_of(rubric, group.example.comparisons, judged) for rubric in written]
-            for group, written in zip(groups, rubrics, strict=True)
-        ]
+        judge = replace(self._judge, seed=derive_seed(seed, "judge"))
+        verdicts = iter(
+            judge.judge([c for c, _ in asked], [r for _, r in asked], "original", self._reward.judge_samples)
+        )
+        rewards = []
+        for group, own in zip(groups, rubrics, strict=True):
+            judged = [[(c, next(verdicts)) for c in group.example.comparisons] if r.usable else [] for r in own]
+            for rubric, pairs in zip(own, judged, strict=True):
+                self._counts[f"parse/{rubric.status.value}"] += 1
+                self._counts["criteria"] += len(rubric.criteria)
+                self._count_verdicts([verdict for _, verdict in pairs])
+            rewards.append(self._rewards(own, judged))
+        return rewards
 
-    def _reward_of(self, rubric: Rubric, comparisons: Sequence[Comparison], judged: object) -> Reward:
-        self._tally.counts[f"parse/{rubric.status.value}"] += 1
-        self._tally.counts["criteria"] += len(rubric.criteria)
-        verdicts: list[tuple[Comparison, Judgement]] = []
-        if rubric.usable:
-            for comparison in comparisons:
-                judgements: list[Judgement] = next(judged)  # type: ignore[call-overload]
-                verdicts += [(comparison, judgement) for judgement in judgements]
-            for _, judgement in verdicts:
-                self._tally.counts[f"verdicts/{judgement.winner or 'none'}"] += 1
-        return rubric_reward(rubric, verdicts, self._reward)
+    def _count_verdicts(self, verdicts: Sequence[Any]) -> None:
+        for winner in (winner for verdict in verdicts for winner in verdict.winners):
+            self._counts[f"verdicts/{winner or 'none'}"] += 1
+
+    def _rewards(
+        self, rubrics: Sequence[Rubric], judged: Sequence[Sequence[tuple[LabeledComparison, Any]]]
+    ) -> list[Reward]:
+        """Rewards of one group of rubrics, each with its labeled comparisons and the verdicts on them."""
+        return [rubric_reward(rubric, own, self._reward) for rubric, own in zip(rubrics, judged, strict=True)]
 
     def measured(self) -> dict[str, float]:
         """Shares of parse statuses and of the judge's verdicts, and criteria per usable rubric."""
-        tally = self._tally
-        usable = tally.counts["parse/ok"]
+        usable = self._counts["parse/ok"]
         return {
-            **tally.shares("parse", ("ok", "malformed", "truncated")),
-            **tally.shares("verdicts", ("A", "B", "none")),
-            "criteria": tally.counts["criteria"] / usable if usable else 0.0,
+            **shares(self._counts, "parse", ("ok", "malformed", "truncated")),
+            **self._verdict_shares(),
+            "criteria": self._counts["criteria"] / usable if usable else 0.0,
         }
+
+    def _verdict_shares(self) -> dict[str, float]:
+        return shares(self._counts, "verdicts", ("A", "B", "none"))
+
+
+def rubric_of(group: RolloutGroup) -> Rubric:
+    """The rubric of a judge phase's example."""
+    if group.example.rubric is None:
+        raise AssertionError("An example of the judge phase carries its rubric.")
+    return group.example.rubric

@@ -10,33 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rubric_arm_lite.prompts import Checks, parse_checks, parse_rubric
+from rubric_arm_lite.prompts import parse_pointwise
 from rubric_arm_lite.recipe import Recipe, derive_seed
-from rubric_arm_lite.reward_model import RubricGenerator, ScoreDesk, mean_score
-from rubric_arm_lite.reward_model.pointwise import Sheet
-from rubric_arm_lite.training.phases import GeneratorPhase, JudgePhase
+from rubric_arm_lite.reward_model import PointwiseJudge, PointwiseVerdict, RubricGenerator, make_judge
+from rubric_arm_lite.reward_model.pointwise import JudgedText
+from rubric_arm_lite.training.phases import JudgePhase, Phase, RubricPhase, rubric_of, shares
 from rubric_arm_lite.training.rewards import pointwise_judge_rewards, pointwise_rubric_rewards
-from rubric_arm_lite.types import Comparison, Example, Reward, RolloutGroup, Rubric, Side
+from rubric_arm_lite.types import Example, LabeledComparison, Reward, Role, RolloutGroup, Rubric
 
 
 class PointwiseJudgePhase(JudgePhase):
     """Generator frozen: a sample earns +1 if its score is on the right side of the other response's mean score."""
 
-    def __init__(self, recipe: Recipe, writer: RubricGenerator, desk: ScoreDesk) -> None:
-        super().__init__(recipe, writer, desk.prompts)
-        self._desk = desk
+    def __init__(self, recipe: Recipe, generator: RubricGenerator, judge: PointwiseJudge) -> None:
+        super().__init__(recipe, generator, judge.prompts)
+        self._judge = judge
 
-    def _examples(self, comparison: Comparison, rubric: Rubric, seed: int) -> list[Example]:
-        responses: dict[Side, str] = {"A": comparison.response_a, "B": comparison.response_b}
+    def _examples(self, labeled: LabeledComparison, rubric: Rubric, seed: int) -> list[Example]:
+        c = labeled.comparison
         return [
-            Example(
-                f"{comparison.pair_id} {side}",
-                self._prompts.pointwise_prompt(comparison.prompt, rubric, response),
-                derive_seed(seed, comparison.pair_id, side),
-                (comparison,),
-                rubric,
-            )
-            for side, response in responses.items()
+            Example(f"{c.comparison_id} {side}", text, derive_seed(seed, c.comparison_id, side), (labeled,), rubric)
+            for side, text in zip(("A", "B"), self._judge.turns(c, rubric), strict=True)
         ]
 
     def score(self, groups: Sequence[RolloutGroup], seed: int) -> list[list[Reward]]:
@@ -44,94 +38,57 @@ class PointwiseJudgePhase(JudgePhase):
 
         The adapter has not been updated since it wrote the samples, so their scores are its own.
         """
-        checks = [self._checks(group) for group in groups]
-        sheets = [
-            Sheet(group.example.prompt, _rubric_of(group), written)
-            for group, own in zip(groups, checks, strict=True)
-            for written in own
-        ]
-        read = iter(self._desk.read(sheets))
-        scores = [[next(read) for _ in own] for own in checks]
+        texts = [self._judged_texts(group) for group in groups]
+        scores = iter(self._judge.read([text for own in texts for text in own]))
+        values = [[next(scores).value for _ in own] for own in texts]
         rewards: list[list[Reward]] = []
         for at in range(0, len(groups), 2):
-            comparison = groups[at].example.comparisons[0]
-            first, second = ([score.value for score in scores[at + i]] for i in range(2))
-            rewards += pointwise_judge_rewards(first, second, comparison)
+            labeled = groups[at].example.comparisons[0]
+            rewards += pointwise_judge_rewards(values[at], values[at + 1], labeled)
         return rewards
 
-    def _checks(self, group: RolloutGroup) -> list[Checks]:
-        rubric = _rubric_of(group)
-        found = [parse_checks(s.text, rubric, s.finish_reason, self._desk.words) for s in group.samples]
-        for written in found:
-            self._tally.counts[f"parse/{written.status.value}"] += 1
-            for check in written.checks:
-                self._tally.counts[f"answers/{'true' if check.met else 'false'}"] += 1
-        return found
+    def _judged_texts(self, group: RolloutGroup) -> list[JudgedText]:
+        rubric = rubric_of(group)
+        judgements = [parse_pointwise(s.text, rubric, s.finish_reason, self._judge.words) for s in group.samples]
+        for judgement in judgements:
+            self._counts[f"parse/{judgement.status.value}"] += 1
+            for answer in judgement.answers:
+                self._counts[f"answers/{'true' if answer.met else 'false'}"] += 1
+        return [JudgedText(group.example.prompt, rubric, judgement) for judgement in judgements]
 
     def measured(self) -> dict[str, float]:
         """Shares of usable rubrics, parse statuses and answers, and the cache's hit rate."""
-        tally = self._tally
         return {
-            **tally.shares("rubrics", ("usable", "unusable")),
-            **tally.shares("parse", ("ok", "malformed", "truncated")),
-            **tally.shares("answers", ("true", "false")),
-            "cache/hit_rate": self._writer.cache.hit_rate,
+            **shares(self._counts, "rubrics", ("usable", "unusable")),
+            **shares(self._counts, "parse", ("ok", "malformed", "truncated")),
+            **shares(self._counts, "answers", ("true", "false")),
+            "cache/hit_rate": self._generator.cache.hit_rate,
         }
 
 
-class PointwiseRubricPhase(GeneratorPhase):
-    """Judge frozen: a rubric earns +1 if the greedy judge scores the preferred response above the other under it."""
+class PointwiseRubricPhase(RubricPhase):
+    """Judge frozen: a rubric earns +1 if the judge scores the preferred response above the other one under it."""
 
-    def __init__(self, recipe: Recipe, desk: ScoreDesk) -> None:
-        super().__init__(recipe, desk.prompts)
-        self._desk = desk
+    def _count_verdicts(self, verdicts: Sequence[PointwiseVerdict]) -> None:
+        for verdict in verdicts:
+            self._counts["scores/unread" if verdict.margin is None else "scores/read"] += 1
 
-    def score(self, groups: Sequence[RolloutGroup], seed: int) -> list[list[Reward]]:
-        """Let the frozen judge check both responses of every comparison under every usable rubric."""
-        rubrics = [[parse_rubric(s.text, s.finish_reason) for s in group.samples] for group in groups]
-        cases = [
-            (comparison.prompt, response, rubric)
-            for group, written in zip(groups, rubrics, strict=True)
-            for rubric in written
-            if rubric.usable
-            for comparison in group.example.comparisons
-            for response in (comparison.response_a, comparison.response_b)
-        ]
-        values = map(mean_score, self._desk.score(cases, self._sampling, derive_seed(seed, "judge")))
-        rewards = []
-        for group, written in zip(groups, rubrics, strict=True):
-            scored = [
-                [(c, next(values), next(values)) for c in group.example.comparisons] if rubric.usable else []
-                for rubric in written
-            ]
-            self._count(written, scored)
-            rewards.append(pointwise_rubric_rewards(written, scored, self._reward))
-        return rewards
+    def _rewards(
+        self, rubrics: Sequence[Rubric], judged: Sequence[Sequence[tuple[LabeledComparison, PointwiseVerdict]]]
+    ) -> list[Reward]:
+        return pointwise_rubric_rewards(rubrics, judged, self._reward)
 
-    def _count(
-        self,
-        written: Sequence[Rubric],
-        scored: Sequence[Sequence[tuple[Comparison, float | None, float | None]]],
-    ) -> None:
-        for rubric, own in zip(written, scored, strict=True):
-            self._tally.counts[f"parse/{rubric.status.value}"] += 1
-            self._tally.counts["criteria"] += len(rubric.criteria)
-            unread = sum(None in scores for _, *scores in own)
-            self._tally.counts["scores/unread"] += unread
-            self._tally.counts["scores/read"] += len(own) - unread
+    def _verdict_shares(self) -> dict[str, float]:
+        return shares(self._counts, "scores", ("read", "unread"))
 
-    def measured(self) -> dict[str, float]:
-        """Shares of parse statuses and of comparisons that could be scored, and criteria per usable rubric."""
-        tally = self._tally
-        usable = tally.counts["parse/ok"]
+
+def make_phases(recipe: Recipe, generator: RubricGenerator) -> dict[Role, Phase]:
+    """The phases of both roles."""
+    prompts = generator.prompts
+    judge = make_judge(recipe, generator.sampler, prompts)
+    if isinstance(judge, PointwiseJudge):
         return {
-            **tally.shares("parse", ("ok", "malformed", "truncated")),
-            **tally.shares("scores", ("read", "unread")),
-            "criteria": tally.counts["criteria"] / usable if usable else 0.0,
+            "judge": PointwiseJudgePhase(recipe, generator, judge),
+            "rubric": PointwiseRubricPhase(recipe, judge, prompts),
         }
-
-
-def _rubric_of(group: RolloutGroup) -> Rubric:
-    if group.example.rubric is None:
-        raise AssertionError("An example of the judge phase carries its rubric.")
-    return group.example.rubric
+    return {"judge": JudgePhase(recipe, generator, prompts), "rubric": RubricPhase(recipe, judge, prompts)}

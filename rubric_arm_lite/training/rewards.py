@@ -13,48 +13,51 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rubric_arm_lite.evaluation import is_correct
-from rubric_arm_lite.evaluation.metrics import TIE, format_reward, preferred_margin
+from rubric_arm_lite.evaluation.metrics import format_reward
 from rubric_arm_lite.recipe import RewardSettings
-from rubric_arm_lite.types import Comparison, Judgement, Reward, Rubric, Side
+from rubric_arm_lite.reward_model import PointwiseVerdict, Verdict
+from rubric_arm_lite.reward_model.pointwise import TIE
+from rubric_arm_lite.types import Judgement, LabeledComparison, Reward, Rubric, Side
 
 
-def judge_reward(judgement: Judgement, rubric: Rubric, comparison: Comparison, settings: RewardSettings) -> Reward:
+def judge_reward(judgement: Judgement, rubric: Rubric, labeled: LabeledComparison, settings: RewardSettings) -> Reward:
     """Reward of one judgement in the judge phase."""
-    accuracy = float(is_correct(judgement, comparison))
+    accuracy = float(judgement.winner == labeled.preferred)
     form = format_reward(judgement, rubric, settings.format_mode)
     return Reward(accuracy + settings.format_weight * form, (("accuracy", accuracy), ("format", form)))
 
 
-def policy_reward(named: Sequence[Side | None]) -> Reward:
+def policy_reward(winners: Sequence[Side | None]) -> Reward:
     """Reward of a policy's answer: the share of judgements that name it over the policy's own greedy one (eq. 16).
 
     Args:
-        named: what each judgement named, "A" being the answer: one per order, or k votes per order. A judgement
-            without a verdict is not won. Where nothing could be judged the answer earns 0, so that an answer too long
+        winners: of each judgement, "A" being the answer: one per order, or k votes per order. A judgement without a
+            winner is not won. Where nothing could be judged the answer earns 0, so that an answer too long
             for the judge does not pay.
     """
-    if not named:
+    if not winners:
         return Reward(0.0, (("wins", 0.0), ("judged", 0.0)))
-    wins = sum(side == "A" for side in named) / len(named)
-    return Reward(wins, (("wins", wins), ("judged", sum(side is not None for side in named) / len(named))))
+    wins = sum(side == "A" for side in winners) / len(winners)
+    return Reward(wins, (("wins", wins), ("judged", sum(side is not None for side in winners) / len(winners))))
 
 
-def rubric_reward(rubric: Rubric, verdicts: Sequence[tuple[Comparison, Judgement]], settings: RewardSettings) -> Reward:
-    """Reward of one rubric: the share of the frozen judge's verdicts that are right.
+def rubric_reward(
+    rubric: Rubric, verdicts: Sequence[tuple[LabeledComparison, Verdict]], settings: RewardSettings
+) -> Reward:
+    """Reward of one rubric: the share of the frozen judge's judgements that are right (eq. 8).
 
     A rubric that did not parse earns 0 and must come with no verdicts. With ``unparsed: mask`` a rubric is left
-    out of its group if any of its verdicts is missing, since the fault is then the judge's.
+    out of its group if any judgement names no winner, since the fault is then the judge's.
     """
     if not rubric.usable:
         if verdicts:
             raise ValueError("A rubric that did not parse cannot have verdicts.")
         return Reward(0.0, (("accuracy", 0.0), ("parsed", 0.0)))
-    if not verdicts:
+    outcomes = [(winner, labeled.preferred) for labeled, verdict in verdicts for winner in verdict.winners]
+    if not outcomes:
         raise ValueError("A usable rubric needs at least one verdict.")
-    missing = any(judgement.winner is None for _, judgement in verdicts)
-    accuracy = sum(is_correct(judgement, comparison) for comparison, judgement in verdicts) / len(verdicts)
-    masked = missing and settings.unparsed == "mask"
+    accuracy = sum(winner == preferred for winner, preferred in outcomes) / len(outcomes)
+    masked = settings.unparsed == "mask" and any(winner is None for winner, _ in outcomes)
     return Reward(accuracy, (("accuracy", accuracy), ("parsed", 1.0)), masked)
 
 
@@ -62,7 +65,7 @@ def rubric_reward(rubric: Rubric, verdicts: Sequence[tuple[Comparison, Judgement
 
 
 def pointwise_judge_rewards(
-    scores_a: Sequence[float | None], scores_b: Sequence[float | None], comparison: Comparison
+    scores_a: Sequence[float | None], scores_b: Sequence[float | None], labeled: LabeledComparison
 ) -> tuple[list[Reward], list[Reward]]:
     """Rewards of the judge's samples on both responses of a pair, given their scores (None: the form is broken).
 
@@ -73,8 +76,8 @@ def pointwise_judge_rewards(
     """
     mean_a, mean_b = _mean_score(scores_a), _mean_score(scores_b)
     return (
-        [_judge_sample(score, mean_b, comparison.preferred == "A") for score in scores_a],
-        [_judge_sample(score, mean_a, comparison.preferred == "B") for score in scores_b],
+        [_judge_sample(score, mean_b, labeled.preferred == "A") for score in scores_a],
+        [_judge_sample(score, mean_a, labeled.preferred == "B") for score in scores_b],
     )
 
 
@@ -94,18 +97,18 @@ def _mean_score(scores: Sequence[float | None]) -> float | None:
 
 def pointwise_rubric_rewards(
     rubrics: Sequence[Rubric],
-    scored: Sequence[Sequence[tuple[Comparison, float | None, float | None]]],
+    verdicts: Sequence[Sequence[tuple[LabeledComparison, PointwiseVerdict]]],
     settings: RewardSettings,
 ) -> list[Reward]:
-    """Rewards of one group of rubrics, given the frozen judge's scores of responses A and B of every comparison.
+    """Rewards of one group of rubrics, given the frozen judge's verdicts on every comparison.
 
     +1 if the preferred response scores above the other one, else −1, averaged over the comparisons. A tie is not
-    above. A rubric that did not parse earns −1 and comes with no scores; so does a missing score, or with
+    above. A rubric that did not parse earns −1 and comes with no verdicts; so does a missing score, or with
     ``unparsed: mask`` it leaves the rubric out of its group. The shortest of the right rubrics, by items, earn
     ``short_bonus`` more if the right ones have ``short_from`` items or more on average; right is right on every
     comparison.
     """
-    rewards = [_rubric_sample(rubric, own, settings) for rubric, own in zip(rubrics, scored, strict=True)]
+    rewards = [_rubric_sample(rubric, own, settings) for rubric, own in zip(rubrics, verdicts, strict=True)]
     right = [reward.total == 1.0 and not reward.masked for reward in rewards]
     items = [len(rubric.criteria) for rubric, is_right in zip(rubrics, right, strict=True) if is_right]
     if not items or sum(items) < settings.short_from * len(items):
@@ -117,17 +120,16 @@ def pointwise_rubric_rewards(
 
 
 def _rubric_sample(
-    rubric: Rubric, scored: Sequence[tuple[Comparison, float | None, float | None]], settings: RewardSettings
+    rubric: Rubric, verdicts: Sequence[tuple[LabeledComparison, PointwiseVerdict]], settings: RewardSettings
 ) -> Reward:
     if not rubric.usable:
-        if scored:
+        if verdicts:
             raise ValueError("A rubric that did not parse cannot have scores.")
         return Reward(-1.0, (("accuracy", 0.0), ("short", 0.0), ("parsed", 0.0)))
-    if not scored:
+    if not verdicts:
         raise ValueError("A usable rubric needs at least one scored comparison.")
-    margins = [preferred_margin(comparison, a, b) for comparison, a, b in scored]
-    accuracy = sum(margin is not None and margin > TIE for margin in margins) / len(margins)
-    masked = settings.unparsed == "mask" and None in margins
+    accuracy = sum(verdict.winner == labeled.preferred for labeled, verdict in verdicts) / len(verdicts)
+    masked = settings.unparsed == "mask" and any(verdict.margin is None for _, verdict in verdicts)
     return Reward(2 * accuracy - 1, (("accuracy", accuracy), ("short", 0.0), ("parsed", 1.0)), masked)
 
 

@@ -67,9 +67,7 @@ class RunParts:
         self.sampler: Sampler = self.model if processes.world == 1 else SpreadSampler(self.model, processes)
         self.writer = RubricGenerator(self.sampler, self.prompts, self.cache)
         self.learner = Learner(self.model, recipe, processes)
-        self.evaluator = make_evaluator(
-            recipe, self.sampler, self.writer, recipe.evaluation, self.data.test, self.data.recall
-        )
+        self.evaluator = make_evaluator(recipe, self.writer, recipe.evaluation, self.data.test, self.data.recall)
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint: all adapters, both optimizers and the cache."""

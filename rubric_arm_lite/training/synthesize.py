@@ -14,20 +14,19 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
 from rubric_arm_lite.data import prompt_as_json
 from rubric_arm_lite.errors import ConfigError
-from rubric_arm_lite.evaluation import is_correct
 from rubric_arm_lite.models import ChatSampler, Sampling
 from rubric_arm_lite.prompts import PromptBuilder, Templates, parse_rubric, prompt_text
 from rubric_arm_lite.prompts.builder import ContrastPrompts
 from rubric_arm_lite.prompts.parsing import fold
 from rubric_arm_lite.recipe import derive_seed
-from rubric_arm_lite.reward_model import JudgeDesk
-from rubric_arm_lite.types import Comparison, Example, Judgement, ParseStatus, PreferencePair, Rubric, Side
+from rubric_arm_lite.reward_model import Judge, Verdict
+from rubric_arm_lite.types import Example, ParseStatus, PreferencePair, Rubric, Side
 
 PHRASE_WORDS = 4
 """So many words in a row, found in a response and not in the request, are a quotation."""
@@ -103,7 +102,6 @@ def _spaced(text: str) -> str:
 
 WAVE = 256
 """Pairs that go through the three steps together, so that a server is kept busy and progress is seen."""
-_SIDES: tuple[Side, ...] = ("A", "B")
 
 
 class Outcome(str, Enum):
@@ -181,7 +179,9 @@ class Synthesizer:
         self._settings = settings
         self._contrast = ContrastPrompts(control)
         self._prompts = PromptBuilder(Templates.load(), control)
-        self._desk = JudgeDesk(teacher, self._prompts)
+        self._judge = Judge(
+            teacher, self._prompts, settings.judge_max_tokens, temperature=settings.temperature, adapter=None
+        )
 
     def run(
         self, pairs: Sequence[PreferencePair], progress: Callable[[int, int], None] = lambda done, kept: None
@@ -223,22 +223,12 @@ class Synthesizer:
         """One rubric and two judgements for each pair."""
         rubrics = self._rubrics(pairs, attempt)
         faults = [self._fault(pair, rubric) for pair, rubric in zip(pairs, rubrics, strict=True)]
-        cases = [
-            (pair.present(side), rubric)
-            for pair, rubric, fault in zip(pairs, rubrics, faults, strict=True)
-            if fault is None
-            for side in _SIDES
-        ]
-        settings = self._settings
-        sampling = Sampling(settings.judge_max_tokens, 1, settings.temperature)
-        seed = derive_seed(settings.seed, "judgement", attempt)
-        judged = iter(self._desk.judge(cases, sampling, seed, adapter=None) if cases else [])
-        answered = iter([(comparison, next(judged)[0]) for comparison, _ in cases])
+        sound = [(p, r) for p, r, fault in zip(pairs, rubrics, faults, strict=True) if fault is None]
+        judge = replace(self._judge, seed=derive_seed(self._settings.seed, "judgement", attempt))
+        verdicts = iter(judge.judge([pair.present("A").comparison for pair, _ in sound], [r for _, r in sound]))
         return [
-            _verdict(pair, rubric, dict(zip(_SIDES, (next(answered), next(answered)), strict=True)))
-            if fault is None
-            else fault
-            for pair, rubric, fault in zip(pairs, rubrics, faults, strict=True)
+            _outcome(pair, next(verdicts)) if fault is None else fault
+            for pair, fault in zip(pairs, faults, strict=True)
         ]
 
     def _rubrics(self, pairs: Sequence[PreferencePair], attempt: int) -> list[Rubric]:
@@ -271,18 +261,19 @@ class Synthesizer:
         return None
 
 
-def _verdict(
-    pair: PreferencePair, rubric: Rubric, answered: Mapping[Side, tuple[Comparison, Judgement]]
-) -> Trajectory | Outcome:
-    statuses = {judgement.status for _, judgement in answered.values()}
+def _outcome(pair: PreferencePair, verdict: Verdict) -> Trajectory | Outcome:
+    """The trajectory of a pair whose chosen response is A in both judgements' comparison, or why it is not kept."""
+    judgements = (*verdict.original, *verdict.swapped)
+    statuses = {judgement.status for judgement in judgements}
     if ParseStatus.TRUNCATED in statuses:
         return Outcome.TOO_LONG
     if ParseStatus.MALFORMED in statuses:
         return Outcome.JUDGEMENT_UNPARSED
-    wrong = sum(not is_correct(judgement, comparison) for comparison, judgement in answered.values())
+    wrong = len(judgements) - verdict.winners.count("A")
     if wrong:
-        return Outcome.WRONG_IN_BOTH if wrong == len(answered) else Outcome.WRONG_IN_ONE_ORDER
-    return Trajectory(pair, rubric, {side: judgement.text.strip() for side, (_, judgement) in answered.items()})
+        return Outcome.WRONG_IN_BOTH if wrong == len(judgements) else Outcome.WRONG_IN_ONE_ORDER
+    texts: dict[Side, str] = {"A": verdict.original[0].text.strip(), "B": verdict.swapped[0].text.strip()}
+    return Trajectory(pair, verdict.rubric, texts)
 
 
 def warmup_rows(kept: Sequence[Trajectory], seed: int) -> Iterator[dict[str, Any]]:
@@ -295,7 +286,7 @@ def warmup_rows(kept: Sequence[Trajectory], seed: int) -> Iterator[dict[str, Any
     first = set(drawn[: len(drawn) // 2])
     for found in kept:
         side: Side = "A" if found.pair.pair_id in first else "B"
-        comparison = found.pair.present(side)
+        comparison = found.pair.present(side).comparison
         yield {
             "prompt": prompt_as_json(found.pair.prompt),
             "rubric": found.rubric.render(),

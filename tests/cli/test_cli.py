@@ -241,7 +241,7 @@ def test_judging_a_file_refuses_before_it_judges(finished_run: Path, tmp_path: P
     source.write_text(json.dumps(row) + "\n")
     assert "is a folder" in refused("judge", finished_run, source, tmp_path)
     assert "also the input" in refused("judge", finished_run, source, source)
-    assert "pair p7: the rubric given does not parse" in refused("judge", finished_run, source, tmp_path / "out.jsonl")
+    assert "pair p7: the given rubric does not parse" in refused("judge", finished_run, source, tmp_path / "out.jsonl")
 
 
 @pytest.mark.slow

@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rubric_arm_lite.evaluation.evaluate import AdapterPair, Evaluation, Evaluator
+from rubric_arm_lite.evaluation.evaluate import AdapterPair, Evaluation, Evaluator, make_evaluator
 from rubric_arm_lite.evaluation.metrics import bootstrap_interval, rubric_statistics
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.prompts.parsing import parse_rubric
 from rubric_arm_lite.recipe.fields import EvaluationSettings
 from rubric_arm_lite.recipe.seeds import derive_seed
 from rubric_arm_lite.reward_model.generator import RubricCache, RubricGenerator
-from rubric_arm_lite.reward_model.judge import JudgeDesk
 from rubric_arm_lite.reward_model.verdict import majority
 from rubric_arm_lite.types import Example, PreferencePair, Recall, Rubric, Side
-from tests.players import PROMPTS, RUBRIC_TEXT, judgement, pair, right, sampler, says_a
+from tests.players import PROMPTS, RUBRIC_TEXT, judgement, pair, recipe, right, sampler, says_a
 from tests.scripted import ScriptedSampler, Written
 
 
@@ -26,8 +25,8 @@ def evaluator(
     scripted: ScriptedSampler, data: list[PreferencePair], recall: Recall | None = None, **changes: Any
 ) -> Evaluator:
     settings = EvaluationSettings.model_validate({"pairs": 300, "vote_pairs": 300, "bootstrap": 500, **changes})
-    writer = RubricGenerator(scripted, PROMPTS, RubricCache(300))
-    return Evaluator(scripted, writer, JudgeDesk(scripted, PROMPTS), settings, data, 11, recall)
+    generator = RubricGenerator(scripted, PROMPTS, RubricCache(300))
+    return make_evaluator(recipe(seed=11), generator, settings, data, recall)
 
 
 # What the judge says of each pair with the chosen response first, then second; None is an unreadable verdict.

@@ -7,17 +7,16 @@ from typing import Any
 import pytest
 
 from rubric_arm_lite.cli.evaluate import evaluation_text
-from rubric_arm_lite.evaluation.evaluate import AdapterPair, Evaluation
-from rubric_arm_lite.evaluation.pointwise import PointwiseEvaluator
+from rubric_arm_lite.evaluation.evaluate import AdapterPair, Evaluation, make_evaluator
 from rubric_arm_lite.prompts.parsing import parse_rubric
 from rubric_arm_lite.recipe.fields import EvaluationSettings
 from rubric_arm_lite.reward_model.generator import RubricCache, RubricGenerator
-from rubric_arm_lite.reward_model.pointwise import ScoreDesk
 from rubric_arm_lite.types import Example, PreferencePair, Rubric
-from tests.players import PROMPTS, RUBRIC_TEXT, pair
+from tests.players import PROMPTS, RUBRIC_TEXT, pair, recipe
 from tests.pointwise_players import PointwiseSampler, checks
 from tests.scripted import Written
 
+POINTWISE = recipe(seed=11, reward={"judge": "pointwise"})
 # p_true on both criteria of the chosen and of the rejected response of each pair.
 TABLE = {"p": (0.9, 0.2), "q": (0.6, 0.8), "r": (0.7, 0.7), "s": (0.9, 0.6), "t": (0.9, 0.1)}
 PAIRS = [pair("p", subset="one"), pair("q", subset="two"), pair("r", subset="three"), pair("s"), pair("t"), pair("u")]
@@ -39,8 +38,8 @@ def generator(request: str, example: Example, index: int) -> Written:
 
 def evaluated(scripted: PointwiseSampler, data: list[PreferencePair], votes: int = 1, **changes: Any) -> Evaluation:
     settings = EvaluationSettings.model_validate({"pairs": 9, "vote_pairs": 2, "bootstrap": 200, **changes})
-    writer = RubricGenerator(scripted, PROMPTS, RubricCache(9))
-    evaluator = PointwiseEvaluator(scripted, writer, ScoreDesk(scripted, PROMPTS), settings, data, 11)
+    rubrics = RubricGenerator(scripted, PROMPTS, RubricCache(9))
+    evaluator = make_evaluator(POINTWISE, rubrics, settings, data)
     return evaluator.evaluate("after", votes=votes)
 
 
@@ -88,8 +87,8 @@ def test_votes_compare_mean_scores_and_sampled_form(scripted: PointwiseSampler) 
 
 def test_other_players_and_what_they_cost(scripted: PointwiseSampler) -> None:
     settings = EvaluationSettings.model_validate({"pairs": 2, "vote_pairs": 1, "bootstrap": 50})
-    writer = RubricGenerator(scripted, PROMPTS, RubricCache(9))
-    evaluator = PointwiseEvaluator(scripted, writer, ScoreDesk(scripted, PROMPTS), settings, PAIRS, 11)
+    rubrics = RubricGenerator(scripted, PROMPTS, RubricCache(9))
+    evaluator = make_evaluator(POINTWISE, rubrics, settings, PAIRS)
     found = evaluator.evaluate("base", AdapterPair(None, "judge_ref"))
     assert [call.adapter for call in scripted.calls] == [None, "judge_ref", "judge_ref"]
     rubrics, texts = 2 * (len(RUBRIC_TEXT) + 1), 4 * (len(checks(parse_rubric(RUBRIC_TEXT))) + 1)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rubric_arm_lite.prompts.parsing import parse_rubric
-from rubric_arm_lite.prompts.pointwise import OUR_WORDS, answer_prefix, check_line, parse_checks
+from rubric_arm_lite.prompts.pointwise import OUR_WORDS, answer_prefix, parse_pointwise, pointwise_line
 from rubric_arm_lite.recipe.fields import PointwiseWords
 from rubric_arm_lite.reward_model.pointwise import Answer, PointwiseScore, mean_score, score_of_words, weighted_score
 from rubric_arm_lite.types import Criterion, CriterionKind, ParseStatus
@@ -45,9 +45,9 @@ def test_the_score_lies_between_minus_one_and_one(rows: list[tuple[CriterionKind
 
 def test_a_well_formed_text() -> None:
     text = f"\n{LINES[0]}\r\n\n  {LINES[1]} \n"
-    found = parse_checks(text, RUBRIC)
+    found = parse_pointwise(text, RUBRIC)
     assert found.status is ParseStatus.OK
-    assert [(c.number, c.justification, c.met) for c in found.checks] == [
+    assert [(c.number, c.justification, c.met) for c in found.answers] == [
         (1, "It has nine words.", True),
         (2, "", False),
     ]
@@ -78,17 +78,17 @@ def test_a_well_formed_text() -> None:
     ],
 )
 def test_anything_else_has_no_answers(text: str) -> None:
-    found = parse_checks(text, RUBRIC)
-    assert (found.status, found.checks) == (ParseStatus.MALFORMED, ())
+    found = parse_pointwise(text, RUBRIC)
+    assert (found.status, found.answers) == (ParseStatus.MALFORMED, ())
 
 
 def test_a_quoted_answer_is_no_answer_and_the_last_one_counts() -> None:
     quoted = LINES[0].replace("It has nine words.", 'It says "Answer: true".').replace("true\n", "").rsplit(" ", 1)[0]
-    found = parse_checks(f"{quoted} false\n{LINES[1]}", RUBRIC)
-    assert found.checks[0].met is False and 'Answer: true"' in found.checks[0].justification
-    cut = parse_checks("\n".join(LINES), RUBRIC, "length")
-    assert (cut.status, cut.checks) == (ParseStatus.TRUNCATED, ())
-    assert parse_checks("", parse_rubric("nothing")).status is ParseStatus.MALFORMED
+    found = parse_pointwise(f"{quoted} false\n{LINES[1]}", RUBRIC)
+    assert found.answers[0].met is False and 'Answer: true"' in found.answers[0].justification
+    cut = parse_pointwise("\n".join(LINES), RUBRIC, "length")
+    assert (cut.status, cut.answers) == (ParseStatus.TRUNCATED, ())
+    assert parse_pointwise("", parse_rubric("nothing")).status is ParseStatus.MALFORMED
 
 
 TESTBED_WORDS = PointwiseWords(answer="", met="is met.", missed="is missed.")
@@ -100,22 +100,22 @@ TESTBED_WORDS = PointwiseWords(answer="", met="is met.", missed="is missed.")
     st.sampled_from(["", "It is, so to speak, is missed", "Answer: false", "silk appears,", "Justification: x"]),
 )
 def test_lines_as_written_are_read_back_in_any_words(words: PointwiseWords, met: tuple[bool, bool], said: str) -> None:
-    lines = [check_line(i, c, m, said, words) for i, (c, m) in enumerate(zip(RUBRIC.criteria, met, strict=True), 1)]
-    found = parse_checks("\n".join(lines), RUBRIC, words=words)
-    assert [(check.met, check.justification) for check in found.checks] == [(m, said.strip()) for m in met]
+    lines = [pointwise_line(i, c, m, said, words) for i, (c, m) in enumerate(zip(RUBRIC.criteria, met, strict=True), 1)]
+    found = parse_pointwise("\n".join(lines), RUBRIC, words=words)
+    assert [(check.met, check.justification) for check in found.answers] == [(m, said.strip()) for m in met]
     for prefix, m in zip(found.prefixes(), met, strict=True):
         option = words.options[0 if m else 1]
         assert found.text[len(prefix) :].startswith(option), "the option is the very text that was written"
-    bare = check_line(2, PRINCIPLE, True, words=words)
+    bare = pointwise_line(2, PRINCIPLE, True, words=words)
     assert bare == answer_prefix(2, PRINCIPLE, words) + words.options[0]
 
 
 def test_words_need_a_blank_before_them_where_nothing_else_announces_them() -> None:
     lines = ["- Criterion 1 [Hard Rule]: Justification: silk, is met.", "- Criterion 2 [Principle]: is missed."]
-    assert parse_checks("\n".join(lines), RUBRIC, words=TESTBED_WORDS).status is ParseStatus.OK
+    assert parse_pointwise("\n".join(lines), RUBRIC, words=TESTBED_WORDS).status is ParseStatus.OK
     for wrong in ("Justification: silk,is met.", "Justification: silk,  is met.", "Justification: this met."):
         text = f"- Criterion 1 [Hard Rule]: {wrong}\n{lines[1]}"
-        assert parse_checks(text, RUBRIC, words=TESTBED_WORDS).status is ParseStatus.MALFORMED
+        assert parse_pointwise(text, RUBRIC, words=TESTBED_WORDS).status is ParseStatus.MALFORMED
 
 
 def test_the_words_alone_and_means() -> None:
@@ -129,14 +129,14 @@ def test_the_words_alone_and_means() -> None:
 
 @given(st.one_of(any_text, st.lists(st.sampled_from((*LINES, "Answer:", " ", "\t", "\n")), max_size=40).map("".join)))
 def test_the_parser_never_raises_and_answers_all_or_nothing(text: str) -> None:
-    found = parse_checks(text, RUBRIC)
-    assert len(found.checks) == (2 if found.status is ParseStatus.OK else 0)
+    found = parse_pointwise(text, RUBRIC)
+    assert len(found.answers) == (2 if found.status is ParseStatus.OK else 0)
     assert all(text.startswith(prefix) for prefix in found.prefixes())
 
 
 def test_the_parser_takes_linear_time() -> None:
     for filler in (" " * 200_000, "Answer: " * 40_000, "\n" * 200_000):
-        assert parse_checks(f"- Criterion 1 [Hard Rule]: {filler}", RUBRIC).status is ParseStatus.MALFORMED
+        assert parse_pointwise(f"- Criterion 1 [Hard Rule]: {filler}", RUBRIC).status is ParseStatus.MALFORMED
 
 
 def test_a_response_cannot_forge_a_section_or_an_answer() -> None:

@@ -241,7 +241,7 @@ def never() -> RubricRewardModel:
         ({"prompt": "p", "responses": ["a", 3]}, "item 2 of `responses` is a number"),
         ({"prompt": "p", "responses": ["a", " "]}, "item 2 of `responses` is empty"),
         ({"prompt": "p", "response_a": "a"}, "column `response_b` is missing"),
-        ({"id": "k", "prompt": "p", "responses": ["a", "b"], "rubric": "be nice"}, "row k: the rubric given does not"),
+        ({"id": "k", "prompt": "p", "responses": ["a", "b"], "rubric": "be nice"}, "row k: the given rubric does not"),
     ],
 )
 def test_bad_rows_are_refused_before_anything_is_loaded(row: dict[str, Any], said: str, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.prompts.parsing import parse_rubric
-from rubric_arm_lite.reward_model import judge as comparing
+from rubric_arm_lite.reward_model import model as module
 from rubric_arm_lite.reward_model.model import RubricRewardModel
 from rubric_arm_lite.reward_model.verdict import Remark
 from rubric_arm_lite.types import Message, Rubric, Side
@@ -59,13 +59,13 @@ def test_conversations_come_as_messages_of_either_form() -> None:
         judge.compare([{"role": "user", "text": "p"}], "good", "poor")
 
 
-@pytest.mark.parametrize(("orders", "questions"), [("both", 2), ("given", 1), ("swapped", 1)])
+@pytest.mark.parametrize(("orders", "questions"), [("both", 2), ("original", 1), ("swapped", 1)])
 def test_orders(orders: Any, questions: int) -> None:
     judge = model(says_a)
     verdict = judge.compare("p", "one", "two", orders=orders)
     assert len(asked(judge, "judge")) == questions
-    assert verdict.winner == {"both": None, "given": "A", "swapped": "B"}[orders]
-    assert verdict.named == {"both": ("A", "B"), "given": ("A",), "swapped": ("B",)}[orders]
+    assert verdict.winner == {"both": None, "original": "A", "swapped": "B"}[orders]
+    assert verdict.winners == {"both": ("A", "B"), "original": ("A",), "swapped": ("B",)}[orders]
     assert verdict.consistent is (orders != "both")
     assert verdict.agreed is None
 
@@ -100,7 +100,7 @@ def test_different_remarks_are_kept_by_frequency_and_only_clear_ones_count() -> 
             text = text.replace("- Criterion 2 [Principle]", "- Criterion 1 [Hard Rule]")
         return text
 
-    verdict = model(judge).compare("p", "one", "two", orders="given", votes=3)
+    verdict = model(judge).compare("p", "one", "two", orders="original", votes=3)
     first, second = verdict.findings
     assert first.response_a == (Remark("rare", 1), Remark("fine", 1))
     assert first.response_b == second.response_b == (Remark("bad", 2),)
@@ -120,7 +120,7 @@ def test_a_given_rubric_is_used_and_checked_before_anything_is_asked() -> None:
     judge = model()
     verdict = judge.compare("p", "good", "poor", "1. The response is odd [Principle]")
     assert verdict.rubric.criteria[0].text == "The response is odd" and asked(judge, "rubric") == []
-    with pytest.raises(DataError, match="case 2: the rubric given does not parse"):
+    with pytest.raises(DataError, match="case 2: the given rubric does not parse"):
         judge.compare_many([("p", "x", "y", None), ("p", "x", "y", "be nice")])
     assert asked(judge, "rubric") == []
 
@@ -134,25 +134,25 @@ def test_what_does_not_fit_is_an_error_or_left_out() -> None:
     assert asked(judge, "judge") == []
     fits, answer_too_long, prompt_too_long = judge.compare_many(cases, too_long="leave")
     assert (fits.winner, len(asked(judge, "judge"))) == ("A", 2)
-    assert (answer_too_long.rubric, answer_too_long.judgements) == (parse_rubric(RUBRIC_TEXT), ())
-    assert not prompt_too_long.rubric.usable and prompt_too_long.judgements == ()
+    assert (answer_too_long.rubric, answer_too_long.original) == (parse_rubric(RUBRIC_TEXT), ())
+    assert not prompt_too_long.rubric.usable and prompt_too_long.original == ()
 
 
 def test_a_text_too_long_costs_no_judgement_wherever_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparing, "CASES_AT_ONCE", 1)
+    monkeypatch.setattr(module, "CASES_AT_ONCE", 1)
     judge = model()
     with pytest.raises(DataError, match="case 3"):
         judge.compare_many([("p", "a", "b", None), ("p", "b", "c", None), ("p", "x" * 4000, "b", None)])
     assert asked(judge, "judge") == []
     for wrong in ({"votes": 0}, {"orders": "Both"}):
-        with pytest.raises(ConfigError, match=r"votes: 0|'Both' is not one of both, given, swapped"):
+        with pytest.raises(ConfigError, match=r"votes: 0|'Both' is not one of both, original, swapped"):
             judge.compare("p", "a", "b", **wrong)  # type: ignore[arg-type]
 
 
 def test_progress_is_told_and_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     cases = [("p", f"good {i}", "poor", None) for i in range(5)]
     whole = model().compare_many(cases)
-    monkeypatch.setattr(comparing, "CASES_AT_ONCE", 2)
+    monkeypatch.setattr(module, "CASES_AT_ONCE", 2)
     told: list[tuple[int, int]] = []
     judge = model()
     assert judge.compare_many(cases, progress=lambda done, of: told.append((done, of))) == whole

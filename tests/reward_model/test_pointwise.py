@@ -10,9 +10,9 @@ from rubric_arm_lite.models.load import load_model
 from rubric_arm_lite.models.sampler import NextWords, Sampling
 from rubric_arm_lite.prompts.builder import PromptBuilder, Templates
 from rubric_arm_lite.prompts.parsing import parse_rubric
-from rubric_arm_lite.prompts.pointwise import parse_checks
+from rubric_arm_lite.prompts.pointwise import parse_pointwise
 from rubric_arm_lite.recipe.load import load_recipe
-from rubric_arm_lite.reward_model.pointwise import ScoreDesk, Sheet
+from rubric_arm_lite.reward_model.pointwise import JudgedText, PointwiseJudge
 from rubric_arm_lite.types import Example, Sample
 from tests.players import PROMPTS, RUBRIC_TEXT
 from tests.pointwise_players import PointwiseSampler, checks
@@ -49,22 +49,24 @@ def test_every_word_read_again_is_as_likely_as_when_it_was_sampled() -> None:
 
 def test_equal_texts_are_read_once_and_equal_prompts_asked_once() -> None:
     scripted = PointwiseSampler()
-    desk = ScoreDesk(scripted, PROMPTS)
+    judge = PointwiseJudge(scripted, PROMPTS, max_tokens=90, seed=5)
     rubric = parse_rubric(RUBRIC_TEXT)
     cases = [("p", "good x", rubric), ("p", "poor x", rubric), ("p", "good x", rubric)]
-    scores = desk.score(cases, Sampling(90, 3, 1.0), 5)
+    scores = judge.score(cases, votes=3)
     assert [[s.value for s in own] for own in scores] == [[pytest.approx(v)] * 3 for v in (0.8, -0.6, 0.8)]
     assert len(scripted.calls[0].examples) == 2 and len(scripted.questions) == 4
-    assert desk.score([], Sampling(90), 5) == [] and len(scripted.calls) == 1
+    assert judge.score([]) == [] and len(scripted.calls) == 1
 
 
-def test_a_sheet_that_cannot_be_read_has_no_questions() -> None:
+def test_a_judgement_that_cannot_be_parsed_has_no_questions() -> None:
     scripted = PointwiseSampler(lambda response, rubric, written: 0.0)
-    desk = ScoreDesk(scripted, PROMPTS)
+    judge = PointwiseJudge(scripted, PROMPTS, max_tokens=90)
     rubric = parse_rubric(RUBRIC_TEXT)
     prompt = PROMPTS.pointwise_prompt("p", rubric, "good")
-    sheets = [Sheet(prompt, rubric, parse_checks(text, rubric)) for text in ("nothing", checks(rubric), "nothing")]
-    scores = desk.read([*sheets, Sheet(prompt, rubric)])
+    texts = [
+        JudgedText(prompt, rubric, parse_pointwise(text, rubric)) for text in ("nothing", checks(rubric), "nothing")
+    ]
+    scores = judge.read([*texts, JudgedText(prompt, rubric)])
     assert [score.value for score in scores] == [None, -1.0, None, -1.0]
     assert [question.written for question in scripted.questions[2:]] == [
         "- Criterion 1 [Hard Rule]: Answer:",

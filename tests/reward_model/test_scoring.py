@@ -110,7 +110,7 @@ def test_a_recipe_s_words_are_read() -> None:
 
 def test_what_cannot_be_scored() -> None:
     reader = Reader(TABLE)
-    with pytest.raises(DataError, match="case 1: the rubric given does not parse"):
+    with pytest.raises(DataError, match="case 1: the given rubric does not parse"):
         scorer(reader).score("p", "good", "be nice")
     long = "x" * 4000
     with pytest.raises(DataError, match=r"more than model\.max_context"):

@@ -63,8 +63,8 @@ def test_compare_is_what_the_model_says(served: Served) -> None:
         )
         assert (found["winner"], found["confidence"], found["consistent"]) == ("A", 1.0, True)
         assert found["rubric"]["text"] == verdict.rubric.text
-        assert [j["text"] for j in found["given"]] == [j.text for j in verdict.judgements]
-        assert [j["text"] for j in found["swapped"]] == [j.text for j in verdict.flipped]
+        assert [j["text"] for j in found["given"]] == [j.text for j in verdict.original]
+        assert [j["text"] for j in found["swapped"]] == [j.text for j in verdict.swapped]
         assert {j["winner"] for j in found["given"] + found["swapped"]} == {"A"}
         for shown, finding in zip(found["findings"], verdict.findings, strict=True):
             assert [r["text"] for r in shown["response_b"]] == [r.text for r in finding.response_b]
@@ -151,7 +151,7 @@ def test_a_judge_of_single_responses_compares_nothing() -> None:
         ({"votes": True}, "valid integer"),
         ({"votes": 1.5}, "valid integer"),
         ({"orders": "all"}, "'both', 'given' or 'swapped'"),
-        ({"rubric": "be nice"}, "the request: the rubric given does not parse"),
+        ({"rubric": "be nice"}, "the request: the given rubric does not parse"),
         ({"preferred": "A"}, "`preferred` is no field of this request"),
         ({"state": "warm-up"}, "state: warm-up is not served here. Use one of final."),
         ({"state": "../../etc"}, "not served here"),

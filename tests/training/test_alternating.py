@@ -11,13 +11,12 @@ import pytest
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.recipe.fields import Recipe
 from rubric_arm_lite.reward_model.generator import RubricCache, RubricGenerator
-from rubric_arm_lite.reward_model.judge import JudgeDesk
 from rubric_arm_lite.training.advantages import GroupAdvantages, group_advantages
 from rubric_arm_lite.training.alternating import Hooks, Position, RoleStep, alternate
 from rubric_arm_lite.training.phases import JudgePhase, Phase, RubricPhase
 from rubric_arm_lite.training.schedule import ScheduledPhase, scheduled_phases
 from rubric_arm_lite.types import Example, PromptBlock, Role, RolloutGroup, StepMetrics
-from tests.players import PROMPTS, RUBRIC_TEXT, blocks, recipe, sampler, says_a
+from tests.players import PROMPTS, RUBRIC_TEXT, blocks, judge_of, recipe, sampler, says_a
 from tests.scripted import ScriptedSampler, Written
 
 Event = tuple[Any, ...]
@@ -66,7 +65,7 @@ class Recorder:
         writer = RubricGenerator(self.sampler, PROMPTS, RubricCache(1000))
         phases: dict[Role, Phase] = {
             "judge": JudgePhase(self.settings, writer, PROMPTS),
-            "rubric": RubricPhase(self.settings, JudgeDesk(self.sampler, PROMPTS), PROMPTS),
+            "rubric": RubricPhase(self.settings, judge_of(self.sampler, self.settings), PROMPTS),
         }
         hooks = Hooks(self.before_phase, self.after_step, self.after_phase)
         alternate(

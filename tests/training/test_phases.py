@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from rubric_arm_lite.models.sampler import Sampling
+from rubric_arm_lite.prompts import parse_rubric
 from rubric_arm_lite.recipe.fields import Recipe
 from rubric_arm_lite.reward_model.generator import RubricCache, RubricGenerator
-from rubric_arm_lite.reward_model.judge import JudgeDesk
+from rubric_arm_lite.reward_model.judge import Judge
 from rubric_arm_lite.training.advantages import group_advantages
 from rubric_arm_lite.training.phases import JudgePhase, RubricPhase
 from rubric_arm_lite.types import Example, PromptBlock, RolloutGroup, Rubric
@@ -19,6 +20,7 @@ from tests.players import (
     RUBRIC_TEXT,
     block,
     blocks,
+    judge_of,
     judgement,
     recipe,
     right,
@@ -36,7 +38,8 @@ def judge_phase(scripted: ScriptedSampler, settings: Recipe | None = None) -> Ju
 
 
 def rubric_phase(scripted: ScriptedSampler, settings: Recipe | None = None) -> RubricPhase:
-    return RubricPhase(settings or recipe(), JudgeDesk(scripted, PROMPTS), PROMPTS)
+    settings = settings or recipe()
+    return RubricPhase(settings, judge_of(scripted, settings), PROMPTS)
 
 
 def rollout(phase: Any, scripted: ScriptedSampler, batch: list[PromptBlock], seed: int = 0, n: int = 2) -> Any:
@@ -70,7 +73,7 @@ def test_examples_carry_their_pair_and_rubric() -> None:
     assert len({e.seed for e in examples}) == 5
     for example in examples:
         assert example.rubric is not None and example.rubric.text == RUBRIC_TEXT
-        assert [c.pair_id for c in example.comparisons] == [example.example_id]
+        assert [c.comparison.comparison_id for c in example.comparisons] == [example.example_id]
 
 
 @pytest.mark.parametrize("role", ["judge", "rubric"])
@@ -343,27 +346,53 @@ def test_without_a_usable_rubric_the_judge_is_not_asked() -> None:
     assert phase.measured()["criteria"] == 0.0
 
 
-def test_judgements_come_back_to_their_cases() -> None:
-    """Cases in any order, some equal: each gets the judgements of its own prompt."""
+def test_verdicts_come_back_to_their_comparisons() -> None:
+    """Comparisons in any order, some equal: each gets the judgements of its own prompt."""
     scripted = sampler()
-    desk = JudgeDesk(scripted, PROMPTS)
-    rubric = judge_phase(sampler()).prepare(blocks(1), 0)[0].rubric
-    assert rubric is not None
-    cases = [(b.pairs[0].present(side), rubric) for b in blocks(3) for side in ("A", "B")]
-    cases = [*cases, *cases[::-1]]
-    found = desk.judge(cases, Sampling(9, 2), seed=5)
-    assert [[j.winner for j in group] for group in found] == [[c.preferred] * 2 for c, _ in cases]
+    rubric = parse_rubric(RUBRIC_TEXT)
+    labeled = [b.pairs[0].present(side) for b in blocks(3) for side in ("A", "B")]
+    labeled = [*labeled, *labeled[::-1]]
+    judge = Judge(scripted, PROMPTS, max_tokens=9, seed=5)
+    verdicts = judge.judge([c.comparison for c in labeled], [rubric] * 12, "original", votes=2)
+    assert [v.winners for v in verdicts] == [(c.preferred,) * 2 for c in labeled]
+    assert scripted.calls[0].sampling == Sampling(9, 2, 1.0)
     assert len(scripted.prompts("judge")) == 6
     assert len({e.seed for e in scripted.calls[0].examples}) == 6
 
 
-def test_what_is_asked_does_not_depend_on_what_else_is() -> None:
+def test_orders_of_presentation() -> None:
+    """Both orders show both texts; a swapped judgement is translated back to the comparison's own sides."""
+    comparison, rubric = block("x").pairs[0].present("A").comparison, parse_rubric(RUBRIC_TEXT)
+    for orders, winners, shown in (
+        ("both", ("A", "A"), ["good x0", "poor x0"]),
+        ("original", ("A",), ["good x0"]),
+        ("swapped", ("A",), ["poor x0"]),
+    ):
+        scripted = sampler()
+        (verdict,) = judge_of(scripted).judge([comparison], [rubric], orders)
+        assert verdict.winners == winners and verdict.winner == "A" and verdict.consistent
+        assert [section("response_a", text) for text in scripted.prompts("judge")] == shown
+        assert (len(verdict.original), len(verdict.swapped)) == (orders != "swapped", orders != "original")
+    (leaning,) = judge_of(sampler(says_a)).judge([comparison], [rubric])
+    assert leaning.winners == ("A", "B") and leaning.winner is None and leaning.agreed is None
+    assert leaning.correct("A", "original") == 1.0 and leaning.correct("A", "swapped") == 0.0
+
+
+def test_an_unusable_rubric_is_never_shown_to_the_judge() -> None:
+    scripted = sampler()
+    comparison = block("x").pairs[0].present("A").comparison
+    rubrics = [parse_rubric("no rubric"), parse_rubric(RUBRIC_TEXT)]
+    empty, verdict = judge_of(scripted).judge([comparison, comparison], rubrics)
+    assert empty.winners == () and empty.winner is None and empty.correct("A", unparsed=0.5) == 0.5
+    assert verdict.winner == "A" and len(scripted.prompts("judge")) == 2
+
+
+def test_a_judgement_does_not_depend_on_what_else_is_judged() -> None:
     """The seed of a question is that of its text, so a verdict can be repeated alone."""
     seeds = []
-    rubric = judge_phase(sampler()).prepare(blocks(1), 0)[0].rubric
-    assert rubric is not None
     for count in (1, 3):
         scripted = sampler()
-        JudgeDesk(scripted, PROMPTS).judge([(b.pairs[0].present("A"), rubric) for b in blocks(count)], Sampling(9), 5)
+        comparisons = [b.pairs[0].present("A").comparison for b in blocks(count)]
+        judge_of(scripted).judge(comparisons, [parse_rubric(RUBRIC_TEXT)] * count, "original")
         seeds.append(scripted.calls[0].examples[0].seed)
     assert seeds[0] == seeds[1]

@@ -9,11 +9,9 @@ import pytest
 from rubric_arm_lite.errors import BackendError
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.reward_model.generator import RubricCache, RubricGenerator
-from rubric_arm_lite.reward_model.judge import judge_prompts
-from rubric_arm_lite.reward_model.pointwise import ScoreDesk
-from rubric_arm_lite.training.hooks import make_phases
+from rubric_arm_lite.reward_model.judge import make_judge, pointwise_judge
 from rubric_arm_lite.training.phases import JudgePhase, RubricPhase
-from rubric_arm_lite.training.pointwise_phases import PointwiseJudgePhase, PointwiseRubricPhase
+from rubric_arm_lite.training.pointwise_phases import PointwiseJudgePhase, PointwiseRubricPhase, make_phases
 from rubric_arm_lite.types import Example, Reward, RolloutGroup, Rubric
 from tests.players import PROMPTS, block, blocks, recipe, sampler, section, totals
 from tests.pointwise_players import PointwiseSampler, checks
@@ -24,13 +22,13 @@ POINTWISE = {"judge": "pointwise", "rubric_attempts": 1}
 
 def judge_phase(scripted: PointwiseSampler, **reward: Any) -> PointwiseJudgePhase:
     settings = recipe(reward={**POINTWISE, **reward})
-    return PointwiseJudgePhase(
-        settings, RubricGenerator(scripted, PROMPTS, RubricCache(9)), ScoreDesk(scripted, PROMPTS)
-    )
+    generator = RubricGenerator(scripted, PROMPTS, RubricCache(9))
+    return PointwiseJudgePhase(settings, generator, pointwise_judge(settings, scripted, PROMPTS))
 
 
 def rubric_phase(scripted: PointwiseSampler, **reward: Any) -> PointwiseRubricPhase:
-    return PointwiseRubricPhase(recipe(reward={**POINTWISE, **reward}), ScoreDesk(scripted, PROMPTS))
+    settings = recipe(reward={**POINTWISE, **reward})
+    return PointwiseRubricPhase(settings, pointwise_judge(settings, scripted, PROMPTS), PROMPTS)
 
 
 def played(
@@ -55,7 +53,8 @@ def test_each_pair_is_two_groups_that_show_one_response_each() -> None:
     for one, two in zip(examples[::2], examples[1::2], strict=True):
         assert one.comparisons == two.comparisons and one.rubric == two.rubric and one.seed != two.seed
         shown = [section("response", e.prompt) for e in (one, two)]
-        assert shown == [one.comparisons[0].response_a, one.comparisons[0].response_b]
+        comparison = one.comparisons[0].comparison
+        assert shown == [comparison.response_a, comparison.response_b]
         assert {text.split()[0] for text in shown} == {"good", "poor"}
         firsts.add(shown[0].split()[0])
     assert firsts == {"good", "poor"}, "which response comes first says nothing of the label"
@@ -122,7 +121,7 @@ def test_a_prompt_without_a_usable_rubric_is_left_out() -> None:
 
 def test_a_backend_without_probabilities_says_so() -> None:
     with pytest.raises(BackendError, match="does not give the probabilities"):
-        ScoreDesk(sampler(), PROMPTS).read([])
+        pointwise_judge(recipe(), sampler(), PROMPTS).read([])
 
 
 # --- generator ------------------------------------------------------------------------------------------------------
@@ -180,14 +179,15 @@ def test_sampled_judgements_are_averaged() -> None:
 
 def test_the_recipe_chooses_the_form() -> None:
     scripted = PointwiseSampler()
-    writer = RubricGenerator(scripted, PROMPTS, RubricCache(9))
+    generator = RubricGenerator(scripted, PROMPTS, RubricCache(9))
     pair = block("x").pairs[0]
-    rubric = writer.write([(pair.prompt, 0)], Sampling(9), 0)[0]
+    rubric = generator.write([pair.prompt], Sampling(9), 0)[0]
     for form, kinds, prompts in (
         ("pairwise", (JudgePhase, RubricPhase), 1),
         ("pointwise", (PointwiseJudgePhase, PointwiseRubricPhase), 2),
     ):
         settings = recipe(reward={"judge": form})
-        phases = make_phases(settings, scripted, writer, PROMPTS)
+        phases = make_phases(settings, generator)
         assert (type(phases["judge"]), type(phases["rubric"])) == kinds
-        assert len(judge_prompts(settings, PROMPTS, pair, rubric)) == prompts
+        turns = make_judge(settings, scripted, PROMPTS).turns(pair.present("A").comparison, rubric)
+        assert len(turns) == prompts

@@ -13,10 +13,11 @@ from rubric_arm_lite.data.testbed.world import World, parse_task
 from rubric_arm_lite.models.load import load_model
 from rubric_arm_lite.recipe.policy import AnswerSettings, PolicyEvaluationSettings
 from rubric_arm_lite.training.policy.evaluate import PolicyEvaluator
-from rubric_arm_lite.training.policy.judges import Match, Oracle
+from rubric_arm_lite.training.policy.judges import Oracle
+from rubric_arm_lite.types import Comparison
 from tests import tiny
 from tests.players import PROMPTS, says_a
-from tests.policy_players import Request, chat, referee
+from tests.policy_players import Request, chat, fixed_judge
 
 REQUESTS = [Request(f"id{i}", text) for i, text in enumerate(tiny.PROMPTS)]
 
@@ -24,16 +25,16 @@ REQUESTS = [Request(f"id{i}", text) for i, text in enumerate(tiny.PROMPTS)]
 class Longest:
     """An independent judge that likes what is long."""
 
-    def preferences(self, matches: Sequence[Match]) -> list[float]:
-        gaps = [len(m.answer) - len(m.other) for m in matches]
+    def preferences(self, comparisons: Sequence[Comparison]) -> list[float]:
+        gaps = [len(c.response_a) - len(c.response_b) for c in comparisons]
         return [0.5 + 0.5 * ((gap > 0) - (gap < 0)) for gap in gaps]
 
-    def scores(self, matches: Sequence[Match]) -> list[float]:
-        return [float(len(m.answer)) for m in matches]
+    def scores(self, comparisons: Sequence[Comparison]) -> list[float]:
+        return [float(len(c.response_a)) for c in comparisons]
 
 
 def evaluator(model: Any, independent: Any = None) -> PolicyEvaluator:
-    judge = referee(chat(says_a, lambda example, index: ""), REQUESTS)
+    judge = fixed_judge(chat(says_a, lambda example, index: ""), REQUESTS)
     settings = PolicyEvaluationSettings(bootstrap=100)
     answers = AnswerSettings(max_completion_length=12, temperature=0.8)
     return PolicyEvaluator(model, PROMPTS, judge, independent, REQUESTS, answers, settings, 3)
@@ -89,9 +90,9 @@ def test_the_oracle_is_the_world_itself() -> None:
     assert task is not None
     good, poor = (world.response(task, obeys, random.Random(1)) for obeys in (True, False))
     oracle = Oracle(world)
-    matches = [Match(request, good, poor), Match(request, poor, good), Match(request, good, good)]
+    comparisons = [request.comparison(a, b) for a, b in ((good, poor), (poor, good), (good, good))]
     gap = world.score(task, good) - world.score(task, poor)
-    assert gap > 0 and oracle.preferences(matches) == [1.0, 0.0, 0.5]
-    assert oracle.scores(matches)[0] == world.score(task, good)
+    assert gap > 0 and oracle.preferences(comparisons) == [1.0, 0.0, 0.5]
+    assert oracle.scores(comparisons)[0] == world.score(task, good)
     with pytest.raises(ValueError, match="Not a prompt of the testbed's world"):
-        oracle.scores([Match(Request("b", "Hello?"), "x", "y")])
+        oracle.scores([Request("b", "Hello?").comparison("x", "y")])

@@ -9,11 +9,11 @@ import pytest
 from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.recipe.policy import AnswerSettings
 from rubric_arm_lite.training.policy import pairs
-from rubric_arm_lite.training.policy.judges import OtherRun, Referee, preference
+from rubric_arm_lite.training.policy.judges import FixedRubricJudge, OtherRun
 from rubric_arm_lite.training.policy.pairs import label_pairs, sample_pairs
 from rubric_arm_lite.types import Example, Rubric
 from tests.players import PROMPTS, right
-from tests.policy_players import Chat, chat, referee, requests
+from tests.policy_players import Chat, chat, fixed_judge, requests
 from tests.scripted import Written
 
 ASKED = requests(6)
@@ -38,7 +38,7 @@ def sampled(sampler: Chat, folder: Path) -> list[pairs.SampledPair]:
 
 
 def label(
-    judge: Referee, found: list[pairs.SampledPair], folder: Path
+    judge: FixedRubricJudge, found: list[pairs.SampledPair], folder: Path
 ) -> tuple[list[pairs.TrainingPair], dict[str, int]]:
     kept, reasons = label_pairs(judge, found, folder / "labels.jsonl", JOB, lambda done, of: None)
     return kept, dict(reasons)
@@ -46,7 +46,7 @@ def label(
 
 def test_only_pairs_that_both_orders_agree_on_are_kept(tmp_path: Path) -> None:
     sampler = chat(right, policy)
-    kept, reasons = label(referee(sampler, ASKED, broken=("id5",)), sampled(sampler, tmp_path), tmp_path)
+    kept, reasons = label(fixed_judge(sampler, ASKED, broken=("id5",)), sampled(sampler, tmp_path), tmp_path)
     assert [(p.prompt_id, p.chosen.text, p.rejected.text) for p in kept] == [
         ("id0", "good a", "poor b"),
         ("id1", "good b", "poor a"),
@@ -67,10 +67,10 @@ def test_a_missing_verdict_and_a_text_too_long_have_reasons_of_their_own(tmp_pat
         return "no verdict"
 
     sampler = chat(mute, policy)
-    _, reasons = label(referee(sampler, ASKED), sampled(sampler, tmp_path), tmp_path)
+    _, reasons = label(fixed_judge(sampler, ASKED), sampled(sampler, tmp_path), tmp_path)
     assert reasons["no verdict"] == 4
     long = chat(right, lambda example, index: f"good {index} " + "x" * 9000)
-    _, reasons = label(referee(long, ASKED), sampled(long, tmp_path / "long"), tmp_path / "long")
+    _, reasons = label(fixed_judge(long, ASKED), sampled(long, tmp_path / "long"), tmp_path / "long")
     assert reasons == {"too long for the judge": 6}
 
 
@@ -86,7 +86,7 @@ def test_a_killed_job_goes_on_with_the_next_portion(tmp_path: Path, monkeypatch:
     again = chat(right, policy)
     assert sampled(again, tmp_path) == whole
     assert len(again.calls) == 2
-    judge = referee(again, ASKED)
+    judge = fixed_judge(again, ASKED)
     first = label(judge, whole, tmp_path)
     asked = len(again.prompts("judge"))
     assert label(judge, whole, tmp_path) == first
@@ -110,24 +110,24 @@ def test_rows_of_another_job_are_refused(tmp_path: Path) -> None:
 
 def test_preferences_of_a_reward_model() -> None:
     sampler = chat(right, policy)
-    judge = referee(sampler, ASKED[:2], broken=("id1",))
-    good = pairs.Match(ASKED[0], "good", "poor")
-    assert judge.preferences([good, pairs.Match(ASKED[0], "poor", "good")]) == [1.0, 0.0]
-    assert judge.preferences([pairs.Match(ASKED[0], "poor", "poor too")]) == [0.5]
-    assert judge.preferences([pairs.Match(ASKED[1], "good", "poor")]) == [0.5], "nobody can be asked"
+    judge = fixed_judge(sampler, ASKED[:2], broken=("id1",))
+    good = ASKED[0].comparison("good", "poor")
+    assert judge.preferences([good, ASKED[0].comparison("poor", "good")]) == [1.0, 0.0]
+    assert judge.preferences([ASKED[0].comparison("poor", "poor too")]) == [0.5]
+    assert judge.preferences([ASKED[1].comparison("good", "poor")]) == [0.5], "nobody can be asked"
     with pytest.raises(ValueError, match="id1 has no usable rubric"):
-        judge.verdicts([pairs.Match(ASKED[1], "good", "poor")])
+        judge.verdicts([ASKED[1].comparison("good", "poor")])
     other = OtherRun(judge._model)
     assert other.preferences([good]) == [1.0] and other.scores([good]) is None
-    assert preference(judge.verdicts([good])[0]) == 1.0
+    assert judge.verdicts([good])[0].preference == 1.0
 
 
 @pytest.mark.parametrize("lost", ["pairs", "prompt_ids", "answers", "text", "token_ids", "cut", "labels"])
 def test_a_field_that_is_gone_from_a_journal_is_named_with_its_line(tmp_path: Path, lost: str) -> None:
     sampler = chat(right, policy)
     found = sampled(sampler, tmp_path)
-    label(referee(sampler, ASKED), found, tmp_path)
+    label(fixed_judge(sampler, ASKED), found, tmp_path)
     file = tmp_path / ("labels.jsonl" if lost == "labels" else "samples.jsonl")
     file.write_text(file.read_text().replace(f'"{lost}"', '"other"'))
     with pytest.raises(CheckpointError, match=rf"{file.name}, line 2: no `{lost}` here"):
-        label(referee(sampler, ASKED), sampled(sampler, tmp_path), tmp_path)
+        label(fixed_judge(sampler, ASKED), sampled(sampler, tmp_path), tmp_path)

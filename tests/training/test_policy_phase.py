@@ -11,7 +11,7 @@ from rubric_arm_lite.training.rewards import policy_reward
 from rubric_arm_lite.training.schedule import ScheduledPhase
 from rubric_arm_lite.types import Example, PromptBlock
 from tests.players import PROMPTS, Judge, right, says_a, section, totals
-from tests.policy_players import Chat, chat, referee, requests
+from tests.policy_players import Chat, chat, fixed_judge, requests
 from tests.scripted import Written
 
 RECIPE = PolicyRecipe.model_validate(
@@ -32,7 +32,7 @@ def phase_of(judge: Judge, broken: tuple[str, ...] = ()) -> tuple[PolicyPhase, C
 
     sampler = chat(judge, policy)
     phase = PolicyPhase(
-        RECIPE.policy, sampler, referee(sampler, ASKED, broken), PROMPTS, {r.prompt_id: r for r in ASKED}
+        RECIPE.policy, sampler, fixed_judge(sampler, ASKED, broken), PROMPTS, {r.prompt_id: r for r in ASKED}
     )
     return phase, sampler
 

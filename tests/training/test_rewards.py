@@ -4,16 +4,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rubric_arm_lite.evaluation.metrics import accuracy_value, format_reward, is_correct, margin_value, preferred_margin
+from rubric_arm_lite.evaluation.metrics import format_reward
 from rubric_arm_lite.prompts.parsing import parse_judgement
 from rubric_arm_lite.recipe.fields import RewardSettings
+from rubric_arm_lite.reward_model.pointwise import PointwiseScore, PointwiseVerdict, margin_accuracy
+from rubric_arm_lite.reward_model.verdict import Verdict
 from rubric_arm_lite.training.rewards import (
     judge_reward,
     pointwise_judge_rewards,
     pointwise_rubric_rewards,
     rubric_reward,
 )
-from rubric_arm_lite.types import Comparison, Judgement, ParseStatus, PreferencePair, Rubric, Side, other_side
+from rubric_arm_lite.types import (
+    Judgement,
+    LabeledComparison,
+    ParseStatus,
+    PreferencePair,
+    Rubric,
+    Side,
+    other_side,
+)
 from tests.judgements import RUBRIC, any_text, write_judgement
 
 PAIR = PreferencePair("p", "Write a note.", chosen="good", rejected="bad")
@@ -33,13 +43,11 @@ def broken(winner: Side) -> Judgement:
 
 
 @pytest.mark.parametrize("preferred", SIDES)
-@pytest.mark.parametrize(("winner", "right"), [("A", "A"), ("B", "B"), (None, None)])
-def test_a_verdict_is_right_or_not(winner: Side | None, right: Side | None, preferred: Side) -> None:
-    comparison = PAIR.present(preferred)
-    expected = right == preferred
-    assert is_correct(verdict(winner), comparison) is expected
-    unparsed = accuracy_value(verdict(winner), comparison, 0.5)
-    assert unparsed == (0.5 if winner is None else float(expected))
+@pytest.mark.parametrize("winner", ["A", "B", None])
+def test_a_verdict_is_right_or_not(winner: Side | None, preferred: Side) -> None:
+    judged = Verdict(RUBRIC, original=(verdict(winner),))
+    assert judged.correct(preferred) == float(winner == preferred)
+    assert judged.correct(preferred, unparsed=0.5) == (0.5 if winner is None else float(winner == preferred))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +114,9 @@ def test_swapped_presentation_mirrors_the_reward(preferred: Side, winner: Side, 
 def test_rubric_reward_is_the_share_of_right_verdicts(
     winners: list[Side | None], accuracy: float, missing: bool
 ) -> None:
-    verdicts: list[tuple[Comparison, Judgement]] = [(PAIR.present("A"), verdict(winner)) for winner in winners]
+    verdicts = [(PAIR.present("A"), Verdict(RUBRIC, original=(verdict(winner),))) for winner in winners]
+    votes = [(PAIR.present("A"), Verdict(RUBRIC, original=tuple(map(verdict, winners))))]
+    assert rubric_reward(RUBRIC, votes, RewardSettings()) == rubric_reward(RUBRIC, verdicts, RewardSettings())
     counted = rubric_reward(RUBRIC, verdicts, RewardSettings(unparsed="zero"))
     assert (counted.total, dict(counted.parts), counted.masked) == (
         accuracy,
@@ -117,7 +127,7 @@ def test_rubric_reward_is_the_share_of_right_verdicts(
 
 
 def test_a_judge_that_always_says_a_earns_a_rubric_half_over_both_orders() -> None:
-    verdicts = [(PAIR.present(side), verdict("A")) for side in SIDES]
+    verdicts = [(PAIR.present(side), Verdict(RUBRIC, original=(verdict("A"),))) for side in SIDES]
     assert rubric_reward(RUBRIC, verdicts, RewardSettings()).total == 0.5
 
 
@@ -125,7 +135,7 @@ def test_a_rubric_that_did_not_parse_earns_nothing_and_is_not_judged() -> None:
     reward = rubric_reward(UNUSABLE, [], RewardSettings(unparsed="mask"))
     assert (reward.total, dict(reward.parts)["parsed"], reward.masked) == (0.0, 0.0, False)
     with pytest.raises(ValueError, match="cannot have verdicts"):
-        rubric_reward(UNUSABLE, [(PAIR.present("A"), verdict("A"))], RewardSettings())
+        rubric_reward(UNUSABLE, [(PAIR.present("A"), Verdict(UNUSABLE, (verdict("A"),)))], RewardSettings())
 
 
 def test_a_usable_rubric_needs_a_verdict() -> None:
@@ -169,9 +179,15 @@ def rubric_of(items: int) -> Rubric:
     return Rubric("", RUBRIC.criteria[:1] * items, ParseStatus.OK)
 
 
-def scored(*margins: float | None) -> list[tuple[Comparison, float | None, float | None]]:
+def with_scores(a: float | None, b: float | None) -> PointwiseVerdict:
+    """A verdict of one score per response."""
+    first, second = (PointwiseScore(value, (), RUBRIC, "", ParseStatus.OK) for value in (a, b))
+    return PointwiseVerdict(RUBRIC, (first,), (second,))
+
+
+def scored(*margins: float | None) -> list[tuple[LabeledComparison, PointwiseVerdict]]:
     """Comparisons with the preferred response as A, scored above the other one by so much."""
-    return [(PAIR.present("A"), margin, None if margin is None else 0.0) for margin in margins]
+    return [(PAIR.present("A"), with_scores(margin, None if margin is None else 0.0)) for margin in margins]
 
 
 def test_a_pointwise_rubric_earns_by_the_order_of_scores() -> None:
@@ -180,7 +196,7 @@ def test_a_pointwise_rubric_earns_by_the_order_of_scores() -> None:
     rewards = pointwise_rubric_rewards(rubrics, cases, RewardSettings())
     assert [r.total for r in rewards] == [1.0, -1.0, -1.0, 0.5, -1.0]
     assert dict(rewards[3].parts) == {"accuracy": 0.75, "short": 0.0, "parsed": 1.0}
-    flipped = [(PAIR.present("B"), 0.0, 0.1)]
+    flipped = [(PAIR.present("B"), with_scores(0.0, 0.1))]
     assert pointwise_rubric_rewards([rubric_of(1)], [flipped], RewardSettings())[0].total == 1.0
 
 
@@ -212,7 +228,8 @@ def test_a_score_that_is_missing() -> None:
 
 
 def test_margins() -> None:
-    assert preferred_margin(PAIR.present("A"), 0.5, 0.2) == pytest.approx(0.3)
-    assert preferred_margin(PAIR.present("B"), 0.5, 0.2) == pytest.approx(-0.3)
-    assert preferred_margin(PAIR.present("A"), None, 0.2) is None
-    assert [margin_value(m, 0.25) for m in (0.3, -0.3, 1e-9, None)] == [1.0, 0.0, 0.5, 0.25]
+    assert with_scores(0.5, 0.2).margin == pytest.approx(0.3) and with_scores(0.5, 0.2).winner == "A"
+    assert with_scores(0.2, 0.5).correct("B") == 1.0 and with_scores(0.2, 0.5).correct("A") == 0.0
+    assert with_scores(None, 0.2).margin is None and with_scores(None, 0.2).correct("A", unparsed=0.25) == 0.25
+    assert with_scores(0.2, 0.2 + 1e-9).winner is None and with_scores(0.2, 0.2).correct("B") == 0.5
+    assert [margin_accuracy(m, 0.25) for m in (0.3, -0.3, 1e-9, None)] == [1.0, 0.0, 0.5, 0.25]

@@ -28,7 +28,7 @@ from rubric_arm_lite.prompts.parsing import (
     RESPONSE_HEADINGS,
     WINNER_PREFIX,
 )
-from rubric_arm_lite.prompts.pointwise import check_line
+from rubric_arm_lite.prompts.pointwise import pointwise_line
 from rubric_arm_lite.recipe import PointwiseWords
 from rubric_arm_lite.recipe.fields import TeacherSettings
 from rubric_arm_lite.types import Comparison, Criterion, CriterionKind, PromptBlock, Rubric, Side
@@ -107,7 +107,7 @@ def write_checks(
     for number, criterion in enumerate(rubric.criteria, start=1):
         found = number not in overlooked and criterion_met(criterion, response)
         said, met = _finding(criterion, response, found), found != (number in contradicted)
-        lines.append(f"\n{check_line(number, criterion, met, said, words)}")
+        lines.append(f"\n{pointwise_line(number, criterion, met, said, words)}")
     return "".join(lines)
 
 
@@ -132,7 +132,7 @@ class Teacher:
                 task = parse_task(str(pair.prompt))
                 if task is None:
                     raise ValueError(f"Not a prompt of the testbed's world: {pair.prompt!r}")
-                comparison = pair.present(rng.choice(("A", "B")))
+                comparison = pair.present(rng.choice(("A", "B"))).comparison
                 rubric = self.rubric(task, rng)
                 text = rubric.text if rng.random() >= self.settings.malformed_rubric else break_rubric(rubric, rng)
                 judge = self.judgement if self.words is None else self.checks

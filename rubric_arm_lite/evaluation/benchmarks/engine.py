@@ -99,7 +99,7 @@ def _judge(model: RubricRewardModel, batch: Sequence[Item], votes: int) -> list[
 
 def _row(item: Item, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     rubric = verdicts[0].rubric
-    judged = all(verdict.judgements for verdict in verdicts)
+    judged = all(verdict.original for verdict in verdicts)
     # A prompt that does not fit has an empty rubric that is called cut; a usable one means that a response did not fit.
     too_long = rubric.usable or (rubric.status is ParseStatus.TRUNCATED and not rubric.text)
     status = JUDGED if judged else TOO_LONG if too_long else NO_RUBRIC
@@ -115,17 +115,17 @@ def _row(item: Item, verdicts: Sequence[Verdict]) -> dict[str, Any]:
 
 def _duel(places: tuple[int, int], verdict: Verdict) -> dict[str, Any]:
     """What was said of two responses; verdicts are given as the place of the response they name, or null."""
-    votes = len(verdict.judgements)
+    votes = len(verdict.original)
 
     def named(sides: Sequence[Side | None]) -> list[int | None]:
         return [None if side is None else places[0] if side == "A" else places[1] for side in sides]
 
     return {
         "responses": list(places),
-        "original": named(verdict.named[:votes]),
-        "flipped": named(verdict.named[votes:]),
-        "judgements": [_storable(judgement.text) for judgement in verdict.judgements],
-        "judgements_flipped": [_storable(judgement.text) for judgement in verdict.flipped],
+        "original": named(verdict.winners[:votes]),
+        "flipped": named(verdict.winners[votes:]),
+        "judgements": [_storable(judgement.text) for judgement in verdict.original],
+        "judgements_flipped": [_storable(judgement.text) for judgement in verdict.swapped],
     }
 
 

@@ -259,7 +259,7 @@ def _add_example(app: FastAPI, recipe: Recipe) -> None:
     @app.get("/v1/example", summary="A pair of the testbed, in a drawn order")
     async def example() -> Response:
         pair = drawn.choice(pairs)
-        shown = pair.present(drawn.choice(("A", "B")))
+        shown = pair.present(drawn.choice(("A", "B"))).comparison
         return _json({"prompt": shown.prompt, "response_a": shown.response_a, "response_b": shown.response_b})
 
 

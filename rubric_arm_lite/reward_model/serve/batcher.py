@@ -17,8 +17,7 @@ from typing import Generic, TypeVar, assert_never
 
 from rubric_arm_lite.errors import BackendError, RubricArmError
 from rubric_arm_lite.models.server import RefusedRequest
-from rubric_arm_lite.reward_model.judge import TooLong
-from rubric_arm_lite.reward_model.model import RubricRewardModel
+from rubric_arm_lite.reward_model.model import RubricRewardModel, TooLong
 from rubric_arm_lite.reward_model.pointwise import PointwiseScore
 from rubric_arm_lite.reward_model.serve.schema import (
     PLACE,
@@ -269,7 +268,7 @@ def _left_out(found: Found) -> bool:
         case Rubric():
             return found.status is ParseStatus.TRUNCATED and not found.text
         case Verdict():
-            return not found.named
+            return not found.winners
         case PointwiseScore():
             return found.value is None and not found.text
         case never:

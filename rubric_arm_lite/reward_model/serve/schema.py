@@ -345,8 +345,8 @@ def _compared(state: str, verdict: Verdict, unknown: list[str]) -> ComparedRespo
             )
             for finding in verdict.findings
         ],
-        given=[_judgement(j, j.winner) for j in verdict.judgements],
-        swapped=[_judgement(j, None if j.winner is None else other_side(j.winner)) for j in verdict.flipped],
+        given=[_judgement(j, j.winner) for j in verdict.original],
+        swapped=[_judgement(j, None if j.winner is None else other_side(j.winner)) for j in verdict.swapped],
         unknown_words=unknown,
     )
 

@@ -20,8 +20,8 @@ from rubric_arm_lite.models.shared_prefix.batching import make_batch, make_rows,
 from rubric_arm_lite.prompts import PromptBuilder
 from rubric_arm_lite.recipe import AnswerSettings, derive_seed
 from rubric_arm_lite.recipe.policy import PolicyEvaluationSettings
-from rubric_arm_lite.training.policy.judges import IndependentJudge, Match, Referee, Request
-from rubric_arm_lite.types import Example, RolloutGroup
+from rubric_arm_lite.training.policy.judges import FixedRubricJudge, IndependentJudge, Request
+from rubric_arm_lite.types import Comparison, Example, RolloutGroup
 
 RIDGE = 1e-3
 """Penalty on the length coefficient, so that it stays finite where length alone would tell the winner."""
@@ -119,7 +119,7 @@ class PolicyEvaluator:
         self,
         model: AdapterModel,
         prompts: PromptBuilder,
-        referee: Referee,
+        judge: FixedRubricJudge,
         independent: IndependentJudge | None,
         requests: Sequence[Request],
         answers: AnswerSettings,
@@ -128,7 +128,7 @@ class PolicyEvaluator:
     ) -> None:
         self._model = model
         self._prompts = prompts
-        self._referee = referee
+        self._judge = judge
         self._independent = independent
         self._requests = requests
         self._answers = answers
@@ -138,28 +138,28 @@ class PolicyEvaluator:
     def evaluate(self, name: str) -> PolicyEvaluation:
         """Answer every request with both and compare."""
         policy, start = self._sample("policy"), self._sample("policy_ref")
-        matches = [
-            Match(request, mine.samples[0].text, theirs.samples[0].text)
+        comparisons = [
+            request.comparison(mine.samples[0].text, theirs.samples[0].text)
             for request, mine, theirs in zip(self._requests, policy, start, strict=True)
         ]
         lengths = [len(group.samples[0].token_ids) for group in policy]
         before = [len(group.samples[0].token_ids) for group in start]
-        trained = self._referee.preferences(matches)
+        trained = self._judge.preferences(comparisons)
         rows: list[dict[str, Any]] = [
             {
-                "prompt_id": match.request.prompt_id,
-                "prompt": match.request.text,
-                "answer": match.answer,
-                "start": match.other,
+                "prompt_id": c.comparison_id,
+                "prompt": c.prompt,
+                "answer": c.response_a,
+                "start": c.response_b,
                 "trained": preferred,
             }
-            for match, preferred in zip(matches, trained, strict=True)
+            for c, preferred in zip(comparisons, trained, strict=True)
         ]
         values = self._win_rates("trained", trained, lengths, before)
         if self._independent is not None:
-            independent = self._independent.preferences(matches)
+            independent = self._independent.preferences(comparisons)
             values |= self._win_rates("independent", independent, lengths, before)
-            values |= self._scores(matches, rows)
+            values |= self._scores(comparisons, rows)
             for row, preferred in zip(rows, independent, strict=True):
                 row["independent"] = preferred
         values |= self._drift(policy, lengths, before)
@@ -185,9 +185,9 @@ class PolicyEvaluator:
             f"{judge}/win_rate_lc": length_controlled(preferences, lengths, before),
         }
 
-    def _scores(self, matches: Sequence[Match], rows: list[dict[str, Any]]) -> dict[str, float]:
+    def _scores(self, comparisons: Sequence[Comparison], rows: list[dict[str, Any]]) -> dict[str, float]:
         """The mean of what the independent judge gives single answers, if it can."""
-        scores = None if self._independent is None else self._independent.scores(matches)
+        scores = None if self._independent is None else self._independent.scores(comparisons)
         if scores is None:
             return {}
         for row, score in zip(rows, scores, strict=True):

@@ -1,4 +1,4 @@
-"""Ask judges which of two answers is better: the reward model, and one that is independent of it."""
+"""The judges of a policy run, the reward model and an independent one, and the models that they are loaded on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rubric_arm_lite.models import AdapterModel, ServerSettings, load_model
 from rubric_arm_lite.recipe import ModelSettings, PolicyRecipe, Recipe
 from rubric_arm_lite.reward_model import RubricRewardModel, Verdict, check_compares
 from rubric_arm_lite.runs import adapter_folder, recipe_of_run
-from rubric_arm_lite.types import ROLES, Role, Rubric
+from rubric_arm_lite.types import ROLES, Comparison, Prompt, Role, Rubric
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,56 +23,50 @@ class Request:
     prompt_id: str
     text: str
 
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """Two answers to one request; the policy's own is ``answer``."""
-
-    request: Request
-    answer: str
-    other: str
+    def comparison(self, answer: str, other: str) -> Comparison:
+        """Two answers to this request; the policy's own stands first."""
+        return Comparison(self.prompt_id, self.text, answer, other)
 
 
 class IndependentJudge(Protocol):
-    """Whoever is asked besides the reward model that the policy is trained against."""
+    """A judge beside the reward model that the policy is trained against."""
 
-    def preferences(self, matches: Sequence[Match]) -> list[float]:
-        """1 where ``answer`` is better, 0 where ``other`` is, ½ between."""
+    def preferences(self, comparisons: Sequence[Comparison]) -> list[float]:
+        """1 where response A is better, 0 where response B is, ½ between."""
         ...
 
-    def scores(self, matches: Sequence[Match]) -> list[float] | None:
-        """What each ``answer`` is worth by itself, if this judge can tell."""
+    def scores(self, comparisons: Sequence[Comparison]) -> list[float] | None:
+        """What each response A is worth by itself, if this judge can tell."""
         ...
 
 
-class Referee:
-    """The reward model under rubrics that were written before: one per request, as its generator is frozen."""
+class FixedRubricJudge:
+    """The reward model under rubrics written before: one per request, as its generator is frozen."""
 
     def __init__(self, model: RubricRewardModel, rubrics: dict[str, Rubric]) -> None:
         self._model = model
         self._rubrics = rubrics
 
-    def has_rubric(self, request: Request) -> bool:
-        """Whether the request's rubric can be shown to the judge."""
-        return self._rubrics[request.prompt_id].usable
+    def has_rubric(self, prompt_id: str) -> bool:
+        """Whether the request's rubric is usable."""
+        return self._rubrics[prompt_id].usable
 
-    def verdicts(self, matches: Sequence[Match]) -> list[Verdict]:
-        """Both orders under the request's rubric, A being ``answer``; what does not fit the context stays unjudged.
+    def verdicts(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
+        """Verdicts in both orders under the request's rubric; a text that does not fit the context stays unjudged.
 
         Raises:
             ValueError: for a request without a usable rubric.
         """
-        unusable = [m.request.prompt_id for m in matches if not self.has_rubric(m.request)]
+        unusable = [c.comparison_id for c in comparisons if not self.has_rubric(c.comparison_id)]
         if unusable:
             raise ValueError(f"The request {unusable[0]} has no usable rubric.")
-        cases = [(m.request.text, m.answer, m.other, self._rubrics[m.request.prompt_id]) for m in matches]
+        cases = [(c.prompt, c.response_a, c.response_b, self._rubrics[c.comparison_id]) for c in comparisons]
         return self._model.compare_many(cases, too_long="leave")
 
-    def preferences(self, matches: Sequence[Match]) -> list[float]:
-        """Of every match, ½ also where there is no rubric."""
-        usable = [m for m in matches if self.has_rubric(m.request)]
-        found = iter(self.verdicts(usable))
-        return [preference(next(found)) if self.has_rubric(m.request) else 0.5 for m in matches]
+    def preferences(self, comparisons: Sequence[Comparison]) -> list[float]:
+        """Credit of every response A; ½ also where there is no rubric."""
+        verdicts = iter(self.verdicts([c for c in comparisons if self.has_rubric(c.comparison_id)]))
+        return [next(verdicts).preference if self.has_rubric(c.comparison_id) else 0.5 for c in comparisons]
 
 
 class Oracle:
@@ -81,19 +75,19 @@ class Oracle:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def preferences(self, matches: Sequence[Match]) -> list[float]:
+    def preferences(self, comparisons: Sequence[Comparison]) -> list[float]:
         """By the hidden scores."""
-        gaps = [self._score(m.request, m.answer) - self._score(m.request, m.other) for m in matches]
+        gaps = [self._score(c.prompt, c.response_a) - self._score(c.prompt, c.response_b) for c in comparisons]
         return [0.5 + 0.5 * ((gap > 0) - (gap < 0)) for gap in gaps]
 
-    def scores(self, matches: Sequence[Match]) -> list[float]:
-        """Hidden scores, from 0 to 4."""
-        return [float(self._score(m.request, m.answer)) for m in matches]
+    def scores(self, comparisons: Sequence[Comparison]) -> list[float]:
+        """Hidden scores of the responses A, from 0 to 4."""
+        return [float(self._score(c.prompt, c.response_a)) for c in comparisons]
 
-    def _score(self, request: Request, response: str) -> int:
-        task = parse_task(request.text)
+    def _score(self, prompt: Prompt, response: str) -> int:
+        task = parse_task(str(prompt))
         if task is None:
-            raise ValueError(f"Not a prompt of the testbed's world: {request.text!r}")
+            raise ValueError(f"Not a prompt of the testbed's world: {prompt!r}")
         return self._world.score(task, response)
 
 
@@ -103,18 +97,13 @@ class OtherRun:
     def __init__(self, model: RubricRewardModel) -> None:
         self._model = model
 
-    def preferences(self, matches: Sequence[Match]) -> list[float]:
+    def preferences(self, comparisons: Sequence[Comparison]) -> list[float]:
         """Both orders under this model's own greedy rubric."""
-        cases = [(m.request.text, m.answer, m.other, None) for m in matches]
-        return [preference(verdict) for verdict in self._model.compare_many(cases, too_long="leave")]
+        cases = [(c.prompt, c.response_a, c.response_b, None) for c in comparisons]
+        return [verdict.preference for verdict in self._model.compare_many(cases, too_long="leave")]
 
-    def scores(self, matches: Sequence[Match]) -> None:
+    def scores(self, comparisons: Sequence[Comparison]) -> None:
         """A pairwise judge gives no scores."""
-
-
-def preference(verdict: Verdict) -> float:
-    """Share of judgements for A, those without a verdict counting ½."""
-    return 0.5 + 0.5 * (verdict.share("A") - verdict.share("B"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from rubric_arm_lite.errors import TrainingError
@@ -10,8 +11,8 @@ from rubric_arm_lite.prompts import PromptBuilder
 from rubric_arm_lite.recipe import GRPOSettings, derive_seed
 from rubric_arm_lite.training.alternating import Hooks, Position, RoleStep, alternate
 from rubric_arm_lite.training.hooks import rollout_rows, summarise
-from rubric_arm_lite.training.phases import Tally
-from rubric_arm_lite.training.policy.judges import Match, Referee, Request
+from rubric_arm_lite.training.phases import shares
+from rubric_arm_lite.training.policy.judges import FixedRubricJudge, Request
 from rubric_arm_lite.training.policy.state import PolicyState
 from rubric_arm_lite.training.rewards import policy_reward
 from rubric_arm_lite.training.schedule import ScheduledPhase
@@ -27,25 +28,25 @@ class PolicyPhase:
         self,
         settings: GRPOSettings,
         sampler: Sampler,
-        referee: Referee,
+        judge: FixedRubricJudge,
         prompts: PromptBuilder,
         requests: Mapping[str, Request],
     ) -> None:
         self._greedy = Sampling(settings.max_completion_length, 1, 0.0)
         self._sampler = sampler
-        self._referee = referee
+        self._judge = judge
         self._prompts = prompts
         self._requests = requests
-        self._tally = Tally()
+        self._counts: Counter[str] = Counter()
 
     def prepare(self, batch: Sequence[PromptBlock], seed: int) -> list[Example]:
         """One example per request with a usable rubric."""
-        self._tally = Tally()
+        self._counts = Counter()
         examples = []
         for block in batch:
             request = self._requests[block.prompt_id]
-            usable = self._referee.has_rubric(request)
-            self._tally.counts[f"rubrics/{'usable' if usable else 'unusable'}"] += 1
+            usable = self._judge.has_rubric(request.prompt_id)
+            self._counts[f"rubrics/{'usable' if usable else 'unusable'}"] += 1
             if usable:
                 text = self._prompts.policy_prompt(request.text)
                 examples.append(Example(request.prompt_id, text, derive_seed(seed, request.prompt_id)))
@@ -54,24 +55,24 @@ class PolicyPhase:
     def score(self, groups: Sequence[RolloutGroup], seed: int) -> list[list[Reward]]:
         """Sample the policy's greedy answers, as it is now, and ask who beats them."""
         baselines = self._sampler.sample(self.role, [group.example for group in groups], self._greedy) if groups else []
-        matches = [
-            Match(self._requests[group.example.example_id], sample.text, baseline.samples[0].text)
+        comparisons = [
+            self._requests[group.example.example_id].comparison(sample.text, baseline.samples[0].text)
             for group, baseline in zip(groups, baselines, strict=True)
             for sample in group.samples
         ]
-        verdicts = iter(self._referee.verdicts(matches))
-        return [[self._reward_of(next(verdicts).named) for _ in group.samples] for group in groups]
+        verdicts = iter(self._judge.verdicts(comparisons))
+        return [[self._reward_of(next(verdicts).winners) for _ in group.samples] for group in groups]
 
-    def _reward_of(self, named: Sequence[Side | None]) -> Reward:
-        reward = policy_reward(named)
-        self._tally.counts[f"orders/{round(2 * reward.total)}" if len(named) == 2 else "orders/unjudged"] += 1
+    def _reward_of(self, winners: Sequence[Side | None]) -> Reward:
+        reward = policy_reward(winners)
+        self._counts[f"orders/{round(2 * reward.total)}" if len(winners) == 2 else "orders/unjudged"] += 1
         return reward
 
     def measured(self) -> dict[str, float]:
         """Shares of usable rubrics, and of answers by the number of orders they won."""
         return {
-            **self._tally.shares("rubrics", ("usable", "unusable")),
-            **self._tally.shares("orders", ("0", "1", "2", "unjudged")),
+            **shares(self._counts, "rubrics", ("usable", "unusable")),
+            **shares(self._counts, "orders", ("0", "1", "2", "unjudged")),
         }
 
 

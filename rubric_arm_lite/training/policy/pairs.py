@@ -18,7 +18,7 @@ from rubric_arm_lite.prompts import PromptBuilder
 from rubric_arm_lite.recipe import AnswerSettings, derive_seed
 from rubric_arm_lite.reward_model import Verdict
 from rubric_arm_lite.runs import Journal
-from rubric_arm_lite.training.policy.judges import Match, Referee, Request
+from rubric_arm_lite.training.policy.judges import FixedRubricJudge, Request
 from rubric_arm_lite.types import Example
 
 PORTION = 64
@@ -115,7 +115,7 @@ def _pair_of(request: Request, row: Mapping[str, Any]) -> SampledPair:
 
 
 def label_pairs(
-    referee: Referee, sampled: Sequence[SampledPair], file: Path, job: Mapping[str, Any], progress: Progress
+    judge: FixedRubricJudge, sampled: Sequence[SampledPair], file: Path, job: Mapping[str, Any], progress: Progress
 ) -> tuple[list[TrainingPair], Counter[str]]:
     """The pairs that are kept, the better answer as chosen, and how many pairs there were by reason."""
     kept: list[TrainingPair] = []
@@ -123,7 +123,7 @@ def label_pairs(
     with Journal.open(file, job) as journal:
         for key, portion in portions(sampled):
             if key not in journal.rows:
-                journal.add([(key, {"labels": _label(referee, portion)})])
+                journal.add([(key, {"labels": _label(judge, portion)})])
             for pair, (reason, better) in zip(portion, journal.rows[key]["labels"], strict=True):
                 reasons[reason] += 1
                 if better is not None:
@@ -133,18 +133,18 @@ def label_pairs(
     return kept, reasons
 
 
-def _label(referee: Referee, pairs: Sequence[SampledPair]) -> list[tuple[str, int | None]]:
+def _label(judge: FixedRubricJudge, pairs: Sequence[SampledPair]) -> list[tuple[str, int | None]]:
     """Reason and, where the pair is kept, which answer is better (0 or 1)."""
-    unfit = [_unfit(referee, pair) for pair in pairs]
+    unfit = [_unfit(judge, pair) for pair in pairs]
     asked = [pair for pair, reason in zip(pairs, unfit, strict=True) if reason is None]
-    verdicts = iter(referee.verdicts([Match(p.request, *(a.text for a in p.answers)) for p in asked]))
+    verdicts = iter(judge.verdicts([p.request.comparison(*(a.text for a in p.answers)) for p in asked]))
     return [_outcome(next(verdicts)) if reason is None else (reason, None) for reason in unfit]
 
 
-def _unfit(referee: Referee, pair: SampledPair) -> str | None:
+def _unfit(judge: FixedRubricJudge, pair: SampledPair) -> str | None:
     """Why a pair is not worth asking about."""
     first, second = pair.answers
-    if not referee.has_rubric(pair.request):
+    if not judge.has_rubric(pair.request.prompt_id):
         return "rubric does not parse"
     if first.cut or second.cut:
         return "cut by length"  # as a chosen answer it would teach not to end
@@ -154,6 +154,6 @@ def _unfit(referee: Referee, pair: SampledPair) -> str | None:
 def _outcome(verdict: Verdict) -> tuple[str, int | None]:
     if verdict.agreed is not None:
         return "kept", 0 if verdict.agreed == "A" else 1
-    if not verdict.named:
+    if not verdict.winners:
         return "too long for the judge", None
-    return ("no verdict" if None in verdict.named else "orders disagree"), None
+    return ("no verdict" if None in verdict.winners else "orders disagree"), None

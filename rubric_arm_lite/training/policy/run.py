@@ -247,7 +247,7 @@ class PolicyRun:
                     journal.add([(key, {"rubrics": rows})])
                 done += len(portion)
                 self.watcher.step(done, {})
-        unusable = sum(not state.referee.has_rubric(request) for request in requests)
+        unusable = sum(not state.referee.has_rubric(request.prompt_id) for request in requests)
         if unusable:
             self.watcher.note(f"{unusable} of {len(requests)} rubrics do not parse; those requests are not trained on.")
 

@@ -18,11 +18,11 @@ from rubric_arm_lite.runs import RunDirectory, read_jsonl
 from rubric_arm_lite.training.learner import Learner
 from rubric_arm_lite.training.policy.evaluate import PolicyEvaluator
 from rubric_arm_lite.training.policy.judges import (
+    FixedRubricJudge,
     IndependentJudge,
     Oracle,
     OtherRun,
     PolicyModels,
-    Referee,
     check_judge,
     comparing_recipe,
     load_policy_models,
@@ -101,9 +101,9 @@ class PolicyState:
         return PromptBuilder(Templates.of(self.reward_recipe.prompts), self.players.policy.control_tokens())
 
     @cached_property
-    def referee(self) -> Referee:
+    def referee(self) -> FixedRubricJudge:
         """The reward model with the rubrics that the stage ``rubrics`` wrote."""
-        return Referee(self.players.reward, self._rubrics())
+        return FixedRubricJudge(self.players.reward, self._rubrics())
 
     def _rubrics(self) -> dict[str, Rubric]:
         """The rubrics of all requests.
