@@ -357,6 +357,8 @@ class RewardSettings(Settings):
 
     judge: Literal["pairwise", "pointwise"] = "pairwise"
     """`pairwise` names the better of two responses; `pointwise` checks one at a time (RUBRIC-ARROW, 2605.29156)."""
+    function: str | None = None
+    """Your own reward in place of the method's: `my_module:my_reward`, or `file.py:my_reward` beside the recipe."""
     format_weight: NonNegative = 1.0
     """Pairwise only: a pointwise judgement that breaks its form earns −1."""
     format_mode: Literal["strict", "graded"] = "strict"
@@ -396,6 +398,18 @@ class ScheduleSettings(Settings):
     order: Order = "judge_first"
     cycles: Positive = 3
     until: UntilSettings | None = None
+
+
+class PhaseSettings(Settings):
+    """Phases of a researcher's own: `my_module:MyPhase`, or `file.py:MyPhase` beside the recipe (docs/plugins.md)."""
+
+    judge: str | None = None
+    """Called with the recipe, the rubric generator and the judge; returns a Phase. Null: the method's own."""
+    rubric: str | None = None
+
+    def of(self, role: Role) -> str | None:
+        """The named phase of a role."""
+        return {"judge": self.judge, "rubric": self.rubric, "policy": None}[role]
 
 
 class CacheSettings(Settings):
@@ -445,6 +459,7 @@ class Recipe(RunSettings):
     judge: GRPOSettings = GRPOSettings()
     rubric: GRPOSettings = GRPOSettings()
     reward: RewardSettings = RewardSettings()
+    phases: PhaseSettings = PhaseSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     cache: CacheSettings = CacheSettings()
     evaluation: EvaluationSettings = EvaluationSettings()

@@ -9,16 +9,27 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from rubric_arm_lite.errors import ConfigError, first_line
 from rubric_arm_lite.models import Sampling
 from rubric_arm_lite.prompts import PromptBuilder, parse_judgement, parse_rubric
 from rubric_arm_lite.recipe import Recipe, derive_seed
 from rubric_arm_lite.reward_model import RubricGenerator
 from rubric_arm_lite.training.rewards import judge_reward, rubric_reward
-from rubric_arm_lite.types import Example, LabeledComparison, PromptBlock, Reward, Role, RolloutGroup, Rubric, Side
+from rubric_arm_lite.types import (
+    Example,
+    LabeledComparison,
+    PromptBlock,
+    Reward,
+    Role,
+    RolloutGroup,
+    Rubric,
+    Sample,
+    Side,
+)
 
 
 def shares(counts: Counter[str], prefix: str, names: Sequence[str]) -> dict[str, float]:
@@ -198,3 +209,56 @@ def rubric_of(group: RolloutGroup) -> Rubric:
     if group.example.rubric is None:
         raise AssertionError("An example of the judge phase carries its rubric.")
     return group.example.rubric
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredSample:
+    """What a recipe's ``reward.function`` is given.
+
+    Attributes:
+        role: ``judge`` or ``rubric``, whose sample it is.
+        prompt: the user turn that it answers.
+        text: the sampled text.
+        rubric: the rubric that the judge was given, or that the generator wrote.
+        reward: what the method itself pays, with its parts (``accuracy``, ``format``, …).
+    """
+
+    role: Role
+    prompt: str
+    text: str
+    rubric: Rubric
+    reward: Reward
+
+
+class CustomReward:
+    """A phase whose rewards are replaced by those of a function: ``reward.function`` of the recipe."""
+
+    def __init__(self, phase: Phase, function: Callable[[ScoredSample], float], name: str) -> None:
+        self.role = phase.role
+        self.prepare = phase.prepare
+        self.measured = phase.measured
+        self._phase = phase
+        self._function = function
+        self._name = name
+
+    def score(self, groups: Sequence[RolloutGroup], seed: int) -> list[list[Reward]]:
+        """The function's rewards; parts and masks of the method's own rewards stay.
+
+        Raises:
+            ConfigError: if the function fails or returns no finite number.
+        """
+        return [
+            [self._replaced(group.example, sample, own) for sample, own in zip(group.samples, rewards, strict=True)]
+            for group, rewards in zip(groups, self._phase.score(groups, seed), strict=True)
+        ]
+
+    def _replaced(self, example: Example, sample: Sample, own: Reward) -> Reward:
+        rubric = example.rubric or parse_rubric(sample.text, sample.finish_reason)
+        try:
+            total = float(self._function(ScoredSample(self.role, example.prompt, sample.text, rubric, own)))
+            return Reward(total, own.parts, own.masked)
+        except Exception as error:  # whatever the researcher's code raises
+            raise ConfigError(
+                f"reward.function: {self._name} gave no reward for a sample of the {self.role} "
+                f"({type(error).__name__}: {first_line(error)}). It takes a ScoredSample and returns a finite number."
+            ) from error

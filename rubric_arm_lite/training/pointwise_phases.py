@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 from rubric_arm_lite.prompts import parse_pointwise
 from rubric_arm_lite.recipe import Recipe, derive_seed
+from rubric_arm_lite.recipe.plugins import load_plugin
 from rubric_arm_lite.reward_model import PointwiseJudge, PointwiseVerdict, RubricGenerator, make_judge
 from rubric_arm_lite.reward_model.pointwise import JudgedText
-from rubric_arm_lite.training.phases import JudgePhase, Phase, RubricPhase, rubric_of, shares
+from rubric_arm_lite.training.phases import CustomReward, JudgePhase, Phase, RubricPhase, rubric_of, shares
 from rubric_arm_lite.training.rewards import pointwise_judge_rewards, pointwise_rubric_rewards
 from rubric_arm_lite.types import Example, LabeledComparison, Reward, Role, RolloutGroup, Rubric
 
@@ -83,12 +84,25 @@ class PointwiseRubricPhase(RubricPhase):
 
 
 def make_phases(recipe: Recipe, generator: RubricGenerator) -> dict[Role, Phase]:
-    """The phases of both roles."""
+    """The phases of both roles: the method's own, or those that the recipe names (``phases``, ``reward.function``).
+
+    Raises:
+        ConfigError: if a named class or function cannot be loaded.
+    """
     prompts = generator.prompts
     judge = make_judge(recipe, generator.sampler, prompts)
+    phases: dict[Role, Phase]
     if isinstance(judge, PointwiseJudge):
-        return {
+        phases = {
             "judge": PointwiseJudgePhase(recipe, generator, judge),
             "rubric": PointwiseRubricPhase(recipe, judge, prompts),
         }
-    return {"judge": JudgePhase(recipe, generator, prompts), "rubric": RubricPhase(recipe, judge, prompts)}
+    else:
+        phases = {"judge": JudgePhase(recipe, generator, prompts), "rubric": RubricPhase(recipe, judge, prompts)}
+    for role in phases:
+        if name := recipe.phases.of(role):
+            phases[role] = load_plugin(name, None, f"phases.{role}")(recipe, generator, judge)
+    if name := recipe.reward.function:
+        function = load_plugin(name, None, "reward.function")
+        phases = {role: CustomReward(phase, function, name) for role, phase in phases.items()}
+    return phases
