@@ -289,7 +289,7 @@ def _score_row(response_id: str, found: PointwiseScore) -> dict[str, Any]:
 
 
 if TYPE_CHECKING:
-    from rubric_arm_lite.reward_model.label import Labelled
+    from rubric_arm_lite.reward_model.label import LabelingState
 
 
 def label(
@@ -314,7 +314,7 @@ def label(
 ) -> None:
     """Label responses: judge every two of a prompt in both orders and write pairs; a killed job goes on."""
     from rubric_arm_lite.errors import ConfigError
-    from rubric_arm_lite.reward_model.label import label as write
+    from rubric_arm_lite.reward_model import label_responses as write
 
     match if_exists:
         case "raise" | "resume" | "overwrite":
@@ -349,7 +349,7 @@ def label(
     out.print(f"{found.judged} judged in {found.seconds:.1f} s{before}: {_speed(found)}", highlight=False)
 
 
-def _speed(now: Labelled) -> str:
+def _speed(now: LabelingState) -> str:
     shared = 1 - now.rubrics / now.judged if now.judged else 0.0
     return (
         f"{now.pairs_per_second:.1f} pairs/s, {now.tokens_per_second:.0f} tokens/s, rubrics written: {now.rubrics} "

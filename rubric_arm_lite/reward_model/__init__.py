@@ -13,6 +13,7 @@ from rubric_arm_lite import lazy_door
 if TYPE_CHECKING:
     from rubric_arm_lite.reward_model.generator import RubricCache, RubricGenerator
     from rubric_arm_lite.reward_model.judge import Judge, check_compares, longest_prompt, make_judge
+    from rubric_arm_lite.reward_model.label import label_responses
     from rubric_arm_lite.reward_model.model import RubricRewardModel
     from rubric_arm_lite.reward_model.pointwise import PointwiseJudge, PointwiseScore, PointwiseVerdict, mean_score
     from rubric_arm_lite.reward_model.trl import rubric_arm_reward
@@ -28,6 +29,7 @@ __all__ = [
     "RubricRewardModel",
     "Verdict",
     "check_compares",
+    "label_responses",
     "longest_prompt",
     "majority",
     "make_judge",
@@ -40,6 +42,7 @@ __getattr__ = lazy_door(
     {
         "generator": ["RubricCache", "RubricGenerator"],
         "judge": ["Judge", "check_compares", "longest_prompt", "make_judge"],
+        "label": ["label_responses"],
         "model": ["RubricRewardModel"],
         "pointwise": ["PointwiseJudge", "PointwiseScore", "PointwiseVerdict", "mean_score"],
         "trl": ["rubric_arm_reward"],

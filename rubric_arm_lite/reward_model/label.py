@@ -1,9 +1,9 @@
 """Label preference data at scale: prompts with several responses in, pairs of chosen and rejected out.
 
 Every two different responses of a row are judged in both orders under one rubric per prompt. A pair is kept only if
-both orders name the same response (paper, sec. 4.3), or, if asked for, wherever there is a majority at all. What was
-judged is in a journal beside the output until that is complete, so a killed job goes on after its last whole batch
-and ends with the same file.
+both orders name the same response (paper, sec. 4.3) or, on request, wherever there is a majority. A journal beside the
+output holds the results until the output is complete, so a killed job resumes after its last whole batch and ends with
+the same file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -27,23 +27,23 @@ from rubric_arm_lite.reward_model.judge import check_compares, given_rubric
 from rubric_arm_lite.reward_model.model import Case, RubricRewardModel
 from rubric_arm_lite.reward_model.verdict import Verdict
 from rubric_arm_lite.runs import IfExists, Journal, atomic_write
-from rubric_arm_lite.types import ParseStatus, Prompt, Rubric, Side
+from rubric_arm_lite.types import Comparison, ParseStatus, Rubric, Side
 
 Reason = Literal["kept", "orders disagree", "no verdict", "rubric unusable", "too long", "equal responses"]
-"""What became of a pair; ``no verdict`` also where only one order has one."""
+"""Outcome of a pair; ``no verdict`` also where only one order has a majority."""
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
-    """How a job stands.
+class LabelingState:
+    """Progress and result of a labeling job.
 
     Attributes:
-        done: pairs with a result, those of earlier attempts included; of ``total``.
+        done: pairs with a result, of ``total``; those of earlier attempts included.
         judged: pairs judged by this process.
-        seconds: that it took, loading left out.
-        tokens: that were written.
-        rubrics: written by this process; pairs of one prompt share one.
-        reasons: pairs by what became of them, once all are done.
+        seconds: time that this process took, without loading.
+        tokens: tokens sampled by this process.
+        rubrics: rubrics written by this process; the pairs of one prompt share one.
+        reasons: number of pairs by outcome, once all are done.
     """
 
     done: int
@@ -56,27 +56,28 @@ class Labelled:
 
     @property
     def pairs_per_second(self) -> float:
-        """Of this process."""
+        """Pairs that this process judges per second."""
         return self.judged / self.seconds if self.seconds else 0.0
 
     @property
     def tokens_per_second(self) -> float:
-        """Of this process."""
+        """Tokens that this process samples per second."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """Two responses of a row; ``key`` is its id in the output."""
+    """Two responses of a row, with their id in the output, and the rubric given in the row."""
 
-    key: str
-    prompt: Prompt
-    a: str
-    b: str
+    comparison: Comparison
     rubric: Rubric | None
 
+    @property
+    def key(self) -> str:
+        return self.comparison.comparison_id
 
-def label(
+
+def label_responses(
     source: Path,
     target: Path,
     load: Callable[[], RubricRewardModel],
@@ -84,18 +85,18 @@ def label(
     keep_all: bool = False,
     batch_size: int = 64,
     if_exists: IfExists = "resume",
-    watch: Callable[[Labelled], None] = lambda labelled: None,
-) -> Labelled:
+    watch: Callable[[LabelingState], None] = lambda state: None,
+) -> LabelingState:
     """Label a file of responses into a file of pairs, in the order of the input.
 
     Args:
-        load: makes the reward model; called once the input has been read and the output may be written.
-        keep_all: keep a pair wherever the majority over both orders names a response: also where one order has no
-            verdict, which the both-order filter leaves out.
-        batch_size: pairs between two writes of the journal, the most that a kill costs.
-        if_exists: ``resume`` goes on with an unfinished journal and refuses a finished output; ``overwrite`` starts
-            anew; ``raise`` refuses both.
-        watch: told after every batch.
+        load: makes the reward model; called after the input has been read and the output has been checked.
+        keep_all: keep a pair wherever the majority over both orders names a response, even if the orders disagree or
+            one has no verdict.
+        batch_size: pairs between two writes of the journal: the most work that a kill loses.
+        if_exists: ``resume`` continues an unfinished journal and refuses a finished output; ``overwrite`` starts
+            over; ``raise`` refuses both.
+        watch: called with the state after every batch.
 
     Raises:
         DataError: if a row cannot be used; nothing has been judged then.
@@ -110,11 +111,11 @@ def label(
     model = load()
     check_compares(model.recipe)
     with Journal.open(part, _job(source, model, votes, batch_size), if_exists) as journal:
-        found = _judge(pairs, journal, model, source, votes, batch_size, watch)
+        state = _judge(pairs, journal, model, source, votes, batch_size, watch)
         rows, reasons = _output(pairs, journal.rows, keep_all)
         atomic_write(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
         part.unlink()
-    return Labelled(found.done, found.total, found.judged, found.seconds, found.tokens, found.rubrics, dict(reasons))
+    return replace(state, reasons=dict(reasons))
 
 
 def _check_target(source: Path, target: Path, part: Path, if_exists: IfExists) -> None:
@@ -122,39 +123,39 @@ def _check_target(source: Path, target: Path, part: Path, if_exists: IfExists) -
         raise CheckpointError(f"{target} is a folder. Name the file to write.")
     if target.exists() and target.samefile(source):
         raise DataError(f"{target} is also the input. Choose another file to write.")
-    # With a journal beside it the job was killed between writing the output and removing the journal, or an earlier
-    # output is being replaced: either way there is work to go on with.
+    # A journal beside a finished output: the job was killed between writing the output and removing the journal, or an
+    # earlier output is being replaced. Either way the job can be resumed.
     unfinished = if_exists == "resume" and part.exists()
     if target.exists() and if_exists != "overwrite" and not unfinished:
-        raise CheckpointError(f"{target} exists. Name another file, or start anew with --if-exists overwrite.")
+        raise CheckpointError(f"{target} exists. Name another file, or start over with --if-exists overwrite.")
 
 
 def _pairs(source: Path) -> list[_Pair]:
     """Every two responses of every row."""
-    found: dict[str, _Pair] = {}
-    for one in load_responses(source):
-        rubric = None if one.rubric is None else given_rubric(one.rubric, f"{source}, row {one.set_id}")
-        count = len(one.responses)
+    pairs: dict[str, _Pair] = {}
+    for row in load_responses(source):
+        rubric = None if row.rubric is None else given_rubric(row.rubric, f"{source}, row {row.set_id}")
+        count = len(row.responses)
         for i, j in combinations(range(count), 2):
-            key = one.set_id if count == 2 else f"{one.set_id}/{i + 1}-{j + 1}"
-            if key in found:
+            key = row.set_id if count == 2 else f"{row.set_id}/{i + 1}-{j + 1}"
+            if key in pairs:
                 raise DataError(
                     f"{source}: two pairs would be called {key!r}. Give its rows ids that do not end in /1-2."
                 )
-            found[key] = _Pair(key, one.prompt, one.responses[i], one.responses[j], rubric)
-    return list(found.values())
+            pairs[key] = _Pair(Comparison(key, row.prompt, row.responses[i], row.responses[j]), rubric)
+    return list(pairs.values())
 
 
 def _job(source: Path, model: RubricRewardModel, votes: int, batch_size: int) -> dict[str, Any]:
-    """What decides the rows of the journal. Batches are part of it: they decide how texts are padded and rounded."""
+    """Everything that the rows of the journal depend on; batches too, since they decide padding and so rounding."""
     sampler: Sampler = model.model
     templates = model.prompts.templates
-    asked = json.dumps([templates.rubric, templates.judge, model.recipe.evaluation.model_dump(), model.recipe.seed])
+    settings = json.dumps([templates.rubric, templates.judge, model.recipe.evaluation.model_dump(), model.recipe.seed])
     return {
         "input": hashlib.sha256(source.read_bytes()).hexdigest()[:16],
         "rubric": sampler.fingerprint("rubric"),
         "judge": sampler.fingerprint("judge"),
-        "asked": hashlib.sha256(asked.encode()).hexdigest()[:16],
+        "asked": hashlib.sha256(settings.encode()).hexdigest()[:16],
         "votes": votes,
         "batch": batch_size,
     }
@@ -167,57 +168,59 @@ def _judge(
     source: Path,
     votes: int,
     batch_size: int,
-    watch: Callable[[Labelled], None],
-) -> Labelled:
+    watch: Callable[[LabelingState], None],
+) -> LabelingState:
     """Judge what is not in the journal yet, batch by batch."""
     rubrics = _rubrics_so_far(pairs, journal.rows)
-    started, tokens = time.monotonic(), model.model.tokens_written
-    judged, rubrics_before = 0, model.cache.misses
-    state = Labelled(len(journal.rows), len(pairs))
+    started, tokens, misses = time.monotonic(), model.model.tokens_written, model.cache.misses
+    judged = 0
+    state = LabelingState(len(journal.rows), len(pairs))
     watch(state)
     for start in range(0, len(pairs), batch_size):
         batch = [pair for pair in pairs[start : start + batch_size] if pair.key not in journal.rows]
-        asked = [pair for pair in batch if pair.a != pair.b]
+        differing = [pair for pair in batch if pair.comparison.response_a != pair.comparison.response_b]
         cases: list[Case] = [
-            (pair.prompt, pair.a, pair.b, pair.rubric or rubrics.get(prompt_hash(pair.prompt))) for pair in asked
+            (c.prompt, c.response_a, c.response_b, pair.rubric or rubrics.get(prompt_hash(c.prompt)))
+            for pair in differing
+            for c in (pair.comparison,)
         ]
-        names = [f"{source}, pair {pair.key}" for pair in asked]
-        verdicts = dict(
-            zip(
-                (pair.key for pair in asked),
-                model.compare_many(cases, votes, names, too_long="leave"),
-                strict=True,
-            )
+        names = [f"{source}, pair {pair.key}" for pair in differing]
+        verdicts = model.compare_many(cases, votes, names, too_long="leave")
+        verdict_of = dict(zip((pair.key for pair in differing), verdicts, strict=True))
+        journal.add([(pair.key, _row(verdict_of.get(pair.key))) for pair in batch])
+        judged += len(differing)
+        state = LabelingState(
+            len(journal.rows),
+            len(pairs),
+            judged,
+            time.monotonic() - started,
+            model.model.tokens_written - tokens,
+            model.cache.misses - misses,
         )
-        journal.add([(pair.key, _row(verdicts.get(pair.key))) for pair in batch])
-        judged += len(asked)
-        seconds = time.monotonic() - started
-        written = model.model.tokens_written - tokens
-        state = Labelled(len(journal.rows), len(pairs), judged, seconds, written, model.cache.misses - rubrics_before)
         if batch:
             watch(state)
     return state
 
 
 def _rubrics_so_far(pairs: Sequence[_Pair], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Rubric]:
-    """The rubrics that an earlier attempt's pairs were judged under: a prompt keeps its rubric over a kill."""
-    found: dict[str, Rubric] = {}
+    """The rubrics of pairs judged by an earlier attempt: a prompt keeps its rubric over a kill."""
+    rubrics: dict[str, Rubric] = {}
     for pair in pairs:
         if pair.key in rows and pair.rubric is None:
             rubric = parse_rubric(str(rows[pair.key].get("rubric") or ""))
             if rubric.usable:
-                found[prompt_hash(pair.prompt)] = rubric
-    return found
+                rubrics[prompt_hash(pair.comparison.prompt)] = rubric
+    return rubrics
 
 
 def _row(verdict: Verdict | None) -> dict[str, Any]:
-    """What the journal keeps of a pair; None stands for equal responses."""
+    """The journal's row of a pair; no verdict stands for equal responses."""
     if verdict is None:
         return {"reason": "equal responses"}
     if not verdict.winners:
-        # Nothing is judged without a usable rubric; one cut before its first word is that of a prompt too long for it.
-        cut = verdict.rubric.status is ParseStatus.TRUNCATED and not verdict.rubric.text
-        too_long = verdict.rubric.usable or cut
+        # Nothing is judged without a usable rubric; a truncated one without text is that of a prompt too long for it.
+        not_written = verdict.rubric.status is ParseStatus.TRUNCATED and not verdict.rubric.text
+        too_long = verdict.rubric.usable or not_written
         return {"reason": "too long" if too_long else "rubric unusable", "rubric": verdict.rubric.text}
     return {
         "rubric": verdict.rubric.text,
@@ -232,7 +235,7 @@ def _row(verdict: Verdict | None) -> dict[str, Any]:
 def _output(
     pairs: Sequence[_Pair], rows: Mapping[str, Mapping[str, Any]], keep_all: bool
 ) -> tuple[list[dict[str, Any]], Counter[Reason]]:
-    """The pairs that are kept, in order, and what became of all."""
+    """The rows of the pairs that are kept, in order, and the number of pairs by outcome."""
     reasons: Counter[Reason] = Counter()
     kept = []
     for pair in pairs:
@@ -242,13 +245,13 @@ def _output(
             side = row["agreed"] or (row["winner"] if keep_all else None)
         reasons["kept" if side else row["reason"]] += 1
         if side:
-            chosen, rejected = (pair.a, pair.b) if side == "A" else (pair.b, pair.a)
+            ordered = pair.comparison if side == "A" else pair.comparison.swapped()
             kept.append(
                 {
                     "id": pair.key,
-                    "prompt": prompt_as_json(pair.prompt),
-                    "chosen": chosen,
-                    "rejected": rejected,
+                    "prompt": prompt_as_json(ordered.prompt),
+                    "chosen": ordered.response_a,
+                    "rejected": ordered.response_b,
                     "rubric": row["rubric"],
                     "confidence": row[f"confidence_{side.lower()}"],
                     "orders_agree": row["agreed"] is not None,

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from rubric_arm_lite.data.pairs import load_pairs
 from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError
-from rubric_arm_lite.reward_model.label import Labelled, label
+from rubric_arm_lite.reward_model.label import LabelingState, label_responses
 from rubric_arm_lite.reward_model.model import RubricRewardModel
 from rubric_arm_lite.types import Example, Rubric
 from tests.cli.test_cli import call, refused
@@ -62,9 +62,9 @@ ROWS: list[dict[str, Any]] = [
 
 def test_what_is_kept_and_why(tmp_path: Path) -> None:
     source, target = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
-    told: list[Labelled] = []
+    told: list[LabelingState] = []
     reward_model = model(judge, generator)
-    found = label(source, target, lambda: reward_model, batch_size=4, watch=told.append)
+    found = label_responses(source, target, lambda: reward_model, batch_size=4, watch=told.append)
     rows = read(target)
     assert [(row["id"], row["chosen"], row["rejected"]) for row in rows] == [
         ("short", "abc", "ab"),
@@ -96,7 +96,7 @@ def test_what_is_kept_and_why(tmp_path: Path) -> None:
 
 def test_keep_all_takes_any_majority(tmp_path: Path) -> None:
     source, target = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
-    found = label(source, target, lambda: model(judge, generator), keep_all=True)
+    found = label_responses(source, target, lambda: model(judge, generator), keep_all=True)
     rows = {row["id"]: row for row in read(target)}
     assert set(rows) == {"short", "half", "three/1-2", "three/1-3", "three/2-3"}
     assert (rows["half"]["chosen"], rows["half"]["confidence"], rows["half"]["orders_agree"]) == ("mute", 0.5, False)
@@ -108,7 +108,7 @@ def test_votes_decide_by_the_majority_of_each_order(tmp_path: Path) -> None:
         return judgement(rubric, "A") if index == 1 else judge(a, b, rubric, index)
 
     source, target = write(tmp_path / "in.jsonl", ROWS[:1]), tmp_path / "out.jsonl"
-    label(source, target, lambda: model(wavering), votes=3)
+    label_responses(source, target, lambda: model(wavering), votes=3)
     assert [(row["chosen"], row["confidence"]) for row in read(target)] == [("abc", 5 / 6)]
 
 
@@ -144,7 +144,7 @@ def test_killed_anywhere_it_ends_with_the_same_file(
     folder = tmp_path_factory.mktemp("kill")
     source, target, whole = write(folder / "in.jsonl", MANY), folder / "out.jsonl", folder / "whole.jsonl"
     unbroken = model(judge)
-    label(source, whole, lambda: unbroken, batch_size=batch)
+    label_responses(source, whole, lambda: unbroken, batch_size=batch)
     once = Counter(asked(unbroken, "judge"))
     done: Counter[str] = Counter()
     for after in kills:
@@ -152,7 +152,7 @@ def test_killed_anywhere_it_ends_with_the_same_file(
         part = target.with_name("out.jsonl.part")
         before = part.read_bytes() if part.exists() else b""
         try:
-            label(source, target, lambda m=attempt: m, batch_size=batch)  # type: ignore[misc]
+            label_responses(source, target, lambda m=attempt: m, batch_size=batch)  # type: ignore[misc]
         except KilledError:
             assert not target.exists() and part.read_bytes().startswith(before)
             committed = {row["key"] for row in read(part) if "key" in row}
@@ -165,7 +165,7 @@ def test_killed_anywhere_it_ends_with_the_same_file(
             break
     if not target.exists():
         last = model(judge)
-        label(source, target, lambda: last, batch_size=batch)
+        label_responses(source, target, lambda: last, batch_size=batch)
         done.update(asked(last, "judge"))
     assert target.read_bytes() == whole.read_bytes()
     assert done == once, "nothing that was saved is judged again"
@@ -174,7 +174,7 @@ def test_killed_anywhere_it_ends_with_the_same_file(
 KILL_SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from rubric_arm_lite.reward_model.label import label
+from rubric_arm_lite.reward_model.label import LabelingState, label_responses
 from tests.reward_model.test_label import judge
 from tests.reward_model.test_model import model
 
@@ -188,7 +188,7 @@ def ask(a, b, rubric, index):
     with log.open("a") as file:
         file.write(f"{a} {b}\\n")
     return judge(a, b, rubric, index)
-label(source, target, lambda: model(ask), batch_size=2)
+label_responses(source, target, lambda: model(ask), batch_size=2)
 """
 
 
@@ -211,7 +211,7 @@ def test_kill_minus_nine(tmp_path: Path) -> None:
     assert attempt(-1) == 0
     assert not saved & set(log.read_text().splitlines()) and len(log.read_text().splitlines()) == 2 * 7
     whole = tmp_path / "whole.jsonl"
-    label(source, whole, lambda: model(judge), batch_size=2)
+    label_responses(source, whole, lambda: model(judge), batch_size=2)
     assert target.read_bytes() == whole.read_bytes() and not part.exists()
 
 
@@ -220,9 +220,9 @@ def test_a_prompt_keeps_its_rubric_over_a_kill(tmp_path: Path) -> None:
     rows = [{**MANY[0], "id": str(i), "response_a": "a" * (i + 2)} for i in range(4)]
     source, target = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
     with pytest.raises(KilledError):
-        label(source, target, lambda: model(killing(4)), batch_size=2)
+        label_responses(source, target, lambda: model(killing(4)), batch_size=2)
     other = model(judge, generator=lambda *_: "1. The response is odd [Principle]")
-    label(source, target, lambda: other, batch_size=2)
+    label_responses(source, target, lambda: other, batch_size=2)
     assert {row["rubric"] for row in read(target)} == {RUBRIC_TEXT} and asked(other, "rubric") == []
 
 
@@ -247,7 +247,7 @@ def never() -> RubricRewardModel:
 def test_bad_rows_are_refused_before_anything_is_loaded(row: dict[str, Any], said: str, tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", [ROWS[0], row])
     with pytest.raises(DataError) as error:
-        label(source, tmp_path / "out.jsonl", never)
+        label_responses(source, tmp_path / "out.jsonl", never)
     assert said in str(error.value)
 
 
@@ -258,30 +258,30 @@ def test_outputs_and_journals_of_others_are_left_alone(tmp_path: Path) -> None:
         (source, DataError, "also the input"),
     ):
         with pytest.raises(kind, match=said):
-            label(source, bad, never)
+            label_responses(source, bad, never)
     twice = write(tmp_path / "twice.jsonl", [{**ROWS[0], "id": "x/1-2"}, {**ROWS[-1], "id": "x"}])
     with pytest.raises(DataError, match="two pairs would be called 'x/1-2'"):
-        label(twice, target, never)
+        label_responses(twice, target, never)
     with pytest.raises(DataError, match="--batch 0"):
-        label(source, target, never, batch_size=0)
+        label_responses(source, target, never, batch_size=0)
     with pytest.raises(KilledError):
-        label(source, target, lambda: model(killing(20)), batch_size=4)
+        label_responses(source, target, lambda: model(killing(20)), batch_size=4)
     with pytest.raises(CheckpointError, match=r"another job \(votes: 1 there, 3 now\)"):
-        label(source, target, lambda: model(judge), votes=3, batch_size=4)
+        label_responses(source, target, lambda: model(judge), votes=3, batch_size=4)
     with pytest.raises(CheckpointError, match="exists"):
-        label(source, target, lambda: model(judge), batch_size=4, if_exists="raise")
-    label(source, target, lambda: model(judge), batch_size=4)
+        label_responses(source, target, lambda: model(judge), batch_size=4, if_exists="raise")
+    label_responses(source, target, lambda: model(judge), batch_size=4)
     with pytest.raises(CheckpointError, match=r"exists.*--if-exists overwrite"):
-        label(source, target, never)
+        label_responses(source, target, never)
     before = target.read_bytes()
-    assert label(source, target, lambda: model(judge), if_exists="overwrite").judged == 20
+    assert label_responses(source, target, lambda: model(judge), if_exists="overwrite").judged == 20
     assert target.read_bytes() == before
 
 
 def test_a_judge_of_single_responses_labels_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     source, target = write(tmp_path / "in.jsonl", ROWS[:1]), tmp_path / "out.jsonl"
     with pytest.raises(ConfigError, match=r"reward\.judge: pointwise"):
-        label(source, target, lambda: model(judge, reward={"judge": "pointwise"}))
+        label_responses(source, target, lambda: model(judge, reward={"judge": "pointwise"}))
     assert list(tmp_path.iterdir()) == [source], "a journal would be in the way of the next attempt"
 
 
@@ -311,10 +311,10 @@ def test_on_the_command_line_over_a_server(tmp_path: Path) -> None:
 def test_a_field_that_is_gone_from_the_journal_is_named_with_its_line(tmp_path: Path, lost: str) -> None:
     source, target = write(tmp_path / "in.jsonl", ROWS[:2]), tmp_path / "out.jsonl"
     with pytest.raises(KilledError):
-        label(source, target, lambda: model(killing(2)), batch_size=1)
+        label_responses(source, target, lambda: model(killing(2)), batch_size=1)
     part = tmp_path / "out.jsonl.part"
     head, row = read(part)
     write(part, [head, {name: value for name, value in row.items() if name != lost}])
     with pytest.raises(CheckpointError, match=rf"out\.jsonl\.part, line 2: no `{lost}` here"):
-        label(source, target, lambda: model(judge), batch_size=1, keep_all=True)
+        label_responses(source, target, lambda: model(judge), batch_size=1, keep_all=True)
     assert not target.exists()
