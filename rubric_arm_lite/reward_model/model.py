@@ -16,7 +16,7 @@ from rubric_arm_lite.recipe.fields import CheckpointPair
 from rubric_arm_lite.reward_model.generator import RubricCache, RubricGenerator
 from rubric_arm_lite.reward_model.judge import check_compares, given_rubric, pairwise_judge, pointwise_judge
 from rubric_arm_lite.reward_model.pointwise import JudgedText, PointwiseScore, unscored
-from rubric_arm_lite.reward_model.ranking import Method, Pair, Ranking, placed, play
+from rubric_arm_lite.reward_model.ranking import Method, Pair, Ranking, placed, tournament
 from rubric_arm_lite.reward_model.verdict import Orders, Verdict
 from rubric_arm_lite.runs import adapter_folder, recipe_of_run
 from rubric_arm_lite.types import ROLES, Comparison, ParseStatus, Prompt, Rubric, Side
@@ -261,7 +261,7 @@ class RubricRewardModel:
             winners.extend(side for verdict in verdicts for side in verdict.winners)
             return [0.5 + (v.share("A") - v.share("B")) / 2 for v in verdicts]
 
-        standings, judged = play(len(players), method, judge, rounds)
+        standings, judged = tournament(len(players), method, judge, rounds)
         pairs = judged if used.usable else 0
         return Ranking(placed(responses, players, standings), used, pairs, len(winners), winners.count(None))
 

@@ -1,12 +1,11 @@
-"""Warm-up data from preference pairs, for those who have none: a teacher writes rubrics and judgements.
+"""Synthesis of warm-up data from preference pairs: a teacher model writes rubrics and judgements.
 
-A rubric is written by contrast: the teacher sees the request, both responses and which one was preferred, and states
-what must have counted. The judgement under that rubric is then asked without the label, in both orders. A pair is
-kept only if both verdicts agree with the label and all three texts pass the parsers that training uses; else it is
-tried again with other draws. The paper's warm-up data is synthetic too (sec. 4.1); how it was made is not stated.
+The teacher sees the prompt, both responses and the label, and writes the rubric that explains the preference. It then
+judges under that rubric without the label, in both orders. A pair is kept only if both verdicts agree with the label
+and all three texts parse; otherwise it is tried again with other draws. The paper's warm-up data is synthetic too
+(sec. 4.1); it does not state how it was made.
 
-Nothing is stored here: behind a :class:`~rubric_arm_lite.models.journaled.JournaledSampler` the same call goes on
-where a killed one stopped.
+Nothing is stored here: with a :class:`~rubric_arm_lite.models.journaled.JournaledSampler` a killed call resumes.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from rubric_arm_lite.reward_model import Judge, Verdict
 from rubric_arm_lite.types import Example, ParseStatus, PreferencePair, Rubric, Side
 
 PHRASE_WORDS = 4
-"""So many words in a row, found in a response and not in the request, are a quotation."""
+"""This many words in a row, synthesis in a response but not in the prompt, are a quotation."""
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _QUOTED = re.compile(r"[\"“”„«»‘`]([^\"“”„«»’`]{2,200})[\"“”«»’`]|\*\*([^*]{2,200})\*\*")
@@ -48,32 +47,33 @@ _EVERYDAY = frozenset(
 )
 
 
-class Leak(str, Enum):
-    """How a rubric betrays the responses."""
+class Disclosure(str, Enum):
+    """How a rubric gives away the responses that it was generated from."""
 
     NAMES_A_RESPONSE = "names a response"
     QUOTES_A_RESPONSE = "quotes a response"
 
 
-def leak_of(rubric: Rubric, prompt: str, responses: Iterable[str], phrase_words: int = PHRASE_WORDS) -> Leak | None:
-    """The first leak of a parsed rubric, or None.
+def find_disclosure(
+    rubric: Rubric, prompt: str, responses: Iterable[str], phrase_words: int = PHRASE_WORDS
+) -> Disclosure | None:
+    """The first disclosure in a parsed rubric, or None.
 
-    A quotation is one of these, found in a response and not in the request: ``phrase_words`` words in a row, not all
-    of them everyday words; a number of two digits or more; anything in quotation marks, however short.
+    A quotation is any of these, synthesis in a response but not in the prompt: ``phrase_words`` words in a row that are
+    not all everyday words, a number of two digits or more, or anything in quotation marks.
     """
-    asked = _spaced(prompt)
-    said = [_spaced(response) for response in responses]
+    spaced_prompt, spaced_responses = _spaced(prompt), [_spaced(response) for response in responses]
     for criterion in rubric.criteria:
         if _NAMED.search(criterion.text):
-            return Leak.NAMES_A_RESPONSE
+            return Disclosure.NAMES_A_RESPONSE
         for phrase in _distinctive(criterion.text, phrase_words):
-            if phrase not in asked and any(phrase in response for response in said):
-                return Leak.QUOTES_A_RESPONSE
+            if phrase not in spaced_prompt and any(phrase in response for response in spaced_responses):
+                return Disclosure.QUOTES_A_RESPONSE
     return None
 
 
 def _distinctive(text: str, phrase_words: int) -> Iterator[str]:
-    """What of a criterion would be a quotation if it stood in a response, each with a blank on both sides."""
+    """Phrases of a criterion that are quotations if a response contains them, each with a space on both sides."""
     words = _words(text)
     for start in range(len(words) - phrase_words + 1):
         phrase = words[start : start + phrase_words]
@@ -101,17 +101,17 @@ def _spaced(text: str) -> str:
 
 
 WAVE = 256
-"""Pairs that go through the three steps together, so that a server is kept busy and progress is seen."""
+"""Pairs that go through the three steps together, which keeps a server busy and lets progress be reported."""
 
 
 class Outcome(str, Enum):
-    """How one attempt at a pair ended."""
+    """Outcome of one attempt at a pair."""
 
     KEPT = "kept"
     TOO_LONG = "too long"
     RUBRIC_UNPARSED = "rubric unparsed"
-    NAMES_A_RESPONSE = Leak.NAMES_A_RESPONSE.value
-    QUOTES_A_RESPONSE = Leak.QUOTES_A_RESPONSE.value
+    NAMES_A_RESPONSE = Disclosure.NAMES_A_RESPONSE.value
+    QUOTES_A_RESPONSE = Disclosure.QUOTES_A_RESPONSE.value
     JUDGEMENT_UNPARSED = "judgement unparsed"
     WRONG_IN_ONE_ORDER = "wrong in one order"
     WRONG_IN_BOTH = "wrong in both orders"
@@ -119,11 +119,11 @@ class Outcome(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class SynthesisSettings:
-    """How the teacher is asked; lengths in tokens.
+    """Sampling of the teacher; lengths in tokens.
 
     Attributes:
-        attempts: draws per pair until one is kept.
-        max_context: what the teacher can take; None asks it about every pair.
+        attempts: most draws per pair until one is kept.
+        max_context: context of the teacher; None for no limit.
         phrase_words: words in a row that count as a quotation of a response.
     """
 
@@ -149,7 +149,7 @@ class SynthesisSettings:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """What was kept of a pair: its rubric and the right judgements, by the side on which the preferred one stands."""
+    """A kept pair: its rubric and its two correct judgements, by the side on which the preferred response stands."""
 
     pair: PreferencePair
     rubric: Rubric
@@ -158,11 +158,11 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True)
 class Synthesis:
-    """All that was kept, in the order of the pairs, and how the rest was lost.
+    """Result of a synthesis: the kept trajectories in the order of the pairs, and counts of the others.
 
     Attributes:
-        attempts: ends of all attempts.
-        lost: pairs that were not kept, by the end of their last attempt.
+        attempts: number of attempts by outcome.
+        lost: number of pairs that were not kept, by the outcome of their last attempt.
     """
 
     kept: list[Trajectory] = field(default_factory=list)
@@ -171,7 +171,7 @@ class Synthesis:
 
 
 class Synthesizer:
-    """Asks one teacher, with no adapter active, for trajectories of preference pairs."""
+    """Samples trajectories of preference pairs from one teacher, without adapters."""
 
     def __init__(self, teacher: ChatSampler, settings: SynthesisSettings) -> None:
         control = teacher.control_tokens()
@@ -186,16 +186,16 @@ class Synthesizer:
     def run(
         self, pairs: Sequence[PreferencePair], progress: Callable[[int, int], None] = lambda done, kept: None
     ) -> Synthesis:
-        """Trajectories of ``pairs``; ``progress`` hears how many are done and kept."""
-        found = Synthesis()
+        """Trajectories of ``pairs``; ``progress`` is called with the numbers of pairs done and kept."""
+        synthesis = Synthesis()
         for start in range(0, len(pairs), WAVE):
-            self._wave(pairs[start : start + WAVE], found)
-            progress(min(start + WAVE, len(pairs)), len(found.kept))
-        return found
+            self._wave(pairs[start : start + WAVE], synthesis)
+            progress(min(start + WAVE, len(pairs)), len(synthesis.kept))
+        return synthesis
 
-    def _wave(self, pairs: Sequence[PreferencePair], found: Synthesis) -> None:
-        last: dict[str, Outcome] = {p.pair_id: Outcome.TOO_LONG for p in pairs if not self._can_be_asked(p)}
-        found.attempts[Outcome.TOO_LONG] += len(last)
+    def _wave(self, pairs: Sequence[PreferencePair], synthesis: Synthesis) -> None:
+        last: dict[str, Outcome] = {p.pair_id: Outcome.TOO_LONG for p in pairs if not self._fits(p)}
+        synthesis.attempts[Outcome.TOO_LONG] += len(last)
         kept: dict[str, Trajectory] = {}
         left = [pair for pair in pairs if pair.pair_id not in last]
         for attempt in range(self._settings.attempts):
@@ -203,16 +203,16 @@ class Synthesizer:
             for pair, end in zip(left, ends, strict=True):
                 if isinstance(end, Trajectory):
                     kept[pair.pair_id] = end
-                    found.attempts[Outcome.KEPT] += 1
+                    synthesis.attempts[Outcome.KEPT] += 1
                 else:
                     last[pair.pair_id] = end
-                    found.attempts[end] += 1
+                    synthesis.attempts[end] += 1
             left = [pair for pair in left if pair.pair_id not in kept]
-        found.kept.extend(kept[pair.pair_id] for pair in pairs if pair.pair_id in kept)
-        found.lost.update(last[pair.pair_id] for pair in pairs if pair.pair_id not in kept)
+        synthesis.kept.extend(kept[pair.pair_id] for pair in pairs if pair.pair_id in kept)
+        synthesis.lost.update(last[pair.pair_id] for pair in pairs if pair.pair_id not in kept)
 
-    def _can_be_asked(self, pair: PreferencePair) -> bool:
-        """Whether the teacher's context holds this pair and a rubric."""
+    def _fits(self, pair: PreferencePair) -> bool:
+        """Whether this pair and a rubric fit the teacher's context."""
         settings = self._settings
         if settings.max_context is None:
             return True
@@ -245,14 +245,16 @@ class Synthesizer:
         return [parse_rubric(group.samples[0].text, group.samples[0].finish_reason) for group in groups]
 
     def _fault(self, pair: PreferencePair, rubric: Rubric) -> Outcome | None:
-        """Why a rubric cannot be judged by."""
+        """Why a rubric cannot be used; None if it can."""
         if rubric.status is ParseStatus.TRUNCATED:
             return Outcome.TOO_LONG
         if not rubric.usable:
             return Outcome.RUBRIC_UNPARSED
-        leak = leak_of(rubric, prompt_text(pair.prompt), (pair.chosen, pair.rejected), self._settings.phrase_words)
-        if leak is not None:
-            return Outcome(leak.value)
+        disclosure = find_disclosure(
+            rubric, prompt_text(pair.prompt), (pair.chosen, pair.rejected), self._settings.phrase_words
+        )
+        if disclosure is not None:
+            return Outcome(disclosure.value)
         room = self._settings.max_context
         if room is not None:
             text = self._prompts.judge_prompt(pair.prompt, rubric, pair.chosen, pair.rejected)
@@ -277,27 +279,27 @@ def _outcome(pair: PreferencePair, verdict: Verdict) -> Trajectory | Outcome:
 
 
 def warmup_rows(kept: Sequence[Trajectory], seed: int) -> Iterator[dict[str, Any]]:
-    """Rows as :func:`~rubric_arm_lite.data.pairs.load_trajectories` reads them, in the order given.
+    """Warm-up rows as :func:`~rubric_arm_lite.data.pairs.load_trajectories` reads them.
 
-    In half of them, drawn by ``seed``, the preferred response stands first (with an odd number, in one fewer than in
-    the other half), so that the warm-up teaches no position.
+    The preferred response comes first in a random half of them, drawn by ``seed`` (rounded down), so that the warm-up
+    teaches no position.
     """
     drawn = sorted((t.pair.pair_id for t in kept), key=lambda pair_id: derive_seed(seed, "side", pair_id))
     first = set(drawn[: len(drawn) // 2])
-    for found in kept:
-        side: Side = "A" if found.pair.pair_id in first else "B"
-        comparison = found.pair.present(side).comparison
+    for trajectory in kept:
+        side: Side = "A" if trajectory.pair.pair_id in first else "B"
+        comparison = trajectory.pair.present(side).comparison
         yield {
-            "prompt": prompt_as_json(found.pair.prompt),
-            "rubric": found.rubric.render(),
+            "prompt": prompt_as_json(comparison.prompt),
+            "rubric": trajectory.rubric.render(),
             "response_a": comparison.response_a,
             "response_b": comparison.response_b,
-            "judgement": found.judgements[side],
+            "judgement": trajectory.judgements[side],
         }
 
 
-def table(found: Synthesis) -> Iterable[tuple[str, int, int]]:
-    """(how it ended, attempts, pairs) for every end, the good one first."""
+def table(synthesis: Synthesis) -> Iterable[tuple[str, int, int]]:
+    """(outcome, attempts, pairs) for every outcome, kept first."""
     for outcome in Outcome:
-        pairs = len(found.kept) if outcome is Outcome.KEPT else found.lost[outcome]
-        yield outcome.value, found.attempts[outcome], pairs
+        pairs = len(synthesis.kept) if outcome is Outcome.KEPT else synthesis.lost[outcome]
+        yield outcome.value, synthesis.attempts[outcome], pairs

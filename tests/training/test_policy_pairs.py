@@ -55,7 +55,7 @@ def test_only_pairs_that_both_orders_agree_on_are_kept(tmp_path: Path) -> None:
         "kept": 2,
         "orders disagree": 1,
         "same answer twice": 1,
-        "cut by length": 1,
+        "truncated": 1,
         "rubric does not parse": 1,
     }
     assert set(reasons) <= set(pairs.REASONS)
@@ -75,7 +75,7 @@ def test_a_missing_verdict_and_a_text_too_long_have_reasons_of_their_own(tmp_pat
 
 
 def test_a_killed_job_goes_on_with_the_next_portion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pairs, "PORTION", 2)
+    monkeypatch.setattr(pairs, "BATCH", 2)
     whole = sampled(chat(right, policy), tmp_path / "whole")
     sampler = chat(right, policy)
     found = sampled(sampler, tmp_path)
@@ -122,7 +122,7 @@ def test_preferences_of_a_reward_model() -> None:
     assert judge.verdicts([good])[0].preference == 1.0
 
 
-@pytest.mark.parametrize("lost", ["pairs", "prompt_ids", "answers", "text", "token_ids", "cut", "labels"])
+@pytest.mark.parametrize("lost", ["pairs", "prompt_ids", "answers", "text", "token_ids", "truncated", "labels"])
 def test_a_field_that_is_gone_from_a_journal_is_named_with_its_line(tmp_path: Path, lost: str) -> None:
     sampler = chat(right, policy)
     found = sampled(sampler, tmp_path)

@@ -1,7 +1,7 @@
-"""Preference pairs of a policy's own answers: sampled two per request, labelled by the reward model (paper, sec. 4.3).
+"""Preference pairs of a policy's own answers: two samples per request, labeled by the reward model (paper, sec. 4.3).
 
-A pair is kept only if the reward model names the same answer in both orders. What is not kept is counted by reason.
-Both jobs are journals of portions, so that a killed one goes on; portions are whole, so that every text is drawn and
+A pair is kept only if the reward model prefers the same answer in both orders; the others are counted by reason. Both
+jobs write journals in batches, so that a killed job resumes; a batch is never split, so that every text is sampled and
 judged in the same batch whether the job was killed or not.
 """
 
@@ -21,29 +21,29 @@ from rubric_arm_lite.runs import Journal
 from rubric_arm_lite.training.policy.judges import FixedRubricJudge, Request
 from rubric_arm_lite.types import Example
 
-PORTION = 64
-"""Requests that are sampled, or judged, in one go."""
+BATCH = 64
+"""Requests that are sampled or judged in one call."""
 REASONS = (
     "kept",
     "orders disagree",
     "no verdict",
     "same answer twice",
-    "cut by length",
+    "truncated",
     "rubric does not parse",
     "too long for the judge",
 )
 Item = TypeVar("Item")
 Progress = Callable[[int, int], None]
-"""Called with how many are done, and of how many."""
+"""Called with the numbers of items done and in all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One sampled answer; ``cut`` if it reached the length limit."""
+    """One sampled answer; ``truncated`` if it reached the length limit."""
 
     text: str
     token_ids: tuple[int, ...]
-    cut: bool
+    truncated: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,10 @@ class TrainingPair:
     rejected: Answer
 
 
-def portions(items: Sequence[Item]) -> Iterator[tuple[str, Sequence[Item]]]:
-    """The items in runs of :data:`PORTION`, each with the key of its journal row."""
-    for start in range(0, len(items), PORTION):
-        yield f"from {start}", items[start : start + PORTION]
+def batches(items: Sequence[Item]) -> Iterator[tuple[str, Sequence[Item]]]:
+    """The items in batches of :data:`BATCH`, each with the key of its journal row."""
+    for start in range(0, len(items), BATCH):
+        yield f"from {start}", items[start : start + BATCH]
 
 
 def sample_pairs(
@@ -83,12 +83,12 @@ def sample_pairs(
 ) -> list[SampledPair]:
     """Two answers of the adapter ``policy`` to every request, through the journal ``file``."""
     sampling = Sampling(settings.max_completion_length, 2, settings.temperature)
-    found: list[SampledPair] = []
+    sampled: list[SampledPair] = []
     with Journal.open(file, job) as journal:
-        for key, portion in portions(requests):
+        for key, batch in batches(requests):
             if key not in journal.rows:
                 examples = [
-                    Example(r.prompt_id, prompts.policy_prompt(r.text), derive_seed(seed, r.prompt_id)) for r in portion
+                    Example(r.prompt_id, prompts.policy_prompt(r.text), derive_seed(seed, r.prompt_id)) for r in batch
                 ]
                 groups = sampler.sample("policy", examples, sampling)
                 pairs = [
@@ -96,7 +96,7 @@ def sample_pairs(
                         "prompt_id": group.example.example_id,
                         "prompt_ids": list(group.prompt_ids),
                         "answers": [
-                            {"text": s.text, "token_ids": list(s.token_ids), "cut": s.finish_reason == "length"}
+                            {"text": s.text, "token_ids": list(s.token_ids), "truncated": s.finish_reason == "length"}
                             for s in group.samples
                         ],
                     }
@@ -104,27 +104,27 @@ def sample_pairs(
                 ]
                 journal.add([(key, {"pairs": pairs})])
             rows = journal.rows[key]["pairs"]
-            found += [_pair_of(request, row) for request, row in zip(portion, rows, strict=True)]
-            progress(len(found), len(requests))
-    return found
+            sampled += [_pair_of(request, row) for request, row in zip(batch, rows, strict=True)]
+            progress(len(sampled), len(requests))
+    return sampled
 
 
 def _pair_of(request: Request, row: Mapping[str, Any]) -> SampledPair:
-    first, second = (Answer(a["text"], tuple(a["token_ids"]), bool(a["cut"])) for a in row["answers"])
+    first, second = (Answer(a["text"], tuple(a["token_ids"]), bool(a["truncated"])) for a in row["answers"])
     return SampledPair(request, tuple(row["prompt_ids"]), (first, second))
 
 
 def label_pairs(
     judge: FixedRubricJudge, sampled: Sequence[SampledPair], file: Path, job: Mapping[str, Any], progress: Progress
 ) -> tuple[list[TrainingPair], Counter[str]]:
-    """The pairs that are kept, the better answer as chosen, and how many pairs there were by reason."""
+    """The kept pairs, the better answer as chosen, and the number of pairs by outcome."""
     kept: list[TrainingPair] = []
     reasons: Counter[str] = Counter()
     with Journal.open(file, job) as journal:
-        for key, portion in portions(sampled):
+        for key, batch in batches(sampled):
             if key not in journal.rows:
-                journal.add([(key, {"labels": _label(judge, portion)})])
-            for pair, (reason, better) in zip(portion, journal.rows[key]["labels"], strict=True):
+                journal.add([(key, {"labels": _label(judge, batch)})])
+            for pair, (reason, better) in zip(batch, journal.rows[key]["labels"], strict=True):
                 reasons[reason] += 1
                 if better is not None:
                     chosen, rejected = pair.answers[better], pair.answers[1 - better]
@@ -134,20 +134,20 @@ def label_pairs(
 
 
 def _label(judge: FixedRubricJudge, pairs: Sequence[SampledPair]) -> list[tuple[str, int | None]]:
-    """Reason and, where the pair is kept, which answer is better (0 or 1)."""
-    unfit = [_unfit(judge, pair) for pair in pairs]
-    asked = [pair for pair, reason in zip(pairs, unfit, strict=True) if reason is None]
-    verdicts = iter(judge.verdicts([p.request.comparison(*(a.text for a in p.answers)) for p in asked]))
-    return [_outcome(next(verdicts)) if reason is None else (reason, None) for reason in unfit]
+    """Outcome of each pair and, where it is kept, the index of the better answer."""
+    skipped = [_skip_reason(judge, pair) for pair in pairs]
+    judged = [pair for pair, reason in zip(pairs, skipped, strict=True) if reason is None]
+    verdicts = iter(judge.verdicts([p.request.comparison(*(a.text for a in p.answers)) for p in judged]))
+    return [_outcome(next(verdicts)) if reason is None else (reason, None) for reason in skipped]
 
 
-def _unfit(judge: FixedRubricJudge, pair: SampledPair) -> str | None:
-    """Why a pair is not worth asking about."""
+def _skip_reason(judge: FixedRubricJudge, pair: SampledPair) -> str | None:
+    """Why a pair is not judged; None if it is."""
     first, second = pair.answers
     if not judge.has_rubric(pair.request.prompt_id):
         return "rubric does not parse"
-    if first.cut or second.cut:
-        return "cut by length"  # as a chosen answer it would teach not to end
+    if first.truncated or second.truncated:
+        return "truncated"  # as a chosen answer it would teach not to end
     return "same answer twice" if first.text == second.text else None
 
 

@@ -29,8 +29,8 @@ from rubric_arm_lite.training.policy.pairs import (
     Progress,
     SampledPair,
     TrainingPair,
+    batches,
     label_pairs,
-    portions,
     sample_pairs,
 )
 from rubric_arm_lite.training.policy.requests import start_answers
@@ -237,7 +237,7 @@ class PolicyRun:
         requests = [*state.requests.train, *state.requests.test]
         self.watcher.stage("rubrics", len(requests))
         with Journal.open(self.directory.path / RUBRICS, state.job("rubrics")) as journal:
-            for key, portion in portions(requests):
+            for key, portion in batches(requests):
                 if key not in journal.rows:
                     written = state.players.reward.rubrics([request.text for request in portion])
                     rows = [
