@@ -1,4 +1,4 @@
-"""A trained generator and judge at work: write a rubric for a prompt; compare, rank or score responses under it."""
+"""The reward model for users: write a rubric for a prompt; compare, rank or score responses under it."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ Request = Prompt | Sequence[Mapping[str, str]]
 Case = tuple[Prompt, str, str, Rubric | str | None]
 """A prompt, responses A and B, and criteria to use in place of the generator's, if any."""
 Progress = Callable[[int, int], None]
-"""Called with how many are done, and of how many."""
+"""Called with the numbers of cases done and in all."""
 TooLong = Literal["raise", "leave"]
-"""What becomes of a text that does not fit the context: an error, or a verdict without any judgement."""
+"""For a text that does not fit the context: raise an error, or leave it unjudged."""
 
 CASES_AT_ONCE = 256
 """Cases given to the backend in one call, which batches them as its memory allows; progress is told after each call."""
@@ -49,10 +49,10 @@ class RubricRewardModel:
     """Rubric generator and judge: adapters on one base or two full models, on this machine or behind a server.
 
     Attributes:
-        model: what is asked; ``model.tokens_written`` counts.
-        recipe: how it is asked.
-        prompts: how requests and responses are written for it.
-        cache: the rubrics written so far, with a hit rate; equal prompts share one as long as this object lives.
+        model: the sampler; ``model.tokens_written`` counts sampled tokens.
+        recipe: lengths, temperatures and templates.
+        prompts: builds the user turns.
+        cache: rubrics by prompt, with a hit rate; equal prompts share one as long as this object lives.
     """
 
     def __init__(self, model: ChatSampler, recipe: Recipe) -> None:
@@ -79,7 +79,7 @@ class RubricRewardModel:
 
         path = Path(run)
         recipe = recipe_of_run(path)
-        if recipe.threads is not None:  # as in the run itself: sums, and so near ties, depend on their number
+        if recipe.threads is not None:  # as in the run: rounding, and so near ties, depend on it
             torch.set_num_threads(recipe.threads)
         model = load_model(recipe.model, recipe.seed)
         for role in ROLES:
@@ -101,8 +101,8 @@ class RubricRewardModel:
         """Load two full checkpoints: folders (such as ``rubric-arm export --merge`` writes) or Hub ids.
 
         Args:
-            recipe: how they are loaded (dtype, quantisation, context) and asked (templates, lengths); the shipped
-                ``released-8b`` if left out.
+            recipe: settings for loading (dtype, quantization, context) and for prompts (templates, lengths); by
+                default the shipped ``released-8b``.
 
         Raises:
             BackendError: if one of them cannot be loaded.
@@ -114,10 +114,10 @@ class RubricRewardModel:
 
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> RubricRewardModel:
-        """Load the two full checkpoints that the recipe names under ``model.checkpoints``.
+        """Load the two full checkpoints of a recipe's ``model.checkpoints``.
 
         Raises:
-            ConfigError: if it names none.
+            ConfigError: if the recipe has none.
             BackendError: if one of them cannot be loaded.
         """
         from rubric_arm_lite.models.checkpoints import load_two_models
@@ -126,7 +126,7 @@ class RubricRewardModel:
 
     @classmethod
     def from_server(cls, settings: ServerSettings, recipe: Recipe) -> RubricRewardModel:
-        """Ask the models of a server; nothing is loaded here, and the recipe says how they are asked.
+        """Use the models of a server; nothing is loaded here, and the recipe has the templates and lengths.
 
         Raises:
             BackendError: if the key's environment variable cannot be used.
@@ -145,7 +145,7 @@ class RubricRewardModel:
         """Greedy rubrics, one per prompt; equal prompts are written once, as long as the model lives.
 
         Args:
-            names: what errors call the prompts.
+            names: names of the prompts in errors.
             too_long: ``leave`` gives a prompt that does not fit the context an empty, truncated rubric.
         """
         names = names or [f"prompt {i}" for i in range(1, len(prompts) + 1)]
@@ -165,7 +165,7 @@ class RubricRewardModel:
         votes: int = 1,
         orders: Orders = "both",
     ) -> Verdict:
-        """Judge two responses: winner, confidence, and what was found per criterion.
+        """Judge two responses: winner, confidence and findings per criterion.
 
         Args:
             rubric: criteria to use in place of the generator's: a parsed rubric, or its text.
@@ -189,7 +189,7 @@ class RubricRewardModel:
         """:meth:`compare` for many cases at once, batched; equal prompts share one rubric.
 
         Args:
-            names: what errors call the cases.
+            names: names of the cases in errors.
             too_long: ``leave`` gives a case that does not fit the context a verdict without judgements.
             progress: called with (cases done, cases in all).
 
@@ -198,7 +198,7 @@ class RubricRewardModel:
         """
         check_compares(self.recipe)
         if votes < 1:
-            raise ConfigError(f"votes: {votes} asks nothing. Use at least 1.")
+            raise ConfigError(f"votes: {votes} gives no judgement. Use at least 1.")
         if orders not in get_args(Orders):
             raise ConfigError(f"orders: {orders!r} is not one of {', '.join(get_args(Orders))}.")
         names = names or [f"case {i}" for i in range(1, len(cases) + 1)]
@@ -246,8 +246,8 @@ class RubricRewardModel:
         """
         if not responses:
             raise DataError("There are no responses to rank. Give at least one.")
-        asked = _prompt(prompt, "the prompt")
-        used = self._rubrics_for([asked], [rubric], ["the prompt"], "raise")[0]
+        request = _prompt(prompt, "the prompt")
+        used = self._rubrics_for([request], [rubric], ["the prompt"], "raise")[0]
         players = list(dict.fromkeys(responses))
         numbers = [f"response {responses.index(text) + 1}" for text in players]
         winners: list[Side | None] = []
@@ -255,7 +255,7 @@ class RubricRewardModel:
         def judge(pairs: Sequence[Pair]) -> list[float]:
             if not used.usable:
                 return [0.5] * len(pairs)
-            cases: list[Case] = [(asked, players[a], players[b], used) for a, b in pairs]
+            cases: list[Case] = [(request, players[a], players[b], used) for a, b in pairs]
             names = [f"{numbers[a]} and {numbers[b]}" for a, b in pairs]
             verdicts = self.compare_many(cases, votes, names, progress=progress)
             winners.extend(side for verdict in verdicts for side in verdict.winners)
@@ -268,17 +268,17 @@ class RubricRewardModel:
     def score(
         self, prompt: Request, response: str, rubric: Rubric | str | None = None, justify: bool | None = None
     ) -> PointwiseScore:
-        """How far one response meets its prompt's rubric, in [−1, 1], after RUBRIC-ARROW (arXiv 2605.29156).
+        """Score how well one response meets its prompt's rubric, in [−1, 1] (RUBRIC-ARROW, arXiv 2605.29156).
 
         Σ w (p_true − p_false) / Σ w over the criteria, w = 3 for a hard rule and 1 for a principle. A judge of
-        ``reward.judge: pointwise`` is trained for this; one that was trained to compare is only as good here as its
-        base, and :meth:`compare` or :meth:`rank` is the better choice.
+        ``reward.judge: pointwise`` is trained for this; a pairwise judge is only as good at it as its base, so prefer
+        :meth:`compare` or :meth:`rank` there.
 
         Args:
             rubric: criteria to use in place of the generator's.
-            justify: let the judge write a justification before each answer, as in the paper: slower, and where its
-                text does not keep the form there is no value. Otherwise it answers each criterion at once, by itself.
-                None is as the judge was trained: it writes if it is pointwise.
+            justify: let the judge write a justification before each answer, as in the paper: slower, and without a
+                value where its text does not parse. Otherwise it answers each criterion directly. None: only a
+                pointwise judge justifies, as it was trained to.
 
         Raises:
             BackendError: if the backend gives no probabilities (a server), or the tokenizer lacks true and false.
@@ -376,15 +376,15 @@ class RubricRewardModel:
         return length <= limit
 
     def unknown_words(self, *texts: str) -> tuple[str, ...]:
-        """Words that the tokenizer does not know and reads as blanks, in order; a server keeps its own to itself."""
+        """Words that the tokenizer maps to its unknown token, in order; empty for a model on a server."""
         tokenizer = getattr(self.model, "tokenizer", None)
         unknown = None if tokenizer is None else tokenizer.unk_token_id
         if tokenizer is None or unknown is None:
             return ()
         words: dict[str, None] = {}
         for text in texts:
-            found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-            for token, (start, end) in zip(found["input_ids"], found["offset_mapping"], strict=True):
+            encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
                 if token == unknown:
                     words[text[start:end].strip()] = None
         return tuple(words)
@@ -400,5 +400,5 @@ def _batches(fitting: Sequence[bool], progress: Progress | None) -> Iterator[lis
 
 
 def _prompt(request: Request, name: str) -> Prompt:
-    """A request as the package has it; a text, or messages of ours, stay as they are."""
+    """A request as a :data:`~rubric_arm_lite.types.Prompt`."""
     return request if isinstance(request, str | tuple) else prompt_of(request, name)

@@ -1,9 +1,9 @@
 """The reward model as a reward function of TRL's trainers (paper, sec. 4.3, eq. 16).
 
 Each completion is judged against a baseline answer a0 to its prompt, in both orders under one rubric; its reward is
-half the number of orders it wins: 0, ½ or 1. What a0 is, the caller says: the policy's own greedy answer as in the
-paper, a column of the dataset, any function of the prompts, or every other completion of the group in turn. Nothing
-here imports TRL: what it passes to reward functions is all that is used.
+half the number of orders it wins: 0, ½ or 1. The caller chooses a0: the policy's own greedy answer as in the paper, a
+column of the dataset, any function of the prompts, or every other completion of the group in turn. TRL itself is not
+imported; only the arguments that it passes to reward functions are used.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ Baseline = Literal["greedy", "column", "group"] | Answers
 
 
 class GreedyAnswers(TrainerCallback):  # type: ignore[misc]
-    """The policy's greedy answers: a callback, by which the trainer hands over its model, and a function of prompts.
+    """The policy's greedy answers: a callback that receives the trainer's model, and a function of prompts.
 
-    For a policy on one device or under DDP. Where weights are spread over devices (FSDP, DeepSpeed ZeRO-3), pass a
-    function of your own as the baseline.
+    For a policy on one device or under DDP. With sharded weights (FSDP, DeepSpeed ZeRO-3) pass a function of your own
+    as the baseline.
 
     Args:
         max_new_tokens: longest answer; the trainer's ``max_completion_length`` if left out.
@@ -54,7 +54,7 @@ class GreedyAnswers(TrainerCallback):  # type: ignore[misc]
     def on_init_end(
         self, args: Any, state: Any, control: Any, model: Any = None, processing_class: Any = None, **_: Any
     ) -> None:
-        """Take the trainer's model and tokenizer, and how it writes completions."""
+        """Keep the trainer's model, tokenizer and chat template settings."""
         self._model = model
         self._tokenizer = getattr(processing_class, "tokenizer", processing_class)
         self._longest = self._max_new_tokens or args.max_completion_length
@@ -63,11 +63,11 @@ class GreedyAnswers(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, processing_class: Any = None, **_: Any
     ) -> None:
-        """Take them again: wrapping may have replaced the model."""
+        """Keep them again: wrapping may have replaced the model."""
         self.on_init_end(args, state, control, model, processing_class)
 
     def __call__(self, prompts: Sequence[Any]) -> list[str]:
-        """The greedy answer of the policy as it is now to each prompt; equal prompts are answered once.
+        """The current policy's greedy answer to each prompt; equal prompts are answered once.
 
         Raises:
             ConfigError: if no trainer has this as a callback.
@@ -77,7 +77,7 @@ class GreedyAnswers(TrainerCallback):  # type: ignore[misc]
                 "The greedy baseline has no policy yet. Give the reward's callback to the trainer: "
                 "GRPOTrainer(..., reward_funcs=reward, callbacks=[reward.callback])."
             )
-        # A chat template writes all control tokens itself; a plain text gets what the tokenizer adds, as in TRL.
+        # A chat template writes all control tokens itself; the tokenizer adds its own to a plain text, as in TRL.
         texts = [
             (prompt, True)
             if isinstance(prompt, str)
@@ -89,19 +89,19 @@ class GreedyAnswers(TrainerCallback):  # type: ignore[misc]
             )
             for prompt in prompts
         ]
-        wanted = sorted(dict.fromkeys(texts), key=lambda one: (one[1], len(one[0])))
+        distinct = sorted(dict.fromkeys(texts), key=lambda text: (text[1], len(text[0])))
         training = self._model.training
         self._model.eval()
         try:
             answers: dict[tuple[str, bool], str] = {}
             for plain in (False, True):
-                own = [one for one in wanted if one[1] is plain]
-                for start in range(0, len(own), self._batch_size):
-                    batch = own[start : start + self._batch_size]
+                same_kind = [text for text in distinct if text[1] is plain]
+                for start in range(0, len(same_kind), self._batch_size):
+                    batch = same_kind[start : start + self._batch_size]
                     answers |= zip(batch, self._answer([text for text, _ in batch], plain), strict=True)
         finally:
             self._model.train(training)
-        return [answers[one] for one in texts]
+        return [answers[text] for text in texts]
 
     @torch.no_grad()
     def _answer(self, texts: list[str], plain: bool) -> list[str]:
@@ -119,15 +119,15 @@ class GreedyAnswers(TrainerCallback):  # type: ignore[misc]
             top_k=None,
             pad_token_id=tokenizer.pad_token_id,
         )
-        written: list[str] = tokenizer.batch_decode(ids[:, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
-        return written
+        answers: list[str] = tokenizer.batch_decode(ids[:, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
+        return answers
 
 
 class RubricArmReward:
-    """What :func:`rubric_arm_reward` makes: a TRL reward function that counts what it saw.
+    """The TRL reward function that :func:`rubric_arm_reward` returns; it counts its judgements.
 
     Attributes:
-        callback: to be given to the trainer with the greedy baseline; else None.
+        callback: pass it to the trainer with the greedy baseline; otherwise None.
         totals: counts over all calls: ``judgements``, ``unparsed``, ``comparisons``, ``not_judged`` (no usable rubric,
             or too long for the judge).
     """
@@ -135,7 +135,7 @@ class RubricArmReward:
     def __init__(
         self, model: RubricRewardModel, baseline: Baseline, column: str, votes: int, callback: GreedyAnswers | None
     ) -> None:
-        self.__name__ = "rubric_arm_reward"  # what trainers call it in their logs
+        self.__name__ = "rubric_arm_reward"  # its name in the logs of trainers
         self.callback = callback
         self.totals: Counter[str] = Counter()
         self._model = model
@@ -144,18 +144,18 @@ class RubricArmReward:
         self._votes = votes
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
-        """A reward in [0, 1] per completion; called by the trainer.
+        """One reward in [0, 1] per completion; called by the trainer.
 
         Raises:
-            DataError: if prompts or completions have another form than TRL's, or the baseline is missing.
+            DataError: if prompts or completions are not in TRL's format, or the baseline is missing.
         """
-        asked = [prompt_of(value, f"prompt {i}") for i, value in enumerate(prompts, start=1)]
+        requests = [prompt_of(value, f"prompt {i}") for i, value in enumerate(prompts, start=1)]
         answers = [answer_of(value, f"completion {i}") for i, value in enumerate(completions, start=1)]
         if self._baseline == "group":
-            rewards, verdicts = self._against_each_other(asked, answers)
+            rewards, verdicts = self._against_each_other(requests, answers)
         else:
             baseline = self._baseline_answers(prompts, columns)
-            cases: list[Case] = [(p, a, b, None) for p, a, b in zip(asked, answers, baseline, strict=True)]
+            cases: list[Case] = [(p, a, b, None) for p, a, b in zip(requests, answers, baseline, strict=True)]
             verdicts = self._model.compare_many(cases, self._votes, too_long="leave")
             rewards = [verdict.orders_won("A") / 2 for verdict in verdicts]
         self._count(verdicts, columns.get("log_metric"))
@@ -163,18 +163,20 @@ class RubricArmReward:
 
     def _baseline_answers(self, prompts: Sequence[Any], columns: Mapping[str, Any]) -> list[str]:
         if callable(self._baseline):
-            given: Sequence[Any] = self._baseline(prompts)
+            baseline: Sequence[Any] = self._baseline(prompts)
         elif self._column in columns:
-            given = columns[self._column]
+            baseline = columns[self._column]
         else:
-            found = ", ".join(sorted(name for name, value in columns.items() if isinstance(value, list))) or "none"
+            names = ", ".join(sorted(name for name, value in columns.items() if isinstance(value, list))) or "none"
             raise DataError(
-                f"The dataset has no column `{self._column}` for the baseline answers (found: {found}). Add it, or "
-                "name another: rubric_arm_reward(model, 'column', column=…)."
+                f"The dataset has no column `{self._column}` for the baseline answers (its columns: {names}). Add it, "
+                "or name another: rubric_arm_reward(model, 'column', column=…)."
             )
-        if len(given) != len(prompts):
-            raise DataError(f"The baseline gave {len(given)} answers to {len(prompts)} prompts. Give one per prompt.")
-        return [answer_of(value, f"baseline answer {i}") for i, value in enumerate(given, start=1)]
+        if len(baseline) != len(prompts):
+            raise DataError(
+                f"The baseline gave {len(baseline)} answers to {len(prompts)} prompts. Give one per prompt."
+            )
+        return [answer_of(value, f"baseline answer {i}") for i, value in enumerate(baseline, start=1)]
 
     def _against_each_other(
         self, prompts: Sequence[Prompt], answers: Sequence[str]
@@ -197,16 +199,16 @@ class RubricArmReward:
         return [w / (len(groups[prompt_hash(p)]) - 1) for w, p in zip(won, prompts, strict=True)], verdicts
 
     def _count(self, verdicts: Sequence[Verdict], log_metric: Callable[[str, float], None] | None) -> None:
-        named = [side for verdict in verdicts for side in verdict.winners]
+        winners = [winner for verdict in verdicts for winner in verdict.winners]
         counts = {
-            "judgements": len(named),
-            "unparsed": named.count(None),
+            "judgements": len(winners),
+            "unparsed": winners.count(None),
             "comparisons": len(verdicts),
             "not_judged": sum(not verdict.winners for verdict in verdicts),
         }
         self.totals.update(counts)
         if log_metric is not None:
-            log_metric("rubric_arm/unparsed", counts["unparsed"] / max(len(named), 1))
+            log_metric("rubric_arm/unparsed", counts["unparsed"] / max(len(winners), 1))
             log_metric("rubric_arm/not_judged", counts["not_judged"] / max(len(verdicts), 1))
             agreed = sum(verdict.agreed is not None for verdict in verdicts)
             log_metric("rubric_arm/orders_agree", agreed / max(len(verdicts), 1))
@@ -222,28 +224,28 @@ def rubric_arm_reward(
 ) -> RubricArmReward:
     """A reward function for ``trl.GRPOTrainer(reward_funcs=…)``: half the orders won against a baseline (eq. 16).
 
-    A verdict that cannot be parsed is an order lost, and a completion that could not be judged (no usable rubric, too
-    long) earns 0; both are counted and logged with the trainer's own metrics, as ``rubric_arm/…``.
+    An unparsed judgement loses its order, and a completion that cannot be judged (no usable rubric, too long) earns 0;
+    both are counted and logged with the trainer's own metrics as ``rubric_arm/…``.
 
     Args:
-        baseline: what a completion has to beat.
+        baseline: the answer that a completion has to beat.
 
             - ``greedy``: the policy's own greedy answer, as in the paper; pass ``callbacks=[reward.callback]`` to the
-              trainer. Costs one more answer per prompt and step, and 2 judgements per completion.
+              trainer. It costs one more answer per prompt and step, and 2 judgements per completion.
             - ``column``: a column of the dataset with one answer per prompt; 2 judgements per completion.
-            - ``group``: the mean over the other completions of the group, which is no longer in {0, ½, 1}; costs
+            - ``group``: every other completion of the group; the reward is the mean, no longer in {0, ½, 1}. It costs
               G (G − 1) judgements per prompt.
-            - a function from prompts, as the trainer has them, to texts.
-        column: its name, for ``column``.
+            - a function from prompts, in the trainer's format, to texts.
+        column: name of the column, for ``column``.
         votes: judgements per order; with more than one their majority wins the order.
         max_new_tokens: longest greedy answer; the trainer's ``max_completion_length`` if left out.
 
     Raises:
-        ConfigError: for another baseline, no votes, or a judge that checks one response at a time.
+        ConfigError: for an unknown baseline, no votes, or a pointwise judge.
     """
     check_compares(reward_model.recipe)
     if votes < 1:
-        raise ConfigError(f"votes: {votes} asks nothing. Use at least 1.")
+        raise ConfigError(f"votes: {votes} gives no judgement. Use at least 1.")
     callback = None
     if baseline == "greedy":
         callback = GreedyAnswers(max_new_tokens)

@@ -86,7 +86,7 @@ def test_what_cannot_be_judged_earns_nothing_and_is_counted() -> None:
 def test_mistakes_say_what_to_do() -> None:
     with pytest.raises(ConfigError, match="not one of greedy, column, group"):
         rubric_arm_reward(model(), "best")  # type: ignore[arg-type]
-    with pytest.raises(DataError, match=r"no column `baseline` .*found: other"):
+    with pytest.raises(DataError, match=r"no column `baseline` .*its columns: other"):
         rubric_arm_reward(model(), "column")(["p"], ["a"], other=["b"])
     with pytest.raises(ConfigError, match=r"callbacks=\[reward.callback\]"):
         rubric_arm_reward(model())(["p"], ["a"])

@@ -1,8 +1,8 @@
-"""Measure a policy against the one it started from, on held-out requests, the same way every time.
+"""Evaluation of a policy against its starting point, on held-out requests.
 
-One answer to each request is sampled from both, with the same seeds. The reward model that the policy is trained
-against and an independent judge say which is better; win rates come plain and with length taken out. KL is that of
-the policy to its start, estimated on its own answers.
+One answer to each request is sampled from both with the same seeds. The reward model and an independent judge compare
+them; win rates are given plain and length-controlled. KL is that of the policy to its start, estimated on the policy's
+own answers.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from rubric_arm_lite.training.policy.judges import FixedRubricJudge, Independent
 from rubric_arm_lite.types import Comparison, Example, RolloutGroup
 
 RIDGE = 1e-3
-"""Penalty on the length coefficient, so that it stays finite where length alone would tell the winner."""
+"""Penalty on the length coefficient, which keeps it finite where length alone predicts the winner."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One evaluation on the curve of a run: win rates over the start by both judges."""
+    """One evaluation of a run: win rates over the start by both judges."""
 
     name: str
     trained: float
@@ -38,7 +38,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """Between two evaluations the trained reward rose while the independent judge fell."""
+    """Two evaluations between which the trained reward rose and the independent judge's win rate fell."""
 
     since: str
     at: str
@@ -47,12 +47,12 @@ class Alarm:
 
 
 def length_controlled(preferences: Sequence[float], policy: Sequence[int], start: Sequence[int]) -> float:
-    """Win rate at equal length: a logistic regression on the length difference, read off at difference 0.
+    """Win rate at equal length: a logistic regression on the length difference, evaluated at difference 0.
 
     The model is p = σ(a + b · tanh(d / s)), d the difference of lengths in tokens and s its standard deviation, fitted
     by maximum likelihood with a small penalty on b; the result is σ(a). This is the length term of AlpacaEval 2's
     length-controlled win rate (arXiv 2404.04475) without its term for how hard a prompt is. Where all answers are as
-    long as the start's, or all comparisons end the same way, it is the plain win rate.
+    long as the start's, or all comparisons have the same outcome, it is the plain win rate.
 
     Raises:
         ValueError: if the sequences are empty or of different length.
@@ -67,7 +67,7 @@ def length_controlled(preferences: Sequence[float], policy: Sequence[int], start
     difference = np.asarray(policy, dtype=np.float64) - np.asarray(start, dtype=np.float64)
     spread = float(difference.std())
     if spread == 0.0:
-        # A difference that never varies cannot be told from the answers' quality.
+        # A constant difference cannot be separated from the quality of the answers.
         return rate
     if rate in (0.0, 1.0):
         return rate
@@ -78,29 +78,29 @@ def length_controlled(preferences: Sequence[float], policy: Sequence[int], start
         # log(1 + e^z) - y z is the negative log-likelihood of a share y.
         return float((np.logaddexp(0.0, logit) - y * logit).mean() + 0.5 * RIDGE * theta[1] ** 2)
 
-    found = optimize.minimize(loss, np.array([math.log(rate / (1 - rate)), 0.0]), method="BFGS")
-    return float(1.0 / (1.0 + math.exp(-found.x[0])))
+    fit = optimize.minimize(loss, np.array([math.log(rate / (1 - rate)), 0.0]), method="BFGS")
+    return float(1.0 / (1.0 + math.exp(-fit.x[0])))
 
 
 def alarms(curve: Sequence[Point], margin: float) -> list[Alarm]:
-    """Where the trained reward has gained at least ``margin`` while the independent judge lost at least as much.
+    """Evaluations at which the trained reward has gained at least ``margin`` and the independent judge lost as much.
 
-    Each evaluation is compared with the one before it at which the independent judge was best, so that a slow decline
-    counts as much as a sudden one.
+    Each evaluation is compared with the earlier one at which the independent judge was best, so that a slow decline
+    counts like a sudden one.
     """
-    found = []
+    raised = []
     for i in range(1, len(curve)):
-        # Of equally good ones the one that the trained judge liked least: what it gained since then was for nothing.
+        # Of equally good ones take the one with the lowest trained reward: all that was gained since then was in vain.
         best = max(curve[:i], key=lambda point: (point.independent, -point.trained))
         gained, lost = curve[i].trained - best.trained, best.independent - curve[i].independent
         # Rounding in the twelfth digit must not decide.
         if min(gained, lost) >= margin - 1e-12 and lost > 0 and gained > 0:
-            found.append(Alarm(best.name, curve[i].name, gained, lost))
-    return found
+            raised.append(Alarm(best.name, curve[i].name, gained, lost))
+    return raised
 
 
 SCORED_AT_ONCE = 8192
-"""Tokens that go through the network at once when answers are scored under the start."""
+"""Tokens per forward pass when answers are scored under the start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ class PolicyEvaluator:
         self._seed = derive_seed(seed, "policy evaluation")
 
     def evaluate(self, name: str) -> PolicyEvaluation:
-        """Answer every request with both and compare."""
+        """Sample an answer to every request from both and compare them."""
         policy, start = self._sample("policy"), self._sample("policy_ref")
         comparisons = [
             request.comparison(mine.samples[0].text, theirs.samples[0].text)
@@ -186,7 +186,7 @@ class PolicyEvaluator:
         }
 
     def _scores(self, comparisons: Sequence[Comparison], rows: list[dict[str, Any]]) -> dict[str, float]:
-        """The mean of what the independent judge gives single answers, if it can."""
+        """Mean score of single answers by the independent judge, if it gives scores."""
         scores = None if self._independent is None else self._independent.scores(comparisons)
         if scores is None:
             return {}
@@ -196,7 +196,7 @@ class PolicyEvaluator:
         return {"score": sum(scores) / len(scores), "score_low": low, "score_high": high}
 
     def _drift(self, policy: Sequence[RolloutGroup], lengths: Sequence[int], before: Sequence[int]) -> dict[str, float]:
-        """How far the policy is from its start: KL, lengths, and how many different answers it gives."""
+        """Distance of the policy from its start: KL, lengths, truncated and distinct answers."""
         samples = [group.samples[0] for group in policy]
         tokens = max(1, sum(lengths))
         kl = sum(sum(s.logprobs) for s in samples) - self._logprob_under_start(policy)
