@@ -1,28 +1,20 @@
-"""Serve a scripted model until a signal, as a process; it answers nothing before a line on standard input."""
+"""Serve a scripted model until a signal, as a process; the model waits for a line on standard input."""
 
 from __future__ import annotations
 
 import sys
 import threading
-from typing import Any
+from collections.abc import Sequence
 
 from rubric_arm_lite.reward_model.serve.app import Service, build_app
-from rubric_arm_lite.reward_model.serve.batcher import ModelDesk, Worker
-from rubric_arm_lite.reward_model.serve.security import GateSettings
+from rubric_arm_lite.reward_model.serve.batcher import Batcher
+from rubric_arm_lite.reward_model.serve.judge import BatchedJudge
+from rubric_arm_lite.reward_model.serve.schema import Body, WrittenRubric
+from rubric_arm_lite.reward_model.serve.security import SecuritySettings
 from rubric_arm_lite.reward_model.serve.server import bind, run, url_of
 from tests.serving import model
 
 GO = threading.Event()
-
-
-def when_told(answer: Any) -> Any:
-    """The same answers, from the moment on that :data:`GO` is set."""
-
-    def waits(questions: Any) -> Any:
-        GO.wait()
-        return answer(questions)
-
-    return waits
 
 
 def listen() -> None:
@@ -33,9 +25,14 @@ def listen() -> None:
 if __name__ == "__main__":
     threading.Thread(target=listen, daemon=True).start()
     scripted = model()
-    worker: Worker[Any, Any] = Worker(when_told(ModelDesk(scripted, None, "final").answer), batch=1)
-    service = Service("script", scripted.recipe, worker, lambda: ["final"], "final", 60.0)
+    judge = BatchedJudge(scripted, "final")
+
+    def answer(requests: Sequence[Body]) -> list[WrittenRubric | Exception]:
+        GO.wait()
+        return judge.answer(requests)
+
+    service = Service("script", judge, Batcher(answer, batch=1), 60.0)
     with bind("127.0.0.1", 0) as bound:
         url = url_of(bound, "127.0.0.1")
-        in_order = run(build_app(service, GateSettings()), bound, 60.0, lambda: print(url, flush=True), 1.5)
-    print(f"answered {len(scripted.model.calls)}, in order: {in_order}")  # type: ignore[attr-defined]
+        answered = run(build_app(service, SecuritySettings()), bound, 60.0, lambda: print(url, flush=True), 1.5)
+    print(f"answered {len(scripted.model.calls)}, all: {answered}")  # type: ignore[attr-defined]

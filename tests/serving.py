@@ -1,4 +1,4 @@
-"""A service over a scripted model, running on a free port, for tests that speak HTTP to it."""
+"""A service over a scripted model, running on a free port, for tests over HTTP."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from starlette.types import ASGIApp
 from rubric_arm_lite.models.sampler import NextWords, Sampling
 from rubric_arm_lite.reward_model.model import RubricRewardModel
 from rubric_arm_lite.reward_model.serve.app import Service, build_app
-from rubric_arm_lite.reward_model.serve.batcher import ModelDesk, Worker
-from rubric_arm_lite.reward_model.serve.schema import Question, Reply
-from rubric_arm_lite.reward_model.serve.security import GateSettings
+from rubric_arm_lite.reward_model.serve.batcher import Batcher
+from rubric_arm_lite.reward_model.serve.judge import BatchedJudge, settings_of
+from rubric_arm_lite.reward_model.serve.schema import Body, WrittenRubric
+from rubric_arm_lite.reward_model.serve.security import SecuritySettings
 from rubric_arm_lite.reward_model.serve.server import bind, url_of
 from rubric_arm_lite.types import Example, RolloutGroup, Rubric
 from tests.judgements import write_judgement
@@ -52,17 +53,17 @@ class Model(ScriptedSampler):
 
 
 def number_in(text: str) -> str:
-    found = re.search(r"\d+", text)
-    return found[0] if found else "0"
+    number = re.search(r"\d+", text)
+    return number[0] if number else "0"
 
 
 def writes(request: str, example: Example, index: int) -> Written:
-    """A rubric that tells which request it was written for."""
+    """A rubric that names the number of the request it was written for."""
     return RULE.format(number_in(request)) if "broken" not in request else "no rubric"
 
 
 def judges(a: str, b: str, rubric: Rubric, index: int) -> Written:
-    """What is good wins; the findings repeat the responses, so that a wrong pairing shows."""
+    """A good response wins; the findings repeat the responses, so that a wrong pairing shows."""
     findings = (
         {"A": f"{a} is met", "B": f"{b} is missed"} if "good" in a else {"A": f"{a} is missed", "B": f"{b} is met"}
     )
@@ -81,7 +82,7 @@ class Served:
 
     url: str
     model: RubricRewardModel
-    worker: Worker[Any, Any]
+    batcher: Batcher[Body, WrittenRubric]
     client: httpx.Client = field(repr=False)
 
     @property
@@ -102,22 +103,25 @@ def serving(
     on_state: Callable[[str], None] = lambda state: None,
     **settings: Any,
 ) -> Iterator[Served]:
-    """A service on a free port for the time of the ``with``; ``settings`` are the gate's or the worker's.
+    """A service on a free port for the time of the ``with``; ``settings`` are of the security or the batcher.
 
-    ``on_state`` is told the state of every batch: a scripted model has no adapters to load.
+    ``on_state`` is called with the state of every batch: a scripted model has no adapters to load.
     """
-    of_worker = {name: settings.pop(name) for name in ("batch", "window", "queue") if name in settings}
+    batching = {name: settings.pop(name) for name in ("batch", "window", "queue") if name in settings}
     reward_model = settings.pop("model", None) or model(delay)
-    desk = ModelDesk(reward_model, None, "final")
 
-    def answer(questions: Sequence[Question]) -> list[Reply | Exception]:
-        on_state(questions[0].state)
-        return desk.answer(questions)
+    class ScriptedJudge(BatchedJudge):
+        def states(self) -> list[str]:
+            return list(states)
 
-    worker = Worker(answer, alike=lambda q: q.state, **of_worker)
-    service = Service("test run", reward_model.recipe, worker, lambda: list(states), "final", seconds)
-    with listening(build_app(service, GateSettings(**settings), page)) as client:
-        yield Served(str(client.base_url), reward_model, worker, client)
+        def load(self, state: str) -> None:
+            on_state(state)
+
+    judge = ScriptedJudge(reward_model, "final")
+    batcher = Batcher(judge.answer, settings=settings_of, **batching)
+    service = Service("test run", judge, batcher, seconds)
+    with listening(build_app(service, SecuritySettings(**settings), page)) as client:
+        yield Served(str(client.base_url), reward_model, batcher, client)
 
 
 @contextmanager

@@ -1,9 +1,10 @@
-"""``rubric-arm serve`` and ``play`` on a run: the same answers as ``judge``, every state by its name."""
+"""``rubric-arm serve`` and ``play`` on a run: the same answers as ``judge``, every state by name."""
 
 from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +12,13 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.types import ASGIApp
 from typer.testing import CliRunner
 
 from rubric_arm_lite.cli import main as cli
 from rubric_arm_lite.cli import serve as cli_serve
 from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError, RubricArmError
-from rubric_arm_lite.reward_model.serve.app import Service, build_app
-from rubric_arm_lite.reward_model.serve.security import GateSettings
+from rubric_arm_lite.reward_model.serve import server
 from rubric_arm_lite.runs.directory import RunState
 from tests.serving import listening
 from tests.warm import begin, command, wait_for
@@ -60,26 +61,26 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def started(log: Path, *arguments: str | Path) -> Iterator[str]:
-    """A verb that serves, in a process of its own; it must end by SIGTERM with exit code 0."""
+    """Run a serving verb as a process; it must end by SIGTERM with exit code 0."""
     served = begin(command, *arguments, "--port", "0", log=log)
     try:
         wait_for(lambda: "; Ctrl-C stops)" in log.read_text(), served, log)
-        found = re.search(r"http://\S+/", log.read_text())
-        assert found is not None, log.read_text()
-        yield found[0]
+        url = re.search(r"http://\S+/", log.read_text())
+        assert url is not None, log.read_text()
+        yield url[0]
         served.terminate()
         served.join(30)
-        said = log.read_text()
-        assert served.exitcode == 0, said
-        assert "Stopped." in said
-        assert "Traceback" not in said
+        output = log.read_text()
+        assert served.exitcode == 0, output
+        assert "Stopped." in output
+        assert "Traceback" not in output
     finally:
         served.kill()
         served.join()
 
 
-def judged(run: Path, state: str, votes: int, tmp_path: Path) -> dict[str, object]:
-    """What ``rubric-arm judge`` says of the pair."""
+def judge_output(run: Path, state: str, votes: int, tmp_path: Path) -> dict[str, object]:
+    """The row that ``rubric-arm judge`` writes for the pair."""
     source, target = tmp_path / "in.jsonl", tmp_path / f"{state}-{votes}.jsonl"
     source.write_text(json.dumps(BODY))
     call = ["judge", str(run), str(source), str(target), "--votes", str(votes), "--state", state]
@@ -88,31 +89,32 @@ def judged(run: Path, state: str, votes: int, tmp_path: Path) -> dict[str, objec
     return dict(json.loads(target.read_text()))
 
 
-def texts_of(found: dict[str, Any]) -> dict[str, object]:
-    """An answer over HTTP, in the names of ``judge``."""
+def as_judge_row(answer: dict[str, Any]) -> dict[str, object]:
+    """An answer over HTTP under the column names of ``judge``."""
     names = ("winner", "confidence", "consistent")
-    texts = {"judgement": found["given"][0]["text"], "judgement_flipped": found["swapped"][0]["text"]}
-    return {**{name: found[name] for name in names}, "rubric": found["rubric"]["text"], **texts}
+    texts = {"judgement": answer["given"][0]["text"], "judgement_flipped": answer["swapped"][0]["text"]}
+    return {**{name: answer[name] for name in names}, "rubric": answer["rubric"]["text"], **texts}
 
 
 def test_play_has_every_state(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[tuple[Service, GateSettings, bool]] = []
+    apps: list[ASGIApp] = []
 
-    def start(service: Service, gate: GateSettings, bound: Any, host: str, page: bool) -> None:
-        assert host == "127.0.0.1"
-        started.append((service, gate, page))
+    def run_server(app: ASGIApp, bound: socket.socket, *_: object) -> bool:
+        assert bound.getsockname()[0] == "127.0.0.1"
+        apps.append(app)
+        return True
 
-    monkeypatch.setattr(cli_serve, "_serve_until_stopped", start)
+    monkeypatch.setattr(server, "run", run_server)
     assert CliRunner().invoke(cli.app, ["play", str(run), "--port", "0"], catch_exceptions=False).exit_code == 0
     texts = set()
-    with listening(build_app(*started[0])) as client:
+    with listening(apps[0]) as client:
         about = client.get("v1/about").json()
         assert about["states"] == ["warm-up", "state-000004", "final"]
         assert (about["state"], about["examples"]) == ("final", True)
         for state in ("warm-up", "final", "state-000004", "final"):
-            found = client.post("v1/compare", json={**BODY, "state": state}).json()
-            assert found["state"] == state
-            texts.add((state, found["given"][0]["text"], found["swapped"][0]["text"]))
+            answer = client.post("v1/compare", json={**BODY, "state": state}).json()
+            assert answer["state"] == state
+            texts.add((state, answer["given"][0]["text"], answer["swapped"][0]["text"]))
         assert len(texts) == 3  # the same again for the same state
         assert len({text[1:] for text in texts}) == 3  # and another for another
         example = client.get("v1/example").json()
@@ -128,7 +130,7 @@ def test_play_has_every_state(run: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert (long.status_code, "model.max_context (256)" in long.json()["error"]) == (422, True)
 
 
-def test_serve_says_what_judge_says(run: Path, tmp_path: Path) -> None:
+def test_serve_answers_as_judge_does(run: Path, tmp_path: Path) -> None:
     with (
         started(tmp_path / "log", "serve", run, "--state", "warm-up") as url,
         httpx.Client(base_url=url, timeout=60) as client,
@@ -137,8 +139,8 @@ def test_serve_says_what_judge_says(run: Path, tmp_path: Path) -> None:
         assert client.get("/").status_code == 404  # the page is play's
         assert client.post("v1/compare", json={**BODY, "state": "final"}).status_code == 422
         for votes in (1, 3):
-            found = client.post("v1/compare", json={**BODY, "votes": votes}).json()
-            assert texts_of(found).items() <= judged(run, "warm-up", votes, tmp_path).items()
+            answer = client.post("v1/compare", json={**BODY, "votes": votes}).json()
+            assert as_judge_row(answer).items() <= judge_output(run, "warm-up", votes, tmp_path).items()
 
 
 @pytest.mark.parametrize(
@@ -152,15 +154,15 @@ def test_serve_says_what_judge_says(run: Path, tmp_path: Path) -> None:
         (["play", "RUN", "--port", "0", "--state", "../../x"], BackendError, "is not one of"),
     ],
 )
-def test_what_cannot_be_served_is_one_error(
+def test_unservable_runs_and_options_are_one_error(
     run: Path, arguments: list[str], error: type[RubricArmError], needle: str
 ) -> None:
-    given = [str(run) if argument == "RUN" else argument for argument in arguments]
+    line = [str(run) if argument == "RUN" else argument for argument in arguments]
     with pytest.raises(error, match=re.escape(needle)):
-        CliRunner().invoke(cli.app, given, catch_exceptions=False)
+        CliRunner().invoke(cli.app, line, catch_exceptions=False)
 
 
-def test_a_page_for_a_judge_that_cannot_compare_is_refused(tmp_path: Path) -> None:
+def test_play_refuses_a_pointwise_judge(tmp_path: Path) -> None:
     from rubric_arm_lite.recipe.load import dump_recipe, load_recipe
 
     (tmp_path / "recipe.yaml").write_text(dump_recipe(load_recipe("arrow-testbed")))
@@ -169,14 +171,14 @@ def test_a_page_for_a_judge_that_cannot_compare_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("option", [("--timeout", "inf"), ("--timeout", "nan"), ("--wait-ms", "inf")])
-def test_times_without_an_end_are_refused(option: tuple[str, str]) -> None:
+def test_infinite_times_are_refused(option: tuple[str, str]) -> None:
     done = CliRunner().invoke(cli.app, ["serve", "nowhere", "--port", "0", *option], catch_exceptions=False)
     assert done.exit_code == 2 and option[0] in done.output
 
 
-def test_names_of_hosts() -> None:
-    given = ["My-Box.Example.org", ".Example.org.", "box"]
-    assert cli_serve.host_names(given) == ("my-box.example.org", ".example.org", "box")
+def test_host_names() -> None:
+    names = ["My-Box.Example.org", ".Example.org.", "box"]
+    assert cli_serve.host_names(names) == ("my-box.example.org", ".example.org", "box")
     for bad in ("", ".", "http://box", "box:8000", "a b", "*.example.org", "bücher.de"):
         with pytest.raises(ConfigError, match=re.escape(f"--allow-host {bad}: ")):
             cli_serve.host_names([bad])

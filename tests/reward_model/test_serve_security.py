@@ -1,4 +1,4 @@
-"""What a request must be before the service looks at it."""
+"""Checks of requests before the service handles them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def served() -> Iterator[Served]:
         yield s
 
 
-def said(reply: httpx.Response) -> str:
+def error_of(reply: httpx.Response) -> str:
     """The one sentence of a refusal."""
     assert reply.headers["content-type"] == "application/json"
     assert reply.json().keys() == {"error"}
@@ -32,7 +32,7 @@ def said(reply: httpx.Response) -> str:
 
 
 def raw(served: Served, request: bytes) -> bytes:
-    """Send bytes as they are and read until the service closes, or says nothing for a while."""
+    """Send bytes as they are and read until the service closes the connection, or is silent for a while."""
     port = int(served.url.rstrip("/").rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
         connection.sendall(request)
@@ -71,7 +71,7 @@ def test_only_known_names_are_answered(served: Served, host: str, passes: bool) 
     ):
         assert reply.status_code == (200 if passes else 403)
         if not passes:
-            assert "--allow-host" in said(reply)
+            assert "--allow-host" in error_of(reply)
 
 
 def test_host_names() -> None:
@@ -82,7 +82,7 @@ def test_a_page_of_another_site_cannot_post(served: Served) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", "application/jsonp"):
         reply = served.client.post("/v1/compare", content=b"{}", headers={"content-type": kind})
         assert reply.status_code == 415
-        assert "application/json" in said(reply)
+        assert "application/json" in error_of(reply)
     asks = {"origin": "http://evil.example", "access-control-request-method": "POST"}
     preflight = served.client.options("/v1/compare", headers=asks)
     assert preflight.status_code == 405
@@ -107,7 +107,7 @@ def test_bodies_have_a_hard_limit(served: Served) -> None:
     large = {**PAIR, "response_a": "x" * 3000}
     reply = served.client.post("/v1/compare", json=large)
     assert reply.status_code == 413
-    assert "2000 bytes" in said(reply)
+    assert "2000 bytes" in error_of(reply)
 
     def chunks() -> Iterator[bytes]:  # without a length
         for _ in range(100):
@@ -129,13 +129,18 @@ def test_bodies_have_a_hard_limit(served: Served) -> None:
     assert served.post("/v1/compare", **PAIR).status_code == 200
 
 
-def test_a_key_if_there_is_one() -> None:
+def test_a_key_is_required_if_set() -> None:
     with serving(key=KEY) as served:
-        for given in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {KEY}"}, {"authorization": KEY}):
-            reply = served.client.post("/v1/compare", json=PAIR, headers=given)
+        for headers in (
+            {},
+            {"authorization": "Bearer wrong"},
+            {"authorization": f"Basic {KEY}"},
+            {"authorization": KEY},
+        ):
+            reply = served.client.post("/v1/compare", json=PAIR, headers=headers)
             assert reply.status_code == 401
             assert reply.headers["www-authenticate"] == "Bearer"
-            assert KEY not in said(reply)
+            assert KEY not in error_of(reply)
         odd = served.client.get("/v1/about", headers={"authorization": b"Bearer \xff\xfe"})
         assert odd.status_code == 401
         right = served.client.post("/v1/compare", json=PAIR, headers={"authorization": f"bearer {KEY}"})
@@ -144,7 +149,7 @@ def test_a_key_if_there_is_one() -> None:
         assert served.client.get("/v1/about").status_code == 401
 
 
-def test_too_many_open_requests_are_sent_away() -> None:
+def test_too_many_open_requests_are_refused() -> None:
     with serving(max_open=0) as served:
         reply = served.post("/v1/rubric", prompt="request")
         assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")

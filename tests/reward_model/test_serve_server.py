@@ -1,4 +1,4 @@
-"""Binding, and stopping in good order."""
+"""Binding an address, and stopping without losing a request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ import httpx
 import pytest
 
 from rubric_arm_lite.errors import ConfigError
-from rubric_arm_lite.reward_model.serve.server import bind, is_loopback, key_from, url_of
+from rubric_arm_lite.reward_model.serve.server import bind, check_installed, is_loopback, key_from, url_of
+
+
+def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_installed()
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(ConfigError, match=r"^uvicorn is not installed; .* pip install -e '\.\[serve\]'$"):
+        check_installed()
 
 
 def test_addresses() -> None:
@@ -30,7 +37,7 @@ def test_addresses() -> None:
         assert not is_loopback(bound)
 
 
-def test_addresses_that_cannot_be_had() -> None:
+def test_unusable_addresses() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"--port {port} cannot be used: Address already in use"):
@@ -53,7 +60,7 @@ def test_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def serving() -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The service in a process of its own, and its address; what it is asked waits for :func:`let_go`."""
+    """The service in a process of its own, and its address; its model waits for :func:`let_go`."""
     root, pipe = Path(__file__).resolve().parents[2], subprocess.PIPE
     command = [sys.executable, "-m", "tests.serve_script"]
     served = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=root)
@@ -72,8 +79,8 @@ def let_go(served: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_what_was_asked_be_answered(number: signal.Signals) -> None:
-    """Eight requests, asked one at a time, of which seven still wait when the signal comes."""
+def test_requests_taken_before_a_signal_are_answered(number: signal.Signals) -> None:
+    """Eight requests in batches of one, of which seven still wait when the signal comes."""
     with serving() as (served, url):
         with ThreadPoolExecutor(8) as pool:
             bodies = [{"prompt": f"request {i}"} for i in range(8)]
@@ -86,12 +93,12 @@ def test_a_signal_lets_what_was_asked_be_answered(number: signal.Signals) -> Non
                 f"The response is number {i}" for i in range(8)
             ]
         out, err = served.communicate(timeout=30)
-        assert (served.returncode, out) == (0, "answered 8, in order: True\n")
+        assert (served.returncode, out) == (0, "answered 8, all: True\n")
         assert "Traceback" not in err
 
 
-def test_connections_without_a_whole_request_are_closed() -> None:
-    """With neither a first byte, nor the end of a head, nor a second request; one that is waited for stays."""
+def test_idle_connections_are_closed() -> None:
+    """Without a first byte, without the end of a head, without the end of a second head; one with a request stays."""
     with serving() as (served, url):
         port, whole = int(url.rstrip("/").rpartition(":")[2]), b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
         body = b'{"prompt": "request 1"}'
@@ -120,7 +127,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def answers(url: str) -> bool:
-    """Whether a new connection is taken."""
+    """Whether the service accepts a new connection."""
     try:
         httpx.get(f"{url}healthz", timeout=5)
     except httpx.HTTPError:

@@ -1,6 +1,6 @@
-"""The model as an HTTP service, and the local page on top of it.
+"""The reward model as an HTTP service, and a local page on top of it.
 
-A request goes through :mod:`.gate` (host, key, size), is read by :mod:`.bodies`, waits in the queue of :mod:`.worker`,
-is answered together with others by :mod:`.questions`, and goes back as JSON (:mod:`.answers`). :mod:`.app` ties these
-together and :mod:`.server` runs them until it is told to stop.
+A request passes :mod:`.security` (host, key, size), becomes a pydantic model of :mod:`.schema`, waits in the queue of
+:mod:`.batcher`, is answered by :mod:`.judge` together with others of equal settings, and leaves as another pydantic
+model. :mod:`.app` defines the routes, :mod:`.server` runs them until a signal.
 """

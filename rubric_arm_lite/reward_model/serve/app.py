@@ -1,11 +1,10 @@
-"""The service: its paths, and what becomes of a question between its request and its answer."""
+"""The routes of the service, its error answers, its list of routes at ``/docs`` and the page at ``/``."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -16,140 +15,17 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from rubric_arm_lite import __version__
-from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError, DataError, PromptTooLongError
+from rubric_arm_lite import __version__, errors
 from rubric_arm_lite.recipe import Recipe
-from rubric_arm_lite.reward_model.serve.batcher import ClosedError, QueueFullError, Worker
-from rubric_arm_lite.reward_model.serve.schema import (
-    MAX_VOTES,
-    CompareBody,
-    ComparedResponses,
-    Question,
-    Refused,
-    Reply,
-    RubricBody,
-    ScoreBody,
-    ScoredResponse,
-    ScoreQuestion,
-    WrittenRubric,
-    answer_to,
-    printable,
-    sentence,
-)
-from rubric_arm_lite.reward_model.serve.security import Gate, GateSettings, Refusal, log_error
-
-FILES = {
-    "/": ("index.html", "text/html"),
-    "/page.css": ("page.css", "text/css"),
-    "/page.js": ("page.js", "text/javascript"),
-}
-
-
-def add_page(app: FastAPI) -> None:
-    """Serve the page for people at ``/``."""
-    for path, (name, kind) in FILES.items():
-        _add_file(app, path, _read(name), kind)
-
-
-def add_docs(app: FastAPI) -> None:
-    """Serve ``/docs``, made from the service's own OpenAPI document; call it when all paths are there."""
-    from jinja2 import Environment, StrictUndefined
-
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_read("docs.html"))
-    document = app.openapi()
-    page = template.render(paths=_paths(document), version=document["info"]["version"])
-    _add_file(app, "/docs", page, "text/html")
-    _add_file(app, "/docs.css", _read("page.css"), "text/css")
-
-
-def _add_file(app: FastAPI, path: str, content: str, kind: str) -> None:
-    async def file() -> Response:
-        return Response(content, media_type=kind)
-
-    app.get(path, include_in_schema=False)(file)
-
-
-def _read(name: str) -> str:
-    return resources.files("rubric_arm_lite.reward_model.serve").joinpath("page", name).read_text("utf-8")
-
-
-def _paths(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every path with its summary, the fields that go in and out, and an example of its body."""
-    schemas = document.get("components", {}).get("schemas", {})
-    found = []
-    for path, methods in document["paths"].items():
-        for method, said in methods.items():
-            body = _of(_held(said.get("requestBody", {})), schemas)
-            answer = _of(_held(said["responses"].get("200", {})), schemas)
-            example = {
-                name: field["examples"][0] for name, field in body.get("properties", {}).items() if "examples" in field
-            }
-            example.pop("rubric", None)
-            found.append(
-                {
-                    "path": path,
-                    "method": method.upper(),
-                    "summary": said["summary"],
-                    "fields": _fields(body, schemas),
-                    "answers": _fields(answer, schemas),
-                    "example": json.dumps(example, ensure_ascii=False, indent=2) if example else "",
-                }
-            )
-    return found
-
-
-def _held(holder: dict[str, Any]) -> dict[str, Any]:
-    schema: dict[str, Any] = holder.get("content", {}).get("application/json", {}).get("schema", {})
-    return schema
-
-
-def _of(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
-    """The schema itself, or the one that it refers to."""
-    found: dict[str, Any] = schemas.get(schema.get("$ref", "").rpartition("/")[2], schema)
-    return found
-
-
-def _fields(schema: dict[str, Any], schemas: dict[str, Any]) -> list[dict[str, str]]:
-    needed = schema.get("required", [])
-    return [
-        {
-            "name": name,
-            "kind": _kind(field, schemas),
-            "needed": "needed" if name in needed else "",
-            "said": _said(field),
-        }
-        for name, field in schema.get("properties", {}).items()
-    ]
-
-
-def _kind(field: dict[str, Any], schemas: dict[str, Any]) -> str:
-    if "anyOf" in field:
-        return " or ".join(_kind(one, schemas) for one in field["anyOf"])
-    if "enum" in field:
-        return " or ".join(map(str, field["enum"]))
-    if field.get("type") == "array":
-        return f"list of {_kind(field.get('items', {}), schemas)}"
-    inside = _of(field, schemas).get("properties", {})
-    if inside:
-        return "{" + ", ".join(f"{name}: {_kind(one, schemas)}" for name, one in inside.items()) + "}"
-    return str(field.get("type", "anything"))
-
-
-def _said(field: dict[str, Any]) -> str:
-    parts = [field.get("description", "")]
-    if "maxLength" in field:
-        parts.append(f"At most {field['maxLength']:,} characters.")
-    if "maximum" in field:
-        parts.append(f"{field['minimum']:g} to {field['maximum']:g}.")
-    if field.get("default") is not None:
-        parts.append(f"Default: {json.dumps(field['default'])}.")
-    return " ".join(part for part in parts if part)
-
+from rubric_arm_lite.reward_model.serve import schema
+from rubric_arm_lite.reward_model.serve.batcher import Batcher
+from rubric_arm_lite.reward_model.serve.judge import BatchedJudge
+from rubric_arm_lite.reward_model.serve.security import AsciiJSON, SecurityMiddleware, SecuritySettings, refusal
 
 CLIENT_GONE = 499
-"""Status in the log of a request whose client left; nobody reads it."""
-EXAMPLES = 40
-"""Pairs of the testbed that the page draws its examples from."""
+"""Status in the log of a request whose client left; nobody receives it."""
+EXAMPLE_BLOCKS = 40
+"""Prompts of the testbed that the page draws its examples from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,35 +34,25 @@ class Service:
 
     Attributes:
         name: what the page calls it.
-        states: the states that may be asked for, looked up anew each time since a run may go on.
-        state: the one that answers if a request names none.
-        seconds: time for one request, waiting included.
+        batcher: the queue in front of ``judge``.
+        seconds: time limit of one request, waiting included.
     """
 
     name: str
-    recipe: Recipe
-    worker: Worker[Question, Reply]
-    states: Callable[[], list[str]]
-    state: str
+    judge: BatchedJudge
+    batcher: Batcher[schema.Body, schema.WrittenRubric]
     seconds: float = 300.0
 
 
-def build_app(service: Service, gate: GateSettings, page: bool = False) -> ASGIApp:
-    """The service as an ASGI application.
-
-    Args:
-        page: whether the page for people is there, at ``/``.
-    """
+def build_app(service: Service, security: SecuritySettings, page: bool = False) -> ASGIApp:
+    """The service as an ASGI application; ``page`` adds the page for people at ``/``."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        # All requests have been answered by now; at most a batch nobody waits for any more is being asked.
-        service.worker.close(timeout=service.seconds)
+        # All requests have been answered by now; at most, a batch is running that nobody waits for any more.
+        service.batcher.close(timeout=service.seconds)
 
-    refused: dict[int | str, dict[str, Any]] = {
-        status: {"model": Refused} for status in (400, 401, 403, 408, 409, 413, 415, 422, 501, 502, 503, 504)
-    }
     app = FastAPI(
         title="rubric-arm",
         version=__version__,
@@ -194,165 +60,148 @@ def build_app(service: Service, gate: GateSettings, page: bool = False) -> ASGIA
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        redirect_slashes=False,  # where to is made of the Host header, and no sentence
-        responses=refused,
+        redirect_slashes=False,  # a redirect would repeat the Host header
+        default_response_class=AsciiJSON,
+        responses={s: {"model": schema.Refused} for s in (400, 401, 403, 408, 409, 413, 415, 422, 501, 502, 503, 504)},
     )
-    _add_errors(app)
-    _add_questions(app, service)
-    _add_facts(app, service)
-    add_docs(app)
-    if page:
-        add_page(app)
-        _add_example(app, service.recipe)
-    return Gate(app, gate)
+    _add_error_handlers(app)
+    _add_routes(app, service)
+    recipe = service.judge.model.recipe
+    if page and recipe.data.source == "testbed":
+        _add_examples(app, recipe)
+    _add_files(app, page)
+    return SecurityMiddleware(app, security)
 
 
-def _add_questions(app: FastAPI, service: Service) -> None:
-    async def answered(body: RubricBody | CompareBody | ScoreBody, request: Request) -> Response:
-        question = body.question(_state(service, body.state))
-        reply = await _ask(service, question, request)
-        return Response(status_code=CLIENT_GONE) if reply is None else _json(answer_to(question, reply).model_dump())
+def _add_routes(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/rubric", summary="Write a rubric for a prompt")
+    async def rubric(body: schema.RubricBody, request: Request) -> schema.WrittenRubric:
+        return await _answer(service, body, request)
 
-    @app.post("/v1/rubric", summary="Write a rubric for a prompt", responses={200: {"model": WrittenRubric}})
-    async def rubric(body: RubricBody, request: Request) -> Response:
-        return await answered(body, request)
+    @app.post("/v1/compare", summary="Judge two responses", response_model=schema.ComparedResponses)
+    async def compare(body: schema.CompareBody, request: Request) -> schema.WrittenRubric:
+        return await _answer(service, body, request)
 
-    @app.post("/v1/compare", summary="Judge two responses", responses={200: {"model": ComparedResponses}})
-    async def compare(body: CompareBody, request: Request) -> Response:
-        return await answered(body, request)
+    @app.post("/v1/score", summary="Score one response", response_model=schema.ScoredResponse)
+    async def score(body: schema.ScoreBody, request: Request) -> schema.WrittenRubric:
+        return await _answer(service, body, request)
 
-    @app.post("/v1/score", summary="Score one response", responses={200: {"model": ScoredResponse}})
-    async def score(body: ScoreBody, request: Request) -> Response:
-        return await answered(body, request)
-
-
-def _add_facts(app: FastAPI, service: Service) -> None:
-    @app.get("/healthz", summary="Whether questions are answered")
-    async def health() -> Response:
-        alive = service.worker.alive
-        found = {"status": "ok" if alive else "stopped", "waiting": service.worker.waiting, "version": __version__}
-        return _json(found, 200 if alive else 503)
+    @app.get("/healthz", summary="Whether requests are answered")
+    async def health(response: Response) -> dict[str, Any]:
+        alive = service.batcher.alive
+        response.status_code = 200 if alive else 503
+        return {"status": "ok" if alive else "stopped", "waiting": service.batcher.waiting, "version": __version__}
 
     @app.get("/v1/about", summary="What is served")
-    async def about() -> Response:
-        return _json(
-            {
-                "name": service.name,
-                "recipe": service.recipe.name,
-                "state": service.state,
-                "states": service.states(),
-                "max_votes": MAX_VOTES,
-                "examples": service.recipe.data.source == "testbed",
-            }
-        )
+    async def about() -> dict[str, Any]:
+        recipe = service.judge.model.recipe
+        return {
+            "name": service.name,
+            "recipe": recipe.name,
+            "state": service.judge.state,
+            "states": service.judge.states(),
+            "max_votes": schema.MAX_VOTES,
+            "examples": recipe.data.source == "testbed",
+        }
 
 
-def _add_example(app: FastAPI, recipe: Recipe) -> None:
-    if recipe.data.source != "testbed":
-        return
-    from rubric_arm_lite.data.testbed.world import World
-
-    blocks = World(recipe.seed, recipe.data.world).blocks("test", EXAMPLES)
-    pairs = [pair for block in blocks for pair in block.pairs]
-    drawn = random.Random()
-
-    @app.get("/v1/example", summary="A pair of the testbed, in a drawn order")
-    async def example() -> Response:
-        pair = drawn.choice(pairs)
-        shown = pair.present(drawn.choice(("A", "B"))).comparison
-        return _json({"prompt": shown.prompt, "response_a": shown.response_a, "response_b": shown.response_b})
-
-
-def _state(service: Service, asked: str | None) -> str:
-    if asked is None or asked == service.state:
-        return service.state
-    states = service.states()
-    if asked not in states:
-        raise Refusal(422, f"state: {printable(asked)} is not served here. Use one of {', '.join(states)}.")
-    return asked
-
-
-async def _ask(service: Service, question: Question, request: Request) -> Reply | None:
-    """Wait for the answer, as long as the client does and the time lasts; None if the client left.
+async def _answer(service: Service, body: schema.Body, request: Request) -> schema.WrittenRubric:
+    """Wait for the answer, as long as the client does and the time lasts.
 
     Raises:
-        Refusal: if there is no room, no time, or no answer to this question.
+        HTTPException: if the state is not served, the queue is full, the client left or the time is over.
+        Exception: what the reward model raised for this request.
     """
-    worker = service.worker
+    if body.state not in (None, service.judge.state) and body.state not in (states := service.judge.states()):
+        raise HTTPException(
+            422, f"state: {schema.printable(body.state)} is not served here. Use one of {', '.join(states)}."
+        )
+    answer = asyncio.wrap_future(service.batcher.submit(body))
+    gone = asyncio.ensure_future(_disconnected(request))
     try:
-        answer = asyncio.wrap_future(worker.submit(question))
-    except QueueFullError:
-        after = {"retry-after": str(worker.wait_estimate())}
-        raise Refusal(503, f"{worker.waiting} questions are waiting already. Try again later.", after) from None
-    except ClosedError:
-        raise Refusal(503, "The service is stopping. Ask another, or again later.") from None
-    gone = asyncio.ensure_future(_left(request))
-    try:
-        first: set[asyncio.Future[Any]] = {answer, gone}
-        done, _ = await asyncio.wait(first, timeout=service.seconds, return_when=asyncio.FIRST_COMPLETED)
-        if answer in done:
+        await asyncio.wait((answer, gone), timeout=service.seconds, return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
             return answer.result()
-        if gone in done:
-            return None
-        raise Refusal(504, f"There was no answer within {service.seconds:g} seconds. Ask for less, or again later.")
-    except (Refusal, asyncio.CancelledError):
-        raise
-    except Exception as error:
-        raise _refusal(question, error) from None
+        if gone.done():
+            raise HTTPException(CLIENT_GONE, "The client left.")
+        limit = f"{service.seconds:g} seconds"
+        raise HTTPException(504, f"There was no answer within {limit}. Ask for less, or try again later.")
     finally:
         gone.cancel()
-        answer.cancel()  # takes the question out of the queue, if it still waits there
+        answer.cancel()  # takes the request out of the queue, if it still waits there
 
 
-async def _left(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def _refusal(question: Question, error: Exception) -> Refusal:
-    match error:
-        case DataError() | PromptTooLongError():
-            return Refusal(422, str(error))
-        case CheckpointError():
-            return Refusal(409, str(error))
-        case ConfigError():  # of the run that is served, which has another kind of judge
-            return Refusal(501, str(error))
-        case BackendError():
-            # Scores need what not every backend has; everything else is a server behind this one.
-            return Refusal(501 if isinstance(question, ScoreQuestion) else 502, str(error))
-        case _:
-            log_error(error)
-            return Refusal(500, "The model failed on this request. The log says where; please report it.")
+def _add_examples(app: FastAPI, recipe: Recipe) -> None:
+    from rubric_arm_lite.data.testbed.world import World
+
+    blocks = World(recipe.seed, recipe.data.world).blocks("test", EXAMPLE_BLOCKS)
+    pairs = [pair for block in blocks for pair in block.pairs]
+    draw = random.Random()
+
+    @app.get("/v1/example", summary="A random pair of the testbed, in random order")
+    async def example() -> dict[str, Any]:
+        shown = draw.choice(pairs).present(draw.choice(("A", "B"))).comparison
+        return {"prompt": shown.prompt, "response_a": shown.response_a, "response_b": shown.response_b}
 
 
-def _add_errors(app: FastAPI) -> None:
-    @app.exception_handler(Refusal)
-    async def refused(_: Request, refusal: Refusal) -> Response:
-        return _json({"error": refusal.sentence}, refusal.status, refusal.headers)
+def _add_files(app: FastAPI, page: bool) -> None:
+    """Serve ``/docs``, rendered from the service's own OpenAPI document, and the page for people."""
+    from jinja2 import Environment
 
-    @app.exception_handler(DataError)
-    async def unusable(_: Request, error: DataError) -> Response:
-        return _json({"error": str(error)}, 422)
+    folder = resources.files("rubric_arm_lite.reward_model.serve") / "page"
 
+    def add(path: str, name: str, media_type: str, render: bool = False) -> None:
+        content = (folder / name).read_text("utf-8")
+        if render:
+            content = Environment(autoescape=True).from_string(content).render(document=app.openapi())
+
+        @app.get(path, include_in_schema=False)
+        async def file() -> Response:
+            return Response(content, media_type=media_type)
+
+    add("/docs", "docs.html", "text/html", render=True)
+    add("/docs.css", "page.css", "text/css")
+    if page:
+        add("/", "index.html", "text/html")
+        add("/page.css", "page.css", "text/css")
+        add("/page.js", "page.js", "text/javascript")
+
+
+def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        errors = error.errors()
-        return _json({"error": sentence(errors)}, 400 if errors[0]["type"] == "json_invalid" else 422)
+        details = error.errors()
+        return refusal(400 if details[0]["type"] == "json_invalid" else 422, schema.validation_message(details))
+
+    @app.exception_handler(errors.RubricArmError)
+    async def failed(request: Request, error: errors.RubricArmError) -> Response:
+        match error:
+            case errors.DataError() | errors.PromptTooLongError():
+                status = 422
+            case errors.CheckpointError():
+                status = 409
+            case errors.BackendError() if request.url.path != "/v1/score":  # the server behind this one
+                status = 502
+            case errors.ConfigError() | errors.BackendError():  # wrong kind of judge; no probabilities
+                status = 501
+            case _:
+                raise error
+        return refusal(status, str(error))
+
+    @app.exception_handler(Exception)  # logged by the middleware, without its message
+    async def broken(_: Request, error: Exception) -> Response:
+        return refusal(500, "The service failed on this request. Its log says where; please report it.")
 
     @app.exception_handler(HTTPException)
-    async def other(_: Request, error: HTTPException) -> Response:
-        match error.status_code:
-            case 404:
-                said = "There is nothing at this path. /docs lists what there is."
-            case 405:
-                said = "This path does not take that method. /docs says which."
-            case 400:
-                said = "The body is not JSON that can be read. Send one JSON object."
-            case _:
-                said = str(error.detail)
-        return _json({"error": said}, error.status_code, error.headers)
-
-
-def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    # In ASCII, so that half of a surrogate pair in a model's text is an escape and no failure.
-    return Response(json.dumps(value), status, headers, "application/json")
+    async def refused(_: Request, error: HTTPException) -> Response:
+        sentences = {  # in place of Starlette's and FastAPI's own
+            400: "The body is not JSON that can be read. Send one JSON object.",
+            404: "There is nothing at this path. /docs lists what there is.",
+            405: "This path does not take that method. /docs says which.",
+        }
+        return refusal(error.status_code, sentences.get(error.status_code, error.detail), error.headers)

@@ -1,14 +1,14 @@
 "use strict";
-// The page for people. Texts of models and of the person are only ever set as textContent or as a field's value, so
-// nothing in them can become a part of the page. All paths are relative: the page works behind a proxy's path.
+// The page for people. Texts of models and users are only ever set as textContent or as the value of a field, so they
+// cannot inject markup. All paths are relative: the page works behind the path of a proxy.
 
 const $ = (id) => document.getElementById(id);
 const FIELDS = ["prompt", "response_a", "response_b"];
 const KINDS = { hard_rule: "Hard Rule", principle: "Principle" };
 
-let edited = false; // whether the rubric on the page is the person's
+let edited = false; // whether the rubric on the page is the user's
 let shown = null; // the newest answer
-let running = null; // the AbortController of the question being asked
+let running = null; // the AbortController of the request in progress
 
 function make(tag, className = "", text = "") {
   const element = document.createElement(tag);
@@ -32,12 +32,12 @@ async function ask(path, body, signal) {
     if (error.name === "AbortError") throw error;
     throw new Error("The service cannot be reached. Is rubric-arm play still running?");
   }
-  const found = await reply.json().catch(() => ({}));
-  if (!reply.ok) throw new Error(found.error || `The service answered ${reply.status}.`);
-  return found;
+  const answer = await reply.json().catch(() => ({}));
+  if (!reply.ok) throw new Error(answer.error || `The service answered ${reply.status}.`);
+  return answer;
 }
 
-function say(problem) {
+function showProblem(problem) {
   $("problem").textContent = problem;
   $("problem").hidden = !problem;
 }
@@ -55,7 +55,7 @@ async function judge() {
   const body = Object.fromEntries(FIELDS.map((id) => [id, $(id).value]));
   const missing = FIELDS.find((id) => !body[id].trim());
   if (missing) {
-    say("Fill in the prompt and both responses.");
+    showProblem("Fill in the prompt and both responses.");
     $(missing).focus();
     return;
   }
@@ -64,19 +64,19 @@ async function judge() {
   if (edited) {
     body.rubric = rubricText();
     if (!body.rubric) {
-      say("The rubric has no criteria. Add one, or go back to the model’s.");
+      showProblem("The rubric has no criteria. Add one, or go back to the model’s.");
       return;
     }
   }
   running?.abort();
   const mine = running = new AbortController();
-  say("");
+  showProblem("");
   setBusy(edited ? "Judging in both orders …" : "Writing a rubric, judging in both orders …");
   try {
     show(await ask("v1/compare", body, mine.signal), edited);
     if (FIELDS.some((id) => $(id).value !== body[id])) markStale(true); // changed meanwhile
   } catch (error) {
-    if (error.name !== "AbortError") say(error.message);
+    if (error.name !== "AbortError") showProblem(error.message);
   } finally {
     if (running === mine) {
       running = null;
@@ -95,7 +95,7 @@ function show(answer, own) {
   const unknown = answer.unknown_words;
   if (unknown.length) {
     const more = unknown.length > 12 ? " …" : "";
-    say(`This model does not know ${unknown.slice(0, 12).join(", ")}${more}; it reads them as blanks.`);
+    showProblem(`This model does not know ${unknown.slice(0, 12).join(", ")}${more}; it reads them as blanks.`);
   }
   markStale(false);
   $("verdict").scrollIntoView({ block: "nearest", behavior: "smooth" });
@@ -105,20 +105,20 @@ function showVerdict(answer) {
   const winner = answer.winner;
   $("winner").className = winner ? winner.toLowerCase() : "";
   $("winner").textContent = winner ? `Response ${winner} is better` : "No verdict";
-  const asked = answer.given.length + answer.swapped.length;
-  const said = Math.round(answer.confidence * asked);
-  let share = `${said} of ${count(asked, "judgement")} name it (confidence ${Math.round(answer.confidence * 100)} %).`;
-  if (!asked) share = "The rubric cannot be used, so nothing was judged. Write one below, or try another checkpoint.";
+  const total = answer.given.length + answer.swapped.length;
+  const naming = Math.round(answer.confidence * total);
+  let share = `${naming} of ${count(total, "judgement")} name it (confidence ${Math.round(answer.confidence * 100)} %).`;
+  if (!total) share = "The rubric cannot be used, so nothing was judged. Write one below, or try another checkpoint.";
   else if (!winner && positional(answer)) share = "The judge names another response when the order changes, so neither wins.";
   else if (!winner) share = "The judgements are even, or could not be read. More judgements per order may settle it.";
   else if (!answer.consistent) share += " They do not all agree.";
   $("share").textContent = share;
   const orders = [["A shown first", answer.given], ["B shown first", answer.swapped]];
-  $("orders").replaceChildren(...(asked ? orders.map(([name, found]) => orderOf(name, found)) : []));
+  $("orders").replaceChildren(...(total ? orders.map(([name, judgements]) => orderOf(name, judgements)) : []));
 }
 
 function positional(answer) {
-  const [given, swapped] = [answer.given, answer.swapped].map((found) => new Set(found.map((one) => one.winner)));
+  const [given, swapped] = [answer.given, answer.swapped].map((judgements) => new Set(judgements.map((one) => one.winner)));
   return given.size === 1 && swapped.size === 1 && !given.has(null) && !swapped.has(null);
 }
 
@@ -185,17 +185,17 @@ function addRow(text, kind, finding) {
 function cellOf(letter, remarks) {
   const cell = make("td");
   cell.dataset.letter = letter;
-  const said = make("div");
-  if (remarks === undefined) said.append(make("p", "quiet", "Not judged yet"));
-  else if (!remarks.length) said.append(make("p", "quiet", "Nothing readable was said"));
+  const lines = make("div");
+  if (remarks === undefined) lines.append(make("p", "quiet", "Not judged yet"));
+  else if (!remarks.length) lines.append(make("p", "quiet", "No readable justification"));
   for (const remark of remarks ?? []) {
     const line = make("p");
     if (remark.met !== null) line.append(make("span", `mark ${remark.met ? "met" : "missed"}`, remark.met ? "✓ met" : "✗ missed"));
     if (remarks.length > 1) line.append(make("span", "mark times", `${remark.count} ×`));
     line.append(document.createTextNode(remark.text));
-    said.append(line);
+    lines.append(line);
   }
-  cell.append(said);
+  cell.append(lines);
   return cell;
 }
 
@@ -209,7 +209,7 @@ function number() {
 }
 
 function change() {
-  running?.abort(); // its answer would take the place of what is being written
+  running?.abort(); // its answer would replace what the user is writing
   edited = true;
   number();
   $("table").hidden = !$("criteria").rows.length;
@@ -285,7 +285,7 @@ $("example").addEventListener("click", async () => {
     edited = false;
     await judge();
   } catch (error) {
-    say(error.message);
+    showProblem(error.message);
   }
 });
 for (const id of FIELDS) $(id).addEventListener("input", () => { if (shown) markStale(true); });
@@ -293,4 +293,4 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !running) judge();
 });
 window.addEventListener("resize", () => document.querySelectorAll(".criterion textarea").forEach(grow));
-start().catch((error) => say(error.message));
+start().catch((error) => showProblem(error.message));
