@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.recipe import load as recipe_file
-from rubric_arm_lite.recipe.fields import GRPOSettings, LoraSettings, ModelSettings, Recipe
+from rubric_arm_lite.recipe.fields import GRPOSettings, LoraSettings, ModelSettings, Recipe, RunSettings, Settings
 from rubric_arm_lite.recipe.load import (
     dump_recipe,
     load_recipe,
+    load_settings,
     recipe_hash,
     recipes_folder,
     resolve_recipe_path,
@@ -280,7 +281,7 @@ BAD_FILES = [
         "judge:\nseed: 1\n",
         "line 1: `judge` is null. Allowed: a section of fields. Put fields under it, or leave it out",
     ),
-    ("warmup: null\n", "line 1: `warmup` is null. Allowed: a section of fields. For none of it write warmup: {source"),
+    ("warmup: null\n", "line 1: `warmup` is null. Allowed: a section of fields. To turn it off write warmup: {source"),
     ("data: null\n", "line 1: `data` is null. Allowed: a section of fields. Put fields under it"),
     ("judge: [1]\n", "line 1: `judge` is a list. Allowed: a section of fields."),
     ("schedule:\n  until: soon\n", "line 2: `schedule.until` is 'soon'. Allowed: a section of fields or null."),
@@ -315,10 +316,10 @@ BAD_FILES = [
     ("seed: 1\nrubric: *j\n", "line 2: not YAML (found undefined alias 'j')"),
     (
         "seed: 1\nname: !!python/name:os.system x\n",
-        "line 2: the tag tag:yaml.org,2002:python/name:os.system is not read.",
+        "line 2: a recipe has no values with the tag tag:yaml.org,2002:python/name:os.system.",
     ),
-    ("name: !!binary aGk=\n", "line 1: the tag tag:yaml.org,2002:binary is not read."),
-    ("name: !mine x\n", "line 1: the tag !mine is not read. Leave it out."),
+    ("name: !!binary aGk=\n", "line 1: a recipe has no values with the tag tag:yaml.org,2002:binary."),
+    ("name: !mine x\n", "line 1: a recipe has no values with the tag !mine. Remove the tag."),
     ("seed: !!int x\n", "line 1: 'x' does not fit its tag tag:yaml.org,2002:int."),
     ("seed: !!bool x\n", "line 1: 'x' does not fit its tag tag:yaml.org,2002:bool."),
     ("seed: 99999999999999999999\n", "line 1: a whole number beyond 64 bits."),
@@ -361,7 +362,7 @@ BAD_OVERRIDES = [
     ("description=\ud800", "has half of a surrogate pair"),
     ("\ud800=1", "has half of a surrogate pair"),
     ("description=a\0", "not YAML (a control character)"),
-    ("extends=base.yaml", "extends belongs into a file"),
+    ("extends=base.yaml", "extends belongs in a file"),
     ("judge.num_generations=1", "judge.num_generations: 1 gives zero advantage everywhere."),
     ("rubric.max_completion_length=9999", "rubric.max_completion_length: 9999 leaves no room for a prompt"),
 ]
@@ -551,6 +552,40 @@ def test_a_path_belongs_to_the_file_it_is_written_in(elsewhere: Path) -> None:
 
 def test_an_empty_path_is_left_alone(elsewhere: Path) -> None:
     assert load_recipe(write(elsewhere, "model: {base: ''}\n")).model.base == ""
+
+
+class PluginSettings(Settings):
+    """A section as it is in a recipe with a plug-in."""
+
+    function: str | None = None
+
+
+class PluginRecipe(RunSettings):
+    """A recipe with a plug-in."""
+
+    reward: PluginSettings = PluginSettings()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("files/mine.py:reward", "{recipes}/files/mine.py:reward"),
+        ("here.py:reward", "{cwd}/here.py:reward"),
+        ("none.py:reward", "{cwd}/none.py:reward"),
+        ("/abs/mine.py:reward", "/abs/mine.py:reward"),
+        ("package.module:reward", "package.module:reward"),
+        ("here:reward", "here:reward"),
+        ("mine.py", "mine.py"),
+        ("null", None),
+    ],
+)
+def test_the_file_of_a_plugin_becomes_absolute(elsewhere: Path, value: str, expected: str | None) -> None:
+    write(elsewhere, "x", "files/mine.py")
+    for name in ("here", "here.py", "mine.py"):
+        write(Path.cwd(), "x", name)
+    path = write(elsewhere, f"reward: {{function: '{value}'}}\n" if expected else "reward: {function: null}\n")
+    function = load_settings(PluginRecipe, path).reward.function
+    assert function == (expected and expected.format(recipes=elsewhere.resolve(), cwd=Path.cwd()))
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
