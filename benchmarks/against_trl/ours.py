@@ -26,7 +26,7 @@ from rubric_arm_lite.prompts import parse_rubric
 from rubric_arm_lite.recipe import Recipe
 from rubric_arm_lite.reward_model import JudgeDesk, RubricCache, RubricGenerator
 from rubric_arm_lite.training.advantages import group_advantages
-from rubric_arm_lite.training.alternating import play
+from rubric_arm_lite.training.alternating import rollout_step
 from rubric_arm_lite.training.learner import Learner
 from rubric_arm_lite.training.phases import JudgePhase, Phase, RubricPhase
 from rubric_arm_lite.training.schedule import ScheduledPhase
@@ -231,7 +231,7 @@ class Ours:
     def _play(self, role: Role, step: int) -> None:
         phase = self._phases[role]
         phase.step = step
-        turn = play(self.recipe, phase, self._blocks, self._sampler, ScheduledPhase(0, 0, (role,)), step)
+        turn = rollout_step(self.recipe, phase, self._blocks, self._sampler, ScheduledPhase(0, 0, (role,)), step)
         wanted = self.work.settings.prompts
         if len(turn.groups) != wanted or not all(a.informative for a in turn.advantages):
             raise AssertionError(f"A {role} step of {len(turn.groups)} groups in place of {wanted} informative ones.")

@@ -16,29 +16,27 @@ from benchmarks.against_trl.work import Work, nudge
 from rubric_arm_lite.models import AdapterModel
 from rubric_arm_lite.models.load import share_prefixes, two_adapters
 from rubric_arm_lite.recipe import ModelSettings
-from rubric_arm_lite.training.plan import QWEN3, Shape
+from rubric_arm_lite.training.shapes import QWEN3
 from rubric_arm_lite.types import ROLES
 
-VOCABULARY = QWEN3["8B"].vocabulary
-SHAPES = {size.lower(): shape for size, shape in QWEN3.items()}
-SHAPES["tiny"] = Shape(2, 128, 256, 4, 2, 128, VOCABULARY, False)
+SHAPES = {name.rpartition("-")[2].lower(): fields for name, fields in QWEN3.items()}
+SHAPES["tiny"] = {
+    **SHAPES["8b"],
+    "num_hidden_layers": 2,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 
 
 def random_base(size: str, context: int, nf4: bool = True, dtype: torch.dtype = torch.bfloat16) -> Any:
     """A frozen base of random weights on the GPU."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    shape = SHAPES[size]
     config = Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.mlp,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.key_heads,
-        head_dim=shape.head_size,
+        **SHAPES[size],
         max_position_embeddings=max(context, 40960),
-        tie_word_embeddings=shape.tied,
         rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
         eos_token_id=None,
         bos_token_id=None,

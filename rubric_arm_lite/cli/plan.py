@@ -16,7 +16,8 @@ from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.recipe import Recipe, load_recipe, shipped_recipes
 from rubric_arm_lite.runs import package_versions
 from rubric_arm_lite.training import make_plan
-from rubric_arm_lite.training.plan import GIB, Plan, shape_of
+from rubric_arm_lite.training.plan import GIB, Plan
+from rubric_arm_lite.training.shapes import shape_of
 
 PARTS = (
     "weights",

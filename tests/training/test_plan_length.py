@@ -15,7 +15,8 @@ from rubric_arm_lite.data.load import read_blocks
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.recipe.fields import Recipe
 from rubric_arm_lite.recipe.load import load_recipe
-from rubric_arm_lite.training.plan import Length, Plan, length_of
+from rubric_arm_lite.training.length import Length, length_of
+from rubric_arm_lite.training.plan import Plan
 from rubric_arm_lite.training.schedule import part_of_data, scheduled_phases, steps_in_phase
 from tests.source_rows import write_jsonl
 
@@ -156,8 +157,8 @@ def test_the_verb_says_it(tmp_path: Path) -> None:
         return done.output
 
     missing = ("--tokens-per-second", "300", "--set", "data.source=none.jsonl")
-    assert "hours cannot be told" in shown(*missing)
-    assert json.loads(shown(*missing, "--json"))["length_unknown"].startswith("Tokens and hours cannot be told")
+    assert "hours are unknown" in shown(*missing)
+    assert json.loads(shown(*missing, "--json"))["length_unknown"].startswith("Tokens and hours are unknown")
     counted = ("--tokens-per-second", "300", "--set", f"data.source={pairs(tmp_path / 'pairs.jsonl', 90)}")
     text = shown(*counted)
     assert "training prompts, once through in 3 cycles" in text and "A judge phase of 2 steps writes" in text
