@@ -1,4 +1,4 @@
-"""A plan for people and for programs."""
+"""Prints a plan, and what this machine can run, as tables or JSON."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ PARTS = (
     "logits",
     "context",
 )
-
 SHOWN_FROM = 0.005 * GIB
-"""A part below this would be shown as nothing."""
+"""Smaller parts would be shown as 0.00."""
+_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth")
 
 
 def as_json(recipe: Recipe, plan: Plan, tokens_per_second: float | None) -> dict[str, Any]:
     """The plan as one object, in bytes.
 
     Raises:
-        ConfigError: if the speed is none.
+        ConfigError: if the speed is not positive and finite.
     """
     return {
         "recipe": recipe.name,
@@ -62,12 +62,12 @@ def as_json(recipe: Recipe, plan: Plan, tokens_per_second: float | None) -> dict
 
 
 def hours(plan: Plan, tokens_per_second: float | None) -> float | None:
-    """Hours that a cycle's writing takes at most, at so many tokens per second; updates come on top.
+    """Most hours that the generation of a cycle takes at this speed; updates come on top.
 
-    None without a speed, or where the tokens of a role that is trained are not known.
+    None without a speed, or where the tokens of a trained role are unknown.
 
     Raises:
-        ConfigError: if the speed is none.
+        ConfigError: if the speed is not positive and finite.
     """
     if tokens_per_second is None:
         return None
@@ -82,12 +82,12 @@ def show(recipe: Recipe, plan: Plan, tokens_per_second: float | None, console: C
     """Print the plan.
 
     Raises:
-        ConfigError: if the speed is none.
+        ConfigError: if the speed is not positive and finite.
     """
-    needed_hours = hours(plan, tokens_per_second)
-    where = "a card of any size" if plan.card is None else f"{plan.card / GIB:.1f} GiB"
-    weights = "unquantised" if recipe.model.quantization == "none" else recipe.model.quantization
-    console.print(f"{recipe.name}: {recipe.model.base}, {weights} on {where}", highlight=False)
+    sentences = list(_length(recipe, plan, tokens_per_second))
+    card = "a card of any size" if plan.card is None else f"{plan.card / GIB:.1f} GiB"
+    weights = "unquantized" if recipe.model.quantization == "none" else recipe.model.quantization
+    console.print(f"{recipe.name}: {recipe.model.base}, {weights} on {card}", highlight=False)
     table = Table("GiB", box=None, pad_edge=False)
     for stage in plan.stages:
         table.add_column(stage.name.replace(" ", "\n"), justify="right", no_wrap=True)
@@ -98,49 +98,44 @@ def show(recipe: Recipe, plan: Plan, tokens_per_second: float | None, console: C
     table.add_row("least", *(_gib(stage.least) for stage in plan.stages), style="bold")
     table.add_row("peak", *(_gib(stage.used) for stage in plan.stages), style="bold")
     console.print(table)
-    console.print(
-        f"Least {_gib(plan.least)} GiB, with prompts of full length and one row of a group at once; automatic "
-        f"micro-batches will use {_gib(plan.peak)} GiB.",
-        highlight=False,
-    )
+    least, peak = _gib(plan.least), _gib(plan.peak)
+    lines = [
+        f"Least {least} GiB, with prompts of full length and one row of a group at once; automatic micro-batches use "
+        f"{peak} GiB."
+    ]
     if plan.fits is not None:
-        console.print("It fits." if plan.fits else f"It does not fit {where}.", highlight=False)
+        lines.append("It fits." if plan.fits else f"It does not fit {card}.")
     for change, needed in plan.advice:
-        console.print(f"  --set {change.replace(' ', ' --set ')}: {_gib(needed)} GiB at the least", highlight=False)
+        lines.append(f"  --set {change.replace(' ', ' --set ')}: {_gib(needed)} GiB at the least")
     if plan.fits is False and not plan.advice:
-        console.print("  No single setting makes it fit: use a smaller base.", highlight=False)
-    for sentence in _length(recipe, plan, needed_hours, tokens_per_second):
-        console.print(sentence, highlight=False, markup=False)
+        lines.append("  No setting makes it fit: use a smaller base.")
+    for line in lines + sentences:
+        console.print(line, highlight=False, markup=False)
 
 
-def _length(recipe: Recipe, plan: Plan, needed: float | None, tokens_per_second: float | None) -> Iterator[str]:
+def _length(recipe: Recipe, plan: Plan, tokens_per_second: float | None) -> Iterator[str]:
     """Prompts, steps, tokens and hours, as far as they are known."""
-    length, cycles = plan.length, recipe.schedule.cycles
+    length, cycles, needed = plan.length, recipe.schedule.cycles, hours(plan, tokens_per_second)
     if length.prompts is not None:
         yield f"{length.prompts:,} training prompts, once through in {_times(cycles, 'cycle')}."
     for role, tokens in length.tokens.items():
-        yield f"A {role} phase of {_times(length.steps[role], 'step')} writes at most {tokens:,} tokens."
+        yield f"A {role} phase of {_times(length.steps[role], 'step')} generates at most {tokens:,} tokens."
     if length.unknown:
         yield length.unknown
     if needed is not None:
-        every = f", all {cycles} cycles {cycles * needed:.1f}" if cycles > 1 else ""
+        total = f", all {cycles} cycles {cycles * needed:.1f}" if cycles > 1 else ""
         yield (
-            f"At {tokens_per_second:g} tokens/s a cycle's writing takes at most {needed:.1f} hours{every}; updates "
-            "come on top."
+            f"At {tokens_per_second:g} tokens/s the generation of a cycle takes at most {needed:.1f} hours{total}; "
+            "updates come on top."
         )
 
 
-def _times(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+def _times(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _gib(size: float) -> str:
     return f"{size / GIB:.2f}"
-
-
-_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth")
-_NO_RUN = ("base",)
-"""Shipped files that other recipes start from."""
 
 
 def examine() -> dict[str, Any]:
@@ -152,23 +147,21 @@ def examine() -> dict[str, Any]:
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
         gpu = {
             "name": properties.name,
-            "memory_gb": properties.total_memory / 2**30,
+            "memory_gb": properties.total_memory / GIB,
             "bf16": torch.cuda.is_bf16_supported(),
         }
     versions = package_versions(_PACKAGES)
-    found: dict[str, Any] = {
+    recipes = [_fit(path, gpu) for path in shipped_recipes() if path.stem != "base"]  # others extend base.yaml
+    return {
         "rubric-arm-lite": versions.pop("rubric-arm-lite"),
         "python": versions.pop("python"),
         "packages": versions,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gb": _memory_gb(),
+        "memory_gb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB,
         "gpu": gpu,
-        "recipes": sorted(
-            (_fit(path, gpu) for path in shipped_recipes() if path.stem not in _NO_RUN),
-            key=lambda row: (row["weights"], row["least_gb"] or 0.0),
-        ),
+        "recipes": sorted(recipes, key=lambda row: (row["weights"], row["least_gb"] or 0.0)),
+        "best": best(recipes),
     }
-    return {**found, "best": best(found["recipes"])}
 
 
 def best(rows: list[dict[str, Any]]) -> str | None:
@@ -176,33 +169,12 @@ def best(rows: list[dict[str, Any]]) -> str | None:
     fitting = [row for row in rows if row["fits"] and row["least_gb"] is not None]  # None: the shipped base
     if not fitting:
         return "testbed" if any(row["fits"] for row in rows) else None
-    name: str = max(fitting, key=lambda row: (row["weights"], row["least_gb"] or 0.0))["recipe"]
+    name: str = max(fitting, key=lambda row: (row["weights"], row["least_gb"]))["recipe"]
     return name
 
 
-def show_machine(found: dict[str, Any], console: Console) -> None:
-    """Print what :func:`examine` found."""
-    console.print(f"rubric-arm-lite {found['rubric-arm-lite']}, Python {found['python']}", highlight=False)
-    console.print(f"{found['cores']} CPU cores, {found['memory_gb']:.1f} GiB memory", highlight=False)
-    gpu = found["gpu"]
-    if gpu:
-        bf16 = "bfloat16" if gpu["bf16"] else "no bfloat16 (float16 is used)"
-        console.print(f"GPU: {gpu['name']}, {gpu['memory_gb']:.1f} GiB, {bf16}", highlight=False)
-    else:
-        console.print("No CUDA GPU: models run on the CPU, in float32.", highlight=False)
-    packages = Table("package", "version", box=None, pad_edge=False)
-    for name, version in found["packages"].items():
-        packages.add_row(name, version or "not installed")
-    console.print(packages)
-    recipes = Table("recipe", "runs here", "why", box=None, pad_edge=False)
-    for row in found["recipes"]:
-        recipes.add_row(row["recipe"], "yes" if row["fits"] else "no" if row["fits"] is False else "?", row["why"])
-    console.print(recipes)
-    if found["best"]:
-        console.print(f"Best for this machine: rubric-arm run {found['best']}", highlight=False)
-
-
 def _fit(path: Path, gpu: dict[str, Any] | None) -> dict[str, Any]:
+    """Whether a shipped recipe runs on this machine, and why."""
     recipe = load_recipe(str(path))
     row: dict[str, Any] = {"recipe": path.stem, "fits": None, "why": "", "least_gb": None, "weights": 0}
     if recipe.model.base == "testbed":
@@ -211,16 +183,36 @@ def _fit(path: Path, gpu: dict[str, Any] | None) -> dict[str, Any]:
         shape = shape_of(recipe.model.base)
     except ConfigError as error:
         return {**row, "why": str(error)}
-    needed = make_plan(recipe, shape, None).least / GIB
-    trains = recipe.model.checkpoints is None  # else there is nothing to run, whatever its size
-    row = {**row, "least_gb": needed, "weights": shape.linear_weights + shape.other_weights if trains else 0}
+    row["least_gb"] = needed = make_plan(recipe, shape, None).least / GIB
+    if recipe.model.checkpoints is None:  # else there is nothing to train, whatever its size
+        row["weights"] = shape.linear_weights + shape.other_weights
     if gpu is None:
         return {**row, "fits": False, "why": f"needs a GPU with {needed:.1f} GiB"}
     if recipe.model.quantization == "nf4" and util.find_spec("bitsandbytes") is None:
         return {**row, "fits": False, "why": "needs bitsandbytes; in the project's folder: pip install -e '.[gpu]'"}
-    fits = bool(make_plan(recipe, shape, gpu["memory_gb"] * GIB).fits)
+    fits = make_plan(recipe, shape, gpu["memory_gb"] * GIB).fits
     return {**row, "fits": fits, "why": f"needs {needed:.1f} of {gpu['memory_gb']:.1f} GiB"}
 
 
-def _memory_gb() -> float:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+def show_machine(machine: dict[str, Any], console: Console) -> None:
+    """Print what :func:`examine` returned."""
+    gpu = machine["gpu"]
+    lines = [
+        f"rubric-arm-lite {machine['rubric-arm-lite']}, Python {machine['python']}",
+        f"{machine['cores']} CPU cores, {machine['memory_gb']:.1f} GiB memory",
+        "No CUDA GPU: models run on the CPU, in float32.",
+    ]
+    if gpu:
+        bf16 = "bfloat16" if gpu["bf16"] else "no bfloat16 (float16 is used)"
+        lines[2] = f"GPU: {gpu['name']}, {gpu['memory_gb']:.1f} GiB, {bf16}"
+    for line in lines:
+        console.print(line, highlight=False)
+    packages = Table("package", "version", box=None, pad_edge=False)
+    for name, version in machine["packages"].items():
+        packages.add_row(name, version or "not installed")
+    recipes = Table("recipe", "runs here", "why", box=None, pad_edge=False)
+    for row in machine["recipes"]:
+        recipes.add_row(row["recipe"], {True: "yes", False: "no"}.get(row["fits"], "?"), row["why"])
+    console.print(packages, recipes, sep="\n")
+    if machine["best"]:
+        console.print(f"Best for this machine: rubric-arm run {machine['best']}", highlight=False)
