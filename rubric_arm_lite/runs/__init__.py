@@ -1,12 +1,13 @@
 """Run directories: the only code that writes results, safe against ``kill -9`` at any moment.
 
-Enter: log rows, checkpoints and stages that are done. Leave: ``runs/NAME`` with its commit point, journals that let a
-killed job resume, and what a finished run holds (recipe, adapters, states).
+Input: log rows, checkpoints and finished stages. Output: ``runs/NAME`` with its commit point, journals that let a
+killed job resume, and readers of a run's recipe, states and adapters.
 """
 
 from __future__ import annotations
 
-from rubric_arm_lite.runs.directory import IfExists, RunDirectory, atomic_write, explained_disk_errors, package_versions
+from rubric_arm_lite.runs.directory import IfExists, RunDirectory, package_versions
+from rubric_arm_lite.runs.files import atomic_write, explained_disk_errors
 from rubric_arm_lite.runs.journal import Journal
 from rubric_arm_lite.runs.logs import read_jsonl, read_object
 from rubric_arm_lite.runs.states import adapter_folder, recipe_of, recipe_of_run

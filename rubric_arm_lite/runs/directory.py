@@ -1,30 +1,29 @@
-"""The run directory: the only writer of results, safe against being killed at any moment.
+"""The run directory, the only writer of results. A process that is killed at any moment loses no commit.
 
 One small file, ``state.json``, is the commit point. It names the newest complete checkpoint and how many bytes of
-every log belong to it. Checkpoints are written beside their final name and renamed; ``state.json`` is replaced
-atomically after that. What is not reached from it (half-written folders, log lines after the commit) is discarded
-on resume, so nothing half-written is ever trusted.
+every log belong to it. Checkpoints are written beside their final name and renamed; then ``state.json`` is replaced
+atomically. Resuming discards what it does not name (half-written folders, log lines after the commit).
 
-Timings go to a log of their own: they are the one thing that differs between a killed and an unbroken run.
+Timings go to a log of their own, as only they differ between a killed and an uninterrupted run.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from pydantic import TypeAdapter
+
 from rubric_arm_lite import __version__
-from rubric_arm_lite.errors import CheckpointError
+from rubric_arm_lite.errors import CheckpointError, first_line
+from rubric_arm_lite.runs.files import atomic_write, fsync, lock_file
 from rubric_arm_lite.runs.logs import LogRow, read_jsonl
 
 STATE = "state.json"
@@ -33,9 +32,9 @@ RECIPE = "recipe.yaml"
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """What is committed: the stages done, the checkpoint that holds them, and how far the logs go.
+    """What is committed: finished stages, the checkpoint that holds them, and the size of each log in bytes.
 
-    ``position`` is the (slot, step) at which the alternating stage goes on.
+    ``position`` is the (scheduled phase, step) at which the alternating stage continues.
     """
 
     recipe_hash: str
@@ -46,40 +45,29 @@ class RunState:
 
     def dumps(self) -> str:
         """The state as JSON."""
-        value = {
-            "recipe_hash": self.recipe_hash,
-            "stages": list(self.stages),
-            "checkpoint": self.checkpoint,
-            "position": list(self.position),
-            "logs": dict(self.logs),
-        }
-        return json.dumps(value, indent=1)
+        return json.dumps(asdict(self), indent=1)
 
     @classmethod
     def loads(cls, text: str) -> RunState:
         """The state that :meth:`dumps` wrote; raises ValueError, KeyError or TypeError for anything else."""
-        value = json.loads(text)
-        slot, step = value["position"]
-        logs = {str(k): int(v) for k, v in dict(value["logs"]).items()}
-        stages, checkpoint = value["stages"], value["checkpoint"]
-        if not isinstance(stages, list) or not isinstance(checkpoint, str | None):
-            raise TypeError("stages must be a list and checkpoint a name or null")
-        return cls(str(value["recipe_hash"]), tuple(map(str, stages)), checkpoint, (int(slot), int(step)), logs)
+        values = json.loads(text)
+        return TypeAdapter(cls).validate_python({item.name: values[item.name] for item in fields(cls)})
 
 
-def read_state(file: Path, recipe_hash: str) -> RunState:
-    """What a file says is committed of a run of this recipe.
+def read_state(file: Path, recipe_hash: str | None = None) -> RunState:
+    """The committed state of a run.
 
     Raises:
-        CheckpointError: if it is damaged, or of a run of another recipe.
+        CheckpointError: if it cannot be read, or belongs to a run of another recipe than ``recipe_hash``.
     """
     try:
         state = RunState.loads(file.read_text("utf-8"))
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{file} is damaged ({type(error).__name__}: {error}). Start anew with --if-exists overwrite."
+            f"{file} cannot be read ({type(error).__name__}: {first_line(error)}). Start anew with --if-exists "
+            "overwrite."
         ) from error
-    if state.recipe_hash != recipe_hash:
+    if recipe_hash not in (None, state.recipe_hash):
         raise CheckpointError(
             f"{file.parent} was made with another recipe (its copy is {file.parent / RECIPE}). Continue it with that "
             "one, or choose another name."
@@ -87,11 +75,11 @@ def read_state(file: Path, recipe_hash: str) -> RunState:
     return state
 
 
-def nothing_done(state_file: Path) -> bool:
-    """Whether a state says that no stage was finished and no checkpoint written."""
+def _nothing_done(state_file: Path) -> bool:
+    """Whether a state has no finished stage and no checkpoint."""
     try:
-        state = RunState.loads(state_file.read_text("utf-8"))
-    except (OSError, ValueError, KeyError, TypeError):
+        state = read_state(state_file)
+    except CheckpointError:
         return False
     return not state.stages and state.checkpoint is None
 
@@ -102,9 +90,11 @@ _CLEARING = ".clearing"
 
 
 class RunDirectory:
-    """One run's folder, held by one process at a time.
+    """One run's folder, locked by one process at a time.
 
-    ``after_commit`` is called when a commit is on disk; ``writes`` says whether this process may write at all.
+    Attributes:
+        after_commit: called when a commit is on disk.
+        writes: whether this process writes.
     """
 
     writes = True
@@ -117,17 +107,18 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path, recipe_text: str, recipe_hash: str, if_exists: IfExists = "raise") -> RunDirectory:
-        """Make a new run directory, or continue or replace one.
+        """Create, continue or replace a run directory.
 
         Raises:
-            CheckpointError: if it exists and may not, belongs to another recipe, is damaged, or is in use.
+            CheckpointError: if it exists and ``if_exists`` is "raise", belongs to another recipe, is damaged, or is in
+                use.
         """
         state_file = path / STATE
         if path.exists() and not path.is_dir():
             raise CheckpointError(f"{path} is a file. Choose another --run-dir.")
         occupied = path.is_dir() and any(path.iterdir())
-        if occupied and nothing_done(state_file):
-            # A run that ended before its first stage left nothing worth keeping; its name is free again.
+        if occupied and _nothing_done(state_file):
+            # A run that ended before its first stage holds nothing worth keeping.
             if_exists = "overwrite"
         if occupied and if_exists == "raise":
             raise CheckpointError(
@@ -138,8 +129,9 @@ class RunDirectory:
                 f"{path} is not a run directory: it has no {STATE}. Choose another name; nothing was touched."
             )
         path.mkdir(parents=True, exist_ok=True)
-        lock = _lock(path)
+        lock = (path / ".lock").open("a")
         try:
+            lock_file(lock, path)
             if occupied and (if_exists == "overwrite" or (path / _CLEARING).exists()):
                 _clear(path)
             if state_file.exists():
@@ -155,7 +147,7 @@ class RunDirectory:
         return run
 
     def close(self) -> None:
-        """Let another process have the directory."""
+        """Release the lock."""
         self._lock.close()
 
     # --- writing ------------------------------------------------------------------------------------------------
@@ -184,13 +176,13 @@ class RunDirectory:
         position: tuple[int, int] | None = None,
         keep: int = 2,
     ) -> None:
-        """Make what was done so far permanent.
+        """Make everything up to now permanent.
 
         Args:
-            save: writes a checkpoint into the empty folder it is given; None keeps the present one.
-            stage: a stage that is now done.
-            position: where the alternating stage goes on.
-            keep: how many checkpoints stay on disk.
+            save: writes a checkpoint into the empty folder that it receives; None keeps the present checkpoint.
+            stage: a stage that is now finished.
+            position: where the alternating stage continues.
+            keep: number of checkpoints that stay on disk.
         """
         checkpoint = self.state.checkpoint
         if save is not None:
@@ -209,10 +201,10 @@ class RunDirectory:
     # --- reading ------------------------------------------------------------------------------------------------
 
     def read_log(self, log: str) -> Iterator[LogRow]:
-        """All rows of a log; nothing if there is none.
+        """All rows of a log; none if the file is missing.
 
         Raises:
-            CheckpointError: if a line is damaged, and later if a field is asked for that is not there.
+            CheckpointError: for a damaged line, and from a row for a field that it lacks.
         """
         return read_jsonl(self.path / log)
 
@@ -228,16 +220,16 @@ class RunDirectory:
         draft.mkdir()
         save(draft)
         for path in sorted([draft, *draft.rglob("*")]):
-            _fsync(path)
+            fsync(path)
         draft.rename(folder / name)
-        _fsync(folder)
+        fsync(folder)
         return name
 
     def _sync_log(self, name: str) -> int:
         file = self.path / name
         if not file.exists():
             return 0
-        _fsync(file)
+        fsync(file)
         return file.stat().st_size
 
     def _write_state(self, state: RunState) -> None:
@@ -258,7 +250,7 @@ class RunDirectory:
             size = file.stat().st_size if file.exists() else 0
             if size < committed:
                 raise CheckpointError(
-                    f"{file} has {size} bytes, {committed} were committed: it was cut or edited. Restore it, or "
+                    f"{file} has {size} bytes, {committed} were committed: it was truncated or edited. Restore it, or "
                     "start anew with --if-exists overwrite."
                 )
             if size > committed:
@@ -279,7 +271,7 @@ class RunDirectory:
 
 
 class FollowedDirectory(RunDirectory):
-    """A run's folder as the other processes of the same run see it: they read what the first one writes."""
+    """The folder in the other processes of a distributed run: they read what the first one writes."""
 
     writes = False
 
@@ -289,11 +281,11 @@ class FollowedDirectory(RunDirectory):
         return cls(path, read_state(path / STATE, recipe_hash), (path / RECIPE).open(encoding="utf-8"))
 
     def write_text(self, name: str, text: str) -> Path:
-        """Where the first process writes."""
+        """The path that the first process writes to."""
         return self.path / name
 
     def append(self, log: str, row: Mapping[str, Any]) -> None:
-        """The first process's business."""
+        """Do nothing; the first process appends."""
 
     def commit(
         self,
@@ -302,73 +294,19 @@ class FollowedDirectory(RunDirectory):
         position: tuple[int, int] | None = None,
         keep: int = 2,
     ) -> None:
-        """Wait until the first process has committed, and read what it did."""
+        """Wait until the first process has committed, and read its state."""
         self.after_commit()
         self.state = read_state(self.path / STATE, self.state.recipe_hash)
 
 
-def atomic_write(target: Path, data: bytes) -> None:
-    """Write beside the target, flush to disk, rename over it."""
-    if target.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
-    part = target.with_name(f".{target.name}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
-    _fsync(target.parent)
-
-
-def is_disk_full(error: OSError) -> bool:
-    """Whether an error says that no space or quota is left."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-@contextmanager
-def explained_disk_errors(path: Path) -> Iterator[None]:
-    """RoleStep a full disk into one clear error; what was committed before stays."""
-    try:
-        yield
-    except OSError as error:
-        if is_disk_full(error):
-            raise CheckpointError(
-                f"The disk that holds {path} is full. Free some space and continue with --resume; everything up to "
-                "the last checkpoint is kept."
-            ) from error
-        raise
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _lock(path: Path) -> IO[str]:
-    file = (path / ".lock").open("a")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise CheckpointError(f"{path} is in use by another process. Wait for it, or choose another name.") from error
-    return file
-
-
 def _is_ours(path: Path) -> bool:
-    """Whether a folder without a state is one that was killed while it was being made."""
+    """Whether a folder without a state is a run that was killed while it was created."""
     names = {p.name for p in path.iterdir()}
     return _CLEARING in names or names <= {".lock", RECIPE, f".{RECIPE}.part", f".{STATE}.part"}
 
 
 def _clear(path: Path) -> None:
-    # The marker and the state go first: a killed clearing is finished by the next start, never half trusted.
+    # Marker first, then the state: the next start finishes a clearing that was killed.
     (path / _CLEARING).touch()
     (path / STATE).unlink(missing_ok=True)
     for child in path.iterdir():

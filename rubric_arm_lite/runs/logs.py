@@ -1,7 +1,7 @@
-"""What logs and journals say when they are read again: rows that know their file and line.
+"""Reads logs and journals as rows that know their file and line.
 
-Such files are ours, so a reader takes a field for granted: ``row["reason"]``. Where somebody edited one by hand and the
-field is gone, the row itself says so, in one :class:`~rubric_arm_lite.errors.CheckpointError` for all readers.
+We write these files, so readers access fields without a check: ``row["reason"]``. If somebody removed a field by hand,
+the row raises a :class:`~rubric_arm_lite.errors.CheckpointError` that names file, line and field.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from typing import Any
 
 from rubric_arm_lite.errors import CheckpointError
 
-_MEND = "Restore it, or start anew under another name."
+_FIX = "Restore it, or start anew under another name."
 
 
 class LogRow(dict[str, Any]):
-    """An object of a log, the ones inside it included; ``where`` is its file and line.
+    """A JSON object of a log, or an object in one; ``where`` is its file and line.
 
-    Raises:
-        CheckpointError: by ``row[name]``, if there is no such field; ``get`` and ``in`` are a dict's.
+    ``row[name]`` raises a :class:`CheckpointError` for a missing field; ``get`` and ``in`` work as in a dict.
     """
 
     __slots__ = ("where",)
@@ -32,30 +31,30 @@ class LogRow(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         raise CheckpointError(
-            f"{self.where}: no `{name}` here. The file was edited, or written by another version. {_MEND}"
+            f"{self.where}: no `{name}` here. The file was edited, or written by another version. {_FIX}"
         )
 
 
 def parse_row(text: bytes, where: str) -> LogRow:
-    """The object that a line or file holds; raises ValueError, TypeError or RecursionError for anything else."""
-    found = json.loads(text.decode(), object_hook=partial(LogRow, where))
-    if not isinstance(found, LogRow):
-        raise TypeError("no object")
-    return found
+    """The JSON object in ``text``; raises ValueError, TypeError or RecursionError for anything else."""
+    row = json.loads(text.decode(), object_hook=partial(LogRow, where))
+    if not isinstance(row, LogRow):
+        raise TypeError("not an object")
+    return row
 
 
 def read_jsonl(path: Path) -> Iterator[LogRow]:
-    """Rows of a JSONL file; a missing file has none, and a last line without its end is still being written.
+    """Rows of a JSONL file; a missing file has none, and a last line without a line break is still being written.
 
     Raises:
-        CheckpointError: if the file cannot be read, or for a line that is no JSON object.
+        CheckpointError: if the file cannot be read, or a line is not a JSON object.
     """
     try:
         file = path.open("rb")
     except FileNotFoundError:
         return
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error}). {_MEND}") from error
+        raise CheckpointError(f"{path} cannot be read ({error}). {_FIX}") from error
     with file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
@@ -63,12 +62,12 @@ def read_jsonl(path: Path) -> Iterator[LogRow]:
             try:
                 row = parse_row(line, f"{path}, line {number}")
             except (ValueError, TypeError, RecursionError) as error:
-                raise CheckpointError(f"{path} is damaged in line {number} ({error}). {_MEND}") from error
+                raise CheckpointError(f"{path} is damaged in line {number} ({error}). {_FIX}") from error
             yield row
 
 
 def read_object(path: Path) -> LogRow:
-    """The object that a JSON file holds.
+    """The object in a JSON file.
 
     Raises:
         CheckpointError: if it cannot be read, or holds anything else.
@@ -76,4 +75,4 @@ def read_object(path: Path) -> LogRow:
     try:
         return parse_row(path.read_bytes(), str(path))
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}). {_MEND}") from error
+        raise CheckpointError(f"{path} is damaged ({error}). {_FIX}") from error

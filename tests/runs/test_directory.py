@@ -19,10 +19,8 @@ from rubric_arm_lite.runs.directory import (
     IfExists,
     RunDirectory,
     RunState,
-    atomic_write,
-    explained_disk_errors,
-    is_disk_full,
 )
+from rubric_arm_lite.runs.files import atomic_write, explained_disk_errors
 
 METRICS, ROLLOUTS = "metrics.jsonl", "rollouts.jsonl"
 Snapshot = tuple[Any, ...]
@@ -354,7 +352,9 @@ def test_a_damaged_state_is_refused(name: str, tmp_path: Path) -> None:
     if isinstance(damage, dict):
         damage = json.dumps({**json.loads(whole), **damage})
     file.write_bytes(damage if isinstance(damage, bytes) else damage.encode())
-    with pytest.raises(CheckpointError, match=r"state\.json is damaged \(.*\)\. Start anew with --if-exists overwrite"):
+    with pytest.raises(
+        CheckpointError, match=r"state\.json cannot be read \(.*\)\. Start anew with --if-exists overwrite"
+    ):
         open_run(tmp_path / "run")
     file.write_text(whole)
     assert snapshot(open_run(tmp_path / "run")) == points[-1], "nothing was touched, and the lock was let go"
@@ -363,7 +363,7 @@ def test_a_damaged_state_is_refused(name: str, tmp_path: Path) -> None:
 def test_a_cut_log_is_refused(tmp_path: Path) -> None:
     unbroken(tmp_path / "run")
     os.truncate(tmp_path / "run" / METRICS, 5)
-    message = r"metrics\.jsonl has 5 bytes, \d+ were committed: it was cut or edited\. Restore it, or start anew"
+    message = r"metrics\.jsonl has 5 bytes, \d+ were committed: it was truncated or edited\. Restore it, or start anew"
     with pytest.raises(CheckpointError, match=message):
         open_run(tmp_path / "run")
     (tmp_path / "run" / METRICS).unlink()
@@ -472,7 +472,8 @@ def test_a_failed_commit_can_be_repeated(tmp_path: Path, monkeypatch: pytest.Mon
 def test_other_disk_errors_pass_through(tmp_path: Path) -> None:
     with pytest.raises(PermissionError), explained_disk_errors(tmp_path):
         raise PermissionError(errno.EACCES, "no")
-    assert not is_disk_full(OSError(errno.EIO, "broken"))
+    with pytest.raises(OSError, match="broken"), explained_disk_errors(tmp_path):
+        raise OSError(errno.EIO, "broken")
 
 
 # --- writing ------------------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def test_a_file_that_is_no_journal_is_left_alone(tmp_path: Path, content: str) -
 def test_starting_anew_does_not_empty_a_file_that_is_no_journal(tmp_path: Path, content: str) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text(content)
-    with pytest.raises(CheckpointError, match=r"pairs.jsonl is no journal"):
+    with pytest.raises(CheckpointError, match=r"pairs.jsonl is not a journal"):
         Journal.open(path, JOB, "overwrite")
     assert path.read_text() == content
 
@@ -92,5 +92,5 @@ def test_one_process_holds_it(tmp_path: Path) -> None:
 def test_a_key_is_done_once(tmp_path: Path) -> None:
     with Journal.open(tmp_path / "work.jsonl", JOB) as journal:
         journal.add([("a", {})])
-        with pytest.raises(ValueError, match="done already"):
+        with pytest.raises(ValueError, match="was added before"):
             journal.add([("a", {})])
