@@ -1,8 +1,8 @@
-"""Recipes: the settings of a run, as YAML in and checked, frozen objects out.
+"""Recipes: the settings of a run, read from YAML into checked, frozen objects.
 
-Enter: a file or the name of a shipped recipe, and ``--set a.b=value`` overrides. Leave: a :class:`Recipe` (reward
-model) or a :class:`PolicyRecipe` (policy), and seeds that are derived from names. Every field has a line of
-explanation in :mod:`.fields` or :mod:`.policy`.
+Input: a file or the name of a shipped recipe, and ``--set a.b=value`` overrides. Output: a :class:`Recipe` (reward
+model) or a :class:`PolicyRecipe` (policy). :mod:`.fields` and :mod:`.policy` explain every field; :func:`derive_seed`
+derives seeds from names.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Recipes: YAML in, frozen and checked settings out.
+"""The fields of a recipe, as frozen pydantic models that check each value and combinations of values.
 
-Every number a run depends on is a field here. Where a field means what TRL's ``GRPOConfig`` or ``SFTConfig`` calls
-by a name, it has that name. Loading is in :mod:`rubric_arm_lite.recipe.load`.
+Every number that a run depends on is a field here. A field that TRL's ``GRPOConfig`` or ``SFTConfig`` has, too, has
+TRL's name. :mod:`rubric_arm_lite.recipe.load` reads recipes from YAML.
 """
 
 from __future__ import annotations
@@ -20,46 +20,46 @@ NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Order = Literal["judge_first", "rubric_first", "judge_only", "rubric_only", "simultaneous"]
 LossType = Literal["grpo", "dapo", "dr_grpo"]
 Form = Literal["auto", "pairs", "openrubric", "ultrafeedback", "skywork", "helpsteer3", "rubricarm-arena"]
-"""Forms of source rows; `pairs` is our own, the others are in :mod:`rubric_arm_lite.data.formats`."""
+"""Formats of source rows; `pairs` is our own, the others are in :mod:`rubric_arm_lite.data.formats`."""
 Optim = Literal["adamw_torch", "adamw_8bit"]
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, and an unknown key is an error."""
+    """Base of all sections: frozen; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 class RunSettings(Settings):
-    """Base of the recipes of all kinds of runs."""
+    """Base of all kinds of recipes."""
 
     recipe_folder: ClassVar[str] = ""
-    """Folder below ``recipes/`` in which the shipped ones stand."""
+    """Folder of the shipped recipes of this kind below ``recipes/``."""
     unhashed_fields: ClassVar[tuple[str, ...]] = ()
-    """Fields that say where something is, not what is computed: a run may go on with others."""
+    """Fields that do not change results, such as a server's address: a run can be resumed with other values."""
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     description: str = ""
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Positive | None = None
-    """torch threads on a CPU (null: torch's choice). Results are repeatable for the same number."""
+    """Torch threads on a CPU (null: torch's default). Results are reproducible for the same number."""
 
 
 class LoraSettings(Settings):
-    """Both adapters have this shape."""
+    """LoRA configuration of each adapter."""
 
     r: Positive = 16
-    """Rank."""
+    """LoRA rank."""
     alpha: PositiveFloat = 32
-    """Scale: updates are multiplied by alpha / r."""
+    """LoRA scale: an adapter's output is multiplied by alpha / r."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Dropout on the adapter's input; active in updates only, never in a rollout."""
+    """Dropout on an adapter's input, in updates only, never in rollouts."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """Which linear layers carry an adapter."""
+    """Linear layers that have an adapter: all, or names such as `q_proj`."""
 
 
 class CheckpointPair(Settings):
-    """Two full models, one per role: folders or Hub ids."""
+    """Two full models in place of adapters, one per role: folders or Hub ids."""
 
     rubric: Annotated[str, Field(min_length=1)]
     judge: Annotated[str, Field(min_length=1)]
@@ -77,35 +77,35 @@ class CheckpointPair(Settings):
 
 
 class ModelSettings(Settings):
-    """The one base model under both adapters."""
+    """The base model that both adapters share."""
 
     backend: Literal["transformers", "unsloth"] = "transformers"
-    """`unsloth` loads and runs the base with unsloth's kernels; prompts are then not shared."""
+    """`unsloth` loads and runs the base with unsloth's kernels, without `shared_prefix`."""
     base: str = "testbed"
-    """`testbed` for the shipped tiny base, or a folder, or a Hub id."""
+    """`testbed` for the shipped tiny base, a folder, or a Hub id."""
     revision: str | None = None
-    """Commit or tag on the Hub; pin it for a run that others should repeat."""
+    """Commit or tag on the Hub; pin it to make a run reproducible."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """`auto`: float32 on a CPU, bfloat16 where the card has it, else float16."""
+    """`auto`: float32 on a CPU, bfloat16 on a GPU that supports it, else float16."""
     quantization: Literal["none", "nf4"] = "none"
-    """`nf4` loads the base in 4 bits with double quantisation."""
+    """`nf4` loads the base in 4 bits with double quantization."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     shared_prefix: bool = True
-    """Compute what prompts have in common once, in rollouts and updates; exact. False is there for comparisons."""
+    """Compute the shared prefix of prompts once, in rollouts and updates. Exact; false is for comparisons."""
     max_context: Positive = 4096
-    """Longest prompt + completion in tokens; longer pairs are left out and counted."""
+    """Longest prompt + completion in tokens; longer pairs are skipped and counted."""
     gradient_checkpointing: bool = False
-    """Trade a second forward pass for activation memory."""
+    """Recompute activations in the backward pass to save memory."""
     lora: LoraSettings = LoraSettings()
     checkpoints: CheckpointPair | None = None
-    """Two full models in place of adapters on `base`, to be asked and evaluated but not trained."""
+    """Two full models in place of adapters on `base`, for inference and evaluation only."""
 
 
 class PointwiseWords(Settings):
-    """What a pointwise judge writes at the end of a criterion's line; for a base whose tokenizer lacks our words."""
+    """Words at the end of a criterion's line in a pointwise judgment; for a base whose tokenizer lacks the defaults."""
 
     answer: str = "Answer:"
-    """Stands before the answer; may be empty."""
+    """Text before the answer; may be empty."""
     met: Annotated[str, Field(min_length=1)] = "true"
     missed: Annotated[str, Field(min_length=1)] = "false"
 
@@ -113,24 +113,24 @@ class PointwiseWords(Settings):
     def _check(self) -> PointwiseWords:
         for word in (self.answer, self.met, self.missed):
             if word != word.strip() or not word.isprintable():
-                raise ValueError(f"pointwise_words: {word!r} has blanks at its ends or a line break. Take them out.")
+                raise ValueError(f"pointwise_words: {word!r} has blanks at its ends or a line break. Remove them.")
         if self.met.endswith(self.missed) or self.missed.endswith(self.met):
             raise ValueError(f"met: {self.met!r} and missed: {self.missed!r} cannot be told apart at a line's end.")
         return self
 
     @property
     def options(self) -> tuple[str, str]:
-        """What the probabilities are read of, right after ``answer``."""
+        """The two texts after ``answer`` whose probabilities are read."""
         return (f" {self.met}", f" {self.missed}")
 
 
 class PromptSettings(Settings):
-    """Which templates write the two roles' prompts: a built-in name or a Jinja file beside the recipe."""
+    """Templates of the two roles' prompts: a built-in name or a Jinja file beside the recipe."""
 
     rubric_template: str = "rubric"
     judge_template: str = "judge"
     pointwise_template: str = "pointwise"
-    """For a judge that checks one response (RUBRIC-ARROW)."""
+    """Template of a pointwise judge, which checks one response (RUBRIC-ARROW)."""
     pointwise_words: PointwiseWords = PointwiseWords()
 
     @model_validator(mode="after")
@@ -138,7 +138,7 @@ class PromptSettings(Settings):
         if self.pointwise_template == "pointwise" and self.pointwise_words != PointwiseWords():
             raise ValueError(
                 "pointwise_words: the built-in pointwise_template asks for `Answer: true` or `Answer: false`. Give a "
-                "template that asks for your words, or leave them out."
+                "template that asks for your words, or remove them."
             )
         return self
 
@@ -148,15 +148,15 @@ class WorldSettings(Settings):
 
     topics: Annotated[int, Field(ge=2, le=6)] = 4
     attributes: Annotated[int, Field(ge=4, le=12)] = 8
-    """Attributes that exist; two per topic are principles, the rest are noise."""
+    """Number of attributes; two per topic are principles, the rest are noise."""
     liked: Probability = 0.5
-    """Probability that a slot of a response expresses the attribute its topic likes."""
+    """Probability that a slot of a response expresses an attribute that its topic likes."""
     disliked: Probability = 0.35
-    """Probability that it expresses one its topic dislikes."""
+    """Probability that a slot expresses an attribute that its topic dislikes."""
     rule_differs: Probability = 0.2
-    """Share of drawn pairs in which only one response meets the hard rule."""
+    """Fraction of drawn pairs in which only one response meets the hard rule."""
     label_noise: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
-    """Share of training pairs whose label is flipped."""
+    """Fraction of training pairs whose label is flipped."""
     pairs_per_prompt: Positive = 4
 
     @model_validator(mode="after")
@@ -172,22 +172,22 @@ class WorldSettings(Settings):
 
 
 class TeacherSettings(Settings):
-    """How good the testbed's warm-up texts are; each field is a probability."""
+    """Quality of the testbed's warm-up texts; each field is a probability."""
 
     true_principle: Probability = 0.25
     """A rubric's principle is one that its topic implies."""
     generic_principle: Probability = 0.45
-    """It is one of the world's two generic ones instead (else any attribute)."""
+    """A rubric's principle is one of the world's two generic ones (otherwise: any attribute)."""
     malformed_rubric: Probability = 0.2
-    """The rubric breaks its format."""
+    """A rubric is malformed."""
     ignores_principles: Probability = 0.3
-    """A judgement overlooks the principles and goes by the hard rule."""
+    """A judgment ignores the principles and follows the hard rule."""
     prefers_first: Probability = 0.8
-    """A judgement of a pair that finds no difference, or is careless, leans to Response A."""
+    """A judgment of a pair that is undecided or careless prefers Response A."""
     careless: Probability = 0.25
-    """A judgement names the response it leans to whatever it found; a pointwise one answers against what it found."""
+    """A judgment contradicts its own findings: a pairwise one follows `prefers_first`, a pointwise one negates them."""
     malformed_judgement: Probability = 0.25
-    """The judgement breaks its format."""
+    """A judgment is malformed."""
 
     @model_validator(mode="after")
     def _check(self) -> TeacherSettings:
@@ -198,26 +198,26 @@ class TeacherSettings(Settings):
 
 
 class SourceSettings(Settings):
-    """A source of rows: a file, a folder, or a data set of the Hub, and what is taken from it."""
+    """A source of rows (a file, a folder, or a data set on the Hub) and which of its rows are used."""
 
     source: str | None = "testbed"
     """`testbed`, or a JSONL, CSV or Parquet file, a folder of such files, or a Hub id (owner/name)."""
     form: Form = "auto"
-    """What the columns mean. `auto`: known Hub ids and unmistakable columns by themselves, else our own form."""
+    """Format of the columns. `auto` detects known Hub ids and unambiguous columns, else assumes our own format."""
     config: str | None = None
-    """The data set's configuration, or a folder in it (null: what its form is known for)."""
+    """Configuration of the data set, or a folder in it (null: the default of its format)."""
     split: str | None = None
-    """Split to read (null: what its form is known for, else the only one, else `train`)."""
+    """Split to read (null: the default of its format, else the only split, else `train`)."""
     revision: str | None = None
-    """Commit or tag on the Hub; pin it for a run that others should repeat."""
+    """Commit or tag on the Hub; pin it to make a run reproducible."""
     streaming: bool = False
     """Read while downloading, without the `datasets` library's cache on disk."""
     rows: Positive | None = None
-    """Read only the first so many rows."""
+    """Read only this many rows, the first ones (null: all)."""
     subset: tuple[str, ...] = ()
-    """Keep only rows of these subsets (or, where a row names no subset, sources); empty keeps all."""
+    """Keep only rows of these subsets, or of these sources where a row names no subset; empty keeps all."""
     sample: Positive | None = None
-    """Keep at most so many prompts, drawn by the seed from all that were read."""
+    """Keep at most this many prompts, sampled with the recipe's seed from all that were read."""
 
     @model_validator(mode="after")
     def _check_choices(self) -> SourceSettings:
@@ -225,7 +225,7 @@ class SourceSettings(Settings):
         if chosen and self.source in (None, "testbed"):
             raise ValueError(
                 f"{chosen[0]}: source {self.source or 'null'} has nothing to choose from. Give a file, a folder or a "
-                f"Hub id as source, or leave {chosen[0]} out."
+                f"Hub id as source, or remove {chosen[0]}."
             )
         return self
 
@@ -241,15 +241,15 @@ class DataSettings(SourceSettings):
     source: str = "testbed"
     """`testbed`, or a file (JSONL, CSV, Parquet) or folder with prompt, chosen, rejected, or a Hub id (owner/name)."""
     deduplicate: Literal["none", "pairs", "prompts"] = "pairs"
-    """`pairs`: a pair that came before is left out; `prompts`: so is any further pair of a prompt."""
+    """`pairs` drops repeated pairs; `prompts` also drops further pairs of the same prompt."""
     decontaminate: tuple[str, ...] = ()
-    """Leave out what is trained on and overlaps with these benchmarks: names, files, folders or Hub ids."""
+    """Drop training prompts that overlap with these benchmarks: names, files, folders or Hub ids."""
     overlap_words: Positive = 13
-    """A prompt overlaps if it shares a run of so many words with a benchmark's, or equals a shorter one."""
+    """A prompt overlaps if it shares this many consecutive words with a benchmark's prompt, or equals a shorter one."""
     evaluation: str | None = None
-    """Held-out pairs (file, folder or Hub id); without it `test_fraction` of the prompts of `source` are held out."""
+    """Held-out pairs (file, folder or Hub id); null holds out `test_fraction` of the prompts of `source`."""
     evaluation_split: str | None = None
-    """Split of `evaluation`; it may be another split of `source`."""
+    """Split of `evaluation`, for example another split of `source`."""
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     train_prompts: Positive | None = None
     """Use at most this many prompts for training (all if null)."""
@@ -267,7 +267,7 @@ class DataSettings(SourceSettings):
         if self.source == "testbed" and self.evaluation is not None:
             raise ValueError(
                 f"evaluation: {self.evaluation!r} would not be used, as the testbed holds out prompts of its own. "
-                "Leave it out, or give data.source as well."
+                "Remove it, or give data.source as well."
             )
         return self
 
@@ -286,45 +286,45 @@ class SFTSettings(Settings):
     max_grad_norm: NonNegative = 1.0
     weight_decay: NonNegative = 0.0
     optim: Optim = "adamw_torch"
-    """`adamw_8bit` (bitsandbytes) keeps the moments in 8 bits: 2 bytes of an adapter's weight in place of 8."""
+    """`adamw_8bit` (bitsandbytes) keeps the moments in 8 bits: 2 bytes per adapter weight in place of 8."""
     save_steps: Positive = 200
-    """Checkpoint the warm-up itself every so many updates."""
+    """Updates between checkpoints of the warm-up."""
 
 
 class WarmupSettings(SourceSettings):
-    """Stage I (paper, sec. 4.1)."""
+    """Supervised warm-up, stage I (paper, sec. 4.1)."""
 
     source: str | None = "testbed"
-    """`testbed`; a file or folder of prompt, rubric, response_a, response_b, judgement (for a pointwise judge response
-    in place of the two); a Hub id with rubrics and judgements; or null to skip the warm-up."""
+    """`testbed`; a file or folder with columns prompt, rubric, response_a, response_b, judgement (for a pointwise judge
+    response in place of the two); a Hub id with rubrics and judgments; or null to skip the warm-up."""
     prompts: Positive = 200
-    """Prompts of the testbed that the teacher writes trajectories for."""
+    """Number of testbed prompts for which the teacher writes trajectories."""
     teacher: TeacherSettings = TeacherSettings()
     rubric: SFTSettings = SFTSettings()
     judge: SFTSettings = SFTSettings()
 
 
 class GRPOSettings(Settings):
-    """Group-relative updates of one role; names as in TRL's GRPOConfig."""
+    """GRPO of one role; names as in TRL's GRPOConfig."""
 
     num_generations: Positive = 8
-    """Completions per prompt: the group G."""
+    """Completions per prompt: the group size G."""
     max_completion_length: Positive = 512
-    """Tokens; longer completions are cut and their verdict does not count."""
+    """In tokens; longer completions are truncated and their verdict does not count."""
     temperature: PositiveFloat = 1.0
     num_iterations: Positive = 1
-    """Updates over the same rollouts (μ)."""
+    """Updates per batch of rollouts (μ)."""
     epsilon: PositiveFloat = 0.2
     epsilon_high: PositiveFloat = 0.28
     beta: NonNegative = 0.001
-    """Weight of the KL to the role's frozen warm-up copy."""
+    """Weight of the KL divergence from the role's frozen warm-up adapter."""
     loss_type: LossType = "grpo"
     scale_rewards: Literal["group", "none"] = "group"
     """Divide advantages by the group's standard deviation, or not."""
     entropy_coef: NonNegative = 0.0
     mask_truncated_completions: bool = False
     skip_uninformative: bool = True
-    """Leave groups without spread out of forward and backward; they still count in the loss's denominator."""
+    """Skip forward and backward for groups with equal rewards; they still count in the loss's denominator."""
     learning_rate: PositiveFloat = 1e-5
     weight_decay: NonNegative = 0.0
     optim: Optim = "adamw_torch"
@@ -334,18 +334,18 @@ class GRPOSettings(Settings):
     max_grad_norm: PositiveFloat = 1.0
     prompts_per_step: Positive = 16
     pairs_per_prompt: Positive = 1
-    """Judge phase: pairs taken from each prompt. Rubric phase: pairs that one rubric is rewarded on."""
+    """Judge phase: pairs used of each prompt. Rubric phase: pairs on which a rubric is scored."""
     max_steps: Positive | None = None
-    """Steps of one phase; null: once through the cycle's part of the data."""
+    """Steps of one phase (null: one pass through the cycle's part of the data)."""
     micro_batch_tokens: Positive | Literal["auto"] = "auto"
-    """Tokens that go through the network at once in an update; `auto` measures what fits. Halved if memory runs out."""
+    """Tokens per forward pass in an update; `auto` measures what fits. Halved if memory runs out."""
 
     @model_validator(mode="after")
     def _check(self) -> GRPOSettings:
         if self.num_generations < 2:
             raise ValueError(
-                "num_generations: 1 gives zero advantage everywhere. Use at least 2; to train without GRPO stop after "
-                "the warm-up (run --stage warmup)."
+                "num_generations: 1 gives zero advantage everywhere. Use at least 2, or stop after the warm-up (run "
+                "--stage warmup)."
             )
         if self.epsilon >= 1:
             raise ValueError(f"epsilon: {self.epsilon:g} must be below 1; the paper uses 0.2.")
@@ -353,47 +353,47 @@ class GRPOSettings(Settings):
 
 
 class RewardSettings(Settings):
-    """Rewards of both roles (paper, sec. 4.2; choices the paper leaves open)."""
+    """Rewards of both roles (paper, sec. 4.2), including choices that the paper leaves open."""
 
     judge: Literal["pairwise", "pointwise"] = "pairwise"
-    """`pairwise` names the better of two responses; `pointwise` checks one at a time (RUBRIC-ARROW, 2605.29156)."""
+    """`pairwise` compares two responses; `pointwise` checks one response at a time (RUBRIC-ARROW, 2605.29156)."""
     function: str | None = None
     """Your own reward in place of the method's: `my_module:my_reward`, or `file.py:my_reward` beside the recipe."""
     format_weight: NonNegative = 1.0
-    """Pairwise only: a pointwise judgement that breaks its form earns −1."""
+    """Weight of the format reward. Pairwise only: a malformed pointwise judgment has the reward −1."""
     format_mode: Literal["strict", "graded"] = "strict"
     unparsed: Literal["zero", "mask"] = "zero"
-    """A judgement in the rubric phase that cannot be read counts as wrong, or leaves the rubric out of its group."""
+    """Rubric phase: an unparsed judgment counts as wrong (`zero`), or removes the rubric from its group (`mask`)."""
     short_bonus: NonNegative = 0.1
-    """Pointwise only: what the shortest right rubrics of a group earn more …"""
+    """Pointwise only: bonus for the shortest correct rubrics of a group."""
     short_from: Positive = 5
-    """… if the group's right ones have at least so many items on average."""
+    """The bonus applies if the correct rubrics of the group have at least this many criteria on average."""
     judge_orders: Literal["one", "both"] = "one"
-    """Orders in which the frozen judge sees a pair in the rubric phase."""
+    """Presentation orders in which the frozen judge sees a pair in the rubric phase."""
     judge_samples: Positive = 1
-    """Judge rollouts per rubric and order: 1 is greedy (eq. 8), more are sampled and averaged."""
+    """Judgments per rubric and order: 1 is greedy (eq. 8), more are sampled and averaged."""
     judge_max_tokens: Positive = 1024
     rubric_temperature: NonNegative = 1.0
-    """Temperature of the rubric that the judge phase caches per prompt; 0 is greedy."""
+    """Temperature of the rubrics that the judge phase caches per prompt; 0 is greedy."""
     rubric_attempts: Positive = 3
-    """Draws until a rubric parses; a prompt without a usable rubric is left out of the judge step and counted."""
+    """Attempts until a rubric parses; a prompt without one is skipped in the judge step and counted."""
 
 
 class UntilSettings(Settings):
-    """End a phase when a quantity measured on a probe set reaches its mark."""
+    """Ends a phase early when a metric on a probe set reaches a threshold."""
 
     phase: Literal["rubric", "judge"] = "judge"
     metric: Literal["accuracy", "consistency", "format"] = "consistency"
-    """accuracy: of greedy verdicts in both orders; consistency: both orders agree; format: strict validity."""
+    """`accuracy` of greedy verdicts in both orders; `consistency`: both orders agree; `format`: strict validity."""
     at_least: Probability = 0.9
     every: Positive = 5
-    """Measure every so many steps."""
+    """Steps between measurements."""
     pairs: Positive = 64
-    """Size of the probe set, taken from the end of the training data."""
+    """Pairs in the probe set, taken from the end of the training data."""
 
 
 class ScheduleSettings(Settings):
-    """Which adapter is updated when (paper, eqs. 9-11)."""
+    """Order of the phases (paper, eqs. 9-11)."""
 
     order: Order = "judge_first"
     cycles: Positive = 3
@@ -413,44 +413,44 @@ class PhaseSettings(Settings):
 
 
 class CacheSettings(Settings):
-    """The rubric cache."""
+    """Cache of rubrics by prompt."""
 
     capacity: Positive = 4096
     rubrics_per_prompt: Positive = 1
 
 
 class EvaluationSettings(Settings):
-    """What is measured before and after every phase."""
+    """Evaluation before and after every phase."""
 
     pairs: Positive = 200
-    """Held-out pairs, each judged in both orders, or with a pointwise judge each response by itself."""
+    """Held-out pairs; a pairwise judge sees each in both orders, a pointwise judge each response by itself."""
     after_phases: bool = True
     rubric_max_tokens: Positive = 1024
     judge_max_tokens: Positive = 4096
     judge_temperature: NonNegative = 0.0
     """0 is greedy; the paper samples at 1.0."""
     unparsed_value: Probability = 0.5
-    """What an unparsed verdict counts for, as in RewardBench."""
+    """Credit for an unparsed verdict, as in RewardBench."""
     unparsed_best_of: Probability = 0.25
-    """What a best of n counts for that is lost nowhere but lacks a verdict, as in RewardBench 2."""
+    """Credit for a best-of-n row that loses no comparison but has an unparsed verdict, as in RewardBench 2."""
     votes: Positive = 5
-    """Samples for voting@k at the end; 1 leaves it out."""
+    """Samples for voting@k at the end; 1 turns it off."""
     vote_pairs: Positive = 50
     vote_temperature: PositiveFloat = 1.0
     bootstrap: Positive = 2000
     showcase: Annotated[int, Field(ge=0)] = 3
-    """Prompts whose rubrics and judgements are kept after every phase, side by side."""
+    """Prompts whose rubrics and judgments are saved after every phase, as examples in the report."""
 
 
 class CheckpointSettings(Settings):
-    """Checkpoints inside the alternating stage."""
+    """Checkpoints in the alternating stage."""
 
     save_steps: Positive = 10
     save_total_limit: Positive = 2
 
 
 class Recipe(RunSettings):
-    """One run of a reward model, complete."""
+    """A complete recipe of a reward model's run."""
 
     model: ModelSettings = ModelSettings()
     prompts: PromptSettings = PromptSettings()
@@ -491,24 +491,24 @@ class Recipe(RunSettings):
                 )
         if self.model.checkpoints is not None and self.model.backend != "transformers":
             raise ValueError(
-                f"model.backend: {self.model.backend} cannot ask the two models of model.checkpoints. Use transformers."
+                f"model.backend: {self.model.backend} cannot run the two models of model.checkpoints. Use transformers."
             )
         if self.pointwise:
             if self.reward.judge_orders == "both":
                 raise ValueError(
-                    "reward.judge_orders: both is for two responses in one prompt; reward.judge: pointwise shows one. "
+                    "reward.judge_orders: both is for two responses in one prompt, but a pointwise judge sees one. "
                     "Use one."
                 )
             if self.schedule.until is not None and self.schedule.until.metric == "consistency":
                 raise ValueError(
-                    "schedule.until.metric: consistency compares two orders, which reward.judge: pointwise does not "
-                    "have. Use accuracy or format."
+                    "schedule.until.metric: consistency compares two orders, but a pointwise judge has none. Use "
+                    "accuracy or format."
                 )
         testbed = self.data.source == "testbed"
         if self.warmup.source == "testbed" and not testbed:
             raise ValueError(
                 "warmup.source: testbed writes trajectories of the testbed's world, but data.source is "
-                f"{self.data.source!r}. Give a JSONL of trajectories, or null to start from the base as it is."
+                f"{self.data.source!r}. Give a file of trajectories, or null to start from the base."
             )
         k = max(self.judge.pairs_per_prompt, self.rubric.pairs_per_prompt)
         if testbed and k > self.data.world.pairs_per_prompt:
@@ -522,4 +522,4 @@ class Recipe(RunSettings):
 
 
 BUILT_IN_TEMPLATES = ("rubric", "judge", "judge_paper", "pointwise", "pointwise_bare")
-"""Those that a recipe may name."""
+"""Names that ``prompts.*_template`` accepts besides paths."""

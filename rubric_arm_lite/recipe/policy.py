@@ -1,6 +1,6 @@
-"""Recipes of policy post-training (paper, sec. 4.3): a policy is trained against a finished reward-model run.
+"""Recipes of policy post-training (paper, sec. 4.3) against a finished reward-model run.
 
-Field names are TRL's (``DPOConfig``, ``GRPOConfig``, ``SFTConfig``) where they mean the same.
+Fields that TRL's ``DPOConfig``, ``GRPOConfig`` or ``SFTConfig`` has, too, have TRL's names.
 """
 
 from __future__ import annotations
@@ -28,87 +28,87 @@ Method = Literal["dpo", "iterdpo", "grpo"]
 
 
 class RewardModelSettings(Settings):
-    """The reward model that labels and rewards."""
+    """The reward model that labels pairs and scores responses."""
 
     run: str = "runs/demo"
-    """A run directory that ``rubric-arm run`` has finished; with a server only its recipe is read."""
+    """Run directory of a finished reward model; with a server only its recipe is read."""
     state: Literal["final", "warm-up", "latest"] = "final"
     server: str | None = None
-    """Address of an OpenAI-compatible server that has the run's adapters; null: they are loaded here."""
+    """URL of an OpenAI-compatible server that serves the run's adapters (null: they are loaded in this process)."""
     rubric_model: Annotated[str, Field(min_length=1)] = "rubric"
-    """The server's name of the generator."""
+    """Name of the rubric generator on the server."""
     judge_model: Annotated[str, Field(min_length=1)] = "judge"
-    """The server's name of the judge."""
+    """Name of the judge on the server."""
     key_env: Annotated[str, Field(min_length=1)] = "OPENAI_API_KEY"
-    """Environment variable that holds the server's key."""
+    """Environment variable with the server's API key."""
     concurrency: Positive = 32
-    """Requests to the server at a time."""
+    """Concurrent requests to the server."""
 
     @model_validator(mode="after")
     def _check(self) -> RewardModelSettings:
         if self.server is not None and self.state != "final":
             raise ValueError(
-                f"reward.state: {self.state} is for adapters that are loaded here. A server has what it was started "
-                "with: choose it by reward.rubric_model and reward.judge_model."
+                f"reward.state: {self.state} is for adapters that are loaded in this process. A server has those it "
+                "was started with: select them with reward.rubric_model and reward.judge_model."
             )
         return self
 
 
 class PolicyDataSettings(Settings):
-    """Where prompts come from; responses are the policy's own."""
+    """Prompts; the policy generates the responses."""
 
     source: str = "testbed"
     """`testbed` for the world of the reward model's run, or a JSONL, CSV or Parquet file with `prompt`."""
     evaluation: str | None = None
-    """A file of held-out prompts; without it `test_fraction` of the prompts of `source` are held out."""
+    """File of held-out prompts; null holds out `test_fraction` of the prompts of `source`."""
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     train_prompts: Positive | None = None
     """Use at most this many prompts for training (all if null; 480 of the testbed)."""
 
 
 class StartSettings(Settings):
-    """How the policy begins; an instruction-tuned base needs nothing."""
+    """Initialization of the policy; an instruction-tuned base needs none."""
 
     adapter: str | None = None
-    """A PEFT folder to begin with, for example `adapters/policy` of another policy run."""
+    """PEFT folder to start from, for example `adapters/policy` of another policy run."""
     source: str | None = None
-    """`testbed` for the world's responses, liked or not; a file with `prompt` and `response`; or null for no
-    supervised start."""
+    """Data of a supervised start: `testbed` for the world's responses, liked or not; a file with `prompt` and
+    `response`; or null for none."""
     sft: SFTSettings = SFTSettings()
 
 
 class AnswerSettings(Settings):
-    """How the policy answers, in the rounds of DPO and in evaluations."""
+    """Sampling of the policy's responses in rounds of DPO and in evaluations."""
 
     max_completion_length: Positive = 1024
     temperature: PositiveFloat = 1.0
 
 
 class DPOSettings(SFTSettings):
-    """Direct preference optimisation with TRL's DPOTrainer on pairs sampled from the policy."""
+    """Direct preference optimization with TRL's DPOTrainer on pairs sampled from the policy."""
 
     beta: PositiveFloat = 0.1
     sft_weight: NonNegative = 0.2
-    """Weight of the next-token loss on the chosen answer beside DPO's (TRL: loss_type sigmoid + sft)."""
+    """Weight of the next-token loss on the chosen response, added to the DPO loss (TRL: loss_type sigmoid + sft)."""
     rounds: Positive = 3
-    """Rounds of iterative DPO; each starts from, and refers to, the policy of the round before."""
+    """Rounds of iterative DPO; the previous round's policy is the start and the reference of each."""
 
 
 class PolicyEvaluationSettings(Settings):
-    """What is measured at the start and after every round."""
+    """Evaluation at the start and after every round."""
 
     prompts: Positive = 200
-    """Held-out prompts; one sampled answer to each is compared with the starting policy's."""
+    """Held-out prompts; one sampled response to each is compared with the starting policy's."""
     judge: str | None = None
-    """Who is asked beside the reward model: `oracle` (the testbed's world), another run directory, or null."""
+    """A second judge besides the reward model: `oracle` (the testbed's world), another run directory, or null."""
     judge_state: Literal["final", "warm-up", "latest"] = "final"
     alarm_margin: Probability = 0.03
-    """Reward over-optimisation is called out if the trained reward has gained, and the other judge lost, this much."""
+    """Over-optimization alarm: the trained reward gained, and the second judge lost, at least this much."""
     bootstrap: Positive = 2000
 
 
 class PolicyRecipe(RunSettings):
-    """One policy run, complete."""
+    """A complete recipe of a policy run."""
 
     recipe_folder: ClassVar[str] = "policy"
     unhashed_fields: ClassVar[tuple[str, ...]] = tuple(
@@ -116,18 +116,18 @@ class PolicyRecipe(RunSettings):
     )
 
     method: Method = "dpo"
-    """Set by the verb."""
+    """Set by the command."""
     reward: RewardModelSettings = RewardModelSettings()
     model: ModelSettings | None = None
-    """The policy's base; null: a third adapter on the reward model's base, of the same shape as the other two."""
+    """The policy's base (null: a third adapter on the reward model's base, configured like the other two)."""
     data: PolicyDataSettings = PolicyDataSettings()
     start: StartSettings = StartSettings()
     answers: AnswerSettings = AnswerSettings()
     dpo: DPOSettings = DPOSettings()
     policy: GRPOSettings = GRPOSettings()
-    """Online GRPO; `pairs_per_prompt` has no meaning here, `max_steps` counts the steps of one round."""
+    """Online GRPO; `pairs_per_prompt` is ignored, `max_steps` is the steps of one round."""
     rounds: Positive = 3
-    """Rounds of online GRPO: equal parts of the prompts, with an evaluation after each."""
+    """Rounds of online GRPO: each uses an equal part of the prompts and ends with an evaluation."""
     evaluation: PolicyEvaluationSettings = PolicyEvaluationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
 
@@ -138,28 +138,28 @@ class PolicyRecipe(RunSettings):
 
     @property
     def inputs(self) -> list[str]:
-        """Folders and files that a run reads."""
+        """Paths of folders and files that a run reads."""
         runs = (self.reward.run, self.evaluation.judge, self.start.adapter)
         files = (self.data.source, self.data.evaluation, self.start.source)
         return [name for name in (*runs, *files) if name is not None and name not in ("testbed", "oracle")]
 
     @property
     def longest_answer(self) -> int:
-        """Tokens of the longest answer that a run writes; only online GRPO has answers of its own in training."""
-        own = self.policy.max_completion_length if self.method == "grpo" else 0
-        return max(self.answers.max_completion_length, own)
+        """Most tokens of a response; only online GRPO has a limit of its own in training."""
+        online = self.policy.max_completion_length if self.method == "grpo" else 0
+        return max(self.answers.max_completion_length, online)
 
     def check_room(self, max_context: int) -> None:
-        """Refuse a context of the policy, in tokens, that an answer alone would fill.
+        """Check that the policy's context, in tokens, is longer than the longest response.
 
         Raises:
-            ConfigError: if it would.
+            ConfigError: if it is not.
         """
         if (longest := self.longest_answer) >= max_context:
             field = "answers" if longest == self.answers.max_completion_length else "policy"
             raise ConfigError(
                 f"{field}.max_completion_length: {longest} leaves no room for a prompt in model.max_context "
-                f"({max_context}). Raise the context or shorten the answers."
+                f"({max_context}). Raise the context or shorten the responses."
             )
 
     def grpo(self, role: Role) -> GRPOSettings:
@@ -171,13 +171,13 @@ class PolicyRecipe(RunSettings):
         testbed = self.data.source == "testbed"
         if testbed and self.data.evaluation is not None:
             raise ValueError(
-                f"data.evaluation: {self.data.evaluation!r} is not asked with data.source: testbed, which has held-out "
+                f"data.evaluation: {self.data.evaluation!r} is not used with data.source: testbed, which has held-out "
                 "prompts of its own. Give a file of prompts as data.source, too, or null."
             )
         if not testbed and self.start.source == "testbed":
             raise ValueError(
-                f"start.source: testbed answers the testbed's prompts, but data.source is {self.data.source!r}. Give a "
-                "file of prompt and response, or null."
+                f"start.source: testbed has responses to the testbed's prompts only, but data.source is "
+                f"{self.data.source!r}. Give a file of prompt and response, or null."
             )
         if not testbed and self.evaluation.judge == "oracle":
             raise ValueError(

@@ -420,7 +420,11 @@ def test_results_with_a_text_for_a_number_are_damaged(tmp_path: Path) -> None:
 def test_a_file_of_pairs_in_the_folder_of_results_is_not_written_over(tmp_path: Path) -> None:
     path = pairs(tmp_path / "f.jsonl", 2)
     before = path.read_bytes()
-    for if_exists, message in (("raise", "exists"), ("resume", "not a row of a journal"), ("overwrite", "is not a journal")):
+    for if_exists, message in (
+        ("raise", "exists"),
+        ("resume", "not a row of a journal"),
+        ("overwrite", "is not a journal"),
+    ):
         with pytest.raises(CheckpointError, match=message):
             evaluate_benchmarks(reward_model(), of_file(path), tmp_path, 1, if_exists)  # type: ignore[arg-type]
     assert path.read_bytes() == before

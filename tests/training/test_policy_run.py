@@ -228,7 +228,7 @@ def test_stages() -> None:
 @pytest.mark.parametrize(
     ("sets", "message"),
     [
-        (["data.source=p.jsonl"], "start.source: testbed answers the testbed's prompts"),
+        (["data.source=p.jsonl"], "start.source: testbed has responses to the testbed's prompts only"),
         (["data.source=p.jsonl", "start.source=null"], "evaluation.judge: oracle knows the testbed's prompts only"),
         (["dpo.bta=0.2"], "Did you mean `dpo.beta`?"),
         (["model={max_context: 16}"], "leaves no room for a prompt"),
@@ -241,7 +241,7 @@ def test_stages() -> None:
             "leaves no room for a prompt",
         ),
         (["method=ppo"], "Allowed: dpo, iterdpo, grpo"),
-        (["data.evaluation=p.jsonl"], "p.jsonl' is not asked with data.source: testbed"),
+        (["data.evaluation=p.jsonl"], "p.jsonl' is not used with data.source: testbed"),
     ],
 )
 def test_mistakes_in_a_policy_recipe(sets: list[str], message: str) -> None:
