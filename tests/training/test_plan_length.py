@@ -161,7 +161,7 @@ def test_the_verb_says_it(tmp_path: Path) -> None:
     assert json.loads(shown(*missing, "--json"))["length_unknown"].startswith("Tokens and hours are unknown")
     counted = ("--tokens-per-second", "300", "--set", f"data.source={pairs(tmp_path / 'pairs.jsonl', 90)}")
     text = shown(*counted)
-    assert "training prompts, once through in 3 cycles" in text and "A judge phase of 2 steps writes" in text
+    assert "training prompts, once through in 3 cycles" in text and "A judge phase of 2 steps generates" in text
     found = json.loads(shown(*counted, "--json"))
     assert found["steps_per_phase"] == {"judge": 2, "rubric": 2} and found["length_unknown"] is None
     assert found["hours_per_cycle"] == pytest.approx(sum(found["tokens_per_cycle"].values()) / 300 / 3600)
