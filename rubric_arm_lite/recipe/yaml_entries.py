@@ -28,7 +28,7 @@ class Entry:
     """A value of a recipe.
 
     Attributes:
-        where: file and line, or the ``--set`` that it was given by.
+        where: file and line, or the ``--set`` argument.
         folder: the folder that relative paths start from.
     """
 
@@ -72,7 +72,7 @@ def read_override(override: str, folder: Path) -> Entries:
     """The entries of ``--set a.b=value``; paths in it start from ``folder``.
 
     Raises:
-        ConfigError: if it has another form, sets ``extends``, or its value is not YAML.
+        ConfigError: if it is not of the form field=value, sets ``extends``, or its value is not YAML.
     """
     where = f"--set {printable(override)}"
     name, equals, text = _whole_characters(override, where).partition("=")
@@ -104,7 +104,7 @@ def _parse(text: str, where: Callable[[int], str], folder: Path) -> Entries:
                     raise ConfigError(f"{at}: a list or mapping as key. A key is the name of a field.")
                 key = _whole_characters(str(key_node.value), at)
                 if key in lines:
-                    raise ConfigError(f"{at}: {show(key)} was given before ({lines[key]}). Keep one of them.")
+                    raise ConfigError(f"{at}: {show(key)} is set twice, first in {lines[key]}. Keep one of them.")
                 lines[key] = at
                 yield from read(value_node, (*location, key), at)
         elif isinstance(node, SequenceNode):

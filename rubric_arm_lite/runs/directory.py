@@ -287,13 +287,7 @@ class FollowedDirectory(RunDirectory):
     def append(self, log: str, row: Mapping[str, Any]) -> None:
         """Do nothing; the first process appends."""
 
-    def commit(
-        self,
-        save: Callable[[Path], None] | None = None,
-        stage: str | None = None,
-        position: tuple[int, int] | None = None,
-        keep: int = 2,
-    ) -> None:
+    def commit(self, *arguments: Any, **keywords: Any) -> None:
         """Wait until the first process has committed, and read its state."""
         self.after_commit()
         self.state = read_state(self.path / STATE, self.state.recipe_hash)

@@ -295,8 +295,8 @@ BAD_FILES = [
     ("data:\n  source: a.jsonl\n", "line 2: warmup.source: testbed writes trajectories"),
     ("judge: {\n  pairs_per_prompt: 9}\n", "r.yaml: pairs_per_prompt: 9 is more than data.world.pairs_per_prompt"),
     # YAML
-    ("name: x\nseed: 1\nseed: 2\n", "line 3: 'seed' was given before (%PATH%, line 2). Keep one of them."),
-    ("judge:\n  beta: 0\n  beta: 0\n", "line 3: 'beta' was given before"),
+    ("name: x\nseed: 1\nseed: 2\n", "line 3: 'seed' is set twice, first in %PATH%, line 2. Keep one of them."),
+    ("judge:\n  beta: 0\n  beta: 0\n", "line 3: 'beta' is set twice"),
     ("seed: 1\njudge: [\n", "line 3: not YAML (expected the node content, but found '<stream end>')"),
     ("seed: 1\nname: a: b\n", "line 2: not YAML (mapping values are not allowed here). Correct the syntax"),
     ("\tseed: 1\n", "line 1: not YAML (found character '\\t' that cannot start any token)"),
