@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.recipe import load as recipe_file
-from rubric_arm_lite.recipe.fields import GRPOSettings, LoraSettings, ModelSettings, Recipe, RunSettings, Settings
+from rubric_arm_lite.recipe.fields import GRPOSettings, LoraSettings, ModelSettings, Recipe
 from rubric_arm_lite.recipe.load import (
     dump_recipe,
     load_recipe,
-    load_settings,
     recipe_hash,
     recipes_folder,
     resolve_recipe_path,
@@ -554,18 +553,7 @@ def test_an_empty_path_is_left_alone(elsewhere: Path) -> None:
     assert load_recipe(write(elsewhere, "model: {base: ''}\n")).model.base == ""
 
 
-class PluginSettings(Settings):
-    """A section as it is in a recipe with a plug-in."""
-
-    function: str | None = None
-
-
-class PluginRecipe(RunSettings):
-    """A recipe with a plug-in."""
-
-    reward: PluginSettings = PluginSettings()
-
-
+@pytest.mark.parametrize("field", ["reward.function", "phases.judge", "phases.rubric"])
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -579,13 +567,13 @@ class PluginRecipe(RunSettings):
         ("null", None),
     ],
 )
-def test_the_file_of_a_plugin_becomes_absolute(elsewhere: Path, value: str, expected: str | None) -> None:
+def test_the_file_of_a_plugin_becomes_absolute(elsewhere: Path, field: str, value: str, expected: str | None) -> None:
     write(elsewhere, "x", "files/mine.py")
     for name in ("here", "here.py", "mine.py"):
         write(Path.cwd(), "x", name)
-    path = write(elsewhere, f"reward: {{function: '{value}'}}\n" if expected else "reward: {function: null}\n")
-    function = load_settings(PluginRecipe, path).reward.function
-    assert function == (expected and expected.format(recipes=elsewhere.resolve(), cwd=Path.cwd()))
+    section, key = field.split(".")
+    recipe = load_recipe(write(elsewhere, f"{section}: {{{key}: {value}}}\n"))
+    assert value_of(recipe, field) == (expected and expected.format(recipes=elsewhere.resolve(), cwd=Path.cwd()))
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
