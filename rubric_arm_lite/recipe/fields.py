@@ -19,8 +19,10 @@ NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 Order = Literal["judge_first", "rubric_first", "judge_only", "rubric_only", "simultaneous"]
 LossType = Literal["grpo", "dapo", "dr_grpo"]
-Form = Literal["auto", "pairs", "openrubric", "ultrafeedback", "skywork", "helpsteer3", "rubricarm-arena"]
-"""Forms of source rows; `pairs` is our own, the others are in :mod:`rubric_arm_lite.data.formats`."""
+FormatName = Literal["auto", "pairs", "openrubric", "ultrafeedback", "skywork", "helpsteer3", "rubricarm-arena"]
+"""Formats of source rows; `pairs` is our own, the others are in :mod:`rubric_arm_lite.data.formats`."""
+Plugin = Annotated[str, Field(pattern=r"^.+:[A-Za-z_][A-Za-z0-9_]*$")]
+"""A function of the user's: ``my_module:my_function`` or ``file.py:my_function`` (:mod:`.plugins`)."""
 Optim = Literal["adamw_torch", "adamw_8bit"]
 
 
@@ -202,12 +204,14 @@ class SourceSettings(Settings):
 
     source: str | None = "testbed"
     """`testbed`, or a JSONL, CSV or Parquet file, a folder of such files, or a Hub id (owner/name)."""
-    form: Form = "auto"
-    """What the columns mean. `auto`: known Hub ids and unmistakable columns by themselves, else our own form."""
+    format: FormatName | Plugin = "auto"
+    """What the columns mean. `auto`: recognized by a known Hub id or by unmistakable columns, else our own format.
+    `my_module:my_format` or `file.py:my_format`: a function that maps one row to our own format, or to None to skip it
+    (docs/plugins.md)."""
     config: str | None = None
-    """The data set's configuration, or a folder in it (null: what its form is known for)."""
+    """The data set's configuration, or a folder in it (null: the format's usual one)."""
     split: str | None = None
-    """Split to read (null: what its form is known for, else the only one, else `train`)."""
+    """Split to read (null: the format's usual one, else the only one, else `train`)."""
     revision: str | None = None
     """Commit or tag on the Hub; pin it for a run that others should repeat."""
     streaming: bool = False

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
@@ -24,7 +24,8 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.representer import SafeRepresenter
 
 from rubric_arm_lite.errors import ConfigError
-from rubric_arm_lite.recipe.fields import BUILT_IN_TEMPLATES, Recipe, RunSettings
+from rubric_arm_lite.recipe.fields import BUILT_IN_TEMPLATES, FormatName, Recipe, RunSettings
+from rubric_arm_lite.recipe.plugins import absolute_plugin
 
 _FIELD_NAME = re.compile(r"[a-z_][a-z0-9_]*(?:\.[a-z_][a-z0-9_]*)*")
 
@@ -309,6 +310,8 @@ _PATH_FIELDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("data", "evaluation"): (),
     ("data", "decontaminate"): (),
     ("warmup", "source"): ("testbed",),
+    ("data", "format"): get_args(FormatName),
+    ("warmup", "format"): get_args(FormatName),
     ("model", "base"): ("testbed",),
     ("model", "checkpoints", "rubric"): (),
     ("model", "checkpoints", "judge"): (),
@@ -558,6 +561,8 @@ def _absolute(value: Any, folder: Path, built_in: tuple[str, ...], never_hub_id:
     """
     if not isinstance(value, str) or value in ("", *built_in):
         return value
+    if ".py:" in value:
+        return absolute_plugin(value, folder)
     here, beside = Path(value), folder / value
     if _exists(here) or _exists(beside):
         return str((here if _exists(here) else beside).resolve())

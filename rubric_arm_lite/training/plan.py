@@ -13,9 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rubric_arm_lite.data import read_pairs
-from rubric_arm_lite.data.load import read_blocks
-from rubric_arm_lite.data.pairs import blocks_from_pairs
+from rubric_arm_lite.data import blocks_from_pairs, read_blocks, read_pairs
 from rubric_arm_lite.data.testbed import TRAIN_PROMPTS, base_folder
 from rubric_arm_lite.errors import ConfigError, DataError, first_line
 from rubric_arm_lite.recipe import GRPOSettings, ModelSettings, Recipe, SFTSettings

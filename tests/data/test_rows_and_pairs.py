@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rubric_arm_lite.data.pairs import (
-    UnlabelledPair,
+    ResponseSet,
     WarmupRow,
     load_answers,
     load_comparisons,
@@ -187,9 +187,9 @@ def test_comparisons(tmp_path: Path) -> None:
     rows = [COMPARISON, {**COMPARISON, "id": "k", "rubric": "r"}, {**COMPARISON, "rubric": None, "response_b": "a"}]
     name = prompt_hash("p")
     assert load_comparisons(jsonl(tmp_path, *rows)) == [
-        UnlabelledPair(f"{name}-0", "p", "a", "b"),
-        UnlabelledPair("k", "p", "a", "b", "r"),
-        UnlabelledPair(f"{name}-2", "p", "a", "a", None),
+        ResponseSet(f"{name}-0", "p", ("a", "b")),
+        ResponseSet("k", "p", ("a", "b"), "r"),
+        ResponseSet(f"{name}-2", "p", ("a", "a"), None),
     ]
 
 
