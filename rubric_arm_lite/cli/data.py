@@ -57,25 +57,20 @@ class SourceOptions:
     ] = None
     seed: Annotated[int, typer.Option(min=0, help="Seed of all draws.")] = 0
 
-    def read_pairs(self, deduplicate: str, bad: BadRows | None = None) -> tuple[list[PreferencePair], Counts]:
-        """The selected pairs and the counts of all rows."""
-        from rubric_arm_lite.data import read_pairs
-        from rubric_arm_lite.data.decontaminate import decontaminator_of
-        from rubric_arm_lite.recipe import DataSettings
-
-        benchmarks = tuple(self.decontaminate or ())
-        settings = self._settings(DataSettings, deduplicate=deduplicate, decontaminate=benchmarks)
-        return read_pairs(settings, self.seed, decontaminator_of(benchmarks, settings.overlap_words), bad=bad)
-
-    def read_trajectories(self, bad: BadRows | None = None) -> tuple[list[WarmupRow], Counts]:
-        """The selected trajectories and the counts of all rows."""
-        from rubric_arm_lite.data import read_trajectories
+    def read(
+        self, warmup: bool = False, deduplicate: str = "none", bad: BadRows | None = None
+    ) -> tuple[list[PreferencePair] | list[WarmupRow], Counts]:
+        """The selected pairs, or trajectories with ``warmup``, and the counts of all rows."""
+        from rubric_arm_lite.data import read_pairs, read_trajectories
         from rubric_arm_lite.data.decontaminate import decontaminator_of
         from rubric_arm_lite.recipe import DataSettings, WarmupSettings
 
-        settings = self._settings(WarmupSettings)
+        kind, more = (WarmupSettings, {}) if warmup else (DataSettings, {"deduplicate": deduplicate})
+        settings = self._settings(kind, **more)
         decontaminator = decontaminator_of(self.decontaminate or (), DataSettings().overlap_words)
-        return read_trajectories(settings, self.seed, decontaminator, bad=bad)
+        if warmup:
+            return read_trajectories(settings, self.seed, decontaminator, bad=bad)
+        return read_pairs(settings, self.seed, decontaminator, bad=bad)
 
     def _settings(self, settings_type: Any, **more: Any) -> Any:
         """The settings, or an error about the first option that is wrong."""
@@ -142,14 +137,10 @@ def check(
     survey: Survey | None = None
     shown: list[str] = []
     with _gathered(bad):
-        if warmup:
-            trajectories, counts = source.read_trajectories(bad)
-            survey = survey_trajectories(trajectories, counts, unit, measure)
-            shown = [trajectory_text(row, builder) for row in trajectories[:show]]
-        else:
-            pairs, counts = source.read_pairs("none", bad)
-            survey = survey_pairs(pairs, counts, unit, measure)
-            shown = [pair_text(pair, builder) for pair in pairs[:show]]
+        items, counts = source.read(warmup, bad=bad)
+        survey_of: Any = survey_trajectories if warmup else survey_pairs
+        survey = survey_of(items, counts, unit, measure)
+        shown = [_shown(item, builder) for item in items[:show]]
     if as_json:
         report = {"source": source.source} if survey is None else survey.as_json()
         print_json({**report, "shown": shown, **({"bad_rows": bad.as_json()} if bad.total else {})})
@@ -200,36 +191,24 @@ def _prompts_and_measure(model: str | None, recipe: str | None) -> tuple[PromptB
     return builder, "tokens", lambda text: len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
-def pair_text(pair: PreferencePair, builder: PromptBuilder) -> str:
-    """A pair as the models will see it."""
-    return _sections(
-        ("the generator's prompt", builder.rubric_prompt(pair.prompt)),
-        ("chosen", builder.neutralise(pair.chosen)),
-        ("rejected", builder.neutralise(pair.rejected)),
-    )
-
-
-def trajectory_text(row: WarmupRow, builder: PromptBuilder) -> str:
-    """A trajectory with the prompts that lead to it."""
+def _shown(item: PreferencePair | WarmupRow, builder: PromptBuilder) -> str:
+    """A pair as the models will see it, or a trajectory with the prompts that lead to it."""
+    from rubric_arm_lite.data import WarmupRow
     from rubric_arm_lite.prompts import parse_rubric
 
-    rubric = parse_rubric(row.rubric)
-    if not rubric.usable:
-        prompt = "(The rubric does not parse: this row teaches the generator only.)"
-    elif row.response_b is None:
-        prompt = builder.pointwise_prompt(row.prompt, rubric, row.response_a)
+    parts = {"the generator's prompt": builder.rubric_prompt(item.prompt)}
+    if not isinstance(item, WarmupRow):
+        parts |= {"chosen": builder.neutralise(item.chosen), "rejected": builder.neutralise(item.rejected)}
     else:
-        prompt = builder.judge_prompt(row.prompt, rubric, row.response_a, row.response_b)
-    return _sections(
-        ("the generator's prompt", builder.rubric_prompt(row.prompt)),
-        ("its rubric", row.rubric),
-        ("the judge's prompt", prompt),
-        ("its judgement", row.judgement),
-    )
-
-
-def _sections(*parts: tuple[str, str]) -> str:
-    return "\n".join(f"=== {name} ===\n{text.strip()}" for name, text in parts)
+        rubric = parse_rubric(item.rubric)
+        if not rubric.usable:
+            prompt = "(The rubric does not parse: this row teaches the generator only.)"
+        elif item.response_b is None:
+            prompt = builder.pointwise_prompt(item.prompt, rubric, item.response_a)
+        else:
+            prompt = builder.judge_prompt(item.prompt, rubric, item.response_a, item.response_b)
+        parts |= {"its rubric": item.rubric, "the judge's prompt": prompt, "its judgement": item.judgement}
+    return "\n".join(f"=== {name} ===\n{text.strip()}" for name, text in parts.items())
 
 
 def _print_survey(survey: Survey, what: str) -> None:
@@ -276,21 +255,17 @@ def convert(
     check_target(Path(source.source), target, overwrite)
     bad = BadRows() if skip_bad else None
     try:
-        if warmup:
-            trajectories, counts = source.read_trajectories(bad)
-            rows = list(map(trajectory_as_row, trajectories))
-        else:
-            pairs, counts = source.read_pairs(deduplicate, bad)
-            rows = list(map(pair_as_row, pairs))
+        items, counts = source.read(warmup, deduplicate, bad)
     finally:  # bad rows are reported even if no row is left without them
         for line in bad.lines(source.source) if bad is not None and bad.total else ():
             err.print(safe_text(line), markup=False, highlight=False)
-    _write_jsonl(target, rows)
+    as_row: Any = trajectory_as_row if warmup else pair_as_row
+    _write_jsonl(target, [as_row(item) for item in items])
     if as_json:
         print_json({"target": str(target), **counts.as_json()})
     else:
         what = "trajectories" if warmup else "pairs"
-        print(f"{counts.line(what)}\n{len(rows):,} {what} written to {target}")
+        print(f"{counts.line(what)}\n{len(items):,} {what} written to {target}")
 
 
 def _write_jsonl(target: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -349,7 +324,7 @@ def synthesize(
     if if_exists not in ("resume", "raise", "overwrite"):
         raise ConfigError(f"--if-exists {if_exists}: use resume, raise or overwrite.")
     part = _part_file(Path(source.source), target, if_exists)
-    pairs = source.read_pairs("none")[0][:limit]
+    pairs: Any = source.read()[0][:limit]
     sampler = _teacher(model, server, server_key_env, concurrency, nf4, context)
     with explained_disk_errors(target.parent):
         with Journal.open(part, {"answers of": model}, if_exists) as journal:  # type: ignore[arg-type]
@@ -380,12 +355,9 @@ def _part_file(source: Path, target: Path, if_exists: str) -> Path:
 
     if target.suffix != ".jsonl":
         raise DataError(f"{target} must end in .jsonl, the format that is written. Rename it.")
-    if target.is_dir():
-        raise DataError(f"{target} is a folder. Name the file to write.")
     part = target.with_name(f"{target.name}.part")
     for path in (target, part):
-        if path.exists() and source.exists() and path.samefile(source):
-            raise DataError(f"{path} is also the input. Choose another file to write.")
+        check_target(source, path, overwrite=True)
     if target.exists() and (if_exists == "raise" or (if_exists == "resume" and not part.exists())):
         raise CheckpointError(
             f"{target} exists and is not replaced. Name another file, or replace it with --if-exists overwrite."

@@ -103,9 +103,9 @@ class SourceReader(Generic[Item]):
                     self._bad.add(error)
                 else:
                     raise
-        items = self._sample.items()
-        if self._sample.dropped:
-            skipped["not in the sample"] = self._sample.dropped
+        items, dropped = self._sample.items()
+        if dropped:
+            skipped["not in the sample"] = dropped
         if self._bad is not None:
             number, skipped = number + self._bad.unread_lines, skipped + self._bad.reasons
         counts = Counts(str(self._settings.source), name, number, len(items), sorted_reasons(skipped))
@@ -179,34 +179,26 @@ class Sample(Generic[Item]):
     """
 
     def __init__(self, size: int | None, seed: int) -> None:
-        self.dropped = 0
         self._size = size
         self._seed = seed
-        self._number = 0
+        self._added = 0
         self._kept: dict[str, list[tuple[int, Item]]] = {}
-        self._largest: list[tuple[int, str]] = []
 
     def add(self, prompt_id: str, item: Item) -> None:
         """Consider an item of a prompt."""
-        self._number += 1
-        if prompt_id not in self._kept and not self._enter(prompt_id):
-            self.dropped += 1
-            return
-        self._kept[prompt_id].append((self._number, item))
+        self._added += 1
+        self._kept.setdefault(prompt_id, []).append((self._added, item))
+        if self._size is not None and len(self._kept) > 2 * self._size:
+            self._prune(self._size)
 
-    def items(self) -> list[Item]:
-        """The kept items, in the order in which they were added."""
-        numbered = [entry for entries in self._kept.values() for entry in entries]
-        return [item for _, item in sorted(numbered, key=lambda entry: entry[0])]
-
-    def _enter(self, prompt_id: str) -> bool:
+    def items(self) -> tuple[list[Item], int]:
+        """The kept items, in the order in which they were added, and the number of others."""
         if self._size is not None:
-            draw = derive_seed("sample", self._seed, prompt_id)
-            if len(self._kept) == self._size:
-                if -self._largest[0][0] <= draw:
-                    return False
-                _, leaving = heapq.heappop(self._largest)
-                self.dropped += len(self._kept.pop(leaving))
-            heapq.heappush(self._largest, (-draw, prompt_id))
-        self._kept[prompt_id] = []
-        return True
+            self._prune(self._size)
+        numbered = sorted(chain(*self._kept.values()), key=lambda entry: entry[0])
+        return [item for _, item in numbered], self._added - len(numbered)
+
+    def _prune(self, size: int) -> None:
+        """Keep the prompts with the smallest draws; another item of a dropped prompt cannot bring it back."""
+        kept = heapq.nsmallest(size, self._kept, key=lambda prompt_id: derive_seed("sample", self._seed, prompt_id))
+        self._kept = {prompt_id: self._kept[prompt_id] for prompt_id in kept}

@@ -226,11 +226,11 @@ def test_a_sample_keeps_whole_prompts_and_counts_the_rest(prompts: list[int], si
     sample = Sample[tuple[int, int]](size, seed)
     for number, prompt in enumerate(prompts):
         sample.add(str(prompt), (number, prompt))
-    kept = sample.items()
+    kept, dropped = sample.items()
     chosen = {prompt for _, prompt in kept}
     assert len(chosen) == min(size, len(set(prompts)))
     assert kept == [(number, prompt) for number, prompt in enumerate(prompts) if prompt in chosen]
-    assert sample.dropped == len(prompts) - len(kept)
+    assert dropped == len(prompts) - len(kept)
 
 
 def test_held_out_prompts_are_not_trained_on(tmp_path: Path) -> None:
