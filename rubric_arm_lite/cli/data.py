@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -130,17 +129,22 @@ def check(
     """
     from rubric_arm_lite.data import BadRows
     from rubric_arm_lite.data.check import survey_pairs, survey_trajectories
+    from rubric_arm_lite.errors import DataError
     from rubric_arm_lite.report import safe_text
 
     builder, unit, measure = _prompts_and_measure(model, recipe)
     bad = BadRows()
     survey: Survey | None = None
     shown: list[str] = []
-    with _gathered(bad):
+    try:
         items, counts = source.read(warmup, bad=bad)
         survey_of: Any = survey_trajectories if warmup else survey_pairs
         survey = survey_of(items, counts, unit, measure)
         shown = [_shown(item, builder) for item in items[:show]]
+    except DataError as error:
+        if not bad.total:
+            raise
+        bad.end(error)
     if as_json:
         report = {"source": source.source} if survey is None else survey.as_json()
         print_json({**report, "shown": shown, **({"bad_rows": bad.as_json()} if bad.total else {})})
@@ -152,24 +156,6 @@ def check(
             print(safe_text(text))
     if bad.total:
         raise typer.Exit(2)
-
-
-@contextlib.contextmanager
-def _gathered(bad: BadRows) -> Iterator[None]:
-    """Record an error beside the bad rows, if there are any, in place of raising it."""
-    from rubric_arm_lite.data import RowError
-    from rubric_arm_lite.errors import DataError
-
-    try:
-        yield
-    except DataError as error:
-        if not bad.total:
-            raise
-        if isinstance(error, RowError):
-            bad.add(error)
-            bad.stopped = True
-        else:
-            bad.outcome = str(error)
 
 
 def _prompts_and_measure(model: str | None, recipe: str | None) -> tuple[PromptBuilder, str, Measure]:
@@ -356,8 +342,8 @@ def _part_file(source: Path, target: Path, if_exists: str) -> Path:
     if target.suffix != ".jsonl":
         raise DataError(f"{target} must end in .jsonl, the format that is written. Rename it.")
     part = target.with_name(f"{target.name}.part")
-    for path in (target, part):
-        check_target(source, path, overwrite=True)
+    check_target(source, target, overwrite=True)
+    check_target(source, part, overwrite=True)
     if target.exists() and (if_exists == "raise" or (if_exists == "resume" and not part.exists())):
         raise CheckpointError(
             f"{target} exists and is not replaced. Name another file, or replace it with --if-exists overwrite."

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rubric_arm_lite.data.rows import Row, RowError, show, show_names, without
+from rubric_arm_lite.errors import DataError
 
 MAX_SHOWN = 10
 """Bad rows that are named one by one."""
@@ -104,6 +105,14 @@ class BadRows:
         """Count a line that is not a row."""
         self.unread_lines += 1
         self.add(error)
+
+    def end(self, error: DataError) -> None:
+        """Record the error that ended the reading."""
+        if isinstance(error, RowError):
+            self.add(error)
+            self.stopped = True
+        else:
+            self.outcome = str(error)
 
     @property
     def absent(self) -> tuple[str, ...]:

@@ -111,7 +111,7 @@ class SourceReader(Generic[Item]):
         counts = Counts(str(self._settings.source), name, number, len(items), sorted_reasons(skipped))
         if not items:
             subsets = ", ".join(subset or "(none)" for subset, _ in self._subsets.most_common(20))
-            hint = f"It has the subsets: {subsets}. " if self._settings.subset else ""
+            hint = f"It has the subsets: {subsets}. " if self._settings.subset and subsets else ""
             raise DataError(f"{counts.line(what)} {hint}Loosen the selection, or give another source.")
         return items, counts
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -240,13 +241,9 @@ def file_rows(path: str | Path, on_bad: OnBadRow | None = None) -> Iterator[Row]
         DataError: for a file or row that cannot be read, or if there is no row.
     """
     path = Path(path)
-    try:
-        exists, is_folder = path.exists(), path.is_dir()
-    except OSError:  # the name is too long
-        exists, is_folder = False, False
-    if is_folder:
+    if os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir it takes names that are too long
         raise DataError(f"{path} is a folder. Give a file: JSONL, CSV or Parquet.")
-    if not exists:
+    if not os.path.exists(path):  # noqa: PTH110
         raise DataError(
             f"There is no file {path}. Check the path; a relative one starts at the working directory or, in a recipe, "
             "beside the recipe."

@@ -6,6 +6,7 @@ data sets; it runs no code of theirs, so a data set that needs a loading script 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -77,10 +78,8 @@ def is_hub_id(source: str | Path) -> bool:
 
 
 def _on_disk(source: str | Path) -> Path | None:
-    try:
-        return Path(source) if str(source) and Path(source).exists() else None
-    except (OSError, ValueError):  # a name that is too long, or with a null character
-        return None
+    # Unlike Path.exists it takes a name that is too long or has a null character.
+    return Path(source) if str(source) and os.path.exists(source) else None  # noqa: PTH110
 
 
 def _refuse(what: str, **choices: str | None) -> None:

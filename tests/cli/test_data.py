@@ -83,4 +83,11 @@ def test_refusals(source: Path, tmp_path: Path) -> None:
     assert "decontaminate: There is no file" in refused("data", "check", source, "--decontaminate", "none.jsonl")
     assert "has no split 'x' to choose" in refused("data", "check", source, "--split", "x")
     assert "holds no judgements" in refused("data", "convert", source, out, "--format", "skywork", "--warmup")
+    teacher = ("--model", "./nowhere")
+    assert "column `context` is missing" in refused(
+        "data", "synthesize", source, out, *teacher, "--format", "helpsteer3"
+    )
+    assert "has the subsets: magpie, skywork" in refused(
+        "data", "synthesize", source, out, *teacher, "--subset", "none"
+    )
     assert not out.exists()
