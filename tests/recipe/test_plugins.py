@@ -88,9 +88,15 @@ def test_a_recipe_names_a_file_beside_it(tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
         "data: {source: rows.jsonl, format: mine.py:f}\nwarmup: {source: rows.jsonl, format: 'my_module:f'}\n"
+        "reward: {function: mine.py:r}\nphases: {judge: mine.py:J}\n"
     )
     loaded = load_recipe(recipe)
     assert loaded.data.format == f"{tmp_path / 'mine.py'}:f" and loaded.warmup.format == "my_module:f"
+    assert (loaded.reward.function, loaded.phases.judge, loaded.phases.rubric) == (
+        f"{tmp_path / 'mine.py'}:r",
+        f"{tmp_path / 'mine.py'}:J",
+        None,
+    )
     recipe.write_text(dump_recipe(loaded))
     assert load_recipe(recipe) == loaded
     assert load_recipe(recipe, ["data.format=auto"]).data.format == "auto"
