@@ -310,7 +310,10 @@ def synthesize(
     if if_exists not in ("resume", "raise", "overwrite"):
         raise ConfigError(f"--if-exists {if_exists}: use resume, raise or overwrite.")
     part = _part_file(Path(source.source), target, if_exists)
-    pairs: Any = source.read()[0][:limit]
+    all_pairs, counts = source.read()
+    pairs: Any = all_pairs[:limit]
+    if counts.skipped:
+        err.print(counts.line(), markup=False, highlight=False)
     sampler = _teacher(model, server, server_key_env, concurrency, nf4, context)
     with explained_disk_errors(target.parent):
         with Journal.open(part, {"answers of": model}, if_exists) as journal:  # type: ignore[arg-type]

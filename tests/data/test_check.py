@@ -66,7 +66,7 @@ def shown(*arguments: str | Path, code: int = 0) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
-# --- gathering ------------------------------------------------------------------------------------------------------
+# --- gathering --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("reason", BAD)
@@ -119,13 +119,13 @@ def test_trajectories_too(tmp_path: Path) -> None:
     assert bad.reasons["`subset` of the wrong type"] == 1
 
 
-def test_what_a_known_form_leaves_out_is_not_bad(tmp_path: Path) -> None:
+def test_rows_that_a_known_format_skips_are_not_bad(tmp_path: Path) -> None:
     rows = [openrubric(1, "A"), openrubric(2, "tie"), openrubric(3, "C")]
     kept, bad = gathered(write_jsonl(tmp_path / "openrubric.jsonl", rows))
     assert kept == 1 and bad.total == 1 and "Give A, B or tie" in bad.first()[0]
 
 
-# --- columns --------------------------------------------------------------------------------------------------------
+# --- columns ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_hostile_column_names_stay_on_their_line() -> None:
         assert "\n" not in line and "\x1b" not in line and len(line) < 600
 
 
-# --- verbs ----------------------------------------------------------------------------------------------------------
+# --- verbs ------------------------------------------------------------------------------------------------------------
 
 
 def test_check_lists_the_first_ten(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_check_lists_the_first_ten(tmp_path: Path) -> None:
     assert "bad_rows" not in json.loads(shown("check", clean, "--json")[0])
 
 
-def test_check_says_where_reading_ended(tmp_path: Path) -> None:
+def test_check_reports_where_reading_ended(tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv"
     path.write_text('prompt,chosen,rejected\np1,a,b\np2,a\np3,"a"x,b\np4,a,b\n', "utf-8")
     text, _ = shown("check", path, code=2)
@@ -209,13 +209,13 @@ def test_check_of_nothing_but_bad_rows(tmp_path: Path) -> None:
     assert (found["source"], found["bad_rows"]["reasons"]) == (str(path), {"no object": 1})
 
 
-def test_what_else_ends_the_reading_is_told_too(tmp_path: Path) -> None:
+def test_another_error_that_ends_the_reading_is_reported_too(tmp_path: Path) -> None:
     path = written(tmp_path / "pairs.jsonl", ["{", unlike(1)])
     text, _ = shown("check", path, "--subset", "none", code=2)
     assert "0 pairs kept; skipped: 1 not JSON; 1 of another subset" in text and "line 1: not JSON" in text
 
 
-def test_convert_leaves_bad_rows_out_if_asked(tmp_path: Path) -> None:
+def test_convert_skips_bad_rows_on_request(tmp_path: Path) -> None:
     path = written(tmp_path / "pairs.jsonl", [unlike(1), *["{"] * 12, unlike(2)])
     target = tmp_path / "out.jsonl"
     done = CliRunner().invoke(app, ["data", "convert", str(path), str(target)])

@@ -1,4 +1,4 @@
-"""Published data in the schema of each set: what becomes a pair, what is left out and counted, what is an error."""
+"""Published data in the schema of each set: what becomes a pair, what is skipped and counted, what is an error."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ def message_of(call: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-# --- forms ----------------------------------------------------------------------------------------------------------
+# --- formats ----------------------------------------------------------------------------------------------------------
 
 
-def test_every_form_has_a_name_in_recipes() -> None:
+def test_recipes_name_every_format() -> None:
     assert {"auto", "pairs", *FORMATS} == set(get_args(FormatName))
     assert known_format("openrubrics/openrubric-V2") is FORMATS["openrubric"] is known_format(FIRST_RELEASE)
     assert known_format("/data/nvidia/HelpSteer3") is FORMATS["helpsteer3"]
@@ -114,7 +114,7 @@ def test_labels_name_the_chosen_side(tmp_path: Path) -> None:
     assert (counts.skipped, counts.chosen_first) == ((("tie", 1),), 1)
 
 
-def test_what_can_be_no_pair_is_left_out_and_counted(tmp_path: Path) -> None:
+def test_unusable_rows_of_a_published_set_are_skipped_and_counted(tmp_path: Path) -> None:
     bad = ultrafeedback(2)
     rows = [
         ultrafeedback(1),
@@ -137,7 +137,7 @@ def test_what_can_be_no_pair_is_left_out_and_counted(tmp_path: Path) -> None:
     }
 
 
-def test_in_a_users_own_file_the_same_is_an_error(tmp_path: Path) -> None:
+def test_in_a_users_own_file_they_are_errors(tmp_path: Path) -> None:
     row = {"prompt": "p", "chosen": "a", "rejected": "a"}
     assert "line 1: chosen equals rejected" in message_of(lambda: read([row], tmp_path))
     assert "column `chosen` is empty" in message_of(lambda: read([{**row, "chosen": ""}], tmp_path))
@@ -185,13 +185,13 @@ def test_long_and_other_scripts_come_through(tmp_path: Path, monkeypatch: pytest
     assert read_pairs(settings(format.hub_id), 0)[0][0].rejected == LONG
 
 
-def test_pairs_round_trip_through_our_own_form(tmp_path: Path) -> None:
+def test_pairs_round_trip_through_our_own_format(tmp_path: Path) -> None:
     pairs, _ = read([skywork(1), skywork(2)], tmp_path, format="skywork")
     ids = RowIds()
     assert [read_pair(Row("", pair_as_row(pair)), OWN, ids).pair for pair in pairs] == pairs
 
 
-# --- what is left out -----------------------------------------------------------------------------------------------
+# --- selection --------------------------------------------------------------------------------------------------------
 
 
 def test_subsets(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_the_evaluation_set_may_be_another_split_of_the_same_source() -> None:
     assert held_out_settings(chosen.model_copy(update={"evaluation": "x.jsonl"})).revision is None
 
 
-# --- overlap --------------------------------------------------------------------------------------------------------
+# --- decontamination --------------------------------------------------------------------------------------------------
 
 TWENTY = " ".join(f"word{i}" for i in range(20))
 
@@ -316,7 +316,7 @@ def test_benchmarks_have_one_name_and_place() -> None:
         assert [(part.config, part.split) for part in listed.parts] == [(known.config, split) for split in known.splits]
 
 
-# --- trajectories ---------------------------------------------------------------------------------------------------
+# --- trajectories -----------------------------------------------------------------------------------------------------
 
 
 def trajectories(rows: list[dict[str, Any]], folder: Path, **choices: Any) -> tuple[list[WarmupRow], Counts]:
@@ -352,7 +352,7 @@ def test_published_trajectories_pass_our_own_parsers(tmp_path: Path) -> None:
         assert trajectory_of_row(Row("", trajectory_as_row(row))) == row
 
 
-def test_trajectories_without_the_columns_or_the_form_for_it(tmp_path: Path) -> None:
+def test_trajectories_without_the_columns_or_format_for_it(tmp_path: Path) -> None:
     row = openrubric(1)
     del row["judge"]
     message = message_of(lambda: trajectories([row], tmp_path))
@@ -381,7 +381,7 @@ def test_our_own_trajectories_are_taken_as_they_are(tmp_path: Path) -> None:
     assert dict(counts.skipped) == {"overlapping with a benchmark": 1, "with a held-out prompt": 1}
 
 
-# --- surveys --------------------------------------------------------------------------------------------------------
+# --- surveys ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_survey_of_pairs_by_hand() -> None:
