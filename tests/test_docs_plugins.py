@@ -25,7 +25,7 @@ def test_a_data_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = blocks("A data format")
     (tmp_path / "votes.py").write_text(code["python"])
     (tmp_path / "votes.jsonl").write_text(code["json"])
-    (tmp_path / "votes.yaml").write_text(code["yaml"].replace("base.yaml", "testbed.yaml"))
+    (tmp_path / "votes.yaml").write_text(code["yaml"])
     recipe = load_recipe(tmp_path / "votes.yaml")
     pairs, counts = read_pairs(recipe.data, recipe.seed)
     river, lake = pairs
