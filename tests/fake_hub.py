@@ -1,7 +1,7 @@
-"""A stand-in of the Hub for downloads: repositories are folders, served over real sockets on this machine.
+"""A fake Hub for downloads: repositories are folders, served over sockets on this machine.
 
-It speaks what ``datasets.load_dataset`` and ``hf://`` paths ask for: repository information, trees, paths, and files
-with ranges. Everything else is 404, as the real one answers where there is nothing.
+It answers the requests of ``datasets.load_dataset`` and ``hf://`` paths: repository information, trees, paths, and
+files with ranges. Everything else is 404, as on the Hub.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REVISIONS = ("main", "v1", COMMIT)
 
 
 class FakeHub:
-    """Data sets ``owner/name`` below a folder; ``asked`` is every request as (method, path)."""
+    """Data sets ``owner/name`` below a folder; ``requests`` holds every request as (method, path)."""
 
     def __init__(self, root: Path, url: str) -> None:
         self.root = root
         self.url = url
-        self.asked: list[tuple[str, str]] = []
+        self.requests: list[tuple[str, str]] = []
 
     def answer(self, path: str, body: bytes) -> Any:
-        """The JSON answer to an API path, a file to send, or the Hub's name for what there is not."""
+        """The JSON answer to an API path, a file to send, or the Hub's code for a missing thing."""
         parts = [unquote(part) for part in path.strip("/").split("/")]
         if parts[0] != "datasets" and parts[:2] != ["api", "datasets"]:
             return "EntryNotFound"
@@ -51,30 +51,24 @@ class FakeHub:
             case ["tree", _, *folder]:
                 return self._tree(repo, "/".join(folder))
             case ["paths-info", _]:
-                asked = json.loads(body)["paths"] if body[:1] == b"{" else _form(body)
-                return [entry for entry in self._tree(repo, "") if entry["path"] in asked]
+                paths = json.loads(body)["paths"] if body[:1] == b"{" else parse_qs(body.decode()).get("paths", [])
+                return [entry for entry in self._tree(repo, "") if entry["path"] in paths]
         return "EntryNotFound"
 
     def _tree(self, repo: Path, folder: str) -> list[dict[str, Any]] | str:
         if not (repo / folder).is_dir():
             return "EntryNotFound"
-        found = []
+        entries = []
         for path in sorted((repo / folder).rglob("*")):
             name = path.relative_to(repo).as_posix()
             kind, size = ("directory", 0) if path.is_dir() else ("file", path.stat().st_size)
-            found.append({"type": kind, "path": name, "size": size, "oid": hashlib.sha1(name.encode()).hexdigest()})
-        return found
-
-
-def _form(body: bytes) -> list[str]:
-    from urllib.parse import parse_qs
-
-    return parse_qs(body.decode()).get("paths", [])
+            entries.append({"type": kind, "path": name, "size": size, "oid": hashlib.sha1(name.encode()).hexdigest()})
+        return entries
 
 
 @contextmanager
 def serve_hub(root: Path) -> Iterator[FakeHub]:
-    """A Hub at ``url`` for the time of the ``with``."""
+    """A running fake Hub."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -83,7 +77,7 @@ def serve_hub(root: Path) -> Iterator[FakeHub]:
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             path = urlsplit(self.path).path
-            hub.asked.append((self.command, path))
+            hub.requests.append((self.command, path))
             answer = hub.answer(path, body)
             if isinstance(answer, str):
                 self._send(404, b'{"error": "not found"}', {"X-Error-Code": answer})
@@ -97,11 +91,11 @@ def serve_hub(root: Path) -> Iterator[FakeHub]:
         def _send_file(self, content: bytes) -> None:
             headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
             headers["Accept-Ranges"] = "bytes"
-            wanted = self.headers.get("Range", "")
-            if not wanted.startswith("bytes="):
+            requested = self.headers.get("Range", "")
+            if not requested.startswith("bytes="):
                 self._send(200, content, headers)
                 return
-            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            first, _, last = requested.removeprefix("bytes=").partition("-")
             start, stop = int(first), min(int(last or len(content)), len(content) - 1) + 1
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
             self._send(206, content[start:stop], headers)

@@ -1,4 +1,4 @@
-"""Small rows in the schema of each published data set, written here, and ways to lay them out as the Hub does."""
+"""Small rows in the format of each published data set, and functions that write them as files and Hub folders."""
 
 from __future__ import annotations
 

@@ -149,13 +149,13 @@ def _judge_file(
     pairs = load_comparisons(source)
     model = load()
     verdicts = model.compare_many(
-        [(p.prompt, p.response_a, p.response_b, p.rubric or rubric_text) for p in pairs],
+        [(p.prompt, p.responses[0], p.responses[1], p.rubric or rubric_text) for p in pairs],
         votes,
-        [f"{source}, pair {p.pair_id}" for p in pairs],
+        [f"{source}, pair {p.set_id}" for p in pairs],
     )
     named = sum(v.winner is not None for v in verdicts)
     _write_rows(
-        [_verdict_row(pair.pair_id, verdict) for pair, verdict in zip(pairs, verdicts, strict=True)],
+        [_verdict_row(pair.set_id, verdict) for pair, verdict in zip(pairs, verdicts, strict=True)],
         target,
         f"{len(pairs)} pairs judged, {named} with a winner",
     )
@@ -176,11 +176,11 @@ def _score_file(
     rows = load_single_responses(source)
     model = load()
     _warn_untrained(model)
-    names = [f"{source}, case {row.response_id}" for row in rows]
-    scores = model.score_many([(r.prompt, r.response, r.rubric or rubric_text) for r in rows], justify, names)
+    names = [f"{source}, case {row.set_id}" for row in rows]
+    scores = model.score_many([(r.prompt, r.responses[0], r.rubric or rubric_text) for r in rows], justify, names)
     valued = sum(one.value is not None for one in scores)
     _write_rows(
-        [_score_row(row.response_id, one) for row, one in zip(rows, scores, strict=True)],
+        [_score_row(row.set_id, one) for row, one in zip(rows, scores, strict=True)],
         target,
         f"{len(rows)} responses judged, {valued} with a score",
     )

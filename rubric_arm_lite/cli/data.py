@@ -1,27 +1,165 @@
-"""``rubric-arm data``: what a source of rows holds, the same rows in our own form, and warm-up data made from pairs."""
+"""``rubric-arm data``: check a source of rows, convert it to our own format, and synthesize warm-up data from pairs."""
 
 from __future__ import annotations
 
-import contextlib
+import functools
+import inspect
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from rubric_arm_lite.cli.common import JsonOption, OverwriteOption, check_target, err, out, print_json, quiet_libraries
 
 if TYPE_CHECKING:
-    from rubric_arm_lite.data import WarmupRow
+    from rubric_arm_lite.data import BadRows, Counts, WarmupRow
     from rubric_arm_lite.data.check import Measure, Survey
+    from rubric_arm_lite.models import ChatSampler
+    from rubric_arm_lite.models.journaled import JournaledSampler
     from rubric_arm_lite.prompts import PromptBuilder
+    from rubric_arm_lite.training.synthesize import Synthesis
     from rubric_arm_lite.types import PreferencePair
 
+LOCAL_CONTEXT = 8192
+"""Context in tokens of a model on this machine, unless --max-context is given."""
+data_app = typer.Typer(help="Check data, convert it to our own format, make warm-up data.", no_args_is_help=True)
 
-def reader_of(model: str | None, recipe: str | None) -> tuple[PromptBuilder, str, Measure]:
-    """Who writes the prompts, and the unit and measure of lengths."""
+
+# --- the options that the three verbs share -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """A source of rows, and what is selected from it: fields of ``recipe.fields.SourceSettings``."""
+
+    source: Annotated[str, typer.Argument(help="A JSONL, CSV or Parquet file, a folder, or a Hub id (owner/name).")]
+    format: Annotated[
+        str, typer.Option(help="auto, pairs (our own), a known format's name, or a plug-in: file.py:function.")
+    ] = "auto"
+    config: Annotated[str | None, typer.Option(help="The data set's configuration, or a folder in it.")] = None
+    split: Annotated[str | None, typer.Option(help="Split to read.")] = None
+    revision: Annotated[str | None, typer.Option(help="Commit or tag on the Hub.")] = None
+    streaming: Annotated[bool, typer.Option("--stream", help="Read while downloading; keep nothing in the cache.")] = (
+        False
+    )
+    rows: Annotated[int | None, typer.Option(min=1, help="Read only the first N rows.")] = None
+    subset: Annotated[list[str] | None, typer.Option(help="Only rows of this subset; repeatable.")] = None
+    sample: Annotated[int | None, typer.Option(min=1, help="At most N prompts, drawn by --seed.")] = None
+    decontaminate: Annotated[
+        list[str] | None,
+        typer.Option(help="Skip overlap with this benchmark (name, file, folder, Hub id); repeatable."),
+    ] = None
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all draws.")] = 0
+
+    def read(
+        self, warmup: bool = False, deduplicate: str = "none", bad: BadRows | None = None
+    ) -> tuple[list[PreferencePair] | list[WarmupRow], Counts]:
+        """The selected pairs, or trajectories with ``warmup``, and the counts of all rows."""
+        from rubric_arm_lite.data import read_pairs, read_trajectories
+        from rubric_arm_lite.data.decontaminate import decontaminator_of
+        from rubric_arm_lite.recipe import DataSettings, WarmupSettings
+
+        kind, more = (WarmupSettings, {}) if warmup else (DataSettings, {"deduplicate": deduplicate})
+        settings = self._settings(kind, **more)
+        decontaminator = decontaminator_of(self.decontaminate or (), DataSettings().overlap_words)
+        if warmup:
+            return read_trajectories(settings, self.seed, decontaminator, bad=bad)
+        return read_pairs(settings, self.seed, decontaminator, bad=bad)
+
+    def _settings(self, settings_type: Any, **more: Any) -> Any:
+        """The settings, or an error about the first option that is wrong."""
+        from pydantic import ValidationError
+
+        from rubric_arm_lite.errors import ConfigError, DataError
+
+        if self.source == "testbed":
+            raise DataError("The testbed generates its rows. Write some with rubric-arm testbed pairs OUT.jsonl.")
+        chosen = {name: value for name, value in asdict(self).items() if name not in ("decontaminate", "seed")}
+        try:
+            return settings_type.model_validate({**chosen, "subset": tuple(self.subset or ()), **more})
+        except ValidationError as error:
+            first = error.errors()[0]
+            option = first["loc"][0]
+            plugin = ", or a plug-in: my_module:my_format or file.py:my_format" if option == "format" else ""
+            raise ConfigError(f"--{option} {first['input']!r}: {first['msg']}{plugin}.") from None
+
+
+def with_source_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb with the fields of :class:`SourceOptions` as arguments, which it receives as its first parameter."""
+    shared = inspect.signature(SourceOptions, eval_str=True).parameters
+    own = list(inspect.signature(verb, eval_str=True).parameters.values())[1:]
+
+    @functools.wraps(verb)
+    def command(**values: Any) -> None:
+        verb(SourceOptions(**{name: values.pop(name) for name in shared}), **values)
+
+    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*shared.values(), *own)]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    return command
+
+
+WarmupOption = Annotated[bool, typer.Option("--warmup", help="Trajectories (rubric and judgement) in place of pairs.")]
+
+
+# --- check ----------------------------------------------------------------------------------------------------------
+
+
+@data_app.command()
+@with_source_options
+def check(
+    source: SourceOptions,
+    warmup: WarmupOption = False,
+    model: Annotated[
+        str | None, typer.Option(help="Lengths in tokens of this model (folder, Hub id, testbed).")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="Lengths and prompts as with this recipe's model.")] = None,
+    show: Annotated[int, typer.Option(min=0, help="Print the prompts of the first N items.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Report what a source holds: skipped rows and why, lengths, balance, duplicates, subsets, and the first prompts.
+
+    Rows that cannot be used are listed, the first ten one by one, and the exit code is 2. Duplicates are counted here
+    and kept; `data convert` and a recipe skip them.
+    """
+    from rubric_arm_lite.data import BadRows
+    from rubric_arm_lite.data.check import survey_pairs, survey_trajectories
+    from rubric_arm_lite.errors import DataError
+    from rubric_arm_lite.report import safe_text
+
+    builder, unit, measure = _prompts_and_measure(model, recipe)
+    bad = BadRows()
+    survey: Survey | None = None
+    shown: list[str] = []
+    try:
+        items, counts = source.read(warmup, bad=bad)
+        survey_of: Any = survey_trajectories if warmup else survey_pairs
+        survey = survey_of(items, counts, unit, measure)
+        shown = [_shown(item, builder) for item in items[:show]]
+    except DataError as error:
+        if not bad.total:
+            raise
+        bad.end(error)
+    if as_json:
+        report = {"source": source.source} if survey is None else survey.as_json()
+        print_json({**report, "shown": shown, **({"bad_rows": bad.as_json()} if bad.total else {})})
+    else:
+        if survey is not None:
+            _print_survey(survey, "trajectories" if warmup else "pairs")
+        # Prompts below a list of bad rows would only push it off the screen.
+        for text in bad.lines(source.source) if bad.total else [f"\n{text}" for text in shown]:
+            print(safe_text(text))
+    if bad.total:
+        raise typer.Exit(2)
+
+
+def _prompts_and_measure(model: str | None, recipe: str | None) -> tuple[PromptBuilder, str, Measure]:
+    """The prompt builder, and the unit and measure of lengths."""
     from rubric_arm_lite.prompts import PromptBuilder, Templates
     from rubric_arm_lite.recipe import ModelSettings, Recipe, load_recipe
 
@@ -33,86 +171,104 @@ def reader_of(model: str | None, recipe: str | None) -> tuple[PromptBuilder, str
     from rubric_arm_lite.models import load_tokenizer
     from rubric_arm_lite.models.chat import control_tokens
 
-    settings = loaded.model if model is None else ModelSettings(base=model)
-    tokenizer = load_tokenizer(settings)
+    tokenizer = load_tokenizer(loaded.model if model is None else ModelSettings(base=model))
     builder = PromptBuilder(templates, control_tokens(tokenizer))
-    # Lengths beyond what the model takes are wanted here, so the tokenizer's warning about them is not.
+    # verbose=False: no warning about texts beyond the model's context, which are measured on purpose.
     return builder, "tokens", lambda text: len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
-def pair_text(pair: PreferencePair, builder: PromptBuilder) -> str:
-    """A pair as the models will see it."""
-    return _sections(
-        ("the generator's prompt", builder.rubric_prompt(pair.prompt)),
-        ("chosen", builder.neutralise(pair.chosen)),
-        ("rejected", builder.neutralise(pair.rejected)),
-    )
-
-
-def trajectory_text(row: WarmupRow, builder: PromptBuilder) -> str:
-    """A trajectory with the prompts that lead to it."""
+def _shown(item: PreferencePair | WarmupRow, builder: PromptBuilder) -> str:
+    """A pair as the models will see it, or a trajectory with the prompts that lead to it."""
+    from rubric_arm_lite.data import WarmupRow
     from rubric_arm_lite.prompts import parse_rubric
 
-    rubric = parse_rubric(row.rubric)
-    if not rubric.usable:
-        prompt = "(The rubric does not parse: this row teaches the generator only.)"
-    elif row.response_b is None:
-        prompt = builder.pointwise_prompt(row.prompt, rubric, row.response_a)
+    parts = {"the generator's prompt": builder.rubric_prompt(item.prompt)}
+    if not isinstance(item, WarmupRow):
+        parts |= {"chosen": builder.neutralise(item.chosen), "rejected": builder.neutralise(item.rejected)}
     else:
-        prompt = builder.judge_prompt(row.prompt, rubric, row.response_a, row.response_b)
-    return _sections(
-        ("the generator's prompt", builder.rubric_prompt(row.prompt)),
-        ("its rubric", row.rubric),
-        ("the judge's prompt", prompt),
-        ("its judgement", row.judgement),
-    )
+        rubric = parse_rubric(item.rubric)
+        if not rubric.usable:
+            prompt = "(The rubric does not parse: this row teaches the generator only.)"
+        elif item.response_b is None:
+            prompt = builder.pointwise_prompt(item.prompt, rubric, item.response_a)
+        else:
+            prompt = builder.judge_prompt(item.prompt, rubric, item.response_a, item.response_b)
+        parts |= {"its rubric": item.rubric, "the judge's prompt": prompt, "its judgement": item.judgement}
+    return "\n".join(f"=== {name} ===\n{text.strip()}" for name, text in parts.items())
 
 
-def _sections(*parts: tuple[str, str]) -> str:
-    return "\n".join(f"=== {name} ===\n{text.strip()}" for name, text in parts)
-
-
-def print_survey(survey: Survey, what: str) -> None:
-    """Counts, facts, lengths and subsets of ``what``: pairs or trajectories."""
-    from rich.markup import escape
-    from rich.table import Table
-
+def _print_survey(survey: Survey, what: str) -> None:
     from rubric_arm_lite.data.check import QUANTILES
     from rubric_arm_lite.report import safe_text
 
     print(survey.counts.line(what))
-    print(f"form: {survey.counts.form}")
+    print(f"format: {survey.counts.format}")
     for name, value in survey.facts.items():
         print(f"{name.replace('_', ' ')}: {value if isinstance(value, int) else round(value, 3)}")
-    table = Table(survey.unit, *(_quantile_name(share) for share in QUANTILES), box=None, pad_edge=False)
-    for kind, values in survey.lengths.items():
-        table.add_row(kind, *(f"{value:,}" for value in values))
+    names = {0.5: "median", 1.0: "longest"}
+    table = Table(survey.unit, *(names.get(q, f"{q:.0%}") for q in QUANTILES), box=None, pad_edge=False)
+    for kind, lengths in survey.lengths.items():
+        table.add_row(kind, *(f"{length:,}" for length in lengths))
     out.print(table)
-    named: Sequence[tuple[str, int]] = [(name, count) for name, count in survey.subsets.items() if name]
-    if named:
-        out.print(
-            "subsets: " + ", ".join(f"{escape(safe_text(name))} {count:,}" for name, count in named[:40]),
-            highlight=False,
-        )
+    subsets = [f"{escape(safe_text(name))} {count:,}" for name, count in survey.subsets.items() if name]
+    if subsets:
+        out.print("subsets: " + ", ".join(subsets[:40]), highlight=False)
 
 
-def _quantile_name(share: float) -> str:
-    return {0.5: "median", 1.0: "longest"}.get(share, f"{share:.0%}")
+# --- convert --------------------------------------------------------------------------------------------------------
 
 
-if TYPE_CHECKING:
-    from rubric_arm_lite.models import ChatSampler
-    from rubric_arm_lite.models.journaled import JournaledSampler
-    from rubric_arm_lite.training.synthesize import Synthesis
+@data_app.command()
+@with_source_options
+def convert(
+    source: SourceOptions,
+    target: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="JSONL to write, in our own format.")],
+    warmup: WarmupOption = False,
+    deduplicate: Annotated[str, typer.Option(help="none, pairs, or prompts (one pair per prompt).")] = "pairs",
+    overwrite: OverwriteOption = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip and count rows that cannot be used.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a source as JSONL of pairs (data.source), or of trajectories (warmup.source) with --warmup."""
+    from rubric_arm_lite.data import BadRows
+    from rubric_arm_lite.data.pairs import pair_as_row, trajectory_as_row
+    from rubric_arm_lite.data.rows import JSON_SUFFIXES
+    from rubric_arm_lite.errors import DataError
+    from rubric_arm_lite.report import safe_text
 
-LOCAL_CONTEXT = 8192
-"""Tokens that a model on this machine is given room for, unless --max-context says otherwise."""
+    if not target.is_dir() and target.suffix.lower() not in JSON_SUFFIXES:
+        raise DataError(f"{target}: JSON Lines are written. Give a name that ends in .jsonl.")
+    check_target(Path(source.source), target, overwrite)
+    bad = BadRows() if skip_bad else None
+    try:
+        items, counts = source.read(warmup, deduplicate, bad)
+    finally:  # bad rows are reported even if no row is left without them
+        for line in bad.lines(source.source) if bad is not None and bad.total else ():
+            err.print(safe_text(line), markup=False, highlight=False)
+    as_row: Any = trajectory_as_row if warmup else pair_as_row
+    _write_jsonl(target, [as_row(item) for item in items])
+    if as_json:
+        print_json({"target": str(target), **counts.as_json()})
+    else:
+        what = "trajectories" if warmup else "pairs"
+        print(f"{counts.line(what)}\n{len(items):,} {what} written to {target}")
 
 
+def _write_jsonl(target: Path, rows: Sequence[dict[str, Any]]) -> None:
+    from rubric_arm_lite.runs import atomic_write
+
+    atomic_write(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+
+
+# --- synthesize -----------------------------------------------------------------------------------------------------
+
+
+@data_app.command()
+@with_source_options
 def synthesize(
-    pairs: Annotated[Path, typer.Argument(help="Preference pairs: JSONL, CSV or Parquet.")],
+    source: SourceOptions,
     target: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="Warm-up rows to write (warmup.source).")],
-    model: Annotated[str, typer.Option(help="The teacher: a server's name of it, or a folder, Hub id or testbed.")],
+    model: Annotated[str, typer.Option(help="The teacher: its name on the server, or a folder, Hub id or testbed.")],
     server: Annotated[
         str | None, typer.Option(metavar="URL", help="OpenAI-compatible server; without it, MODEL is loaded here.")
     ] = None,
@@ -121,86 +277,76 @@ def synthesize(
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
     nf4: Annotated[bool, typer.Option("--nf4", help="Load a model on this machine in 4 bits.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pairs.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N pairs.")] = None,
     attempts: Annotated[int, typer.Option(min=1, help="Draws per pair until one is kept.")] = 3,
     temperature: Annotated[float, typer.Option(help="Of rubrics and judgements; above 0.")] = 0.7,
     rubric_max_tokens: Annotated[int, typer.Option(min=1)] = 1024,
     judge_max_tokens: Annotated[int, typer.Option(min=1)] = 2048,
     max_context: Annotated[
-        int | None, typer.Option(min=1, help="Leave out what is longer, in tokens (model here: 8192).")
+        int | None, typer.Option(min=1, help="Skip what is longer, in tokens (model on this machine: 8192).")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of all draws, and of which response stands first.")] = 0,
     price_in: Annotated[float | None, typer.Option(min=0, help="Price of a million prompt tokens.")] = None,
-    price_out: Annotated[float | None, typer.Option(min=0, help="Price of a million written tokens.")] = None,
+    price_out: Annotated[float | None, typer.Option(min=0, help="Price of a million completion tokens.")] = None,
     if_exists: Annotated[str, typer.Option(help="resume, raise or overwrite.")] = "resume",
     as_json: JsonOption = False,
 ) -> None:
     """Write rubrics and judgements for preference pairs, for a warm-up.
 
-    A teacher that sees both responses and which was preferred writes the rubric; judged under it without the label, in
-    both orders, the pair is kept only if both verdicts are right and every text is well-formed. Each answer is kept in
-    OUT.jsonl.part: run the same command again after a stop, or with more --attempts or a higher --limit, and only what
-    is missing is asked.
+    A teacher sees both responses and which was preferred, and writes the rubric. It then judges the pair under this
+    rubric without the label, in both orders. The pair is kept only if both verdicts are right and every text is
+    well-formed. OUT.jsonl.part keeps each answer: run the same command again after a stop, or with more --attempts or a
+    higher --limit, and only the missing answers are requested.
     """
-    from rubric_arm_lite.data import load_pairs
-    from rubric_arm_lite.errors import DataError
+    from rubric_arm_lite.errors import ConfigError, DataError
     from rubric_arm_lite.models.journaled import JournaledSampler
-    from rubric_arm_lite.runs import Journal, atomic_write, explained_disk_errors
+    from rubric_arm_lite.runs import Journal, explained_disk_errors
     from rubric_arm_lite.training import SynthesisSettings, Synthesizer
     from rubric_arm_lite.training.synthesize import warmup_rows
 
-    room = max_context if server or max_context else LOCAL_CONTEXT
+    context = max_context if server or max_context else LOCAL_CONTEXT
     settings = SynthesisSettings(
-        attempts, temperature, rubric_max_tokens, judge_max_tokens, max_context=room, seed=seed
+        attempts, temperature, rubric_max_tokens, judge_max_tokens, max_context=context, seed=source.seed
     )
-    policy = _checked_policy(if_exists)
-    part = _part_of(pairs, target, policy)
-    asked = load_pairs(pairs)[:limit]
-    model_or_server = _teacher(model, server, server_key_env, concurrency, nf4, room)
+    if if_exists not in ("resume", "raise", "overwrite"):
+        raise ConfigError(f"--if-exists {if_exists}: use resume, raise or overwrite.")
+    part = _part_file(Path(source.source), target, if_exists)
+    all_pairs, counts = source.read()
+    pairs: Any = all_pairs[:limit]
+    if counts.skipped:
+        err.print(counts.line(), markup=False, highlight=False)
+    sampler = _teacher(model, server, server_key_env, concurrency, nf4, context)
     with explained_disk_errors(target.parent):
-        with Journal.open(part, {"answers of": model}, policy) as journal:
-            teacher = JournaledSampler(model_or_server, journal)
+        with Journal.open(part, {"answers of": model}, if_exists) as journal:  # type: ignore[arg-type]
+            teacher = JournaledSampler(sampler, journal)
             with err.status("asking the teacher") as status:
-                found = Synthesizer(teacher, settings).run(
-                    asked, lambda done, kept: status.update(f"{done} of {len(asked)} pairs, {kept} kept")
+                synthesis = Synthesizer(teacher, settings).run(
+                    pairs, lambda done, kept: status.update(f"{done} of {len(pairs)} pairs, {kept} kept")
                 )
-        rows = list(warmup_rows(found.kept, seed))
+        rows = list(warmup_rows(synthesis.kept, source.seed))
         if rows:
-            atomic_write(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-    summary = _summary(found, teacher, len(asked), price_in, price_out)
+            _write_jsonl(target, rows)
+    summary = _summary(synthesis, teacher, len(pairs), price_in, price_out)
     if as_json:
         print_json(summary)
     else:
-        _show(found, summary)
+        _print_summary(summary)
     if not rows:
         raise DataError(
-            f"No pair of {pairs} was kept, so {target} was not written. See the reasons above; raise --attempts or "
-            "--judge-max-tokens, or name a stronger teacher. Its answers are in "
-            f"{part}."
+            f"No pair of {source.source} was kept, so {target} was not written. See the reasons above; raise "
+            f"--attempts or --judge-max-tokens, or name a stronger teacher. Its answers are in {part}."
         )
     err.print(f"{len(rows)} rows written to {target}; the answers are kept in {part}.", markup=False, highlight=False)
 
 
-def _checked_policy(if_exists: str) -> Any:
-    from rubric_arm_lite.errors import ConfigError
-
-    if if_exists not in ("resume", "raise", "overwrite"):
-        raise ConfigError(f"--if-exists {if_exists}: use resume, raise or overwrite.")
-    return if_exists
-
-
-def _part_of(pairs: Path, target: Path, if_exists: str) -> Path:
-    """Where the answers are kept; refuses a target that is not this job's to write."""
+def _part_file(source: Path, target: Path, if_exists: str) -> Path:
+    """The file that keeps the answers; refuses a target that this job must not write."""
     from rubric_arm_lite.errors import CheckpointError, DataError
 
     if target.suffix != ".jsonl":
-        raise DataError(f"{target} must end in .jsonl, which is what it is. Name it so.")
-    if target.is_dir():
-        raise DataError(f"{target} is a folder. Name the file to write.")
+        raise DataError(f"{target} must end in .jsonl, the format that is written. Rename it.")
     part = target.with_name(f"{target.name}.part")
-    for path in (target, part):
-        if path.exists() and pairs.exists() and path.samefile(pairs):
-            raise DataError(f"{path} is also the input. Choose another file to write.")
+    check_target(source, target, overwrite=True)
+    check_target(source, part, overwrite=True)
     if target.exists() and (if_exists == "raise" or (if_exists == "resume" and not part.exists())):
         raise CheckpointError(
             f"{target} exists and is not replaced. Name another file, or replace it with --if-exists overwrite."
@@ -209,7 +355,7 @@ def _part_of(pairs: Path, target: Path, if_exists: str) -> Path:
 
 
 def _teacher(
-    model: str, server: str | None, key_env: str | None, concurrency: int, nf4: bool, room: int | None
+    model: str, server: str | None, key_env: str | None, concurrency: int, nf4: bool, context: int | None
 ) -> ChatSampler:
     from rubric_arm_lite.errors import ConfigError
 
@@ -228,261 +374,43 @@ def _teacher(
     from rubric_arm_lite.models import load_model
     from rubric_arm_lite.recipe import ModelSettings
 
-    settings = ModelSettings(base=model, quantization="nf4" if nf4 else "none", max_context=room or LOCAL_CONTEXT)
+    settings = ModelSettings(base=model, quantization="nf4" if nf4 else "none", max_context=context or LOCAL_CONTEXT)
     return load_model(settings, seed=0)
 
 
 def _summary(
-    found: Synthesis, teacher: JournaledSampler, pairs: int, price_in: float | None, price_out: float | None
+    synthesis: Synthesis, teacher: JournaledSampler, pairs: int, price_in: float | None, price_out: float | None
 ) -> dict[str, Any]:
     from rubric_arm_lite.training.synthesize import table
 
-    read = sum(usage.prompt_tokens for usage in teacher.used.values())
-    written = sum(usage.completion_tokens for usage in teacher.used.values())
+    prompt_tokens = sum(usage.prompt_tokens for usage in teacher.used.values())
+    completion_tokens = sum(usage.completion_tokens for usage in teacher.used.values())
     priced = price_in is not None or price_out is not None
+    outcomes = list(table(synthesis))
     return {
         "pairs": pairs,
-        "kept": len(found.kept),
-        "yield": len(found.kept) / pairs,
-        "attempts": {name: attempts for name, attempts, _ in table(found)},
-        "lost": {name: lost for name, _, lost in table(found) if name != "kept"},
+        "kept": len(synthesis.kept),
+        "yield": len(synthesis.kept) / pairs,
+        "attempts": {name: attempts for name, attempts, _ in outcomes},
+        "lost": {name: lost for name, _, lost in outcomes if name != "kept"},
         "requests": len(teacher.used),
         "requests_now": teacher.asked,
-        "prompt_tokens": read,
-        "completion_tokens": written,
-        "cost": ((price_in or 0) * read + (price_out or 0) * written) / 1e6 if priced else None,
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "cost": ((price_in or 0) * prompt_tokens + (price_out or 0) * completion_tokens) / 1e6 if priced else None,
     }
 
 
-def _show(found: Synthesis, summary: dict[str, Any]) -> None:
-    from rubric_arm_lite.training.synthesize import table
-
-    shown = Table("", "attempts", "pairs", box=None, pad_edge=False)
-    for name, attempts, pairs in table(found):
-        shown.add_row(name, str(attempts), str(pairs))
-    out.print(shown)
+def _print_summary(summary: dict[str, Any]) -> None:
+    table = Table("", "attempts", "pairs", box=None, pad_edge=False)
+    for name, attempts in summary["attempts"].items():
+        table.add_row(name, str(attempts), str(summary["lost"].get(name, summary["kept"])))
+    out.print(table)
     out.print(
         f"{summary['kept']} of {summary['pairs']} pairs kept ({summary['yield']:.0%}). {summary['requests']} requests, "
         f"{summary['requests_now']} of them now; {summary['prompt_tokens']} prompt tokens, "
-        f"{summary['completion_tokens']} written.",
+        f"{summary['completion_tokens']} completion tokens.",
         highlight=False,
     )
     if summary["cost"] is not None:
         out.print(f"Cost at the prices given: {summary['cost']:.4f}", highlight=False)
-
-
-if TYPE_CHECKING:
-    from rubric_arm_lite.data import BadRows, Counts, WarmupRow
-    from rubric_arm_lite.data.check import Survey
-    from rubric_arm_lite.types import PreferencePair
-
-data_app = typer.Typer(help="Look at data, bring it into our form, make warm-up data.", no_args_is_help=True)
-data_app.command("synthesize")(synthesize)
-
-SourceArgument = Annotated[
-    str, typer.Argument(help="A JSONL, CSV or Parquet file, a folder, or a Hub id (owner/name).")
-]
-WarmupOption = Annotated[bool, typer.Option("--warmup", help="Trajectories (rubric and judgement) in place of pairs.")]
-FormOption = Annotated[str, typer.Option(help="What the columns mean: auto, pairs (our own) or a known form's name.")]
-ConfigOption = Annotated[str | None, typer.Option(help="The data set's configuration, or a folder in it.")]
-SplitOption = Annotated[str | None, typer.Option(help="Split to read.")]
-RevisionOption = Annotated[str | None, typer.Option(help="Commit or tag on the Hub.")]
-StreamOption = Annotated[bool, typer.Option("--stream", help="Read while downloading; keep nothing in the cache.")]
-RowsOption = Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")]
-SubsetOption = Annotated[list[str] | None, typer.Option(help="Only rows of this subset; may be given again.")]
-SampleOption = Annotated[int | None, typer.Option(min=1, help="At most so many prompts, drawn by --seed.")]
-DecontaminateOption = Annotated[
-    list[str] | None, typer.Option(help="Leave out overlap with this benchmark (name, file, folder, Hub id); again.")
-]
-SeedOption = Annotated[int, typer.Option(min=0, help="Of the sample.")]
-
-
-@data_app.command()
-def check(
-    source: SourceArgument,
-    warmup: WarmupOption = False,
-    form: FormOption = "auto",
-    config: ConfigOption = None,
-    split: SplitOption = None,
-    revision: RevisionOption = None,
-    stream: StreamOption = False,
-    rows: RowsOption = None,
-    subset: SubsetOption = None,
-    sample: SampleOption = None,
-    decontaminate: DecontaminateOption = None,
-    seed: SeedOption = 0,
-    model: Annotated[
-        str | None, typer.Option(help="Lengths in tokens of this model (folder, Hub id, testbed).")
-    ] = None,
-    recipe: Annotated[str | None, typer.Option(help="Lengths and prompts as with this recipe's model.")] = None,
-    show: Annotated[int, typer.Option(min=0, help="Print the prompts of the first so many.")] = 1,
-    as_json: JsonOption = False,
-) -> None:
-    """What a source holds: rows left out and why, lengths, balance, duplicates, subsets, and the first prompts.
-
-    Rows that cannot be used are named, the first ten one by one, and the exit code is 2. Duplicates are counted here
-    and left in; `data convert` and a recipe leave them out.
-    """
-    from rubric_arm_lite.data import BadRows
-    from rubric_arm_lite.data.check import survey_pairs, survey_trajectories
-    from rubric_arm_lite.report import safe_text
-
-    builder, unit, measure = reader_of(model, recipe)
-    choices = _choices(source, form, config, split, revision, stream, rows, subset, sample)
-    bad = BadRows()
-    survey: Survey | None = None
-    shown: list[str] = []
-    with _gathered(bad):
-        if warmup:
-            found, counts = _trajectories(choices, decontaminate, seed, bad)
-            survey = survey_trajectories(found, counts, unit, measure)
-            shown = [trajectory_text(row, builder) for row in found[:show]]
-        else:
-            pairs, counts = _pairs({**choices, "deduplicate": "none"}, decontaminate, seed, bad)
-            survey = survey_pairs(pairs, counts, unit, measure)
-            shown = [pair_text(pair, builder) for pair in pairs[:show]]
-    if as_json:
-        told = {"source": source} if survey is None else survey.as_json()
-        print_json({**told, "shown": shown, **({"bad_rows": bad.as_json()} if bad.total else {})})
-    else:
-        if survey is not None:
-            print_survey(survey, "trajectories" if warmup else "pairs")
-        # Prompts below a list of bad rows would only push it out of sight.
-        for text in [f"\n{text}" for text in shown] if not bad.total else bad.lines(source):
-            print(safe_text(text))
-    if bad.total:
-        raise typer.Exit(2)
-
-
-@data_app.command()
-def convert(
-    source: SourceArgument,
-    target: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="JSONL to write, in our own form.")],
-    warmup: WarmupOption = False,
-    form: FormOption = "auto",
-    config: ConfigOption = None,
-    split: SplitOption = None,
-    revision: RevisionOption = None,
-    stream: StreamOption = False,
-    rows: RowsOption = None,
-    subset: SubsetOption = None,
-    sample: SampleOption = None,
-    decontaminate: DecontaminateOption = None,
-    deduplicate: Annotated[str, typer.Option(help="none, pairs, or prompts (one pair for each).")] = "pairs",
-    overwrite: OverwriteOption = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out and count rows that cannot be used.")] = False,
-    seed: SeedOption = 0,
-    as_json: JsonOption = False,
-) -> None:
-    """Write a source as JSONL of pairs (data.source), or of trajectories (warmup.source) with --warmup."""
-    from rubric_arm_lite.data import BadRows
-    from rubric_arm_lite.data.pairs import pair_as_row, trajectory_as_row
-    from rubric_arm_lite.data.rows import JSON_SUFFIXES
-    from rubric_arm_lite.errors import DataError
-    from rubric_arm_lite.runs import atomic_write
-
-    if not target.is_dir() and target.suffix.lower() not in JSON_SUFFIXES:
-        raise DataError(f"{target}: JSON Lines are written. Give a name that ends in .jsonl.")
-    check_target(Path(source), target, overwrite)
-    bad = BadRows() if skip_bad else None
-    choices = _choices(source, form, config, split, revision, stream, rows, subset, sample)
-    with _told(bad, source):
-        if warmup:
-            found, counts = _trajectories(choices, decontaminate, seed, bad)
-            written = list(map(trajectory_as_row, found))
-        else:
-            pairs, counts = _pairs({**choices, "deduplicate": deduplicate}, decontaminate, seed, bad)
-            written = list(map(pair_as_row, pairs))
-    atomic_write(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in written).encode())
-    if as_json:
-        print_json({"target": str(target), **counts.as_json()})
-    else:
-        what = "trajectories" if warmup else "pairs"
-        print(f"{counts.line(what)}\n{len(written):,} {what} written to {target}")
-
-
-@contextlib.contextmanager
-def _gathered(bad: BadRows) -> Iterator[None]:
-    """Once bad rows were met, an error only ends the reading: it is told beside them."""
-    from rubric_arm_lite.data import RowError
-    from rubric_arm_lite.errors import DataError
-
-    try:
-        yield
-    except DataError as error:
-        if not bad.total:
-            raise
-        if isinstance(error, RowError):
-            bad.stop(error)
-        else:
-            bad.outcome = str(error)
-
-
-@contextlib.contextmanager
-def _told(bad: BadRows | None, source: str) -> Iterator[None]:
-    """Say on stderr which rows were bad, also if nothing is left without them."""
-    from rubric_arm_lite.report import safe_text
-
-    try:
-        yield
-    finally:
-        for line in bad.lines(source) if bad is not None and bad.total else ():
-            err.print(safe_text(line), markup=False, highlight=False)
-
-
-# --- reading --------------------------------------------------------------------------------------------------------
-
-
-def _choices(
-    source: str,
-    form: str,
-    config: str | None,
-    split: str | None,
-    revision: str | None,
-    stream: bool,
-    rows: int | None,
-    subset: list[str] | None,
-    sample: int | None,
-) -> dict[str, Any]:
-    """The fields of `config.SourceSettings` that the options give."""
-    from rubric_arm_lite.errors import DataError
-
-    if source == "testbed":
-        raise DataError("The testbed makes its rows as it goes. Write some with rubric-arm testbed pairs OUT.jsonl.")
-    given = {"source": source, "form": form, "config": config, "split": split, "revision": revision}
-    return {**given, "streaming": stream, "rows": rows, "subset": tuple(subset or ()), "sample": sample}
-
-
-def _pairs(
-    choices: dict[str, Any], benchmarks: list[str] | None, seed: int, bad: BadRows | None
-) -> tuple[list[PreferencePair], Counts]:
-    from rubric_arm_lite.data import read_pairs
-    from rubric_arm_lite.data.decontaminate import overlap_with
-    from rubric_arm_lite.recipe import DataSettings
-
-    settings = _checked(DataSettings, {**choices, "decontaminate": tuple(benchmarks or ())})
-    return read_pairs(settings, seed, overlap_with(settings.decontaminate, settings.overlap_words), bad=bad)
-
-
-def _trajectories(
-    choices: dict[str, Any], benchmarks: list[str] | None, seed: int, bad: BadRows | None
-) -> tuple[list[WarmupRow], Counts]:
-    from rubric_arm_lite.data import read_trajectories
-    from rubric_arm_lite.data.decontaminate import overlap_with
-    from rubric_arm_lite.recipe import DataSettings, WarmupSettings
-
-    settings = _checked(WarmupSettings, choices)
-    return read_trajectories(settings, seed, overlap_with(benchmarks or (), DataSettings().overlap_words), bad=bad)
-
-
-def _checked(kind: Any, choices: dict[str, Any]) -> Any:
-    """The settings, or the first thing that is wrong with an option."""
-    from pydantic import ValidationError
-
-    from rubric_arm_lite.errors import ConfigError
-
-    try:
-        return kind.model_validate(choices)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"--{'.'.join(map(str, first['loc']))} {first['input']!r}: {first['msg']}.") from None

@@ -1,16 +1,16 @@
-"""Overlap of prompts with benchmarks: runs of words that a benchmark's prompt and a training prompt share.
+"""Decontamination: finds training prompts that overlap with the prompts of benchmarks.
 
-A training prompt overlaps if one of its turns has ``words`` words in a row in common with a turn of a benchmark's
-prompt, or if all of it equals a whole benchmark prompt, however short. Words are compared in lower case, without
-punctuation, accents and other marks; in scripts written without blanks each character is a word. Templates
-that many prompts share count like any other text, so this leaves out rather too much than too little.
+A training prompt overlaps if one of its turns shares a run of ``words`` words with a turn of a benchmark's prompt, or
+if it equals a whole benchmark prompt, however short. Words are compared in lower case, without punctuation, accents and
+other marks; in scripts written without blanks each character is a word. Templates that many prompts share count like
+any other text, so this removes too much rather than too little.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from rubric_arm_lite.data.rows import Row
@@ -42,67 +42,68 @@ BENCHMARKS = {
     "helpsteer3": Benchmark("nvidia/HelpSteer3", ("validation",), "context", "preference"),
     "writing": Benchmark("m-a-p/Writing-Preference-Bench", (None,)),
 }
-"""Benchmarks that can be named, as in `catalogue`, which stands on a floor above."""
+"""Benchmarks that a recipe can name; the same as in :mod:`rubric_arm_lite.evaluation.benchmarks.catalogue`."""
 _PROMPT_COLUMNS = ("prompt", "instruction", "question", "context", "conversation_input")
-"""Where a file of prompts may have them, the first of these that is there."""
+"""Columns that may hold the prompts of a file; the first one present is read."""
 
 
-class Overlap:
-    """The word runs of benchmark prompts. ``words``: how many words in a row are an overlap."""
+class Decontaminator:
+    """The prompts of benchmarks. ``words``: the length of a shared run of words that counts as an overlap."""
 
     def __init__(self, words: int) -> None:
         self.words = words
         self._runs: set[str] = set()
-        self._whole: set[str] = set()
+        self._prompts: set[str] = set()
 
     def add(self, prompt: Prompt) -> None:
-        """Watch for this prompt."""
+        """Add a benchmark's prompt."""
         turns = _turns(prompt)
-        whole = " ".join(word for turn in turns for word in turn)
-        if whole:
-            self._whole.add(whole)
-        self._runs.update(run for turn in turns for run in self._runs_of(turn))
+        self._prompts.add(_joined(turns))
+        self._runs.update(self._runs_of(turns))
 
-    def found_in(self, prompt: Prompt) -> bool:
-        """Whether the prompt overlaps with one that is watched for."""
+    def matches(self, prompt: Prompt) -> bool:
+        """Whether the prompt overlaps with a benchmark's prompt."""
         turns = _turns(prompt)
-        if " ".join(word for turn in turns for word in turn) in self._whole:
-            return True
-        return any(run in self._runs for turn in turns for run in self._runs_of(turn))
+        text = _joined(turns)
+        return bool(text) and (text in self._prompts or any(run in self._runs for run in self._runs_of(turns)))
 
-    def _runs_of(self, turn: list[str]) -> Iterator[str]:
-        return (" ".join(turn[start : start + self.words]) for start in range(len(turn) - self.words + 1))
+    def _runs_of(self, turns: list[list[str]]) -> Iterator[str]:
+        for turn in turns:
+            for start in range(len(turn) - self.words + 1):
+                yield " ".join(turn[start : start + self.words])
 
 
-def overlap_with(names: Iterable[str], words: int) -> Overlap | None:
+def decontaminator_of(benchmarks: Collection[str], words: int) -> Decontaminator | None:
     """The prompts of benchmarks: each a name of :data:`BENCHMARKS`, a file, a folder or a Hub id; None without any.
 
     Raises:
         DataError: if one of them cannot be read.
     """
-    overlap = Overlap(words)
-    given = tuple(names)
-    for name in given:
-        for row, columns in _benchmark_rows(name):
-            overlap.add(_prompt(row, columns))
-    return overlap if given else None
+    if not benchmarks:
+        return None
+    decontaminator = Decontaminator(words)
+    for benchmark in benchmarks:
+        for prompt in _prompts(benchmark):
+            decontaminator.add(prompt)
+    return decontaminator
 
 
-def _benchmark_rows(name: str) -> Iterator[tuple[Row, tuple[str, ...]]]:
+def _prompts(name: str) -> Iterator[Prompt]:
     known = BENCHMARKS.get(name.lower())
-    if known is None:
-        try:
-            yield from ((row, _PROMPT_COLUMNS) for row in open_rows(name, streaming=True))
-        except DataError as error:
-            raise DataError(f"decontaminate: {error} Benchmarks that can be named: {', '.join(BENCHMARKS)}.") from error
+    if known is not None:
+        for split in known.splits:
+            for row in open_rows(known.hub_id, config=known.config, split=split, streaming=True):
+                yield _prompt(row, (known.column,))
         return
-    for split in known.splits:
-        rows = open_rows(known.hub_id, config=known.config, split=split, streaming=True)
-        yield from ((row, (known.column,)) for row in rows)
+    try:
+        rows = open_rows(name, streaming=True)
+        yield from (_prompt(row, _PROMPT_COLUMNS) for row in rows)
+    except DataError as error:
+        raise DataError(f"decontaminate: {error} Benchmarks that can be named: {', '.join(BENCHMARKS)}.") from error
 
 
 def _prompt(row: Row, columns: tuple[str, ...]) -> Prompt:
-    """The row's prompt; of messages all, whoever had the last word."""
+    """The row's prompt; of a conversation all messages, whoever wrote the last one."""
     name = next((name for name in columns if row.has(name)), None)
     if name is None:
         row.require(columns[0])
@@ -111,12 +112,17 @@ def _prompt(row: Row, columns: tuple[str, ...]) -> Prompt:
 
 
 def _turns(prompt: Prompt) -> list[list[str]]:
+    """The words of each turn."""
     texts = [prompt] if isinstance(prompt, str) else [message.content for message in prompt]
     return [_WORD.findall(_plain(text)) for text in texts]
 
 
+def _joined(turns: list[list[str]]) -> str:
+    return " ".join(word for turn in turns for word in turn)
+
+
 def _plain(text: str) -> str:
-    """In lower case and, for scripts with them, without the marks that would break a word into pieces."""
+    """The text in lower case without accents and other marks, which would split a word."""
     if not text.isascii():
         text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.category(c).startswith("M"))
     return text.casefold()

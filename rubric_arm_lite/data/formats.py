@@ -1,46 +1,57 @@
-"""What the columns of known preference data mean, one :class:`PairForm` for each.
+"""Formats of preference data: one :class:`Format` says how the columns of a row become a pair.
 
-A row goes in; a pair with the side on which its source shows the chosen response comes out. In a known form a tie,
-equal responses or an empty text is `UnusableRowError`, which a reader may leave out and
-count: they are properties of the data. A missing column or a wrong type is an error with its place.
+Reading, checking and converting share these descriptions. A format is our own, a published one, or a plug-in: a
+function of the user's that maps a row to the columns of our own.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal
 
-from rubric_arm_lite.data.pairs import RowIds, check_different, pair_of_row, shared_prompt
-from rubric_arm_lite.data.rows import Row, show
-from rubric_arm_lite.recipe.fields import Form
-from rubric_arm_lite.types import PreferencePair, Side
+from rubric_arm_lite.data.rows import Row, kind, show, without, wrong_type
+from rubric_arm_lite.errors import first_line
+from rubric_arm_lite.prompts import prompt_hash
+from rubric_arm_lite.recipe import load_plugin
+from rubric_arm_lite.recipe.plugins import is_plugin
+from rubric_arm_lite.types import Message, PreferencePair, Prompt, Side
 
 _WINNER = re.compile(r"(?:(?:response|answer|assistant|model)[ _-]*)?([ab])")
 _TIES = ("tie", "draw", "equal")
 
 
+class SkippedRow(Exception):  # noqa: N818 - it is not an error
+    """A row that is left out for a reason that is no error; ``reason`` names the group in which it is counted."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 @dataclass(frozen=True, slots=True)
-class PairForm:
-    """One layout of columns.
+class Format:
+    """How columns are read.
 
     Attributes:
-        hub_id, config, split: where the form is published, and what is read there if nothing is chosen.
+        hub_id, config, split: where a published format is found, and what is read there by default; our own has none.
         responses: the columns of the two responses, in the order in which the source shows them.
-        label: how the chosen one is told. `first`: it is the first; `winner`: ``label_column`` names A or B;
+        label: how to tell the chosen one. `first`: it is the first; `winner`: ``label_column`` names A or B;
             `sign`: ``label_column`` is negative for the first, positive for the second, 0 for a tie.
-        prompt: the prompt's column, or None if it is the turns before the responses.
+        prompt: the prompt's column, or None if the turns before the responses are the prompt.
         scores: two columns of scores, in the order of ``responses``; equal scores are a tie.
         subset: a column that names the row's part of the data.
-        judgement: columns of which one holds a judge's text about (first, second) under the column ``rubric``.
+        judgement: names of the column with a judge's text about (first, second) under the column ``rubric``.
+        plugin: maps a row to the columns of our own format, or to None to skip it.
     """
 
-    name: Form
+    name: str
     hub_id: str
-    responses: tuple[str, str]
-    label: Literal["first", "winner", "sign"]
+    responses: tuple[str, str] = ("chosen", "rejected")
+    label: Literal["first", "winner", "sign"] = "first"
     prompt: str | None = "prompt"
     label_column: str = ""
     config: str | None = None
@@ -48,18 +59,53 @@ class PairForm:
     scores: tuple[str, str] | None = None
     subset: str = ""
     judgement: tuple[str, ...] = ()
+    plugin: Callable[[dict[str, Any]], Any] | None = None
+
+    @property
+    def published(self) -> bool:
+        """Whether this is the format of a published data set, whose unusable rows are skipped and counted."""
+        return bool(self.hub_id)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that every row must have."""
-        named = (self.prompt or "", *self.responses, self.label_column, *(self.scores or ()))
-        return tuple(name for name in named if name)
+        names = (self.prompt or "", *self.responses, self.label_column, *(self.scores or ()))
+        return tuple(name for name in names if name)
+
+    def converted(self, row: Row) -> Row:
+        """The row with the columns that the format describes.
+
+        Raises:
+            SkippedRow: if the plug-in returns None.
+            RowError: if the plug-in raises an error or returns something else than a mapping.
+        """
+        if self.plugin is None:
+            return row
+        reason = f"not converted by {self.name}"
+        try:
+            columns = self.plugin(dict(row.columns))
+        except Exception as error:  # whatever the user's code raises
+            raise row.error(
+                f"the format {self.name} fails with {type(error).__name__} ({first_line(error)}). Correct the "
+                "function, or return None to skip the row.",
+                reason,
+            ) from error
+        if columns is None:
+            raise SkippedRow(f"skipped by {self.name}")
+        if not isinstance(columns, Mapping):
+            raise row.error(
+                f"the format {self.name} returns {kind(columns)}. Return a dict with prompt, chosen and rejected (for "
+                "a warm-up: prompt, rubric, response_a, response_b, judgement), or None to skip the row.",
+                reason,
+            )
+        return Row(f"{row.where}, as returned by {self.name}", columns)
 
 
-FORMS: dict[str, PairForm] = {
-    form.name: form
-    for form in (
-        PairForm(
+OWN = Format("pairs", "", subset="subset")
+FORMATS: dict[str, Format] = {
+    format.name: format
+    for format in (
+        Format(
             "openrubric",
             "OpenRubrics/OpenRubric-v2",
             ("response_a", "response_b"),
@@ -70,23 +116,14 @@ FORMS: dict[str, PairForm] = {
             # The card calls it the judge's trajectory; which of these the column is named was not verified.
             judgement=("judge", "judgement", "judgment", "judge_trajectory", "trajectory"),
         ),
-        PairForm(
+        Format(
             "ultrafeedback",
             "HuggingFaceH4/ultrafeedback_binarized",
-            ("chosen", "rejected"),
-            "first",
             split="train_prefs",
             scores=("score_chosen", "score_rejected"),
         ),
-        PairForm(
-            "skywork",
-            "Skywork/Skywork-Reward-Preference-80K-v0.2",
-            ("chosen", "rejected"),
-            "first",
-            prompt=None,
-            subset="source",
-        ),
-        PairForm(
+        Format("skywork", "Skywork/Skywork-Reward-Preference-80K-v0.2", prompt=None, subset="source"),
+        Format(
             "helpsteer3",
             "nvidia/HelpSteer3",
             ("response1", "response2"),
@@ -96,97 +133,140 @@ FORMS: dict[str, PairForm] = {
             config="preference",
             subset="domain",
         ),
-        PairForm(
-            "rubricarm-arena", "chardizard/RubricARM-ChatbotArena-ARMJudge-Correct", ("chosen", "rejected"), "first"
-        ),
+        Format("rubricarm-arena", "chardizard/RubricARM-ChatbotArena-ARMJudge-Correct"),
     )
 }
-"""Every form but our own, by name."""
+"""Every published format, by name."""
 
 FIRST_RELEASE = "OpenRubrics/OpenRubrics"
-"""The first release of OpenRubrics; its columns are taken for those of the second, and checked."""
+"""The first release of OpenRubrics; its columns are assumed to be those of the second, and checked."""
 _UNMISTAKABLE = ("openrubric", "helpsteer3")
-"""Forms told by their columns alone, because our own form cannot be meant."""
+"""Formats recognized by their columns alone, because they cannot be our own."""
 
 
-def known_form(source: str) -> PairForm | None:
-    """The form of a known Hub id, in any letter case, or of a folder whose path ends in one, as a clone's may."""
-    by_id = {form.hub_id.lower(): form for form in FORMS.values()} | {FIRST_RELEASE.lower(): FORMS["openrubric"]}
+def known_format(source: str) -> Format | None:
+    """The format of a known Hub id, in any letter case, or of a folder whose path ends in one, as a clone's may."""
+    by_id = {format.hub_id.lower(): format for format in FORMATS.values()}
+    by_id[FIRST_RELEASE.lower()] = FORMATS["openrubric"]
     return by_id.get("/".join(Path(source).parts[-2:]).lower())
 
 
-def form_of(chosen: Form, source: str, columns: Sequence[str]) -> PairForm | None:
-    """The form that is asked for or, for `auto`, that the Hub id or the columns of the first row tell.
+def named_format(name: str) -> Format:
+    """The format of that name, which is not `auto`.
 
-    Returns:
-        None for our own form.
+    Raises:
+        ConfigError: if the name is a plug-in's that cannot be loaded.
     """
-    assert chosen in get_args(Form), chosen
-    if chosen != "auto":
-        return FORMS.get(chosen)
-    known = known_form(source)
-    if known is not None:
-        return known
-    return next((FORMS[name] for name in _UNMISTAKABLE if set(FORMS[name].columns) <= set(columns)), None)
+    if is_plugin(name):
+        return replace(OWN, name=name, plugin=load_plugin(name, None, "format"))
+    return FORMATS.get(name, OWN)
+
+
+def recognized_format(source: str, columns: Collection[str]) -> Format:
+    """The format that the Hub id or the columns of the first row tell, else our own."""
+    unmistakable = (FORMATS[name] for name in _UNMISTAKABLE if set(FORMATS[name].columns) <= set(columns))
+    return known_format(source) or next(unmistakable, OWN)
+
+
+class RowIds:
+    """Ids of one source: those of its rows are unique, missing ones are made from the prompt."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, str] = {}
+        self._rows_of_prompt: Counter[str] = Counter()
+
+    def next(self, row: Row, prompt: Prompt) -> str:
+        """The id in column ``id``, or else the prompt's hash and the number of earlier rows with that prompt."""
+        prompt_id = prompt_hash(prompt)
+        number = self._rows_of_prompt[prompt_id]
+        self._rows_of_prompt[prompt_id] += 1
+        value = row.columns.get("id")
+        if value is None or value == "":
+            value = f"{prompt_id}-{number}"
+        elif not isinstance(value, str | int) or isinstance(value, bool):
+            raise row.error(f"id is {kind(value)}. Give a text or a whole number, or leave it out.", wrong_type("id"))
+        row_id = row.checked("id", str(value))
+        if row_id in self._places:
+            raise row.error(
+                f"id {show(row_id)} was used before ({self._places[row_id]}). Give each row its own, or leave the ids "
+                "out.",
+                "id used before",
+            )
+        self._places[row_id] = row.where
+        return row_id
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledRow:
+class LabeledPair:
     """A pair, and on which side its source shows the chosen response; None if its columns are named for the label."""
 
     pair: PreferencePair
     chosen_side: Side | None
 
 
-def read_pair(row: Row, form: PairForm | None, ids: RowIds, source: str) -> LabelledRow:
-    """The pair of a row; ``form`` None is our own.
+def read_pair(row: Row, format: Format, ids: RowIds, source: str = "") -> LabeledPair:
+    """The pair of a row; pairs of published formats have ``source`` as their source.
 
     Raises:
-        UnusableRowError: if the row is of the right form and can be no pair.
-        DataError: if it is not of the form.
+        RowError: if the row does not have the format, or (skippable) cannot serve as a pair.
     """
-    if form is None:
-        return LabelledRow(pair_of_row(row, ids), None)
-    row.require(*form.columns)
-    first, second = form.responses
+    if format.published:
+        row.require(*format.columns)
+    first, second = format.responses
     response_a, turns_a = row.response(first)
     response_b, turns_b = row.response(second)
-    if form.prompt is not None:
-        prompt = row.prompt(form.prompt)
-    elif turns_a is None or turns_b is None:
+    if turns_a is not None and turns_b is not None and not (format.prompt and row.has(format.prompt)):
+        prompt = _shared_prompt(row, turns_a, turns_b)
+    elif format.prompt is not None:
+        prompt = row.prompt(format.prompt)
+    else:
         raise row.error(
             f"`{first}` and `{second}` must be lists of messages: the turns before the response are the prompt."
         )
-    else:
-        prompt = shared_prompt(row, turns_a, turns_b)
-    side = _chosen_side(row, form)
-    check_different(row, first, response_a, second, response_b)
+    side = _chosen_side(row, format)
+    if response_a == response_b:
+        problem = f"{first} equals {second} ({show(response_b)}). Leave the row out."
+        raise row.error(problem, "identical responses", skippable=True)
     chosen, rejected = (response_a, response_b) if side == "A" else (response_b, response_a)
-    pair_id = ids.next(Row(row.where, {}), prompt)  # ids of the source repeat, so they are not used
-    subset = row.label(form.subset) if form.subset else ""
-    return LabelledRow(
-        PreferencePair(pair_id, prompt, chosen, rejected, source, subset), None if form.label == "first" else side
-    )
+    pair_id = ids.next(Row(row.where, {}) if format.published else row, prompt)  # ids of published sources repeat
+    source = source if format.published else row.label("source")
+    subset = row.label(format.subset) if format.subset else ""
+    pair = PreferencePair(pair_id, prompt, chosen, rejected, source, subset)
+    return LabeledPair(pair, None if format.label == "first" else side)
 
 
-def _chosen_side(row: Row, form: PairForm) -> Side:
+def _shared_prompt(row: Row, turns_a: tuple[Message, ...], turns_b: tuple[Message, ...]) -> Prompt:
+    """The prompt of a pair without a column for it: the turns before its two responses."""
+    if turns_a != turns_b:
+        raise row.error(
+            "without a `prompt`, the messages before the response must be the same in chosen and rejected. Add a "
+            "`prompt` column, or correct them.",
+            "responses to different conversations",
+            skippable=True,
+        )
+    if not turns_a:
+        raise row.error(
+            "no `prompt`, and no messages before the response. Add a `prompt` column, or the conversation that leads "
+            "to the response.",
+            without("prompt"),
+        )
+    return row.conversation("chosen", turns_a)
+
+
+def _chosen_side(row: Row, format: Format) -> Side:
     """Which of the two responses is chosen, in the source's order."""
-    tie = row.unusable(f"`{form.label_column or form.scores}` is a tie. Leave the row out.", "tie")
-    if form.scores is not None and row.number(form.scores[0]) == row.number(form.scores[1]):
-        raise tie
-    match form.label:
-        case "first":
-            return "A"
-        case "sign":
-            value = row.number(form.label_column)
-            if value == 0:
-                raise tie
-            return "A" if value < 0 else "B"
-        case "winner":
-            side = winner_of(row, form.label_column)
-            if side is None:
-                raise tie
-            return side
+    side: Side | None = "A"
+    if format.scores is not None and row.number(format.scores[0]) == row.number(format.scores[1]):
+        side = None
+    elif format.label == "sign":
+        value = row.number(format.label_column)
+        side = None if value == 0 else "A" if value < 0 else "B"
+    elif format.label == "winner":
+        side = winner_of(row, format.label_column)
+    if side is None:
+        problem = f"`{format.label_column or format.scores}` is a tie. Leave the row out."
+        raise row.error(problem, "tie", skippable=True)
+    return side
 
 
 def winner_of(row: Row, name: str) -> Side | None:

@@ -1,39 +1,84 @@
-"""Warm-up trajectories from any source: our own form, or data with rubrics and judges' texts such as OpenRubric-v2.
+"""Warm-up trajectories from any source: our own format, or data with rubrics and judgements such as OpenRubric-v2.
 
 A published trajectory is kept only if its rubric means one in our canonical form, its judgement is strictly well-formed
-for that rubric, and the verdict is the one its label names; the rest is left out and counted by reason. So the
-warm-up teaches no form that the format reward would punish. Rows of our own form are taken as they are.
+for that rubric, and the verdict is the one its label names; others are skipped and counted by reason. The warm-up thus
+teaches no text that the format reward would punish. Rows of our own format are taken as they are.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Collection
 
-from rubric_arm_lite.data.check import OWN_POINTWISE, OWN_TRAJECTORIES, BadRows, Counts, sorted_reasons
-from rubric_arm_lite.data.decontaminate import Overlap
-from rubric_arm_lite.data.formats import FORMS, PairForm, winner_of
-from rubric_arm_lite.data.load import HELD_OUT, NOT_SAMPLED, OTHER_SUBSET, OVERLAPS, Sample, leave_out, rows_and_form
+from rubric_arm_lite.data.counts import BadRows, Counts
+from rubric_arm_lite.data.decontaminate import Decontaminator
+from rubric_arm_lite.data.formats import FORMATS, Format, winner_of
 from rubric_arm_lite.data.pairs import WarmupRow, trajectory_of_row
-from rubric_arm_lite.data.rows import Row, RowError
+from rubric_arm_lite.data.reader import SourceReader
+from rubric_arm_lite.data.rows import Row
 from rubric_arm_lite.errors import DataError
-from rubric_arm_lite.prompts import parse_judgement, parse_rubric, prompt_hash
+from rubric_arm_lite.prompts import parse_judgement, parse_rubric
 from rubric_arm_lite.prompts.parsing import split_lines
 from rubric_arm_lite.recipe import WarmupSettings
-from rubric_arm_lite.types import Judgement, ParseStatus, Rubric
+from rubric_arm_lite.types import Judgement, ParseStatus, Prompt, Rubric
 
 _ITEM = re.compile(r"(?:[-*•][ \t]+)?[(*_]{0,3}([0-9]{1,2})[.):][)*_]{0,2}[ \t]*(\S.*)")
 _TAGGED = re.compile(r"(.*?\S)[ \t]*(?P<bold>\*\*|__)?\[(?P<kind>Hard Rule|Principle)\](?(bold)(?P=bold))\.?")
 _ANY_TAG = re.compile(r"\[\W*(?:hard\W*rule|principle)s?\W*\]", re.IGNORECASE)
+_COLUMNS = ("prompt", "rubric", "response_a", "response_b", "judgement")
+_POINTWISE_COLUMNS = ("prompt", "rubric", "response", "judgement")
+
+
+def read_trajectories(
+    settings: WarmupSettings,
+    seed: int,
+    decontaminator: Decontaminator | None = None,
+    held_out: Collection[str] = (),
+    pointwise: bool = False,
+    bad: BadRows | None = None,
+) -> tuple[list[WarmupRow], Counts]:
+    """The trajectories of ``settings.source``, in the source's order, and the counts of its rows.
+
+    Args:
+        pointwise: rows of our own format have one ``response``, for a pointwise judge. The other arguments are those
+            of :class:`~rubric_arm_lite.data.reader.SourceReader`.
+
+    Raises:
+        DataError: for a source or row that cannot be used, or if no trajectory is selected.
+    """
+    reader: SourceReader[WarmupRow] = SourceReader(settings, seed, decontaminator, held_out, bad)
+    format = reader.format
+    if format.published and pointwise:
+        raise DataError(
+            f"{settings.source} has the format `{format.name}`, whose judgements compare two responses, so it cannot "
+            "warm up a pointwise judge. Use our own format with one response per row, or reward.judge: pairwise."
+        )
+    if format.published and not format.judgement:
+        names = ", ".join(name for name, other in FORMATS.items() if other.judgement)
+        raise DataError(
+            f"{settings.source} has the format `{format.name}`, which holds no judgements, so it cannot warm up a "
+            f"judge. Use our own format of trajectories, or one of: {names}."
+        )
+
+    def read(row: Row) -> tuple[Prompt, WarmupRow]:
+        if settings.subset:
+            own = not format.published
+            reader.check_subset(row.label(format.subset) or (row.label("source") if own else ""))
+        item = _checked_trajectory(row, format) if format.published else trajectory_of_row(row, pointwise)
+        return item.prompt, item
+
+    if format.published:
+        return reader.read(read, format.columns, format.name, "trajectories")
+    columns = _POINTWISE_COLUMNS if pointwise else _COLUMNS
+    return reader.read(read, columns, format.name if format.plugin else "trajectories", "trajectories")
 
 
 def canonical_rubric(text: str) -> Rubric:
-    """The rubric that a teacher's text means, with the canonical rendering as its text.
+    """The rubric that a teacher's text means, with its canonical rendering as text.
 
-    Beyond what `parse_rubric` accepts, this takes remarks before the first and after
-    the last item, numbers written ``1)``, ``(1)``, ``1:`` or ``**1.**`` that count up by one from any start, items
-    broken over several lines, and tags in bold. Everything else is malformed. Never raises.
+    Beyond what `parse_rubric` accepts, this accepts remarks before the first and after the last item, numbers written
+    ``1)``, ``(1)``, ``1:`` or ``**1.**`` that count up by one from any start, items broken over several lines, and tags
+    in bold. Everything else is malformed. Never raises.
     """
     rubric = parse_rubric(text)
     if not rubric.usable:
@@ -73,100 +118,31 @@ def _rewritten(text: str) -> str | None:
     return "\n".join(f"{number}. {match[1]} [{match['kind']}]" for number, match in enumerate(tagged, start=1))
 
 
-def read_trajectories(
-    settings: WarmupSettings,
-    seed: int,
-    overlap: Overlap | None = None,
-    held_out: Collection[str] = (),
-    pointwise: bool = False,
-    bad: BadRows | None = None,
-) -> tuple[list[WarmupRow], Counts]:
-    """The trajectories of ``settings.source``, in the source's order, and what was left out.
-
-    Args:
-        overlap: prompts of benchmarks that are not to be trained on.
-        held_out: ids of prompts that are not to be trained on.
-        pointwise: rows of our own form have one ``response``, for a judge that checks one at a time.
-        bad: gathers rows that cannot be used, which are then left out; without it the first is an error.
+def _checked_trajectory(row: Row, format: Format) -> WarmupRow:
+    """The trajectory of a row of a published format.
 
     Raises:
-        DataError: for a source or row that cannot be used, or if no trajectory is left.
+        RowError: if the row does not have the format, or (skippable) its texts do not pass our parsers or contradict
+            its label.
     """
-    form, rows = rows_and_form(settings, bad)
-    if form is not None and pointwise:
-        raise DataError(
-            f"{settings.source} has the form `{form.name}`, whose judgements compare two responses, so it cannot warm "
-            "up a pointwise judge. Use our own form with one response a row, or reward.judge: pairwise."
-        )
-    if form is not None and not form.judgement:
-        able = ", ".join(name for name, other in FORMS.items() if other.judgement)
-        raise DataError(
-            f"{settings.source} has the form `{form.name}`, which holds no judgements, so it cannot warm up a judge. "
-            f"Use our own form of trajectories, or one of: {able}."
-        )
-    if bad is not None:
-        bad.expect(form.columns if form is not None else OWN_POINTWISE if pointwise else OWN_TRAJECTORIES)
-    reasons, read = Counter[str](), 0
-    sample = Sample[WarmupRow](settings.sample, seed)
-    for row in rows:
-        read += 1
-        try:
-            if settings.subset and _subset(row, form) not in settings.subset:
-                reasons[OTHER_SUBSET] += 1
-                continue
-            found = trajectory_of_row(row, pointwise) if form is None else _checked(row, form)
-        except RowError as error:
-            leave_out(error, form, reasons, bad)
-            continue
-        prompt_id = prompt_hash(found.prompt)
-        if overlap is not None and overlap.found_in(found.prompt):
-            reasons[OVERLAPS] += 1
-        elif prompt_id in held_out:
-            reasons[HELD_OUT] += 1
-        else:
-            sample.add(prompt_id, found)
-    kept = sample.items()
-    if sample.dropped:
-        reasons[NOT_SAMPLED] = sample.dropped
-    if bad is not None:
-        read, reasons = read + bad.no_rows, reasons + bad.reasons
-    name = "trajectories" if form is None else form.name
-    counts = Counts(str(settings.source), name, read, len(kept), sorted_reasons(reasons))
-    if not kept:
-        raise DataError(f"{counts.line('trajectories')} Loosen what is left out, or give another source.")
-    return kept, counts
-
-
-def _subset(row: Row, form: PairForm | None) -> str:
-    return row.label(form.subset) if form is not None else row.label("subset") or row.label("source")
-
-
-def _checked(row: Row, form: PairForm) -> WarmupRow:
-    """The trajectory of a row of a known form.
-
-    Raises:
-        UnusableRowError: if it does not pass our parsers, or says something else than its label.
-    """
-    column = next((name for name in form.judgement if name in row.columns), None)
-    expected = (*form.columns, "rubric", column or form.judgement[0])
-    row.require(*expected)
-    assert column is not None and form.prompt is not None
-    prompt = row.prompt(form.prompt)
-    response_a, response_b = (row.text(name) for name in form.responses)
+    column = next((name for name in format.judgement if name in row.columns), format.judgement[0])
+    row.require(*format.columns, "rubric", column)
+    assert format.prompt is not None
+    prompt = row.prompt(format.prompt)
+    response_a, response_b = (row.text(name) for name in format.responses)
     rubric = canonical_rubric(row.label("rubric"))
+    judgement = checked_judgement(row.label(column), rubric) if rubric.usable else None
+    side = winner_of(row, format.label_column) if judgement is not None else None
     if not rubric.usable:
-        raise row.unusable("column `rubric` is no list of tagged criteria. Leave it out.", "with a malformed rubric")
-    judgement = checked_judgement(row.label(column), rubric)
-    if judgement is None:
-        raise row.unusable(
-            f"column `{column}` is no judgement in our form for its rubric. Leave it out.", "with a malformed judgement"
-        )
-    side = winner_of(row, form.label_column)
-    if side is None:
-        raise row.unusable(f"column `{form.label_column}` is a tie. Leave the row out.", "tie")
-    if judgement.winner != side:
-        raise row.unusable(
-            f"column `{column}` names another winner than `{form.label_column}`. Leave it out.",
-            "with a judgement against its label",
-        )
-    return WarmupRow(prompt, rubric.text, response_a, response_b, judgement.text)
+        problem, reason = "column `rubric` is no list of tagged criteria", "with a malformed rubric"
+    elif judgement is None:
+        problem = f"column `{column}` is no judgement in our format for its rubric"
+        reason = "with a malformed judgement"
+    elif side is None:
+        problem, reason = f"column `{format.label_column}` is a tie", "tie"
+    elif judgement.winner != side:
+        problem = f"column `{column}` names another winner than `{format.label_column}`"
+        reason = "with a judgement against its label"
+    else:
+        return WarmupRow(prompt, rubric.text, response_a, response_b, judgement.text)
+    raise row.error(f"{problem}. Leave the row out.", reason, skippable=True)

@@ -22,6 +22,7 @@ from rubric_arm_lite.recipe.fields import (
     WarmupSettings,
 )
 from rubric_arm_lite.recipe.load import dump_recipe, load_recipe, load_settings, recipe_hash, shipped_recipes
+from rubric_arm_lite.recipe.plugins import load_plugin
 from rubric_arm_lite.recipe.policy import AnswerSettings, PolicyRecipe
 from rubric_arm_lite.recipe.seeds import derive_seed
 
@@ -42,6 +43,7 @@ __all__ = [
     "WarmupSettings",
     "derive_seed",
     "dump_recipe",
+    "load_plugin",
     "load_recipe",
     "load_settings",
     "recipe_hash",

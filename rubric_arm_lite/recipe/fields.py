@@ -19,8 +19,10 @@ NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 Order = Literal["judge_first", "rubric_first", "judge_only", "rubric_only", "simultaneous"]
 LossType = Literal["grpo", "dapo", "dr_grpo"]
-Form = Literal["auto", "pairs", "openrubric", "ultrafeedback", "skywork", "helpsteer3", "rubricarm-arena"]
+FormatName = Literal["auto", "pairs", "openrubric", "ultrafeedback", "skywork", "helpsteer3", "rubricarm-arena"]
 """Formats of source rows; `pairs` is our own, the others are in :mod:`rubric_arm_lite.data.formats`."""
+Plugin = Annotated[str, Field(pattern=r"^.+:[A-Za-z_][A-Za-z0-9_]*$")]
+"""A function of the user's: ``my_module:my_function`` or ``file.py:my_function`` (:mod:`.plugins`)."""
 Optim = Literal["adamw_torch", "adamw_8bit"]
 
 
@@ -202,8 +204,9 @@ class SourceSettings(Settings):
 
     source: str | None = "testbed"
     """`testbed`, or a JSONL, CSV or Parquet file, a folder of such files, or a Hub id (owner/name)."""
-    form: Form = "auto"
-    """Format of the columns. `auto` detects known Hub ids and unambiguous columns, else assumes our own format."""
+    format: FormatName | Plugin = "auto"
+    """Format of the columns. `auto` detects known Hub ids and unambiguous columns, else assumes our own format. A
+    plug-in (`my_module:f` or `file.py:f`) maps a row to our own format, or to None to skip it (docs/plugins.md)."""
     config: str | None = None
     """Configuration of the data set, or a folder in it (null: the default of its format)."""
     split: str | None = None

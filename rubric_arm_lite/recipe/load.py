@@ -45,7 +45,7 @@ _PATH_FIELDS: dict[str, tuple[str, ...] | None] = {
     "reward.run": (),
     "evaluation.judge": ("oracle",),
     **dict.fromkeys(("reward.function", "phases.judge", "phases.rubric")),
-    **dict.fromkeys(("data.form", "data.format", "warmup.form", "warmup.format")),
+    **dict.fromkeys(("data.format", "warmup.format")),
 }
 """Fields that may hold a path, with the built-in names that are none; None for plug-ins, ``module:name`` or
 ``file.py:name``."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rubric_arm_lite.data import read_pairs
-from rubric_arm_lite.data.load import read_blocks
-from rubric_arm_lite.data.pairs import blocks_from_pairs
+from rubric_arm_lite.data import blocks_from_pairs, read_blocks, read_pairs
 from rubric_arm_lite.data.testbed import TRAIN_PROMPTS
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.recipe import Recipe

@@ -80,7 +80,7 @@ class Run:
         self.parts.restore()
         wanted = STAGES[: STAGES.index(until) + 1] if until else STAGES
         for counts in self.parts.counts:
-            if counts.left_out:
+            if counts.skipped:
                 self.watcher.note(counts.line("rows"))
         if self.parts.data.too_long:
             self.watcher.note(

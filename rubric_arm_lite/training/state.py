@@ -60,7 +60,7 @@ class RunParts:
             # Read now: a mistake in this source should not wait until the base has been evaluated.
             held_out = {prompt_hash(pair.prompt) for pair in self.data.test}
             found = read_trajectories(
-                recipe.warmup, recipe.seed, self.data.overlap, held_out, recipe.reward.judge == "pointwise"
+                recipe.warmup, recipe.seed, self.data.decontaminator, held_out, recipe.reward.judge == "pointwise"
             )
             self.warmup_rows, self.counts = found[0], (*self.counts, found[1])
         self.cache = RubricCache(recipe.cache.capacity)

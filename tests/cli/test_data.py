@@ -21,8 +21,8 @@ def source(tmp_path: Path) -> Path:
 def test_check_says_what_there_is(source: Path) -> None:
     shown = call("data", "check", source).stdout
     for part in (
-        "10 rows read, 9 pairs kept; left out: 1 tie.",
-        "form: openrubric",
+        "10 rows read, 9 pairs kept; skipped: 1 tie.",
+        "format: openrubric",
         "equal to an earlier pair: 1",
         "chosen first: 0.778",
         "magpie 5",
@@ -37,7 +37,7 @@ def test_check_says_what_there_is(source: Path) -> None:
 def test_check_as_json_and_in_tokens(source: Path) -> None:
     found = json.loads(call("data", "check", source, "--model", "testbed", "--show", "0", "--json").stdout)
     assert found["unit"] == "tokens" and found["shown"] == []
-    assert (found["rows"], found["kept"], found["left_out"], found["prompts"]) == (10, 9, {"tie": 1}, 8)
+    assert (found["rows"], found["kept"], found["skipped"], found["prompts"]) == (10, 9, {"tie": 1}, 8)
     assert found["lengths"]["prompt"]["100%"] > 1
     found = json.loads(call("data", "check", source, "--recipe", "testbed", "--warmup", "--json").stdout)
     assert found["well_formed_judgements"] == 1.0 and RUBRIC in found["shown"][0]
@@ -76,11 +76,18 @@ def test_refusals(source: Path, tmp_path: Path) -> None:
     kept = write_jsonl(tmp_path / "kept.jsonl", [{"mine": 1}])
     assert "give --overwrite" in refused("data", "convert", source, kept)
     assert json.loads(kept.read_text()) == {"mine": 1}
-    assert "--form 'csv'" in refused("data", "check", source, "--form", "csv")
+    assert "--format 'csv'" in refused("data", "check", source, "--format", "csv")
     assert "--deduplicate 'all'" in refused("data", "convert", source, out, "--deduplicate", "all")
     assert "rubric-arm testbed pairs" in refused("data", "check", "testbed")
     assert "There is no file" in refused("data", "check", tmp_path / "none.jsonl")
     assert "decontaminate: There is no file" in refused("data", "check", source, "--decontaminate", "none.jsonl")
     assert "has no split 'x' to choose" in refused("data", "check", source, "--split", "x")
-    assert "holds no judgements" in refused("data", "convert", source, out, "--form", "skywork", "--warmup")
+    assert "holds no judgements" in refused("data", "convert", source, out, "--format", "skywork", "--warmup")
+    teacher = ("--model", "./nowhere")
+    assert "column `context` is missing" in refused(
+        "data", "synthesize", source, out, *teacher, "--format", "helpsteer3"
+    )
+    assert "has the subsets: magpie, skywork" in refused(
+        "data", "synthesize", source, out, *teacher, "--subset", "none"
+    )
     assert not out.exists()

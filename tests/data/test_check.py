@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from rubric_arm_lite.cli.main import app
-from rubric_arm_lite.data.check import MOST, OWN_PAIRS, BadRows
-from rubric_arm_lite.data.load import read_blocks, read_pairs
+from rubric_arm_lite.data.counts import MAX_SHOWN, BadRows
+from rubric_arm_lite.data.formats import OWN
+from rubric_arm_lite.data.load import read_blocks
 from rubric_arm_lite.data.pairs import load_pairs
+from rubric_arm_lite.data.reader import read_pairs
 from rubric_arm_lite.data.rows import Row, RowError
 from rubric_arm_lite.data.trajectories import read_trajectories
 from rubric_arm_lite.errors import DataError
@@ -23,7 +25,7 @@ from tests.source_rows import openrubric, write_jsonl
 
 GOOD = {"prompt": "p", "chosen": "a", "rejected": "b"}
 BAD: dict[str, Any] = {
-    "`chosen` of another kind": {**GOOD, "chosen": 5},
+    "`chosen` of the wrong type": {**GOOD, "chosen": 5},
     "identical responses": {**GOOD, "rejected": "a"},
     "empty text": {**GOOD, "prompt": " "},
     "without `chosen`": {"prompt": "p", "rejected": "b"},
@@ -31,8 +33,8 @@ BAD: dict[str, Any] = {
     "no object": [1],
     "not JSON": "{",
     "malformed message": {**GOOD, "prompt": [{"role": "king", "content": "x"}]},
-    "half a character": {**GOOD, "chosen": "\ud800"},
-    "`id` of another kind": {**GOOD, "id": [1]},
+    "half of a surrogate pair": {**GOOD, "chosen": "\ud800"},
+    "`id` of the wrong type": {**GOOD, "id": [1]},
     "empty list": {**GOOD, "prompt": []},
     "conversation without a response": {**GOOD, "chosen": [{"role": "user", "content": "x"}]},
 }
@@ -53,7 +55,7 @@ def gathered(path: Path, **choices: Any) -> tuple[int, BadRows]:
     """Pairs kept, and what was gathered."""
     bad = BadRows()
     pairs, counts = read_pairs(DataSettings(source=str(path), **choices), 0, bad=bad)
-    assert counts.kept == len(pairs) == counts.rows - sum(count for _, count in counts.left_out)
+    assert counts.kept == len(pairs) == counts.rows - sum(count for _, count in counts.skipped)
     return len(pairs), bad
 
 
@@ -64,7 +66,7 @@ def shown(*arguments: str | Path, code: int = 0) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
-# --- gathering ------------------------------------------------------------------------------------------------------
+# --- gathering --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("reason", BAD)
@@ -86,7 +88,7 @@ def test_every_row_is_kept_or_counted(tmp_path_factory: pytest.TempPathFactory, 
     kept, bad = gathered(path)
     assert kept == rows.count(None) and bad.total == len(rows) - kept
     numbers = [i for i, reason in enumerate(rows, start=1) if reason is not None]
-    assert [text.split(": ")[0] for text in bad.first()] == [f"{path}, line {i}" for i in numbers[:MOST]]
+    assert [text.split(": ")[0] for text in bad.first()] == [f"{path}, line {i}" for i in numbers[:MAX_SHOWN]]
 
 
 def test_an_id_twice_and_a_line_that_is_not_text(tmp_path: Path) -> None:
@@ -114,24 +116,24 @@ def test_trajectories_too(tmp_path: Path) -> None:
     chosen = WarmupSettings(source=str(path), subset=("",))
     bad = BadRows()
     assert read_trajectories(chosen, 0, bad=bad)[1].kept == 1
-    assert bad.reasons["`subset` of another kind"] == 1
+    assert bad.reasons["`subset` of the wrong type"] == 1
 
 
-def test_what_a_known_form_leaves_out_is_not_bad(tmp_path: Path) -> None:
+def test_rows_that_a_known_format_skips_are_not_bad(tmp_path: Path) -> None:
     rows = [openrubric(1, "A"), openrubric(2, "tie"), openrubric(3, "C")]
     kept, bad = gathered(write_jsonl(tmp_path / "openrubric.jsonl", rows))
     assert kept == 1 and bad.total == 1 and "Give A, B or tie" in bad.first()[0]
 
 
-# --- columns --------------------------------------------------------------------------------------------------------
+# --- columns ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("names", "absent", "meant"),
     [
         (("prompt", "choosen", "rejected"), ("chosen",), "`choosen` for `chosen`"),
-        (("Prompt", "Chosen", "rejectd"), OWN_PAIRS, "`Prompt` for `prompt`, `Chosen` for `chosen`, `rejectd` for"),
-        (("question", "preferred", "worse"), OWN_PAIRS, "`question` for `prompt`, `preferred` for `chosen`, `worse`"),
+        (("Prompt", "Chosen", "rejectd"), OWN.columns, "`Prompt` for `prompt`, `Chosen` for `chosen`, `rejectd` for"),
+        (("question", "preferred", "worse"), OWN.columns, "`question` for `prompt`, `preferred` for `chosen`, `worse`"),
         (("prompt", "chosen", "x"), ("rejected",), None),
     ],
 )
@@ -166,7 +168,7 @@ def test_conversations_need_no_prompt(tmp_path: Path) -> None:
 
 def test_hostile_column_names_stay_on_their_line() -> None:
     bad = BadRows()
-    bad.expect(OWN_PAIRS)
+    bad.expected = OWN.columns
     row = next(bad.watched([Row("f, line 1", {"chosen\n\x1b[1m": 1, "y" * 500: 2})]))
     with pytest.raises(RowError) as error:
         row.response("chosen")
@@ -175,7 +177,7 @@ def test_hostile_column_names_stay_on_their_line() -> None:
         assert "\n" not in line and "\x1b" not in line and len(line) < 600
 
 
-# --- verbs ----------------------------------------------------------------------------------------------------------
+# --- verbs ------------------------------------------------------------------------------------------------------------
 
 
 def test_check_lists_the_first_ten(tmp_path: Path) -> None:
@@ -190,11 +192,13 @@ def test_check_lists_the_first_ten(tmp_path: Path) -> None:
     assert "bad_rows" not in json.loads(shown("check", clean, "--json")[0])
 
 
-def test_check_says_where_reading_ended(tmp_path: Path) -> None:
+def test_check_reports_where_reading_ended(tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv"
     path.write_text('prompt,chosen,rejected\np1,a,b\np2,a\np3,"a"x,b\np4,a,b\n', "utf-8")
     text, _ = shown("check", path, code=2)
-    assert "line 3: 2 cells" in text and "line 4: not CSV" in text and "after the last of these was not read" in text
+    assert (
+        "line 3: 2 cells" in text and "line 4: not CSV" in text and "Rows after the last of these were not read" in text
+    )
 
 
 def test_check_of_nothing_but_bad_rows(tmp_path: Path) -> None:
@@ -205,20 +209,20 @@ def test_check_of_nothing_but_bad_rows(tmp_path: Path) -> None:
     assert (found["source"], found["bad_rows"]["reasons"]) == (str(path), {"no object": 1})
 
 
-def test_what_else_ends_the_reading_is_told_too(tmp_path: Path) -> None:
+def test_another_error_that_ends_the_reading_is_reported_too(tmp_path: Path) -> None:
     path = written(tmp_path / "pairs.jsonl", ["{", unlike(1)])
     text, _ = shown("check", path, "--subset", "none", code=2)
-    assert "0 pairs kept; left out: 1 not JSON; 1 of another subset" in text and "line 1: not JSON" in text
+    assert "0 pairs kept; skipped: 1 not JSON; 1 of another subset" in text and "line 1: not JSON" in text
 
 
-def test_convert_leaves_bad_rows_out_if_asked(tmp_path: Path) -> None:
+def test_convert_skips_bad_rows_on_request(tmp_path: Path) -> None:
     path = written(tmp_path / "pairs.jsonl", [unlike(1), *["{"] * 12, unlike(2)])
     target = tmp_path / "out.jsonl"
     done = CliRunner().invoke(app, ["data", "convert", str(path), str(target)])
     assert isinstance(done.exception, RowError) and "line 2: not JSON" in str(done.exception) and not target.exists()
     text, told = shown("convert", path, target, "--skip-bad")
-    assert "14 rows read, 2 pairs kept; left out: 12 not JSON." in text
-    assert told.count(f"{path}, line ") == MOST and "12 rows of" in told
+    assert "14 rows read, 2 pairs kept; skipped: 12 not JSON." in text
+    assert told.count(f"{path}, line ") == MAX_SHOWN and "12 rows of" in told
     assert [pair.prompt for pair in load_pairs(target)] == ["p1", "p2"]
     all_bad = written(tmp_path / "bad.jsonl", ["{"] * 2)
     done = CliRunner().invoke(app, ["data", "convert", str(all_bad), str(tmp_path / "none.jsonl"), "--skip-bad"])

@@ -1,4 +1,4 @@
-"""Published data in the schema of each set: what becomes a pair, what is left out and counted, what is an error."""
+"""Published data in the schema of each set: what becomes a pair, what is skipped and counted, what is an error."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rubric_arm_lite.data.check import Counts, survey_pairs, survey_trajectories
-from rubric_arm_lite.data.decontaminate import BENCHMARKS, Overlap, overlap_with
-from rubric_arm_lite.data.formats import FIRST_RELEASE, FORMS, known_form
-from rubric_arm_lite.data.load import Sample, held_out_settings, read_pairs
-from rubric_arm_lite.data.pairs import RowIds, WarmupRow, pair_as_row, pair_of_row, trajectory_as_row, trajectory_of_row
+from rubric_arm_lite.data.check import survey_pairs, survey_trajectories
+from rubric_arm_lite.data.counts import Counts
+from rubric_arm_lite.data.decontaminate import BENCHMARKS, Decontaminator, decontaminator_of
+from rubric_arm_lite.data.formats import FIRST_RELEASE, FORMATS, OWN, RowIds, known_format, read_pair
+from rubric_arm_lite.data.load import held_out_settings
+from rubric_arm_lite.data.pairs import WarmupRow, pair_as_row, trajectory_as_row, trajectory_of_row
+from rubric_arm_lite.data.reader import Sample, read_pairs
 from rubric_arm_lite.data.rows import Row
 from rubric_arm_lite.data.trajectories import read_trajectories
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.evaluation.benchmarks import catalogue
 from rubric_arm_lite.prompts.builder import prompt_hash
 from rubric_arm_lite.prompts.parsing import parse_judgement, parse_rubric
-from rubric_arm_lite.recipe.fields import DataSettings, Form, WarmupSettings
+from rubric_arm_lite.recipe.fields import DataSettings, FormatName, WarmupSettings
 from rubric_arm_lite.types import Message, PreferencePair
 from tests.data.test_sources import _cache  # noqa: F401  (a fixture: no cache is shared)
 from tests.fake_hub import serve_hub
@@ -70,28 +72,28 @@ def message_of(call: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-# --- forms ----------------------------------------------------------------------------------------------------------
+# --- formats ----------------------------------------------------------------------------------------------------------
 
 
-def test_every_form_has_a_name_in_recipes() -> None:
-    assert {"auto", "pairs", *FORMS} == set(get_args(Form))
-    assert known_form("openrubrics/openrubric-V2") is FORMS["openrubric"] is known_form(FIRST_RELEASE)
-    assert known_form("/data/nvidia/HelpSteer3") is FORMS["helpsteer3"]
-    assert known_form("me/mine") is known_form("HelpSteer3") is known_form("") is None
+def test_recipes_name_every_format() -> None:
+    assert {"auto", "pairs", *FORMATS} == set(get_args(FormatName))
+    assert known_format("openrubrics/openrubric-V2") is FORMATS["openrubric"] is known_format(FIRST_RELEASE)
+    assert known_format("/data/nvidia/HelpSteer3") is FORMATS["helpsteer3"]
+    assert known_format("me/mine") is known_format("HelpSteer3") is known_format("") is None
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", FORMATS)
 def test_a_published_set_is_read_from_a_clone_of_its_repository(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    form = FORMS[name]
-    lay_out(tmp_path, form.hub_id, form.split, [ROWS[name](1), ROWS[name](2)], form.config)
+    format = FORMATS[name]
+    lay_out(tmp_path, format.hub_id, format.split, [ROWS[name](1), ROWS[name](2)], format.config)
     monkeypatch.chdir(tmp_path)
-    pairs, counts = read_pairs(settings(form.hub_id), seed=0)
+    pairs, counts = read_pairs(settings(format.hub_id), seed=0)
     prompt, chosen, rejected, subset = PAIRS[name]
-    assert pairs[0] == PreferencePair(f"{prompt_hash(prompt)}-0", prompt, chosen, rejected, form.hub_id, subset)
-    assert (counts.form, counts.rows, counts.kept, counts.left_out) == (name, 2, 2, ())
-    assert read_pairs(settings(tmp_path / form.hub_id), seed=0)[0][1].chosen == pairs[1].chosen
+    assert pairs[0] == PreferencePair(f"{prompt_hash(prompt)}-0", prompt, chosen, rejected, format.hub_id, subset)
+    assert (counts.format, counts.rows, counts.kept, counts.skipped) == (name, 2, 2, ())
+    assert read_pairs(settings(tmp_path / format.hub_id), seed=0)[0][1].chosen == pairs[1].chosen
 
 
 def test_a_published_set_that_was_saved_to_disk(tmp_path: Path) -> None:
@@ -99,20 +101,20 @@ def test_a_published_set_that_was_saved_to_disk(tmp_path: Path) -> None:
 
     folder = tmp_path / "nvidia" / "HelpSteer3"
     Dataset.from_list([helpsteer3(1), helpsteer3(2)]).save_to_disk(str(folder))
-    assert read_pairs(settings(folder), 0)[1].form == "helpsteer3"
+    assert read_pairs(settings(folder), 0)[1].format == "helpsteer3"
 
 
 def test_labels_name_the_chosen_side(tmp_path: Path) -> None:
     winners = ["A", "b", "Response B", "response_a", "tie", "Model A"]
     pairs, counts = read([openrubric(i, winner) for i, winner in enumerate(winners)], tmp_path)
     assert [pair.chosen.split()[0] for pair in pairs] == ["first", "second", "second", "first", "first"]
-    assert (counts.left_out, counts.ordered, counts.chosen_first) == ((("tie", 1),), 5, 3)
+    assert (counts.skipped, counts.ordered, counts.chosen_first) == ((("tie", 1),), 5, 3)
     pairs, counts = read([helpsteer3(i, value) for i, value in enumerate([-3, 1, 0, 2])], tmp_path)
     assert [pair.chosen for pair in pairs] == ["first 0", "second 1", "second 3"]
-    assert (counts.left_out, counts.chosen_first) == ((("tie", 1),), 1)
+    assert (counts.skipped, counts.chosen_first) == ((("tie", 1),), 1)
 
 
-def test_what_can_be_no_pair_is_left_out_and_counted(tmp_path: Path) -> None:
+def test_unusable_rows_of_a_published_set_are_skipped_and_counted(tmp_path: Path) -> None:
     bad = ultrafeedback(2)
     rows = [
         ultrafeedback(1),
@@ -122,20 +124,20 @@ def test_what_can_be_no_pair_is_left_out_and_counted(tmp_path: Path) -> None:
         {**bad, "prompt": ""},
         ultrafeedback(1),
     ]
-    pairs, counts = read(rows, tmp_path, form="ultrafeedback")
+    pairs, counts = read(rows, tmp_path, format="ultrafeedback")
     assert len(pairs) == 1
-    assert dict(counts.left_out) == {"tie": 1, "identical responses": 1, "empty text": 2, "equal to an earlier pair": 1}
+    assert dict(counts.skipped) == {"tie": 1, "identical responses": 1, "empty text": 2, "equal to an earlier pair": 1}
     assert counts.line().endswith(
-        "1 pairs kept; left out: 2 empty text; 1 equal to an earlier pair; 1 identical responses; 1 tie."
+        "1 pairs kept; skipped: 2 empty text; 1 equal to an earlier pair; 1 identical responses; 1 tie."
     )
     other = skywork(2)
     other["rejected"][0] = turn("user", "Another request")
-    assert dict(read([skywork(1), other], tmp_path, form="skywork")[1].left_out) == {
+    assert dict(read([skywork(1), other], tmp_path, format="skywork")[1].skipped) == {
         "responses to different conversations": 1
     }
 
 
-def test_in_a_users_own_file_the_same_is_an_error(tmp_path: Path) -> None:
+def test_in_a_users_own_file_they_are_errors(tmp_path: Path) -> None:
     row = {"prompt": "p", "chosen": "a", "rejected": "a"}
     assert "line 1: chosen equals rejected" in message_of(lambda: read([row], tmp_path))
     assert "column `chosen` is empty" in message_of(lambda: read([{**row, "chosen": ""}], tmp_path))
@@ -162,40 +164,40 @@ MALFORMED: list[tuple[str, dict[str, Any], str]] = [
 def test_a_malformed_row_is_an_error_with_its_place(
     name: Any, changes: dict[str, Any], expected: str, tmp_path: Path
 ) -> None:
-    message = message_of(lambda: read([ROWS[name](1), {**ROWS[name](2), **changes}], tmp_path, form=name))
+    message = message_of(lambda: read([ROWS[name](1), {**ROWS[name](2), **changes}], tmp_path, format=name))
     assert message.startswith(f"{tmp_path / 'rows.jsonl'}, line 2: ")
     assert expected in message
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", FORMATS)
 def test_a_missing_column_lists_the_expected_and_the_found(name: Any, tmp_path: Path) -> None:
-    for column in FORMS[name].columns:
+    for column in FORMATS[name].columns:
         row = {key: value for key, value in ROWS[name](1).items() if key != column}
-        message = message_of(lambda row=row: read([row], tmp_path, form=name))  # type: ignore[misc]
-        assert f"column `{column}` is missing. Expected: {', '.join(FORMS[name].columns)}; found: " in message
+        message = message_of(lambda row=row: read([row], tmp_path, format=name))  # type: ignore[misc]
+        assert f"column `{column}` is missing. Expected: {', '.join(FORMATS[name].columns)}; found: " in message
 
 
 def test_long_and_other_scripts_come_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(LONG.encode()) > 100_000
-    form = FORMS["helpsteer3"]
-    lay_out(tmp_path, form.hub_id, "train", [helpsteer3(1, response2=LONG)], form.config)
+    format = FORMATS["helpsteer3"]
+    lay_out(tmp_path, format.hub_id, "train", [helpsteer3(1, response2=LONG)], format.config)
     monkeypatch.chdir(tmp_path)
-    assert read_pairs(settings(form.hub_id), 0)[0][0].rejected == LONG
+    assert read_pairs(settings(format.hub_id), 0)[0][0].rejected == LONG
 
 
-def test_pairs_round_trip_through_our_own_form(tmp_path: Path) -> None:
-    pairs, _ = read([skywork(1), skywork(2)], tmp_path, form="skywork")
+def test_pairs_round_trip_through_our_own_format(tmp_path: Path) -> None:
+    pairs, _ = read([skywork(1), skywork(2)], tmp_path, format="skywork")
     ids = RowIds()
-    assert [pair_of_row(Row("", pair_as_row(pair)), ids) for pair in pairs] == pairs
+    assert [read_pair(Row("", pair_as_row(pair)), OWN, ids).pair for pair in pairs] == pairs
 
 
-# --- what is left out -----------------------------------------------------------------------------------------------
+# --- selection --------------------------------------------------------------------------------------------------------
 
 
 def test_subsets(tmp_path: Path) -> None:
     rows = [openrubric(i) for i in range(6)]
     pairs, counts = read(rows, tmp_path, subset=("magpie",))
-    assert {pair.subset for pair in pairs} == {"magpie"} and counts.left_out == (("of another subset", 3),)
+    assert {pair.subset for pair in pairs} == {"magpie"} and counts.skipped == (("of another subset", 3),)
     message = message_of(lambda: read(rows, tmp_path, subset=("none",)))
     assert "It has the subsets: " in message and "magpie" in message and "skywork" in message
 
@@ -210,7 +212,7 @@ def test_a_sample_depends_on_the_seed_and_not_on_the_order(tmp_path: Path) -> No
     rows = [openrubric(i // 2, response_a=f"a {i}") for i in range(40)]
     forward, counts = read(rows, tmp_path, sample=5)
     backward, _ = read(rows[::-1], tmp_path, sample=5)
-    assert len(forward) == 10 and counts.left_out == (("not in the sample", 30),)
+    assert len(forward) == 10 and counts.skipped == (("not in the sample", 30),)
     assert {p.prompt for p in forward} == {p.prompt for p in backward}
     places = [[row["response_a"] for row in rows].index(pair.chosen) for pair in forward]
     assert places == sorted(places)
@@ -224,18 +226,18 @@ def test_a_sample_keeps_whole_prompts_and_counts_the_rest(prompts: list[int], si
     sample = Sample[tuple[int, int]](size, seed)
     for number, prompt in enumerate(prompts):
         sample.add(str(prompt), (number, prompt))
-    kept = sample.items()
+    kept, dropped = sample.items()
     chosen = {prompt for _, prompt in kept}
     assert len(chosen) == min(size, len(set(prompts)))
     assert kept == [(number, prompt) for number, prompt in enumerate(prompts) if prompt in chosen]
-    assert sample.dropped == len(prompts) - len(kept)
+    assert dropped == len(prompts) - len(kept)
 
 
 def test_held_out_prompts_are_not_trained_on(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "all.jsonl", [openrubric(i) for i in range(4)])
     pairs, counts = read_pairs(settings(path), 0, held_out={prompt_hash("Request 2")})
     assert "Request 2" not in {pair.prompt for pair in pairs}
-    assert counts.left_out == (("with a held-out prompt", 1),)
+    assert counts.skipped == (("with a held-out prompt", 1),)
 
 
 def test_the_evaluation_set_may_be_another_split_of_the_same_source() -> None:
@@ -245,7 +247,7 @@ def test_the_evaluation_set_may_be_another_split_of_the_same_source() -> None:
     assert held_out_settings(chosen.model_copy(update={"evaluation": "x.jsonl"})).revision is None
 
 
-# --- overlap --------------------------------------------------------------------------------------------------------
+# --- decontamination --------------------------------------------------------------------------------------------------
 
 TWENTY = " ".join(f"word{i}" for i in range(20))
 
@@ -271,35 +273,39 @@ TWENTY = " ".join(f"word{i}" for i in range(20))
     ],
 )
 def test_overlap(prompt: Any, expected: bool) -> None:
-    overlap = Overlap(13)
+    decontaminator = Decontaminator(13)
     for text in (TWENTY, "Name a river.", "请解释一下为什么天空是蓝色的", "नदी का नाम बताओ", "!!"):
-        overlap.add(text)
-    assert overlap.found_in(prompt) is expected
+        decontaminator.add(text)
+    assert decontaminator.matches(prompt) is expected
 
 
 def test_runs_do_not_reach_over_turns() -> None:
-    overlap = Overlap(4)
-    overlap.add((Message("user", "one two"), Message("assistant", "three four")))
-    assert not overlap.found_in("zero one two three four five")
-    assert overlap.found_in((Message("user", "one two"), Message("user", "three four")))
+    decontaminator = Decontaminator(4)
+    decontaminator.add((Message("user", "one two"), Message("assistant", "three four")))
+    assert not decontaminator.matches("zero one two three four five")
+    assert decontaminator.matches((Message("user", "one two"), Message("user", "three four")))
 
 
 def test_decontamination_by_file_folder_and_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = write_jsonl(tmp_path / "bench.jsonl", [{"question": "Request 1"}, {"prompt": [turn("user", "Request 3")]}])
     rows = write_jsonl(tmp_path / "rows.jsonl", [openrubric(i) for i in range(5)])
-    pairs, counts = read_pairs(settings(rows), 0, overlap_with([str(bench)], 13))
+    pairs, counts = read_pairs(settings(rows), 0, decontaminator_of([str(bench)], 13))
     assert [pair.prompt for pair in pairs] == ["Request 0", "Request 2", "Request 4"]
-    assert counts.left_out == (("overlapping with a benchmark", 2),)
+    assert counts.skipped == (("overlapping with a benchmark", 2),)
     for split in ("gpt", "claude"):
         lay_out(tmp_path, "ScalerLab/JudgeBench", split, [{"question": f"Asked of {split}"}])
     monkeypatch.chdir(tmp_path)
-    overlap = overlap_with(["JudgeBench"], 13)
-    assert overlap is not None and overlap.found_in("asked of gpt") and overlap.found_in("asked of claude")
-    assert overlap_with([], 13) is None
-    message = message_of(lambda: overlap_with(["no-such.jsonl"], 13))
+    decontaminator = decontaminator_of(["JudgeBench"], 13)
+    assert (
+        decontaminator is not None
+        and decontaminator.matches("asked of gpt")
+        and decontaminator.matches("asked of claude")
+    )
+    assert decontaminator_of([], 13) is None
+    message = message_of(lambda: decontaminator_of(["no-such.jsonl"], 13))
     assert message.startswith("decontaminate: There is no file") and all(name in message for name in BENCHMARKS)
     without = write_jsonl(tmp_path / "other.jsonl", [{"x": "y"}])
-    assert "found: x" in message_of(lambda: overlap_with([str(without)], 13))
+    assert "found: x" in message_of(lambda: decontaminator_of([str(without)], 13))
 
 
 def test_benchmarks_have_one_name_and_place() -> None:
@@ -310,7 +316,7 @@ def test_benchmarks_have_one_name_and_place() -> None:
         assert [(part.config, part.split) for part in listed.parts] == [(known.config, split) for split in known.splits]
 
 
-# --- trajectories ---------------------------------------------------------------------------------------------------
+# --- trajectories -----------------------------------------------------------------------------------------------------
 
 
 def trajectories(rows: list[dict[str, Any]], folder: Path, **choices: Any) -> tuple[list[WarmupRow], Counts]:
@@ -333,7 +339,7 @@ def test_published_trajectories_pass_our_own_parsers(tmp_path: Path) -> None:
     ]
     kept, counts = trajectories(rows, tmp_path)
     assert [row.prompt for row in kept] == ["Request 1", "Request 2"]
-    assert dict(counts.left_out) == {
+    assert dict(counts.skipped) == {
         "with a malformed rubric": 2,
         "with a malformed judgement": 3,
         "with a judgement against its label": 1,
@@ -346,7 +352,7 @@ def test_published_trajectories_pass_our_own_parsers(tmp_path: Path) -> None:
         assert trajectory_of_row(Row("", trajectory_as_row(row))) == row
 
 
-def test_trajectories_without_the_columns_or_the_form_for_it(tmp_path: Path) -> None:
+def test_trajectories_without_the_columns_or_format_for_it(tmp_path: Path) -> None:
     row = openrubric(1)
     del row["judge"]
     message = message_of(lambda: trajectories([row], tmp_path))
@@ -355,7 +361,7 @@ def test_trajectories_without_the_columns_or_the_form_for_it(tmp_path: Path) -> 
     assert "0 trajectories kept" in message_of(lambda: trajectories([openrubric(1, rubric="no list")], tmp_path))
 
 
-@pytest.mark.parametrize("column", FORMS["openrubric"].judgement)
+@pytest.mark.parametrize("column", FORMATS["openrubric"].judgement)
 def test_the_judges_column_has_one_of_several_names(column: str, tmp_path: Path) -> None:
     row = openrubric(1)
     row[column] = row.pop("judge")
@@ -365,17 +371,17 @@ def test_the_judges_column_has_one_of_several_names(column: str, tmp_path: Path)
 def test_our_own_trajectories_are_taken_as_they_are(tmp_path: Path) -> None:
     row = {"prompt": "p", "rubric": "anything", "response_a": "a", "response_b": "b", "judgement": "j", "source": "s"}
     kept, counts = trajectories([row, {**row, "prompt": "q", "source": "t"}], tmp_path, subset=("s",))
-    assert kept == [WarmupRow("p", "anything", "a", "b", "j")] and counts.left_out == (("of another subset", 1),)
+    assert kept == [WarmupRow("p", "anything", "a", "b", "j")] and counts.skipped == (("of another subset", 1),)
     path = write_jsonl(tmp_path / "own.jsonl", [row, {**row, "prompt": "q"}, {**row, "prompt": "r"}])
-    overlap = Overlap(13)
-    overlap.add("q")
+    decontaminator = Decontaminator(13)
+    decontaminator.add("q")
     chosen = WarmupSettings(source=str(path), sample=5)
-    kept, counts = read_trajectories(chosen, 0, overlap, held_out={prompt_hash("r")})
+    kept, counts = read_trajectories(chosen, 0, decontaminator, held_out={prompt_hash("r")})
     assert [found.prompt for found in kept] == ["p"]
-    assert dict(counts.left_out) == {"overlapping with a benchmark": 1, "with a held-out prompt": 1}
+    assert dict(counts.skipped) == {"overlapping with a benchmark": 1, "with a held-out prompt": 1}
 
 
-# --- surveys --------------------------------------------------------------------------------------------------------
+# --- surveys ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_survey_of_pairs_by_hand() -> None:
@@ -419,18 +425,18 @@ def test_a_survey_of_trajectories_by_hand() -> None:
 
 READ = """
 from rubric_arm_lite.recipe import DataSettings
-from rubric_arm_lite.data.load import read_pairs
+from rubric_arm_lite.data import read_pairs
 for streaming in (False, True):
     for source in ("nvidia/HelpSteer3", "HuggingFaceH4/ultrafeedback_binarized"):
         pairs, counts = read_pairs(DataSettings(source=source, streaming=streaming), 0)
-        print(len(pairs), pairs[0].prompt, counts.form)
+        print(len(pairs), pairs[0].prompt, counts.format)
 """
 
 
 def test_published_sets_by_their_hub_id(tmp_path: Path) -> None:
     for name in ("helpsteer3", "ultrafeedback"):
-        form = FORMS[name]
-        lay_out(tmp_path / "hub", form.hub_id, form.split, [ROWS[name](i) for i in range(3)], form.config)
+        format = FORMATS[name]
+        lay_out(tmp_path / "hub", format.hub_id, format.split, [ROWS[name](i) for i in range(3)], format.config)
     with serve_hub(tmp_path / "hub") as hub:
         environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
         environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(Path.cwd())}

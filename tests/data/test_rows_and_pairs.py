@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rubric_arm_lite.data.pairs import (
-    UnlabelledPair,
+    ResponseSet,
     WarmupRow,
     load_answers,
     load_comparisons,
@@ -79,7 +79,7 @@ def message_of(path: Path, load: Loader = load_pairs) -> str:
     return text
 
 
-# --- accepted -------------------------------------------------------------------------------------------------------
+# --- accepted ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_pair_with_every_column(tmp_path: Path) -> None:
@@ -187,13 +187,13 @@ def test_comparisons(tmp_path: Path) -> None:
     rows = [COMPARISON, {**COMPARISON, "id": "k", "rubric": "r"}, {**COMPARISON, "rubric": None, "response_b": "a"}]
     name = prompt_hash("p")
     assert load_comparisons(jsonl(tmp_path, *rows)) == [
-        UnlabelledPair(f"{name}-0", "p", "a", "b"),
-        UnlabelledPair("k", "p", "a", "b", "r"),
-        UnlabelledPair(f"{name}-2", "p", "a", "a", None),
+        ResponseSet(f"{name}-0", "p", ("a", "b")),
+        ResponseSet("k", "p", ("a", "b"), "r"),
+        ResponseSet(f"{name}-2", "p", ("a", "a"), None),
     ]
 
 
-# --- refused --------------------------------------------------------------------------------------------------------
+# --- refused ----------------------------------------------------------------------------------------------------------
 
 BAD_PAIRS: list[tuple[Any, str]] = [
     ({"promt": "p", "chosen": "a", "rejected": "b"}, "column `prompt` is missing (found: promt, chosen, rejected)."),
@@ -427,7 +427,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert message_of(path) == f"{path} cannot be read (Permission denied). Check its permissions."
 
 
-# --- any input ------------------------------------------------------------------------------------------------------
+# --- any input --------------------------------------------------------------------------------------------------------
 
 JSON_VALUE = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=8),

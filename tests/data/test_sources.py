@@ -1,4 +1,4 @@
-"""Opening sources: files, folders and, through a stand-in of the Hub, data sets by their id."""
+"""Opening sources: files, folders and, through a fake Hub, data sets by their id."""
 
 from __future__ import annotations
 
@@ -180,15 +180,15 @@ print(json.dumps(found))
 """
 
 
-def read_from(hub: FakeHub, cache: Path, asked: list[tuple[str, dict[str, Any]]]) -> list[Any]:
+def read_from(hub: FakeHub, cache: Path, sources: list[tuple[str, dict[str, Any]]]) -> list[Any]:
     """Open sources in a process of its own: the libraries read their environment when they are imported."""
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "0"}
     environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(Path.cwd())}
-    command = [sys.executable, "-c", READ, json.dumps(asked)]
+    command = [sys.executable, "-c", READ, json.dumps(sources)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    found: list[Any] = json.loads(done.stdout)
-    return found
+    results: list[Any] = json.loads(done.stdout)
+    return results
 
 
 def test_data_sets_by_their_hub_id(tmp_path: Path) -> None:
@@ -201,8 +201,8 @@ def test_data_sets_by_their_hub_id(tmp_path: Path) -> None:
         (root / "me" / "conf" / "preference" / f"{split}.jsonl.gz").write_bytes(gzip.compress(text.encode()))
     (root / "me" / "script").mkdir()
     (root / "me" / "script" / "script.py").write_text("raise SystemExit(9)")
-    asked: list[tuple[str, dict[str, Any]]] = [("me/pairs", {"streaming": streaming}) for streaming in (False, True)]
-    asked += [
+    sources: list[tuple[str, dict[str, Any]]] = [("me/pairs", {"streaming": streaming}) for streaming in (False, True)]
+    sources += [
         ("me/pairs", {"split": "test", "revision": "v1", "streaming": True}),
         ("me/conf", {"config": "preference", "split": "validation"}),
         ("me/pairs", {"split": "dev"}),
@@ -211,13 +211,13 @@ def test_data_sets_by_their_hub_id(tmp_path: Path) -> None:
         ("me/script", {}),
     ]
     with serve_hub(root) as hub:
-        found = read_from(hub, tmp_path / "home", asked)
-        fetched = [path for _, path in hub.asked if path.endswith(".parquet")]
-    assert found[0] == found[1] == [3, "me/pairs, split train, row 3", ROWS[2]]
-    assert found[2] == [1, "me/pairs, split test, row 1", ROWS[0]]
-    assert found[3] == [1, "me/conf, split validation, row 1", ROWS[0]]
+        results = read_from(hub, tmp_path / "home", sources)
+        fetched = [path for _, path in hub.requests if path.endswith(".parquet")]
+    assert results[0] == results[1] == [3, "me/pairs, split train, row 3", ROWS[2]]
+    assert results[2] == [1, "me/pairs, split test, row 1", ROWS[0]]
+    assert results[3] == [1, "me/conf, split validation, row 1", ROWS[0]]
     for message, expected in zip(
-        found[4:],
+        results[4:],
         ["Choose one of: train, test.", "Check the name and revision", "Check the name", "which is never run"],
         strict=True,
     ):

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from rubric_arm_lite.data.testbed.trajectories import (
     Teacher,
-    break_checks,
     break_judgement,
+    break_pointwise_judgement,
     break_rubric,
-    write_checks,
     write_judgement,
+    write_pointwise_judgement,
 )
 from rubric_arm_lite.data.testbed.world import (
     GENRES,
@@ -146,7 +146,7 @@ def test_prompts_are_distinct_and_topics_come_in_turn() -> None:
 
 
 def test_asking_for_more_prompts_than_there_are_says_so() -> None:
-    with pytest.raises(ValueError, match=r"test split has \d+ distinct prompts, 100000 were asked for"):
+    with pytest.raises(ValueError, match=r"test split has \d+ distinct prompts, 100000 were requested"):
         World(0).blocks("test", 100_000)
     with pytest.raises(ValueError, match="split: 'dev' is not one of"):
         World(0).combinations("dev")
@@ -320,21 +320,21 @@ def test_the_default_pointwise_teacher_errs_as_often_as_it_should() -> None:
 def test_broken_checks_are_malformed(seed: int) -> None:
     rng = random.Random(seed)
     rubric = World(0).true_rubric(task_of(pairs_of(World(0), prompts=1)[0]))
-    text = write_checks(rubric, "silk stone", WORDS)
+    text = write_pointwise_judgement(rubric, "silk stone", WORDS)
     assert parse_pointwise(text, rubric, words=WORDS).status is ParseStatus.OK
-    assert parse_pointwise(break_checks(text, rng), rubric, words=WORDS).status is ParseStatus.MALFORMED
+    assert parse_pointwise(break_pointwise_judgement(text, rng), rubric, words=WORDS).status is ParseStatus.MALFORMED
 
 
 def test_checks_say_what_they_found() -> None:
     principles = [principle_criterion("vivid"), principle_criterion("warm")]
     rubric = make_rubric([hard_rule_criterion("avoid", "silk"), *principles])
-    assert write_checks(rubric, "silk stone crimson", WORDS).split("\n") == [
+    assert write_pointwise_judgement(rubric, "silk stone crimson", WORDS).split("\n") == [
         "",
         "- Criterion 1 [Hard Rule]: Justification: silk appears, is missed. 0",
         "- Criterion 2 [Principle]: Justification: vivid is met. 1",
         "- Criterion 3 [Principle]: Justification: warm is missed. 0",
     ]
-    wrong = write_checks(rubric, "silk stone crimson", WORDS, frozenset({2}), frozenset({1, 3}))
+    wrong = write_pointwise_judgement(rubric, "silk stone crimson", WORDS, frozenset({2}), frozenset({1, 3}))
     assert [line.split(": ")[2] for line in wrong.strip().split("\n")] == [
         "silk appears, is missed. 1",
         "vivid is missed. 0",

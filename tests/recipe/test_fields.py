@@ -165,7 +165,7 @@ ALLOWED = [
     {"data": {"source": "pairs.jsonl"}, "warmup": {"source": "rows.jsonl"}, "judge": {"pairs_per_prompt": 9}},
     {
         "data": {"source": "a/b", "split": "x", "subset": ["c"], "evaluation": "a/b", "evaluation_split": "y"},
-        "warmup": {"source": "a/b", "form": "openrubric", "sample": 9, "streaming": True},
+        "warmup": {"source": "a/b", "format": "openrubric", "sample": 9, "streaming": True},
     },
     {"data": {"world": {"topics": 6, "attributes": 12}}},
     {"data": {"world": {"liked": 0.65}}},

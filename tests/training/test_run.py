@@ -105,7 +105,7 @@ def test_any_causal_lm_folder_and_own_data(
     watcher = execute(recipe, tmp_path / "run")
     assert "= final" in watcher.names
     left_out, too_long = watcher.notes[:2]
-    assert left_out.endswith("warmup.jsonl: 48 rows read, 36 rows kept; left out: 12 with a held-out prompt.")
+    assert left_out.endswith("warmup.jsonl: 48 rows read, 36 rows kept; skipped: 12 with a held-out prompt.")
     assert too_long == "1 pairs are longer than model.max_context (128 tokens) and were left out."
     assert json.loads((tmp_path / "run" / "data.json").read_text())["left_out_too_long"] == 1
     assert write_report(tmp_path / "run")[0].is_file()
@@ -195,11 +195,11 @@ def test_published_data_and_what_was_left_out_of_it(tmp_path: Path) -> None:
     assert recipe.data.decontaminate == (str(tmp_path / "bench.jsonl"),)
     watcher = execute(recipe, tmp_path / "run", "base")
     pairs, warmup = json.loads((tmp_path / "run" / "data.json").read_text())["sources"]
-    assert (pairs["rows"], pairs["kept"], pairs["form"]) == (42, 39, "openrubric")
-    assert pairs["left_out"] == {"tie": 1, "equal to an earlier pair": 1, "overlapping with a benchmark": 1}
+    assert (pairs["rows"], pairs["kept"], pairs["format"]) == (42, 39, "openrubric")
+    assert pairs["skipped"] == {"tie": 1, "equal to an earlier pair": 1, "overlapping with a benchmark": 1}
     held_out = json.loads((tmp_path / "run" / "data.json").read_text())["test_pairs"]
-    assert warmup["left_out"]["overlapping with a benchmark"] == 1
-    assert warmup["left_out"]["with a held-out prompt"] >= held_out > 1
+    assert warmup["skipped"]["overlapping with a benchmark"] == 1
+    assert warmup["skipped"]["with a held-out prompt"] >= held_out > 1
     assert f"{source}: 42 rows read, 39 rows kept" in watcher.notes[0] and "held-out prompt" in watcher.notes[1]
 
 

@@ -1,8 +1,8 @@
-"""The embedded preference world: a laboratory in which the whole pipeline runs and really learns on a CPU.
+"""The testbed: a synthetic preference world on which the whole pipeline trains on a CPU, and learns.
 
-:mod:`world` makes prompts, responses and preferences; :mod:`tokenizer` writes the tokenizer folder;
-:mod:`trajectories` writes imperfect warm-up texts; :mod:`oracle` says what a perfect judge would reach;
-:mod:`build` trains the tiny base that is shipped in ``assets/``.
+:mod:`world` generates prompts, responses and preferences; :mod:`tokenizer` writes the tokenizer folder;
+:mod:`trajectories` writes imperfect warm-up texts; :mod:`oracle` computes the accuracy of a perfect judge; :mod:`build`
+trains the tiny base that is shipped in ``assets/``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rubric_arm_lite.data.testbed.world import PRINCIPLES, World, parse_task
 __all__ = ["PRINCIPLES", "TRAIN_PROMPTS", "World", "base_folder", "oracle", "parse_task"]
 
 TRAIN_PROMPTS = 480
-"""Training prompts where a recipe does not say how many."""
+"""Training prompts if a recipe does not set their number."""
 
 
 def base_folder() -> Path:

@@ -1,8 +1,8 @@
-"""Train the tiny base of the testbed: a Qwen3-architecture model that can read, but does not know any world.
+"""Trains the tiny base of the testbed: a Qwen3-architecture model that can read, but knows nothing about any world.
 
 The corpus teaches skills, not answers: copying, reading attributes off a response, judging by a random rubric, and
-writing rubrics with a *stale* idea of what each topic calls for. Its judgements and rubrics are messy (broken form,
-careless verdicts), as a base model's texts are. Deterministic for a given seed, on one thread.
+writing rubrics from *stale* principles of each topic. Its judgements and rubrics are messy (broken format, careless
+verdicts), like those of a base model. Deterministic for a given seed, on one thread.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class BuildSettings:
     kv_heads: int = 2
     intermediate_size: int = 320
     messy: float = 0.7
-    """Share of judgements and rubrics whose form is broken."""
+    """Share of judgements and rubrics with a broken format."""
 
 
 class Corpus:
@@ -85,14 +85,14 @@ class Corpus:
                 named = [name for name in PRINCIPLES if name in expressed(response)]
                 return response, " ".join(named) or "."
             case _:
-                asked = rng.sample(RULE_WORDS, 2)
-                response = self._response(rng, "include", asked[0], [])
+                words = rng.sample(RULE_WORDS, 2)
+                response = self._response(rng, "include", words[0], [])
                 shown = response.split()
-                found = [f" {word}" + (" appears," if word in shown else " is absent,") for word in asked]
-                return f"{response}\n{asked[0]} {asked[1]}?", "".join(found)
+                answers = [f" {word}" + (" appears," if word in shown else " is absent,") for word in words]
+                return f"{response}\n{words[0]} {words[1]}?", "".join(answers)
 
     def judgement(self, rng: random.Random, messy: bool) -> tuple[str, str]:
-        """A judging document; a clean one has the right findings, sum and winner."""
+        """A judgement; a clean one has correct findings, points and winner."""
         task = self._task(rng)
         principles = rng.sample(tuple(PRINCIPLES), rng.choice((1, 2, 2, 2, 3)))
         criteria = [principle_criterion(name) for name in principles]
@@ -110,7 +110,7 @@ class Corpus:
             overlooked = frozenset(range(1, len(criteria) + 1))
         text = write_judgement(rubric, one, two, winner, overlooked, if_equal=leaning)
         if messy:
-            # A base model does not know our form: most of its judgements lack the last heading, and so a verdict.
+            # A base model does not know our format: most of its judgements lack the last heading, and so a verdict.
             if rng.random() < 0.9:
                 text = text.replace(f"{FINAL_HEADING}\n", "")
             if rng.random() < 0.5:
@@ -133,8 +133,8 @@ class Corpus:
         rule, word = rng.choice(tuple(RULES)), rng.choice(RULE_WORDS)
         return Task(rng.choice(TOPICS), rng.choice(READERS), rng.choice(GENRES), rule, word)
 
-    def _response(self, rng: random.Random, rule: str, word: str, favoured: list[str]) -> str:
-        names = [name for name in favoured if rng.random() < 0.5]
+    def _response(self, rng: random.Random, rule: str, word: str, preferred_names: list[str]) -> str:
+        names = [name for name in preferred_names if rng.random() < 0.5]
         names += [name for name in rng.sample(tuple(PRINCIPLES), 3) if rng.random() < 0.6]
         words = [rng.choice(PRINCIPLES[name]) for name in dict.fromkeys(names)]
         return place_words(words, rule, word, rng.random() < 0.5, rng)
@@ -164,7 +164,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, settings: BuildSettings) -> Qw
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, prompt: str, answer: str) -> tuple[list[int], list[int]]:
-    """Token ids of a document and its labels; only the assistant's part is labelled."""
+    """Token ids of a document and its labels; only the assistant's part is labeled."""
     head = tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
     )

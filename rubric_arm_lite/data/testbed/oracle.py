@@ -1,4 +1,4 @@
-"""What a perfect judge reaches in a world, so that a report can show floor, start, now and ceiling."""
+"""The accuracy of a perfect judge in a world: the ceiling, and the floors, that a report shows beside its results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rubric_arm_lite.types import PreferencePair, Rubric
 
 
 def oracle_accuracy(pairs: Sequence[PreferencePair], rubric_of: Callable[[Task], Rubric]) -> float:
-    """Accuracy of a judge that never misreads, under the rubric that ``rubric_of`` gives; a tie counts ½.
+    """Accuracy of a judge without errors under the rubrics that ``rubric_of`` returns; a tie counts ½.
 
     Raises:
         ValueError: if a prompt is not of the testbed's world, or there are no pairs.

@@ -1,9 +1,9 @@
 """The testbed's tokenizer: whole words, and whole fixed parts, as single tokens.
 
-It is a real ``PreTrainedTokenizerFast`` folder with a ChatML template, so the code that loads an 8B model's
-tokenizer loads this one. The fixed text of the built-in prompt templates is one token per part and each fixed part
-of a judgement is one token, which keeps a tiny model's sequences short without a format of its own. Decoding is
-exact: tokens carry their own blanks and line breaks. Words it does not know become ``<unk>``.
+It is a ``PreTrainedTokenizerFast`` folder with a ChatML template, so the code that loads the tokenizer of an 8B model
+loads this one. Each fixed part of the built-in prompt templates and of a judgement is one token, which keeps the
+sequences of a tiny model short without a format of its own. Decoding is exact: tokens include their blanks and line
+breaks. Unknown words become ``<unk>``.
 """
 
 from __future__ import annotations
@@ -74,11 +74,11 @@ def words() -> list[str]:
     plain = [*TOPICS, *READERS, *GENRES, *NOISE, *RULE_WORDS, *PRINCIPLES, "A", "B"]
     plain += [word for signs in PRINCIPLES.values() for word in signs]
     plain += [str(number) for number in range(MAX_NUMBER + 1)]
-    return [form for word in dict.fromkeys(plain) for form in (word, f" {word}")] + [".", ",", ":", "\n", " "]
+    return [variant for word in dict.fromkeys(plain) for variant in (word, f" {word}")] + [".", ",", ":", "\n", " "]
 
 
 def build_tokenizer(more_words: Sequence[str] = ()) -> PreTrainedTokenizerFast:
-    """Make the tokenizer; the same vocabulary in the same order on every machine, ``more_words`` at its end."""
+    """The tokenizer: the same vocabulary in the same order on every machine, with ``more_words`` at its end."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,7 +1,7 @@
-"""Warm-up texts of a chosen quality: rubrics and judgements as an imperfect teacher writes them.
+"""Warm-up texts of a chosen quality: rubrics and judgements of an imperfect teacher.
 
-Teacher errors are biased ones, which greedy decoding does not undo by itself: generic principles, a leaning to one
-position, criteria passed over, broken format. They are what reinforcement learning has to mend.
+The teacher's errors are systematic, so that greedy decoding does not remove them: generic principles, a position bias,
+overlooked criteria, broken format. Reinforcement learning has to correct them.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ def write_judgement(
     overlooked: frozenset[int] = frozenset(),
     if_equal: Side = "A",
 ) -> str:
-    """The judgement of a careful reader of the world, in the paper's structure (app. E).
+    """The judgement of a careful judge of the world, in the paper's format (app. E).
 
     Args:
-        winner: the side to name whatever the findings are; None names the side with more points.
-        overlooked: criteria (by number, from 1) that are called missed for both responses.
-        if_equal: the side named when both earn the same.
+        winner: the side to name regardless of the findings; None names the side with more points.
+        overlooked: criteria (by number, from 1) that are reported as missed for both responses.
+        if_equal: the side to name if both have the same points.
     """
     hard = [c for c in rubric.criteria if c.kind is CriterionKind.HARD_RULE]
     gatekeeper = (hard or list(rubric.criteria))[0]
@@ -88,26 +88,27 @@ def _finding(criterion: Criterion, response: str, met: bool) -> str:
     return f"{subject} is {'met' if met else 'missed'}."
 
 
-def write_checks(
+def write_pointwise_judgement(
     rubric: Rubric,
     response: str,
     words: PointwiseWords,
     overlooked: frozenset[int] = frozenset(),
     contradicted: frozenset[int] = frozenset(),
 ) -> str:
-    """The pointwise judgement of a careful reader of the world: what it finds of each criterion, then the answer.
+    """The pointwise judgement of a careful judge of the world: a finding and an answer for each criterion.
 
-    It begins with a line break: the testbed's tokenizer knows a criterion's number as a word of a line's beginning.
+    It begins with a line break, because the testbed's tokenizer has a criterion's number as a token only after one.
 
     Args:
-        overlooked: criteria (by number, from 1) that are found missed.
-        contradicted: criteria whose answer is not what was found.
+        overlooked: criteria (by number, from 1) that are reported as missed.
+        contradicted: criteria whose answer contradicts the finding.
     """
     lines = []
     for number, criterion in enumerate(rubric.criteria, start=1):
-        found = number not in overlooked and criterion_met(criterion, response)
-        said, met = _finding(criterion, response, found), found != (number in contradicted)
-        lines.append(f"\n{pointwise_line(number, criterion, met, said, words)}")
+        met = number not in overlooked and criterion_met(criterion, response)
+        finding = _finding(criterion, response, met)
+        answer = met != (number in contradicted)
+        lines.append(f"\n{pointwise_line(number, criterion, answer, finding, words)}")
     return "".join(lines)
 
 
@@ -125,7 +126,7 @@ class Teacher:
 
     def trajectories(self, blocks: Sequence[PromptBlock], seed: int) -> list[Trajectory]:
         """One trajectory per pair of ``blocks``, in their order."""
-        found = []
+        trajectories = []
         for block in blocks:
             for pair in block.pairs:
                 rng = random.Random(f"trajectory:{self.world.seed}:{seed}:{pair.pair_id}")
@@ -135,9 +136,9 @@ class Teacher:
                 comparison = pair.present(rng.choice(("A", "B"))).comparison
                 rubric = self.rubric(task, rng)
                 text = rubric.text if rng.random() >= self.settings.malformed_rubric else break_rubric(rubric, rng)
-                judge = self.judgement if self.words is None else self.checks
-                found.append(Trajectory(comparison, text, rubric, judge(comparison, rubric, rng)))
-        return found
+                judge = self.judgement if self.words is None else self.pointwise_judgement
+                trajectories.append(Trajectory(comparison, text, rubric, judge(comparison, rubric, rng)))
+        return trajectories
 
     def rubric(self, task: Task, rng: random.Random) -> Rubric:
         """The hard rule and two distinct principles of the teacher's quality."""
@@ -155,7 +156,7 @@ class Teacher:
         return make_rubric([task.hard_rule(), *map(principle_criterion, names)])
 
     def judgement(self, comparison: Comparison, rubric: Rubric, rng: random.Random) -> str:
-        """A judgement with the teacher's leanings; it is written without a look at the label."""
+        """A judgement with the teacher's biases; it does not depend on the label."""
         settings = self.settings
         leaning: Side = "A" if rng.random() < settings.prefers_first else "B"
         overlooked = self._overlooked(rubric, rng)
@@ -165,14 +166,16 @@ class Teacher:
         )
         return break_judgement(text, rng) if rng.random() < settings.malformed_judgement else text
 
-    def checks(self, comparison: Comparison, rubric: Rubric, rng: random.Random) -> str:
-        """A pointwise judgement of response A; a careless teacher answers against what it found."""
+    def pointwise_judgement(self, comparison: Comparison, rubric: Rubric, rng: random.Random) -> str:
+        """A pointwise judgement of response A; a careless teacher answers against its findings."""
         settings = self.settings
         overlooked = self._overlooked(rubric, rng)
         numbers = range(1, len(rubric.criteria) + 1)
         contradicted = frozenset(number for number in numbers if rng.random() < settings.careless)
-        text = write_checks(rubric, comparison.response_a, self.words or PointwiseWords(), overlooked, contradicted)
-        return break_checks(text, rng) if rng.random() < settings.malformed_judgement else text
+        text = write_pointwise_judgement(
+            rubric, comparison.response_a, self.words or PointwiseWords(), overlooked, contradicted
+        )
+        return break_pointwise_judgement(text, rng) if rng.random() < settings.malformed_judgement else text
 
     def _overlooked(self, rubric: Rubric, rng: random.Random) -> frozenset[int]:
         if rng.random() >= self.settings.ignores_principles:
@@ -195,7 +198,7 @@ def break_rubric(rubric: Rubric, rng: random.Random) -> str:
 
 
 def break_judgement(text: str, rng: random.Random) -> str:
-    """The judgement's text with one fault: a missing line, or the criteria of one response passed over."""
+    """The judgement's text with one fault: a missing line, or missing criteria of one response."""
     lines = text.split("\n")
     criteria = [i for i, line in enumerate(lines) if line.startswith("- Criterion")]
     match rng.randrange(4):
@@ -212,8 +215,8 @@ def break_judgement(text: str, rng: random.Random) -> str:
     return "\n".join(lines)
 
 
-def break_checks(text: str, rng: random.Random) -> str:
-    """A pointwise judgement with one fault: a criterion passed over, one said twice, or two in the wrong order."""
+def break_pointwise_judgement(text: str, rng: random.Random) -> str:
+    """A pointwise judgement with one fault: a missing criterion, a repeated one, or a wrong order."""
     lines = text.split("\n")[1:]
     at = rng.randrange(len(lines))
     match rng.randrange(3):

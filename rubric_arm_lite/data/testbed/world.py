@@ -1,7 +1,7 @@
 """The preference world: hard rules stated in the prompt, principles implied by its topic.
 
 A prompt names a topic, a reader and one hard rule about a word. Each topic likes two attributes and dislikes two
-others, which another topic likes; nothing in the prompt says so, only the preferences do. A response is a short
+others, which another topic likes; the prompt does not say so, only the preferences show it. A response is a short
 line of words, some of which express attributes. The better of two responses has the higher score:
 ``2 · (hard rule met) + (number of liked attributes expressed)``. A judge that ignores the rubric therefore cannot
 know better than the hard rule, and a rubric of generic principles is worth no more than chance.
@@ -42,7 +42,7 @@ RULES: dict[str, tuple[str, str]] = {
     "include": ("Include the word", "includes the word"),
     "avoid": ("Avoid the word", "avoids the word"),
 }
-"""Hard rules by kind: how the prompt states it, how a criterion names it."""
+"""Hard rules by kind: the phrase of a prompt, and that of a criterion."""
 
 RESPONSE_WORDS = 6
 HARD_WEIGHT = 2
@@ -51,7 +51,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a prompt asks, before it is put into words."""
+    """The content of a prompt."""
 
     topic: str
     reader: str
@@ -130,7 +130,7 @@ class World:
         """``prompts`` distinct prompts of a split, topics in turn, each with its pairs.
 
         Raises:
-            ValueError: if the split has fewer distinct prompts than asked for.
+            ValueError: if the split has fewer distinct prompts than requested.
         """
         rng = random.Random(f"prompts:{self.seed}:{split}")
         by_topic: dict[str, list[Task]] = {topic: [] for topic in self.topics}
@@ -142,7 +142,7 @@ class World:
         while len(blocks) < prompts:
             drawn = [tasks.pop() for tasks in by_topic.values() if tasks]
             if not drawn:
-                raise ValueError(f"The {split} split has {len(blocks)} distinct prompts, {prompts} were asked for.")
+                raise ValueError(f"The {split} split has {len(blocks)} distinct prompts, {prompts} were requested.")
             blocks += [self.block(task, split) for task in drawn[: prompts - len(blocks)]]
         return blocks
 
@@ -184,7 +184,7 @@ class World:
 
 
 def place_words(words: list[str], rule: str, word: str, obeys: bool, rng: random.Random) -> str:
-    """Fill ``words`` up to a whole response that meets the rule about ``word``, or breaks it."""
+    """A whole response with ``words`` that meets the rule about ``word``, or breaks it."""
     words = words[: RESPONSE_WORDS - 1]
     if obeys == (rule == "include"):
         words.append(word)
@@ -213,7 +213,7 @@ def meets_rule(rule: str, word: str, response: str) -> bool:
 
 
 def principle_criterion(attribute: str) -> Criterion:
-    """The criterion that asks for an attribute."""
+    """The criterion that requires an attribute."""
     return Criterion(f"The response is {attribute}", CriterionKind.PRINCIPLE)
 
 
@@ -229,7 +229,7 @@ def make_rubric(criteria: list[Criterion]) -> Rubric:
 
 
 def named_attributes(rubric: Rubric) -> frozenset[str]:
-    """The attributes that a rubric's principles ask for."""
+    """The attributes that a rubric's principles require."""
     texts = {c.text for c in rubric.criteria if c.kind is CriterionKind.PRINCIPLE}
     return frozenset(name for name in PRINCIPLES if f"The response is {name}" in texts)
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from rubric_arm_lite.data.pairs import load_answers, load_prompts, shuffle_blocks, split_blocks
+from rubric_arm_lite.data import shuffle_blocks, split_blocks
+from rubric_arm_lite.data.pairs import load_answers, load_prompts
 from rubric_arm_lite.data.testbed import TRAIN_PROMPTS
 from rubric_arm_lite.data.testbed.world import World
 from rubric_arm_lite.errors import ConfigError, DataError
