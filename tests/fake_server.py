@@ -87,7 +87,9 @@ def serve(behaviour: Behaviour) -> Iterator[FakeServer]:
                 self.close_connection = True  # the client gave up
                 return
             try:
-                self._send(fake.answer(Request(self.path, dict(self.headers), json.loads(data))))
+                self._send(
+                    fake.answer(Request(self.path, {k.title(): v for k, v in self.headers.items()}, json.loads(data)))
+                )
             except (BrokenPipeError, ConnectionResetError):
                 self.close_connection = True  # the client gave up
 

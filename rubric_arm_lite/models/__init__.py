@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rubric_arm_lite.models.parallel import ALONE, Processes
     from rubric_arm_lite.models.sampler import ChatSampler, NextWords, Sampler, Sampling, WordReader
     from rubric_arm_lite.models.server import ServerSampler, ServerSettings
+    from rubric_arm_lite.models.server_answers import RefusedRequest
 
 __all__ = [
     "ALONE",
@@ -25,6 +26,7 @@ __all__ = [
     "ChatSampler",
     "NextWords",
     "Processes",
+    "RefusedRequest",
     "Sampler",
     "Sampling",
     "ServerSampler",
@@ -46,5 +48,6 @@ __getattr__ = lazy_door(
         "parallel": ["ALONE", "Processes"],
         "sampler": ["ChatSampler", "NextWords", "Sampler", "Sampling", "WordReader"],
         "server": ["ServerSampler", "ServerSettings"],
+        "server_answers": ["RefusedRequest"],
     },
 )

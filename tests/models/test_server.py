@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import json
 import sys
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,17 +21,10 @@ from rubric_arm_lite.cli import main as cli
 from rubric_arm_lite.data.testbed.world import World
 from rubric_arm_lite.errors import BackendError, ConfigError
 from rubric_arm_lite.evaluation.evaluate import Evaluation, Evaluator
+from rubric_arm_lite.models import server_client
 from rubric_arm_lite.models.sampler import ChatSampler, Sampling
-from rubric_arm_lite.models.server import (
-    LONGEST_WAIT,
-    MAX_BODY,
-    ServerSampler,
-    ServerSettings,
-    clean,
-    events_of,
-    root_of,
-    seconds_to_wait,
-)
+from rubric_arm_lite.models.server import ServerSampler, ServerSettings, root_of
+from rubric_arm_lite.models.server_answers import clean
 from rubric_arm_lite.prompts.builder import PromptBuilder, Templates
 from rubric_arm_lite.prompts.parsing import parse_rubric
 from rubric_arm_lite.recipe.fields import EvaluationSettings, WorldSettings
@@ -64,16 +57,20 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
         yield lambda behaviour: stack.enter_context(serve(behaviour))
 
 
-class Waits(list[float]):
-    """Remembers how long it was asked to wait, and does not."""
+@pytest.fixture(autouse=True)
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that the client asked to wait between attempts; it does not wait."""
+    seconds: list[float] = []
 
-    def __call__(self, stopped: threading.Event, seconds: float) -> None:
-        self.append(seconds)
+    async def pause(delay: float) -> None:
+        seconds.append(delay)
+
+    monkeypatch.setattr("anyio.sleep", pause)
+    return seconds
 
 
-def client(server: FakeServer, waits: Waits | None = None, **changes: Any) -> ServerSampler:
-    settings = {"timeout": 5.0, "retries": 2, **changes}
-    return ServerSampler(ServerSettings(server.url, **settings), Waits() if waits is None else waits)
+def client(server: FakeServer, **changes: Any) -> ServerSampler:
+    return ServerSampler(ServerSettings(server.url, **{"timeout": 5.0, "retries": 2, **changes}))
 
 
 def in_turn(*replies: Reply) -> Behaviour:
@@ -285,13 +282,11 @@ def test_a_stream_in_odd_pieces(start: Start) -> None:
         assert server.requests[0].body["stream_options"] == {"include_usage": True}
 
 
-def test_events_of_several_lines_and_long_ones() -> None:
-    assert list(events_of([b"data: a\ndata:  b\nid: 7\n\n\n\ndata: c\n", b"\ndata: never ended\n"])) == [b"a\n b", b"c"]
-    for end in (b"", b"\n", b"\r\n"):
-        assert list(events_of([b"data: [DO", b"NE]" + end])) == [b"[DONE]"], "the last event needs no blank line"
-    assert list(events_of([b'data: {"whole": "no'])) == []
-    long = b"data: " + b"x" * 2**20 + b"\n\n"
-    assert [len(data) for data in events_of(long[i : i + 16] for i in range(0, len(long), 16))] == [2**20]
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"], ids=["none", "LF", "CRLF"])
+def test_the_last_event_needs_no_blank_line_and_others_may_have_several_lines(start: Start, end: bytes) -> None:
+    lines = b'data: {"choices":\ndata:  [{"text": "a b", "finish_reason": "stop"}]}\nid: 7\n\n\n\n'
+    server = start(lambda request: Reply(pieces=[lines, b"data: [DO", b"NE]" + end]))
+    assert texts(client(server, stream=True)) == [["a b"]]
 
 
 @pytest.mark.parametrize("cut", [True, False], ids=["connection", "stream"])
@@ -303,7 +298,7 @@ def test_a_cut_stream_is_asked_for_again(start: Start, cut: bool) -> None:
     assert asked.tokens_written == 1, "what was cut does not count"
     never = start(lambda request: Reply(pieces=[event(0, "who")], cut=cut))
     said = fault(client(never, stream=True))
-    assert "failed 3 times" in said and ("connection failed" if cut else "was cut before its end") in said
+    assert "failed 3 times" in said and ("connection failed" if cut else "broke off before its end") in said
     assert len(never.requests) == 3
 
 
@@ -324,33 +319,31 @@ def test_errors_inside_a_stream(start: Start) -> None:
 # --- failures that pass, and those that do not ----------------------------------------------------------------------
 
 
-def test_passing_errors_are_retried_with_growing_waits(start: Start) -> None:
+def test_passing_errors_are_retried_with_growing_waits(start: Start, waits: list[float]) -> None:
     replies = [Reply(500), Reply(502), Reply(408), Reply(503), as_json(completions("at last"))]
-    waits = Waits()
     server = start(in_turn(*replies))
-    assert texts(client(server, waits, retries=4)) == [["at last"]]
+    assert texts(client(server, retries=4)) == [["at last"]]
     assert len(server.requests) == 5 and len(waits) == 4
     for attempt, seconds in enumerate(waits):
         assert 0.25 * 2**attempt <= seconds <= 0.5 * 2**attempt
     assert len({request.body["seed"] for request in server.requests}) == 1
     never = start(lambda request: as_json({"error": "out of memory"}, 500))
-    said = fault(client(never))
-    assert "/v1/chat/completions failed 3 times" in said and "500 Internal Server Error" in said
-    assert '"out of memory"' in said and "more retries" in said
+    message = fault(client(never))
+    assert "/v1/chat/completions failed 3 times" in message and "500 Internal Server Error" in message
+    assert '"out of memory"' in message and "more retries" in message
 
 
-def test_retry_after_is_honoured_within_bounds(start: Start) -> None:
-    busy = [as_json({}, 429, Retry_After=value) for value in ("7", "0", "999999", "soon")]
-    waits = Waits()
+def test_retry_after_is_obeyed_up_to_two_minutes(start: Start, waits: list[float]) -> None:
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    busy = [as_json({}, 429, Retry_After=value) for value in ("7", date, "0", "soon", "nan", "-1")]
     server = start(in_turn(*busy, as_json(completions("x"))))
-    assert texts(client(server, waits, retries=4)) == [["x"]]
-    assert waits[:3] == [7.0, 0.0, LONGEST_WAIT]
-    assert 2.0 <= waits[3] <= 4.0, "a header that cannot be read is as none"
-    then = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
-    assert 28 <= (seconds_to_wait(then) or 0) <= 30
-    assert seconds_to_wait("Wed, 21 Oct 2015 07:28:00 GMT") == 0
-    for odd in ("nan", "inf", "-1", "1e9", "٣", "", "Wed, 99 Oct 2015"):
-        assert seconds_to_wait(odd) is None, odd
+    assert texts(client(server, retries=6)) == [["x"]]
+    assert waits[0] == 7.0 and 28 <= waits[1] <= 30
+    assert all(2.0 <= seconds <= 8.0 for seconds in waits[3:]), "a header that cannot be read is ignored"
+    for delay in ("999999", "121"):
+        closed = start(lambda request, delay=delay: as_json({"error": "busy"}, 429, Retry_After=delay))
+        assert f"failed 1 times at {closed.url}" in (message := fault(client(closed)))
+        assert f'429 Too Many Requests ("busy"), with Retry-After: {delay}' in message and len(closed.requests) == 1
 
 
 def test_a_cut_connection_is_retried(start: Start) -> None:
@@ -367,7 +360,8 @@ def test_timeouts(start: Start) -> None:
     late = as_json(completions("late"))
     late.delay = 0.4
     silent = start(lambda request: late)
-    assert "failed 2 times" in (said := fault(client(silent, timeout=0.1, retries=1))) and "within 0.1 s" in said
+    message = fault(client(silent, timeout=0.1, retries=1))
+    assert "failed 2 times" in message and "no complete answer within 0.1 s" in message
     drips = start(lambda request: Reply(pieces=[b" "] * 40, drip=0.03))
     assert "no complete answer within 0.1 s" in fault(client(drips, timeout=0.1, retries=0))
 
@@ -418,7 +412,7 @@ def test_redirects_do_not_take_the_key_along(start: Start, monkeypatch: pytest.M
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     other = start(lambda request: as_json(completions("stolen")))
     server = start(lambda request: Reply(307, headers={"Location": f"{other.url}/v1/chat/completions"}))
-    assert f"It sends us to {other.url}" in fault(client(server))
+    assert f"It redirects to {other.url}" in fault(client(server))
     assert other.requests == []
 
 
@@ -439,42 +433,46 @@ def changed(change: Callable[[dict[str, Any]], Any]) -> bytes:
 
 
 WRONG: dict[str, tuple[bytes, str]] = {
-    "not JSON": (b"<html>hello", "no JSON"),
-    "half JSON": (b'{"choices": [', "no JSON"),
-    "empty": (b"", "no JSON"),
-    "not UTF-8": (b'{"choices": "\xff\xfe"}', "no UTF-8"),
-    "deep": (b"[" * 10**6, "no JSON"),
-    "long number": (b"1" * 10**5, "no JSON"),
-    "a list": (b"[]", "type list where an object"),
-    "no choices": (b"{}", "no `choices`"),
-    "null choices": (b'{"choices": null}', "NoneType as `choices`"),
+    "not JSON": (b"<html>hello", "is not JSON"),
+    "half JSON": (b'{"choices": [', "is not JSON"),
+    "empty": (b"", "is not JSON"),
+    "not UTF-8": (b'{"choices": "\xff\xfe"}', "not JSON ('utf-8' codec"),
+    "deep": (b"[" * 10**6, "is not JSON"),
+    "long number": (b"1" * 10**5, "is not JSON"),
+    "a list": (b"[]", "at its top level (Input should be a valid dictionary)"),
+    "no choices": (b"{}", "at choices (Field required)"),
+    "null choices": (b'{"choices": null}', "at choices (Input should be a valid list)"),
     "empty choices": (b'{"choices": []}', "no completions"),
-    "choice a text": (b'{"choices": ["x"]}', "type str as a completion"),
-    "no message": (changed(lambda a: a["choices"][0].pop("message") and None), "NoneType as `message`"),
-    "message a list": (changed(lambda a: a["choices"][0].update(message=[])), "type list as `message`"),
+    "choice a text": (b'{"choices": ["x"]}', "at choices.0 (Input"),
+    "no message": (changed(lambda a: a["choices"][0].pop("message") and None), "without text"),
+    "message a list": (changed(lambda a: a["choices"][0].update(message=[])), "at choices.0.message (Input"),
     "no text": (changed(lambda a: a["choices"][0]["message"].update(content=None)), "without text"),
-    "text a list": (changed(lambda a: a["choices"][0]["message"].update(content=["x"])), "type list as a completion's"),
-    "index a text": (changed(lambda a: a["choices"][0].update(index="0")), "index `0`"),
-    "index too big": (changed(lambda a: a["choices"][0].update(index=1)), "index `1` where 1"),
-    "one too many": (json.dumps(completions("a", "b")).encode(), "index `1` where 1"),
-    "usage a text": (changed(lambda a: a.update(usage="12")), "type str as `usage`"),
-    "tokens below 0": (changed(lambda a: a["usage"].update(completion_tokens=-1)), "`-1` as `usage"),
-    "tokens true": (changed(lambda a: a["usage"].update(completion_tokens=True)), "`True` as `usage"),
+    "text a list": (
+        changed(lambda a: a["choices"][0]["message"].update(content=["x"])),
+        "at choices.0.message.content (Input",
+    ),
+    "index a text": (changed(lambda a: a["choices"][0].update(index="0")), "at choices.0.index (Input"),
+    "index too big": (changed(lambda a: a["choices"][0].update(index=1)), "index 1 where 1"),
+    "one too many": (json.dumps(completions("a", "b")).encode(), "index 1 where 1"),
+    "usage a text": (changed(lambda a: a.update(usage="12")), "at usage (Input"),
+    "tokens below 0": (changed(lambda a: a["usage"].update(completion_tokens=-1)), "at usage.completion_tokens (Input"),
+    "tokens true": (changed(lambda a: a["usage"].update(completion_tokens=True)), "at usage.completion_tokens (Input"),
     "filtered": (changed(lambda a: a["choices"][0].update(finish_reason="content_filter")), "`content_filter`"),
     "no reason": (changed(lambda a: a["choices"][0].pop("finish_reason") and None), "finish_reason `None`"),
-    "reason a list": (changed(lambda a: a["choices"][0].update(finish_reason=[])), "type list"),
-    "huge": (b" " * (MAX_BODY + 1), f"more than {MAX_BODY} bytes"),
+    "reason a list": (changed(lambda a: a["choices"][0].update(finish_reason=[])), "at choices.0.finish_reason (Input"),
+    "huge": (b" " * (2**20 + 1), f"more than {2**20} bytes"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_unusable_answers_are_one_clear_error(start: Start, name: str) -> None:
+def test_unusable_answers_are_one_clear_error(start: Start, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_client, "MAX_BODY", 2**20)
     body, said = WRONG[name]
     server = start(lambda request: Reply(200, body))
     error = fault(client(server))
     assert said in error and error.isprintable() and len(error) < 600
     assert len(server.requests) == 1
-    if body and name not in ("huge", "no text"):  # an event may have no text
+    if body and name not in ("no text", "no message"):  # an event may have no text
         data = b"data: " + body.replace(b'"message"', b'"delta"') + b"\n\n"
         assert fault(client(start(lambda request: Reply(pieces=[data, DONE])), stream=True)).isprintable()
 
@@ -539,18 +537,40 @@ def test_nobody_waits_for_slow_answers_after_an_error_or_ctrl_c(start: Start, mo
     assert texts(asked) == [["works again"]]
 
 
+def test_only_the_key_is_taken_from_the_environment(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://elsewhere")
+    server = start(lambda request: as_json(completions("x")))
+    texts(client(server))
+    assert "secret" not in str(server.requests[0].headers)
+    for proxy in ("nonsense://me:secret@proxy", "http://proxy:port"):
+        monkeypatch.setenv("HTTP_PROXY", proxy)
+        with pytest.raises(BackendError, match="give HTTP_PROXY") as caught:
+            client(server)
+        assert "secret" not in str(caught.value)
+
+
+def test_it_works_below_a_running_event_loop(start: Start) -> None:
+    async def notebook() -> list[list[str]]:
+        return texts(client(server), 2)
+
+    server = start(lambda request: as_json(completions("x")))
+    assert asyncio.run(notebook()) == [["x"], ["x"]]
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("ftp://host", "no server's address"),
-        ("host:8000", "no server's address"),
-        ("http://", "no server's address"),
-        ("http://host:port", "no server's address"),
-        ("http://[::1", "no server's address"),
-        ("http://host/v1?key=1", "no server's address"),
-        ("http://ho st", "no server's address"),
-        ("http://host\r\nX: y", "no server's address"),
-        ("file:///etc/passwd", "no server's address"),
+        ("ftp://host", "is not a server's address"),
+        ("host:8000", "is not a server's address"),
+        ("http://", "is not a server's address"),
+        ("http://host:port", "is not a server's address"),
+        ("http://[::1", "is not a server's address"),
+        ("http://host/v1?key=1", "is not a server's address"),
+        ("http://ho st", "is not a server's address"),
+        ("http://host\r\nX: y", "is not a server's address"),
+        ("file:///etc/passwd", "is not a server's address"),
         ("https://me:secret@host", "has a user or password"),
     ],
 )
@@ -820,7 +840,7 @@ def test_the_command_line_says_what_is_wrong(
     assert "Give --server" in refused("judge", run_folder, *pair, "--judge-model", "j")
     said = refused("judge", run_folder, *pair, "--server", "http://localhost:1", "--state", "latest")
     assert "for adapters on this machine" in said
-    assert "no server's address" in refused("rubric", run_folder, "p", "--server", "localhost")
+    assert "is not a server's address" in refused("rubric", run_folder, "p", "--server", "localhost")
     assert "not a run directory" in refused("rubric", run_folder.parent, "p", "--server", "http://localhost:1")
     server = start(lambda request: as_json({"error": {"message": "[red]no model[/red] `rubric`"}}, 404))
     assert '"[red]no model[/red] `rubric`"' in refused("rubric", run_folder, "p", "--server", server.url)

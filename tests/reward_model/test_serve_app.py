@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from rubric_arm_lite.errors import BackendError, CheckpointError
-from rubric_arm_lite.models.server import RefusedRequest
+from rubric_arm_lite.models import RefusedRequest
 from rubric_arm_lite.reward_model.model import RubricRewardModel
 from rubric_arm_lite.reward_model.serve.judge import BatchedJudge, settings_of
 from rubric_arm_lite.reward_model.serve.schema import MAX_TEXT, CompareBody, RubricBody, ScoreBody, WrittenRubric

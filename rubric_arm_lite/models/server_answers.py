@@ -1,0 +1,149 @@
+"""Bytes that an OpenAI-compatible server sends become completions or one clear error; nothing in them is trusted."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from rubric_arm_lite.errors import BackendError
+from rubric_arm_lite.types import Sample
+
+MAX_MESSAGE = 300
+BYTES_PER_TOKEN = 4
+"""Estimate for a text whose tokens the server does not count."""
+
+
+def clean(text: str, limit: int = MAX_MESSAGE) -> str:
+    """Untrusted text as one line of an error: without control or unassigned characters, at most ``limit`` long."""
+    printable = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text[: 16 * limit])
+    line = " ".join(printable.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def describe_status(status: int, message: str) -> str:
+    """A status with its usual name and the server's message, as in ``404 Not Found ("no such model")``."""
+    name = f"{status} {HTTPStatus(status).phrase}" if status in set(HTTPStatus) else str(status)
+    return name + (f' ("{clean(message)}")' if message else "")
+
+
+class RefusedRequest(BackendError):  # noqa: N818  (names the event)
+    """A request that the server refuses for good; ``message`` is the server's, cleaned but not truncated."""
+
+    def __init__(self, path: str, status: int, message: str, hint: str) -> None:
+        super().__init__(f"POST {path} was answered {describe_status(status, message)}. {hint}")
+        self.status = status
+        self.message = message
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Message(_Strict):
+    content: str | None = None
+
+
+class _Choice(_Strict):
+    """Chat completions hold their text in ``message`` or, streamed, ``delta``; plain completions in ``text``."""
+
+    index: int | None = None
+    finish_reason: str | None = None
+    text: str | None = None
+    message: _Message | None = None
+    delta: _Message | None = None
+
+
+class _Usage(_Strict):
+    prompt_tokens: Annotated[int, Field(ge=0, lt=2**40)] | None = None
+    completion_tokens: Annotated[int, Field(ge=0, lt=2**40)] | None = None
+
+
+class _Event(_Strict):
+    """A whole answer, or one event of a stream."""
+
+    choices: list[_Choice]
+    usage: _Usage | None = None
+
+
+_EVENTS = TypeAdapter(list[_Event])
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The completions of one request, ordered by their index, and the tokens they took.
+
+    ``prompt_tokens`` is None if the server does not count them.
+    """
+
+    samples: tuple[Sample, ...]
+    completion_tokens: int
+    prompt_tokens: int | None
+
+
+def read_answer(body: bytes, requested: int, stream: bool) -> Answer:
+    """Completions of a response body: one object, or with ``stream`` the list of a stream's events.
+
+    Completion tokens come from ``usage``. Without it every event with text counts as one token; of an answer in one
+    piece, every 4 bytes.
+
+    Raises:
+        BackendError: if the answer does not follow the protocol, has more than ``requested`` completions, or has one
+            that ended for another reason than ``stop`` or ``length``.
+    """
+    try:
+        parsed = json.loads(body.decode("utf-8"))
+        events = _EVENTS.validate_python(parsed if stream else [parsed])
+    except ValidationError as error:
+        detail = error.errors(include_input=False)[0]
+        field = ".".join(map(str, detail["loc"][1:])) or "its top level"
+        problem = detail["msg"].partition(" or instance")[0]
+        raise _unusable(f"does not follow the protocol at {field} ({problem})") from None
+    except (ValueError, RecursionError) as error:
+        raise _unusable(f"is not JSON ({clean(str(error))})") from None
+    parts: dict[int, list[str]] = {}
+    reasons: dict[int, str | None] = {}
+    for place, choice in ((place, choice) for event in events for place, choice in enumerate(event.choices)):
+        index = place if choice.index is None else choice.index
+        if not 0 <= index < requested:
+            raise _unusable(f"has a completion with index {index} where {requested} were requested")
+        if index in parts and not stream:
+            raise _unusable(f"has two completions with index {index}")
+        message = choice.message or choice.delta
+        text = message.content if message else choice.text
+        # A text may be missing while it streams, and where a server keeps a model's thoughts apart and truncated them.
+        if text is None and choice.finish_reason == "stop" and not stream:
+            raise _unusable("has a finished completion without text")
+        parts.setdefault(index, []).extend([text] if text else [])
+        reasons[index] = choice.finish_reason or reasons.get(index)
+    if not parts:
+        raise _unusable("has no completions")
+    samples = tuple(_sample("".join(parts[index]), reasons[index]) for index in sorted(parts))
+    usage = next((event.usage for event in reversed(events) if event.usage), _Usage())
+    tokens = usage.completion_tokens
+    if tokens is None:
+        tokens = sum(map(len, parts.values())) if stream else sum(estimate_tokens(s.text) for s in samples)
+    return Answer(samples, tokens, usage.prompt_tokens)
+
+
+def estimate_tokens(text: str, bytes_per_token: int = BYTES_PER_TOKEN) -> int:
+    """Tokens of a text that the server does not count, rounded up."""
+    return -(-len(text.encode("utf-8", "surrogatepass")) // bytes_per_token)
+
+
+def _sample(text: str, reason: Any) -> Sample:
+    if reason not in ("stop", "length"):
+        raise BackendError(
+            f"A completion ended with finish_reason `{reason}`; only stop and length can be used. Switch off tools, "
+            "filters and whatever else makes the server end a text in this way."
+        )
+    # \u escapes can hold halves of characters, which files and terminals do not take.
+    return Sample(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), (), (), reason)
+
+
+def _unusable(problem: str) -> BackendError:
+    return BackendError(f"The server's answer {problem}. Check that the address is an OpenAI-compatible server's.")
