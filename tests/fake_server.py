@@ -44,14 +44,14 @@ class Reply:
     """Seconds before each piece."""
 
 
-Behaviour = Callable[[Request], Reply]
+Behavior = Callable[[Request], Reply]
 
 
 class FakeServer:
-    """Answers each POST by ``behaviour``; remembers every request, and how many there were at a time."""
+    """Answers each POST by ``behavior``; remembers every request, and how many there were at a time."""
 
-    def __init__(self, behaviour: Behaviour, url: str) -> None:
-        self.behaviour = behaviour
+    def __init__(self, behavior: Behavior, url: str) -> None:
+        self.behavior = behavior
         self.url = url
         self.requests: list[Request] = []
         self.most_at_once = 0
@@ -64,7 +64,7 @@ class FakeServer:
             self._active += 1
             self.most_at_once = max(self.most_at_once, self._active)
         try:
-            reply = self.behaviour(request)
+            reply = self.behavior(request)
             time.sleep(reply.delay)
             return reply
         finally:
@@ -73,7 +73,7 @@ class FakeServer:
 
 
 @contextmanager
-def serve(behaviour: Behaviour) -> Iterator[FakeServer]:
+def serve(behavior: Behavior) -> Iterator[FakeServer]:
     """A server at ``url`` for the time of the ``with``."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -123,7 +123,7 @@ def serve(behaviour: Behaviour) -> Iterator[FakeServer]:
                 super().handle_error(request, client_address)
 
     server = Quiet(("127.0.0.1", 0), Handler)
-    fake = FakeServer(behaviour, f"http://127.0.0.1:{server.server_port}")
+    fake = FakeServer(behavior, f"http://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
@@ -154,7 +154,7 @@ def event(index: int = 0, text: str | None = None, reason: str | None = None, en
     return b"data: " + json.dumps(body, ensure_ascii=False).encode() + end
 
 
-def scripted(script: Script) -> Behaviour:
+def scripted(script: Script) -> Behavior:
     """A server whose models write what a :class:`ScriptedSampler` with this script writes, and count as it does."""
 
     def behave(request: Request) -> Reply:

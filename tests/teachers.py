@@ -11,7 +11,7 @@ from rubric_arm_lite.data.testbed.world import World, parse_task
 from rubric_arm_lite.prompts.parsing import parse_rubric
 from rubric_arm_lite.recipe.fields import WorldSettings
 from rubric_arm_lite.types import PreferencePair
-from tests.fake_server import Behaviour, Reply, Request, as_json, completions
+from tests.fake_server import Behavior, Reply, Request, as_json, completions
 from tests.players import section
 
 WORLD = World(3, WorldSettings())
@@ -50,7 +50,7 @@ def answer(prompt: str, seed: int, good: float) -> str:
     return rng.choice((break_judgement(text, rng), turned)) if fault else text
 
 
-def teaching(good: float = 0.7, delay: float = 0.0) -> Behaviour:
+def teaching(good: float = 0.7, delay: float = 0.0) -> Behavior:
     """A server with that teacher; equal requests get equal answers."""
 
     def behave(request: Request) -> Reply:

@@ -1,9 +1,8 @@
 """One base model with a LoRA adapter per role, in transformers and PEFT.
 
-Adapters ``rubric`` and ``judge``, and ``policy`` where there is one, sit on the same frozen base; ``rubric_ref`` and so
-on are frozen copies of their warm-up states, the KL references. Which adapter is active, which parameters want
-gradients and whether the model is in training mode change together, in one context manager, and outside it nothing is
-trainable.
+Adapters ``rubric`` and ``judge``, and ``policy`` where there is one, share a frozen base; ``rubric_ref`` and so on are
+frozen copies of their warm-up states, the KL references. One context manager switches the active adapter, the trainable
+parameters and the training mode together; outside it nothing is trainable.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ MAX_ROWS_CUDA = 64
 
 
 class AdapterModel:
-    """The base, its tokenizer and the adapters; samples completions and scores tokens for updates."""
+    """A base, its tokenizer and its adapters; samples completions and scores tokens for updates."""
 
     def __init__(self, model: Any, tokenizer: Any, settings: ModelSettings) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.settings = settings
-        self._dtype: torch.dtype = model.dtype  # asked of the model it is looked for among all parameters
+        self._dtype: torch.dtype = model.dtype  # the property searches all parameters
         self.max_rows = MAX_ROWS_CUDA if self.device.type == "cuda" else MAX_ROWS_CPU
         self._head = Head(model.get_base_model())
         whole_rows = settings.gradient_checkpointing or not settings.shared_prefix
@@ -64,7 +63,7 @@ class AdapterModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the base stands."""
+        """Device of the base."""
         device: torch.device = self.model.device
         return device
 
@@ -72,12 +71,12 @@ class AdapterModel:
 
     @contextmanager
     def using(self, adapter: str | None, train: bool = False) -> Iterator[Any]:
-        """Activate one adapter (None: the bare base), for sampling or, with ``train``, for updating it.
+        """Activate one adapter (None: the bare base), for sampling or, with ``train``, for updates.
 
-        Afterwards nothing is trainable and the model is in eval mode again, also after an error.
+        Afterwards, also after an error, nothing is trainable and the model is in eval mode.
         """
         if self._inside:
-            raise AssertionError("Adapters cannot be switched while one is in use: gradients would go astray.")
+            raise AssertionError("Adapters cannot be switched while one is in use: gradients would mix.")
         if adapter is None and train:
             raise ValueError("The base is frozen; name an adapter to train.")
         self._inside = True
@@ -93,7 +92,7 @@ class AdapterModel:
                     for _, parameter in self.parameters(adapter):
                         parameter.requires_grad_(True)
                     self._begin_training()
-                if not train:
+                else:
                     self._shorten(adapter)
                 with self._precision():
                     yield self.model
@@ -103,13 +102,13 @@ class AdapterModel:
             for layer, _, _ in self._rounded.get(adapter or "", ()):
                 vars(layer).pop("forward", None)
             self._inside = False
-            if adapter is None or train:  # else nothing has been touched but which adapter is active
+            if adapter is None or train:  # otherwise only the active adapter has changed
                 self._rest()
 
     def _precision(self) -> torch.autocast:
-        """Adapters are kept in float32, so that small steps are not lost, and multiplied in the base's dtype.
+        """Multiply adapters in the base's dtype; they are stored in float32, so that small steps are not lost.
 
-        The cache of casts stays off: it would outlive the step that changes the weights, and cannot be recorded.
+        The cache of casts is off: it would outlive the step that changes the weights, and cannot be recorded.
         """
         half = self._half()
         return torch.autocast(self.device.type, self._dtype if half else None, enabled=half, cache_enabled=False)
@@ -119,36 +118,36 @@ class AdapterModel:
         return self.device.type == "cuda" and self._dtype in (torch.bfloat16, torch.float16)
 
     def _shorten(self, adapter: str) -> None:
-        """Let LoRA layers write with an adapter rounded beforehand, in 2 small products in place of 8 operations.
+        """Let LoRA layers sample with an adapter rounded beforehand: 2 small products in place of 8 operations.
 
-        On a GPU a step of decoding costs as much as it has operations, however small they are.
+        On a GPU the cost of a decoding step grows with the number of operations, however small they are.
         """
-        if adapter not in self.roles or not self._half():  # a reference scores the way an update does, to the last bit
+        if adapter not in self.roles or not self._half():  # a reference must score bit for bit like an update
             return
         if adapter not in self._rounded:
-            dtype = self._dtype
-            plain = [m for m in self._lora_layers if adapter in m.lora_A and adapter not in m.lora_variant]
             self._rounded[adapter] = [
                 (
                     layer,
-                    layer.lora_A[adapter].weight.detach().to(dtype).T,
-                    (layer.lora_B[adapter].weight.detach() * layer.scaling[adapter]).to(dtype).T,
+                    layer.lora_A[adapter].weight.detach().to(self._dtype).T,
+                    (layer.lora_B[adapter].weight.detach() * layer.scaling[adapter]).to(self._dtype).T,
                 )
-                for layer in plain
-                if isinstance(layer.lora_A[adapter], torch.nn.Linear)
+                for layer in self._lora_layers
+                if adapter in layer.lora_A
+                and adapter not in layer.lora_variant
+                and isinstance(layer.lora_A[adapter], torch.nn.Linear)
             ]
         for layer, down, up in self._rounded[adapter]:
             layer.forward = partial(_rounded_forward, layer.base_layer, down, up)
 
     def changed(self, adapter: str) -> None:
-        """Note that an adapter's weights are others than before."""
+        """Drop cached values of an adapter whose weights have changed."""
         self._fingerprints.pop(adapter, None)
         self._rounded.pop(adapter, None)
 
     def _activate(self, adapter: str) -> None:
-        """Make an adapter the active one: a name set in each layer, microseconds where PEFT walks the whole model.
+        """Make an adapter active by setting its name in each layer: microseconds, where PEFT walks the whole model.
 
-        PEFT's ``set_adapter`` also switches gradients on and off, which here is :meth:`using`'s business alone.
+        PEFT's ``set_adapter`` would also switch gradients, which only :meth:`using` does here.
         """
         for layer in self._lora_layers:
             layer._active_adapter = [adapter]
@@ -164,12 +163,12 @@ class AdapterModel:
     def parameters(self, adapter: str) -> list[tuple[str, torch.nn.Parameter]]:
         """Names and parameters of an adapter, in a fixed order."""
         if adapter not in self._parameters:
-            found = [(name, p) for name, p in self.model.named_parameters() if f".{adapter}." in name]
-            self._parameters[adapter] = found
+            named = self.model.named_parameters()
+            self._parameters[adapter] = [(name, p) for name, p in named if f".{adapter}." in name]
         return self._parameters[adapter]
 
     def freeze_references(self, roles: Sequence[str] | None = None) -> None:
-        """Make ``<role>_ref`` a frozen copy of each role's adapter as it is now (all roles if none are named)."""
+        """Make ``<role>_ref`` a frozen copy of each role's current adapter (default: all roles)."""
         for role in self.roles if roles is None else roles:
             reference = f"{role}_ref"
             if reference not in self.model.peft_config:
@@ -214,7 +213,7 @@ class AdapterModel:
         """Token ids of one user turn with the chat template around it, thinking off.
 
         Raises:
-            BackendError: if the text smuggled a control token past `PromptBuilder`.
+            BackendError: if the text contains control tokens, which `PromptBuilder` would have broken up.
         """
         return self._chat.encode_all([prompt])[0]
 
@@ -239,9 +238,13 @@ class AdapterModel:
     def sample(self, adapter: str | None, examples: Sequence[Example], sampling: Sampling) -> list[RolloutGroup]:
         """One group of completions per example (see :class:`~rubric_arm_lite.models.sampler.Sampler`).
 
-        Where prompt and completion do not fit ``max_context``, nothing is written and the samples say so: they are
-        empty and cut by length. Pairs that long are left out before a run starts; what remains are the rare prompts
-        that a rubric makes longer than foreseen, and those must not end a run.
+        Where prompt and completion do not fit ``max_context``, the samples are empty and end with ``length``. Pairs
+        that long are skipped before a run starts; the rare prompts that an unexpectedly long rubric makes too long
+        must not end a run.
+
+        Raises:
+            PromptTooLongError: if no prompt fits.
+            BackendError: if memory does not suffice for the completions of one prompt.
         """
         prompts = self._chat.encode_all([example.prompt for example in examples], sampling.thinking)
         room = self.settings.max_context - sampling.max_tokens
@@ -252,8 +255,7 @@ class AdapterModel:
                 f"{examples[first].example_id}: prompt of {length} tokens + {sampling.max_tokens} to write exceeds "
                 f"model.max_context ({self.settings.max_context}). Raise it or shorten the prompt."
             )
-        cut = Sample("", (), (), "length")
-        samples = [(cut,) * sampling.num_generations for _ in examples]
+        samples = [(Sample("", (), (), "length"),) * sampling.num_generations for _ in examples]
         with self.using(adapter) as model:
             texts, seeds = [prompts[i] for i in fitting], [examples[i].seed for i in fitting]
             groups: list[list[Completion]] = []
@@ -264,7 +266,7 @@ class AdapterModel:
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
                         raise
-                if not groups:  # out here, where the error no longer holds on to the tensors of its frames
+                if not groups:  # outside the handler, where the error no longer holds the tensors of its frames
                     self._halve_rows(sampling, len(fitting))
         for i, group in zip(fitting, groups, strict=True):
             samples[i] = tuple(self._sample_of(completion) for completion in group)
@@ -283,11 +285,11 @@ class AdapterModel:
         return generate(model, prompts, seeds, sampling, self.end_ids, pad, rows, head)
 
     def _share_of_prompt(self, sampling: Sampling) -> float:
-        """The part of a prompt's cache that one completion holds."""
+        """Fraction of a prompt's cache that one completion holds."""
         return 1 / sampling.num_generations if self.layout == "packed" else 1.0
 
     def _rows_that_fit(self, prompt: int, sampling: Sampling) -> int:
-        """Rows whose caches a GPU holds, each with its share of a prompt of so many tokens; one prompt's at least."""
+        """Rows whose caches fit a GPU, each with its share of a prompt of this many tokens; at least one prompt's."""
         if self.device.type != "cuda":
             return self.max_rows
         release(self.device)
@@ -304,10 +306,10 @@ class AdapterModel:
         return max(sampling.num_generations, int(SHARE_CUDA * free_cuda(self.device) / row))
 
     def _halve_rows(self, sampling: Sampling, prompts: int) -> None:
-        """Sample fewer completions at once; the same are drawn again, since each has its own seed.
+        """Sample fewer completions at once; each has its own seed, so the same ones are drawn again.
 
         Raises:
-            BackendError: if they went one prompt at a time already.
+            BackendError: if only one prompt's completions were sampled at once.
         """
         release(self.device)
         before = min(self.max_rows, prompts * sampling.num_generations)
@@ -318,7 +320,8 @@ class AdapterModel:
             )
         self.max_rows = before // 2
         warnings.warn(
-            f"Memory ran out while sampling {before} completions at once; going on with {self.max_rows}.", stacklevel=2
+            f"Memory ran out while sampling {before} completions at once; going on with {self.max_rows}.",
+            stacklevel=2,
         )
 
     def _sample_of(self, completion: Completion) -> Sample:
@@ -327,7 +330,7 @@ class AdapterModel:
         return Sample(text, completion.token_ids, completion.logprobs, "stop" if completion.stopped else "length")
 
     def next_word_logprobs(self, adapter: str | None, questions: Sequence[NextWords]) -> list[tuple[float, ...]]:
-        """See :class:`~rubric_arm_lite.models.sampler.WordReader` and :mod:`.answers`."""
+        """See :class:`~rubric_arm_lite.models.sampler.WordReader`."""
         return next_word_logprobs(self, adapter, questions)
 
     # --- scoring for updates ------------------------------------------------------------------------------------
@@ -338,7 +341,7 @@ class AdapterModel:
 
 
 def _rounded_forward(base: Any, down: Tensor, up: Tensor, x: Tensor, *_: Any, **__: Any) -> Tensor:
-    """What a LoRA layer computes: the base's output and the adapter's, ``up`` scaled already."""
+    """Output of a LoRA layer: the base's plus the adapter's; ``up`` includes the scaling."""
     out: Tensor = base(x)
     flat = torch.addmm(out.reshape(-1, out.shape[-1]), x.reshape(-1, x.shape[-1]).to(down.dtype) @ down, up)
     return flat.view(out.shape)

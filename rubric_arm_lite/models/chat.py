@@ -1,6 +1,6 @@
-"""A base's chat template and tokenizer: texts go in, the token ids of a user turn or of an assistant's text come out.
+"""A base's chat template and tokenizer: texts become token ids of a user turn or of an assistant's text.
 
-The same rendering serves warm-up, training and inference. A prompt with control tokens in it is refused.
+Warm-up, training and inference use the same rendering. A prompt that contains control tokens is refused.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from rubric_arm_lite.errors import BackendError
 
 
 class Chat:
-    """Renders and tokenises turns; thinking is off unless asked for."""
+    """Renders and tokenizes turns; thinking is off by default."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -22,10 +22,10 @@ class Chat:
         }
 
     def encode_all(self, prompts: Sequence[str], thinking: bool = False) -> list[list[int]]:
-        """Token ids of one user turn each; with ``thinking``, the template switches thoughts on.
+        """Token ids of one user turn per prompt; with ``thinking``, the template switches thoughts on.
 
         Raises:
-            BackendError: if a text smuggled a control token past `PromptBuilder`.
+            BackendError: if a prompt contains control tokens, which `PromptBuilder` would have broken up.
         """
         if not prompts:
             return []
@@ -61,7 +61,7 @@ class Chat:
 
 
 def control_tokens(tokenizer: Any) -> list[str]:
-    """Strings that a tokenizer reads as control tokens; added words that are plain words are none."""
+    """Strings that a tokenizer reads as control tokens; added tokens that are plain words do not count."""
     added = tokenizer.added_tokens_decoder.values()
     return [
         *tokenizer.all_special_tokens,

@@ -1,7 +1,7 @@
-"""Generator and judge as two full checkpoints, behind one sampler: the released 8B models, or merged exports.
+"""Generator and judge as two full checkpoints behind one sampler: the released 8B models, or merged exports.
 
-Each is loaded like a base (safetensors only, quantised if the recipe says so), the generator first, and asked without
-any adapter. Their tokenizers may differ. Nothing here can be trained.
+Each is loaded like a base (safetensors only, quantized if the recipe says so), the generator first, and used without
+adapters. Their tokenizers may differ. They cannot be trained.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from rubric_arm_lite.models.sampler import NextWords, Sampling
 from rubric_arm_lite.recipe import LoraSettings, ModelSettings
 from rubric_arm_lite.types import ROLES, Example, Role, RolloutGroup
 
-_LOOKED_AT = 64
-"""Numbers of each tensor in a fingerprint: training changes all of a model, and reading 16 GB takes minutes."""
+_HASHED_NUMBERS = 64
+"""Numbers of each tensor in a fingerprint: training changes all of a model, and hashing 16 GB takes minutes."""
 
 
 class TwoModels:
@@ -43,18 +43,18 @@ class TwoModels:
 
     def fingerprint(self, adapter: str | None) -> str:
         """Hash (16 hex digits) of the first numbers of all tensors of a role's model."""
-        model = self.model_of(adapter)
+        base = self.model_of(adapter).model.get_base_model()
         if str(adapter) not in self._fingerprints:
             digest = hashlib.sha256()
-            for name, tensor in model.model.get_base_model().state_dict().items():
+            for name, tensor in base.state_dict().items():
                 if ".lora_" not in name:
                     digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-                    digest.update(str(tensor.flatten()[:_LOOKED_AT].cpu().tolist()).encode())
+                    digest.update(str(tensor.flatten()[:_HASHED_NUMBERS].cpu().tolist()).encode())
             self._fingerprints[str(adapter)] = digest.hexdigest()[:16]
         return self._fingerprints[str(adapter)]
 
     def prompt_tokens(self, prompt: str) -> int:
-        """Length of a user turn in tokens, by the tokenizer that needs more."""
+        """Length of a user turn in tokens, by the tokenizer that needs more of them."""
         return max(model.prompt_tokens(prompt) for model in self.models.values())
 
     def control_tokens(self) -> list[str]:
@@ -65,7 +65,7 @@ class TwoModels:
         """The model of a role; its bare base is the checkpoint."""
         if adapter not in self.models:
             raise BackendError(
-                f"`{adapter or 'base'}` is not among two checkpoints; rubric and judge are. Use one of them."
+                f"`{adapter or 'base'}` is not one of the two checkpoints; rubric and judge are. Use one of them."
             )
         return self.models[adapter]
 
@@ -75,21 +75,21 @@ def load_two_models(settings: ModelSettings, seed: int) -> TwoModels:
 
     Raises:
         ConfigError: if the settings name none.
-        BackendError: if one of them cannot be loaded; it says which.
+        BackendError: if one of them cannot be loaded; the message names it.
     """
     if settings.checkpoints is None:
         raise ConfigError("model.checkpoints is not set. Name a generator and a judge: {rubric: …, judge: …}.")
-    found: dict[Role, AdapterModel] = {}
+    models: dict[Role, AdapterModel] = {}
     for role in ROLES:
-        own = {
+        changes = {
             "base": settings.checkpoints.of(role),
             "revision": settings.checkpoints.revision_of(role),
             "checkpoints": None,
             "gradient_checkpointing": False,
-            "lora": LoraSettings(r=1),  # never used, hence as small as can be
+            "lora": LoraSettings(r=1),  # never used
         }
         try:
-            found[role] = load_model(settings.model_copy(update=own), seed)
+            models[role] = load_model(settings.model_copy(update=changes), seed)
         except BackendError as error:
             raise BackendError(f"model.checkpoints.{role}: {error}") from error
-    return TwoModels(found["rubric"], found["judge"])
+    return TwoModels(models["rubric"], models["judge"])

@@ -1,8 +1,8 @@
-"""A sampler that asks nothing twice: every answer is on disk before the next step uses it.
+"""Samplers around another sampler that record: a journal of answers for jobs that resume, and an account of tokens.
 
-It stands before another :class:`~rubric_arm_lite.models.sampler.Sampler`. An answer is found again by all that decides
-it (prompt, seed, sampling), so a job that was killed is simply run again from its beginning: what was answered comes
-from the journal, and only what was in flight is asked once more.
+Behind a journal every answer is on disk before the next step uses it. An answer's key is everything that determines it
+(prompt, seed, sampling), so a killed job is simply run again from its beginning: stored answers come from the journal,
+and only those that were in flight are requested once more.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from rubric_arm_lite.models.sampler import ChatSampler, Sampler, Sampling, Usage
+from rubric_arm_lite.models.sampler import ChatSampler, Sampler, SamplerWrapper, Sampling, Usage
 from rubric_arm_lite.models.server import ServerSampler
 from rubric_arm_lite.runs import Journal
 from rubric_arm_lite.types import Example, RolloutGroup, Sample
@@ -26,28 +26,28 @@ T = TypeVar("T")
 def answered(
     sampler: Sampler, adapter: str | None, examples: Sequence[Example], sampling: Sampling, piece: int | None = None
 ) -> Iterator[tuple[int, RolloutGroup, Usage]]:
-    """Groups with the place of their example and what they took.
+    """Index of each example, its group and the tokens it took, as the answers arrive.
 
-    A server's come one by one, in the order of its answers; other samplers' in pieces of ``piece`` examples, or all
+    Answers of a server arrive one by one, in any order; those of other samplers in pieces of ``piece`` examples, or all
     at once.
     """
     if isinstance(sampler, ServerSampler):
         yield from sampler.answered(adapter, examples, sampling)
         return
-    for start in range(0, len(examples), piece or max(1, len(examples))):
-        groups = sampler.sample(adapter, examples[start : start + (piece or len(examples))], sampling)
-        for place, group in enumerate(groups, start):
+    size = piece or max(1, len(examples))
+    for start in range(0, len(examples), size):
+        for place, group in enumerate(sampler.sample(adapter, examples[start : start + size], sampling), start):
             yield place, group, Usage(len(group.prompt_ids), sum(len(s.token_ids) for s in group.samples))
 
 
 @dataclass(slots=True)
 class Account:
-    """What some work took.
+    """Cost of some work.
 
     Attributes:
         seconds: wall-clock time.
         requests: prompts that were answered.
-        written: tokens written, by example id.
+        written: completion tokens by example id.
     """
 
     seconds: float = 0.0
@@ -57,20 +57,19 @@ class Account:
 
     @property
     def completion_tokens(self) -> int:
-        """Tokens written in all."""
+        """Completion tokens of all examples."""
         return self.written.total()
 
 
-class MeteredSampler:
-    """Another sampler, with an account of what it is asked during :meth:`timed`."""
+class MeteredSampler(SamplerWrapper):
+    """Another sampler, with an account of what it samples during :meth:`timed`."""
 
     def __init__(self, sampler: Sampler) -> None:
-        self.tokens_written = 0
-        self._sampler = sampler
+        super().__init__(sampler)
         self._account = Account()
 
     def timed(self, work: Callable[[], T]) -> tuple[T, Account]:
-        """Do some work and return what it gave and took."""
+        """Do some work and return its result and its cost."""
         self._account = account = Account()
         started = time.perf_counter()
         result = work()
@@ -79,41 +78,33 @@ class MeteredSampler:
 
     def sample(self, adapter: str | None, examples: Sequence[Example], sampling: Sampling) -> list[RolloutGroup]:
         """See :class:`~rubric_arm_lite.models.sampler.Sampler`."""
-        found: dict[int, RolloutGroup] = {}
+        groups: dict[int, RolloutGroup] = {}
         for place, group, usage in answered(self._sampler, adapter, examples, sampling):
-            found[place] = group
+            groups[place] = group
             self._account.requests += 1
             self._account.prompt_tokens += usage.prompt_tokens
             self._account.written[group.example.example_id] += usage.completion_tokens
             self.tokens_written += usage.completion_tokens
-        return [found[place] for place in range(len(examples))]
-
-    def fingerprint(self, adapter: str | None) -> str:
-        """The sampler's."""
-        return self._sampler.fingerprint(adapter)
-
-    def prompt_tokens(self, prompt: str) -> int:
-        """The sampler's."""
-        return self._sampler.prompt_tokens(prompt)
+        return [groups[place] for place in range(len(examples))]
 
 
-class JournaledSampler:
+class JournaledSampler(SamplerWrapper):
     """Answers from the journal, else from ``sampler``. One completion per example; ids and log-probs are not kept.
 
     Args:
         piece: examples that a sampler on this machine writes at once, and a kill can lose. A server's answers are
-            kept one by one, as they come in.
+            stored one by one, as they arrive.
 
     Attributes:
-        used: what each answer took that this job used, whether it was asked now or by an earlier process.
-        asked: how many of them were asked now.
+        used: tokens of each answer that this job used, whether it was sampled now or by an earlier process.
+        asked: how many of them were sampled now.
     """
 
     def __init__(self, sampler: ChatSampler, journal: Journal, piece: int = 32) -> None:
+        super().__init__(sampler)
+        self.control_tokens = sampler.control_tokens
         self.used: dict[str, Usage] = {}
         self.asked = 0
-        self.tokens_written = 0
-        self._sampler = sampler
         self._journal = journal
         self._piece = piece
 
@@ -125,10 +116,9 @@ class JournaledSampler:
         missing = {key: e for key, e in zip(keys, examples, strict=True) if key not in self._journal.rows}
         places = list(missing)
         for place, group, usage in answered(self._sampler, adapter, list(missing.values()), sampling, self._piece):
-            sample = group.samples[0]
             row = {
-                "text": sample.text,
-                "finish_reason": sample.finish_reason,
+                "text": group.samples[0].text,
+                "finish_reason": group.samples[0].finish_reason,
                 "prompt_tokens": usage.prompt_tokens,
                 "completion_tokens": usage.completion_tokens,
             }
@@ -136,18 +126,6 @@ class JournaledSampler:
             self.asked += 1
             self.tokens_written += usage.completion_tokens
         return [self._group(key, example) for key, example in zip(keys, examples, strict=True)]
-
-    def fingerprint(self, adapter: str | None) -> str:
-        """The sampler's."""
-        return self._sampler.fingerprint(adapter)
-
-    def prompt_tokens(self, prompt: str) -> int:
-        """The sampler's."""
-        return self._sampler.prompt_tokens(prompt)
-
-    def control_tokens(self) -> list[str]:
-        """The sampler's."""
-        return self._sampler.control_tokens()
 
     def _group(self, key: str, example: Example) -> RolloutGroup:
         row = self._journal.rows[key]

@@ -1,8 +1,7 @@
-"""Load a base model and its tokenizer from a folder or the Hub, checked, and put the adapters on it."""
+"""Loads and checks a base model and its tokenizer, from a folder or the Hub, and adds the adapters."""
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from rubric_arm_lite.data.testbed import base_folder
 from rubric_arm_lite.errors import BackendError, first_line
 from rubric_arm_lite.models.adapter_model import AdapterModel
-from rubric_arm_lite.models.lora import import_peft, new_adapters
+from rubric_arm_lite.models.lora import import_peft, new_adapters, read_config
 from rubric_arm_lite.models.shared_prefix.attention import kernel_error
 from rubric_arm_lite.models.shared_prefix.passes import NAME, register, sharing_error
 from rubric_arm_lite.recipe import ModelSettings
@@ -21,7 +20,7 @@ from rubric_arm_lite.types import ROLES, Role
 
 _PROBE = "Write a note about rivers."
 SHARING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
-"""Largest relative difference of hidden states that rounding explains, with room to spare."""
+"""Largest relative difference of hidden states that rounding explains, with a margin."""
 
 
 def load_model(settings: ModelSettings, seed: int, roles: Sequence[Role] = ROLES) -> AdapterModel:
@@ -30,45 +29,45 @@ def load_model(settings: ModelSettings, seed: int, roles: Sequence[Role] = ROLES
     Weights come from safetensors only and no code from the model's repository is run.
 
     Raises:
-        BackendError: if the folder is missing, is no causal language model, or its tokenizer cannot be used.
+        BackendError: if the folder is missing, is not a causal language model, or its tokenizer cannot be used.
     """
-    name = _name(settings)
-    _check_folder(name)
-    tokenizer = _load_tokenizer(name, settings)
+    _check_folder(_name(settings))
+    tokenizer = load_tokenizer(settings)
     if settings.backend == "unsloth":
         from rubric_arm_lite.models.unsloth import load_unsloth
 
-        model = load_unsloth(name, tokenizer, settings, choose_dtype(settings), seed, roles)
-        _check_together(model.model.get_base_model(), tokenizer, name, settings)
+        model = load_unsloth(_name(settings), tokenizer, settings, choose_dtype(settings), seed, roles)
+        _check_sizes(model.model.get_base_model(), tokenizer, settings)
         return model
-    base = _load_base(name, settings)
-    _check_together(base, tokenizer, name, settings)
+    base = _load_base(settings)
+    _check_sizes(base, tokenizer, settings)
     return two_adapters(base, tokenizer, settings, seed, roles)
 
 
-def _check_together(base: Any, tokenizer: Any, name: str, settings: ModelSettings) -> None:
+def _check_sizes(base: Any, tokenizer: Any, settings: ModelSettings) -> None:
+    name, vocabulary = _name(settings), base.get_input_embeddings().weight.shape[0]
     limit = getattr(base.config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and settings.max_context > limit:
         shipped = " It is the testbed's, which recipes without a model.base have." if settings.base == "testbed" else ""
         raise BackendError(
-            f"model.max_context: {settings.max_context} is more than `{name}` can take ({limit}).{shipped} Lower "
-            "it, or name another model in model.base."
+            f"model.max_context: {settings.max_context} is more than `{name}` can take ({limit}).{shipped} Lower it, "
+            "or name another model in model.base."
         )
-    if len(tokenizer) > base.get_input_embeddings().weight.shape[0]:
+    if len(tokenizer) > vocabulary:
         raise BackendError(
-            f"`{name}`: the tokenizer has {len(tokenizer)} tokens, the model embeds "
-            f"{base.get_input_embeddings().weight.shape[0]}. They do not belong together; use the model's own."
+            f"`{name}`: the tokenizer has {len(tokenizer)} tokens, the model embeds {vocabulary}. They do not belong "
+            "together; use the model's own tokenizer."
         )
 
 
 def two_adapters(
     base: Any, tokenizer: Any, settings: ModelSettings, seed: int, roles: Sequence[Role] = ROLES
 ) -> AdapterModel:
-    """Fresh adapters on a base that is loaded already.
+    """Fresh adapters on a loaded base.
 
-    PEFT's ``prepare_model_for_kbit_training`` is left out on purpose: it would copy all that is not quantised, the
+    PEFT's ``prepare_model_for_kbit_training`` is not used: it would copy everything that is not quantized, the
     embeddings and the head, to float32 (2.5 GB become 5 with a vocabulary of 150,000). Norms compute in float32
-    anyway, and what is frozen need not be exact to be trained through.
+    anyway, and gradients pass through frozen weights of lower precision.
 
     Raises:
         BackendError: if the adapters' settings do not fit the base.
@@ -84,18 +83,12 @@ def two_adapters(
 
 
 def load_for_trainer(settings: ModelSettings, adapter: Path) -> Any:
-    """The base with one saved adapter, trainable, under the only name that other trainers know: ``default``."""
+    """The base with one saved, trainable adapter under the name that other trainers expect: ``default``."""
     from peft import PeftModel
 
-    name = _name(settings)
-    _check_folder(name)
-    base = _load_base(name, settings.model_copy(update={"shared_prefix": False}))
+    _check_folder(_name(settings))
+    base = _load_base(settings.model_copy(update={"shared_prefix": False}))
     return PeftModel.from_pretrained(base, adapter, is_trainable=True)
-
-
-def load_tokenizer(settings: ModelSettings) -> Any:
-    """The base's tokenizer, checked."""
-    return _load_tokenizer(_name(settings), settings)
 
 
 def _name(settings: ModelSettings) -> str:
@@ -104,38 +97,26 @@ def _name(settings: ModelSettings) -> str:
 
 def choose_dtype(settings: ModelSettings) -> torch.dtype:
     """The recipe's dtype; ``auto`` is float32 on a CPU, bfloat16 where the card has it, else float16."""
-    match settings.dtype:
-        case "float32":
-            return torch.float32
-        case "bfloat16":
-            return torch.bfloat16
-        case "float16":
-            return torch.float16
-        case _:
-            if not torch.cuda.is_available():
-                return torch.float32
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if settings.dtype != "auto":
+        dtype: torch.dtype = getattr(torch, settings.dtype)
+        return dtype
+    if not torch.cuda.is_available():
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
 def _check_folder(name: str) -> None:
-    """Refuse what cannot be loaded before anything heavy starts. A name that is no local path may be a Hub id."""
+    """Refuse a folder that cannot be loaded before anything heavy starts. Other names may be Hub ids."""
     folder = Path(name)
     if not folder.exists():
-        looks_local = name.startswith(("/", ".", "~")) or name.count("/") != 1
-        if looks_local:
+        if name.startswith(("/", ".", "~")) or name.count("/") != 1:
             raise BackendError(f"model.base: {name} does not exist. Give a folder, a Hub id (owner/name) or testbed.")
         return
     if not folder.is_dir():
         raise BackendError(f"model.base: {name} is a file. Give the folder that holds config.json.")
-    config_file = folder / "config.json"
-    if not config_file.is_file():
+    if not (folder / "config.json").is_file():
         raise BackendError(f"model.base: {name} has no config.json, so it is not a model folder.")
-    try:
-        config = json.loads(config_file.read_text("utf-8"))
-    except ValueError as error:
-        raise BackendError(f"{config_file} is not JSON: {error}. Copy the model again.") from error
-    if not isinstance(config, dict):
-        raise BackendError(f"{config_file} is no mapping. Copy the model again.")
+    config = read_config(folder / "config.json", "Copy the model again.")
     architectures = config.get("architectures") or []
     if architectures and not any(str(a).endswith(("ForCausalLM", "LMHeadModel")) for a in architectures):
         raise BackendError(
@@ -145,14 +126,20 @@ def _check_folder(name: str) -> None:
         raise BackendError(f"model.base: {name} has no *.safetensors. Convert its weights; pickle files are not read.")
 
 
-def _load_tokenizer(name: str, settings: ModelSettings) -> Any:
+def load_tokenizer(settings: ModelSettings) -> Any:
+    """The base's tokenizer.
+
+    Raises:
+        BackendError: if it cannot be loaded, loses text, or lacks a chat template, an end token or a pad token.
+    """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    name = _name(settings)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(name, revision=settings.revision, trust_remote_code=False)
         if not _reads_text(tokenizer) and tokenizer.is_fast:
-            # For some model types transformers takes the type's own tokenizer class, whatever the folder holds, and
-            # most of every text is then lost without a word. The folder's tokenizer.json is what counts.
+            # For some model types transformers uses the type's own tokenizer class whatever the folder holds, which
+            # silently loses most of every text. The folder's tokenizer.json counts.
             plain = PreTrainedTokenizerFast.from_pretrained(name, revision=settings.revision)
             tokenizer = plain if _reads_text(plain) else tokenizer
     except (OSError, ValueError, KeyError) as error:
@@ -172,7 +159,7 @@ def _load_tokenizer(name: str, settings: ModelSettings) -> Any:
     if tokenizer.pad_token_id is None:
         raise BackendError(
             f"The tokenizer of `{name}` has no pad token. Set pad_token in tokenizer_config.json to a token that "
-            "text never contains (not the end token: its learning would be masked away)."
+            "text never contains (not the end token: it would be masked in training)."
         )
     return tokenizer
 
@@ -182,11 +169,12 @@ def _reads_text(tokenizer: Any) -> bool:
     return bool(tokenizer.decode(ids).split() == _PROBE.split())
 
 
-def _load_base(name: str, settings: ModelSettings) -> Any:
+def _load_base(settings: ModelSettings) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     import_peft(settings)
+    name = _name(settings)
     options: dict[str, Any] = {"dtype": choose_dtype(settings), "attn_implementation": settings.attention}
     if torch.cuda.is_available():
         options["device_map"] = {"": torch.cuda.current_device()}
@@ -207,7 +195,7 @@ def _load_base(name: str, settings: ModelSettings) -> Any:
             "that this transformers version knows."
         ) from error
     missing = sorted(report["missing_keys"])
-    if missing:  # transformers would go on with random numbers in their place
+    if missing:  # transformers would put random numbers in their place
         raise BackendError(
             f"`{name}` lacks {len(missing)} of its weights, for example `{missing[0]}`. Copy the model again."
         )
@@ -216,14 +204,14 @@ def _load_base(name: str, settings: ModelSettings) -> Any:
         if getattr(module, "support_avx512bf16_for_cpu", False):
             module.support_avx512bf16_for_cpu = False
     if getattr(base.config.get_text_config(), "attn_logit_softcapping", None):
-        base.set_attn_implementation("eager")  # sdpa would leave the cap out without a word
+        base.set_attn_implementation("eager")  # sdpa would silently ignore the cap
     if settings.shared_prefix and sees_everything(base):
         share_prefixes(base, name)
     return base.eval()
 
 
 def share_prefixes(base: Any, name: str) -> None:
-    """Switch a base to shared prefixes, after a check that this changes no result on this machine."""
+    """Switch a base to shared prefixes if a check shows that this changes no result on this machine."""
     register()
     base.set_attn_implementation(NAME)
     difference = max(sharing_error(base), kernel_error(base.device, base.dtype))
@@ -237,10 +225,9 @@ def share_prefixes(base: Any, name: str) -> None:
 
 
 def sees_everything(base: Any) -> bool:
-    """Whether each layer's attention is plain: causal over all tokens, a softmax of scaled products and no more.
+    """Whether each layer's attention is a causal softmax of scaled products over all tokens.
 
-    Only then do shared prefixes cover it. Windows, caps, sinks, layers without attention, and attention dropout do
-    not count as plain.
+    Shared prefixes support only this: no windows, caps, sinks, layers without attention, or attention dropout.
     """
     config = base.config.get_text_config()
     kinds = getattr(config, "layer_types", None) or ["full_attention"]

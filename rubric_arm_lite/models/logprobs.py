@@ -1,4 +1,4 @@
-"""Scores of a batch's completion tokens for an update: hidden states in one of three layouts, then the head.
+"""Log-probabilities of a batch's completion tokens for an update: hidden states in one of three layouts, then the head.
 
 All layouts give the same numbers; they differ in how often a prompt goes through the network.
 """
@@ -25,7 +25,7 @@ from rubric_arm_lite.models.shared_prefix.tree import common_length
 from rubric_arm_lite.recipe import ModelSettings
 
 LOGIT_BYTES = {"cpu": 256 * 1024 * 1024, "cuda": 64 * 1024 * 1024}
-"""Size to which one chunk of float32 logits is bounded; backward holds several such at once."""
+"""Limit of one chunk of float32 logits in bytes; backward holds several chunks at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class TokenScores:
 def score_tokens(
     hidden_NH: Tensor, targets_N: Tensor, head: Callable[[Tensor], Tensor], temperature: float, vocabulary: int
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability and entropy of each target, without ever holding all logits.
+    """Log-probability and entropy of each target, without holding all logits at once.
 
     The head is applied to chunks of tokens; where there is more than one chunk, each is recomputed in backward.
 
@@ -59,15 +59,15 @@ def score_tokens(
     size = max(16, LOGIT_BYTES.get(hidden_NH.device.type, LOGIT_BYTES["cuda"]) // (4 * vocabulary))
     if len(targets_N) <= size:
         return scores(hidden_NH, targets_N)
-    found = [
+    chunks = [
         checkpoint(scores, hidden, targets, use_reentrant=False)
         for hidden, targets in zip(torch.split(hidden_NH, size), torch.split(targets_N, size), strict=True)
     ]
-    return torch.cat([logp for logp, _ in found]), torch.cat([entropy for _, entropy in found])
+    return torch.cat([logp for logp, _ in chunks]), torch.cat([entropy for _, entropy in chunks])
 
 
 class Head:
-    """From hidden states to logits, as the architecture does it (some cap or scale their logits)."""
+    """Maps hidden states to logits as the architecture does (some cap or scale their logits)."""
 
     def __init__(self, base: Any) -> None:
         config = base.config.get_text_config()
@@ -84,10 +84,7 @@ class Head:
 
 
 def score_batch(base: Any, head: Head, batch: RowBatch, temperature: float, layout: Layout) -> TokenScores:
-    """Log-probabilities and entropies of a batch's completion tokens under the active adapter.
-
-    All layouts give the same numbers; they differ in how often a prompt goes through the network.
-    """
+    """Log-probabilities and entropies of a batch's completion tokens under the active adapter."""
     kept = batch.mask_RC.bool().flatten()
     match layout:
         case "packed":
@@ -97,23 +94,18 @@ def score_batch(base: Any, head: Head, batch: RowBatch, temperature: float, layo
         case "separate":
             hidden_N = _separate_hidden(base, batch).flatten(0, 1)[kept]
     rows, length = batch.completions_RC.shape
-    logp, entropy = score_tokens(
-        hidden_N,
-        batch.completions_RC.flatten()[kept],
-        head,
-        temperature,
-        base.config.get_text_config().vocab_size,
-    )
-    spread = torch.zeros((2, rows * length), dtype=logp.dtype, device=logp.device)
+    targets_N, vocabulary = batch.completions_RC.flatten()[kept], base.config.get_text_config().vocab_size
+    logp, entropy = score_tokens(hidden_N, targets_N, head, temperature, vocabulary)
+    padded = torch.zeros((2, rows * length), dtype=logp.dtype, device=logp.device)
     index = kept.nonzero().squeeze(-1)
     return TokenScores(
-        spread[0].index_copy(0, index, logp).view(rows, length),
-        spread[1].index_copy(0, index, entropy).view(rows, length),
+        padded[0].index_copy(0, index, logp).view(rows, length),
+        padded[1].index_copy(0, index, entropy).view(rows, length),
     )
 
 
 def _packed_hidden(base: Any, batch: RowBatch) -> Tensor:
-    """Hidden states (N, H) that predict each completion token, every distinct prefix computed once."""
+    """Hidden states (N, H) that predict each completion token; every distinct prefix is computed once."""
     packed = batch.packed
     if packed is None:
         raise AssertionError("The batch was made for another layout.")
@@ -123,7 +115,7 @@ def _packed_hidden(base: Any, batch: RowBatch) -> Tensor:
 
 
 def _expanded_hidden(base: Any, batch: RowBatch) -> Tensor:
-    """Hidden states (R, C, H) that predict each completion token, prompts computed once."""
+    """Hidden states (R, C, H) that predict each completion token; prompts are computed once."""
     from transformers import DynamicCache
 
     cache = DynamicCache()
@@ -153,7 +145,7 @@ def _expanded_hidden(base: Any, batch: RowBatch) -> Tensor:
 
 
 def _separate_hidden(base: Any, batch: RowBatch) -> Tensor:
-    """Hidden states (R, C, H), every row with its own prompt."""
+    """Hidden states (R, C, H) that predict each completion token; every row has its own prompt."""
     ids = torch.cat([batch.prompts_gP.index_select(0, batch.group_of_R), batch.completions_RC], dim=1)
     mask = torch.cat([batch.prompt_mask_gP.index_select(0, batch.group_of_R), batch.mask_RC], dim=1)
     width = batch.prompts_gP.shape[1]
@@ -164,7 +156,7 @@ def _separate_hidden(base: Any, batch: RowBatch) -> Tensor:
 
 
 class Scorer(Protocol):
-    """What reading probabilities needs of a loaded model."""
+    """Interface of the model that :func:`next_word_logprobs` needs."""
 
     settings: ModelSettings
     tokenizer: Any
@@ -189,32 +181,32 @@ def next_word_logprobs(model: Scorer, adapter: str | None, questions: Sequence[N
     An option of several tokens has the sum of theirs.
 
     Raises:
-        BackendError: if the tokenizer does not tell the options apart.
+        BackendError: if the tokenizer does not distinguish the options.
         PromptTooLongError: if a prompt with its answer exceeds ``model.max_context``.
     """
     prompts = {prompt: model.encode(prompt) for prompt in dict.fromkeys(q.prompt for q in questions)}
     rows = [_rows(model, prompts[question.prompt], question) for question in questions]
-    found: list[float] = []
+    sums: list[float] = []
     flat = [row for own in rows for row in own]
     most = TOKENS_AT_ONCE
     with model.using(adapter) as active:
-        while len(found) < len(flat):
-            run = _run(flat[len(found) :], model.layout, most)
+        while len(sums) < len(flat):
+            run = _run(flat[len(sums) :], model.layout, most)
             try:
                 batch = make_batch(run, int(model.tokenizer.pad_token_id), model.device, model.layout)
                 scores = model.score(active, batch, 1.0, model.layout).logprobs
-                found += (scores * batch.mask_RC).sum(-1).tolist()
+                sums += (scores * batch.mask_RC).sum(-1).tolist()
                 continue
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
             most = _halved(model, run, most)
-    values = iter(found)
+    values = iter(sums)
     return [tuple(next(values) for _ in own) for own in rows]
 
 
 def _rows(model: Scorer, prompt: Sequence[int], question: NextWords) -> list[Row]:
-    """One row per option: what they have in common is the prompt, the rest what is scored."""
+    """One row per option: their common prefix is the prompt, the rest is scored."""
     whole = [tuple(model.encode_completion(question.written + option)[:-1]) for option in question.options]
     common = min(common_length(whole[0], ids) for ids in whole)
     if any(len(ids) == common for ids in whole) or len(set(whole)) < len(whole):
@@ -233,7 +225,7 @@ def _rows(model: Scorer, prompt: Sequence[int], question: NextWords) -> list[Row
 
 
 def _run(rows: Sequence[Row], layout: str, most: int) -> list[Row]:
-    """The first rows, of about ``most`` tokens; in the packed layout a row costs what it adds to the one before it."""
+    """The first rows, of about ``most`` tokens; in the packed layout a row costs what it adds to the previous one."""
     run: list[Row] = []
     tokens = longest = 0
     for prefix, same in groupby(rows, key=lambda row: row.prompt_ids):
@@ -254,7 +246,7 @@ def _halved(model: Scorer, run: Sequence[Row], most: int) -> int:
     """Fewer tokens at once after memory ran out.
 
     Raises:
-        BackendError: if it was one prompt's place alone.
+        BackendError: if the pass had one prompt only.
     """
     release(model.device)
     if len({row.prompt_ids for row in run}) == 1:

@@ -1,4 +1,4 @@
-"""LoRA adapters of a base: made fresh, written as plain PEFT folders, and read from them once they are checked."""
+"""LoRA adapters of a base: creates them, and writes and reads checked PEFT folders."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _NOTICE = "Failed to load CPU gemm_4bit_forward"
 def import_peft(settings: ModelSettings) -> None:
     """Import PEFT, and with it bitsandbytes where that is installed, before anything else of ours does.
 
-    On some CPUs bitsandbytes logs at its import that a kernel for 4-bit weights on a CPU is not there. That one notice
-    is kept off, during this import alone, for those whose weights are not in 4 bits or not on a CPU.
+    On some CPUs bitsandbytes logs at its import that it lacks a kernel for 4-bit weights on a CPU. This notice is
+    hidden, during this import only, unless weights are in 4 bits and on a CPU.
     """
     logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
 
-    def concerns(record: logging.LogRecord) -> bool:
+    def is_relevant(record: logging.LogRecord) -> bool:
         on_cpu_in_4_bits = settings.quantization == "nf4" and not torch.cuda.is_available()
         return on_cpu_in_4_bits or not str(record.msg).startswith(_NOTICE)
 
-    logger.addFilter(concerns)
+    logger.addFilter(is_relevant)
     try:
         importlib.import_module("peft")
     finally:
-        logger.removeFilter(concerns)
+        logger.removeFilter(is_relevant)
 
 
 def new_adapters(model: Any, settings: ModelSettings, seed: int, roles: Sequence[Role] = ROLES) -> Any:
-    """Put a freshly initialised adapter per role on a base; each one's draw depends on ``seed`` and its role alone."""
+    """Add a freshly initialized adapter per role; its values depend only on ``seed`` and the role."""
     from peft import get_peft_model
 
     config = lora_config(settings)
@@ -52,18 +52,16 @@ def new_adapters(model: Any, settings: ModelSettings, seed: int, roles: Sequence
 
 
 def lora_config(settings: ModelSettings) -> Any:
-    """PEFT's configuration of either adapter."""
+    """PEFT's configuration of each adapter."""
     from peft import LoraConfig
 
-    lora = settings.lora
+    return LoraConfig(**lora_options(settings.lora), task_type="CAUSAL_LM")
+
+
+def lora_options(lora: LoraSettings) -> dict[str, Any]:
+    """The recipe's settings by PEFT's names."""
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    return LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets,
-        task_type="CAUSAL_LM",
-    )
+    return {"r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "target_modules": targets}
 
 
 def write_adapter(model: Any, adapter: str, folder: Path) -> None:
@@ -80,7 +78,7 @@ def write_adapter(model: Any, adapter: str, folder: Path) -> None:
 def read_adapter(
     model: Any, adapter: str, folder: Path, lora: LoraSettings, parameters: Sequence[tuple[str, torch.nn.Parameter]]
 ) -> None:
-    """Copy a saved adapter's weights into the adapter of that name, whose names and parameters are given.
+    """Copy a saved adapter's weights into the adapter of that name, with these ``parameters``.
 
     Raises:
         BackendError: if the folder is not a LoRA adapter of this base and rank.
@@ -94,13 +92,13 @@ def read_adapter(
     except Exception as error:  # safetensors raises its own type for a broken header
         raise BackendError(f"{folder}/adapter_model.safetensors cannot be read: {error}. Save it again.") from error
     own = {name: p.shape for name, p in parameters}
-    given = {k.replace(".weight", f".{adapter}.weight"): v.shape for k, v in state.items()}
-    wrong = sorted(k for k in own.keys() | given.keys() if own.get(k) != given.get(k))
-    if wrong:
-        name = wrong[0]
+    saved = {k.replace(".weight", f".{adapter}.weight"): v.shape for k, v in state.items()}
+    different = sorted(k for k in own.keys() | saved.keys() if own.get(k) != saved.get(k))
+    if different:
+        name = different[0]
         raise BackendError(
-            f"{folder} does not fit this base: `{name}` has shape {_shape(given.get(name))} there and "
-            f"{_shape(own.get(name))} here ({len(wrong)} differ). Use the base it was trained on, or the same "
+            f"{folder} does not fit this base: `{name}` has shape {_shape(saved.get(name))} there and "
+            f"{_shape(own.get(name))} here ({len(different)} differ). Use the base it was trained on, or the same "
             "model.lora.r and target_modules."
         )
     set_peft_model_state_dict(model, state, adapter_name=adapter)
@@ -110,32 +108,41 @@ def _check(folder: Path, lora: LoraSettings) -> None:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
             raise BackendError(f"{folder} has no {name}: it is not a PEFT adapter. Name a folder that has both.")
-    try:
-        config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
-    except ValueError as error:
-        raise BackendError(f"{folder}/adapter_config.json is not JSON: {error}. Save the adapter again.") from error
-    if not isinstance(config, dict):
-        raise BackendError(f"{folder}/adapter_config.json is no mapping. Save the adapter again.")
+    config = read_config(folder / "adapter_config.json", "Save the adapter again.")
     if config.get("peft_type") != "LORA":
         raise BackendError(f"{folder} holds a {config.get('peft_type')!r} adapter; only LORA adapters are used.")
-    rank = lora.r
-    if config.get("r") != rank:
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if rank != lora.r:
         raise BackendError(
-            f"{folder} has rank {config.get('r')}, the recipe says model.lora.r: {rank}. Set it to "
-            f"{config.get('r')} or choose another adapter."
+            f"{folder} has rank {rank}, the recipe says model.lora.r: {lora.r}. Set it to {rank} or choose another "
+            "adapter."
         )
-    alpha = config.get("lora_alpha")
     if alpha != lora.alpha:
         raise BackendError(
-            f"{folder} has lora_alpha {alpha}, the recipe says model.lora.alpha: {lora.alpha:g}. "
-            f"Set it to {alpha}: with another scale the adapter would not be what was trained."
+            f"{folder} has lora_alpha {alpha}, the recipe says model.lora.alpha: {lora.alpha:g}. Set it to {alpha}: "
+            "another scale would change the trained adapter."
         )
     for name in ("use_rslora", "alpha_pattern"):
         if config.get(name):
             raise BackendError(
-                f"{folder} uses {name}, which this project does not: its scale would be another. Train it with a "
+                f"{folder} uses {name}, which this project does not support: the scale would differ. Train it with a "
                 "plain lora_alpha."
             )
+
+
+def read_config(path: Path, fix: str) -> dict[str, Any]:
+    """A JSON object from a file; ``fix`` ends the error.
+
+    Raises:
+        BackendError: if the file is not a JSON object.
+    """
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise BackendError(f"{path} is not JSON: {error}. {fix}") from error
+    if not isinstance(config, dict):
+        raise BackendError(f"{path} is not a mapping. {fix}")
+    return config
 
 
 def _shape(shape: torch.Size | None) -> str:

@@ -1,4 +1,4 @@
-"""How many tokens fit an update: measured on the model itself, and what to do when memory runs out all the same."""
+"""Measures how many tokens of an update fit into memory, and detects when it runs out."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 CPU_CAP = 16384
 """Tokens of a micro-batch on a CPU, where larger ones are no faster."""
 CPU_AIM = 128 * 1024 * 1024
-"""Bytes for backward that several groups may take together on a CPU: more is no faster, only held longer."""
+"""Bytes that several groups together may save for backward on a CPU: more is no faster, only held longer."""
 CUDA_CAP = 262144
 SHARE_CPU, SHARE_CUDA = 0.25, 0.8
-"""Parts of the memory that an update may take: of all there is on a CPU, of what is free on a GPU."""
+"""Fractions of the memory that an update may take: of all memory on a CPU, of the free memory on a GPU."""
 BACKWARD = 2.0
-"""Backward holds gradients beside what forward saved; on a CPU this factor stands for them."""
+"""Memory of backward relative to what forward saved, on a CPU: it also holds gradients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ class TokenBudget:
     """Tokens of one micro-batch.
 
     Attributes:
-        most: what memory allows; a group of rows with one prompt is split only if it alone exceeds this.
-        aim: what several groups stay within, at most ``most``.
+        most: tokens that memory allows; a group of rows with one prompt is split only if it alone exceeds this.
+        aim: limit for several groups together, at most ``most``.
     """
 
     most: int
@@ -35,11 +35,11 @@ class TokenBudget:
 
     @classmethod
     def flat(cls, tokens: int) -> TokenBudget:
-        """One bound for all."""
+        """The same limit for both."""
         return cls(tokens, tokens)
 
     def within(self, most: int) -> TokenBudget:
-        """The same with at most ``most`` tokens."""
+        """This budget with at most ``most`` tokens."""
         return TokenBudget(most, min(most, self.aim))
 
 
@@ -52,10 +52,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def saved_bytes(model: torch.nn.Module) -> Iterator[list[int]]:
-    """Count, in a list of one number, the bytes that autograd keeps for backward beside the model's own tensors."""
+    """Count, in a list of one number, the bytes that autograd saves for backward beyond the model's own tensors."""
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
-    # Storages, not tensors: those would hold the graph, which holds this function, for ever. Kept while counting, so
-    # that no address is used again.
+    # Storages, not tensors: tensors would hold the graph, which holds this function, forever. They are kept while
+    # counting, so that no address is used again.
     seen: dict[int, torch.UntypedStorage] = {}
     total = [0]
 
@@ -64,7 +64,7 @@ def saved_bytes(model: torch.nn.Module) -> Iterator[list[int]]:
         if storage.data_ptr() not in own and storage.data_ptr() not in seen:
             seen[storage.data_ptr()] = storage
             total[0] += storage.nbytes()
-        # Detached: an operation that saves its own output would otherwise hold itself, and the whole graph, for ever.
+        # Detached: an operation that saves its own output would otherwise hold itself, and the whole graph, forever.
         return tensor.detach()
 
     try:
@@ -79,17 +79,17 @@ def token_budget(
 ) -> TokenBudget:
     """Tokens that one micro-batch may hold.
 
-    On a CPU what forward saves per token is counted, which gives the same number every time. On a GPU two updates
-    of different size are run and their peaks give the fixed part and the part per token.
+    On a CPU the bytes that forward saves per token are counted, which is reproducible. On a GPU two updates of
+    different size are run, and their peaks give the fixed part and the part per token.
 
     Args:
-        step: runs an update of about so many tokens, forward only or also backward, and returns how many it were.
+        step: runs an update of about this many tokens, with backward if the flag is set, and returns the exact number.
         longest: tokens of the longest row, which no budget can split.
     """
     if device.type != "cuda":
         with saved_bytes(model) as total:
             tokens = step(longest, False)
-        if not total[0]:  # nothing trains; the update itself will say so
+        if not total[0]:  # nothing trains; the update itself reports it
             return TokenBudget.flat(max(longest, CPU_CAP))
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * SHARE_CPU
         per_token = total[0] / tokens
@@ -100,7 +100,7 @@ def token_budget(
         many, high = _peak(device, step, 2 * longest)
     except torch.OutOfMemoryError:
         many = high = 0
-    if not many:  # out here, where the error no longer holds on to the tensors of its frames
+    if not many:  # outside the handler, where the error no longer holds the tensors of its frames
         release(device)
         return TokenBudget.flat(max(longest, few))
     free = free_cuda(device) * SHARE_CUDA
@@ -108,18 +108,18 @@ def token_budget(
     return TokenBudget.flat(max(longest, min(CUDA_CAP, int(few + (free - low) / per_token))))
 
 
-def _peak(device: torch.device, step: Callable[[int, bool], int], wanted: int) -> tuple[int, int]:
-    """Tokens of an update of about ``wanted``, and the bytes it took at its peak."""
+def _peak(device: torch.device, step: Callable[[int, bool], int], target: int) -> tuple[int, int]:
+    """Exact tokens of an update of about ``target`` tokens, and its peak of bytes."""
     torch.cuda.synchronize(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    tokens = step(wanted, True)
+    tokens = step(target, True)
     torch.cuda.synchronize(device)
     return tokens, torch.cuda.max_memory_allocated(device) - before
 
 
 def free_cuda(device: torch.device) -> int:
-    """Bytes that tensors may still take on a GPU: cached blocks count as free, a cap on this process as the end."""
+    """Bytes that tensors may still take on a GPU: cached blocks count as free, within a cap on this process."""
     free, total = torch.cuda.mem_get_info(device)
     allocated = torch.cuda.memory_allocated(device)
     index = torch.cuda.current_device() if device.index is None else device.index
@@ -128,6 +128,6 @@ def free_cuda(device: torch.device) -> int:
 
 
 def release(device: torch.device) -> None:
-    """Give cached blocks back after a failed allocation, so that smaller ones find room."""
+    """Return cached blocks to the GPU after a failed allocation, so that smaller ones fit."""
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -1,9 +1,9 @@
-"""Several processes on one run, as ``torchrun`` starts them: each does its share, all know everything.
+"""Several processes on one run, as ``torchrun`` starts them.
 
-Every process runs the same program on the same data with the same seeds. Two things are shared out: sampling (each
-process writes completions for its part of the prompts, and all get all of them) and updates (each computes the gradient
-of its part of the rows, and all step with the sum). Weights therefore stay equal without being sent around, and
-whatever is logged is the same everywhere; the first process writes it.
+Every process runs the same program on the same data with the same seeds. Two things are divided: sampling (each process
+writes completions for its part of the prompts, and all receive all of them) and updates (each computes the gradient of
+its part of the rows, and all step with the sum). Weights therefore stay equal without being sent, and all processes
+compute the same logs; the first one writes them.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from rubric_arm_lite.errors import BackendError, ConfigError, PromptTooLongError
-from rubric_arm_lite.models.sampler import NextWords, Sampler, Sampling, WordReader
+from rubric_arm_lite.models.sampler import NextWords, Sampler, SamplerWrapper, Sampling, WordReader
 from rubric_arm_lite.types import Example, RolloutGroup, Sample
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=4)
-"""How long a process waits for the others: the first may be writing a report, or sampling long texts."""
+TIMEOUT = timedelta(hours=4)
+"""How long a process waits for the others, which may be writing a report or sampling long texts."""
 
 
 class Processes:
@@ -35,11 +35,11 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes."""
+        """Whether this is the process that writes."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Go on once all processes have come here."""
+        """Block until all processes have arrived here."""
         if self.world > 1:
             torch.distributed.barrier(group=self._group)
 
@@ -47,12 +47,12 @@ class Processes:
         """Every process's value, in the order of ranks."""
         if self.world == 1:
             return [value]
-        found: list[Any] = [None] * self.world
-        torch.distributed.all_gather_object(found, value, group=self._group)
-        return found
+        values: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(values, value, group=self._group)
+        return values
 
     def add_up(self, tensor: Tensor) -> None:
-        """Replace a tensor by its sum over processes, to the last bit the same in all of them."""
+        """Replace a tensor by its sum over processes, bit-identical in all of them."""
         if self.world > 1:
             group = self._group if tensor.device.type == "cpu" else None
             torch.distributed.all_reduce(tensor, group=group)
@@ -70,7 +70,7 @@ class Processes:
         return range(mine[0], mine[-1] + 1) if mine else range(0)
 
     def close(self) -> None:
-        """Say goodbye to the others."""
+        """Leave the process group."""
         if self.world > 1 and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
@@ -79,10 +79,10 @@ ALONE = Processes()
 
 
 def join() -> Processes:
-    """The processes that ``torchrun`` or ``accelerate launch`` started, connected; :data:`ALONE` without a launcher.
+    """Connect the processes that ``torchrun`` or ``accelerate launch`` started; :data:`ALONE` without a launcher.
 
     Raises:
-        ConfigError: if the launcher's variables make no sense, or there are more processes than GPUs.
+        ConfigError: if the launcher's variables are invalid, or there are more processes than GPUs.
     """
     world, rank, local = _number("WORLD_SIZE", 1), _number("RANK", 0), _number("LOCAL_RANK", 0)
     if world <= 1:
@@ -98,87 +98,74 @@ def join() -> Processes:
             )
         torch.cuda.set_device(local)
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
-    group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE) if cuda else None
+        torch.distributed.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT)
+    group = torch.distributed.new_group(backend="gloo", timeout=TIMEOUT) if cuda else None
     return Processes(rank, world, group)
 
 
-def _number(name: str, otherwise: int) -> int:
-    given = os.environ.get(name)
-    if given is None:
-        return otherwise
+def _number(name: str, default: int) -> int:
+    value = os.environ.get(name, str(default))
     try:
-        return int(given)
+        return int(value)
     except ValueError:
         raise ConfigError(
-            f"{name}={given!r} is no number. Start the processes with torchrun --nproc_per_node N."
+            f"{name}={value!r} is not a number. Start the processes with torchrun --nproc_per_node N."
         ) from None
 
 
-class SpreadSampler:
+class ParallelSampler(SamplerWrapper):
     """Gives every process a contiguous part of the examples, so that prompts with a common prefix stay together.
 
-    The draws of an example depend on its own seed, so that how they are spread changes nothing but rounding.
+    The draws of an example depend on its own seed, so the division changes nothing but rounding.
     """
 
     def __init__(self, sampler: Sampler, processes: Processes) -> None:
-        self._sampler = sampler
+        super().__init__(sampler)
         self._processes = processes
-        self.tokens_written = 0
 
     def sample(self, adapter: str | None, examples: Sequence[Example], sampling: Sampling) -> list[RolloutGroup]:
         """See :class:`~rubric_arm_lite.models.sampler.Sampler`.
 
         Raises:
-            BackendError: in all processes if it was raised in one of them.
+            BackendError: in all processes if one of them raised it.
         """
         mine = [examples[i] for i in self._processes.share([len(example.prompt) for example in examples])]
         groups: list[RolloutGroup] = []
         problem, too_long = "", False
         try:
             groups = self._sampler.sample(adapter, mine, sampling) if mine else []
-        except PromptTooLongError as error:
-            # In a part of the examples none may fit, although some do in all: those are written as empty.
-            problem, too_long = str(error), True
-            cut = (Sample("", (), (), "length"),) * sampling.num_generations
-            groups = [RolloutGroup(example, (), cut) for example in mine]
         except BackendError as error:
-            problem = str(error)
-        gathered = self._processes.gather((groups, problem, too_long))
-        hard = next((said for _, said, long in gathered if said and not long), "")
-        if hard:
-            raise BackendError(hard)
-        found = [group for part, _, _ in gathered for group in part]
-        written = [long for part, _, long in gathered if part]
-        if written and all(written):
-            raise PromptTooLongError(next(said for _, said, _ in gathered if said))
-        self.tokens_written += sum(len(sample.token_ids) for group in found for sample in group.samples)
-        return found
+            problem, too_long = str(error), isinstance(error, PromptTooLongError)
+            # Where only this part has no prompt that fits, its samples are empty, as within a part.
+            empty = (Sample("", (), (), "length"),) * sampling.num_generations
+            groups = [RolloutGroup(example, (), empty) for example in mine]
+        parts = self._processes.gather((groups, problem, too_long))
+        for _, message, long in parts:
+            if message and not long:
+                raise BackendError(message)
+        if any(part for part, _, _ in parts) and all(long for part, _, long in parts if part):
+            raise PromptTooLongError(next(message for _, message, _ in parts if message))
+        gathered = [group for part, _, _ in parts for group in part]
+        self.tokens_written += sum(len(sample.token_ids) for group in gathered for sample in group.samples)
+        return gathered
 
     def next_word_logprobs(self, adapter: str | None, questions: Sequence[NextWords]) -> list[tuple[float, ...]]:
         """See :class:`~rubric_arm_lite.models.sampler.WordReader`.
 
         Raises:
-            BackendError: in all processes if it was raised in one of them, or if the sampler has no probabilities.
+            BackendError: in all processes if one of them raised it, or if the sampler has no probabilities.
         """
         if not isinstance(self._sampler, WordReader):
             raise BackendError("This backend does not give the probabilities of words.")
         mine = [questions[i] for i in self._processes.share([len(q.prompt) + len(q.written) for q in questions])]
-        read: list[tuple[float, ...]] = []
+        logprobs: list[tuple[float, ...]] = []
         problem = ""
         try:
-            read = self._sampler.next_word_logprobs(adapter, mine) if mine else []
+            logprobs = self._sampler.next_word_logprobs(adapter, mine) if mine else []
         except BackendError as error:
             problem = str(error)
-        gathered = self._processes.gather((read, problem))
-        if any(said for _, said in gathered):
-            raise BackendError(next(said for _, said in gathered if said))
-        return [answer for part, _ in gathered for answer in part]
-
-    def fingerprint(self, adapter: str | None) -> str:
-        """The sampler's, which is the same in all processes."""
-        return self._sampler.fingerprint(adapter)
-
-    def prompt_tokens(self, prompt: str) -> int:
-        """The sampler's."""
-        return self._sampler.prompt_tokens(prompt)
+        parts = self._processes.gather((logprobs, problem))
+        for _, message in parts:
+            if message:
+                raise BackendError(message)
+        return [options for part, _ in parts for options in part]

@@ -1,4 +1,4 @@
-"""What the phases, the evaluation and the loop ask of a backend."""
+"""The interface of a backend that samples completions."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rubric_arm_lite.types import Example, RolloutGroup
 class Sampling:
     """How completions are drawn; temperature 0 is greedy.
 
-    ``thinking`` switches a reasoning model's thoughts on in its chat template. Everything that is trained is written
-    without them, so only the comparison with judges that think sets it.
+    ``thinking`` switches a reasoning model's thoughts on in its chat template. Adapters are trained and used without
+    them; only the comparison with reasoning judges sets it.
     """
 
     max_tokens: int
@@ -30,14 +30,14 @@ class Sampling:
             raise ValueError(f"temperature must not be negative and top_p lies in (0, 1], got {self}.")
 
     def describe(self) -> str:
-        """Text that tells two ways of decoding apart, for the cache key."""
+        """Text that identifies the decoding settings, for cache keys."""
         thinking = "-thinking" if self.thinking else ""
         return f"t{self.temperature:g}-p{self.top_p:g}-n{self.max_tokens}{thinking}"
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one example took, in tokens."""
+    """Tokens of one example."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -63,21 +63,37 @@ class Sampler(Protocol):
 
 
 class ChatSampler(Sampler, Protocol):
-    """A sampler that knows what its tokenizer would read as control tokens, so that prompts can break them up."""
+    """A sampler that knows its tokenizer's control tokens, so that prompts can break them up."""
 
     def control_tokens(self) -> list[str]:
-        """Strings that outside text must not bring into a prompt."""
+        """Strings that untrusted text must not bring into a prompt."""
         ...
+
+
+class SamplerWrapper:
+    """Base of samplers around another one, to which they leave all but sampling."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.tokens_written = 0
+        self._sampler = sampler
+
+    def fingerprint(self, adapter: str | None) -> str:
+        """See :class:`Sampler`."""
+        return self._sampler.fingerprint(adapter)
+
+    def prompt_tokens(self, prompt: str) -> int:
+        """See :class:`Sampler`."""
+        return self._sampler.prompt_tokens(prompt)
 
 
 @dataclass(frozen=True, slots=True)
 class NextWords:
-    """A place in an answer, and what could be written there.
+    """A position in an answer, and possible continuations.
 
     Attributes:
         prompt: the user turn.
-        written: the answer up to that place.
-        options: how it could go on, each with the blank it begins with.
+        written: the answer up to that position.
+        options: the continuations, each with the blank it begins with.
     """
 
     prompt: str
@@ -87,7 +103,7 @@ class NextWords:
 
 @runtime_checkable
 class WordReader(Protocol):
-    """A sampler that also says how probable given words are."""
+    """A sampler that also computes the probabilities of given words."""
 
     def next_word_logprobs(self, adapter: str | None, questions: Sequence[NextWords]) -> list[tuple[float, ...]]:
         """Log-probabilities, in nats at temperature 1, of each question's options."""

@@ -1,8 +1,8 @@
-"""unsloth under the two adapters: its kernels and gradient checkpointing in updates, its ``generate`` in rollouts.
+"""The unsloth backend: its kernels and gradient checkpointing in updates, its ``generate`` in rollouts.
 
-unsloth replaces the forward passes of a model by its own. They take no shared prefixes, so a prompt is computed once
-for each completion, and the decoding loop is theirs too; which token comes next is still drawn here, from the example's
-own seed. What is loaded is checked: rollouts and padded rows of an update must agree on log-probabilities.
+unsloth replaces a model's forward passes. They do not support shared prefixes, so a prompt is computed once for each
+completion, and the decoding loop is unsloth's as well; the next token is still drawn here, from the example's own seed.
+Loading checks that rollouts and padded rows of an update agree on log-probabilities.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from transformers import GenerationConfig, LogitsProcessor
 from rubric_arm_lite.errors import BackendError, first_line
 from rubric_arm_lite.models.adapter_model import AdapterModel
 from rubric_arm_lite.models.generate import Completion, batches, choose_tokens, completed, draw_uniforms
-from rubric_arm_lite.models.lora import lora_config
+from rubric_arm_lite.models.lora import lora_config, lora_options
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.models.shared_prefix.batching import make_batch, make_rows, pad_left
 from rubric_arm_lite.recipe import ModelSettings, derive_seed
@@ -35,14 +35,14 @@ def prepare() -> Any:
     Raises:
         BackendError: if it is not installed, or does not run on this machine.
     """
-    # Code that it generates goes where only this user writes, not into the working directory.
+    # Its generated code goes where only this user can write, not into the working directory.
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rubric-arm-lite" / "unsloth"
     os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(cache))
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
     try:
         with quiet():
             from unsloth import FastLanguageModel
-    except (ImportError, RuntimeError) as error:  # the latter from a machine or a model that it does not support
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a machine or a model that it does not support
         raise BackendError(
             f"model.backend: unsloth cannot be used ({first_line(error)}). Install it, in the project's "
             "folder, with pip install -e '.[unsloth]', or set model.backend to transformers."
@@ -52,14 +52,14 @@ def prepare() -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep its banners off standard output, where programs may read, and its warnings about the order of imports."""
+    """Hide its banners on standard output, which programs may parse, and its warnings about the import order."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.05}
-"""Mean difference of log-probabilities, in nats, that rounding explains, with room to spare."""
+"""Mean difference of log-probabilities, in nats, that rounding explains, with a margin."""
 _PROBES = ("Write a note.", "Write a long letter about rivers, trains and gardens for children who like both.")
 
 
@@ -68,14 +68,13 @@ def load_unsloth(
 ) -> UnslothModel:
     """A base through ``FastLanguageModel`` with a fresh adapter per role.
 
-    The base is the one named, never unsloth's own quantised copy of it; the tokenizer is ours, as it was checked.
+    The base is exactly the named one, never unsloth's quantized copy of it; the tokenizer is the one already checked.
 
     Raises:
         BackendError: if unsloth cannot load it as the recipe says, or computes other numbers for padded rows.
     """
     fast = prepare()
     four_bits = settings.quantization == "nf4"
-    checkpointing = "unsloth" if settings.gradient_checkpointing else False
     try:
         with quiet():
             base, _ = fast.from_pretrained(
@@ -87,7 +86,7 @@ def load_unsloth(
                 revision=settings.revision,
                 use_exact_model_name=True,
                 use_safetensors=True,
-                use_gradient_checkpointing=checkpointing,
+                use_gradient_checkpointing=_checkpointing(settings),
             )
     except (OSError, ValueError, RuntimeError) as error:
         raise BackendError(
@@ -96,7 +95,7 @@ def load_unsloth(
         ) from error
     if four_bits and not getattr(base, "is_loaded_in_4bit", False):
         raise BackendError(
-            f"unsloth loaded `{name}` without 4 bits, which it does where bitsandbytes cannot quantise it on this "
+            f"unsloth loaded `{name}` without 4 bits, which it does where bitsandbytes cannot quantize it on this "
             "machine. Set model.quantization to none, or model.backend to transformers."
         )
     try:
@@ -107,23 +106,18 @@ def load_unsloth(
     if difference > AGREEMENT[dtype]:
         raise BackendError(
             f"unsloth's log-probabilities of padded rows in an update differ by {difference:.2g} nats in the mean from "
-            "those it samples with. Training on them would go astray: set model.backend to transformers."
+            "those it samples with. Training on them would be wrong: set model.backend to transformers."
         )
     return model
 
 
 def _with_adapters(fast: Any, base: Any, settings: ModelSettings, seed: int, roles: Sequence[Role]) -> Any:
-    """unsloth's patches come with its ``get_peft_model``, whose one adapter then makes way for ours."""
-    lora = settings.lora
-    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    """Apply unsloth's patches with its ``get_peft_model``, then replace its one adapter by ours."""
     with torch.random.fork_rng(devices=[]), quiet():
         model = fast.get_peft_model(
             base,
-            r=lora.r,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=targets,
-            use_gradient_checkpointing="unsloth" if settings.gradient_checkpointing else False,
+            **lora_options(settings.lora),
+            use_gradient_checkpointing=_checkpointing(settings),
             max_seq_length=settings.max_context,
         )
         for role in roles:
@@ -133,31 +127,33 @@ def _with_adapters(fast: Any, base: Any, settings: ModelSettings, seed: int, rol
     return model
 
 
+def _checkpointing(settings: ModelSettings) -> str | bool:
+    return "unsloth" if settings.gradient_checkpointing else False
+
+
 class UnslothModel(AdapterModel):
-    """A base that unsloth has patched; otherwise what :class:`AdapterModel` is."""
+    """An :class:`AdapterModel` whose base unsloth has patched."""
 
     def __init__(self, model: Any, tokenizer: Any, settings: ModelSettings) -> None:
         self._fast = prepare()
-        # In training it leaves the mask of a row out, unless told that padding stands in front of prompts.
+        # In training it drops the mask of a row unless it knows that prompts are padded on the left.
         model.get_base_model().get_decoder()._unsloth_keep_padding_mask = True
         super().__init__(model, tokenizer, settings)
         self.layout = "separate"
-        # The model's own top-k or penalties are no part of the distribution that a rollout is drawn from.
+        # The model's own top-k or penalties must not change the distribution that rollouts are drawn from.
         model.get_base_model().generation_config = GenerationConfig(
             eos_token_id=sorted(self.end_ids), pad_token_id=int(tokenizer.pad_token_id)
         )
 
     def _begin_training(self) -> None:
-        checkpointing = "unsloth" if self.settings.gradient_checkpointing else False
-        self._fast.for_training(self.model, use_gradient_checkpointing=checkpointing)
+        self._fast.for_training(self.model, use_gradient_checkpointing=_checkpointing(self.settings))
 
     def _rest(self) -> None:
         self._fast.for_inference(self.model)
-        self.model.eval()
-        self.model.requires_grad_(False)
+        super()._rest()
 
     def _shorten(self, adapter: str) -> None:
-        """Nothing: its kernels read an adapter's weights where they stand."""
+        """Do nothing: unsloth's kernels read an adapter's weights directly."""
 
     def _share_of_prompt(self, sampling: Sampling) -> float:
         return 1.0
@@ -167,7 +163,7 @@ class UnslothModel(AdapterModel):
     ) -> list[list[Completion]]:
         n = sampling.num_generations
         pad = int(self.tokenizer.pad_token_id)
-        found: list[list[Completion]] = [[] for _ in prompts]
+        groups: list[list[Completion]] = [[] for _ in prompts]
         for batch in batches(prompts, max(1, rows // n), families=False):
             ids, mask = (t.to(self.device).repeat_interleave(n, 0) for t in pad_left([prompts[i] for i in batch], pad))
             uniforms = None
@@ -185,8 +181,8 @@ class UnslothModel(AdapterModel):
                 )
             flat = completed(torch.stack(choice.ids, 1), torch.stack(choice.logprobs, 1), self.end_ids)
             for place, i in enumerate(batch):
-                found[i] = flat[place * n : (place + 1) * n]
-        return found
+                groups[i] = flat[place * n : (place + 1) * n]
+        return groups
 
     def disagreement(self) -> float:
         """Mean difference, in nats, between log-probs as sampled and as an update computes them for padded rows."""
@@ -203,7 +199,7 @@ class UnslothModel(AdapterModel):
 
 
 class SeededChoice(LogitsProcessor):  # type: ignore[misc]
-    """Draws the next token from numbers drawn beforehand, and leaves greedy decoding no other choice.
+    """Chooses the next token from numbers drawn beforehand, and forces greedy decoding to take it.
 
     Attributes:
         ids: per step the token of every row.
@@ -216,7 +212,7 @@ class SeededChoice(LogitsProcessor):  # type: ignore[misc]
         self.logprobs: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores in which one token per row can be chosen."""
+        """Scores that allow only the chosen token of each row."""
         uniforms = None if self._uniforms is None else self._uniforms[:, len(self.ids)]
         chosen, logprobs = choose_tokens(scores, uniforms, self._sampling)
         self.ids.append(chosen)

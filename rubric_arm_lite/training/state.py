@@ -12,7 +12,7 @@ from rubric_arm_lite.data import WarmupRow, load_data, read_trajectories
 from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.evaluation import Evaluation, make_evaluator
 from rubric_arm_lite.models import AdapterModel, Processes, Sampler, load_model
-from rubric_arm_lite.models.parallel import SpreadSampler
+from rubric_arm_lite.models.parallel import ParallelSampler
 from rubric_arm_lite.prompts import PromptBuilder, Templates, prompt_hash
 from rubric_arm_lite.recipe import Recipe
 from rubric_arm_lite.reward_model import RubricCache, RubricGenerator, longest_prompt
@@ -64,7 +64,7 @@ class RunParts:
             )
             self.warmup_rows, self.counts = found[0], (*self.counts, found[1])
         self.cache = RubricCache(recipe.cache.capacity)
-        self.sampler: Sampler = self.model if processes.world == 1 else SpreadSampler(self.model, processes)
+        self.sampler: Sampler = self.model if processes.world == 1 else ParallelSampler(self.model, processes)
         self.writer = RubricGenerator(self.sampler, self.prompts, self.cache)
         self.learner = Learner(self.model, recipe, processes)
         self.evaluator = make_evaluator(recipe, self.writer, recipe.evaluation, self.data.test, self.data.recall)

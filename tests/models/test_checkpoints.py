@@ -48,7 +48,7 @@ def test_each_role_is_its_own_model(folders: tuple[Path, Path]) -> None:
         assert [[s.token_ids for s in g.samples] for g in asked] == [[s.token_ids for s in g.samples] for g in alone]
         written += sum(len(sample.token_ids) for group in asked for sample in group.samples)
     assert two.tokens_written == written
-    with pytest.raises(BackendError, match="`base` is not among two checkpoints"):
+    with pytest.raises(BackendError, match="`base` is not one of the two checkpoints"):
         two.sample(None, tiny.examples(), sampling)
 
 

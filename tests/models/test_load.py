@@ -152,7 +152,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file": (as_file, "is a file. Give the folder that holds config.json."),
     "no config": (remove("config.json"), "has no config.json, so it is not a model folder."),
     "config cut": (write("config.json", b'{"a": '), "config.json is not JSON"),
-    "config not a mapping": (write("config.json", b"[]"), "config.json is no mapping. Copy the model again."),
+    "config not a mapping": (write("config.json", b"[]"), "config.json is not a mapping. Copy the model again."),
     "config not text": (write("config.json", b"\xff\xfe"), "config.json is not JSON"),
     "other architecture": (
         config(architectures=["BertForMaskedLM"], model_type="bert"),

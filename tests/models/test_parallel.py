@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from rubric_arm_lite.errors import BackendError, ConfigError, PromptTooLongError
-from rubric_arm_lite.models.parallel import ALONE, Processes, SpreadSampler, join
+from rubric_arm_lite.models.parallel import ALONE, ParallelSampler, Processes, join
 from rubric_arm_lite.models.sampler import NextWords, Sampling
 from rubric_arm_lite.recipe.fields import SFTSettings
 from rubric_arm_lite.training.learner import Learner
@@ -68,7 +68,7 @@ def one_update(folder: Path, processes: Processes, **changes: Any) -> tuple[dict
     """The judge's weights and what was measured after one step on rollouts that all processes drew together."""
     torch.set_num_threads(1)
     model = tiny.load(folder)
-    sampler = SpreadSampler(model, processes)
+    sampler = ParallelSampler(model, processes)
     groups = sampler.sample("judge", tiny.examples(), Sampling(12, 4, 1.0))
     # Plain SGD in effect: Adam's first step is the sign of a gradient, which rounding can turn.
     settings = {"learning_rate": 1e-2, "beta": 0.01, "max_grad_norm": 1e9, **changes}
@@ -154,7 +154,7 @@ def examples(count: int) -> list[Example]:
 
 
 def test_a_problem_of_one_process_is_raised_in_all() -> None:
-    sampler = SpreadSampler(ScriptedSampler(lambda adapter, example, i: "x"), Both([([], "the disk is gone", False)]))
+    sampler = ParallelSampler(ScriptedSampler(lambda adapter, example, i: "x"), Both([([], "the disk is gone", False)]))
     with pytest.raises(BackendError, match="the disk is gone"):
         sampler.sample("judge", examples(2), Sampling(3))
 
@@ -165,10 +165,10 @@ def test_prompts_too_long_in_one_part_are_written_as_empty() -> None:
             raise PromptTooLongError("prompt of 900 tokens")
 
     fine = ScriptedSampler(lambda adapter, example, i: "fine").sample("judge", examples(1), Sampling(3, 2))
-    mixed = SpreadSampler(Long(lambda *_: "x"), Both([(fine, "", False)]))
+    mixed = ParallelSampler(Long(lambda *_: "x"), Both([(fine, "", False)]))
     found = mixed.sample("judge", examples(2), Sampling(3, 2))
     assert [s.finish_reason for s in found[0].samples] == ["length"] * 2 and found[1] == fine[0]
-    alone = SpreadSampler(Long(lambda *_: "x"), Both([([], "", False)]))
+    alone = ParallelSampler(Long(lambda *_: "x"), Both([([], "", False)]))
     with pytest.raises(PromptTooLongError, match="900"):
         alone.sample("judge", examples(2), Sampling(3, 2))
     assert alone.sample("judge", [], Sampling(3, 2)) == []
@@ -179,12 +179,12 @@ def test_probabilities_are_shared_out_and_gathered_in_order() -> None:
     questions = [NextWords(prompt, "x", (" a", " b")) for prompt in prompts]
     scripted = PointwiseSampler()
     theirs = [(-7.0, -8.0)] * 2
-    found = SpreadSampler(scripted, Both([(theirs, "")])).next_word_logprobs("judge", questions)
+    found = ParallelSampler(scripted, Both([(theirs, "")])).next_word_logprobs("judge", questions)
     assert scripted.questions == questions[:2] and found[2:] == theirs and len(found) == 4
     with pytest.raises(BackendError, match="cannot be told apart"):
-        SpreadSampler(scripted, Both([([], "they cannot be told apart")])).next_word_logprobs("judge", questions)
+        ParallelSampler(scripted, Both([([], "they cannot be told apart")])).next_word_logprobs("judge", questions)
     with pytest.raises(BackendError, match="does not give the probabilities"):
-        SpreadSampler(ScriptedSampler(lambda *_: "x"), Both([])).next_word_logprobs("judge", questions)
+        ParallelSampler(ScriptedSampler(lambda *_: "x"), Both([])).next_word_logprobs("judge", questions)
 
 
 # --- set-up -------------------------------------------------------------------------------------------------------
@@ -204,7 +204,10 @@ def test_warm_up_batches_that_cannot_be_divided_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("environment", "message"),
-    [({"WORLD_SIZE": "two"}, "is no number"), ({"WORLD_SIZE": "2", "RANK": "2"}, "start the processes with torchrun")],
+    [
+        ({"WORLD_SIZE": "two"}, "is not a number"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "start the processes with torchrun"),
+    ],
 )
 def test_a_launcher_that_makes_no_sense(
     environment: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch

@@ -34,14 +34,14 @@ from rubric_arm_lite.reward_model.judge import JudgeDesk
 from rubric_arm_lite.reward_model.model import RubricRewardModel
 from rubric_arm_lite.types import Example, FinishReason
 from tests.cli.test_cli import call
-from tests.fake_server import Behaviour, FakeServer, Reply, Request, as_json, completions, event, scripted, serve
+from tests.fake_server import Behavior, FakeServer, Reply, Request, as_json, completions, event, scripted, serve
 from tests.players import PROMPTS, RUBRIC_TEXT, judgement, recipe, right, sampler, section
 from tests.scripted import ScriptedSampler, Written
 
 ROOMY = recipe(model={"max_context": 8192})
 KEY = "sk-very-secret-0123456789"
 DONE = b"data: [DONE]\n\n"
-Start = Callable[[Behaviour], FakeServer]
+Start = Callable[[Behavior], FakeServer]
 
 
 @pytest.fixture
@@ -54,12 +54,12 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     # Nothing here is encrypted, and reading the machine's certificates takes longer than most of these tests.
     monkeypatch.setattr("ssl.SSLContext.load_verify_locations", lambda *given, **named: None)
     with ExitStack() as stack:
-        yield lambda behaviour: stack.enter_context(serve(behaviour))
+        yield lambda behavior: stack.enter_context(serve(behavior))
 
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds that the client asked to wait between attempts; it does not wait."""
+    """Seconds that the client would wait between attempts; it does not wait."""
     seconds: list[float] = []
 
     async def pause(delay: float) -> None:
@@ -73,7 +73,7 @@ def client(server: FakeServer, **changes: Any) -> ServerSampler:
     return ServerSampler(ServerSettings(server.url, **{"timeout": 5.0, "retries": 2, **changes}))
 
 
-def in_turn(*replies: Reply) -> Behaviour:
+def in_turn(*replies: Reply) -> Behavior:
     """Gives these replies, one for each request."""
     left = iter(replies)
     return lambda request: next(left)
@@ -101,12 +101,12 @@ def fault(sampler: ServerSampler, n: int = 1) -> str:
 def test_a_plain_answer(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", f"{KEY}\n")
     server = start(lambda request: as_json(completions("é one", "two", reason="length", tokens=7)))
-    asked: ChatSampler = client(server, api_key_env="MY_KEY", extra_body={"top_k": -1, "seed": "not ours"})
-    group = asked.sample("rubric", [Example("x", "pro\ud800mpt é", 2**62)], Sampling(20, 2, 0.5, 0.9))[0]
+    remote: ChatSampler = client(server, api_key_env="MY_KEY", extra_body={"top_k": -1, "seed": "not ours"})
+    group = remote.sample("rubric", [Example("x", "pro\ud800mpt é", 2**62)], Sampling(20, 2, 0.5, 0.9))[0]
     assert [(s.text, s.finish_reason) for s in group.samples] == [("é one", "length"), ("two", "length")]
     assert group.example.example_id == "x" and group.prompt_ids == ()
     assert {(s.token_ids, s.logprobs) for s in group.samples} == {((), ())}
-    assert asked.tokens_written == 7
+    assert remote.tokens_written == 7
     request = server.requests[0]
     assert request.path == "/v1/chat/completions"
     assert request.headers["Authorization"] == f"Bearer {KEY}"
@@ -131,18 +131,18 @@ def test_answers_are_given_as_they_come_in_with_what_they_took(start: Start) -> 
         return reply
 
     server = start(late)
-    asked = client(server, concurrency=2)
-    found = asked.answered("judge", examples(4), Sampling(5))
+    remote = client(server, concurrency=2)
+    found = remote.answered("judge", examples(4), Sampling(5))
     first = next(found)
     assert first[0] == 1 and first[1].samples[0].text == "prompt 1"
     assert (first[2].prompt_tokens, first[2].completion_tokens) == (3, 5)
     assert sorted(place for place, _, _ in found) == [0, 2, 3]
-    assert asked.tokens_written == 20
-    for _ in asked.answered("judge", examples(50), Sampling(5)):
+    assert remote.tokens_written == 20
+    for _ in remote.answered("judge", examples(50), Sampling(5)):
         break  # whoever takes no more stops the rest
     assert len(server.requests) < 4 + 10
     told = event(0, "x", "stop") + b'data: {"choices": [], "usage": {"prompt_tokens": 9}}\n\n' + DONE
-    server.behaviour = lambda request: Reply(pieces=[told])
+    server.behavior = lambda request: Reply(pieces=[told])
     ((_, _, usage),) = client(server, stream=True).answered("judge", examples(), Sampling(5))
     assert (usage.prompt_tokens, usage.completion_tokens) == (9, 1)
 
@@ -175,17 +175,17 @@ def test_thinking_is_switched_on_where_it_is_asked_for(start: Start) -> None:
 def test_models_endpoints_and_no_key(start: Start) -> None:
     plain = {"choices": [{"index": 0, "text": "words", "finish_reason": "stop"}]}
     server = start(lambda request: as_json(plain))
-    asked = client(server, chat=False, base_model="the-base", judge_model="j2")
+    remote = client(server, chat=False, base_model="the-base", judge_model="j2")
     for adapter in (None, "judge"):
-        assert asked.sample(adapter, examples(), Sampling(5))[0].samples[0].text == "words"
+        assert remote.sample(adapter, examples(), Sampling(5))[0].samples[0].text == "words"
     assert [request.body["model"] for request in server.requests] == ["the-base", "j2"]
     assert [(r.path, r.body["prompt"]) for r in server.requests] == [("/v1/completions", "prompt 0")] * 2
     assert "messages" not in server.requests[0].body and "Authorization" not in server.requests[0].headers
-    assert asked.tokens_written == 2 * 2, "5 bytes without a count are taken for 2 tokens"
+    assert remote.tokens_written == 2 * 2, "5 bytes without a count are taken for 2 tokens"
     with pytest.raises(BackendError, match="base_model"):
         client(server).sample(None, examples(), Sampling(5))
     with pytest.raises(BackendError, match="`judge_ref` is not on a server"):
-        asked.sample("judge_ref", examples(), Sampling(5))
+        remote.sample("judge_ref", examples(), Sampling(5))
 
 
 def test_seeds_depend_on_the_example_alone(start: Start) -> None:
@@ -203,11 +203,11 @@ def test_a_server_that_writes_one_at_a_time(start: Start) -> None:
         return as_json(completions(str(request.body["seed"])))
 
     server = start(refuses)
-    asked = client(server, concurrency=1)
-    found = texts(asked, 2, n=3)
+    remote = client(server, concurrency=1)
+    found = texts(remote, 2, n=3)
     assert [len(set(group)) for group in found] == [3, 3], "every completion has a seed of its own"
     assert [request.body.get("n") for request in server.requests] == [3, None, None, None, None, None, None]
-    assert asked.tokens_written == 60
+    assert remote.tokens_written == 60
     fewer = start(lambda request: as_json(completions(*"ab"[: request.body.get("n", 1)])))
     assert texts(client(fewer), n=3) == [["a", "b", "a"]]
     nothing = start(lambda request: as_json({"message": "too long a prompt"}, 400))
@@ -229,10 +229,10 @@ def test_slow_answers_keep_the_order_and_the_bound(start: Start) -> None:
         return reply
 
     server = start(slow_first)
-    asked = client(server, concurrency=3)
-    assert texts(asked, 12) == [[f"answer {i}"] for i in range(12)]
+    remote = client(server, concurrency=3)
+    assert texts(remote, 12) == [[f"answer {i}"] for i in range(12)]
     assert server.most_at_once == 3
-    assert asked.tokens_written == 120
+    assert remote.tokens_written == 120
 
 
 def test_a_refused_thinking_switch_is_left_out_from_then_on(start: Start) -> None:
@@ -243,10 +243,10 @@ def test_a_refused_thinking_switch_is_left_out_from_then_on(start: Start) -> Non
         return Reply(pieces=[event(0, "a"), event(0, "b", "stop"), DONE])
 
     server = start(strict)
-    asked = client(server, concurrency=1, stream=True)
-    assert texts(asked, 2) == [["ab"], ["ab"]]
+    remote = client(server, concurrency=1, stream=True)
+    assert texts(remote, 2) == [["ab"], ["ab"]]
     assert len(server.requests) == 4
-    assert asked.tokens_written == 4, "without usage, events with text are counted"
+    assert remote.tokens_written == 4, "without usage, events with text are counted"
     off = start(lambda request: as_json(completions("x")))
     texts(client(off, disable_thinking=False))
     assert "chat_template_kwargs" not in off.requests[0].body
@@ -274,10 +274,10 @@ def test_a_stream_in_odd_pieces(start: Start) -> None:
     for size in (1, 2, 3, 7, len(whole)):
         pieces = [whole[i : i + size] for i in range(0, len(whole), size)]
         server = start(lambda request, pieces=pieces: Reply(pieces=pieces))
-        asked = client(server, stream=True)
-        samples = asked.sample("judge", examples(), Sampling(5, 2))[0].samples
+        remote = client(server, stream=True)
+        samples = remote.sample("judge", examples(), Sampling(5, 2))[0].samples
         assert [(s.text, s.finish_reason) for s in samples] == [("né", "stop"), ("ü€😀!", "length")], size
-        assert asked.tokens_written == 9
+        assert remote.tokens_written == 9
         assert server.requests[0].body["stream"] is True
         assert server.requests[0].body["stream_options"] == {"include_usage": True}
 
@@ -293,12 +293,12 @@ def test_the_last_event_needs_no_blank_line_and_others_may_have_several_lines(st
 def test_a_cut_stream_is_asked_for_again(start: Start, cut: bool) -> None:
     good = Reply(pieces=[event(0, "whole"), event(0, None, "stop"), DONE])
     server = start(in_turn(Reply(pieces=[event(0, "who"), event(0, None, "stop")], cut=cut), good))
-    asked = client(server, stream=True)
-    assert texts(asked) == [["whole"]]
-    assert asked.tokens_written == 1, "what was cut does not count"
+    remote = client(server, stream=True)
+    assert texts(remote) == [["whole"]]
+    assert remote.tokens_written == 1, "what was cut does not count"
     never = start(lambda request: Reply(pieces=[event(0, "who")], cut=cut))
-    said = fault(client(never, stream=True))
-    assert "failed 3 times" in said and ("connection failed" if cut else "broke off before its end") in said
+    message = fault(client(never, stream=True))
+    assert "failed 3 times" in message and ("connection failed" if cut else "broke off before its end") in message
     assert len(never.requests) == 3
 
 
@@ -369,13 +369,13 @@ def test_timeouts(start: Start) -> None:
 def test_a_refused_key_is_named_but_never_shown(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     server = start(lambda request: as_json({"error": {"message": f"Incorrect key {KEY}!"}}, 401))
-    asked = client(server)
-    said = fault(asked)
-    assert '401 Unauthorized ("Incorrect key ***!")' in said and "--server-key-env" in said
-    assert KEY not in said + repr(asked) + repr(asked.settings) + str(vars(asked))
+    remote = client(server)
+    message = fault(remote)
+    assert '401 Unauthorized ("Incorrect key ***!")' in message and "--server-key-env" in message
+    assert KEY not in message + repr(remote) + repr(remote.settings) + str(vars(remote))
     assert len(server.requests) == 1, "a refusal is final"
     busy = start(lambda request: as_json({"detail": f"slow down, {KEY}"}, 429))
-    assert "slow down, ***" in (said := fault(client(busy))) and KEY not in said
+    assert "slow down, ***" in (message := fault(client(busy))) and KEY not in message
     in_stream = start(lambda request: Reply(pieces=[b'data: {"error": {"message": "%s"}}\n\n' % KEY.encode()]))
     assert KEY not in fault(client(in_stream, stream=True))
 
@@ -394,8 +394,8 @@ def test_an_unusable_answer_that_repeats_the_key(start: Start, stream: bool, mon
     for body in (*bodies, f"hello {KEY}", f'{{"{KEY}": 1}}'):
         data = body.encode()
         reply = Reply(pieces=[b"data: " + data + b"\n\n", DONE]) if stream else Reply(200, data)
-        said = fault(client(start(lambda request, reply=reply: reply), stream=stream))
-        assert "very-secret" not in said
+        message = fault(client(start(lambda request, reply=reply: reply), stream=stream))
+        assert "very-secret" not in message
 
 
 def test_keys_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -417,8 +417,8 @@ def test_redirects_do_not_take_the_key_along(start: Start, monkeypatch: pytest.M
 
 
 def test_hostile_words_are_cleaned(start: Start) -> None:
-    said = "\x1b[31mred\r\n\u202eesrever\x00" + "long " * 1000
-    error = fault(client(start(lambda request: as_json({"error": {"message": said}}, 400))))
+    message = "\x1b[31mred\r\n\u202eesrever\x00" + "long " * 1000
+    error = fault(client(start(lambda request: as_json({"error": {"message": message}}, 400))))
     assert "[31mred esrever long" in error and error.isprintable() and len(error) < 600
     raw = fault(client(start(lambda request: Reply(418, b"\xff\x1b<html>teapot"))))
     assert "teapot" in raw and raw.isprintable()
@@ -467,10 +467,10 @@ WRONG: dict[str, tuple[bytes, str]] = {
 @pytest.mark.parametrize("name", WRONG)
 def test_unusable_answers_are_one_clear_error(start: Start, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_client, "MAX_BODY", 2**20)
-    body, said = WRONG[name]
+    body, message = WRONG[name]
     server = start(lambda request: Reply(200, body))
     error = fault(client(server))
-    assert said in error and error.isprintable() and len(error) < 600
+    assert message in error and error.isprintable() and len(error) < 600
     assert len(server.requests) == 1
     if body and name not in ("no text", "no message"):  # an event may have no text
         data = b"data: " + body.replace(b'"message"', b'"delta"') + b"\n\n"
@@ -502,13 +502,13 @@ def test_cut_thoughts_and_half_characters(start: Start) -> None:
 
 def test_the_first_error_ends_all(start: Start) -> None:
     server = start(lambda request: Reply(403, b"no"))
-    asked = client(server, concurrency=2)
+    remote = client(server, concurrency=2)
     with pytest.raises(BackendError, match="403 Forbidden"):
-        texts(asked, 50)
-    assert len(server.requests) < 10 and asked.tokens_written == 0
+        texts(remote, 50)
+    assert len(server.requests) < 10 and remote.tokens_written == 0
 
 
-def slow_but_for(prompt: str) -> Behaviour:
+def slow_but_for(prompt: str) -> Behavior:
     """Refuses one prompt at once and lets all others wait."""
 
     def behave(request: Request) -> Reply:
@@ -519,10 +519,10 @@ def slow_but_for(prompt: str) -> Behaviour:
 
 def test_nobody_waits_for_slow_answers_after_an_error_or_ctrl_c(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     server = start(slow_but_for("prompt 3"))
-    asked = client(server, concurrency=4)
+    remote = client(server, concurrency=4)
     began = time.monotonic()
     with pytest.raises(BackendError, match="403"):
-        texts(asked, 8)
+        texts(remote, 8)
 
     def interrupted(futures: Any, return_when: str) -> None:
         concurrent.futures.wait(futures, timeout=0.1)
@@ -531,10 +531,10 @@ def test_nobody_waits_for_slow_answers_after_an_error_or_ctrl_c(start: Start, mo
     with monkeypatch.context() as patch:
         patch.setattr("rubric_arm_lite.models.server.wait", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            texts(asked, 3)
+            texts(remote, 3)
     assert time.monotonic() - began < 2
-    server.behaviour = lambda request: as_json(completions("works again"))
-    assert texts(asked) == [["works again"]]
+    server.behavior = lambda request: as_json(completions("works again"))
+    assert texts(remote) == [["works again"]]
 
 
 def test_only_the_key_is_taken_from_the_environment(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -560,7 +560,7 @@ def test_it_works_below_a_running_event_loop(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("ftp://host", "is not a server's address"),
         ("host:8000", "is not a server's address"),
@@ -574,8 +574,8 @@ def test_it_works_below_a_running_event_loop(start: Start) -> None:
         ("https://me:secret@host", "has a user or password"),
     ],
 )
-def test_addresses_that_cannot_be_used(url: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said) as caught:
+def test_addresses_that_cannot_be_used(url: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
         ServerSettings(url)
     assert "secret" not in str(caught.value) and str(caught.value).isprintable()
 
@@ -600,33 +600,33 @@ def test_settings() -> None:
 
 def test_prompt_tokens(start: Start) -> None:
     vllm = start(lambda request: as_json({"count": 12, "max_model_len": 100, "tokens": []}))
-    asked = client(vllm)
-    assert asked.prompt_tokens("some text") == 12
+    remote = client(vllm)
+    assert remote.prompt_tokens("some text") == 12
     request = vllm.requests[0]
     assert request.path == "/tokenize" and request.prompt == "some text"
     assert request.body["add_generation_prompt"] is True
     assert request.body["chat_template_kwargs"] == {"enable_thinking": False}
     for other in (Reply(404, b"{}"), as_json({"tokens": []}), as_json({"count": "9"}), Reply(200, b"\xff"), Reply(501)):
         server = start(lambda request, other=other: other)
-        asked = client(server)
-        assert [asked.prompt_tokens("é" * 5), asked.prompt_tokens("\ud800")] == [5 + 64, 2 + 64]
-        assert len(server.requests) == 1, "not asked again"
+        remote = client(server)
+        assert [remote.prompt_tokens("é" * 5), remote.prompt_tokens("\ud800")] == [5 + 64, 2 + 64]
+        assert len(server.requests) == 1, "not requested again"
     with pytest.raises(BackendError, match="401"):
         client(start(lambda request: Reply(401))).prompt_tokens("x")
 
 
 def test_fingerprints_tell_models_apart(start: Start) -> None:
     server = start(lambda request: Reply(200, b"Success"))
-    asked = client(server, base_model="base")
+    remote = client(server, base_model="base")
     names = ("rubric", "judge", None)
-    found = {asked.fingerprint(name) for name in names}
+    found = {remote.fingerprint(name) for name in names}
     assert len(found) == 3 and found == {client(server, base_model="base").fingerprint(name) for name in names}
     for changes in ({"revision": "2"}, {"rubric_model": "r2"}, {"extra_body": {"top_k": 1}}, {"chat": False}):
         assert client(server, base_model="base", **changes).fingerprint("rubric") not in found
-    asked.load_adapter("rubric", "/new/rubric")
-    first = asked.fingerprint("rubric")
-    asked.load_adapter("rubric", "/new/rubric")
-    assert len({first, asked.fingerprint("rubric")} - found) == 2 and asked.fingerprint("judge") in found
+    remote.load_adapter("rubric", "/new/rubric")
+    first = remote.fingerprint("rubric")
+    remote.load_adapter("rubric", "/new/rubric")
+    assert len({first, remote.fingerprint("rubric")} - found) == 2 and remote.fingerprint("judge") in found
 
 
 class Vllm:
@@ -659,33 +659,33 @@ class Vllm:
 @pytest.mark.parametrize("in_place", [True, False], ids=["in place", "an older server"])
 def test_adapters_are_loaded_anew(start: Start, in_place: bool) -> None:
     vllm = Vllm(in_place)
-    asked = client(start(vllm))
-    assert texts(asked) == [["/first"]]
-    asked.load_adapter("judge", Path("/second"))
-    asked.load_adapter("rubric", Path("/other"))  # a name that it did not have
-    assert texts(asked) == [["/second"]] and vllm.paths == {"judge": "/second", "rubric": "/other"}
+    remote = client(start(vllm))
+    assert texts(remote) == [["/first"]]
+    remote.load_adapter("judge", Path("/second"))
+    remote.load_adapter("rubric", Path("/other"))  # a name that it did not have
+    assert texts(remote) == [["/second"]] and vllm.paths == {"judge": "/second", "rubric": "/other"}
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "message"),
     [
         ("/wide", r"judge` from /wide: 500, \"LoRA rank 128 is greater.*--max-lora-rank"),
         ("/missing", r"404, \"Loading lora judge failed.*path it has there"),
     ],
 )
-def test_an_adapter_that_cannot_be_loaded_leaves_the_old_one(start: Start, path: str, said: str) -> None:
+def test_an_adapter_that_cannot_be_loaded_leaves_the_old_one(start: Start, path: str, message: str) -> None:
     vllm = Vllm(refused=("/wide",))
     server = start(vllm)
-    asked = client(server)
-    name = asked.fingerprint("judge")
-    with pytest.raises(BackendError, match=said) as caught:
-        asked.load_adapter("judge", path)
+    remote = client(server)
+    name = remote.fingerprint("judge")
+    with pytest.raises(BackendError, match=message) as caught:
+        remote.load_adapter("judge", path)
     assert "still answers" in str(caught.value) and len(server.requests) == 1, "neither retried nor unloaded"
-    assert texts(asked) == [["/first"]] and asked.fingerprint("judge") == name
+    assert texts(remote) == [["/first"]] and remote.fingerprint("judge") == name
     vllm.in_place = False
     with pytest.raises(BackendError, match="nothing under this name now"):
-        asked.load_adapter("judge", path)
-    assert texts(asked) == [["nothing"]]
+        remote.load_adapter("judge", path)
+    assert texts(remote) == [["nothing"]]
 
 
 def test_servers_that_load_no_adapters(start: Start) -> None:
@@ -703,24 +703,24 @@ def test_an_answer_lost_while_loading_leaves_no_mixture(start: Start) -> None:
     """The weights may be new although nobody heard of it."""
     vllm = Vllm()
     server = start(lambda request: replace(vllm(request), cut=request.path == "/v1/load_lora_adapter"))
-    asked = client(server)
+    remote = client(server)
     with pytest.raises(BackendError, match="failed 3 times"):
-        asked.load_adapter("judge", "/second")
-    assert texts(asked) == [["/second"]] and server.requests[-1].body["cache_salt"]
+        remote.load_adapter("judge", "/second")
+    assert texts(remote) == [["/second"]] and server.requests[-1].body["cache_salt"]
 
 
 def test_a_new_adapter_is_not_answered_from_the_cache_of_the_old_one(start: Start) -> None:
     server = start(Vllm())
-    asked = client(server)
-    texts(asked)
+    remote = client(server)
+    texts(remote)
     salts = [server.requests[-1].body.get("cache_salt")]
     for path in ("/second", "/second"):  # the same folder may hold other weights now
-        asked.load_adapter("judge", path)
-        texts(asked, 2)
+        remote.load_adapter("judge", path)
+        texts(remote, 2)
         assert server.requests[-1].body["cache_salt"] == server.requests[-2].body["cache_salt"]
         salts.append(server.requests[-1].body["cache_salt"])
     assert salts[0] is None and len(set(salts)) == 3
-    asked.sample("rubric", examples(), Sampling(20))
+    remote.sample("rubric", examples(), Sampling(20))
     assert "cache_salt" not in server.requests[-1].body, "the other adapter is what it was"
 
 
@@ -774,8 +774,8 @@ def test_an_evaluation_equals_the_scripted_one(start: Start, stream: bool) -> No
     for name in ("unparsed", "consistency", "rubric_usable", "format"):
         assert 0 < found.values[name] < 1, f"the script is worth evaluating: {name}"
     assert there.tokens_written == here.tokens_written
-    asked = sorted((r.body["model"], r.prompt) for r in server.requests)
-    assert asked == sorted((name, prompt) for name in ("rubric", "judge") for prompt in here.prompts(name))
+    requested = sorted((r.body["model"], r.prompt) for r in server.requests)
+    assert requested == sorted((name, prompt) for name in ("rubric", "judge") for prompt in here.prompts(name))
 
 
 @pytest.fixture
@@ -838,8 +838,8 @@ def test_the_command_line_says_what_is_wrong(
 
     pair = ("--prompt", "p", "--a", "x", "--b", "y")
     assert "Give --server" in refused("judge", run_folder, *pair, "--judge-model", "j")
-    said = refused("judge", run_folder, *pair, "--server", "http://localhost:1", "--state", "latest")
-    assert "for adapters on this machine" in said
+    message = refused("judge", run_folder, *pair, "--server", "http://localhost:1", "--state", "latest")
+    assert "for adapters on this machine" in message
     assert "is not a server's address" in refused("rubric", run_folder, "p", "--server", "localhost")
     assert "not a run directory" in refused("rubric", run_folder.parent, "p", "--server", "http://localhost:1")
     server = start(lambda request: as_json({"error": {"message": "[red]no model[/red] `rubric`"}}, 404))

@@ -214,15 +214,15 @@ def test_a_server_that_fails_at_any_request_costs_only_what_was_in_flight(served
     whole, first = ask(served, tmp_path / "whole.part", 12)
     total = len(served.requests)
     assert first.asked == len(first.used) == total and whole.lost and whole.kept
-    good = served.behaviour
+    good = served.behavior
     rng = random.Random(5)
     for stop in sorted(rng.sample(range(1, total), 4)):
         part = tmp_path / f"{stop}.part"
         served.requests.clear()
-        served.behaviour = lambda request, n=stop: good(request) if len(served.requests) < n else Reply(403, b"no")
+        served.behavior = lambda request, n=stop: good(request) if len(served.requests) < n else Reply(403, b"no")
         with pytest.raises(BackendError, match="403"):
             ask(served, part, 12)
-        served.behaviour = good
+        served.behavior = good
         found, second = ask(served, part, 12)
         assert found == whole and second.used == first.used
         assert asked_twice(served.requests) <= 3, "no more than the requests that were in flight"
@@ -278,7 +278,7 @@ def command(source: Path, target: Path, url: str, *more: str) -> list[str]:
 
 def test_a_killed_command_is_run_again(served: FakeServer, tmp_path: Path) -> None:
     source, target = write_pairs(tmp_path / "pairs.jsonl", 16), tmp_path / "out" / "warm.jsonl"
-    served.behaviour = teaching(delay=0.03)
+    served.behavior = teaching(delay=0.03)
     running = subprocess.Popen(command(source, target, served.url, "--concurrency", "2"), cwd=ROOT)
     deadline = time.monotonic() + 60
     while len(served.requests) < 15 and time.monotonic() < deadline and running.poll() is None:
@@ -339,7 +339,7 @@ def test_the_table_and_a_teacher_that_is_never_right(
     printed = capsys.readouterr()
     assert "of 5 pairs kept" in printed.out and "wrong in one order" in printed.out
     assert "rows written to" in printed.err
-    served.behaviour = teaching(good=0.0)
+    served.behavior = teaching(good=0.0)
     target = tmp_path / "none.jsonl"
     assert run(monkeypatch, *command(source, target, served.url, "--attempts", "1")[3:]) == 2
     printed = capsys.readouterr()
