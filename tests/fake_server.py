@@ -1,4 +1,4 @@
-"""A small OpenAI-compatible server for tests: real sockets on this machine, and every way to misbehave."""
+"""A small OpenAI-compatible server for tests, on real sockets, that can misbehave in every way."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.scripted import END_TOKEN, Script
 
 @dataclass(frozen=True)
 class Request:
-    """One request as it came."""
+    """One request as it arrived."""
 
     path: str
     headers: Mapping[str, str]
@@ -31,7 +31,7 @@ class Request:
 
 @dataclass
 class Reply:
-    """What to send: a body of known length, or pieces of an unknown one; ``cut`` closes before the end."""
+    """A response: a body of known length, or pieces of an unknown one; ``cut`` closes the connection before the end."""
 
     status: int = 200
     body: bytes = b""
@@ -48,7 +48,7 @@ Behavior = Callable[[Request], Reply]
 
 
 class FakeServer:
-    """Answers each POST by ``behavior``; remembers every request, and how many there were at a time."""
+    """Answers each POST by ``behavior``; records every request and the largest number at a time."""
 
     def __init__(self, behavior: Behavior, url: str) -> None:
         self.behavior = behavior
@@ -74,7 +74,7 @@ class FakeServer:
 
 @contextmanager
 def serve(behavior: Behavior) -> Iterator[FakeServer]:
-    """A server at ``url`` for the time of the ``with``."""
+    """A server that runs within the ``with`` block."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

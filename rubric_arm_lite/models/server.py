@@ -366,15 +366,15 @@ def _read_key(variable: str) -> str | None:
 
 
 @cache
-def _event_loop() -> asyncio.AbstractEventLoop:
-    """The loop of all requests, in a thread of its own: samplers also work inside a notebook's running loop."""
+def _event_loop(process: int) -> asyncio.AbstractEventLoop:
+    """The loop of all requests of a process, in a thread of its own: a notebook's main thread runs another loop."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="rubric-arm-server", daemon=True).start()
     return loop
 
 
 def _submit(work: Coroutine[Any, Any, T]) -> Future[T]:
-    return asyncio.run_coroutine_threadsafe(work, _event_loop())
+    return asyncio.run_coroutine_threadsafe(work, _event_loop(os.getpid()))
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

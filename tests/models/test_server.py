@@ -124,7 +124,7 @@ def test_a_plain_answer(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
-def test_answers_are_given_as_they_come_in_with_what_they_took(start: Start) -> None:
+def test_answers_are_yielded_as_they_arrive_with_their_usage(start: Start) -> None:
     def late(request: Request) -> Reply:
         reply = as_json({**completions(request.prompt), "usage": {"prompt_tokens": 3, "completion_tokens": 5}})
         reply.delay = 0.3 if request.prompt == "prompt 0" else 0.0
@@ -132,28 +132,28 @@ def test_answers_are_given_as_they_come_in_with_what_they_took(start: Start) -> 
 
     server = start(late)
     remote = client(server, concurrency=2)
-    found = remote.answered("judge", examples(4), Sampling(5))
-    first = next(found)
+    answers = remote.answered("judge", examples(4), Sampling(5))
+    first = next(answers)
     assert first[0] == 1 and first[1].samples[0].text == "prompt 1"
     assert (first[2].prompt_tokens, first[2].completion_tokens) == (3, 5)
-    assert sorted(place for place, _, _ in found) == [0, 2, 3]
+    assert sorted(place for place, _, _ in answers) == [0, 2, 3]
     assert remote.tokens_written == 20
     for _ in remote.answered("judge", examples(50), Sampling(5)):
-        break  # whoever takes no more stops the rest
+        break  # ends the other requests
     assert len(server.requests) < 4 + 10
-    told = event(0, "x", "stop") + b'data: {"choices": [], "usage": {"prompt_tokens": 9}}\n\n' + DONE
-    server.behavior = lambda request: Reply(pieces=[told])
+    events = event(0, "x", "stop") + b'data: {"choices": [], "usage": {"prompt_tokens": 9}}\n\n' + DONE
+    server.behavior = lambda request: Reply(pieces=[events])
     ((_, _, usage),) = client(server, stream=True).answered("judge", examples(), Sampling(5))
     assert (usage.prompt_tokens, usage.completion_tokens) == (9, 1)
 
 
-def test_no_request_goes_out_before_an_answer_was_taken(start: Start) -> None:
+def test_no_request_is_sent_before_an_answer_was_taken(start: Start) -> None:
     server = start(lambda request: as_json(completions("x")))
-    found = client(server, concurrency=3).answered("judge", examples(20), Sampling(5))
-    next(found)
+    answers = client(server, concurrency=3).answered("judge", examples(20), Sampling(5))
+    next(answers)
     time.sleep(0.2)
     assert len(server.requests) == 3
-    assert len(list(found)) == 19
+    assert len(list(answers)) == 19
 
 
 def test_answers_before_an_error_are_not_lost(start: Start) -> None:
@@ -165,14 +165,14 @@ def test_answers_before_an_error_are_not_lost(start: Start) -> None:
     assert places == [0, 1, 2] and len(server.requests) == 4
 
 
-def test_thinking_is_switched_on_where_it_is_asked_for(start: Start) -> None:
+def test_sampling_can_switch_thinking_on(start: Start) -> None:
     server = start(lambda request: as_json(completions("x")))
     for settings in ({}, {"disable_thinking": False}):
         client(server, **settings).sample("judge", examples(), Sampling(5, thinking=True))
     assert [r.body["chat_template_kwargs"] for r in server.requests] == [{"enable_thinking": True}] * 2
 
 
-def test_models_endpoints_and_no_key(start: Start) -> None:
+def test_model_names_endpoints_and_no_key(start: Start) -> None:
     plain = {"choices": [{"index": 0, "text": "words", "finish_reason": "stop"}]}
     server = start(lambda request: as_json(plain))
     remote = client(server, chat=False, base_model="the-base", judge_model="j2")
@@ -181,7 +181,7 @@ def test_models_endpoints_and_no_key(start: Start) -> None:
     assert [request.body["model"] for request in server.requests] == ["the-base", "j2"]
     assert [(r.path, r.body["prompt"]) for r in server.requests] == [("/v1/completions", "prompt 0")] * 2
     assert "messages" not in server.requests[0].body and "Authorization" not in server.requests[0].headers
-    assert remote.tokens_written == 2 * 2, "5 bytes without a count are taken for 2 tokens"
+    assert remote.tokens_written == 2 * 2, "5 bytes without a count are estimated as 2 tokens"
     with pytest.raises(BackendError, match="base_model"):
         client(server).sample(None, examples(), Sampling(5))
     with pytest.raises(BackendError, match="`judge_ref` is not on a server"):
@@ -196,7 +196,7 @@ def test_seeds_depend_on_the_example_alone(start: Start) -> None:
     assert seeds[:3] == seeds[3:] and len(set(seeds)) == 3
 
 
-def test_a_server_that_writes_one_at_a_time(start: Start) -> None:
+def test_a_server_that_gives_one_completion_per_request(start: Start) -> None:
     def refuses(request: Request) -> Reply:
         if request.body.get("n", 1) > 1:
             return as_json({"error": {"message": "n must be 1"}}, 400)
@@ -204,8 +204,7 @@ def test_a_server_that_writes_one_at_a_time(start: Start) -> None:
 
     server = start(refuses)
     remote = client(server, concurrency=1)
-    found = texts(remote, 2, n=3)
-    assert [len(set(group)) for group in found] == [3, 3], "every completion has a seed of its own"
+    assert [len(set(group)) for group in texts(remote, 2, n=3)] == [3, 3], "every completion has a seed of its own"
     assert [request.body.get("n") for request in server.requests] == [3, None, None, None, None, None, None]
     assert remote.tokens_written == 60
     fewer = start(lambda request: as_json(completions(*"ab"[: request.body.get("n", 1)])))
@@ -235,7 +234,7 @@ def test_slow_answers_keep_the_order_and_the_bound(start: Start) -> None:
     assert remote.tokens_written == 120
 
 
-def test_a_refused_thinking_switch_is_left_out_from_then_on(start: Start) -> None:
+def test_a_refused_optional_field_is_dropped_from_then_on(start: Start) -> None:
     def strict(request: Request) -> Reply:
         for name in ("chat_template_kwargs", "stream_options"):
             if name in request.body:
@@ -290,12 +289,12 @@ def test_the_last_event_needs_no_blank_line_and_others_may_have_several_lines(st
 
 
 @pytest.mark.parametrize("cut", [True, False], ids=["connection", "stream"])
-def test_a_cut_stream_is_asked_for_again(start: Start, cut: bool) -> None:
+def test_a_truncated_stream_is_requested_again(start: Start, cut: bool) -> None:
     good = Reply(pieces=[event(0, "whole"), event(0, None, "stop"), DONE])
     server = start(in_turn(Reply(pieces=[event(0, "who"), event(0, None, "stop")], cut=cut), good))
     remote = client(server, stream=True)
     assert texts(remote) == [["whole"]]
-    assert remote.tokens_written == 1, "what was cut does not count"
+    assert remote.tokens_written == 1, "a truncated answer does not count"
     never = start(lambda request: Reply(pieces=[event(0, "who")], cut=cut))
     message = fault(client(never, stream=True))
     assert "failed 3 times" in message and ("connection failed" if cut else "broke off before its end") in message
@@ -346,7 +345,7 @@ def test_retry_after_is_obeyed_up_to_two_minutes(start: Start, waits: list[float
         assert f'429 Too Many Requests ("busy"), with Retry-After: {delay}' in message and len(closed.requests) == 1
 
 
-def test_a_cut_connection_is_retried(start: Start) -> None:
+def test_a_broken_connection_is_retried(start: Start) -> None:
     whole = as_json(completions("whole"))
     server = start(in_turn(Reply(200, whole.body, cut=True), whole))
     assert texts(client(server)) == [["whole"]]
@@ -366,7 +365,7 @@ def test_timeouts(start: Start) -> None:
     assert "no complete answer within 0.1 s" in fault(client(drips, timeout=0.1, retries=0))
 
 
-def test_a_refused_key_is_named_but_never_shown(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_name_the_key_variable_but_never_show_the_key(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     server = start(lambda request: as_json({"error": {"message": f"Incorrect key {KEY}!"}}, 401))
     remote = client(server)
@@ -416,7 +415,7 @@ def test_redirects_do_not_take_the_key_along(start: Start, monkeypatch: pytest.M
     assert other.requests == []
 
 
-def test_hostile_words_are_cleaned(start: Start) -> None:
+def test_hostile_messages_are_cleaned(start: Start) -> None:
     message = "\x1b[31mred\r\n\u202eesrever\x00" + "long " * 1000
     error = fault(client(start(lambda request: as_json({"error": {"message": message}}, 400))))
     assert "[31mred esrever long" in error and error.isprintable() and len(error) < 600
@@ -489,8 +488,8 @@ def test_compressed_answers_are_refused(start: Start) -> None:
     assert server.requests[0].headers["Accept-Encoding"] == "identity"
 
 
-def test_cut_thoughts_and_half_characters(start: Start) -> None:
-    """A null text is one that was cut before it began; half a character becomes a replacement character."""
+def test_truncated_thoughts_and_half_characters(start: Start) -> None:
+    """A null text was truncated before it began; half a character becomes a replacement character."""
     thoughts = completions("x", reason="length")
     thoughts["choices"][0]["message"]["content"] = None
     assert texts(client(start(lambda request: as_json(thoughts)))) == [[""]]
@@ -517,7 +516,7 @@ def slow_but_for(prompt: str) -> Behavior:
     return behave
 
 
-def test_nobody_waits_for_slow_answers_after_an_error_or_ctrl_c(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_answers_are_not_awaited_after_an_error_or_ctrl_c(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     server = start(slow_but_for("prompt 3"))
     remote = client(server, concurrency=4)
     began = time.monotonic()
@@ -615,18 +614,18 @@ def test_prompt_tokens(start: Start) -> None:
         client(start(lambda request: Reply(401))).prompt_tokens("x")
 
 
-def test_fingerprints_tell_models_apart(start: Start) -> None:
+def test_fingerprints_differ_between_models_and_settings(start: Start) -> None:
     server = start(lambda request: Reply(200, b"Success"))
     remote = client(server, base_model="base")
     names = ("rubric", "judge", None)
-    found = {remote.fingerprint(name) for name in names}
-    assert len(found) == 3 and found == {client(server, base_model="base").fingerprint(name) for name in names}
+    hashes = {remote.fingerprint(name) for name in names}
+    assert len(hashes) == 3 and hashes == {client(server, base_model="base").fingerprint(name) for name in names}
     for changes in ({"revision": "2"}, {"rubric_model": "r2"}, {"extra_body": {"top_k": 1}}, {"chat": False}):
-        assert client(server, base_model="base", **changes).fingerprint("rubric") not in found
+        assert client(server, base_model="base", **changes).fingerprint("rubric") not in hashes
     remote.load_adapter("rubric", "/new/rubric")
     first = remote.fingerprint("rubric")
     remote.load_adapter("rubric", "/new/rubric")
-    assert len({first, remote.fingerprint("rubric")} - found) == 2 and remote.fingerprint("judge") in found
+    assert len({first, remote.fingerprint("rubric")} - hashes) == 2 and remote.fingerprint("judge") in hashes
 
 
 class Vllm:
@@ -769,10 +768,10 @@ def test_an_evaluation_equals_the_scripted_one(start: Start, stream: bool) -> No
     server = start(scripted(player))
     here = ScriptedSampler(player)
     there = client(server, stream=stream, concurrency=4)
-    expected, found = evaluation(here), evaluation(there)
-    assert found.values == expected.values and found.rows == expected.rows and found.showcase == expected.showcase
+    expected, result = evaluation(here), evaluation(there)
+    assert result.values == expected.values and result.rows == expected.rows and result.showcase == expected.showcase
     for name in ("unparsed", "consistency", "rubric_usable", "format"):
-        assert 0 < found.values[name] < 1, f"the script is worth evaluating: {name}"
+        assert 0 < result.values[name] < 1, f"the script is worth evaluating: {name}"
     assert there.tokens_written == here.tokens_written
     requested = sorted((r.body["model"], r.prompt) for r in server.requests)
     assert requested == sorted((name, prompt) for name in ("rubric", "judge") for prompt in here.prompts(name))
@@ -794,8 +793,8 @@ def test_judge_on_the_command_line(start: Start, run_folder: Path, monkeypatch: 
     pair = ("--prompt", "request x", "--a", "poor one", "--b", "good two")
     done = call("judge", run_folder, *pair, *names, "--json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["winner"] == "B" and found["consistent"] is True and found["rubric"].strip() == RUBRIC_TEXT
+    verdict = json.loads(done.stdout)
+    assert verdict["winner"] == "B" and verdict["consistent"] is True and verdict["rubric"].strip() == RUBRIC_TEXT
     assert {request.body["model"] for request in server.requests if request.path != "/tokenize"} == {"r7", "j7"}
     assert {request.headers["Authorization"] for request in server.requests} == {f"Bearer {KEY}"}
     assert KEY not in done.stdout + done.stderr
@@ -809,8 +808,8 @@ def test_a_file_and_a_rubric_on_the_command_line(start: Start, run_folder: Path,
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert call("judge", run_folder, source, target, "--server", server.url, "--concurrency", "3").returncode == 0
     assert server.most_at_once == 3
-    found = [json.loads(line) for line in target.read_text().splitlines()]
-    assert [(row["id"], row["winner"]) for row in found] == [(f"p{i}", "A") for i in range(5)]
+    verdicts = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [(row["id"], row["winner"]) for row in verdicts] == [(f"p{i}", "A") for i in range(5)]
     written = call("rubric", run_folder, "request x", "--server", server.url)
     assert written.stdout.strip() == RUBRIC_TEXT, written.stderr
 
@@ -826,7 +825,7 @@ def test_evaluate_on_the_command_line(start: Start, run_folder: Path, tmp_path: 
     assert values["accuracy"] == 1.0 and values["pairs"] == 3 and values["left_out_too_long"] == 0
 
 
-def test_the_command_line_says_what_is_wrong(
+def test_errors_on_the_command_line(
     start: Start, run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refused(*arguments: str | Path) -> str:
