@@ -69,7 +69,7 @@ def test_fingerprints_tell_weights_apart(folders: tuple[Path, Path], tmp_path: P
     assert other.fingerprint("judge") != other.fingerprint("rubric")
 
 
-def test_quantisation_is_honoured(folders: tuple[Path, Path]) -> None:
+def test_quantization_is_applied(folders: tuple[Path, Path]) -> None:
     pytest.importorskip("bitsandbytes")
     two = load_two_models(settings(*folders, quantization="nf4"), seed=0)
     for model in two.models.values():

@@ -19,7 +19,7 @@ from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.models.unsloth import AGREEMENT, SeededChoice, prepare
 
 BESIDE = Path(sys.prefix) / "unsloth"
-"""Where ``make test`` puts it: apart from the other packages, whose behaviour it would change."""
+"""Where ``make test`` puts it: apart from the other packages, whose behavior it would change."""
 
 
 @pytest.fixture(scope="module")
