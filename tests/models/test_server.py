@@ -20,7 +20,7 @@ import pytest
 from rubric_arm_lite.cli import main as cli
 from rubric_arm_lite.data.testbed.world import World
 from rubric_arm_lite.errors import BackendError, ConfigError
-from rubric_arm_lite.evaluation.evaluate import Evaluation, Evaluator
+from rubric_arm_lite.evaluation.evaluate import Evaluation, make_evaluator
 from rubric_arm_lite.models import server_client
 from rubric_arm_lite.models.sampler import ChatSampler, Sampling
 from rubric_arm_lite.models.server import ServerSampler, ServerSettings, root_of
@@ -30,7 +30,6 @@ from rubric_arm_lite.prompts.parsing import parse_rubric
 from rubric_arm_lite.recipe.fields import EvaluationSettings, WorldSettings
 from rubric_arm_lite.recipe.load import dump_recipe
 from rubric_arm_lite.reward_model.generator import RubricCache, RubricGenerator
-from rubric_arm_lite.reward_model.judge import JudgeDesk
 from rubric_arm_lite.reward_model.model import RubricRewardModel
 from rubric_arm_lite.types import Example, FinishReason
 from tests.cli.test_cli import call
@@ -759,8 +758,8 @@ def player(adapter: str | None, example: Example, index: int) -> Written:
 
 def evaluation(backend: ChatSampler) -> Evaluation:
     settings = EvaluationSettings(pairs=len(PAIRS), vote_pairs=8, bootstrap=200)
-    writer = RubricGenerator(backend, PROMPTS, RubricCache(100))
-    return Evaluator(backend, writer, JudgeDesk(backend, PROMPTS), settings, PAIRS, 11).evaluate("x", votes=3)
+    generator = RubricGenerator(backend, PROMPTS, RubricCache(100))
+    return make_evaluator(recipe(seed=11), generator, settings, PAIRS).evaluate("x", votes=3)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
