@@ -108,7 +108,7 @@ def test_merged_checkpoints_judge_as_the_adapters_do(finished_run: Path, tmp_pat
     cases = [(prompt, a, b, rubric) for a in answers for b in answers if a < b for rubric in (by_hand, None)]
     ours, theirs = adapters.compare_many(cases), checkpoints.compare_many(cases)
     assert [v.rubric for v in ours] == [v.rubric for v in theirs]
-    assert [v.judgements + v.flipped for v in ours] == [v.judgements + v.flipped for v in theirs]
+    assert [v.original + v.swapped for v in ours] == [v.original + v.swapped for v in theirs]
 
     own = tmp_path / "own.yaml"  # as a user would: paths beside the recipe, over the command line
     own.write_text(

@@ -113,7 +113,7 @@ def texts_of(model: RubricRewardModel, prompts: int = 12) -> list[str]:
     """Rubrics and judgements, both orders, of some pairs of the testbed."""
     pairs = [block.pairs[0] for block in World(3).blocks("test", prompts)]
     verdicts = model.compare_many([(pair.prompt, pair.chosen, pair.rejected, None) for pair in pairs])
-    return [t for v in verdicts for t in (v.rubric.text, *(j.text for j in (*v.judgements, *v.flipped)))]
+    return [t for v in verdicts for t in (v.rubric.text, *(j.text for j in (*v.original, *v.swapped)))]
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
