@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import assert_never, cast
 
 from rubric_arm_lite.errors import BackendError, CheckpointError
-from rubric_arm_lite.models.server import RefusedRequest
+from rubric_arm_lite.models import RefusedRequest
 from rubric_arm_lite.reward_model.model import RubricRewardModel, TooLong
 from rubric_arm_lite.reward_model.serve.schema import (
     REQUEST,
