@@ -15,8 +15,8 @@ from rubric_arm_lite.evaluation.caveats import (
     unparsed_caveats,
 )
 from rubric_arm_lite.recipe.load import load_recipe
+from rubric_arm_lite.report.headline import headline
 from rubric_arm_lite.report.read import read_run
-from rubric_arm_lite.report.story import headline
 from tests.report.test_report import Made, Reader, report
 from tests.short_run import SHORT
 from tests.source_rows import write_jsonl

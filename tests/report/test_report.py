@@ -17,11 +17,14 @@ from hypothesis import strategies as st
 
 from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.recipe.load import dump_recipe, load_recipe, recipe_hash
-from rubric_arm_lite.report.html import write_report
-from rubric_arm_lite.report.panels import MOST_POINTS, groups, short_label, thinned
-from rubric_arm_lite.report.read import STAGE_WORDS, EvaluationRow, contrast, read_run
-from rubric_arm_lite.report.story import SIDES, cross_play, cross_play_name, headline, marked_lines, points, showcases
-from rubric_arm_lite.report.text import table
+from rubric_arm_lite.report import write_report
+from rubric_arm_lite.report.examples import examples, marked_lines
+from rubric_arm_lite.report.gains import SIDES, contrast, cross_play, cross_play_name, points
+from rubric_arm_lite.report.headline import headline
+from rubric_arm_lite.report.panels import panels
+from rubric_arm_lite.report.read import STAGE_NAMES, EvaluationRow, read_run
+from rubric_arm_lite.report.series import MAX_POINTS, short_label, thinned
+from rubric_arm_lite.report.tables import Table, markdown_table, timing_table
 from rubric_arm_lite.runs.directory import RunState
 from rubric_arm_lite.training import run as pipeline
 from rubric_arm_lite.training.schedule import STAGES, scheduled_phases
@@ -304,7 +307,7 @@ def test_every_picture_is_xml_with_words_for_those_who_do_not_see_it(whole: tupl
     assert page.count("<figcaption") == len(found) - 1  # the accuracy comes in two shapes under one caption
 
 
-def test_pictures_take_their_colours_from_the_page(whole: tuple[Path, str, str]) -> None:
+def test_pictures_take_their_colors_from_the_page(whole: tuple[Path, str, str]) -> None:
     _, page, _ = whole
     style = page[page.index("<style>") : page.index("</style>")]
     light, dark = style.split("@media (prefers-color-scheme: dark)", 1)
@@ -340,8 +343,12 @@ def test_timings_of_a_stage_done_twice_are_added(tmp_path: Path) -> None:
     run = Made(tmp_path / "r").start()
     run.log("timings.jsonl", stage="judge 1", seconds=1.0, tokens=100)
     run.log("timings.jsonl", stage="judge 1", seconds=3.0, tokens=500)
-    times = {time.stage: time for time in read_run(run.path).times}
-    assert (times["judge 1"].seconds, times["judge 1"].tokens, times["judge 1"].rate) == (4.0, 600.0, 150.0)
+    times = read_run(run.path).times
+    assert times["judge 1"] == (4.0, 600.0)
+    assert timing_table(times).rows[-2:] == (
+        ("judge 1", "4.0", "73%", "600", "150"),
+        ("total", "5.5", "100%", "1,600", "291"),
+    )
 
 
 # --- unfinished runs ------------------------------------------------------------------------------------------------
@@ -406,7 +413,7 @@ def test_every_schedule_has_a_report(tmp_path: Path, order: str) -> None:
     page, text = report(complete(tmp_path / "r", f"schedule.order={order}").path)
     Reader(page)
     assert "## One prompt" in text
-    found = showcases(read_run(tmp_path / "r").phases)
+    found = examples(read_run(tmp_path / "r").phases)
     assert found[0].versions[0].phases[0] == "warm-up" and found[0].versions[-1].phases[-1] == "final"
 
 
@@ -500,7 +507,7 @@ def test_the_text_fits_a_terminal_and_ends_with_its_timings(whole: tuple[Path, s
 
 
 def test_numbers_are_right_aligned() -> None:
-    assert table(["name", "n"], [["a", "1.0"], ["bcdef", "100.0"]]).splitlines() == [
+    assert markdown_table(Table(("name", "n"), (("a", "1.0"), ("bcdef", "100.0")))).splitlines() == [
         "| name  |     n |",
         "| ----- | ----: |",
         "| a     |   1.0 |",
@@ -512,7 +519,7 @@ def test_numbers_are_right_aligned() -> None:
 
 
 def row(name: str, scores: list[float]) -> EvaluationRow:
-    rows = tuple({"pair_id": str(i), "original": s, "flipped": s} for i, s in enumerate(scores))
+    rows = tuple({"pair_id": str(i), "original": s, "swapped": s} for i, s in enumerate(scores))
     return EvaluationRow(name, {"accuracy": sum(scores) / len(scores)}, rows)
 
 
@@ -550,7 +557,7 @@ def test_points_have_no_negative_zero() -> None:
 
 
 def test_the_words_for_stages_and_sides_are_the_pipeline_s() -> None:
-    assert tuple(STAGE_WORDS) == STAGES
+    assert tuple(STAGE_NAMES) == STAGES
     assert {cross_play_name(judge, rubrics) for judge in SIDES for rubrics in SIDES} == set(pipeline.CROSS_PLAY)
 
 
@@ -558,21 +565,26 @@ def test_the_words_for_stages_and_sides_are_the_pipeline_s() -> None:
 
 
 def test_a_role_s_line_is_broken_between_its_phases(whole: tuple[Path, str, str]) -> None:
-    found = {panel.key: panel for group in groups(read_run(whole[0])) for panel in group.panels}
-    judge, rubric = found["kl"].lines
-    assert [len(stretch) for stretch in judge.stretches] == [4, 4, 4]
-    assert [stretch[0][0] for stretch in judge.stretches] == [0.5, 8.5, 16.5]
-    assert [stretch[0][0] for stretch in rubric.stretches] == [4.5, 12.5, 20.5]
-    assert [band.label for band in found["kl"].bands] == ["J1", "R1", "J2", "R2", "J3", "R3"]
-    assert found["kl"].described == "KL to the warm-up copy. judge: 0.01 → 0.01; rubric generator: 0.01 → 0.01"
-    assert [line.name for line in found["reward-judge"].lines] == ["verdict right", "well-formed"]
+    pictures = panels(read_run(whole[0]))
+    judge, rubric = pictures["kl"].series
+    assert [len(segment) for segment in judge.segments] == [4, 4, 4]
+    assert [segment[0][0] for segment in judge.segments] == [0.5, 8.5, 16.5]
+    assert [segment[0][0] for segment in rubric.segments] == [4.5, 12.5, 20.5]
+    assert [band.label for band in pictures["kl"].bands] == ["J1", "R1", "J2", "R2", "J3", "R3"]
+    alt_text = "KL to the warm-up copy. judge: 0.01 → 0.01; rubric generator: 0.01 → 0.01"
+    assert alt_text in [ET.fromstring(svg).get("aria-label") for svg in svgs(whole[1])]
+    assert [series.name for series in pictures["reward-judge"].series] == ["verdict right", "well-formed"]
+
+
+def test_every_picture_has_a_place_on_the_page(whole: tuple[Path, str, str]) -> None:
+    assert len(svgs(whole[1])) == len(panels(read_run(whole[0]))) + 2  # the accuracy comes in two shapes
 
 
 def test_long_lines_are_thinned_to_means() -> None:
-    line = [(float(i), float(i % 2)) for i in range(4 * MOST_POINTS)]
-    found = thinned(line, MOST_POINTS)
-    assert len(found) == MOST_POINTS
-    assert found[0] == (1.5, 0.5) and found[-1] == (4 * MOST_POINTS - 2.5, 0.5)
+    line = [(float(i), float(i % 2)) for i in range(4 * MAX_POINTS)]
+    found = thinned(line, MAX_POINTS)
+    assert len(found) == MAX_POINTS
+    assert found[0] == (1.5, 0.5) and found[-1] == (4 * MAX_POINTS - 2.5, 0.5)
     assert thinned(line[:3], 3) == tuple(line[:3])
 
 
@@ -613,10 +625,10 @@ def test_equal_neighbours_share_a_column(tmp_path: Path) -> None:
         run.evaluate(name, 0.9)
         file = run.path / "evaluations" / f"{name.replace(' ', '-')}.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"showcase": showcase_of("end", "")}))
-    (found,) = showcases(read_run(run.path).phases)
+    (found,) = examples(read_run(run.path).phases)
     assert [version.phases for version in found.versions] == [("warm-up",), ("rubric 3", "final")]
     assert [verdict.phase for verdict in found.verdicts] == ["base", "warm-up", "rubric 3", "final"]
-    assert (found.verdicts[0].original, found.verdicts[0].flipped) == ("right", "right")
+    assert (found.verdicts[0].original, found.verdicts[0].swapped) == ("right", "right")
 
 
 def test_an_unusable_rubric_is_called_that(tmp_path: Path) -> None:
@@ -640,7 +652,7 @@ def test_an_unusable_rubric_is_called_that(tmp_path: Path) -> None:
 def test_no_display_and_no_torch_are_needed(whole: tuple[Path, str, str]) -> None:
     run = whole[0]
     code = (
-        "import sys; from rubric_arm_lite.report.html import write_report; "
+        "import sys; from rubric_arm_lite.report.render import write_report; "
         "assert 'matplotlib' not in sys.modules; "
         f"write_report({str(run)!r}); "
         "assert 'matplotlib.pyplot' not in sys.modules and 'torch' not in sys.modules"
