@@ -12,7 +12,8 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 from xml.sax.saxutils import quoteattr
 
 import matplotlib
@@ -22,48 +23,13 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from rubric_arm_lite.report.panels import Band, Color, Panel, Tint, evaluation_axis
 from rubric_arm_lite.report.read import EvaluationRow
-from rubric_arm_lite.report.series import Band, Panel, evaluation_axis
 
-_NAMES = (
-    "ink",
-    "muted",
-    "grid",
-    "accent",
-    "judge",
-    "rubric",
-    "tint-judge",
-    "tint-rubric",
-    "tint-none",
-    "paper",
-    "band",
-)
+_NAMES = (*get_args(Color), *get_args(Tint), "grid", "paper", "band")
 _HEX = {name: f"#0102{i:02x}" for i, name in enumerate(_NAMES, start=3)}
-"""Placeholder colors that nothing else uses."""
-_STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "rubric-arm-lite",
-    "text.parse_math": False,
-    "text.color": _HEX["ink"],
-    "axes.edgecolor": _HEX["grid"],
-    "axes.labelcolor": _HEX["muted"],
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": _HEX["grid"],
-    "grid.linewidth": 0.8,
-    "xtick.color": _HEX["muted"],
-    "ytick.color": _HEX["muted"],
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "lines.solid_capstyle": "round",
-    "lines.solid_joinstyle": "round",
-}
+"""Placeholder colors that nothing else uses; ``report.mplstyle`` uses them too."""
+_STYLE = ["default", str(Path(__file__).parent / "templates" / "report.mplstyle")]
 _PERCENT = FuncFormatter(lambda value, _: f"{100 * value:.3g}%")
 _ORDER_STYLES = {"accuracy_original": (0, (4, 2)), "accuracy_swapped": (0, (1, 1.6))}
 _ORACLE_NAMES = {
@@ -117,7 +83,7 @@ _NARROW = _Frame(380, 360, 11.5, 40, 82, 12, 26)
 
 def draw_panel(key: str, title: str, panel: Panel) -> Markup:
     """A small picture as SVG, with its values in words for readers who do not see it."""
-    with matplotlib.style.context(["default", _STYLE]):
+    with matplotlib.style.context(_STYLE):
         figure, axes = _PANEL.axes(panel.bands)
         for series in panel.series:
             for segment in series.segments:
@@ -156,7 +122,7 @@ def draw_accuracy(evaluations: Sequence[EvaluationRow], oracle: Mapping[str, flo
     seen = [*low, *high, *oracle.values(), *(y for points in orders.values() for _, y in points)]
     bottom = max(0.0, min(0.5, *seen) - 0.04)
     accent = _HEX["accent"]
-    with matplotlib.style.context(["default", _STYLE]):
+    with matplotlib.style.context(_STYLE):
         labels = [row.name[:12] for row in evaluations] if wide else None
         figure, axes = frame.axes(evaluation_axis(evaluations, labels).bands)
         axes.set_ylim(bottom, _TOP)

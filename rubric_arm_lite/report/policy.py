@@ -7,14 +7,14 @@ logs alone; :mod:`rubric_arm_lite.training.policy.evaluate` measured every value
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from rubric_arm_lite.errors import CheckpointError, ConfigError, first_line
 from rubric_arm_lite.recipe import PolicyRecipe, load_settings
+from rubric_arm_lite.report.panels import evaluation_axis
 from rubric_arm_lite.report.read import EvaluationRow, finite_numbers, read_file, read_metrics
 from rubric_arm_lite.report.render import render, write_pair
-from rubric_arm_lite.report.series import Panel, evaluation_axis
 from rubric_arm_lite.report.tables import ABSENT, Column, evaluation_table
 from rubric_arm_lite.runs.directory import RECIPE
 from rubric_arm_lite.runs.logs import LogRow
@@ -33,13 +33,6 @@ _COLUMNS = (
     Column("tokens", "length", ".1f"),
     Column("truncated", "cut", ".3f"),
     Column("distinct", "distinct", ".3f"),
-)
-_NOTE = (
-    "Win rates are over the starting policy, one sampled answer of each to every held-out request; the start itself "
-    "has 0.5. Reward model: the one trained against, both orders under its own rubric. Independent: a judge the policy "
-    "was not trained against. Equal length: a logistic regression on the difference in tokens, read off at difference "
-    "0. Score: the independent judge's mean score of single answers, with a bootstrap interval. KL: to the start, nats "
-    "per answer, on the policy's own answers."
 )
 
 
@@ -71,10 +64,12 @@ def write_policy_report(run: str | Path) -> tuple[Path, Path]:
     columns = [column for column in _COLUMNS if any(column.text(row.values) != ABSENT for row in record.evaluations)]
     values = {
         "record": record,
-        "evaluations": replace(evaluation_table(record.evaluations, columns), notes=(_NOTE,)),
+        "evaluations": evaluation_table(record.evaluations, columns),
         "yields": [_yield(row) for row in record.labels],
     }
-    html = render("policy_report.html.jinja", **values, panels=_panels(record.evaluations), draw=draw_panel)
+    labels = ["start" if i == 0 else row.name.rpartition(" ")[2] for i, row in enumerate(record.evaluations)]
+    axis = evaluation_axis(record.evaluations, labels)
+    html = render("policy_report.html.jinja", **values, axis=axis, draw=draw_panel)
     return write_pair(Path(run), html, render("policy_report.md.jinja", **values))
 
 
@@ -106,25 +101,6 @@ def read_policy_run(run: Path) -> PolicyRecord:
             "anew."
         ) from error
     return PolicyRecord(recipe, evaluations, rows["labels"], [alarm_text(alarm) for alarm in raised], answers)
-
-
-def _panels(evaluations: Sequence[EvaluationRow]) -> dict[str, Panel]:
-    """The curves of a run over its evaluations, by the key that the template uses."""
-    labels = ["start" if i == 0 else row.name.rpartition(" ")[2] for i, row in enumerate(evaluations)]
-    axis = evaluation_axis(evaluations, labels)
-    win_rates = [
-        axis.series("independent/win_rate", "independent", "accent"),
-        axis.series("trained/win_rate", "reward model", "rubric", dashed=True),
-    ]
-    bounds = [axis.series(f"score_{end}", end, "muted", dashed=True) for end in ("low", "high")]
-    lengths = [axis.series("length", "policy", "ink"), axis.series("length_start", "start", "muted", dashed=True)]
-    candidates = {
-        "win-rate": axis.panel(win_rates, guide=0.5),
-        "score": axis.panel([axis.series("score", "score", "accent"), *bounds], "number"),
-        "kl": axis.panel([axis.series("kl", "KL", "ink")], "number"),
-        "length": axis.panel(lengths, "number"),
-    }
-    return {key: panel for key, panel in candidates.items() if panel.series}
 
 
 def _yield(row: LogRow) -> str:

@@ -9,7 +9,7 @@ nothing in them is taken for markup.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,22 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rubric_arm_lite.evaluation import Result
-from rubric_arm_lite.report.benchmarks import numbers_table, paper_table, summary_table
 from rubric_arm_lite.report.examples import clearest, examples
-from rubric_arm_lite.report.gains import SIDES, by_role, cross_play
-from rubric_arm_lite.report.headline import headline
-from rubric_arm_lite.report.panels import panels
+from rubric_arm_lite.report.headline import SIDES, by_role, cross_play, headline
+from rubric_arm_lite.report.panels import evaluation_axis, probe_panel, reward_panel, step_axis, warmup_panel
 from rubric_arm_lite.report.read import RunRecord, read_run
-from rubric_arm_lite.report.tables import Table, evaluation_columns, evaluation_table, markdown_table, timing_table
+from rubric_arm_lite.report.tables import (
+    Table,
+    evaluation_columns,
+    evaluation_table,
+    markdown_table,
+    numbers_table,
+    paper_table,
+    summary_table,
+    timing_table,
+)
 from rubric_arm_lite.runs import atomic_write
+from rubric_arm_lite.types import ROLES
 
 WIDTH = 96
 """Columns of the Markdown text; its tables may need up to 100."""
@@ -36,8 +44,7 @@ def write_report(run: str | Path) -> tuple[Path, Path]:
     Raises:
         CheckpointError: if the folder is no run directory, or a file in it is damaged.
     """
-    record = read_run(Path(run))
-    return write_pair(Path(run), page(record), markdown(record))
+    return write_pair(Path(run), *render_report(read_run(Path(run))))
 
 
 def write_pair(run: Path, html: str, text: str) -> tuple[Path, Path]:
@@ -48,57 +55,46 @@ def write_pair(run: Path, html: str, text: str) -> tuple[Path, Path]:
     return paths
 
 
-def page(record: RunRecord) -> str:
-    """The HTML page of a run."""
+def render_report(record: RunRecord) -> tuple[str, str]:
+    """The HTML page and the Markdown text of a run."""
     from rubric_arm_lite.report.figures import draw_accuracy, draw_panel
 
     phases, cross_evaluations = record.phases, list(record.cross_play.values())
-    columns = evaluation_columns([*phases, *cross_evaluations])
-    return render(
-        "report.html.jinja",
-        **_shared(record),
-        accuracy=[draw_accuracy(phases, record.oracle, wide) for wide in (True, False)] if phases else [],
-        by_role=by_role(record),
-        sides=SIDES,
-        examples=examples(record.phases),
-        panels=panels(record),
-        draw=draw_panel,
-        evaluations=evaluation_table(phases, columns),
-        cross_evaluations=evaluation_table(cross_evaluations, columns),
-        benchmarks=[(result, numbers_table(result, 5)) for result in record.benchmarks],
-        paper=paper_table(record.benchmarks),
-        data=[(name.replace("_", " "), f"{value:g}") for name, value in record.data.items()],
-    )
-
-
-def markdown(record: RunRecord) -> str:
-    """The Markdown text of a run."""
-    return render(
-        "report.md.jinja",
-        **_shared(record),
-        example=clearest(examples(record.phases)),
-        outcomes={"right": "right", "wrong": "wrong", "none": "no verdict"},
-        evaluations=evaluation_table(record.phases, evaluation_columns(record.phases, brief=True)),
-        benchmarks=summary_table(record.benchmarks),
-    )
+    columns, prompts = evaluation_columns([*phases, *cross_evaluations]), examples(phases)
+    values = {
+        "record": record,
+        "open_parts": [name for name, done in record.parts.items() if not done],
+        "headline": headline(record),
+        "by_role": by_role(record),
+        "cross_play": cross_play(record),
+        "sides": SIDES,
+        "marks": {"right": "✓", "wrong": "✗", "none": "–"},
+        "evaluations": evaluation_table(phases, columns),
+        "brief_evaluations": evaluation_table(phases, evaluation_columns(phases, brief=True)),
+        "cross_evaluations": evaluation_table(cross_evaluations, columns),
+        "examples": prompts,
+        "clearest": clearest(prompts),
+        "timing": timing_table(record.times),
+        "benchmarks": [(result, numbers_table(result, 5)) for result in record.benchmarks],
+        "benchmark_summary": summary_table(record.benchmarks),
+        "paper": paper_table(record.benchmarks),
+    }
+    pictures = {
+        "draw": draw_panel,
+        "accuracy": [draw_accuracy(phases, record.oracle, wide) for wide in (True, False)] if phases else [],
+        "steps": step_axis(record.steps, record.probes),
+        "phases": evaluation_axis(phases),
+        "rewards": {role: reward_panel(record, role) for role in ROLES},
+        "warmup": warmup_panel(record),
+        "probes": probe_panel(record),
+    }
+    return render("report.html.jinja", **values, **pictures), render("report.md.jinja", **values)
 
 
 def benchmarks_text(results: Sequence[Result]) -> str:
     """Results of benchmarks as Markdown: ours above the paper's if it has them, then every number of each."""
     tables = [(result, numbers_table(result)) for result in results]
     return render("benchmarks.md.jinja", paper=paper_table(results), tables=tables)
-
-
-def _shared(record: RunRecord) -> Mapping[str, Any]:
-    """The values that both templates need."""
-    return {
-        "record": record,
-        "open_parts": [name for name, done in record.parts.items() if not done],
-        "headline": headline(record),
-        "cross_play": cross_play(record),
-        "marks": {"right": "✓", "wrong": "✗", "none": "–"},
-        "timing": timing_table(record.times),
-    }
 
 
 def render(template: str, **values: Any) -> str:

@@ -62,7 +62,7 @@ def step(informative: float, groups: float = 4.0, updates: float = 0.0) -> dict[
     return {"groups/informative": informative, "groups": groups, "updates": updates}
 
 
-def test_a_phase_is_still_only_as_a_whole() -> None:
+def test_a_phase_has_no_gradient_only_if_none_of_its_steps_has() -> None:
     steps = [
         ("judge 1", "judge", step(0.0)),
         ("judge 1", "judge", step(0.25)),
@@ -80,16 +80,16 @@ def test_a_phase_is_still_only_as_a_whole() -> None:
 
 
 def test_phases_that_are_alike_share_a_text() -> None:
-    stills = [PhaseWithoutGradient(f"judge {i}", "judge", True, False) for i in (1, 2, 3)]
-    stills += [
+    phases = [PhaseWithoutGradient(f"judge {i}", "judge", True, False) for i in (1, 2, 3)]
+    phases += [
         PhaseWithoutGradient("rubric 1", "rubric", True, True),
         PhaseWithoutGradient("judge 4", "judge", False, False),
     ]
-    judge, rubric, unasked = no_gradient_caveats(stills)
+    judge, rubric, without_groups = no_gradient_caveats(phases)
     assert judge.startswith("No group of judge 1, judge 2 and judge 3 carried a gradient: the adapter did not move. ")
     assert "judge.num_generations" in judge and "judge.temperature" in judge
     assert "No group of rubric 1 carried a gradient: only its KL term could move the adapter." in rubric
-    assert "no rubric could be read" in unasked and "num_generations" not in unasked
+    assert "no rubric could be read" in without_groups and "num_generations" not in without_groups
     both = no_gradient_caveats([PhaseWithoutGradient("judge+rubric 1", "rubric", True, False)])
     assert both[0].startswith("No group of the rubric in judge+rubric 1 carried")
 
@@ -124,7 +124,7 @@ def test_a_run_that_learned_nothing_says_so_at_its_head(tmp_path: Path) -> None:
     for words in (page, text):
         assert "97.5% of the judgements name no winner" in words
         assert "No group of judge 1 carried a gradient: the adapter did not move." in words
-        assert "Only 12 held-out pairs: this figure is loose" in words
+        assert "Only 12 held-out pairs: this accuracy is imprecise" in words
         assert "No group of rubric 1" not in words
     assert text.index("Careful") < text.index("## Evaluations") and page.index("Careful") < page.index("Cross-play")
 
@@ -144,10 +144,10 @@ def test_a_run_tells_it_on_the_way(tmp_path: Path) -> None:
     sets = (f"data.source={pairs}", "warmup.source=null", "schedule.cycles=1", "judge.max_steps=2")
     notes = execute(load_recipe("testbed", [*SHORT, *sets]), tmp_path / "run", "alternating").notes
     few, unparsed, judge, rubric = notes
-    assert few.startswith("Only ") and "this figure is loose" in few
+    assert few.startswith("Only ") and "this accuracy is imprecise" in few
     assert unparsed.startswith("100.0% of the judgements name no winner") and "None of the rubrics" in unparsed
     assert judge.startswith("No group of judge 1 carried a gradient: the adapter did not move. There was no group")
-    assert rubric.startswith("No group of rubric 1 carried a gradient: the adapter did not move. The samples of each")
+    assert rubric.startswith("No group of rubric 1 carried a gradient: the adapter did not move. All samples of each")
 
 
 def test_a_gain_of_form_is_called_one(tmp_path: Path) -> None:

@@ -19,11 +19,9 @@ from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.recipe.load import dump_recipe, load_recipe, recipe_hash
 from rubric_arm_lite.report import write_report
 from rubric_arm_lite.report.examples import examples, marked_lines
-from rubric_arm_lite.report.gains import SIDES, contrast, cross_play, cross_play_name, points
-from rubric_arm_lite.report.headline import headline
-from rubric_arm_lite.report.panels import panels
+from rubric_arm_lite.report.headline import SIDES, contrast, cross_play, cross_play_name, headline, points
+from rubric_arm_lite.report.panels import MAX_POINTS, reward_panel, short_label, step_axis, thinned, warmup_panel
 from rubric_arm_lite.report.read import STAGE_NAMES, EvaluationRow, read_run
-from rubric_arm_lite.report.series import MAX_POINTS, short_label, thinned
 from rubric_arm_lite.report.tables import Table, markdown_table, timing_table
 from rubric_arm_lite.runs.directory import RunState
 from rubric_arm_lite.training import run as pipeline
@@ -565,19 +563,56 @@ def test_the_words_for_stages_and_sides_are_the_pipeline_s() -> None:
 
 
 def test_a_role_s_line_is_broken_between_its_phases(whole: tuple[Path, str, str]) -> None:
-    pictures = panels(read_run(whole[0]))
-    judge, rubric = pictures["kl"].series
+    record = read_run(whole[0])
+    panel = step_axis(record.steps, record.probes).roles("kl", "number")
+    judge, rubric = panel.series
     assert [len(segment) for segment in judge.segments] == [4, 4, 4]
     assert [segment[0][0] for segment in judge.segments] == [0.5, 8.5, 16.5]
     assert [segment[0][0] for segment in rubric.segments] == [4.5, 12.5, 20.5]
-    assert [band.label for band in pictures["kl"].bands] == ["J1", "R1", "J2", "R2", "J3", "R3"]
-    alt_text = "KL to the warm-up copy. judge: 0.01 → 0.01; rubric generator: 0.01 → 0.01"
-    assert alt_text in [ET.fromstring(svg).get("aria-label") for svg in svgs(whole[1])]
-    assert [series.name for series in pictures["reward-judge"].series] == ["verdict right", "well-formed"]
+    assert [band.label for band in panel.bands] == ["J1", "R1", "J2", "R2", "J3", "R3"]
+    assert [series.name for series in reward_panel(record, "judge").series] == ["verdict right", "well-formed"]
+    assert [(s.name, s.dashed) for s in reward_panel(record, "rubric").series] == [
+        ("judge right", False),
+        ("rubric parses", True),
+    ]
+    assert warmup_panel(record).series[0].segments == (((10.0, 0.1), (20.0, 0.05)),)
 
 
-def test_every_picture_has_a_place_on_the_page(whole: tuple[Path, str, str]) -> None:
-    assert len(svgs(whole[1])) == len(panels(read_run(whole[0]))) + 2  # the accuracy comes in two shapes
+def test_pictures_are_described_in_words(whole: tuple[Path, str, str]) -> None:
+    labels = [ET.fromstring(svg).get("aria-label", "") for svg in svgs(whole[1])]
+    assert "KL to the warm-up copy. judge: 0.01 → 0.01; rubric generator: 0.01 → 0.01" in labels
+    titles = [label.split(". ")[0] for label in labels[2:]]  # the accuracy comes first, in two shapes
+    assert titles == [
+        "Mean reward",
+        "Parts of the judge's reward",
+        "Parts of the rubric generator's reward",
+        "Warm-up loss",
+        "Informative groups",
+        "KL to the warm-up copy",
+        "Entropy",
+        "Clipped tokens",
+        "Samples that parse",
+        "Well-formed judgements",
+        "Consistency and position bias",
+        "Verdicts for Response A",
+        "Verdicts for Response A in training",
+        "Principles named",
+        "Shape of the rubrics",
+        "Criteria per rubric",
+        "Words per rubric",
+        "Cache hit rate",
+    ]
+
+
+def test_probes_and_masked_samples_are_drawn_where_there_are_any(tmp_path: Path) -> None:
+    run = Made(tmp_path / "r", "schedule.until={metric: consistency, at_least: 0.9, every: 2}").start().warm_up()
+    run.alternate()
+    run.log("metrics.jsonl", kind="probe", slot=1, phase="rubric 1", step=1, consistency=0.8)
+    run.log("metrics.jsonl", kind="step", slot=4, phase="judge 3", role="judge", step=4, **{"reward/masked": 0.5})
+    page, _ = report(run.path)
+    labels = [ET.fromstring(svg).get("aria-label", "") for svg in svgs(page)]
+    assert "Probe. consistency: 80.0%" in labels
+    assert any("masked: 0.0% → 50.0%" in label for label in labels)
 
 
 def test_long_lines_are_thinned_to_means() -> None:

@@ -9,10 +9,9 @@ import pytest
 
 from rubric_arm_lite.evaluation.benchmarks.paper import AVERAGES, COLUMNS, ROWS
 from rubric_arm_lite.evaluation.benchmarks.results import Number, Result
-from rubric_arm_lite.report.benchmarks import numbers_table, paper_table
 from rubric_arm_lite.report.read import RunRecord
-from rubric_arm_lite.report.render import benchmarks_text, markdown, page
-from rubric_arm_lite.report.tables import Table
+from rubric_arm_lite.report.render import benchmarks_text, render_report
+from rubric_arm_lite.report.tables import Table, numbers_table, paper_table
 
 RATES = {
     "items": 10.0,
@@ -88,7 +87,7 @@ def test_of_one_s_own_files_the_paper_says_nothing() -> None:
     """Nor of a benchmark that its table has no column for."""
     for results in ([], [result("mine", number("accuracy", 0.5))], [result("writing", number("accuracy", 0.5))]):
         assert paper_table(results) is None
-    text, html = benchmarks_text([result("mine", number("accuracy", 0.5))]), page(record([result("mine")]))
+    text, html = benchmarks_text([result("mine", number("accuracy", 0.5))]), render_report(record([result("mine")]))[0]
     assert "Compared with the paper" not in text + html and "## Mine" in text and 'id="benchmarks"' in html
     assert paper_table([result("followbench", number("accuracy", 0.5))]) is not None, "a file under its name has one"
 
@@ -133,15 +132,16 @@ def test_text_and_page_show_them() -> None:
     text = benchmarks_text(results)
     assert "| ours, voting@5" in text and "## Rewardbench" in text and "From owner/rewardbench." in text
     shown = record(results)
-    assert "## Benchmarks" in markdown(shown) and "benchmarks/results.md" in markdown(shown)
-    html = page(shown)
+    html, markdown = render_report(shown)
+    assert "## Benchmarks" in markdown and "benchmarks/results.md" in markdown
     assert 'id="benchmarks"' in html and 'href="#benchmarks"' in html and "ours, voting@5" in html
-    assert 'id="benchmarks"' not in page(record([])) and "## Benchmarks" not in markdown(record([]))
+    html, markdown = render_report(record([]))
+    assert 'id="benchmarks"' not in html and "## Benchmarks" not in markdown
 
 
 def test_names_from_data_stay_text() -> None:
     hostile = result("helpsteer3", number("<script>|\u202e`x`\x1b[1m\n# a", 0.5))
-    html, text = page(record([hostile])), benchmarks_text([hostile])
+    html, text = render_report(record([hostile]))[0], benchmarks_text([hostile])
     assert "<script>|" not in html and "&lt;script&gt;" in html
     for shown in (html, text):
         assert "\u202e" not in shown and "\x1b" not in shown

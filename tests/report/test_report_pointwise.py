@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rubric_arm_lite.report.examples import examples
-from rubric_arm_lite.report.gains import contrast
+from rubric_arm_lite.report.headline import contrast
 from rubric_arm_lite.report.read import read_run
 from tests.report.test_report import PAIRS, Made, report, section, showcase_of, values_of
 
