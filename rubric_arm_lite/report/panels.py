@@ -91,8 +91,8 @@ class Axis:
 
     def panel(self, series: Iterable[tuple[Any, ...]], unit: Unit = "share", guide: float | None = None) -> Panel:
         """A panel of the series that have points, each given as the arguments of :meth:`series`."""
-        found = (self.series(*arguments) for arguments in series)
-        return Panel(tuple(each for each in found if each.segments), self.bands, unit, guide)
+        drawn = (self.series(*arguments) for arguments in series)
+        return Panel(tuple(each for each in drawn if each.segments), self.bands, unit, guide)
 
     def roles(self, metric: str, unit: Unit = "share", guide: float | None = None) -> Panel:
         """A panel of one metric of both roles."""

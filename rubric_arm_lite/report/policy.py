@@ -89,7 +89,7 @@ def read_policy_run(run: Path) -> PolicyRecord:
         ) from error
     try:
         rows = read_metrics(run)
-        evaluations = [EvaluationRow(row["name"], finite_numbers(row)) for row in rows["evaluation"]]
+        evaluations = [EvaluationRow(str(row["name"]), finite_numbers(row)) for row in rows["evaluation"]]
         raised = alarms(curve(rows["evaluation"]), recipe.evaluation.alarm_margin)
         answers = []
         if evaluations:

@@ -15,6 +15,7 @@ from rubric_arm_lite.evaluation.benchmarks.results import Number
 from rubric_arm_lite.report.read import EvaluationRow, safe_text
 
 ABSENT = "–"
+PARTIAL = "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +124,10 @@ def markdown_table(table: Table) -> str:
     return "\n".join(map(line, (table.header, rule, *table.rows)))
 
 
-PARTIAL = "*"
-_HEADER = ("", "accuracy", "95%", "original", "swapped", "mixed", "bias", "single", "items")
-
-
 def numbers_table(result: Result, most: int | None = None) -> Table:
     """Every number of one benchmark, in percent; at most the first ``most``."""
-    return Table(_HEADER, tuple(map(_row, result.numbers[:most])), tuple(_notes(result)))
+    header = ("", "accuracy", "95%", "original", "swapped", "mixed", "bias", "single", "items")
+    return Table(header, tuple(map(_row, result.numbers[:most])), tuple(_notes(result)))
 
 
 def summary_table(results: Sequence[Result]) -> Table:

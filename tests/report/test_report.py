@@ -165,7 +165,7 @@ class Made:
         self.log("metrics.jsonl", kind="step", slot=slot, phase=label, role=role, step=step, **values)
 
     def finish(self) -> Made:
-        found = {}
+        values = {}
         for judge, rubrics, accuracy in (
             ("warm-up", "warm-up", 0.6),
             ("trained", "warm-up", 0.65),
@@ -174,8 +174,8 @@ class Made:
         ):
             name = cross_play_name(judge, rubrics)
             self.evaluate(f"cross-play: {name}", accuracy)
-            found[name] = values_of(accuracy)
-        (self.path / "cross_play.json").write_text(json.dumps(found))
+            values[name] = values_of(accuracy)
+        (self.path / "cross_play.json").write_text(json.dumps(values))
         self.evaluate("final", 0.9, **{"voting@5": 0.95})
         self.commit("cross-play", "final")
         return self
@@ -241,9 +241,9 @@ class Reader(HTMLParser):
 
 
 def without_timing(page: str) -> str:
-    found = re.sub(r'<section id="timing">.*?</section>', "", page, flags=re.DOTALL)
-    assert found != page
-    return found
+    rest = re.sub(r'<section id="timing">.*?</section>', "", page, flags=re.DOTALL)
+    assert rest != page
+    return rest
 
 
 def svgs(page: str) -> list[str]:
@@ -251,9 +251,9 @@ def svgs(page: str) -> list[str]:
 
 
 def section(page: str, name: str) -> str:
-    found = re.search(rf'<section id="{name}">.*?</section>', page, flags=re.DOTALL)
-    assert found is not None
-    return Reader(found[0]).text
+    match = re.search(rf'<section id="{name}">.*?</section>', page, flags=re.DOTALL)
+    assert match is not None
+    return Reader(match[0]).text
 
 
 # --- a complete run -------------------------------------------------------------------------------------------------
@@ -292,9 +292,9 @@ def test_the_page_is_well_formed_and_needs_nothing_else(whole: tuple[Path, str, 
 
 def test_every_picture_is_xml_with_words_for_those_who_do_not_see_it(whole: tuple[Path, str, str]) -> None:
     _, page, _ = whole
-    found = svgs(page)
-    assert len(found) >= 18
-    for svg in found:
+    pictures = svgs(page)
+    assert len(pictures) >= 18
+    for svg in pictures:
         root = ET.fromstring(svg)
         assert root.get("role") == "img"
         assert len(root.get("aria-label", "")) > 20
@@ -302,7 +302,7 @@ def test_every_picture_is_xml_with_words_for_those_who_do_not_see_it(whole: tupl
         assert "<style" not in svg and "metadata" not in svg
         ids = set(re.findall(r'\bid="([^"]+)"', svg))
         assert set(re.findall(r'(?:url\(|href=")#([\w.-]+)', svg)) == ids
-    assert page.count("<figcaption") == len(found) - 1  # the accuracy comes in two shapes under one caption
+    assert page.count("<figcaption") == len(pictures) - 1  # the accuracy comes in two shapes under one caption
 
 
 def test_pictures_take_their_colors_from_the_page(whole: tuple[Path, str, str]) -> None:
@@ -354,10 +354,10 @@ def test_timings_of_a_stage_done_twice_are_added(tmp_path: Path) -> None:
 
 def test_a_run_that_has_just_begun(tmp_path: Path) -> None:
     page, text = report(Made(tmp_path / "r").path)
-    for told in (Reader(page).text, " ".join(text.split())):
-        assert "Nothing has been evaluated yet." in told
-        assert "evaluation of the base, warm-up of the rubric generator" in told
-        assert "judge 1, rubric 1, judge 2, rubric 2, judge 3, rubric 3, cross-play, final evaluation" in told
+    for words in (Reader(page).text, " ".join(text.split())):
+        assert "Nothing has been evaluated yet." in words
+        assert "evaluation of the base, warm-up of the rubric generator" in words
+        assert "judge 1, rubric 1, judge 2, rubric 2, judge 3, rubric 3, cross-play, final evaluation" in words
     for name in ("accuracy", "cross-play", "training", "learned", "evaluations"):
         assert "Not done yet" in section(page, name)
     assert "Nothing has been timed yet." in section(page, "timing")
@@ -411,8 +411,8 @@ def test_every_schedule_has_a_report(tmp_path: Path, order: str) -> None:
     page, text = report(complete(tmp_path / "r", f"schedule.order={order}").path)
     Reader(page)
     assert "## One prompt" in text
-    found = examples(read_run(tmp_path / "r").phases)
-    assert found[0].versions[0].phases[0] == "warm-up" and found[0].versions[-1].phases[-1] == "final"
+    prompts = examples(read_run(tmp_path / "r").phases)
+    assert prompts[0].versions[0].phases[0] == "warm-up" and prompts[0].versions[-1].phases[-1] == "final"
 
 
 def test_a_world_without_an_oracle(tmp_path: Path) -> None:
@@ -462,8 +462,8 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     assert not [name for name, _ in read.attributes if name.startswith("on")]
     assert "<script>alert(1)</script> ]]> --> </style></svg>" in section(page, "learned")
     assert "<script>alert(2)</script>" in read.text and "{{ 7 * 7 }} {% raw %}" in read.text
-    for told in (page, text):
-        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2028\u2029\ud800-\udfff]", told)
+    for content in (page, text):
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2028\u2029\ud800-\udfff]", content)
     assert max(map(len, text.split("\n"))) <= 100
     quoted = [line for line in text.split("\n") if "alert" in line or "WWWW" in line]
     assert quoted and all(line.startswith("    ") for line in quoted)
@@ -513,7 +513,7 @@ def test_numbers_are_right_aligned() -> None:
     ]
 
 
-# --- what is said ---------------------------------------------------------------------------------------------------
+# --- sentences ------------------------------------------------------------------------------------------------------
 
 
 def row(name: str, scores: list[float]) -> EvaluationRow:
@@ -523,18 +523,18 @@ def row(name: str, scores: list[float]) -> EvaluationRow:
 
 def test_a_contrast_is_paired() -> None:
     worse, better = row("a", [0, 0, 1, 1] * 10), row("b", [0.5, 0.5, 1, 1] * 10)
-    found = contrast([(1, better), (-1, worse)])
-    assert found.value == pytest.approx(0.25)
-    assert found.interval is not None and 0.15 < found.interval[0] < 0.25 < found.interval[1] < 0.35
-    assert found.clear
+    gain = contrast([(1, better), (-1, worse)])
+    assert gain.value == pytest.approx(0.25)
+    assert gain.interval is not None and 0.15 < gain.interval[0] < 0.25 < gain.interval[1] < 0.35
+    assert gain.clear
     same = contrast([(1, worse), (-1, worse)])
     assert (same.value, same.interval, same.clear) == (0.0, (0.0, 0.0), False)
 
 
 def test_a_contrast_over_different_pairs_has_no_interval() -> None:
-    found = contrast([(1, row("a", [1, 1, 0])), (-1, row("b", [0, 1]))])
-    assert found.value == pytest.approx(2 / 3 - 1 / 2)
-    assert found.interval is None and not found.clear
+    gain = contrast([(1, row("a", [1, 1, 0])), (-1, row("b", [0, 1]))])
+    assert gain.value == pytest.approx(2 / 3 - 1 / 2)
+    assert gain.interval is None and not gain.clear
 
 
 def test_a_change_within_chance_is_called_that(tmp_path: Path) -> None:
@@ -544,10 +544,10 @@ def test_a_change_within_chance_is_called_that(tmp_path: Path) -> None:
 
 
 def test_an_interaction_is_named_only_if_it_is_clear(whole: tuple[Path, str, str]) -> None:
-    found = cross_play(read_run(whole[0]))
-    assert found is not None
-    assert "Beyond the sum of the two: +5.0" in found.sentences[1]
-    assert "may simply add up" in found.sentences[1]
+    combinations = cross_play(read_run(whole[0]))
+    assert combinations is not None
+    assert "Beyond the sum of the two: +5.0" in combinations.sentences[1]
+    assert "may simply add up" in combinations.sentences[1]
 
 
 def test_points_have_no_negative_zero() -> None:
@@ -617,9 +617,9 @@ def test_probes_and_masked_samples_are_drawn_where_there_are_any(tmp_path: Path)
 
 def test_long_lines_are_thinned_to_means() -> None:
     line = [(float(i), float(i % 2)) for i in range(4 * MAX_POINTS)]
-    found = thinned(line, MAX_POINTS)
-    assert len(found) == MAX_POINTS
-    assert found[0] == (1.5, 0.5) and found[-1] == (4 * MAX_POINTS - 2.5, 0.5)
+    points_left = thinned(line, MAX_POINTS)
+    assert len(points_left) == MAX_POINTS
+    assert points_left[0] == (1.5, 0.5) and points_left[-1] == (4 * MAX_POINTS - 2.5, 0.5)
     assert thinned(line[:3], 3) == tuple(line[:3])
 
 
@@ -660,10 +660,10 @@ def test_equal_neighbours_share_a_column(tmp_path: Path) -> None:
         run.evaluate(name, 0.9)
         file = run.path / "evaluations" / f"{name.replace(' ', '-')}.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"showcase": showcase_of("end", "")}))
-    (found,) = examples(read_run(run.path).phases)
-    assert [version.phases for version in found.versions] == [("warm-up",), ("rubric 3", "final")]
-    assert [verdict.phase for verdict in found.verdicts] == ["base", "warm-up", "rubric 3", "final"]
-    assert (found.verdicts[0].original, found.verdicts[0].swapped) == ("right", "right")
+    (example,) = examples(read_run(run.path).phases)
+    assert [version.phases for version in example.versions] == [("warm-up",), ("rubric 3", "final")]
+    assert [verdict.phase for verdict in example.verdicts] == ["base", "warm-up", "rubric 3", "final"]
+    assert (example.verdicts[0].original, example.verdicts[0].swapped) == ("right", "right")
 
 
 def test_an_unusable_rubric_is_called_that(tmp_path: Path) -> None:

@@ -105,10 +105,10 @@ def test_a_part_of_a_benchmark_is_marked_and_not_averaged(by_note: bool) -> None
 
 
 def test_every_number_says_how_it_was_made() -> None:
-    found = result("judgebench", number("gpt", 0.5), gaps=("80 of the benchmark's 620 rows read",), lacks="a score")
-    table = numbers_table(found)
+    bench = result("judgebench", number("gpt", 0.5), gaps=("80 of the benchmark's 620 rows read",), lacks="a score")
+    table = numbers_table(bench)
     assert table.rows == (("gpt", "50.0", "40.0–60.0", "55.0", "45.0", "50.0", "10.0", "48.0", "10"),)
-    told = " ".join(table.notes)
+    notes = " ".join(table.notes)
     for part in (
         "Share of pairs; majority of 5 judgements per order at temperature 1.",
         "An unparsed verdict counts: 0.5.",
@@ -120,7 +120,7 @@ def test_every_number_says_how_it_was_made() -> None:
         "2 rows skipped: ties.",
         "Not computed: a score.",
     ):
-        assert part in told, part
+        assert part in notes, part
     assert "Rubric-ARM 63.2" in numbers_table(result("writing", number("accuracy", 0.5))).notes[-1]
     assert numbers_table(result("helpsteer3", number("accuracy", 0.5))).notes[-1] == (
         "Paper: accuracy 69.8, 71.1 with voting@5."
@@ -149,5 +149,5 @@ def test_names_from_data_stay_text() -> None:
 
 
 def test_results_survive_json(tmp_path: Path) -> None:
-    for found in all_ten():
-        assert Result.from_json(found.as_json()) == found
+    for each in all_ten():
+        assert Result.from_json(each.as_json()) == each

@@ -41,8 +41,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_says_what_a_pointwise_judge_does_and_nothing_of_orders(run: Path) -> None:
     page, text = report(run)
-    for said in (text, section(page, "accuracy")):
-        assert "no position bias" in " ".join(said.split())
+    for words in (text, section(page, "accuracy")):
+        assert "no position bias" in " ".join(words.split())
     assert "each response scored by itself" in " ".join(text.split())
     assert "Original" not in text and "swapped order" not in page and "preferred second" not in page
     evaluations = section(page, "evaluations")
