@@ -233,8 +233,7 @@ def _benchmarks(
     """Everything that can be refused is refused before a model is loaded."""
     from rubric_arm_lite.errors import ConfigError
     from rubric_arm_lite.evaluation.benchmarks.run import BENCHMARKS_FOLDER, check_folder, choose, evaluate_benchmarks
-    from rubric_arm_lite.report import write_report
-    from rubric_arm_lite.report.text import benchmarks_text
+    from rubric_arm_lite.report import benchmarks_text, write_report
     from rubric_arm_lite.runs import atomic_write, explained_disk_errors, recipe_of_run
 
     if not names:

@@ -5,17 +5,17 @@ Measured values go in; sentences come out, each with what was measured and what 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 MOSTLY = 0.5
-"""From this share of unparsed judgements on, an accuracy is one of what these count, not of verdicts."""
+"""From this share of unparsed judgements on, an accuracy reflects what they count, not the verdicts."""
 FEW_PAIRS = 20
-"""Below so many held-out pairs a single one moves the accuracy by more than five points."""
+"""With fewer held-out pairs, a single one moves the accuracy by more than five points."""
 
 
 def evaluation_caveats(values: Mapping[str, float], unparsed_value: float | None) -> list[str]:
-    """What an evaluation's accuracy must be read with.
+    """The caveats of one evaluation's accuracy.
 
     Args:
         unparsed_value: what a judgement without a verdict counts; None if the recipe is not known.
@@ -24,42 +24,35 @@ def evaluation_caveats(values: Mapping[str, float], unparsed_value: float | None
 
 
 def unparsed_caveats(values: Mapping[str, float], unparsed_value: float | None) -> list[str]:
-    """That most judgements name no winner, if so."""
+    """One caveat if most judgements name no winner."""
     if values.get("unparsed", 0.0) < MOSTLY:
         return []
     text = f"{unparsed_share(values, unparsed_value)}, so this accuracy says nothing about the judge. "
     usable = values.get("rubric_usable", 1.0)
     if usable < MOSTLY:
-        seen = f"Only {usable:.1%} of the rubrics can be read" if usable else "None of the rubrics can be read"
+        share = f"Only {usable:.1%}" if usable else "None"
         return [
-            f"{text}{seen}, and without one nothing is judged. Give the generator a warm-up (warmup.source), or try "
-            "another prompts.rubric_template."
+            f"{text}{share} of the rubrics can be read, and without one nothing is judged. Give the generator a "
+            "warm-up (warmup.source), or try another prompts.rubric_template."
         ]
     template = "pointwise_template" if _is_pointwise(values) else "judge_template"
     return [f"{text}Give the judge a warm-up (warmup.source), or try another prompts.{template}."]
 
 
 def unparsed_share(values: Mapping[str, float], unparsed_value: float | None) -> str:
-    """How many judgements name no winner, and what that counts: a sentence without its end."""
+    """How many judgements name no winner, and what each counts: a sentence without its end."""
     what = "pairs have no scores to compare" if _is_pointwise(values) else "judgements name no winner"
-    counts = (
-        "evaluation.unparsed_value"
-        if unparsed_value is None
-        else "½"
-        if unparsed_value == 0.5
-        else f"{unparsed_value:g}"
-    )
-    return f"{values['unparsed']:.1%} of the {what} and count {counts} each"
+    counts = "½" if unparsed_value == 0.5 else f"{unparsed_value:g}" if unparsed_value is not None else ""
+    return f"{values['unparsed']:.1%} of the {what} and count {counts or 'evaluation.unparsed_value'} each"
 
 
 def few_pairs_caveats(pairs: float) -> list[str]:
-    """That there are too few held-out pairs for a firm figure, if so."""
+    """One caveat if there are too few held-out pairs for a precise accuracy."""
     if not 0 < pairs < FEW_PAIRS:
         return []
-    number = "Only 1 held-out pair" if pairs == 1 else f"Only {pairs:.0f} held-out pairs"
     return [
-        f"{number}: this figure is loose, and so is its interval; one pair judged otherwise moves it by "
-        f"{100 / pairs:.0f} points. Evaluate on more."
+        f"Only {pairs:.0f} held-out pair{'' if pairs == 1 else 's'}: this accuracy is imprecise, and so is its "
+        f"interval; one pair judged differently changes it by {100 / pairs:.0f} points. Evaluate on more."
     ]
 
 
@@ -68,55 +61,47 @@ class PhaseWithoutGradient:
     """A role's phase in which no group carried a gradient.
 
     Attributes:
-        asked: whether there was any group at all.
-        moved: whether updates were made all the same, for the sake of the KL alone.
+        has_groups: whether there was any group at all.
+        updated: whether updates were made all the same, for the KL term alone.
     """
 
     phase: str
     role: str
-    asked: bool
-    moved: bool
+    has_groups: bool
+    updated: bool
 
 
 def phases_without_gradient(steps: Iterable[tuple[str, str, Mapping[str, float]]]) -> list[PhaseWithoutGradient]:
-    """Those of whole phases, given as (phase, role, values of a step), in which no step had an informative group."""
-    rows: dict[tuple[str, str], list[Mapping[str, float]]] = {}
+    """The phases in which no step had an informative group; steps of whole phases are (phase, role, values)."""
+    by_phase: dict[tuple[str, str], list[Mapping[str, float]]] = {}
     for phase, role, values in steps:
-        rows.setdefault((phase, role), []).append(values)
+        by_phase.setdefault((phase, role), []).append(values)
     return [
-        PhaseWithoutGradient(
-            phase,
-            role,
-            any(values.get("groups", 1.0) > 0 for values in found),
-            any(values.get("updates", 1.0) > 0 for values in found),
-        )
-        for (phase, role), found in rows.items()
-        if all(values.get("groups/informative") == 0 for values in found)
+        PhaseWithoutGradient(*key, *(any(row.get(name, 1.0) > 0 for row in rows) for name in ("groups", "updates")))
+        for key, rows in by_phase.items()
+        if all(row.get("groups/informative") == 0 for row in rows)
     ]
 
 
-def no_gradient_caveats(found: Iterable[PhaseWithoutGradient]) -> list[str]:
+def no_gradient_caveats(phases: Iterable[PhaseWithoutGradient]) -> list[str]:
     """What phases without a gradient mean and what to try, in one text for all phases of a role that are alike."""
     alike: dict[tuple[str, bool, bool], list[str]] = {}
-    for still in found:
-        name = f"the {still.role} in {still.phase}" if "+" in still.phase else still.phase
-        alike.setdefault((still.role, still.asked, still.moved), []).append(name)
-    return [_still_text(_joined(names), *kind) for kind, names in alike.items()]
+    for phase in phases:
+        name = f"the {phase.role} in {phase.phase}" if "+" in phase.phase else phase.phase
+        alike.setdefault((phase.role, phase.has_groups, phase.updated), []).append(name)
+    return [_no_gradient_text(names, *kind) for kind, names in alike.items()]
 
 
-def _still_text(names: str, role: str, asked: bool, moved: bool) -> str:
-    outcome = "only its KL term could move the adapter" if moved else "the adapter did not move"
-    if asked:
-        cause = "The samples of each group earned the same"
-        mend = f"a warm-up (warmup.source), more samples ({role}.num_generations) or a higher {role}.temperature"
+def _no_gradient_text(names: list[str], role: str, has_groups: bool, updated: bool) -> str:
+    joined = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    outcome = "only its KL term could move the adapter" if updated else "the adapter did not move"
+    if has_groups:
+        cause = "All samples of each group earned the same reward"
+        fix = f"a warm-up (warmup.source), more samples ({role}.num_generations) or a higher {role}.temperature"
     else:
         cause = "There was no group, since no rubric could be read"
-        mend = "a warm-up (warmup.source) or another prompts.rubric_template"
-    return f"No group of {names} carried a gradient: {outcome}. {cause}. Try {mend}."
-
-
-def _joined(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+        fix = "a warm-up (warmup.source) or another prompts.rubric_template"
+    return f"No group of {joined} carried a gradient: {outcome}. {cause}. Try {fix}."
 
 
 def _is_pointwise(values: Mapping[str, float]) -> bool:

@@ -88,4 +88,4 @@ def test_a_file_of_one_s_own_stands_without_the_paper(finished_run: Path, tmp_pa
     command = ["evaluate", str(finished_run), "--benchmarks", str(source), "--out", str(tmp_path / "out")]
     found = CliRunner().invoke(app, command)
     assert found.exit_code == 0, (found.output, found.exception)
-    assert "## mine" in found.stdout and "Beside the paper" not in found.stdout
+    assert "## mine" in found.stdout and "Compared with the paper" not in found.stdout

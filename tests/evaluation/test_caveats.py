@@ -15,8 +15,8 @@ from rubric_arm_lite.evaluation.caveats import (
     unparsed_caveats,
 )
 from rubric_arm_lite.recipe.load import load_recipe
+from rubric_arm_lite.report.headline import headline
 from rubric_arm_lite.report.read import read_run
-from rubric_arm_lite.report.story import headline
 from tests.report.test_report import Made, Reader, report
 from tests.short_run import SHORT
 from tests.source_rows import write_jsonl
@@ -44,11 +44,13 @@ def test_a_pointwise_judge_has_pairs_without_scores() -> None:
     assert text.startswith("75.0% of the pairs have no scores") and "prompts.pointwise_template" in text
 
 
-@pytest.mark.parametrize(("pairs", "said"), [(0, None), (1, "Only 1 held-out pair:"), (19, "by 5 points"), (20, None)])
-def test_few_pairs(pairs: int, said: str | None) -> None:
-    found = few_pairs_caveats(pairs)
-    assert found == [] if said is None else said in found[0]
-    assert evaluation_caveats({"pairs": float(pairs), "unparsed": 0.0}, 0.5) == found
+@pytest.mark.parametrize(
+    ("pairs", "expected"), [(0, None), (1, "Only 1 held-out pair:"), (19, "by 5 points"), (20, None)]
+)
+def test_few_pairs(pairs: int, expected: str | None) -> None:
+    caveats = few_pairs_caveats(pairs)
+    assert caveats == [] if expected is None else expected in caveats[0]
+    assert evaluation_caveats({"pairs": float(pairs), "unparsed": 0.0}, 0.5) == caveats
 
 
 def test_values_of_an_older_run_raise_no_caveats() -> None:
@@ -62,7 +64,7 @@ def step(informative: float, groups: float = 4.0, updates: float = 0.0) -> dict[
     return {"groups/informative": informative, "groups": groups, "updates": updates}
 
 
-def test_a_phase_is_still_only_as_a_whole() -> None:
+def test_a_phase_has_no_gradient_only_if_none_of_its_steps_has() -> None:
     steps = [
         ("judge 1", "judge", step(0.0)),
         ("judge 1", "judge", step(0.25)),
@@ -80,16 +82,16 @@ def test_a_phase_is_still_only_as_a_whole() -> None:
 
 
 def test_phases_that_are_alike_share_a_text() -> None:
-    stills = [PhaseWithoutGradient(f"judge {i}", "judge", True, False) for i in (1, 2, 3)]
-    stills += [
+    phases = [PhaseWithoutGradient(f"judge {i}", "judge", True, False) for i in (1, 2, 3)]
+    phases += [
         PhaseWithoutGradient("rubric 1", "rubric", True, True),
         PhaseWithoutGradient("judge 4", "judge", False, False),
     ]
-    judge, rubric, unasked = no_gradient_caveats(stills)
+    judge, rubric, without_groups = no_gradient_caveats(phases)
     assert judge.startswith("No group of judge 1, judge 2 and judge 3 carried a gradient: the adapter did not move. ")
     assert "judge.num_generations" in judge and "judge.temperature" in judge
     assert "No group of rubric 1 carried a gradient: only its KL term could move the adapter." in rubric
-    assert "no rubric could be read" in unasked and "num_generations" not in unasked
+    assert "no rubric could be read" in without_groups and "num_generations" not in without_groups
     both = no_gradient_caveats([PhaseWithoutGradient("judge+rubric 1", "rubric", True, False)])
     assert both[0].startswith("No group of the rubric in judge+rubric 1 carried")
 
@@ -124,7 +126,7 @@ def test_a_run_that_learned_nothing_says_so_at_its_head(tmp_path: Path) -> None:
     for words in (page, text):
         assert "97.5% of the judgements name no winner" in words
         assert "No group of judge 1 carried a gradient: the adapter did not move." in words
-        assert "Only 12 held-out pairs: this figure is loose" in words
+        assert "Only 12 held-out pairs: this accuracy is imprecise" in words
         assert "No group of rubric 1" not in words
     assert text.index("Careful") < text.index("## Evaluations") and page.index("Careful") < page.index("Cross-play")
 
@@ -144,10 +146,10 @@ def test_a_run_tells_it_on_the_way(tmp_path: Path) -> None:
     sets = (f"data.source={pairs}", "warmup.source=null", "schedule.cycles=1", "judge.max_steps=2")
     notes = execute(load_recipe("testbed", [*SHORT, *sets]), tmp_path / "run", "alternating").notes
     few, unparsed, judge, rubric = notes
-    assert few.startswith("Only ") and "this figure is loose" in few
+    assert few.startswith("Only ") and "this accuracy is imprecise" in few
     assert unparsed.startswith("100.0% of the judgements name no winner") and "None of the rubrics" in unparsed
     assert judge.startswith("No group of judge 1 carried a gradient: the adapter did not move. There was no group")
-    assert rubric.startswith("No group of rubric 1 carried a gradient: the adapter did not move. The samples of each")
+    assert rubric.startswith("No group of rubric 1 carried a gradient: the adapter did not move. All samples of each")
 
 
 def test_a_gain_of_form_is_called_one(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""The report of a policy's run: whatever somebody took out of its logs is named with its place."""
+"""The report of a policy run: its tables and pictures, hostile texts, and errors that name what is missing where."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rubric_arm_lite.recipe.load import dump_recipe, load_settings
 from rubric_arm_lite.recipe.policy import PolicyRecipe
 from rubric_arm_lite.report.policy import write_policy_report
 from rubric_arm_lite.training.policy.pairs import REASONS
+from tests.report.test_report import HOSTILE, Reader
 
 
 def evaluation(name: str, rate: float) -> dict[str, Any]:
@@ -40,8 +42,41 @@ def logged(folder: Path, lost: str = "", line: int = 0) -> Path:
 
 
 def test_a_whole_log_is_shown(tmp_path: Path) -> None:
-    page, text = write_policy_report(logged(tmp_path))
-    assert "Round 1: 2 of" in text.read_text("utf-8") and "<pre>a</pre>" in page.read_text("utf-8")
+    page, text = (path.read_text("utf-8") for path in write_policy_report(logged(tmp_path)))
+    assert "Round 1: 2 of" in text and "<pre>a</pre>" in page
+    assert "0.600 [0.500, 0.700]" in text and "0.600 [0.500, 0.700]" in page
+    assert " score " not in text.split("\n")[2], "a quantity that was never measured has no column"
+    for words in (page, " ".join(text.split())):
+        assert "the start itself has 0.5" in " ".join(words.split())
+    assert 'aria-label="Win rate over the start. independent: 50.0% → 60.0%; reward model: 50.0% → 60.0%"' in page
+    assert page.count("<svg") == page.count("<figcaption") == 3 and "prefers-color-scheme: dark" in page
+    Reader(page)
+
+
+def test_a_run_that_has_just_begun(tmp_path: Path) -> None:
+    run = logged(tmp_path)
+    (run / "metrics.jsonl").write_text("")
+    page, text = (path.read_text("utf-8") for path in write_policy_report(run))
+    assert "<svg" not in page and "| after |" in text and "Pairs" not in page
+
+
+def test_an_alarm_is_shown_first(tmp_path: Path) -> None:
+    run = logged(tmp_path)
+    rows = [evaluation("start", 0.5), evaluation("round 1", 0.6) | {"independent/win_rate": 0.4}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page, text = (path.read_text("utf-8") for path in write_policy_report(run))
+    assert "<strong>Alarm.</strong>" in page and 'role="alert"' in page
+    assert text.split("\n")[2].startswith("**")
+
+
+def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
+    run = logged(tmp_path)
+    answers = [{"prompt": HOSTILE, "answer": HOSTILE, "start": HOSTILE}]
+    (run / "evaluations" / "round-1.json").write_text(json.dumps({"rows": answers}))
+    page, text = (path.read_text("utf-8") for path in write_policy_report(run))
+    assert "script" not in Reader(page).tags and "<script>alert(1)</script> ]]>" in Reader(page).text
+    for shown in (page, text):
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2028\u2029\ud800-\udfff]", shown)
 
 
 @pytest.mark.parametrize(

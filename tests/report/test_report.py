@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 
 from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.recipe.load import dump_recipe, load_recipe, recipe_hash
-from rubric_arm_lite.report.html import write_report
-from rubric_arm_lite.report.panels import MOST_POINTS, groups, short_label, thinned
-from rubric_arm_lite.report.read import STAGE_WORDS, EvaluationRow, contrast, read_run
-from rubric_arm_lite.report.story import SIDES, cross_play, cross_play_name, headline, marked_lines, points, showcases
-from rubric_arm_lite.report.text import table
+from rubric_arm_lite.report import write_report
+from rubric_arm_lite.report.examples import examples, marked_lines
+from rubric_arm_lite.report.headline import SIDES, contrast, cross_play, cross_play_name, headline, points
+from rubric_arm_lite.report.panels import MAX_POINTS, reward_panel, short_label, step_axis, thinned, warmup_panel
+from rubric_arm_lite.report.read import STAGE_NAMES, EvaluationRow, read_run
+from rubric_arm_lite.report.tables import Table, markdown_table, timing_table
 from rubric_arm_lite.runs.directory import RunState
 from rubric_arm_lite.training import run as pipeline
 from rubric_arm_lite.training.schedule import STAGES, scheduled_phases
@@ -164,7 +165,7 @@ class Made:
         self.log("metrics.jsonl", kind="step", slot=slot, phase=label, role=role, step=step, **values)
 
     def finish(self) -> Made:
-        found = {}
+        values = {}
         for judge, rubrics, accuracy in (
             ("warm-up", "warm-up", 0.6),
             ("trained", "warm-up", 0.65),
@@ -173,8 +174,8 @@ class Made:
         ):
             name = cross_play_name(judge, rubrics)
             self.evaluate(f"cross-play: {name}", accuracy)
-            found[name] = values_of(accuracy)
-        (self.path / "cross_play.json").write_text(json.dumps(found))
+            values[name] = values_of(accuracy)
+        (self.path / "cross_play.json").write_text(json.dumps(values))
         self.evaluate("final", 0.9, **{"voting@5": 0.95})
         self.commit("cross-play", "final")
         return self
@@ -240,9 +241,9 @@ class Reader(HTMLParser):
 
 
 def without_timing(page: str) -> str:
-    found = re.sub(r'<section id="timing">.*?</section>', "", page, flags=re.DOTALL)
-    assert found != page
-    return found
+    rest = re.sub(r'<section id="timing">.*?</section>', "", page, flags=re.DOTALL)
+    assert rest != page
+    return rest
 
 
 def svgs(page: str) -> list[str]:
@@ -250,9 +251,9 @@ def svgs(page: str) -> list[str]:
 
 
 def section(page: str, name: str) -> str:
-    found = re.search(rf'<section id="{name}">.*?</section>', page, flags=re.DOTALL)
-    assert found is not None
-    return Reader(found[0]).text
+    match = re.search(rf'<section id="{name}">.*?</section>', page, flags=re.DOTALL)
+    assert match is not None
+    return Reader(match[0]).text
 
 
 # --- a complete run -------------------------------------------------------------------------------------------------
@@ -291,9 +292,9 @@ def test_the_page_is_well_formed_and_needs_nothing_else(whole: tuple[Path, str, 
 
 def test_every_picture_is_xml_with_words_for_those_who_do_not_see_it(whole: tuple[Path, str, str]) -> None:
     _, page, _ = whole
-    found = svgs(page)
-    assert len(found) >= 18
-    for svg in found:
+    pictures = svgs(page)
+    assert len(pictures) >= 18
+    for svg in pictures:
         root = ET.fromstring(svg)
         assert root.get("role") == "img"
         assert len(root.get("aria-label", "")) > 20
@@ -301,10 +302,10 @@ def test_every_picture_is_xml_with_words_for_those_who_do_not_see_it(whole: tupl
         assert "<style" not in svg and "metadata" not in svg
         ids = set(re.findall(r'\bid="([^"]+)"', svg))
         assert set(re.findall(r'(?:url\(|href=")#([\w.-]+)', svg)) == ids
-    assert page.count("<figcaption") == len(found) - 1  # the accuracy comes in two shapes under one caption
+    assert page.count("<figcaption") == len(pictures) - 1  # the accuracy comes in two shapes under one caption
 
 
-def test_pictures_take_their_colours_from_the_page(whole: tuple[Path, str, str]) -> None:
+def test_pictures_take_their_colors_from_the_page(whole: tuple[Path, str, str]) -> None:
     _, page, _ = whole
     style = page[page.index("<style>") : page.index("</style>")]
     light, dark = style.split("@media (prefers-color-scheme: dark)", 1)
@@ -340,8 +341,12 @@ def test_timings_of_a_stage_done_twice_are_added(tmp_path: Path) -> None:
     run = Made(tmp_path / "r").start()
     run.log("timings.jsonl", stage="judge 1", seconds=1.0, tokens=100)
     run.log("timings.jsonl", stage="judge 1", seconds=3.0, tokens=500)
-    times = {time.stage: time for time in read_run(run.path).times}
-    assert (times["judge 1"].seconds, times["judge 1"].tokens, times["judge 1"].rate) == (4.0, 600.0, 150.0)
+    times = read_run(run.path).times
+    assert times["judge 1"] == (4.0, 600.0)
+    assert timing_table(times).rows[-2:] == (
+        ("judge 1", "4.0", "73%", "600", "150"),
+        ("total", "5.5", "100%", "1,600", "291"),
+    )
 
 
 # --- unfinished runs ------------------------------------------------------------------------------------------------
@@ -349,10 +354,10 @@ def test_timings_of_a_stage_done_twice_are_added(tmp_path: Path) -> None:
 
 def test_a_run_that_has_just_begun(tmp_path: Path) -> None:
     page, text = report(Made(tmp_path / "r").path)
-    for told in (Reader(page).text, " ".join(text.split())):
-        assert "Nothing has been evaluated yet." in told
-        assert "evaluation of the base, warm-up of the rubric generator" in told
-        assert "judge 1, rubric 1, judge 2, rubric 2, judge 3, rubric 3, cross-play, final evaluation" in told
+    for words in (Reader(page).text, " ".join(text.split())):
+        assert "Nothing has been evaluated yet." in words
+        assert "evaluation of the base, warm-up of the rubric generator" in words
+        assert "judge 1, rubric 1, judge 2, rubric 2, judge 3, rubric 3, cross-play, final evaluation" in words
     for name in ("accuracy", "cross-play", "training", "learned", "evaluations"):
         assert "Not done yet" in section(page, name)
     assert "Nothing has been timed yet." in section(page, "timing")
@@ -406,8 +411,8 @@ def test_every_schedule_has_a_report(tmp_path: Path, order: str) -> None:
     page, text = report(complete(tmp_path / "r", f"schedule.order={order}").path)
     Reader(page)
     assert "## One prompt" in text
-    found = showcases(read_run(tmp_path / "r").phases)
-    assert found[0].versions[0].phases[0] == "warm-up" and found[0].versions[-1].phases[-1] == "final"
+    prompts = examples(read_run(tmp_path / "r").phases)
+    assert prompts[0].versions[0].phases[0] == "warm-up" and prompts[0].versions[-1].phases[-1] == "final"
 
 
 def test_a_world_without_an_oracle(tmp_path: Path) -> None:
@@ -457,8 +462,8 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     assert not [name for name, _ in read.attributes if name.startswith("on")]
     assert "<script>alert(1)</script> ]]> --> </style></svg>" in section(page, "learned")
     assert "<script>alert(2)</script>" in read.text and "{{ 7 * 7 }} {% raw %}" in read.text
-    for told in (page, text):
-        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2028\u2029\ud800-\udfff]", told)
+    for content in (page, text):
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2028\u2029\ud800-\udfff]", content)
     assert max(map(len, text.split("\n"))) <= 100
     quoted = [line for line in text.split("\n") if "alert" in line or "WWWW" in line]
     assert quoted and all(line.startswith("    ") for line in quoted)
@@ -500,7 +505,7 @@ def test_the_text_fits_a_terminal_and_ends_with_its_timings(whole: tuple[Path, s
 
 
 def test_numbers_are_right_aligned() -> None:
-    assert table(["name", "n"], [["a", "1.0"], ["bcdef", "100.0"]]).splitlines() == [
+    assert markdown_table(Table(("name", "n"), (("a", "1.0"), ("bcdef", "100.0")))).splitlines() == [
         "| name  |     n |",
         "| ----- | ----: |",
         "| a     |   1.0 |",
@@ -508,28 +513,28 @@ def test_numbers_are_right_aligned() -> None:
     ]
 
 
-# --- what is said ---------------------------------------------------------------------------------------------------
+# --- sentences ------------------------------------------------------------------------------------------------------
 
 
 def row(name: str, scores: list[float]) -> EvaluationRow:
-    rows = tuple({"pair_id": str(i), "original": s, "flipped": s} for i, s in enumerate(scores))
+    rows = tuple({"pair_id": str(i), "original": s, "swapped": s} for i, s in enumerate(scores))
     return EvaluationRow(name, {"accuracy": sum(scores) / len(scores)}, rows)
 
 
 def test_a_contrast_is_paired() -> None:
     worse, better = row("a", [0, 0, 1, 1] * 10), row("b", [0.5, 0.5, 1, 1] * 10)
-    found = contrast([(1, better), (-1, worse)])
-    assert found.value == pytest.approx(0.25)
-    assert found.interval is not None and 0.15 < found.interval[0] < 0.25 < found.interval[1] < 0.35
-    assert found.clear
+    gain = contrast([(1, better), (-1, worse)])
+    assert gain.value == pytest.approx(0.25)
+    assert gain.interval is not None and 0.15 < gain.interval[0] < 0.25 < gain.interval[1] < 0.35
+    assert gain.clear
     same = contrast([(1, worse), (-1, worse)])
     assert (same.value, same.interval, same.clear) == (0.0, (0.0, 0.0), False)
 
 
 def test_a_contrast_over_different_pairs_has_no_interval() -> None:
-    found = contrast([(1, row("a", [1, 1, 0])), (-1, row("b", [0, 1]))])
-    assert found.value == pytest.approx(2 / 3 - 1 / 2)
-    assert found.interval is None and not found.clear
+    gain = contrast([(1, row("a", [1, 1, 0])), (-1, row("b", [0, 1]))])
+    assert gain.value == pytest.approx(2 / 3 - 1 / 2)
+    assert gain.interval is None and not gain.clear
 
 
 def test_a_change_within_chance_is_called_that(tmp_path: Path) -> None:
@@ -539,10 +544,10 @@ def test_a_change_within_chance_is_called_that(tmp_path: Path) -> None:
 
 
 def test_an_interaction_is_named_only_if_it_is_clear(whole: tuple[Path, str, str]) -> None:
-    found = cross_play(read_run(whole[0]))
-    assert found is not None
-    assert "Beyond the sum of the two: +5.0" in found.sentences[1]
-    assert "may simply add up" in found.sentences[1]
+    combinations = cross_play(read_run(whole[0]))
+    assert combinations is not None
+    assert "Beyond the sum of the two: +5.0" in combinations.sentences[1]
+    assert "may simply add up" in combinations.sentences[1]
 
 
 def test_points_have_no_negative_zero() -> None:
@@ -550,7 +555,7 @@ def test_points_have_no_negative_zero() -> None:
 
 
 def test_the_words_for_stages_and_sides_are_the_pipeline_s() -> None:
-    assert tuple(STAGE_WORDS) == STAGES
+    assert tuple(STAGE_NAMES) == STAGES
     assert {cross_play_name(judge, rubrics) for judge in SIDES for rubrics in SIDES} == set(pipeline.CROSS_PLAY)
 
 
@@ -558,21 +563,63 @@ def test_the_words_for_stages_and_sides_are_the_pipeline_s() -> None:
 
 
 def test_a_role_s_line_is_broken_between_its_phases(whole: tuple[Path, str, str]) -> None:
-    found = {panel.key: panel for group in groups(read_run(whole[0])) for panel in group.panels}
-    judge, rubric = found["kl"].lines
-    assert [len(stretch) for stretch in judge.stretches] == [4, 4, 4]
-    assert [stretch[0][0] for stretch in judge.stretches] == [0.5, 8.5, 16.5]
-    assert [stretch[0][0] for stretch in rubric.stretches] == [4.5, 12.5, 20.5]
-    assert [band.label for band in found["kl"].bands] == ["J1", "R1", "J2", "R2", "J3", "R3"]
-    assert found["kl"].described == "KL to the warm-up copy. judge: 0.01 → 0.01; rubric generator: 0.01 → 0.01"
-    assert [line.name for line in found["reward-judge"].lines] == ["verdict right", "well-formed"]
+    record = read_run(whole[0])
+    panel = step_axis(record.steps, record.probes).roles("kl", "number")
+    judge, rubric = panel.series
+    assert [len(segment) for segment in judge.segments] == [4, 4, 4]
+    assert [segment[0][0] for segment in judge.segments] == [0.5, 8.5, 16.5]
+    assert [segment[0][0] for segment in rubric.segments] == [4.5, 12.5, 20.5]
+    assert [band.label for band in panel.bands] == ["J1", "R1", "J2", "R2", "J3", "R3"]
+    assert [series.name for series in reward_panel(record, "judge").series] == ["verdict right", "well-formed"]
+    assert [(s.name, s.dashed) for s in reward_panel(record, "rubric").series] == [
+        ("judge right", False),
+        ("rubric parses", True),
+    ]
+    assert warmup_panel(record).series[0].segments == (((10.0, 0.1), (20.0, 0.05)),)
+
+
+def test_pictures_are_described_in_words(whole: tuple[Path, str, str]) -> None:
+    labels = [ET.fromstring(svg).get("aria-label", "") for svg in svgs(whole[1])]
+    assert "KL to the warm-up copy. judge: 0.01 → 0.01; rubric generator: 0.01 → 0.01" in labels
+    titles = [label.split(". ")[0] for label in labels[2:]]  # the accuracy comes first, in two shapes
+    assert titles == [
+        "Mean reward",
+        "Parts of the judge's reward",
+        "Parts of the rubric generator's reward",
+        "Warm-up loss",
+        "Informative groups",
+        "KL to the warm-up copy",
+        "Entropy",
+        "Clipped tokens",
+        "Samples that parse",
+        "Well-formed judgements",
+        "Consistency and position bias",
+        "Verdicts for Response A",
+        "Verdicts for Response A in training",
+        "Principles named",
+        "Shape of the rubrics",
+        "Criteria per rubric",
+        "Words per rubric",
+        "Cache hit rate",
+    ]
+
+
+def test_probes_and_masked_samples_are_drawn_where_there_are_any(tmp_path: Path) -> None:
+    run = Made(tmp_path / "r", "schedule.until={metric: consistency, at_least: 0.9, every: 2}").start().warm_up()
+    run.alternate()
+    run.log("metrics.jsonl", kind="probe", slot=1, phase="rubric 1", step=1, consistency=0.8)
+    run.log("metrics.jsonl", kind="step", slot=4, phase="judge 3", role="judge", step=4, **{"reward/masked": 0.5})
+    page, _ = report(run.path)
+    labels = [ET.fromstring(svg).get("aria-label", "") for svg in svgs(page)]
+    assert "Probe. consistency: 80.0%" in labels
+    assert any("masked: 0.0% → 50.0%" in label for label in labels)
 
 
 def test_long_lines_are_thinned_to_means() -> None:
-    line = [(float(i), float(i % 2)) for i in range(4 * MOST_POINTS)]
-    found = thinned(line, MOST_POINTS)
-    assert len(found) == MOST_POINTS
-    assert found[0] == (1.5, 0.5) and found[-1] == (4 * MOST_POINTS - 2.5, 0.5)
+    line = [(float(i), float(i % 2)) for i in range(4 * MAX_POINTS)]
+    points_left = thinned(line, MAX_POINTS)
+    assert len(points_left) == MAX_POINTS
+    assert points_left[0] == (1.5, 0.5) and points_left[-1] == (4 * MAX_POINTS - 2.5, 0.5)
     assert thinned(line[:3], 3) == tuple(line[:3])
 
 
@@ -613,10 +660,10 @@ def test_equal_neighbours_share_a_column(tmp_path: Path) -> None:
         run.evaluate(name, 0.9)
         file = run.path / "evaluations" / f"{name.replace(' ', '-')}.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"showcase": showcase_of("end", "")}))
-    (found,) = showcases(read_run(run.path).phases)
-    assert [version.phases for version in found.versions] == [("warm-up",), ("rubric 3", "final")]
-    assert [verdict.phase for verdict in found.verdicts] == ["base", "warm-up", "rubric 3", "final"]
-    assert (found.verdicts[0].original, found.verdicts[0].flipped) == ("right", "right")
+    (example,) = examples(read_run(run.path).phases)
+    assert [version.phases for version in example.versions] == [("warm-up",), ("rubric 3", "final")]
+    assert [verdict.phase for verdict in example.verdicts] == ["base", "warm-up", "rubric 3", "final"]
+    assert (example.verdicts[0].original, example.verdicts[0].swapped) == ("right", "right")
 
 
 def test_an_unusable_rubric_is_called_that(tmp_path: Path) -> None:
@@ -640,7 +687,7 @@ def test_an_unusable_rubric_is_called_that(tmp_path: Path) -> None:
 def test_no_display_and_no_torch_are_needed(whole: tuple[Path, str, str]) -> None:
     run = whole[0]
     code = (
-        "import sys; from rubric_arm_lite.report.html import write_report; "
+        "import sys; from rubric_arm_lite.report.render import write_report; "
         "assert 'matplotlib' not in sys.modules; "
         f"write_report({str(run)!r}); "
         "assert 'matplotlib.pyplot' not in sys.modules and 'torch' not in sys.modules"

@@ -9,10 +9,9 @@ import pytest
 
 from rubric_arm_lite.evaluation.benchmarks.paper import AVERAGES, COLUMNS, ROWS
 from rubric_arm_lite.evaluation.benchmarks.results import Number, Result
-from rubric_arm_lite.report.html import page
 from rubric_arm_lite.report.read import RunRecord
-from rubric_arm_lite.report.story import Table, numbers_table, paper_table
-from rubric_arm_lite.report.text import benchmarks_text, report_text
+from rubric_arm_lite.report.render import benchmarks_text, render_report
+from rubric_arm_lite.report.tables import Table, numbers_table, paper_table
 
 RATES = {
     "items": 10.0,
@@ -56,7 +55,7 @@ def shown_table(results: list[Result]) -> Table:
 
 
 def record(results: list[Result]) -> RunRecord:
-    return RunRecord(None, "", {}, {}, {}, (), (), (), (), {}, {}, (), tuple(results))
+    return RunRecord(benchmarks=tuple(results))
 
 
 def test_the_papers_averages_are_those_of_its_columns() -> None:
@@ -72,7 +71,7 @@ def test_the_average_of_ten_whole_columns() -> None:
     single, voted = table.rows[:2]
     assert voted[0] == "ours, voting@5" and voted[1:3] == ("50.0", "51.0") and voted[-1] == "54.5"
     assert single[0] == "ours" and single[1] == "48.0" and single[-1] == "52.5"
-    assert not any("no average" in sentence for sentence in table.sentences)
+    assert not any("no average" in note for note in table.notes)
     assert len({len(row) for row in (table.header, *table.rows)}) == 1
 
 
@@ -80,16 +79,16 @@ def test_without_a_column_there_is_no_average_and_it_says_which() -> None:
     results = [r for r in all_ten() if r.name != "infobench"]
     table = shown_table(results)
     assert table.rows[0][-1] == "–" and table.rows[0][5] == "–"
-    assert "Not evaluated: InfoB." in table.sentences
-    assert any("no average of ours" in sentence for sentence in table.sentences)
+    assert "Not evaluated: InfoB." in table.notes
+    assert any("no average" in note for note in table.notes)
 
 
 def test_of_one_s_own_files_the_paper_says_nothing() -> None:
     """Nor of a benchmark that its table has no column for."""
     for results in ([], [result("mine", number("accuracy", 0.5))], [result("writing", number("accuracy", 0.5))]):
         assert paper_table(results) is None
-    text, html = benchmarks_text([result("mine", number("accuracy", 0.5))]), page(record([result("mine")]))
-    assert "Beside the paper" not in text + html and "## Mine" in text and 'id="benchmarks"' in html
+    text, html = benchmarks_text([result("mine", number("accuracy", 0.5))]), render_report(record([result("mine")]))[0]
+    assert "Compared with the paper" not in text + html and "## Mine" in text and 'id="benchmarks"' in html
     assert paper_table([result("followbench", number("accuracy", 0.5))]) is not None, "a file under its name has one"
 
 
@@ -102,28 +101,28 @@ def test_a_part_of_a_benchmark_is_marked_and_not_averaged(by_note: bool) -> None
     table = shown_table(results)
     assert table.rows[1][10:] == ("60.0*", "–")
     why = "without x" if by_note else "a sample of 10 of 99 items"
-    assert f"With an asterisk, in part: HelpSteer3 ({why})." in table.sentences
+    assert f"Only in part, with an asterisk: HelpSteer3 ({why})." in table.notes
 
 
 def test_every_number_says_how_it_was_made() -> None:
-    found = result("judgebench", number("gpt", 0.5), gaps=("80 of the benchmark's 620 rows read",), lacks="a score")
-    table = numbers_table(found)
-    assert table.rows == (("gpt", "50.0", "40.0-60.0", "55.0", "45.0", "50.0", "10.0", "48.0", "10"),)
-    told = " ".join(table.sentences)
+    bench = result("judgebench", number("gpt", 0.5), gaps=("80 of the benchmark's 620 rows read",), lacks="a score")
+    table = numbers_table(bench)
+    assert table.rows == (("gpt", "50.0", "40.0–60.0", "55.0", "45.0", "50.0", "10.0", "48.0", "10"),)
+    notes = " ".join(table.notes)
     for part in (
         "Share of pairs; majority of 5 judgements per order at temperature 1.",
-        "Counted for an unparsed verdict: 0.5.",
-        "75.0 % of 10 pairs",
-        "12.5 % of the judgements name none",
-        "5 rubrics, used again 15 times",
+        "An unparsed verdict counts: 0.5.",
+        "75.0% of 10 pairs",
+        "12.5% of the judgements have no verdict",
+        "5 rubrics, reused 15 times",
         "123.4 tokens and 0.9 s a pair",
         "Not the whole benchmark: 80 of the benchmark's 620 rows read.",
-        "2 rows ask nothing: ties.",
+        "2 rows skipped: ties.",
         "Not computed: a score.",
     ):
-        assert part in told, part
-    assert "Rubric-ARM 63.2" in numbers_table(result("writing", number("accuracy", 0.5))).sentences[-1]
-    assert numbers_table(result("helpsteer3", number("accuracy", 0.5))).sentences[-1] == (
+        assert part in notes, part
+    assert "Rubric-ARM 63.2" in numbers_table(result("writing", number("accuracy", 0.5))).notes[-1]
+    assert numbers_table(result("helpsteer3", number("accuracy", 0.5))).notes[-1] == (
         "Paper: accuracy 69.8, 71.1 with voting@5."
     )
 
@@ -133,15 +132,16 @@ def test_text_and_page_show_them() -> None:
     text = benchmarks_text(results)
     assert "| ours, voting@5" in text and "## Rewardbench" in text and "From owner/rewardbench." in text
     shown = record(results)
-    assert "## Benchmarks" in report_text(shown) and "benchmarks/results.md" in report_text(shown)
-    html = page(shown)
+    html, markdown = render_report(shown)
+    assert "## Benchmarks" in markdown and "benchmarks/results.md" in markdown
     assert 'id="benchmarks"' in html and 'href="#benchmarks"' in html and "ours, voting@5" in html
-    assert 'id="benchmarks"' not in page(record([])) and "## Benchmarks" not in report_text(record([]))
+    html, markdown = render_report(record([]))
+    assert 'id="benchmarks"' not in html and "## Benchmarks" not in markdown
 
 
 def test_names_from_data_stay_text() -> None:
     hostile = result("helpsteer3", number("<script>|\u202e`x`\x1b[1m\n# a", 0.5))
-    html, text = page(record([hostile])), benchmarks_text([hostile])
+    html, text = render_report(record([hostile]))[0], benchmarks_text([hostile])
     assert "<script>|" not in html and "&lt;script&gt;" in html
     for shown in (html, text):
         assert "\u202e" not in shown and "\x1b" not in shown
@@ -149,5 +149,5 @@ def test_names_from_data_stay_text() -> None:
 
 
 def test_results_survive_json(tmp_path: Path) -> None:
-    for found in all_ten():
-        assert Result.from_json(found.as_json()) == found
+    for each in all_ten():
+        assert Result.from_json(each.as_json()) == each

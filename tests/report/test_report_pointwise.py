@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rubric_arm_lite.report.read import contrast, read_run
-from rubric_arm_lite.report.story import showcases
+from rubric_arm_lite.report.examples import examples
+from rubric_arm_lite.report.headline import contrast
+from rubric_arm_lite.report.read import read_run
 from tests.report.test_report import PAIRS, Made, report, section, showcase_of, values_of
 
 ORDERS = ("accuracy_original", "accuracy_flipped", "accuracy_mixed", "position_bias", "consistency", "says_a")
@@ -40,10 +41,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_says_what_a_pointwise_judge_does_and_nothing_of_orders(run: Path) -> None:
     page, text = report(run)
-    for said in (text, section(page, "accuracy")):
-        assert "no position bias" in " ".join(said.split())
+    for words in (text, section(page, "accuracy")):
+        assert "no position bias" in " ".join(words.split())
     assert "each response scored by itself" in " ".join(text.split())
-    assert "Original" not in text and "flipped order" not in page and "preferred second" not in page
+    assert "Original" not in text and "swapped order" not in page and "preferred second" not in page
     evaluations = section(page, "evaluations")
     for title in ("ties", "margin", "by words", "ties by words"):
         assert title in evaluations and title in text
@@ -57,5 +58,5 @@ def test_gains_are_paired_over_the_same_pairs(run: Path) -> None:
     gain = contrast([(1, record.evaluations["final"]), (-1, record.evaluations["warm-up"])])
     assert gain.value == pytest.approx(0.3) and gain.clear
     assert record.pointwise
-    (shown,) = showcases(record.phases)
-    assert {(v.original, v.flipped) for v in shown.verdicts} == {("right", "right")}
+    (shown,) = examples(record.phases)
+    assert {(v.original, v.swapped) for v in shown.verdicts} == {("right", "right")}

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.kill_resume import COMPARED
 from rubric_arm_lite.recipe.load import load_recipe
-from rubric_arm_lite.report.html import write_report
+from rubric_arm_lite.report import write_report
 from tests.short_run import SHORT, short_sets
 from tests.training.test_run import execute
 from tests.warm import begin, command, kill_when

@@ -16,7 +16,7 @@ from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError
 from rubric_arm_lite.prompts.builder import prompt_hash
 from rubric_arm_lite.recipe.load import dump_recipe, load_recipe, load_settings, recipe_hash, shipped_recipes
 from rubric_arm_lite.recipe.policy import PolicyRecipe
-from rubric_arm_lite.report.policy import write_policy_report
+from rubric_arm_lite.report import write_policy_report
 from rubric_arm_lite.runs.directory import RunDirectory
 from rubric_arm_lite.training.policy.pairs import REASONS
 from rubric_arm_lite.training.policy.requests import start_answers

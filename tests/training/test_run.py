@@ -17,7 +17,7 @@ from rubric_arm_lite.prompts import PromptBuilder, Templates
 from rubric_arm_lite.recipe.fields import Recipe
 from rubric_arm_lite.recipe.load import dump_recipe, load_recipe, recipe_hash, recipes_folder, shipped_recipes
 from rubric_arm_lite.recipe.policy import PolicyRecipe
-from rubric_arm_lite.report.html import write_report
+from rubric_arm_lite.report import write_report
 from rubric_arm_lite.reward_model.judge import longest_prompt
 from rubric_arm_lite.reward_model.model import RubricRewardModel
 from rubric_arm_lite.runs.directory import RunDirectory

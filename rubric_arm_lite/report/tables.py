@@ -1,0 +1,216 @@
+"""Numbers and tables in one form, for the page and for the Markdown text alike.
+
+Evaluations, timings and results of public benchmarks go in; tables come out, all shares in percent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rubric_arm_lite.evaluation import Result
+from rubric_arm_lite.evaluation.benchmarks.paper import AVERAGES, COLUMNS, ROWS, SOURCE, WRITING
+from rubric_arm_lite.evaluation.benchmarks.results import Number
+from rubric_arm_lite.report.read import EvaluationRow, safe_text
+
+ABSENT = "–"
+PARTIAL = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A header, rows of cells, and notes that explain them."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table of evaluations.
+
+    Attributes:
+        key: the measured value; its interval is under ``KEY_low`` and ``KEY_high``.
+        form: format specification; a percentage is written without its sign.
+        part: the value, its interval, or the value with the interval behind it.
+        brief: whether the narrower table of the Markdown text has the column too.
+    """
+
+    title: str
+    key: str
+    form: str = ".1%"
+    part: Literal["value", "interval", "both"] = "value"
+    brief: bool = False
+
+    def text(self, values: Mapping[str, float]) -> str:
+        """The cell of an evaluation; :data:`ABSENT` without a value."""
+        low, high = f"{self.key}_low", f"{self.key}_high"
+        if (low if self.part == "interval" else self.key) not in values:
+            return ABSENT
+        if self.part == "interval":
+            return f"{self._number(values[low])}–{self._number(values[high])}"
+        value = self._number(values[self.key])
+        if self.part == "value" or low not in values:
+            return value
+        return f"{value} [{self._number(values[low])}, {self._number(values[high])}]"
+
+    def _number(self, value: float) -> str:
+        return f"{value:{self.form}}".removesuffix("%")
+
+
+ACCURACY = Column("accuracy", "accuracy", brief=True)
+INTERVAL = Column("95% interval", "accuracy", part="interval", brief=True)
+_COLUMNS = (
+    ACCURACY,
+    INTERVAL,
+    Column("original", "accuracy_original", brief=True),
+    Column("swapped", "accuracy_swapped", brief=True),
+    Column("mixed", "accuracy_mixed"),
+    Column("bias", "position_bias", brief=True),
+    Column("agree", "consistency", brief=True),
+    Column("ties", "tie_rate", brief=True),
+    Column("margin", "margin", ".2f", brief=True),
+    Column("by words", "accuracy_words", brief=True),
+    Column("ties by words", "tie_rate_words", brief=True),
+    Column("no verdict", "unparsed"),
+    Column("for A", "says_a"),
+    Column("format", "format"),
+    Column("sampled", "format_sampled", brief=True),
+    Column("named", "principle_recall", brief=True),
+    Column("tokens a pair", "tokens_per_pair", ".0f"),
+)
+
+
+def evaluation_columns(evaluations: Sequence[EvaluationRow], brief: bool = False) -> list[Column]:
+    """The columns that at least one evaluation has a value for, those of voting last."""
+    votes = dict.fromkeys(key for row in evaluations for key, _ in row.voting)
+    columns = [*_COLUMNS, *(Column(key, key) for key in votes)]
+    return [
+        column
+        for column in columns
+        if (column.brief or not brief) and any(column.text(row.values) != ABSENT for row in evaluations)
+    ]
+
+
+def evaluation_table(evaluations: Iterable[EvaluationRow], columns: Sequence[Column]) -> Table:
+    """One row per evaluation."""
+    rows = ((row.name, *(column.text(row.values) for column in columns)) for row in evaluations)
+    return Table(("after", *(column.title for column in columns)), tuple(rows))
+
+
+def timing_table(times: Mapping[str, tuple[float, float]]) -> Table:
+    """Seconds and sampled tokens per stage, the total in the last row."""
+    total, all_tokens = (sum(column) for column in zip(*times.values(), strict=True)) if times else (0.0, 0.0)
+
+    def row(stage: str, seconds: float, tokens: float) -> tuple[str, ...]:
+        rate = f"{tokens / (seconds or 1):,.0f}" if tokens else ABSENT
+        return (stage, f"{seconds:.1f}", f"{seconds / (total or 1):.0%}", f"{tokens:,.0f}", rate)
+
+    rows = [*(row(stage, *sums) for stage, sums in times.items()), row("total", total, all_tokens)]
+    return Table(("stage", "seconds", "share", "tokens", "tokens/s"), tuple(rows))
+
+
+def markdown_table(table: Table) -> str:
+    """The table in Markdown, padded so that it reads as plain text; all but the first column are right-aligned."""
+    widths = [max(map(len, column)) for column in zip(table.header, *table.rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
+        return f"| {' | '.join(padded)} |"
+
+    rule = ["-" * (w - 1) + ":" if i else "-" * w for i, w in enumerate(widths)]
+    return "\n".join(map(line, (table.header, rule, *table.rows)))
+
+
+def numbers_table(result: Result, most: int | None = None) -> Table:
+    """Every number of one benchmark, in percent; at most the first ``most``."""
+    header = ("", "accuracy", "95%", "original", "swapped", "mixed", "bias", "single", "items")
+    return Table(header, tuple(map(_row, result.numbers[:most])), tuple(_notes(result)))
+
+
+def summary_table(results: Sequence[Result]) -> Table:
+    """The first five numbers of each benchmark with their interval and position bias, in percent."""
+    rows = [(safe_text(result.title), _row(number)) for result in results for number in result.numbers[:5]]
+    header = ("benchmark", "number", "accuracy", "95%", "bias")
+    return Table(header, tuple((title, *cells[:3], cells[6]) for title, cells in rows))
+
+
+def paper_table(results: Sequence[Result]) -> Table | None:
+    """Our numbers above the paper's rows, one column per benchmark of its table 1, in percent.
+
+    None if the table has no column for any of the results, for example for pair files of one's own.
+    """
+    by_name = {result.name: result for result in results}
+    if all(column.benchmark not in by_name for column in COLUMNS):
+        return None
+    votes = max(result.votes for result in results)
+    numbers = [by_name[c.benchmark].number(c.number) if c.benchmark in by_name else None for c in COLUMNS]
+    gaps = [
+        "" if number is None else "; ".join(filter(None, [*by_name[column.benchmark].gaps, number.note]))
+        for column, number in zip(COLUMNS, numbers, strict=True)
+    ]
+    absent = [column.title for column, number in zip(COLUMNS, numbers, strict=True) if number is None]
+    partial = [f"{column.title} ({gap})" for column, gap in zip(COLUMNS, gaps, strict=True) if gap]
+
+    def ours(name: str, value: Callable[[Number], float]) -> tuple[str, ...]:
+        cells = [
+            ABSENT if number is None else _percent(value(number)) + (PARTIAL if gap else "")
+            for number, gap in zip(numbers, gaps, strict=True)
+        ]
+        values = [value(number) for number in numbers if number is not None]
+        return (name, *cells, ABSENT if absent or partial else _percent(sum(values) / len(values)))
+
+    rows = [ours("ours", lambda number: number.single)]
+    if votes > 1:
+        rows.append(ours(f"ours, voting@{votes}", lambda number: number.value))
+    rows += [(name, *(f"{value:.1f}" for value in values), f"{AVERAGES[name]:.1f}") for name, values in ROWS.items()]
+    notes = [f"The paper's figures: {SOURCE}."]
+    notes += [f"Not evaluated: {', '.join(absent)}."] if absent else []
+    notes += [f"Only in part, with an asterisk: {', '.join(partial)}."] if partial else []
+    if absent or partial:
+        notes.append("We show no average of ours, because it would be the plain mean of ten whole columns.")
+    return Table(("", *(column.title for column in COLUMNS), "average"), tuple(rows), tuple(notes))
+
+
+def _row(number: Number) -> tuple[str, ...]:
+    shares = (number.original, number.flipped, number.mixed, number.position_bias, number.single)
+    interval = f"{_percent(number.low)}–{_percent(number.high)}"
+    name = safe_text(number.name) + (PARTIAL if number.note else "")  # names of subsets come from data
+    return (name, _percent(number.value), interval, *map(_percent, shares), f"{number.count:,}")
+
+
+def _notes(result: Result) -> list[str]:
+    rates, timing = result.rates, result.timing
+    votes = "one judgement per order" if result.votes == 1 else f"majority of {result.votes} judgements per order"
+    notes = [
+        f"{result.rule[:1].upper()}{result.rule[1:]}; {votes} at temperature {result.temperature:g}. "
+        f"An unparsed verdict counts: {result.unparsed}.",
+        f"Both orders prefer the same response in {rates['consistency']:.1%} of {rates['duels']:,.0f} pairs; "
+        f"{rates['unparsed']:.1%} of the judgements have no verdict, {rates['without_rubric']:.1%} of the items have "
+        f"no usable rubric. {rates['rubrics']:,.0f} rubrics, reused {rates['rubrics_reused']:,.0f} times; "
+        f"{timing['tokens_per_pair']:,.1f} tokens and {timing['seconds_per_pair']:.3g} s a pair.",
+    ]
+    gaps = [*result.gaps, *(f"{number.name} {number.note}" for number in result.numbers if number.note)]
+    notes += [f"Not the whole benchmark: {'; '.join(gaps)}."] if gaps else []
+    notes += [f"{rates['rows_skipped']:,.0f} rows skipped: {result.skips}."] if rates["rows_skipped"] else []
+    notes += [f"Not computed: {result.lacks}."] if result.lacks else []
+    return [safe_text(note) for note in [*notes, *_paper_notes(result)]]
+
+
+def _paper_notes(result: Result) -> list[str]:
+    """The paper's numbers of the benchmark, if it has any."""
+    if result.name == "writing":
+        numbers = [f"{name} {value:.1f}" for name, value in WRITING.items()]
+        return [f"Paper: {', '.join(numbers)}."]
+    numbers = [
+        f"{column.number} {single:.1f}, {voted:.1f} with voting@5"
+        for column, single, voted in zip(COLUMNS, ROWS["Rubric-ARM"], ROWS["Rubric-ARM voting@5"], strict=True)
+        if column.benchmark == result.name
+    ]
+    return [f"Paper: {'; '.join(numbers)}."] if numbers else []
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
