@@ -1,4 +1,4 @@
-"""The command line ``rubric-arm``: verbs of a few lines over the rooms below.
+"""The command line ``rubric-arm``: short verbs over the Python API.
 
 Enter: arguments. Leave: results on standard output, progress and errors on standard error, exit code 2 for a mistake
 that the user can fix and 130 after Ctrl-C.

@@ -1,18 +1,26 @@
-"""What the modules of the command line share: where they print, what they load, and how loud libraries may be."""
+"""Options, output and model loading that the verbs of the command line share."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import io
 import json
+import logging
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+
+from rubric_arm_lite.errors import ConfigError, DataError
+from rubric_arm_lite.runs import recipe_of
 
 if TYPE_CHECKING:
     from rubric_arm_lite.models import ServerSettings
@@ -22,6 +30,137 @@ if TYPE_CHECKING:
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]
+StateOption = Annotated[
+    str, typer.Option(help="Which adapters: final, warm-up, latest, or a kept checkpoint such as state-000012.")
+]
+ModelArgument = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="A run directory; or a recipe with model.checkpoints, such as released-8b."),
+]
+ServerOption = Annotated[
+    str | None, typer.Option(metavar="URL", help="Use this OpenAI-compatible server; load no model here.")
+]
+RubricModelOption = Annotated[str | None, typer.Option(help="The server's name of the generator (default: rubric).")]
+JudgeModelOption = Annotated[str | None, typer.Option(help="The server's name of the judge (default: judge).")]
+KeyEnvOption = Annotated[
+    str | None, typer.Option(help="Environment variable with the server's key (default: OPENAI_API_KEY).")
+]
+ConcurrencyOption = Annotated[
+    int | None, typer.Option("--concurrency", min=1, help="Requests to the server at a time (default: 32).")
+]
+
+
+@dataclass(frozen=True)
+class LocalSource:
+    """A reward model on this machine: a run's adapters, or the full checkpoints that a recipe names."""
+
+    run: ModelArgument
+    state: StateOption = "final"
+
+    def load(self) -> RubricRewardModel:
+        """Load the reward model.
+
+        Raises:
+            CheckpointError: if ``run`` is neither a run directory nor a recipe, or has no such state.
+            ConfigError: if the recipe cannot be used, or names full checkpoints, which have no states.
+        """
+        recipe = recipe_of(self.run)
+        checkpoints = not self.run.is_dir() and recipe.model.checkpoints is not None
+        if checkpoints and self.state != "final":
+            raise ConfigError(f"--state {self.state} is for the adapters of a run; full checkpoints have one state.")
+        if not checkpoints:
+            import_first(recipe)
+        quiet_libraries()
+        from rubric_arm_lite.reward_model import RubricRewardModel
+
+        if checkpoints:
+            return RubricRewardModel.from_recipe(recipe)
+        return RubricRewardModel.from_run(self.run, self.state)
+
+
+@dataclass(frozen=True)
+class ModelSource(LocalSource):
+    """A reward model on this machine or behind an OpenAI-compatible server."""
+
+    server: ServerOption = None
+    rubric_model: RubricModelOption = None
+    judge_model: JudgeModelOption = None
+    server_key_env: KeyEnvOption = None
+    concurrency: ConcurrencyOption = None
+
+    def __post_init__(self) -> None:
+        """Refuse options that do not go together, before anything is read or loaded."""
+        self.server_settings()
+
+    @property
+    def local_run(self) -> Path | None:
+        """The run directory on this machine whose adapters are loaded; None for a server or full checkpoints."""
+        return self.run if self.server is None and self.run.is_dir() else None
+
+    def server_settings(self) -> ServerSettings | None:
+        """The server's settings, or None without a server.
+
+        Raises:
+            ConfigError: if options do not go together, or the address or a name cannot be used.
+        """
+        names = {"rubric_model": self.rubric_model, "judge_model": self.judge_model, "api_key_env": self.server_key_env}
+        options: dict[str, Any] = {**names, "concurrency": self.concurrency}
+        options = {name: value for name, value in options.items() if value is not None}
+        if self.server is None:
+            if options:
+                raise ConfigError(
+                    "--rubric-model, --judge-model, --server-key-env and --concurrency belong to a server. Give "
+                    "--server."
+                )
+            return None
+        if self.state != "final":
+            raise ConfigError(
+                f"--state {self.state} is for adapters on this machine. A server has what it was started with: choose "
+                "it by --rubric-model and --judge-model."
+            )
+        from rubric_arm_lite.models import ServerSettings
+
+        return ServerSettings(self.server, **options)
+
+    def load(self) -> RubricRewardModel:
+        """Load the reward model, or connect to the server, which loads nothing here."""
+        settings = self.server_settings()
+        if settings is None:
+            return super().load()
+        from rubric_arm_lite.reward_model import RubricRewardModel
+
+        return RubricRewardModel.from_server(settings, recipe_of(self.run))
+
+
+def with_source(verb: Callable[..., None]) -> Callable[..., None]:
+    """Show Typer the fields of a verb's first parameter, a dataclass, as arguments and options of the verb.
+
+    Fields without a default become arguments before the verb's own; the others become options after them. So
+    ``def rubric(source: ModelSource, prompt: …)`` has RUN, PROMPT, --state, --server and so on.
+    """
+    source, *own = _parameters(verb)
+    fields = _parameters(source.annotation)
+    required = [field for field in fields if field.default is field.empty]
+    shown = [*required, *own, *(field for field in fields if field not in required)]
+
+    @functools.wraps(verb)
+    def call(**values: Any) -> None:
+        options = {field.name: values.pop(field.name) for field in fields}
+        verb(source.annotation(**options), **values)
+
+    call.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    return call
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The parameters of a function or dataclass as keywords, with their annotations evaluated."""
+    hints = get_type_hints(function, include_extras=True)
+    parameters = inspect.signature(function).parameters.values()
+    return [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+
 
 def is_live(console: Console) -> bool:
     """Whether a bar can be redrawn in place. A notebook's kernel sets FORCE_COLOR, which alone makes no terminal."""
@@ -29,21 +168,36 @@ def is_live(console: Console) -> bool:
 
 
 def print_json(value: Any) -> None:
-    """One JSON value on standard output."""
+    """Print one JSON value on standard output."""
     print(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def print_result(value: Any, as_json: bool, show: Callable[[], object]) -> None:
+    """Print ``value`` as JSON for programs, or call ``show``, which prints it for people."""
+    if as_json:
+        print_json(value)
+    else:
+        show()
+
+
+def warn(message: str) -> None:
+    """Print a warning on standard error."""
+    err.print(message, style="yellow", markup=False, highlight=False)
+
+
+def progress_bar(name: str, *columns: str | ProgressColumn) -> Progress:
+    """A bar on standard error that disappears when it is closed; a text among the columns is a format of the task."""
+    parts = (TextColumn(name), BarColumn(), *columns, TimeRemainingColumn())
+    return Progress(*parts, console=err, transient=True, disable=not is_live(err))
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return [f"| {' | '.join(line)} |" for line in lines]
+    return [f"| {' | '.join(line)} |" for line in (columns, ["---"] * len(columns), *rows)]
 
 
 def quiet_libraries() -> None:
-    """Keep progress bars and advice of the libraries off the screen; errors still come through."""
-    import logging
-    import warnings
-
+    """Keep the libraries' progress bars and advice off the screen; errors still come through."""
     for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
         os.environ.setdefault(name, "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -59,76 +213,24 @@ def quiet_libraries() -> None:
     transformers.logging.disable_progress_bar()
 
 
-def server_of(
-    url: str | None,
-    state: str,
-    rubric_model: str | None,
-    judge_model: str | None,
-    key_env: str | None,
-    concurrency: int | None = None,
-) -> ServerSettings | None:
-    """The server that the options name, if they name one."""
-    from rubric_arm_lite.errors import ConfigError
-    from rubric_arm_lite.models import ServerSettings
-
-    given = {
-        "rubric_model": rubric_model,
-        "judge_model": judge_model,
-        "api_key_env": key_env,
-        "concurrency": concurrency,
-    }
-    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if url is None:
-        if chosen:
-            raise ConfigError(
-                "--rubric-model, --judge-model, --server-key-env and --concurrency belong to a server. Give --server."
-            )
-        return None
-    if state != "final":
-        raise ConfigError(
-            f"--state {state} is for adapters on this machine. A server has what it was started with: choose it by "
-            "--rubric-model and --judge-model."
-        )
-    return ServerSettings(url, **chosen)
-
-
-def load_run(run: Path, state: str, server: ServerSettings | None) -> RubricRewardModel:
-    """The reward model of a run or of a recipe's checkpoints, on this machine or behind the server."""
-    from rubric_arm_lite.errors import ConfigError
-    from rubric_arm_lite.reward_model import RubricRewardModel
-    from rubric_arm_lite.runs import recipe_of
-
-    recipe = recipe_of(run)
-    if server is not None:
-        return RubricRewardModel.from_server(server, recipe)
-    if not run.is_dir() and recipe.model.checkpoints is not None:
-        if state != "final":
-            raise ConfigError(f"--state {state} is for the adapters of a run; full checkpoints have one state.")
-        quiet_libraries()
-        return RubricRewardModel.from_recipe(recipe)
-    import_first(recipe)
-    quiet_libraries()
-    return RubricRewardModel.from_run(run, state)
-
-
 def import_first(recipe: Recipe) -> None:
-    """What patches other libraries, before those are imported."""
+    """Import what patches other libraries before those are imported."""
     if recipe.model.backend == "unsloth":
         from rubric_arm_lite.models.unsloth import prepare
 
         prepare()
 
 
-def check_target(source: Path, target: Path, overwrite: bool) -> None:
-    """Refuse an output that cannot be written, or would cost a file that is there, and make the folder for it.
+def check_target(source: Path, target: Path | None, overwrite: bool) -> None:
+    """Refuse an output file that cannot be written or would replace a file, and make its folder.
 
-    To be called before anything is loaded: what is refused afterwards would have cost the work.
+    Call this before loading a model, so that a refusal costs nothing. None, for standard output, is always fine.
 
     Raises:
-        DataError: if it is a folder, the input, or there already.
+        DataError: if the target is a folder, the input, or exists and ``overwrite`` is false.
     """
-    from rubric_arm_lite.errors import DataError
-
+    if target is None:
+        return
     if target.is_dir():
         raise DataError(f"{target} is a folder. Name the file to write.")
     if target.exists() and source.exists() and target.samefile(source):
@@ -139,28 +241,31 @@ def check_target(source: Path, target: Path, overwrite: bool) -> None:
 
 
 def warn_unknown_words(model: RubricRewardModel, *texts: str) -> None:
-    """A word-level tokenizer cannot see words it does not know; say which."""
+    """Name the words that a word-level tokenizer does not know and therefore cannot read."""
     words = model.unknown_words(*texts)
     if words:
-        unknown = escape(", ".join(words[:12]))
-        err.print(f"[yellow]This base does not know: {unknown}. It reads them as blanks.[/yellow]")
+        warn(f"This base does not know: {', '.join(words[:12])}. It reads them as blanks.")
 
 
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
-ModelArgument = Annotated[
-    Path,
-    typer.Argument(metavar="RUN", help="A run directory; or a recipe with model.checkpoints, such as released-8b."),
-]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]
-StateOption = Annotated[str, typer.Option(help="Which adapters: final, warm-up or latest.")]
-ServerOption = Annotated[
-    str | None, typer.Option(metavar="URL", help="Ask this OpenAI-compatible server; nothing is loaded here.")
-]
-RubricModelOption = Annotated[str | None, typer.Option(help="The server's name of the generator (default: rubric).")]
-JudgeModelOption = Annotated[str | None, typer.Option(help="The server's name of the judge (default: judge).")]
-KeyEnvOption = Annotated[
-    str | None, typer.Option(help="Environment variable with the server's key (default: OPENAI_API_KEY).")
-]
-ConcurrencyOption = Annotated[
-    int | None, typer.Option("--concurrency", min=1, help="Requests to the server at a time (default: 32).")
-]
+# For the verbs that do not use ModelSource yet.
+
+
+def server_of(
+    url: str | None,
+    state: str,
+    rubric_model: str | None,
+    judge_model: str | None,
+    key_env: str | None,
+    concurrency: int | None = None,
+) -> ServerSettings | None:
+    """The settings of the server that the options name, or None."""
+    return ModelSource(Path(), state, url, rubric_model, judge_model, key_env, concurrency).server_settings()
+
+
+def load_run(run: Path, state: str, server: ServerSettings | None) -> RubricRewardModel:
+    """The reward model of a run or of a recipe's checkpoints, on this machine or behind the server."""
+    if server is None:
+        return LocalSource(run, state).load()
+    from rubric_arm_lite.reward_model import RubricRewardModel
+
+    return RubricRewardModel.from_server(server, recipe_of(run))

@@ -1,4 +1,4 @@
-"""The command line: thin verbs over the package. Heavy imports happen inside the verb that needs them."""
+"""The ``rubric-arm`` command: short verbs over the API. Each verb imports the heavy libraries it needs by itself."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.markup import escape
 
 from rubric_arm_lite import __version__
-from rubric_arm_lite.cli import ask as cli_judge
-from rubric_arm_lite.cli import ask as cli_label
-from rubric_arm_lite.cli import serve as cli_serve
+from rubric_arm_lite.cli import ask, serve
 from rubric_arm_lite.cli.bench import bench_app
 from rubric_arm_lite.cli.common import (
     JsonOption,
-    StateOption,
+    LocalSource,
     err,
     import_first,
-    is_live,
     out,
     print_json,
+    print_result,
+    progress_bar,
     quiet_libraries,
+    with_source,
 )
 from rubric_arm_lite.cli.data import data_app
 from rubric_arm_lite.cli.evaluate import evaluate
 from rubric_arm_lite.cli.policy import policy_app
-from rubric_arm_lite.errors import RubricArmError
+from rubric_arm_lite.errors import CheckpointError, DataError, RubricArmError
+from rubric_arm_lite.runs import atomic_write
 from rubric_arm_lite.training import STAGES
 
 if TYPE_CHECKING:
@@ -94,15 +95,8 @@ def demo(
         )
 
 
-app.command()(cli_judge.rubric)
-app.command()(cli_judge.judge)
-app.command()(cli_judge.score)
-app.command()(evaluate)
-
-
-app.command()(cli_label.label)
-app.command()(cli_serve.serve)
-app.command()(cli_serve.play)
+for _verb in (ask.rubric, ask.judge, ask.score, evaluate, ask.label, serve.serve, serve.play):
+    app.command()(_verb)
 
 
 @app.command()
@@ -116,62 +110,54 @@ def report(run: RunArgument) -> None:
 
 @app.command("show-recipe")
 def show_recipe(recipe: RecipeArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
-    """Print a recipe in full: what it says, what it extends, and every default."""
+    """Print every field of a recipe: its own, those it extends, and the defaults."""
     from rubric_arm_lite.recipe import dump_recipe, load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
-    if as_json:
-        print_json(loaded.model_dump(mode="json"))
-    else:
-        print(dump_recipe(loaded), end="")
+    print_result(loaded.model_dump(mode="json"), as_json, lambda: print(dump_recipe(loaded), end=""))
 
 
 @app.command()
+@with_source
 def export(
-    run: RunArgument,
+    source: LocalSource,
     target: Annotated[Path, typer.Argument(help="A new folder; gets one subfolder per role.")],
-    merge: Annotated[bool, typer.Option("--merge", help="Full checkpoints in place of adapters.")] = False,
-    state: StateOption = "final",
+    merge: Annotated[bool, typer.Option("--merge", help="Write full checkpoints in place of adapters.")] = False,
 ) -> None:
     """Write both adapters with model cards, or merged into their base."""
     quiet_libraries()
-    from rubric_arm_lite.reward_model.export import export as write
+    from rubric_arm_lite.reward_model import export_run
 
-    for folder in write(run, target, state, merge):
+    for folder in export_run(source.run, target, source.state, merge):
         out.print(str(folder), highlight=False)
 
 
 @app.command()
 def push(
-    folder: Annotated[Path, typer.Argument(help="What rubric-arm export wrote, or one role's folder in it.")],
-    repo: Annotated[str, typer.Argument(help="The Hub's repository, owner/name.")],
-    public: Annotated[bool, typer.Option("--public", help="A new repository is private otherwise.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent.")] = False,
+    folder: Annotated[Path, typer.Argument(help="A folder that rubric-arm export wrote, or one role's folder in it.")],
+    repo: Annotated[str, typer.Argument(help="Repository on the Hub, owner/name.")],
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public (default: private).")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files without uploading them.")] = False,
 ) -> None:
     """Upload an export to the Hub."""
-    from rubric_arm_lite.reward_model.export import check_repo, files_of
-    from rubric_arm_lite.reward_model.export import push as send
+    from rubric_arm_lite.reward_model import files_to_push, push_to_hub
 
-    if dry_run:
-        check_repo(repo)
-        files = files_of(folder)
-        for file in files:
-            out.print(f"{file.stat().st_size:>12,}  {escape(file.relative_to(folder).as_posix())}", highlight=False)
-        out.print(f"{len(files)} files would go to {repo}.", highlight=False)
-    else:
-        out.print(send(folder, repo, private=not public), highlight=False)
+    if not dry_run:
+        out.print(push_to_hub(folder, repo, private=not public), highlight=False)
+        return
+    files = files_to_push(folder, repo)
+    for file in files:
+        out.print(f"{file.stat().st_size:>12,}  {escape(file.relative_to(folder).as_posix())}", highlight=False)
+    out.print(f"{len(files)} files would go to {repo}.", highlight=False)
 
 
 @app.command()
 def doctor(as_json: JsonOption = False) -> None:
-    """What this machine has, and which shipped recipes can run on it."""
+    """Show this machine's hardware and which shipped recipes can run on it."""
     from rubric_arm_lite.cli.plan import examine, show_machine
 
-    found = examine()
-    if as_json:
-        print_json(found)
-    else:
-        show_machine(found, out)
+    machine = examine()
+    print_result(machine, as_json, lambda: show_machine(machine, out))
 
 
 @app.command()
@@ -180,41 +166,35 @@ def plan(
     overrides: SetOption = None,
     gpu_gb: Annotated[float | None, typer.Option(help="Card to plan for, in GiB (default: this machine's).")] = None,
     prompt_length: Annotated[int | None, typer.Option(help="Longest prompt, if shorter than the context.")] = None,
-    tokens_per_second: Annotated[float | None, typer.Option(help="A measured speed of writing, for hours.")] = None,
+    tokens_per_second: Annotated[float | None, typer.Option(help="Measured generation speed, for hours.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Memory of every stage, whether it fits and what to change if not; loads no model."""
+    """Show the memory of every stage, whether it fits and what to change if not; loads no model."""
     from rubric_arm_lite.cli import plan as plan_table
     from rubric_arm_lite.recipe import load_recipe
     from rubric_arm_lite.training import plan_for
 
     loaded = load_recipe(recipe, overrides or [])
-    made = plan_for(loaded, gpu_gb, prompt_length)
-    if as_json:
-        print_json(plan_table.as_json(loaded, made, tokens_per_second))
-    else:
-        plan_table.show(loaded, made, tokens_per_second, out)
+    memory = plan_for(loaded, gpu_gb, prompt_length)
+    value = plan_table.as_json(loaded, memory, tokens_per_second)
+    print_result(value, as_json, lambda: plan_table.show(loaded, memory, tokens_per_second, out))
 
 
 @testbed_app.command("build")
 def testbed_build(
-    folder: Annotated[Path, typer.Argument(help="Where the base goes.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder for the base model.")],
     steps: Annotated[
         int | None, typer.Option(min=1, help="Training steps (default: as many as the shipped base).")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the base.")] = 0,
 ) -> None:
-    """Train the tiny base anew (minutes on a CPU); deterministic for a seed."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
+    """Train the tiny base model again (minutes on a CPU); deterministic for a seed."""
     from rubric_arm_lite.data.testbed.build import BuildSettings, build
-    from rubric_arm_lite.errors import CheckpointError
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists and is not empty. Choose a new folder.")
     settings = BuildSettings(seed=seed) if steps is None else BuildSettings(seed=seed, steps=steps)
-    columns = (TextColumn("base"), BarColumn(), TextColumn("loss {task.fields[loss]:.3f}"), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not is_live(err)) as bar:
+    with progress_bar("base", "loss {task.fields[loss]:.3f}") as bar:
         task = bar.add_task("base", total=settings.steps, loss=0.0)
         build(folder, settings, lambda step, loss: bar.update(task, completed=step, loss=loss))
     print(folder)
@@ -222,30 +202,22 @@ def testbed_build(
 
 @testbed_app.command("pairs")
 def testbed_pairs(
-    target: Annotated[Path, typer.Argument(help="JSONL to write.")],
+    target: Annotated[Path, typer.Argument(help="JSONL file to write.")],
     seed: Annotated[int, typer.Option(help="Seed of the world.")] = 0,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    prompts: Annotated[int, typer.Option(min=1, help="How many prompts.")] = 100,
+    prompts: Annotated[int, typer.Option(min=1, help="Number of prompts.")] = 100,
 ) -> None:
-    """Write preference pairs of a world as JSONL, the form in which your own data is read."""
+    """Write preference pairs of a world as JSONL, in the format of your own data."""
     from rubric_arm_lite.data.testbed.world import World
-    from rubric_arm_lite.errors import DataError
     from rubric_arm_lite.recipe import load_recipe
-    from rubric_arm_lite.runs import atomic_write
 
-    world = World(seed, load_recipe("testbed").data.world)
     try:
-        blocks = world.blocks(split, prompts)
+        blocks = World(seed, load_recipe("testbed").data.world).blocks(split, prompts)
     except ValueError as error:
         raise DataError(str(error)) from error
+    fields = ("prompt", "chosen", "rejected")
     rows = [
-        {
-            "id": pair.pair_id,
-            "prompt": pair.prompt,
-            "chosen": pair.chosen,
-            "rejected": pair.rejected,
-            "source": "testbed",
-        }
+        {"id": pair.pair_id, **{name: getattr(pair, name) for name in fields}, "source": "testbed"}
         for block in blocks
         for pair in block.pairs
     ]
@@ -263,43 +235,38 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 _AFTER_INTERRUPTION = {
     "run": " What was committed is kept; continue with --resume.",
-    "evaluate": " Benchmarks that were begun are kept; continue with --resume.",
+    "evaluate": " Finished items of the benchmarks are kept; continue with --resume.",
     "demo": " What was committed is kept; the same command continues.",
     "label": " What was judged is kept; the same command continues.",
-    "data synthesize": " What was written is kept; the same command continues.",
+    "data synthesize": " The teacher's answers are kept; the same command continues.",
 }
-"""What a reader should know of verbs that keep unfinished work."""
-
-
-def _verb() -> str:
-    """The verb of this process's command line, with that of a group behind it."""
-    words = [word for word in sys.argv[1:] if not word.startswith("-")]
-    group = bool(words) and words[0] in ("data", "policy", "testbed")
-    return " ".join(words[: 2 if group else 1])
+"""How to continue, for the verbs that keep unfinished work."""
 
 
 def main() -> None:
-    """Entry point: one clear line for every error a user can mend, exit code 2; 130 for Ctrl-C."""
+    """Run the command line: a user's mistake prints one error and exits with 2, Ctrl-C exits with 130."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Sequences of every length come and go; in segments that grow, their memory on a GPU does not fall to pieces.
+    # Sequence lengths vary from step to step; expandable segments keep a GPU's memory from fragmenting.
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     try:
         app(standalone_mode=True)
     except RubricArmError as error:
-        err.print("[red]error:[/red] ", end="")
-        err.print(str(error), markup=False, highlight=False)
-        raise SystemExit(2) from None
+        _fail(str(error))
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        err.print("[red]error:[/red] ", end="")
-        err.print(
-            f"{place}{error.strerror or error}. Check the path and its permissions.", markup=False, highlight=False
-        )
-        raise SystemExit(2) from None
+        _fail(f"{place}{error.strerror or error}. Check the path and its permissions.")
     except SystemExit as stop:
         if stop.code == 130:
-            err.print(f"\nInterrupted.{_AFTER_INTERRUPTION.get(_verb(), '')}")
+            words = [word for word in sys.argv[1:] if not word.startswith("-")]
+            verb = " ".join(words[: 2 if words[:1] in (["data"], ["policy"], ["testbed"]) else 1])
+            err.print(f"\nInterrupted.{_AFTER_INTERRUPTION.get(verb, '')}")
         raise
+
+
+def _fail(message: str) -> NoReturn:
+    err.print("[red]error:[/red] ", end="")
+    err.print(message, markup=False, highlight=False)
+    raise SystemExit(2) from None
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rubric_arm_lite import lazy_door
 
 if TYPE_CHECKING:
+    from rubric_arm_lite.reward_model.export import export_run, files_to_push, push_to_hub
     from rubric_arm_lite.reward_model.generator import RubricCache, RubricGenerator
     from rubric_arm_lite.reward_model.judge import Judge, check_compares, longest_prompt, make_judge
     from rubric_arm_lite.reward_model.label import label_responses
@@ -29,17 +30,21 @@ __all__ = [
     "RubricRewardModel",
     "Verdict",
     "check_compares",
+    "export_run",
+    "files_to_push",
     "label_responses",
     "longest_prompt",
     "majority",
     "make_judge",
     "mean_score",
+    "push_to_hub",
     "rubric_arm_reward",
 ]
 
 __getattr__ = lazy_door(
     __name__,
     {
+        "export": ["export_run", "files_to_push", "push_to_hub"],
         "generator": ["RubricCache", "RubricGenerator"],
         "judge": ["Judge", "check_compares", "longest_prompt", "make_judge"],
         "label": ["label_responses"],

@@ -17,8 +17,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from rubric_arm_lite.cli import ask as cli_judge
-from rubric_arm_lite.cli import common as cli_common
+from rubric_arm_lite.cli import ask, common
 from rubric_arm_lite.cli.main import main
 from rubric_arm_lite.cli.progress import RichWatcher
 from rubric_arm_lite.reward_model.model import RubricRewardModel
@@ -156,10 +155,10 @@ def test_brackets_in_names_and_words_are_no_markup(
 ) -> None:
     (tmp_path / "[").mkdir()
     target = tmp_path / "[" / "x].jsonl"
-    cli_judge._write_rows([{"id": "a"}], target, "1 pair judged")
+    ask.write_rows([{"id": "a"}], target, "1 pair judged")
     assert target.read_text() == '{"id": "a"}\n'
     monkeypatch.setattr(RubricRewardModel, "unknown_words", lambda self, *texts: ("[/yellow]", "[/b]"))
-    cli_common.warn_unknown_words(RubricRewardModel.__new__(RubricRewardModel), "text")
+    common.warn_unknown_words(RubricRewardModel.__new__(RubricRewardModel), "text")
     watcher = RichWatcher(Console(stderr=True))
     watcher.note(f"{target} is read.")
     watcher.close()
@@ -213,6 +212,10 @@ BAD_CALLS: list[tuple[tuple[str, ...], str]] = [
     (("run", "testbed", "--set", "evaluation.judge_max_tokens=300"), "No training pair fits model.max_context"),
     (("run", "testbed", "--set", "schedule.cycles=50", "--set", "data.train_prompts=20"), "cannot be split"),
     (("rubric", "/no/such/run", "   "), "the prompt is empty"),
+    (("rubric", "/no/such/run", "p", "--concurrency", "4"), "Give --server"),
+    (("score", "/no/such/run", "--server", "http://localhost"), "No such option"),
+    (("score", "released-8b", "--state", "latest", "--prompt", "p", "--response", "r"), "have one state"),
+    (("label", "/no/such/run", "in.jsonl", "out.jsonl", "--if-exists", "maybe"), "'maybe' is not one of"),
 ]
 
 

@@ -13,7 +13,7 @@ from rubric_arm_lite.models.load import load_model
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.recipe.fields import CheckpointPair, ModelSettings
 from rubric_arm_lite.recipe.load import load_recipe
-from rubric_arm_lite.reward_model.export import export
+from rubric_arm_lite.reward_model import export_run
 from rubric_arm_lite.reward_model.model import RubricRewardModel
 from rubric_arm_lite.runs.states import recipe_of_run
 from tests import tiny
@@ -97,7 +97,7 @@ def test_errors_name_the_role(folders: tuple[Path, Path], tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_merged_checkpoints_judge_as_the_adapters_do(finished_run: Path, tmp_path: Path) -> None:
     merged = tmp_path / "merged"
-    export(finished_run, merged, merge=True)
+    export_run(finished_run, merged, merge=True)
     adapters = RubricRewardModel.from_run(finished_run)
     recipe = recipe_of_run(finished_run)
     checkpoints = RubricRewardModel.from_pretrained(merged / "rubric", merged / "judge", recipe)

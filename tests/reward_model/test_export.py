@@ -15,9 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rubric_arm_lite.data.testbed import base_folder
 from rubric_arm_lite.errors import CheckpointError, ConfigError
-from rubric_arm_lite.recipe.load import load_recipe
-from rubric_arm_lite.reward_model.export import export
-from rubric_arm_lite.reward_model.model import RubricRewardModel
+from rubric_arm_lite.recipe import load_recipe
+from rubric_arm_lite.reward_model import RubricRewardModel, export_run
 from tests.cli.test_cli import call, refused
 
 PROMPT = "Write a note about rivers for children. Include the word amber."
@@ -31,7 +30,7 @@ def logits(model: torch.nn.Module, ids: list[int]) -> torch.Tensor:
 
 def test_adapters_and_merged_checkpoints_are_the_runs_own(finished_run: Path, tmp_path: Path) -> None:
     plain, merged = tmp_path / "plain", tmp_path / "merged"
-    assert export(finished_run, plain) == [plain / "rubric", plain / "judge"]
+    assert export_run(finished_run, plain) == [plain / "rubric", plain / "judge"]
     done = call("export", finished_run, merged, "--merge")
     assert done.stdout.split() == [str(merged / "rubric"), str(merged / "judge")]
     model = RubricRewardModel.from_run(finished_run).model
@@ -51,7 +50,7 @@ def test_adapters_and_merged_checkpoints_are_the_runs_own(finished_run: Path, tm
 
 
 def test_cards_say_what_is_known(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    export(finished_run, tmp_path / "out")
+    export_run(finished_run, tmp_path / "out")
     summary = json.loads((finished_run / "summary.json").read_text())
     for role, says in (("rubric", "writes a rubric"), ("judge", "names the better one")):
         card = (tmp_path / "out" / role / "README.md").read_text()
@@ -66,7 +65,7 @@ def test_cards_say_what_is_known(finished_run: Path, tmp_path: Path, monkeypatch
         exec(body.split("```python\n")[1].split("\n```")[0], loaded)
         assert loaded["pair"].rubric("Write a note about gardens for pilots. Include the word zinc.").text
         assert str(finished_run) not in card and str(Path.home()) not in card
-    export(finished_run, tmp_path / "before", state="warm-up")
+    export_run(finished_run, tmp_path / "before", state="warm-up")
     assert "Nothing is recorded for the state `warm-up`" in (tmp_path / "before" / "judge" / "README.md").read_text()
 
 
@@ -74,14 +73,14 @@ def test_what_cannot_be_exported(finished_run: Path, tmp_path: Path) -> None:
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "mine.txt").write_text("keep")
     with pytest.raises(ConfigError, match="not empty"):
-        export(finished_run, tmp_path / "used")
+        export_run(finished_run, tmp_path / "used")
     assert (tmp_path / "used" / "mine.txt").read_text() == "keep"
     assert "is not a run directory" in refused("export", tmp_path / "used", tmp_path / "new")
     assert "not one of final, warm-up, latest" in refused("export", finished_run, tmp_path / "new", "--state", "best")
     broken = tmp_path / "broken"
     shutil.copytree(finished_run, broken)
     (broken / "summary.json").write_text("{")
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        export(broken, tmp_path / "new")
+    with pytest.raises(CheckpointError, match=r"summary\.json is damaged"):
+        export_run(broken, tmp_path / "new")
     assert not (tmp_path / "new").exists() and not list(tmp_path.glob(".*draft"))
-    assert export(finished_run, tmp_path / "new")
+    assert export_run(finished_run, tmp_path / "new")

@@ -304,7 +304,7 @@ def test_on_the_command_line_over_a_server(tmp_path: Path) -> None:
         assert "rubrics written: 1 (67% from the cache)" in done.stdout
         assert [row["id"] for row in read(target)] == ["short"]
         assert "exists" in refused("label", folder, source, target, "--server", server.url)
-    assert "use raise, resume or overwrite" in refused("label", folder, source, target, "--if-exists", "maybe")
+    assert "'maybe' is not one of" in refused("label", folder, source, target, "--if-exists", "maybe")
 
 
 @pytest.mark.parametrize("lost", ["reason", "agreed", "rubric", "confidence_b"])

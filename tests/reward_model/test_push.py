@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from rubric_arm_lite.errors import BackendError, ConfigError
-from rubric_arm_lite.reward_model.export import files_of, push
+from rubric_arm_lite.reward_model import files_to_push, push_to_hub
 from tests.cli.test_cli import refused
 
 
@@ -93,8 +93,8 @@ def exported(tmp_path: Path) -> Path:
 
 
 def test_a_folder_arrives_as_it_is(hub: Hub, exported: Path) -> None:
-    assert push(exported, "me/pair") == f"{hub.address}/me/pair/commit/1"
-    expected = {path.relative_to(exported).as_posix(): path.read_bytes() for path in files_of(exported)}
+    assert push_to_hub(exported, "me/pair") == f"{hub.address}/me/pair/commit/1"
+    expected = {path.relative_to(exported).as_posix(): path.read_bytes() for path in files_to_push(exported, "me/pair")}
     assert hub.files == expected and len(expected) == 6
     asked = hub.created[0]
     assert asked.get("private") is True or asked.get("visibility") == "private"
@@ -105,7 +105,7 @@ def test_a_folder_arrives_as_it_is(hub: Hub, exported: Path) -> None:
 def test_a_hub_that_refuses_is_one_clear_error(status: int, hub: Hub, exported: Path) -> None:
     hub.status = status
     with pytest.raises(BackendError, match=r"refused me/pair|cannot be uploaded") as raised:
-        push(exported, "me/pair")
+        push_to_hub(exported, "me/pair")
     assert "hf_secret" not in str(raised.value) and not hub.files
 
 
@@ -120,28 +120,28 @@ def test_a_hub_that_cannot_be_reached_is_one_clear_error(
 
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", unreachable)
     with pytest.raises(BackendError, match=r"me/pair cannot be uploaded .*Connection refused.*HF_ENDPOINT"):
-        push(exported, "me/pair")
+        push_to_hub(exported, "me/pair")
 
 
 @pytest.mark.parametrize("name", ["weights.bin", "state.pt", "run.pkl", "secret.env"])
 def test_what_does_not_belong_is_refused(name: str, hub: Hub, exported: Path) -> None:
     (exported / "judge" / name).write_bytes(b"x")
     with pytest.raises(ConfigError, match=name.replace(".", r"\.")):
-        push(exported, "me/pair")
+        push_to_hub(exported, "me/pair")
     assert not hub.created
 
 
 def test_links_are_refused(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "private.json").write_text("{}")
     (exported / "judge" / "more.json").symlink_to(tmp_path / "private.json")
-    with pytest.raises(ConfigError, match=r"more\.json is not sent"):
-        files_of(exported)
+    with pytest.raises(ConfigError, match=r"more\.json is not uploaded"):
+        files_to_push(exported, "me/pair")
 
 
 @pytest.mark.parametrize("repo", ["pair", "me/pair/x", "../pair", "me/", "me/../x", "me/pa ir", ""])
 def test_names_that_are_no_repository(repo: str, exported: Path) -> None:
     with pytest.raises(ConfigError, match="Give owner/name"):
-        push(exported, repo)
+        push_to_hub(exported, repo)
 
 
 def test_a_dry_run_sends_nothing(exported: Path, tmp_path: Path) -> None:
