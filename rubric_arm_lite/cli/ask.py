@@ -104,10 +104,7 @@ def score(
     response: Annotated[str | None, typer.Option(help="… and its response.")] = None,
     rubric_text: RubricTextOption = None,
     justify: Annotated[
-        bool | None,
-        typer.Option(
-            "--justify/--no-justify", help="Let the judge reason before each answer (default: as it was trained)."
-        ),
+        bool | None, typer.Option(help="Let the judge reason before each answer (default: as it was trained).")
     ] = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,

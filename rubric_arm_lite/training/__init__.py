@@ -12,17 +12,29 @@ from typing import TYPE_CHECKING
 from rubric_arm_lite import lazy_door
 
 if TYPE_CHECKING:
+    from rubric_arm_lite.training.phases import JudgePhase, RubricPhase
     from rubric_arm_lite.training.plan import make_plan, plan_for
     from rubric_arm_lite.training.policy.run import PolicyRun
     from rubric_arm_lite.training.run import Run
     from rubric_arm_lite.training.schedule import STAGES
     from rubric_arm_lite.training.synthesize import SynthesisSettings, Synthesizer
 
-__all__ = ["STAGES", "PolicyRun", "Run", "SynthesisSettings", "Synthesizer", "make_plan", "plan_for"]
+__all__ = [
+    "STAGES",
+    "JudgePhase",
+    "PolicyRun",
+    "RubricPhase",
+    "Run",
+    "SynthesisSettings",
+    "Synthesizer",
+    "make_plan",
+    "plan_for",
+]
 
 __getattr__ = lazy_door(
     __name__,
     {
+        "phases": ["JudgePhase", "RubricPhase"],
         "plan": ["make_plan", "plan_for"],
         "policy.run": ["PolicyRun"],
         "run": ["Run"],
