@@ -6,26 +6,11 @@ import logging
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from rubric_arm_lite.cli.common import (
-    ConcurrencyOption,
-    JudgeModelOption,
-    KeyEnvOption,
-    ModelArgument,
-    RubricModelOption,
-    ServerOption,
-    StateOption,
-    err,
-    load_run,
-    server_of,
-)
-
-if TYPE_CHECKING:
-    from rubric_arm_lite.models import ServerSettings
+from rubric_arm_lite.cli.common import ModelSource, err, warn, with_source
 
 COLAB_HOSTS = (".colab.dev", ".colab.googleusercontent.com")
 """Names under which Colab shows a port of its machine to the notebook's owner."""
@@ -39,11 +24,11 @@ SecondsOption = Annotated[
 ]
 
 
+@with_source
 def serve(
-    run: ModelArgument,
+    source: ModelSource,
     host: Annotated[str, typer.Option(help="Address to listen at; beyond this machine, see --key-env.")] = "127.0.0.1",
     port: PortOption = 8000,
-    state: StateOption = "final",
     batch: Annotated[int, typer.Option(min=1, help="Requests per batch, at most.")] = 32,
     wait: Annotated[
         float, typer.Option("--wait-ms", min=0, max=60_000, help="Milliseconds a request waits for others.")
@@ -57,38 +42,26 @@ def serve(
     log_requests: Annotated[
         bool, typer.Option("--log-requests", help="Log method, path, status and time of each request; no texts.")
     ] = False,
-    server: ServerOption = None,
-    rubric_model: RubricModelOption = None,
-    judge_model: JudgeModelOption = None,
-    server_key_env: KeyEnvOption = None,
-    concurrency: ConcurrencyOption = None,
 ) -> None:
     """Serve a run over HTTP: /v1/rubric, /v1/compare, /v1/score, /healthz, /docs."""
-    remote = server_of(server, state, rubric_model, judge_model, server_key_env, concurrency)
-    hosts = allow_host or ()
-    _serve(run, state, remote, host, port, seconds, hosts, key_env, log_requests, batch, wait / 1000, queue)
+    _serve(source, host, port, seconds, allow_host or (), key_env, log_requests, batch, wait / 1000, queue)
 
 
+@with_source
 def play(
-    run: ModelArgument,
+    source: ModelSource,
     port: PortOption = 8001,
-    state: StateOption = "final",
     seconds: SecondsOption = 300.0,
     allow_host: HostNameOption = None,
-    server: ServerOption = None,
-    rubric_model: RubricModelOption = None,
-    judge_model: JudgeModelOption = None,
-    server_key_env: KeyEnvOption = None,
 ) -> None:
     """Open a page on this machine: judge a pair, change the rubric, flip through the run's checkpoints."""
     from rubric_arm_lite.reward_model import check_compares
     from rubric_arm_lite.runs import recipe_of
 
-    remote = server_of(server, state, rubric_model, judge_model, server_key_env)
-    check_compares(recipe_of(run))  # the page does nothing else
+    check_compares(recipe_of(source.run))  # the page does nothing else
     colab = any(name.startswith("COLAB_") for name in os.environ)
     hosts = (*(allow_host or ()), *(COLAB_HOSTS if colab else ()))
-    _serve(run, state, remote, "127.0.0.1", port, seconds, hosts, page=True)
+    _serve(source, "127.0.0.1", port, seconds, hosts, page=True)
 
 
 def host_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -108,9 +81,7 @@ def host_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _serve(
-    run: Path,
-    state: str,
-    remote: ServerSettings | None,
+    source: ModelSource,
     host: str,
     port: int,
     seconds: float,
@@ -130,24 +101,24 @@ def _serve(
     hosts = (*host_names(allow_host), host.lower())
     with server.bind(host, port) as bound:
         if key is None and not server.is_loopback(bound):
-            err.print(
-                f"[yellow]Listening at {host} with no API key set: anyone who can reach this port can use the service. "
-                "See --key-env.[/yellow]"
+            warn(
+                f"Listening at {host} with no API key set: anyone who can reach this port can use the service. See "
+                "--key-env."
             )
-        model = load_run(run, state, remote)
+        model = source.load()
         from rubric_arm_lite.reward_model.serve.app import Service, build_app
         from rubric_arm_lite.reward_model.serve.batcher import Batcher
         from rubric_arm_lite.reward_model.serve.judge import BatchedJudge, settings_of
         from rubric_arm_lite.reward_model.serve.security import SecuritySettings
 
-        judge = BatchedJudge(model, state, run if remote is None and run.is_dir() else None, all_states=page)
+        judge = BatchedJudge(model, source.state, source.local_run, all_states=page)
         batcher = Batcher(judge.answer, batch, window, queue, settings_of)
         security = SecuritySettings(hosts, key, max_open=queue + 4 * batch, log_requests=log_requests)
-        service = Service(run.name or str(run), judge, batcher, seconds)
+        service = Service(source.run.name or str(source.run), judge, batcher, seconds)
         logging.basicConfig(format="%(asctime)s %(message)s")
         logging.getLogger("rubric_arm_lite.reward_model.serve").setLevel(logging.INFO)
         url = server.url_of(bound, host)
-        what = f"The page for {service.name} is at" if page else f"Serving {service.name} ({state}) at"
+        what = f"The page for {service.name} is at" if page else f"Serving {service.name} ({source.state}) at"
         started = f"{what} {url} (list of paths: {url}docs; Ctrl-C stops)"
         answered = server.run(build_app(service, security, page), bound, seconds, lambda: print(started, flush=True))
         err.print("Stopped." if answered else "Stopped at once; the requests in progress are lost.")
