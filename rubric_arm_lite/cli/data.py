@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +12,16 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from rubric_arm_lite.cli.common import JsonOption, OverwriteOption, check_target, err, out, print_json, quiet_libraries
+from rubric_arm_lite.cli.common import (
+    JsonOption,
+    OverwriteOption,
+    check_target,
+    err,
+    out,
+    print_json,
+    quiet_libraries,
+    with_source,
+)
 
 if TYPE_CHECKING:
     from rubric_arm_lite.data import BadRows, Counts, WarmupRow
@@ -89,21 +96,6 @@ class SourceOptions:
             raise ConfigError(f"--{option} {first['input']!r}: {first['msg']}{plugin}.") from None
 
 
-def with_source_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """The verb with the fields of :class:`SourceOptions` as arguments, which it receives as its first parameter."""
-    shared = inspect.signature(SourceOptions, eval_str=True).parameters
-    own = list(inspect.signature(verb, eval_str=True).parameters.values())[1:]
-
-    @functools.wraps(verb)
-    def command(**values: Any) -> None:
-        verb(SourceOptions(**{name: values.pop(name) for name in shared}), **values)
-
-    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*shared.values(), *own)]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {one.name: one.annotation for one in parameters}
-    return command
-
-
 WarmupOption = Annotated[bool, typer.Option("--warmup", help="Trajectories (rubric and judgement) in place of pairs.")]
 
 
@@ -111,7 +103,7 @@ WarmupOption = Annotated[bool, typer.Option("--warmup", help="Trajectories (rubr
 
 
 @data_app.command()
-@with_source_options
+@with_source
 def check(
     source: SourceOptions,
     warmup: WarmupOption = False,
@@ -219,7 +211,7 @@ def _print_survey(survey: Survey, what: str) -> None:
 
 
 @data_app.command()
-@with_source_options
+@with_source
 def convert(
     source: SourceOptions,
     target: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="JSONL to write, in our own format.")],
@@ -264,7 +256,7 @@ def _write_jsonl(target: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 @data_app.command()
-@with_source_options
+@with_source
 def synthesize(
     source: SourceOptions,
     target: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="Warm-up rows to write (warmup.source).")],
