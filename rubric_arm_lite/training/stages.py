@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,14 +132,12 @@ def versions(model: AdapterModel) -> dict[str, Any]:
 
 def _git_revision() -> str | None:
     package = Path(__file__).resolve().parents[1]
-    if not (package.parent / ".git").exists():
-        return None
     command = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
+    if (package.parent / ".git").exists():
+        with suppress(OSError, subprocess.SubprocessError):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+            return done.stdout.strip() or None
+    return None
 
 
 def _note_skipped_data(state: TrainingState) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +229,25 @@ def test_arguments_are_checked_before_a_folder_is_made(changes: dict[str, Any], 
     with pytest.raises(ConfigError, match=re.escape(message)):
         train(**{"recipe": load_recipe("testbed"), "run_dir": tmp_path / "run", **changes})
     assert not (tmp_path / "run").exists()
+
+
+def test_mistakes_are_refused_before_torch_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").touch()
+    code = """
+import sys
+from rubric_arm_lite import train, train_policy
+from rubric_arm_lite.errors import RubricArmError
+for verb in (train, train_policy):
+    for changes in ({"run_dir": sys.argv[1]}, {"if_exists": "maybe"}, {"overrides": ["sed=1"]}):
+        try:
+            verb("testbed", **changes)
+        except RubricArmError as error:
+            print(type(error).__name__, "torch" in sys.modules)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "taken")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["CheckpointError False", "ConfigError False", "ConfigError False"] * 2
 
 
 def test_no_pair_fits(own_files: dict[str, Path], tiny_folder: Any) -> None:

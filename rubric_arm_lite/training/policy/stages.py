@@ -195,10 +195,6 @@ def _write_rubrics(state: PolicyState) -> None:
 # --- rounds of DPO --------------------------------------------------------------------------------------------------
 
 
-def _no_count(done: int, total: int) -> None:
-    """For a journal that is only read."""
-
-
 def _sampled(state: PolicyState, number: int, count: Count) -> list[SampledPair]:
     """Two answers of the policy to every training request."""
     file = state.directory.path / "rounds" / str(number) / "samples.jsonl"
@@ -209,7 +205,7 @@ def _sampled(state: PolicyState, number: int, count: Count) -> list[SampledPair]
 
 def _labeled(state: PolicyState, number: int, count: Count) -> tuple[list[TrainingPair], dict[str, int]]:
     """The pairs that are kept, and the number of pairs by reason."""
-    sampled = _sampled(state, number, _no_count)
+    sampled = _sampled(state, number, lambda *_: None)
     file = state.directory.path / "rounds" / str(number) / "labels.jsonl"
     kept, reasons = label_pairs(state.judge, sampled, file, state.job("labels", number), count)
     return kept, {reason: reasons[reason] for reason in REASONS}
@@ -227,7 +223,7 @@ def _label_round(state: PolicyState, number: int, stage: str) -> None:
 def _train_round(state: PolicyState, number: int, stage: str) -> None:
     """Train on the pairs that were kept, and commit the policy of this round."""
     settings, directory = state.recipe.dpo, state.directory
-    kept, _ = _labeled(state, number, _no_count)
+    kept, _ = _labeled(state, number, lambda *_: None)
     before = directory.checkpoint_path()
     if before is None:
         raise AssertionError("The stage start has written a checkpoint.")
