@@ -42,13 +42,14 @@ class RunResult:
     @classmethod
     def of(cls, directory: RunDirectory, recipe: Recipe | PolicyRecipe) -> RunResult:
         """Read the result of a run from its directory."""
-        finished = "final" in directory.state.stages
+        summary = directory.path / "summary.json"
+        weights = (directory.path / "adapters").glob("*/adapter_model.safetensors")
         return cls(
             run_dir=directory.path,
             recipe=recipe,
             stages=directory.state.stages,
-            summary=dict(read_object(directory.path / "summary.json")) if finished else {},
-            adapters={p.name: p for p in sorted((directory.path / "adapters").iterdir())} if finished else {},
+            summary=dict(read_object(summary)) if summary.exists() else {},
+            adapters={file.parent.name: file.parent for file in sorted(weights)},
             main_process=directory.writes,
         )
 
