@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rubric_arm_lite.recipe import Recipe, load_recipe
     from rubric_arm_lite.reward_model import RubricRewardModel, Verdict, rubric_arm_reward
+    from rubric_arm_lite.training import train, train_policy
     from rubric_arm_lite.types import PreferencePair, Rubric
 
 __version__ = "0.1.0"
@@ -26,6 +27,8 @@ __all__ = [
     "__version__",
     "load_recipe",
     "rubric_arm_reward",
+    "train",
+    "train_policy",
 ]
 
 
@@ -50,6 +53,7 @@ __getattr__ = lazy_door(
     {
         "recipe": ["Recipe", "load_recipe"],
         "reward_model": ["RubricRewardModel", "Verdict", "rubric_arm_reward"],
+        "training": ["train", "train_policy"],
         "types": ["PreferencePair", "Rubric"],
     },
 )

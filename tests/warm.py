@@ -19,7 +19,7 @@ from typing import Any
 
 LIBRARIES = [
     "rubric_arm_lite.cli.main",
-    "rubric_arm_lite.training.run",
+    "rubric_arm_lite.training.stages",
     "peft",
     "transformers.models.qwen3.modeling_qwen3",
     "transformers.generation",

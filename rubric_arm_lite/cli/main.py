@@ -18,9 +18,7 @@ from rubric_arm_lite.cli.common import (
     JsonOption,
     LocalSource,
     err,
-    import_first,
     out,
-    print_json,
     print_result,
     progress_bar,
     quiet_libraries,
@@ -34,8 +32,7 @@ from rubric_arm_lite.runs import atomic_write
 from rubric_arm_lite.training import STAGES
 
 if TYPE_CHECKING:
-    from rubric_arm_lite.models import Processes
-    from rubric_arm_lite.recipe import Recipe
+    from rubric_arm_lite.runs import IfExists
 
 app = typer.Typer(
     name="rubric-arm",
@@ -68,10 +65,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run a recipe: warm-up, alternating GRPO, evaluation, report."""
-    from rubric_arm_lite.recipe import load_recipe
-
-    loaded = load_recipe(recipe, overrides or [])
-    _execute(loaded, run_dir or Path("runs") / loaded.name, stage, "resume" if resume else if_exists, as_json)
+    _train(recipe, overrides, run_dir, stage, "resume" if resume else if_exists, as_json)
 
 
 @app.command()
@@ -82,10 +76,8 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """The whole method on the embedded world, on a CPU, in minutes; a finished demo is shown again."""
-    from rubric_arm_lite.recipe import load_recipe
-
     folder = run_dir or Path("runs") / "demo"
-    _execute(load_recipe("testbed", overrides or []), folder, None, if_exists, as_json)
+    _train("testbed", overrides, folder, None, if_exists, as_json)
     if not as_json:
         out.print(
             f"Ask it, in the words of its world: rubric-arm play {folder}, or rubric-arm judge {folder} --prompt … "
@@ -272,58 +264,14 @@ def _fail(message: str) -> NoReturn:
 # --- helpers ----------------------------------------------------------------------------------------------------
 
 
-def _execute(recipe: Recipe, run_dir: Path, stage: str | None, if_exists: str, as_json: bool) -> None:
-    from rubric_arm_lite.errors import ConfigError
-    from rubric_arm_lite.recipe import dump_recipe, recipe_hash
-    from rubric_arm_lite.runs import RunDirectory, explained_disk_errors
-    from rubric_arm_lite.runs.directory import FollowedDirectory
+def _train(
+    recipe: str, overrides: list[str] | None, run_dir: Path | None, until: str | None, if_exists: str, as_json: bool
+) -> None:
+    from rubric_arm_lite.cli.progress import RichProgress, show_result
+    from rubric_arm_lite.training import train
 
-    if stage is not None and stage not in STAGES:
-        raise ConfigError(f"--stage {stage}: not a stage. Use one of {', '.join(STAGES)}.")
-    match if_exists:
-        case "raise" | "resume" | "overwrite":
-            pass
-        case _:
-            raise ConfigError(f"--if-exists {if_exists}: use raise, resume or overwrite.")
-    processes = _join_launched()
-    with explained_disk_errors(run_dir):
-        if processes is None or processes.first:
-            directory = RunDirectory.open(run_dir, dump_recipe(recipe), recipe_hash(recipe), if_exists)
-        # The heavy imports come after everything that can be refused without them.
-        import_first(recipe)
-        quiet_libraries()
-        from rubric_arm_lite.cli.progress import RichWatcher
-        from rubric_arm_lite.models import ALONE
-        from rubric_arm_lite.report import write_report
-        from rubric_arm_lite.training import Run
-
-        processes = processes or ALONE
-        processes.wait()
-        if not processes.first:
-            directory = FollowedDirectory.follow(run_dir, recipe_hash(recipe))
-        watcher = RichWatcher(err if as_json else out, quiet=not processes.first)
-        try:
-            Run(recipe, directory, watcher, processes).execute(stage)
-        finally:
-            watcher.close()
-            directory.close()
-            processes.close()
-        if not processes.first:
-            return
-        html, markdown = write_report(run_dir)
-    if as_json:
-        summary = run_dir / "summary.json"
-        found = json.loads(summary.read_text("utf-8")) if summary.exists() else {}
-        print_json({"run": str(run_dir), "report": str(html), **found})
-    else:
-        out.print(markdown.read_text("utf-8"), markup=False, highlight=False)
-        out.print(f"[bold]Report:[/bold] {escape(str(html))}", highlight=False)
-
-
-def _join_launched() -> Processes | None:
-    """The other processes of this run, if a launcher started several; nothing heavy is imported otherwise."""
-    if os.environ.get("WORLD_SIZE", "1") == "1":
-        return None
-    from rubric_arm_lite.models.parallel import join
-
-    return join()
+    quiet_libraries()
+    exists: IfExists = if_exists  # type: ignore[assignment]  # train checks it
+    with RichProgress(err if as_json else out) as progress:
+        result = train(recipe, run_dir, overrides=overrides or (), if_exists=exists, until=until, progress=progress)
+    show_result(result, as_json)

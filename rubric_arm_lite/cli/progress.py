@@ -1,99 +1,93 @@
-"""Show a run to a person: a live bar on a terminal, one line per event elsewhere."""
+"""Show a run in the terminal: a live bar on a terminal, one line per event elsewhere, and its report at the end."""
 
 from __future__ import annotations
 
 import time
+from types import TracebackType
 
+from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from rubric_arm_lite.cli.common import is_live
-from rubric_arm_lite.evaluation import Evaluation
+from rubric_arm_lite.cli.common import is_live, out, print_json
+from rubric_arm_lite.recipe import PolicyRecipe
+from rubric_arm_lite.runs import explained_disk_errors
+from rubric_arm_lite.training import RunResult
 
 _SHOWN = ("loss", "reward", "reward/accuracy", "reward/format", "groups/informative", "kl", "tokens/s")
 
 
-class RichWatcher:
-    """A progress bar per stage and a line per evaluation; without a terminal only the lines."""
+class RichProgress:
+    """A :class:`~rubric_arm_lite.runs.Progress` with a bar per stage and a line per result; a context manager."""
 
-    def __init__(self, console: Console, quiet: bool = False) -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
-        self._quiet = quiet
         self._started = time.monotonic()
-        self._last: dict[str, float] = {}
         self._stage = ""
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
-        if is_live(console) and not quiet:
-            self._progress = Progress(
-                TextColumn("{task.description:<16}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[values]}"),
-                console=console,
-                transient=True,
-            )
-            self._progress.start()
+        self._values: dict[str, float] = {}
+        self._task: bars.TaskID | None = None
+        columns = ("{task.description:<16}", bars.BarColumn(bar_width=24), bars.MofNCompleteColumn())
+        more = (bars.TimeRemainingColumn(), "{task.fields[values]}")
+        self._bar = bars.Progress(*columns, *more, console=console, transient=True, disable=not is_live(console))
+
+    def __enter__(self) -> RichProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end_stage()
+        self._bar.stop()
 
     def stage(self, name: str, steps: int) -> None:
-        """Start the bar of a stage, and say what the one before ended with."""
-        self._finish_stage()
-        self._stage, self._last = name, {}
-        if self._progress is not None:
-            self._task = self._progress.add_task(name, total=steps, values="")
+        """Print the last values of the stage before, and start a bar."""
+        self._end_stage()
+        self._stage = name
+        self._bar.start()
+        self._task = self._bar.add_task(name, total=steps, values="")
 
     def step(self, done: int, values: dict[str, float]) -> None:
         """Move the bar."""
-        self._last = values
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=done, values=_line(values))
+        self._values = values
+        if self._task is not None:
+            self._bar.update(self._task, completed=done, values=_line(values))
 
-    def evaluated(self, evaluation: Evaluation) -> None:
-        """One line with what was measured."""
-        v = evaluation.values
-        parts = [
-            f"accuracy {v['accuracy']:.3f} [{v['accuracy_low']:.3f}, {v['accuracy_high']:.3f}]",
-            f"ties {v['tie_rate']:.3f}" if "tie_rate" in v else f"position bias {v['position_bias']:.3f}",
-            f"format {v['format_sampled']:.2f}",
-        ]
-        if "principle_recall" in v:
-            parts.append(f"principles named {v['principle_recall']:.2f}")
-        parts += [f"{name} {v[name]:.3f}" for name in v if name.startswith("voting@")]
-        self._say(f"[bold]{evaluation.name:<16}[/bold] " + "  ".join(parts))
-
-    def said(self, name: str, text: str) -> None:
-        """One line of results that are words already."""
-        self._say(f"[bold]{name:<16}[/bold] {escape(text)}")
+    def result(self, name: str, text: str) -> None:
+        """Print one line."""
+        self._print(f"[bold]{name:<16}[/bold] {escape(text)}")
 
     def note(self, text: str) -> None:
-        """A line a reader should not miss."""
-        self._say(f"[yellow]note[/yellow] {escape(text)}")
+        """Print one line that is marked as a note."""
+        self._print(f"[yellow]note[/yellow] {escape(text)}")
 
-    def close(self) -> None:
-        """Take the bar away."""
-        self._finish_stage()
-        if self._progress is not None:
-            self._progress.stop()
-
-    def _finish_stage(self) -> None:
-        if self._progress is not None and self._task is not None:
-            self._progress.remove_task(self._task)
+    def _end_stage(self) -> None:
+        if self._task is not None:
+            self._bar.remove_task(self._task)
             self._task = None
-        if self._last:
-            self._say(f"{self._stage:<16} {_line(self._last)}")
-        self._last = {}
+        if self._values:
+            self._print(f"{self._stage:<16} {_line(self._values)}")
+        self._values = {}
 
-    def _say(self, text: str) -> None:
-        if not self._quiet:
-            self._console.print(f"[dim]{time.monotonic() - self._started:5.0f}s[/dim] {text}", highlight=False)
+    def _print(self, text: str) -> None:
+        self._console.print(f"[dim]{time.monotonic() - self._started:5.0f}s[/dim] {text}", highlight=False)
 
 
 def _line(values: dict[str, float]) -> str:
-    parts = []
-    for name in _SHOWN:
-        if name in values:
-            shown = f"{values[name]:,.0f}" if name == "tokens/s" else f"{values[name]:.3f}"
-            parts.append(f"{name} {shown}")
-    return "  ".join(parts)
+    formats = {"tokens/s": ",.0f"}
+    return "  ".join(f"{name} {values[name]:{formats.get(name, '.3f')}}" for name in _SHOWN if name in values)
+
+
+def show_result(result: RunResult, as_json: bool) -> None:
+    """Write the report of a run, and print it or, as JSON, its summary; nothing in a process beside the main one."""
+    if not result.main_process:
+        return
+    from rubric_arm_lite import report
+
+    policy = isinstance(result.recipe, PolicyRecipe)
+    with explained_disk_errors(result.run_dir):
+        html, markdown = (report.write_policy_report if policy else report.write_report)(result.run_dir)
+    if as_json:
+        print_json({"run": str(result.run_dir), "report": str(html), **result.summary})
+    else:
+        out.print(markdown.read_text("utf-8"), markup=False, highlight=False)
+        out.print(f"[bold]Report:[/bold] {escape(str(html))}", highlight=False)

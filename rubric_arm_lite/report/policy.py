@@ -20,7 +20,7 @@ from rubric_arm_lite.runs.directory import RECIPE
 from rubric_arm_lite.runs.logs import LogRow
 from rubric_arm_lite.training.policy.evaluate import alarms
 from rubric_arm_lite.training.policy.pairs import REASONS
-from rubric_arm_lite.training.policy.run import alarm_text, curve
+from rubric_arm_lite.training.policy.stages import alarm_text, curve
 
 SHOWN_ANSWERS = 3
 _COLUMNS = (

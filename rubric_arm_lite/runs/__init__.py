@@ -10,11 +10,14 @@ from rubric_arm_lite.runs.directory import IfExists, RunDirectory, package_versi
 from rubric_arm_lite.runs.files import atomic_write, explained_disk_errors
 from rubric_arm_lite.runs.journal import Journal
 from rubric_arm_lite.runs.logs import read_jsonl, read_object
+from rubric_arm_lite.runs.progress import NoProgress, Progress
 from rubric_arm_lite.runs.states import adapter_folder, recipe_of, recipe_of_run
 
 __all__ = [
     "IfExists",
     "Journal",
+    "NoProgress",
+    "Progress",
     "RunDirectory",
     "adapter_folder",
     "atomic_write",

@@ -1,8 +1,8 @@
 """Training: alternating GRPO over two adapters, from warm-up to the final adapters.
 
 :mod:`.alternating` is the method on one page; :mod:`.phases` says what each role is asked and earns, :mod:`.rewards`
-holds the rewards, :mod:`.losses` the clipped loss, :mod:`.learner` the update of one adapter. :mod:`.run` takes a
-recipe through all stages; :mod:`.policy` trains a third adapter against the finished reward model.
+holds the rewards, :mod:`.losses` the clipped loss, :mod:`.learner` the update of one adapter. :mod:`.run` has
+``train``, which takes a recipe through all stages; :mod:`.policy` trains a third adapter against the reward model.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ from rubric_arm_lite import lazy_door
 if TYPE_CHECKING:
     from rubric_arm_lite.training.phases import JudgePhase, RubricPhase
     from rubric_arm_lite.training.plan import make_plan, plan_for
-    from rubric_arm_lite.training.policy.run import PolicyRun
-    from rubric_arm_lite.training.run import Run
+    from rubric_arm_lite.training.policy.run import train_policy
+    from rubric_arm_lite.training.run import RunResult, train
     from rubric_arm_lite.training.schedule import STAGES
     from rubric_arm_lite.training.synthesize import SynthesisSettings, Synthesizer
 
 __all__ = [
     "STAGES",
     "JudgePhase",
-    "PolicyRun",
     "RubricPhase",
-    "Run",
+    "RunResult",
     "SynthesisSettings",
     "Synthesizer",
     "make_plan",
     "plan_for",
+    "train",
+    "train_policy",
 ]
 
 __getattr__ = lazy_door(
@@ -36,8 +37,8 @@ __getattr__ = lazy_door(
     {
         "phases": ["JudgePhase", "RubricPhase"],
         "plan": ["make_plan", "plan_for"],
-        "policy.run": ["PolicyRun"],
-        "run": ["Run"],
+        "policy.run": ["train_policy"],
+        "run": ["RunResult", "train"],
         "schedule": ["STAGES"],
         "synthesize": ["SynthesisSettings", "Synthesizer"],
     },

@@ -1,6 +1,6 @@
 """The update of ONE adapter from scored rollouts: group-relative, clipped, with KL to its warm-up copy.
 
-One optimizer per adapter lives as long as the run, so its moments survive the other adapter's phases.
+Each adapter has one optimizer for the whole run, so its moments survive the other adapter's phases.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from rubric_arm_lite.training.schedule import GRPORecipe
 from rubric_arm_lite.types import Role, RolloutGroup, StepMetrics
 
 HALF_SCALE = 2.0**16
-"""Factor on the loss with a float16 base, whose gradients would vanish on their way back; halved on overflow."""
+"""Factor on the loss with a float16 base, whose gradients would underflow in the backward pass; halved on overflow."""
 
 
 class Learner:
@@ -64,10 +64,10 @@ class Learner:
         save_file(state, file)
 
     def load_optimizers(self, file: Path) -> None:
-        """Take up the optimizers where :meth:`save_optimizers` left them.
+        """Restore what :meth:`save_optimizers` wrote.
 
         Raises:
-            CheckpointError: if the file cannot be read, or is of a version that kept other things in it.
+            CheckpointError: if the file cannot be read, or another version wrote it.
         """
         try:
             state = load_file(file)
@@ -78,12 +78,12 @@ class Learner:
                 self.budgets[role] = _read_budget(state[f"{role}|budget"], file)
             for name, parameter in self.model.parameters(role):
                 start = f"{role}|{name}|"
-                found = {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
-                if found:
-                    put_state(optimizer, parameter, found)
+                moments = {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
+                if moments:
+                    put_state(optimizer, parameter, moments)
 
     def update(self, role: Role, groups: Sequence[RolloutGroup], advantages: Sequence[GroupAdvantages]) -> StepMetrics:
-        """``num_iterations`` gradient steps on the same rollouts; returns what was measured.
+        """Take ``num_iterations`` gradient steps on the same rollouts; returns their mean metrics.
 
         Raises:
             TrainingError: if nothing is trainable, the loss is not finite, or a step left the adapter unchanged.
@@ -96,71 +96,72 @@ class Learner:
         totals: dict[str, float] = {}
         batches: list[RowBatch] = []
         references: list[Tensor] | None = None
-        done, parts = 0, 0
+        done, micro_batch_total = 0, 0
         while done < settings.num_iterations:
-            seen = None
+            sums = None
             try:
                 if not batches and rows:
                     batches = self._batches(role, rows, settings)
                     references = self._reference_logprobs(role, batches, settings)
-                seen = self._accumulate(role, batches, references, settings)
+                sums = self._accumulate(role, batches, references, settings)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-            if seen is None:  # out here, where the error no longer holds on to the tensors of its frames
+            if sums is None:  # outside the handler, where the error no longer keeps the tensors of its frames alive
                 batches, references = [], None
                 self._halve_budget(role, rows)
                 continue
-            seen = self._combine(role, seen)
+            sums = self._combine(role, sums)
             if not self._unscale(role):
                 continue
-            parts = int(seen[5])
-            measured = {**_means(seen), "grad_norm": self._apply(role, settings)}
-            for name, value in measured.items():
+            micro_batch_total = int(sums[5])
+            means = {**_means(sums), "grad_norm": self._apply(role, settings)}
+            for name, value in means.items():
                 totals[name] = totals.get(name, 0.0) + value / settings.num_iterations
             done += 1
-        return StepMetrics({**totals, "updates": float(settings.num_iterations), "micro_batches": float(parts)})
+        counts = {"updates": float(settings.num_iterations), "micro_batches": float(micro_batch_total)}
+        return StepMetrics({**totals, **counts})
 
     def _share(self, rows: list[Row]) -> list[Row]:
-        """This process's rows: whole groups, about as many tokens as the others have."""
+        """This process's rows: whole groups, with about as many tokens as each other process has."""
         if self.processes.world == 1:
             return rows
         groups = [list(group) for _, group in itertools.groupby(rows, key=lambda row: row.prompt_ids)]
-        mine = self.processes.share([count_tokens(group, self.layout) for group in groups])
-        return [row for i in mine for row in groups[i]]
+        indices = self.processes.share([count_tokens(group, self.layout) for group in groups])
+        return [row for i in indices for row in groups[i]]
 
-    def _combine(self, role: Role, seen: Tensor) -> Tensor:
-        """Add up the gradients and what was seen, over all processes."""
+    def _combine(self, role: Role, sums: Tensor) -> Tensor:
+        """Add up the gradients and the sums of :meth:`_accumulate` over all processes."""
         if self.processes.world == 1:
-            return seen
+            return sums
         parameters = [p for _, p in self.model.parameters(role)]
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
         self.processes.add_up(flat)
         for parameter, summed in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
             parameter.grad = summed.view_as(parameter).clone()
-        everyone = torch.stack(self.processes.gather(seen))
-        return torch.cat([everyone[:, :-1].sum(0), everyone[:, -1:].max(0).values])
+        gathered = torch.stack(self.processes.gather(sums))
+        return torch.cat([gathered[:, :-1].sum(0), gathered[:, -1:].max(0).values])
 
     def _budget(self, role: Role, rows: Sequence[Row], settings: GRPOSettings) -> TokenBudget:
-        """Tokens of a micro-batch: the recipe's, or measured at the role's first update."""
+        """Tokens per micro-batch: the recipe's, or measured at the role's first update."""
         if role not in self.budgets:
-            chosen = settings.micro_batch_tokens
-            if chosen == "auto":
+            tokens = settings.micro_batch_tokens
+            if tokens == "auto":
                 longest = max(len(row.prompt_ids) + len(row.token_ids) for row in rows)
                 probe = self._probe(role, rows, settings)
                 self.budgets[role] = token_budget(self.model.model, self.model.device, probe, longest)
             else:
-                self.budgets[role] = TokenBudget.flat(chosen)
+                self.budgets[role] = TokenBudget.flat(tokens)
         return self.budgets[role]
 
     def _probe(self, role: Role, rows: Sequence[Row], settings: GRPOSettings) -> Callable[[int, bool], int]:
         def step(tokens: int, backward: bool) -> int:
             run = next(iter(micro_batches(rows, TokenBudget.flat(tokens), self.layout)))
             batch = make_batch(run, int(self.model.tokenizer.pad_token_id), self.model.device, self.layout)
-            # Dropout must not draw from the numbers that the update will draw from.
+            # Dropout must not consume the random numbers of the update.
             with torch.random.fork_rng(), self.model.using(role, train=True) as model:
-                # The log-probs alone: entropies that are held keep alive what was computed again for them, a few copies
-                # of the logits, which an update does not hold.
+                # Only the log-probs: entropies would keep their recomputed activations alive (a few copies of the
+                # logits), which an update does not.
                 logprobs = self.model.score(model, batch, settings.temperature, self.layout).logprobs
                 if backward:
                     torch.autograd.backward((logprobs * batch.weights_RC).sum())
@@ -170,15 +171,15 @@ class Learner:
         return step
 
     def _halve_budget(self, role: Role, rows: Sequence[Row]) -> None:
-        """Go on with half the tokens at once.
+        """Halve the tokens per micro-batch.
 
         Raises:
-            TrainingError: if rows went one by one already.
+            TrainingError: if a micro-batch is a single row already.
         """
         self.optimizers[role].zero_grad(set_to_none=True)
         release(self.model.device)
         longest = max(len(row.prompt_ids) + len(row.token_ids) for row in rows)
-        # More than there is to do is no budget to halve.
+        # Halving a budget far above the largest micro-batch would change nothing, so start from that batch.
         present = self.budgets.get(role, TokenBudget.flat(2 * longest))
         runs = micro_batches(rows, present, self.layout)
         budget = min(present.most, max(count_tokens(run, self.layout) for run in runs))
@@ -190,15 +191,15 @@ class Learner:
             )
         self.budgets[role] = present.within(max(longest, budget // 2))
         warnings.warn(
-            f"Memory ran out in an update of `{role}`; it is done again with {self.budgets[role].most} tokens at once "
-            f"in place of {budget}. The result is the same.",
+            f"Memory ran out in an update of `{role}`; it is repeated with {self.budgets[role].most} tokens at once "
+            f"instead of {budget}. The result is the same.",
             stacklevel=2,
         )
 
     def _rows(
         self, settings: GRPOSettings, groups: Sequence[RolloutGroup], advantages: Sequence[GroupAdvantages]
     ) -> list[Row]:
-        """Rows that carry gradient; those left out still count in the weights of the others."""
+        """Rows that have a gradient; skipped ones still count in the weights of the others."""
         values = [a.values for a in advantages]
         rows = make_rows(
             groups, values, settings.loss_type, settings.max_completion_length, settings.mask_truncated_completions
@@ -224,9 +225,9 @@ class Learner:
     def _accumulate(
         self, role: Role, batches: Sequence[RowBatch], references: list[Tensor] | None, settings: GRPOSettings
     ) -> Tensor:
-        """Forward and backward of every micro-batch: leaves the gradient in place and returns what was seen.
+        """Run forward and backward over every micro-batch: leaves the gradient in place and returns sums.
 
-        That is, in this order: loss, KL, clipped tokens, entropy, tokens, micro-batches (sums), largest log-ratio.
+        In this order: loss, KL, clipped tokens, entropy, tokens, micro-batches (sums), largest log-ratio (a maximum).
         """
         sums = torch.zeros(4, dtype=torch.float64)
         ratio_error = 0.0
@@ -248,15 +249,15 @@ class Learner:
                     settings.entropy_coef,
                 )
                 torch.autograd.backward(parts.loss * self.loss_scale)
-                measured = (parts.loss.detach(), parts.kl_sum, parts.clipped_sum, parts.entropy_sum)
-                sums += torch.stack([s.double().cpu() for s in measured])
+                addends = (parts.loss.detach(), parts.kl_sum, parts.clipped_sum, parts.entropy_sum)
+                sums += torch.stack([addend.double().cpu() for addend in addends])
                 ratio_error = max(ratio_error, float(parts.ratio_error))
         tokens = sum(int(batch.mask_RC.sum()) for batch in batches)
         counts = torch.tensor([tokens, len(batches), ratio_error], dtype=torch.float64)
         return torch.cat([sums, counts])
 
     def _unscale(self, role: Role) -> bool:
-        """Take :attr:`loss_scale` out of the gradient; False, with half the scale, if it made it overflow."""
+        """Divide the gradient by :attr:`loss_scale`; if it has overflowed, halve the scale and return False."""
         if self.loss_scale == 1.0:
             return True
         gradients = [p.grad for _, p in self.model.parameters(role) if p.grad is not None]
@@ -288,9 +289,9 @@ class Learner:
         return norm
 
 
-def _means(seen: Tensor) -> dict[str, float]:
-    """What :meth:`Learner._accumulate` saw, per token."""
-    loss, kl, clipped, entropy, tokens, _, ratio_error = seen.tolist()
+def _means(sums: Tensor) -> dict[str, float]:
+    """The metrics of an update, per token, from the sums of :meth:`Learner._accumulate`."""
+    loss, kl, clipped, entropy, tokens, _, ratio_error = sums.tolist()
     return {
         "loss": loss,
         "kl": kl / tokens,
@@ -303,7 +304,7 @@ def _means(seen: Tensor) -> dict[str, float]:
 def _read_budget(saved: Tensor, file: Path) -> TokenBudget:
     if saved.shape != (2,):
         raise CheckpointError(
-            f"{file}: a token budget of shape {tuple(saved.shape)} in place of (2,), so another version wrote it. "
+            f"{file}: a token budget of shape {tuple(saved.shape)} instead of (2,), so another version wrote it. "
             "Resume with that version, or start anew with --if-exists overwrite."
         )
     most, aim = saved.tolist()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from rubric_arm_lite.recipe import GRPOSettings, ScheduleSettings
+from rubric_arm_lite.recipe import GRPOSettings, PolicyRecipe, Recipe, ScheduleSettings
 from rubric_arm_lite.recipe.fields import Order
 from rubric_arm_lite.types import PromptBlock, Role
 
@@ -32,26 +31,12 @@ class ScheduledPhase:
 
     @property
     def label(self) -> str:
-        """Name for logs and pictures, for example ``judge 1``; cycles count from 1."""
+        """Name for logs and figures, such as ``judge 1``; cycles count from 1."""
         return f"{'+'.join(self.roles)} {self.cycle + 1}"
 
 
-class GRPORecipe(Protocol):
-    """What the loop and the learner ask of a recipe, whatever it trains."""
-
-    @property
-    def seed(self) -> int:
-        """Every draw derives from it."""
-        ...
-
-    @property
-    def roles(self) -> tuple[Role, ...]:
-        """The roles that are trained."""
-        ...
-
-    def grpo(self, role: Role) -> GRPOSettings:
-        """The settings of a role's updates."""
-        ...
+GRPORecipe = Recipe | PolicyRecipe
+"""A recipe that the loop and the learner take: it has a seed, the roles it trains, and GRPO settings for each."""
 
 
 def scheduled_phases(settings: ScheduleSettings) -> list[ScheduledPhase]:
@@ -79,9 +64,9 @@ def steps_in_phase(part: Sequence[PromptBlock], settings: GRPOSettings) -> int:
 def batch_of_step(part: Sequence[PromptBlock], step: int, settings: GRPOSettings) -> list[PromptBlock]:
     """The prompts of a step (from 0), each with its ``pairs_per_prompt`` pairs.
 
-    Batches run through the part in order. Once through, they start again, each prompt with its next pairs. No
-    prompt stands twice in one batch, so a part smaller than ``prompts_per_step`` makes smaller batches. A prompt
-    without pairs stays without.
+    Batches go through the part in order, then start again, each prompt with its next pairs. No prompt occurs twice in
+    a batch, so a part smaller than ``prompts_per_step`` gives smaller batches. A prompt
+    without pairs gives none.
     """
     size = min(settings.prompts_per_step, len(part))
     batch = []

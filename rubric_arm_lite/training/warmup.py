@@ -1,14 +1,15 @@
 """Stage I: supervised warm-up of both adapters with TRL's SFTTrainer, loss on the completion only (paper, 4.1).
 
-Rows arrive as token ids made by the very rendering that training and inference use, so all three agree token for
-token. A warm-up interrupted between two of its own checkpoints goes on from the last complete one.
+Rows become token ids by the rendering that training and inference use, so all three agree token for token. A warm-up
+that was interrupted continues from the trainer's last complete checkpoint. What SFT and DPO share is here as well.
 """
 
 from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +18,32 @@ from rubric_arm_lite.errors import ConfigError, DataError, TrainingError
 from rubric_arm_lite.models import ALONE, AdapterModel, Processes
 from rubric_arm_lite.prompts import PromptBuilder, parse_rubric
 from rubric_arm_lite.recipe import PointwiseWords, SFTSettings, WarmupSettings, derive_seed
-from rubric_arm_lite.types import Role, Rubric
+from rubric_arm_lite.types import Role
 
 LARGE_VOCABULARY = 32768
-"""From this size the loss is computed in chunks of tokens: all logits of one row would be the peak of the warm-up."""
+"""From this size on the loss is computed in chunks of tokens: all logits of a row would be the peak memory."""
 COMPLETE = "COMPLETE"
-"""Marker of a warm-up checkpoint that was written to its end."""
+"""Marker file of a trainer's checkpoint that was written to its end."""
 
 
 def role_examples(
     rows: Sequence[WarmupRow], role: Role, model: AdapterModel, prompts: PromptBuilder
 ) -> tuple[list[tuple[list[int], list[int]]], int]:
-    """(prompt ids, completion ids) of one role, and how many rows were too long for the context.
+    """(prompt ids, completion ids) of one role, and the number of rows that are longer than the context.
 
-    The judge's prompt shows the row's rubric as its teacher meant it; a row whose rubric does not parse teaches the
+    The judge's prompt shows the row's rubric as its teacher meant it; a row whose rubric does not parse is for the
     generator only.
 
     Raises:
         DataError: if no row is left.
     """
-    found = []
+    examples = []
     too_long = 0
     for row in rows:
         if role == "rubric":
             prompt, text = prompts.rubric_prompt(row.prompt), row.rubric
         else:
-            rubric: Rubric = parse_rubric(row.judged_rubric or row.rubric)
+            rubric = parse_rubric(row.judged_rubric or row.rubric)
             if not rubric.usable:
                 continue
             if row.response_b is None:
@@ -54,191 +55,16 @@ def role_examples(
         if len(ids[0]) + len(ids[1]) > model.settings.max_context:
             too_long += 1
         else:
-            found.append(ids)
-    if not found:
+            examples.append(ids)
+    if not examples:
         raise DataError(
             f"No warm-up example is left for the {role} ({len(rows)} rows, {too_long} longer than model.max_context). "
             "Raise model.max_context, or check that the rubrics parse."
         )
-    return found, too_long
+    return examples, too_long
 
 
-def warm_up_role(
-    model: AdapterModel,
-    role: Role,
-    examples: Sequence[tuple[list[int], list[int]]],
-    settings: SFTSettings,
-    seed: int,
-    folder: Path,
-    log: Callable[[int, dict[str, float]], None],
-    processes: Processes = ALONE,
-) -> list[tuple[int, float]]:
-    """Fine-tune one adapter; returns (step, loss in nats per token) of all logged steps, also those before a resume.
-
-    Args:
-        folder: where the trainer keeps its own checkpoints; a complete one found there is continued.
-        log: called with (step, values) at every logged step of this process.
-        processes: those that share every batch.
-
-    Raises:
-        TrainingError: if the adapter did not change.
-    """
-    from datasets import Dataset
-    from transformers import DataCollatorForSeq2Seq
-    from trl import SFTConfig, SFTTrainer
-
-    rows = [
-        {"input_ids": p + c, "labels": [-100] * len(p) + c, "attention_mask": [1] * len(p + c)} for p, c in examples
-    ]
-    if processes.first:
-        last_complete(folder)  # removes what is not complete, before the others look
-    processes.wait()
-    base = model.model.get_base_model()
-    chunked = base.config.get_text_config().vocab_size >= LARGE_VOCABULARY
-    config = SFTConfig(
-        **trainer_arguments(
-            settings,
-            model.settings.gradient_checkpointing,
-            model.model,
-            folder,
-            derive_seed(seed, "warmup", role),
-            processes,
-        ),
-        max_length=None,
-        packing=False,
-        loss_type="chunked_nll" if chunked else "nll",
-        dataset_kwargs={"skip_prepare_dataset": True},
-    )
-    before = model.fingerprint(role)
-    kept = {name: parameter.detach().clone() for name, parameter in model.parameters(role)}
-    with model.using(role, train=True) as peft_model:
-        trainer = SFTTrainer(
-            model=peft_model,
-            args=config,
-            train_dataset=Dataset.from_list(rows),
-            processing_class=model.tokenizer,
-            data_collator=DataCollatorForSeq2Seq(model.tokenizer, label_pad_token_id=-100),
-            callbacks=[new_watch(folder, log, processes)],
-        )
-        trainer.remove_callback(plain_printer())
-        for name, parameter in model.parameters(role):
-            # TRL rounds adapters on a 4-bit base to bfloat16 for good; small steps would be lost in it.
-            parameter.data = kept[name]
-        try:
-            trainer.train(resume_from_checkpoint=last_complete(folder))
-        finally:
-            vars(base).pop("forward", None)  # where TRL puts its chunked loss, also for good
-        history = [(int(row["step"]), float(row["loss"])) for row in trainer.state.log_history if "loss" in row]
-    if model.fingerprint(role) == before:
-        raise TrainingError(f"The warm-up left the adapter `{role}` unchanged. Check the learning_rate of its warm-up.")
-    return history
-
-
-def trainer_arguments(
-    settings: SFTSettings,
-    gradient_checkpointing: bool,
-    model: Any,
-    folder: Path,
-    seed: int,
-    processes: Processes = ALONE,
-) -> dict[str, Any]:
-    """What the settings of TRL's SFTTrainer and DPOTrainer have in common."""
-    import torch
-
-    per_device, accumulation = divided(settings, processes.world)
-    cuda = model.device.type == "cuda"
-    return {
-        "output_dir": str(folder),
-        "learning_rate": settings.learning_rate,
-        "per_device_train_batch_size": per_device,
-        "gradient_accumulation_steps": accumulation,
-        "num_train_epochs": settings.num_train_epochs,
-        "max_steps": settings.max_steps,
-        "warmup_steps": settings.warmup_ratio,
-        "lr_scheduler_type": settings.lr_scheduler_type,
-        "max_grad_norm": settings.max_grad_norm,
-        "weight_decay": settings.weight_decay,
-        "seed": seed % 2**31,
-        "save_strategy": "steps",
-        "save_steps": settings.save_steps,
-        "save_total_limit": 2,
-        # Aligned with the checkpoints, so that the mean loss of a stretch does not depend on where a run was resumed.
-        "logging_steps": math.gcd(10, settings.save_steps),
-        "report_to": [],
-        "disable_tqdm": True,
-        "remove_unused_columns": False,
-        "gradient_checkpointing": gradient_checkpointing,
-        "gradient_checkpointing_kwargs": {"use_reentrant": False} if gradient_checkpointing else None,
-        "use_cpu": not cuda,
-        "bf16": cuda and model.dtype == torch.bfloat16,
-        "fp16": cuda and model.dtype == torch.float16,
-        "optim": settings.optim,
-        "dataloader_pin_memory": cuda,
-    }
-
-
-def new_watch(folder: Path, log: Callable[[int, dict[str, float]], None], processes: Processes = ALONE) -> Any:
-    """A trainer's callback that passes losses on and marks checkpoints as complete."""
-    from transformers import TrainerCallback
-
-    class Watch(TrainerCallback):  # type: ignore[misc]
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if logs and "loss" in logs:
-                log(int(state.global_step), {"loss": float(logs["loss"])})
-
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if not processes.first:
-                return
-            (folder / f"checkpoint-{state.global_step}" / COMPLETE).touch()
-
-    return Watch()
-
-
-def divided(settings: SFTSettings, world: int) -> tuple[int, int]:
-    """Rows per pass and passes per update of each of ``world`` processes, so that an update has as many rows as alone.
-
-    Raises:
-        ConfigError: if they cannot be divided.
-    """
-    rows, passes = settings.per_device_train_batch_size, settings.gradient_accumulation_steps
-    if passes % world == 0:
-        return rows, passes // world
-    if rows % world == 0:
-        return rows // world, passes
-    raise ConfigError(
-        f"per_device_train_batch_size {rows} × gradient_accumulation_steps {passes} of the warm-up cannot be shared by "
-        f"{world} processes. Make one of them a multiple of {world}."
-    )
-
-
-def updates(settings: SFTSettings, examples: int) -> int:
-    """How many updates a warm-up on so many examples takes."""
-    if settings.max_steps > 0:
-        return settings.max_steps
-    batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
-    return max(1, math.ceil(examples / batch * settings.num_train_epochs))
-
-
-def last_complete(folder: Path) -> str | None:
-    """The newest checkpoint with its marker; those without one are removed."""
-    newest: tuple[int, str] | None = None
-    for path in folder.glob("checkpoint-*"):
-        step = path.name.removeprefix("checkpoint-")
-        if not (path / COMPLETE).is_file() or not step.isdigit():
-            shutil.rmtree(path, ignore_errors=True)
-        elif newest is None or int(step) > newest[0]:
-            newest = (int(step), str(path))
-    return newest[1] if newest else None
-
-
-def plain_printer() -> Any:
-    """The callback with which a trainer prints its logs, to be taken off."""
-    from transformers import PrinterCallback
-
-    return PrinterCallback
-
-
-def rows_of_testbed(
+def teacher_rows(
     settings: WarmupSettings, world: Any, seed: int, words: PointwiseWords | None = None
 ) -> list[WarmupRow]:
     """The testbed teacher's trajectories as warm-up rows; with ``words`` their judgements are pointwise."""
@@ -256,3 +82,171 @@ def rows_of_testbed(
         )
         for t in teacher.trajectories(world.blocks("train", settings.prompts), seed)
     ]
+
+
+def warm_up_role(
+    model: AdapterModel,
+    role: Role,
+    examples: Sequence[tuple[list[int], list[int]]],
+    settings: SFTSettings,
+    seed: int,
+    folder: Path,
+    log: Callable[[int, dict[str, float]], None],
+    processes: Processes = ALONE,
+) -> list[tuple[int, float]]:
+    """Fine-tune one adapter; returns (step, loss in nats per token) of all logged steps, also those before a resume.
+
+    Args:
+        folder: for the trainer's own checkpoints; training continues from a complete one there.
+        log: called with (step, values) at every logged step of this process.
+        processes: those that share every batch.
+
+    Raises:
+        TrainingError: if the adapter did not change.
+    """
+    from datasets import Dataset
+    from transformers import DataCollatorForSeq2Seq
+    from trl import SFTConfig, SFTTrainer
+
+    rows = [
+        {"input_ids": p + c, "labels": [-100] * len(p) + c, "attention_mask": [1] * len(p + c)} for p, c in examples
+    ]
+    if processes.first:
+        last_complete(folder)  # removes incomplete checkpoints before the other processes look
+    processes.wait()
+    base = model.model.get_base_model()
+    chunked = base.config.get_text_config().vocab_size >= LARGE_VOCABULARY
+    seed = derive_seed(seed, "warmup", role)
+    config = SFTConfig(
+        **trainer_arguments(settings, model.settings.gradient_checkpointing, model.model, folder, seed, processes),
+        max_length=None,
+        packing=False,
+        loss_type="chunked_nll" if chunked else "nll",
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    before = model.fingerprint(role)
+    with model.using(role, train=True) as peft_model:
+        with weights_kept(lambda: model.parameters(role)):
+            trainer = SFTTrainer(
+                model=peft_model,
+                args=config,
+                train_dataset=Dataset.from_list(rows),
+                processing_class=model.tokenizer,
+                data_collator=DataCollatorForSeq2Seq(model.tokenizer, label_pad_token_id=-100),
+            )
+        try:
+            history = run_trainer(trainer, folder, log, processes)
+        finally:
+            vars(base).pop("forward", None)  # where TRL leaves its chunked loss
+    if model.fingerprint(role) == before:
+        raise TrainingError(f"The warm-up left the adapter `{role}` unchanged. Check the learning_rate of its warm-up.")
+    return [(int(row["step"]), float(row["loss"])) for row in history]
+
+
+@contextmanager
+def weights_kept(parameters: Callable[[], Iterable[tuple[str, Any]]]) -> Iterator[None]:
+    """Give an adapter its weights back after a trainer was made.
+
+    TRL rounds adapters on a 4-bit base to bfloat16 and leaves them so; small updates would be lost.
+    """
+    before = {name: parameter.detach().clone() for name, parameter in parameters()}
+    yield
+    for name, parameter in parameters():
+        if name in before:
+            parameter.data = before[name]
+
+
+def run_trainer(
+    trainer: Any, folder: Path, log: Callable[[int, dict[str, float]], None], processes: Processes = ALONE
+) -> list[dict[str, Any]]:
+    """Run a trainer from its last complete checkpoint to the end; returns all logged rows that have a loss."""
+    from transformers import PrinterCallback, TrainerCallback
+
+    class Callback(TrainerCallback):  # type: ignore[misc]
+        """Reports losses and marks checkpoints as complete."""
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if logs and "loss" in logs:
+                log(int(state.global_step), {"loss": float(logs["loss"])})
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if processes.first:
+                (folder / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+    trainer.add_callback(Callback())
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=last_complete(folder))
+    return [row for row in trainer.state.log_history if "loss" in row]
+
+
+def last_complete(folder: Path) -> str | None:
+    """The newest checkpoint with its marker; those without one are removed."""
+    complete: dict[int, str] = {}
+    for path in folder.glob("checkpoint-*"):
+        step = path.name.removeprefix("checkpoint-")
+        if (path / COMPLETE).is_file() and step.isdigit():
+            complete[int(step)] = str(path)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+    return complete[max(complete)] if complete else None
+
+
+def trainer_arguments(
+    settings: SFTSettings,
+    gradient_checkpointing: bool,
+    model: Any,
+    folder: Path,
+    seed: int,
+    processes: Processes = ALONE,
+) -> dict[str, Any]:
+    """The arguments that TRL's SFTConfig and DPOConfig have in common."""
+    import torch
+
+    rows, passes = divided(settings, processes.world)
+    cuda = model.device.type == "cuda"
+    return {
+        **settings.model_dump(include=SFTSettings.model_fields.keys() - {"warmup_ratio"}),  # named as TRL does
+        "output_dir": str(folder),
+        "per_device_train_batch_size": rows,
+        "gradient_accumulation_steps": passes,
+        "warmup_steps": settings.warmup_ratio,
+        "seed": seed % 2**31,
+        "save_strategy": "steps",
+        "save_total_limit": 2,
+        # Aligned with the checkpoints, so that the mean loss between two logs does not depend on where a run resumed.
+        "logging_steps": math.gcd(10, settings.save_steps),
+        "report_to": [],
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "gradient_checkpointing": gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if gradient_checkpointing else None,
+        "use_cpu": not cuda,
+        "bf16": cuda and model.dtype == torch.bfloat16,
+        "fp16": cuda and model.dtype == torch.float16,
+        "dataloader_pin_memory": cuda,
+    }
+
+
+def divided(settings: SFTSettings, world: int) -> tuple[int, int]:
+    """Rows per pass and passes per update of each of ``world`` processes: an update has as many rows as with one.
+
+    Raises:
+        ConfigError: if they cannot be divided.
+    """
+    rows, passes = settings.per_device_train_batch_size, settings.gradient_accumulation_steps
+    if passes % world == 0:
+        return rows, passes // world
+    if rows % world == 0:
+        return rows // world, passes
+    raise ConfigError(
+        f"per_device_train_batch_size {rows} × gradient_accumulation_steps {passes} of the warm-up cannot be shared by "
+        f"{world} processes. Make one of them a multiple of {world}."
+    )
+
+
+def updates(settings: SFTSettings, examples: int) -> int:
+    """The number of updates of a warm-up on so many examples."""
+    if settings.max_steps > 0:
+        return settings.max_steps
+    batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    return max(1, math.ceil(examples / batch * settings.num_train_epochs))

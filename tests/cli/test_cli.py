@@ -19,7 +19,7 @@ from rich.console import Console
 
 from rubric_arm_lite.cli import ask, common
 from rubric_arm_lite.cli.main import main
-from rubric_arm_lite.cli.progress import RichWatcher
+from rubric_arm_lite.cli.progress import RichProgress
 from rubric_arm_lite.reward_model.model import RubricRewardModel
 from tests.short_run import short_sets
 from tests.warm import begin, command, wait_for
@@ -159,9 +159,8 @@ def test_brackets_in_names_and_words_are_no_markup(
     assert target.read_text() == '{"id": "a"}\n'
     monkeypatch.setattr(RubricRewardModel, "unknown_words", lambda self, *texts: ("[/yellow]", "[/b]"))
     common.warn_unknown_words(RubricRewardModel.__new__(RubricRewardModel), "text")
-    watcher = RichWatcher(Console(stderr=True))
-    watcher.note(f"{target} is read.")
-    watcher.close()
+    with RichProgress(Console(stderr=True)) as progress:
+        progress.note(f"{target} is read.")
     shown = capsys.readouterr().err.replace("\n", "")
     assert shown.count("[/x].jsonl") == 2 and "know: [/yellow], [/b]." in shown
 

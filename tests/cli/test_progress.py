@@ -9,29 +9,28 @@ import pty
 import pytest
 from rich.console import Console
 
-from rubric_arm_lite.cli.progress import RichWatcher
+from rubric_arm_lite.cli.progress import RichProgress
 
 CLEAR_LINE = "\x1b[2K"
 
 
 def watch(console: Console) -> None:
     """A stage of two steps, with a result."""
-    watcher = RichWatcher(console)
-    watcher.stage("judge 1", 2)
-    watcher.step(1, {"loss": 0.5})
-    watcher.step(2, {"loss": 0.25})
-    watcher.said("final", "[well] done")
-    watcher.close()
+    with RichProgress(console) as progress:
+        progress.stage("judge 1", 2)
+        progress.step(1, {"loss": 0.5})
+        progress.step(2, {"loss": 0.25})
+        progress.result("final", "[well] done")
 
 
-def test_colours_that_are_forced_make_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colors_that_are_forced_make_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     written = io.StringIO()
     console = Console(file=written, soft_wrap=True)
     assert console.is_terminal, "as in the kernel of a notebook"
     watch(console)
     assert CLEAR_LINE not in written.getvalue()
-    assert "\x1b[" in written.getvalue(), "colours were asked for"
+    assert "\x1b[" in written.getvalue(), "colors were asked for"
     assert "loss 0.250" in written.getvalue() and "[well] done" in written.getvalue()
 
 

@@ -24,7 +24,7 @@ from rubric_arm_lite.report.panels import MAX_POINTS, reward_panel, short_label,
 from rubric_arm_lite.report.read import STAGE_NAMES, EvaluationRow, read_run
 from rubric_arm_lite.report.tables import Table, markdown_table, timing_table
 from rubric_arm_lite.runs.directory import RunState
-from rubric_arm_lite.training import run as pipeline
+from rubric_arm_lite.training import stages as pipeline
 from rubric_arm_lite.training.schedule import STAGES, scheduled_phases
 
 PAIRS = 20

@@ -374,7 +374,7 @@ def test_running_out_of_memory_costs_time_only(
     groups = tiny.rollouts(calm.model)
     expected = calm.update("judge", groups, tiny.spread(groups)).values
     sizes = failing_above(120, monkeypatch, kind, first)
-    with pytest.warns(UserWarning, match=r"Memory ran out in an update of `judge`; it is done again with \d+ tokens"):
+    with pytest.warns(UserWarning, match=r"Memory ran out in an update of `judge`; it is repeated with \d+ tokens"):
         found = pressed.update("judge", groups, tiny.spread(groups)).values
     assert max(sizes) > 120 >= sizes[-1]
     assert sum(size > 120 for size in sizes[first:]) <= 3, "no attempt is repeated with a budget that changes nothing"

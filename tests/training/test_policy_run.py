@@ -18,9 +18,11 @@ from rubric_arm_lite.recipe.load import dump_recipe, load_recipe, load_settings,
 from rubric_arm_lite.recipe.policy import PolicyRecipe
 from rubric_arm_lite.report import write_policy_report
 from rubric_arm_lite.runs.directory import RunDirectory
+from rubric_arm_lite.runs.progress import NoProgress
 from rubric_arm_lite.training.policy.pairs import REASONS
 from rubric_arm_lite.training.policy.requests import start_answers
-from rubric_arm_lite.training.policy.run import PolicyRun, stages_of
+from rubric_arm_lite.training.policy.run import train_policy
+from rubric_arm_lite.training.policy.stages import stages_of
 from rubric_arm_lite.training.policy.state import PolicyState
 from tests.warm import begin, kill_when
 from tests.warm import command as rubric_arm
@@ -49,8 +51,8 @@ class Killed(BaseException):
     """What a test raises in the middle of a run."""
 
 
-class Watcher:
-    """Keeps what it was told; raises at the ``deadly``-th call of :meth:`step`."""
+class Recorder(NoProgress):
+    """Keeps notes, and names of stages and results; raises at the ``deadly``-th call of :meth:`step`."""
 
     def __init__(self, deadly: int | None = None) -> None:
         self.notes: list[str] = []
@@ -66,7 +68,7 @@ class Watcher:
             if self._left == 0:
                 raise Killed
 
-    def said(self, name: str, text: str) -> None:
+    def result(self, name: str, text: str) -> None:
         self.names.append(f"= {name}")
 
     def note(self, text: str) -> None:
@@ -78,15 +80,11 @@ def recipe_for(reward: Path, method: str, *more: str) -> PolicyRecipe:
     return load_settings(PolicyRecipe, "testbed", sets)
 
 
-def execute(recipe: PolicyRecipe, folder: Path, deadly: int | None = None) -> Watcher:
-    watcher = Watcher(deadly)
-    directory = RunDirectory.open(folder, dump_recipe(recipe), recipe_hash(recipe), "resume")
-    try:
-        PolicyRun(recipe, directory, watcher).execute()
-    finally:
-        directory.close()
+def execute(recipe: PolicyRecipe, folder: Path, deadly: int | None = None) -> Recorder:
+    progress = Recorder(deadly)
+    train_policy(recipe, folder, if_exists="resume", progress=progress)
     write_policy_report(folder)
-    return watcher
+    return progress
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -191,10 +189,10 @@ def test_own_prompts_another_base_and_a_second_run_as_judge(
         "evaluation.judge_state=warm-up",
         "rounds=1",
     )
-    watcher = execute(recipe, tmp_path / "run")
-    assert watcher.notes[:2] == [
-        "1 conversations are left out: single requests only.",
-        "1 requests do not fit the context with an answer or a rubric; left out.",
+    progress = execute(recipe, tmp_path / "run")
+    assert progress.notes[:2] == [
+        "1 conversations were skipped: single requests only.",
+        "1 requests do not fit the context with an answer or a rubric and were skipped.",
     ]
     last = rows_of(tmp_path / "run", "evaluation")[-1]
     assert "independent/win_rate" in last and "score" not in last
@@ -345,7 +343,7 @@ def test_requests_too_long_for_the_generator_are_left_out(tmp_path: Path, finish
     wide = ("model={base: testbed, dtype: float32, max_context: 400}", "data.train_prompts=null")
     recipe = recipe_for(finished_run, "dpo", *sets, *wide)
     directory = RunDirectory.open(tmp_path / "run", dump_recipe(recipe), recipe_hash(recipe))
-    state = PolicyState(recipe, directory, Watcher())
+    state = PolicyState(recipe, directory, NoProgress())
     directory.close()
     assert {r.text for r in (*state.requests.train, *state.requests.test)} == set(texts)
     assert state.requests.too_long == 1
@@ -374,7 +372,7 @@ def test_rubrics_that_are_gone(online_run: Path, finished_run: Path, tmp_path: P
     for kept in ("", lines[0], lines[0] + '{"key": "from 0", "rubrics": [1]}\n', lines[0] + "?\n"):
         (folder / "rubrics.jsonl").write_text(kept)
         with pytest.raises(CheckpointError, match=r"rubrics\.jsonl .*Restore it"):
-            _ = PolicyState(recipe, directory, Watcher()).referee
+            _ = PolicyState(recipe, directory, NoProgress()).judge
     directory.close()
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,7 @@ import pytest
 from rubric_arm_lite.data.load import load_data
 from rubric_arm_lite.data.testbed.trajectories import Teacher
 from rubric_arm_lite.data.testbed.world import World
-from rubric_arm_lite.errors import CheckpointError, DataError, TrainingError
-from rubric_arm_lite.evaluation.evaluate import Evaluation
+from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError, TrainingError
 from rubric_arm_lite.prompts import PromptBuilder, Templates
 from rubric_arm_lite.recipe.fields import Recipe
 from rubric_arm_lite.recipe.load import dump_recipe, load_recipe, recipe_hash, recipes_folder, shipped_recipes
@@ -21,16 +23,18 @@ from rubric_arm_lite.report import write_report
 from rubric_arm_lite.reward_model.judge import longest_prompt
 from rubric_arm_lite.reward_model.model import RubricRewardModel
 from rubric_arm_lite.runs.directory import RunDirectory
-from rubric_arm_lite.training.run import Run
+from rubric_arm_lite.runs.progress import NoProgress
+from rubric_arm_lite.training.run import train
 from rubric_arm_lite.training.schedule import STAGES
+from rubric_arm_lite.training.state import TrainingState
 from tests.short_run import SHORT
 from tests.source_rows import openrubric
 
 WORLD = World(8)
 
 
-class Silent:
-    """A watcher that keeps what it was told."""
+class Recorder(NoProgress):
+    """Keeps the notes, and the names of stages and results."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -39,24 +43,17 @@ class Silent:
     def stage(self, name: str, steps: int) -> None:
         self.names.append(name)
 
-    def step(self, done: int, values: dict[str, float]) -> None:
-        pass
-
-    def evaluated(self, evaluation: Evaluation) -> None:
-        self.names.append(f"= {evaluation.name}")
+    def result(self, name: str, text: str) -> None:
+        self.names.append(f"= {name}")
 
     def note(self, text: str) -> None:
         self.notes.append(text)
 
 
-def execute(recipe: Recipe, folder: Path, stage: str | None = None) -> Silent:
-    watcher = Silent()
-    directory = RunDirectory.open(folder, dump_recipe(recipe), recipe_hash(recipe), "resume")
-    try:
-        Run(recipe, directory, watcher).execute(stage)
-    finally:
-        directory.close()
-    return watcher
+def execute(recipe: Recipe, folder: Path, until: str | None = None) -> Recorder:
+    progress = Recorder()
+    train(recipe, folder, if_exists="resume", until=until, progress=progress)
+    return progress
 
 
 def write_rows(file: Path, rows: list[dict[str, Any]]) -> Path:
@@ -102,12 +99,12 @@ def test_any_causal_lm_folder_and_own_data(
     room = ("judge.max_completion_length=24", "rubric.max_completion_length=16", "reward.judge_max_tokens=24")
     evaluation = ("evaluation.rubric_max_tokens=16", "evaluation.judge_max_tokens=24", "model.max_context=128")
     recipe = own_recipe(own_files, f"model.base={folder}", *room, *evaluation)
-    watcher = execute(recipe, tmp_path / "run")
-    assert "= final" in watcher.names
-    left_out, too_long = watcher.notes[:2]
-    assert left_out.endswith("warmup.jsonl: 48 rows read, 36 rows kept; skipped: 12 with a held-out prompt.")
-    assert too_long == "1 pairs are longer than model.max_context (128 tokens) and were left out."
-    assert json.loads((tmp_path / "run" / "data.json").read_text())["left_out_too_long"] == 1
+    progress = execute(recipe, tmp_path / "run")
+    assert "= final" in progress.names
+    skipped, too_long = progress.notes[:2]
+    assert skipped.endswith("warmup.jsonl: 48 rows read, 36 rows kept; skipped: 12 with a held-out prompt.")
+    assert too_long == "1 pairs are longer than model.max_context (128 tokens) and were skipped."
+    assert json.loads((tmp_path / "run" / "data.json").read_text())["skipped_too_long"] == 1
     assert write_report(tmp_path / "run")[0].is_file()
 
 
@@ -115,14 +112,14 @@ def test_any_causal_lm_folder_and_own_data(
 @pytest.mark.parametrize("order", ["rubric_first", "judge_only", "rubric_only", "simultaneous"])
 def test_every_order_of_the_schedule_runs(order: str, own_files: dict[str, Path], tmp_path: Path) -> None:
     recipe = own_recipe(own_files, f"schedule.order={order}", "evaluation.after_phases=false", "warmup.source=null")
-    watcher = execute(recipe, tmp_path / "run", "alternating")
+    progress = execute(recipe, tmp_path / "run", "alternating")
     labels = {
         "rubric_first": ["rubric 1", "judge 1"],
         "judge_only": ["judge 1"],
         "rubric_only": ["rubric 1"],
         "simultaneous": ["judge+rubric 1"],
     }
-    assert watcher.names[-len(labels[order]) :] == labels[order]
+    assert progress.names[-len(labels[order]) :] == labels[order]
 
 
 @pytest.mark.slow
@@ -193,14 +190,64 @@ def test_published_data_and_what_was_left_out_of_it(tmp_path: Path) -> None:
     small = ("evaluation.pairs=2", "evaluation.judge_max_tokens=8", "evaluation.showcase=0")
     recipe = load_recipe(str(tmp_path / "own.yaml"), small)
     assert recipe.data.decontaminate == (str(tmp_path / "bench.jsonl"),)
-    watcher = execute(recipe, tmp_path / "run", "base")
+    progress = execute(recipe, tmp_path / "run", "base")
     pairs, warmup = json.loads((tmp_path / "run" / "data.json").read_text())["sources"]
     assert (pairs["rows"], pairs["kept"], pairs["format"]) == (42, 39, "openrubric")
     assert pairs["skipped"] == {"tie": 1, "equal to an earlier pair": 1, "overlapping with a benchmark": 1}
     held_out = json.loads((tmp_path / "run" / "data.json").read_text())["test_pairs"]
     assert warmup["skipped"]["overlapping with a benchmark"] == 1
     assert warmup["skipped"]["with a held-out prompt"] >= held_out > 1
-    assert f"{source}: 42 rows read, 39 rows kept" in watcher.notes[0] and "held-out prompt" in watcher.notes[1]
+    assert f"{source}: 42 rows read, 39 rows kept" in progress.notes[0] and "held-out prompt" in progress.notes[1]
+
+
+def test_the_result_of_a_run(own_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text(dump_recipe(own_recipe(own_files, "name=own", "evaluation.pairs=2")))
+    result = train(tmp_path / "own.yaml", overrides=["warmup.source=null", "evaluation.votes=1"], until="base")
+    assert result.run_dir == Path("runs") / "own" and result.recipe.name == "own" and result.main_process
+    assert (result.stages, result.summary, result.adapters) == (("base",), {}, {})
+    assert load_recipe(result.run_dir / "recipe.yaml") == result.recipe
+
+
+def test_a_finished_run_gives_its_summary_and_adapters(finished_run: Path) -> None:
+    result = train(load_recipe(finished_run / "recipe.yaml"), finished_run, if_exists="resume")
+    assert result.stages == STAGES
+    assert result.summary == json.loads((finished_run / "summary.json").read_text())
+    assert result.adapters == {role: finished_run / "adapters" / role for role in ("judge", "rubric")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"until": "everything"}, "--stage everything: not a stage. Use one of base, warmup-rubric"),
+        ({"if_exists": "maybe"}, "--if-exists maybe: use raise, resume or overwrite"),
+        ({"overrides": ["seed=1"]}, "seed=1: a loaded recipe takes no overrides"),
+        ({"recipe": "released-8b"}, "model.checkpoints: full checkpoints can be used and evaluated, but not trained"),
+    ],
+)
+def test_arguments_are_checked_before_a_folder_is_made(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        train(**{"recipe": load_recipe("testbed"), "run_dir": tmp_path / "run", **changes})
+    assert not (tmp_path / "run").exists()
+
+
+def test_mistakes_are_refused_before_torch_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").touch()
+    code = """
+import sys
+from rubric_arm_lite import train, train_policy
+from rubric_arm_lite.errors import RubricArmError
+for verb in (train, train_policy):
+    for changes in ({"run_dir": sys.argv[1]}, {"if_exists": "maybe"}, {"overrides": ["sed=1"]}):
+        try:
+            verb("testbed", **changes)
+        except RubricArmError as error:
+            print(type(error).__name__, "torch" in sys.modules)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "taken")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["CheckpointError False", "ConfigError False", "ConfigError False"] * 2
 
 
 def test_no_pair_fits(own_files: dict[str, Path], tiny_folder: Any) -> None:
@@ -224,9 +271,10 @@ def test_every_shipped_recipe_loads_and_builds_to_the_backend_seam(tmp_path: Pat
         copy.write_text(dump_recipe(recipe))
         assert load_recipe(str(copy)) == recipe
     recipe = load_recipe("testbed")
-    run = Run(recipe, RunDirectory.open(tmp_path / "run", dump_recipe(recipe), recipe_hash(recipe)), Silent())
-    assert len(run.parts.data.train) == recipe.data.train_prompts
-    assert len(run.parts.evaluator.pairs) == recipe.evaluation.pairs
+    directory = RunDirectory.open(tmp_path / "run", dump_recipe(recipe), recipe_hash(recipe))
+    state = TrainingState(recipe, directory, NoProgress())
+    assert len(state.data.train) == recipe.data.train_prompts
+    assert len(state.evaluator.pairs) == recipe.evaluation.pairs
 
 
 @pytest.mark.slow

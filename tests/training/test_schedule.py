@@ -31,14 +31,14 @@ def ids(batch: list[PromptBlock]) -> list[str]:
     ],
 )
 def test_slots_repeat_the_order_in_every_cycle(order: Order, cycle: list[tuple[Role, ...]]) -> None:
-    found = scheduled_phases(ScheduleSettings(order=order, cycles=3))
-    assert [slot.roles for slot in found] == cycle * 3
-    assert [slot.index for slot in found] == list(range(len(found)))
-    assert [slot.cycle for slot in found] == [c for c in range(3) for _ in cycle]
+    phases = scheduled_phases(ScheduleSettings(order=order, cycles=3))
+    assert [phase.roles for phase in phases] == cycle * 3
+    assert [phase.index for phase in phases] == list(range(len(phases)))
+    assert [phase.cycle for phase in phases] == [c for c in range(3) for _ in cycle]
 
 
 def test_the_default_is_the_papers_order() -> None:
-    labels = [slot.label for slot in scheduled_phases(ScheduleSettings())]
+    labels = [phase.label for phase in scheduled_phases(ScheduleSettings())]
     assert labels == ["judge 1", "rubric 1", "judge 2", "rubric 2", "judge 3", "rubric 3"]
     assert scheduled_phases(ScheduleSettings(order="simultaneous", cycles=1))[0].label == "judge+rubric 1"
 
@@ -73,8 +73,8 @@ def test_a_phase_without_max_steps_goes_once_through_its_part() -> None:
 def test_a_longer_phase_goes_on_with_each_prompts_next_pairs() -> None:
     part = blocks(3)
     settings = GRPOSettings(prompts_per_step=2, pairs_per_prompt=2, max_steps=5)
-    found = [ids(batch_of_step(part, step, settings)) for step in range(5)]
-    assert found == [
+    batches = [ids(batch_of_step(part, step, settings)) for step in range(5)]
+    assert batches == [
         ["x0-0", "x0-1", "x1-0", "x1-1"],
         ["x2-0", "x2-1", "x0-2", "x0-3"],
         ["x1-2", "x1-3", "x2-2", "x2-3"],

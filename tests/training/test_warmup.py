@@ -18,7 +18,7 @@ from rubric_arm_lite.training.warmup import (
     COMPLETE,
     last_complete,
     role_examples,
-    rows_of_testbed,
+    teacher_rows,
     updates,
     warm_up_role,
 )
@@ -33,7 +33,7 @@ def quiet(step: int, values: dict[str, float]) -> None:
 
 @pytest.fixture(scope="module")
 def rows() -> list[WarmupRow]:
-    return rows_of_testbed(WarmupSettings(prompts=6), World(5), seed=5)
+    return teacher_rows(WarmupSettings(prompts=6), World(5), seed=5)
 
 
 def builder(model: Any) -> PromptBuilder:
@@ -70,7 +70,7 @@ def test_examples_are_what_inference_would_see(tiny_folder: Any, rows: list[Warm
 def test_a_pointwise_row_shows_one_response(tiny_folder: Any) -> None:
     model = fresh(tiny_folder("qwen3"))
     prompts = PromptBuilder(Templates.load(pointwise="pointwise_bare"), model.control_tokens())
-    found = rows_of_testbed(WarmupSettings(prompts=2), World(5), 5, PointwiseWords())
+    found = teacher_rows(WarmupSettings(prompts=2), World(5), 5, PointwiseWords())
     assert [row.response_b for row in found] == [None] * len(found)
     (prompt_ids, text_ids), *_ = role_examples(found, "judge", model, prompts)[0]
     rubric = parse_rubric(found[0].judged_rubric or "")

@@ -1,4 +1,4 @@
-"""Direct preference optimisation of the adapter ``policy`` with TRL's DPOTrainer.
+"""Direct preference optimization of the adapter ``policy`` with TRL's DPOTrainer.
 
 Pairs arrive as the token ids that were sampled and go to the trainer as they are. TRL takes the reference from a
 copy of the adapter it starts with, under names it hard-codes, so the base is loaded anew with that one adapter, and
@@ -17,11 +17,12 @@ from rubric_arm_lite.models import load_for_trainer, load_tokenizer
 from rubric_arm_lite.recipe import ModelSettings
 from rubric_arm_lite.recipe.policy import DPOSettings
 from rubric_arm_lite.training.policy.pairs import TrainingPair
-from rubric_arm_lite.training.warmup import last_complete, new_watch, plain_printer, trainer_arguments
+from rubric_arm_lite.training.warmup import run_trainer, trainer_arguments, weights_kept
 
 FIRST_LOSS_TOLERANCE = 1e-3
 FIRST_LOSS_PAIRS = 8
 """Pairs that the first loss is measured on."""
+LOGGED = ("step", "loss", "rewards/margins", "rewards/accuracies")
 
 
 def train_dpo(
@@ -33,11 +34,11 @@ def train_dpo(
     folder: Path,
     log: Callable[[int, dict[str, float]], None],
 ) -> tuple[Any, list[dict[str, float]]]:
-    """Train one saved adapter on pairs; returns the PEFT model and what was logged, also before a resume.
+    """Train one saved adapter on pairs; returns the PEFT model and all logged rows, also those before a resume.
 
     Args:
         adapter: the policy to start from, which is also the reference.
-        folder: where the trainer keeps its own checkpoints; a complete one found there is continued.
+        folder: for the trainer's own checkpoints; training continues from a complete one there.
         log: called with (step, values) at every logged step.
 
     Raises:
@@ -49,24 +50,23 @@ def train_dpo(
 
     if not pairs:
         raise DataError(
-            "No pair is left to train on: the reward model named no answer in both orders. Use more prompts "
+            "No pair is left to train on: the reward model preferred no answer in both orders. Use more prompts "
             "(data.train_prompts), a higher answers.temperature, or a better reward model."
         )
 
-    class TokenisedDPOTrainer(DPOTrainer):  # type: ignore[misc]
-        """Takes token ids as they were sampled, where TRL would write and read texts again, and resumes rightly."""
+    class TokenizedDPOTrainer(DPOTrainer):  # type: ignore[misc]
+        """Takes token ids as they were sampled, where TRL would decode and encode them, and resumes correctly."""
 
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
 
         def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-            # Where the reference has a folder in the checkpoint, transformers loads that one only, and training would
-            # go on from the first weights with a later optimizer, without a word.
+            # If the reference has a folder in the checkpoint, transformers loads only that one, and training would
+            # silently continue from the first weights with a later optimizer.
             self.model.load_adapter(resume_from_checkpoint, "default", is_trainable=True)
 
     peft_model = load_for_trainer(model, adapter)
-    kept = {name: p.detach().clone() for name, p in peft_model.named_parameters() if ".default." in name}
     config = DPOConfig(
         **trainer_arguments(settings, model.gradient_checkpointing, peft_model, folder, seed),
         beta=settings.beta,
@@ -74,41 +74,35 @@ def train_dpo(
         loss_weights=[1.0, settings.sft_weight],
         max_length=None,
     )
-    trainer = TokenisedDPOTrainer(
-        model=peft_model,
-        args=config,
-        train_dataset=Dataset.from_list([_row(pair) for pair in pairs]),
-        processing_class=load_tokenizer(model),
-        callbacks=[new_watch(folder, log)],
-    )
-    trainer.remove_callback(plain_printer())
-    for name, parameter in peft_model.named_parameters():
-        # TRL rounds adapters on a 4-bit base to bfloat16 for good; small steps would be lost in it.
-        if ".default." in name:
-            parameter.data = kept[name]
+    with weights_kept(lambda: ((name, p) for name, p in peft_model.named_parameters() if ".default." in name)):
+        trainer = TokenizedDPOTrainer(
+            model=peft_model,
+            args=config,
+            train_dataset=Dataset.from_list([_row(pair) for pair in pairs]),
+            processing_class=load_tokenizer(model),
+        )
     check_first_loss(first_loss(trainer, pairs))
-    trainer.train(resume_from_checkpoint=last_complete(folder))
-    history = [_logged(row) for row in trainer.state.log_history if "loss" in row]
+    history = run_trainer(trainer, folder, log)
     if not all(math.isfinite(row["loss"]) for row in history):
         raise TrainingError("A loss of DPO is not finite. Lower dpo.learning_rate, or use model.dtype: float32.")
-    return peft_model, history
+    return peft_model, [{name: float(row[name]) for name in LOGGED if name in row} for row in history]
 
 
 def first_loss(trainer: Any, pairs: Sequence[TrainingPair]) -> float:
-    """DPO's loss, without the SFT part, of a trainer that has not trained yet, in nats."""
+    """DPO's loss before training, without the SFT part, in nats."""
     import torch
 
     batch = trainer.data_collator([_row(pair) for pair in pairs[:FIRST_LOSS_PAIRS]])
     device = trainer.model.device
-    kinds, weights = trainer.loss_types, trainer.loss_weights
+    types, weights = trainer.loss_types, trainer.loss_weights
     trainer.loss_types, trainer.loss_weights = ["sigmoid"], [1.0]
-    trainer.model.eval()  # so that TRL counts this look among evaluations, not in the means of training
+    trainer.model.eval()  # so that TRL counts this loss as an evaluation's, not in the means of training
     try:
         with torch.no_grad():
             return float(trainer.compute_loss(trainer.model, {name: value.to(device) for name, value in batch.items()}))
     finally:
         trainer.model.train()
-        trainer.loss_types, trainer.loss_weights = kinds, weights
+        trainer.loss_types, trainer.loss_weights = types, weights
 
 
 def check_first_loss(loss: float) -> None:
@@ -130,8 +124,3 @@ def _row(pair: TrainingPair) -> dict[str, list[int]]:
         "chosen_ids": list(pair.chosen.token_ids),
         "rejected_ids": list(pair.rejected.token_ids),
     }
-
-
-def _logged(row: dict[str, Any]) -> dict[str, float]:
-    names = ("step", "loss", "rewards/margins", "rewards/accuracies")
-    return {name: float(row[name]) for name in names if name in row}

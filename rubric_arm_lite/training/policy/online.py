@@ -10,7 +10,7 @@ from rubric_arm_lite.models import Sampler, Sampling
 from rubric_arm_lite.prompts import PromptBuilder
 from rubric_arm_lite.recipe import GRPOSettings, derive_seed
 from rubric_arm_lite.training.alternating import Hooks, Position, RoleStep, alternate
-from rubric_arm_lite.training.hooks import rollout_rows, summarise
+from rubric_arm_lite.training.hooks import rollout_rows, summarize
 from rubric_arm_lite.training.phases import shares
 from rubric_arm_lite.training.policy.judges import FixedRubricJudge, Request
 from rubric_arm_lite.training.policy.state import PolicyState
@@ -82,24 +82,24 @@ def train_online(state: PolicyState, evaluate: Callable[[str], None]) -> None:
     Raises:
         TrainingError: if a frozen adapter changed.
     """
-    recipe, model, directory = state.recipe, state.players.policy, state.directory
+    recipe, model, directory = state.recipe, state.models.policy, state.directory
     requests = {request.prompt_id: request for request in state.requests.train}
     blocks = [PromptBlock(request.prompt_id, request.text, ()) for request in requests.values()]
-    phase = PolicyPhase(recipe.policy, model, state.referee, state.prompts, requests)
+    phase = PolicyPhase(recipe.policy, model, state.judge, state.prompts, requests)
     schedule = [ScheduledPhase(i, i, ("policy",)) for i in range(recipe.rounds)]
     keep = recipe.checkpoint.save_total_limit
     frozen = {name: model.fingerprint(name) for name in model.model.peft_config if name != "policy"}
 
     def before_phase(slot: ScheduledPhase, steps: int) -> None:
-        state.watcher.stage(slot.label, steps)
+        state.progress.stage(slot.label, steps)
 
     def after_step(slot: ScheduledPhase, step: int, done: list[tuple[RoleStep, StepMetrics]]) -> bool:
         for turn, metrics in done:
-            values = summarise(turn, metrics, phase.measured())
+            values = summarize(turn, metrics, phase.measured())
             directory.append("metrics.jsonl", {"kind": "step", "round": slot.cycle + 1, "step": step, **values})
             for row in rollout_rows(slot, step, turn):
                 directory.append("rollouts.jsonl", row)
-            state.watcher.step(step + 1, values)
+            state.progress.step(step + 1, values)
         if (step + 1) % recipe.checkpoint.save_steps == 0:
             directory.commit(state.save, position=(slot.index, step + 1), keep=keep)
         return False

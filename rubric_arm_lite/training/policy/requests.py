@@ -1,4 +1,4 @@
-"""Where a policy's requests come from, and the answers that its supervised start imitates."""
+"""The requests of a policy run, and the answers that its supervised start imitates."""
 
 from __future__ import annotations
 
@@ -21,12 +21,17 @@ from rubric_arm_lite.types import Prompt, PromptBlock
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """Training and held-out requests, and how many were left out: conversations, and what is too long."""
+    """Training and held-out requests, and the numbers of skipped conversations and of requests that are too long."""
 
     train: list[Request]
     test: list[Request]
     conversations: int = 0
     too_long: int = 0
+
+    @property
+    def all(self) -> list[Request]:
+        """Training requests, then held-out ones."""
+        return [*self.train, *self.test]
 
     def fingerprint(self) -> str:
         """Hash of all requests in their order."""
@@ -35,31 +40,33 @@ class Requests:
 
 
 def world_of(recipe: PolicyRecipe, reward_recipe: Recipe) -> World | None:
-    """The world whose prompts are asked, if they are the testbed's.
+    """The testbed's world, if the requests are its prompts.
 
     Raises:
-        ConfigError: if the reward model knows no world.
+        ConfigError: if the reward model was not trained in one.
     """
     if recipe.data.source != "testbed":
         return None
     if reward_recipe.data.source != "testbed":
         raise ConfigError(
-            f"data.source: testbed asks the world that the reward model was trained in, but {recipe.reward.run} was "
+            f"data.source: testbed means the world that the reward model was trained in, but {recipe.reward.run} was "
             f"trained on {reward_recipe.data.source}. Give a file of prompts, or a run of the testbed."
         )
     return World(reward_recipe.seed, reward_recipe.data.world)
 
 
 def load_requests(recipe: PolicyRecipe, world: World | None, fits: Callable[[str], bool]) -> Requests:
-    """The recipe's requests that fit the context. Only single requests are asked; conversations are left out.
+    """The recipe's requests that fit the context. Conversations are skipped: the policy answers single requests.
 
     Raises:
-        DataError: if nothing is left of either part.
+        DataError: if either part is empty.
     """
     data, limit = recipe.data, recipe.evaluation.prompts
     if world is not None:
-        train = _drawn(world, "train", data.train_prompts or TRAIN_PROMPTS, "data.train_prompts")
-        test = _drawn(world, "test", limit, "evaluation.prompts")
+        blocks = [
+            _world_blocks(world, "train", data.train_prompts or TRAIN_PROMPTS, "data.train_prompts"),
+            _world_blocks(world, "test", limit, "evaluation.prompts"),
+        ]
     else:
         train = _blocks(load_prompts(data.source))
         if data.evaluation is None:
@@ -68,20 +75,20 @@ def load_requests(recipe: PolicyRecipe, world: World | None, fits: Callable[[str
             test = _blocks(load_prompts(data.evaluation))
             held_out = {block.prompt_id for block in test}
             train = [block for block in train if block.prompt_id not in held_out]
-        train, test = shuffle_blocks(train, recipe.seed), shuffle_blocks(test, recipe.seed)
-    single = [[Request(b.prompt_id, b.prompt) for b in blocks if isinstance(b.prompt, str)] for blocks in (train, test)]
-    fitting = [[request for request in requests if fits(request.text)] for requests in single]
+        blocks = [shuffle_blocks(part, recipe.seed) for part in (train, test)]
+    single = [[Request(b.prompt_id, b.prompt) for b in part if isinstance(b.prompt, str)] for part in blocks]
+    fitting = [[request for request in part if fits(request.text)] for part in single]
     for requests, name in zip(fitting, ("training", "held-out"), strict=True):
         if not requests:
             raise DataError(
                 f"No {name} request of {data.source} is a single text that fits the context with its answer. Give "
                 "more prompts, or raise model.max_context."
             )
-    many, few = sum(map(len, (train, test))), sum(map(len, single))
-    return Requests(fitting[0][: data.train_prompts], fitting[1][:limit], many - few, few - sum(map(len, fitting)))
+    counts = [sum(map(len, parts)) for parts in (blocks, single, fitting)]
+    return Requests(fitting[0][: data.train_prompts], fitting[1][:limit], counts[0] - counts[1], counts[1] - counts[2])
 
 
-def _drawn(world: World, split: str, count: int, field: str) -> list[PromptBlock]:
+def _world_blocks(world: World, split: str, count: int, field: str) -> list[PromptBlock]:
     try:
         return world.blocks(split, count)
     except ValueError as error:
@@ -95,24 +102,27 @@ def _blocks(prompts: Iterable[Prompt]) -> list[PromptBlock]:
 def start_answers(
     recipe: PolicyRecipe, world: World | None, held_out: Set[str] = frozenset()
 ) -> Sequence[tuple[str, str]]:
-    """Requests with the answers that the supervised start imitates; nothing if there is no such start.
+    """Requests with the answers that the supervised start imitates; empty without such a start.
 
-    Answers to held-out requests, given by their ids, are left out.
+    On the testbed these are all responses of the world's pairs, chosen or not: the start learns the form of an answer,
+    not which one is good.
 
-    On the testbed these are all responses of the world's pairs, liked or not, so that the start knows how an answer
-    looks and not which one is good.
+    Args:
+        held_out: ids of held-out requests, whose answers are skipped.
+
+    Raises:
+        DataError: if no answer is left.
     """
     source = recipe.start.source
     if source is None:
         return []
-    if source != "testbed" or world is None:
-        rows = load_answers(Path(str(source)))
-        single = [(p, answer) for p, answer in rows if isinstance(p, str) and prompt_hash(p) not in held_out]
-        if not single:
-            raise DataError(
-                f"{source}: every row is a conversation, or answers a held-out request. The start imitates answers to "
-                "single requests; give some."
-            )
-        return single
-    blocks = world.blocks("train", recipe.data.train_prompts or TRAIN_PROMPTS)
-    return [(str(pair.prompt), answer) for b in blocks for pair in b.pairs for answer in (pair.chosen, pair.rejected)]
+    if source == "testbed" and world is not None:
+        pairs = [p for b in world.blocks("train", recipe.data.train_prompts or TRAIN_PROMPTS) for p in b.pairs]
+        return [(str(pair.prompt), answer) for pair in pairs for answer in (pair.chosen, pair.rejected)]
+    answers = [(p, a) for p, a in load_answers(Path(source)) if isinstance(p, str) and prompt_hash(p) not in held_out]
+    if not answers:
+        raise DataError(
+            f"{source}: every row is a conversation, or answers a held-out request. The start imitates answers to "
+            "single requests; give some."
+        )
+    return answers

@@ -1,11 +1,11 @@
-"""What a policy run has at hand: its folder, its models in the committed state, requests, referee and evaluator."""
+"""The state of a policy run: its models as last committed, its requests, the reward model and the evaluator."""
 
 from __future__ import annotations
 
 import gc
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -14,7 +14,7 @@ from rubric_arm_lite.models import release
 from rubric_arm_lite.prompts import PromptBuilder, Templates, parse_rubric
 from rubric_arm_lite.recipe import PolicyRecipe
 from rubric_arm_lite.reward_model import RubricRewardModel
-from rubric_arm_lite.runs import RunDirectory, read_jsonl
+from rubric_arm_lite.runs import Progress, RunDirectory, read_jsonl
 from rubric_arm_lite.training.learner import Learner
 from rubric_arm_lite.training.policy.evaluate import PolicyEvaluator
 from rubric_arm_lite.training.policy.judges import (
@@ -35,35 +35,22 @@ from rubric_arm_lite.types import Rubric
 RUBRICS = "rubrics.jsonl"
 
 
-class PolicyWatcher(Protocol):
-    """Shows a policy run to a person."""
-
-    def stage(self, name: str, steps: int) -> None:
-        """A stage of ``steps`` steps begins."""
-        ...
-
-    def step(self, done: int, values: dict[str, float]) -> None:
-        """Steps done in this stage, and what the last one measured."""
-        ...
-
-    def said(self, name: str, text: str) -> None:
-        """A line of results."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Something a reader should know."""
-        ...
-
-
 class PolicyState:
-    """A policy run's unhashed_fields. Models are loaded when first needed and can be let go."""
+    """What a policy run works with; models are loaded when first used and can be released.
 
-    def __init__(self, recipe: PolicyRecipe, directory: RunDirectory, watcher: PolicyWatcher) -> None:
-        self.recipe = recipe
-        self.directory = directory
-        self.watcher = watcher
+    Raises:
+        CheckpointError: if the reward model's or the judge's run has not come far enough.
+        ConfigError: if the recipe cannot be used with them.
+        DataError: if there are no requests.
+    """
+
+    def __init__(self, recipe: PolicyRecipe, directory: RunDirectory, progress: Progress) -> None:
+        if recipe.threads is not None:
+            torch.set_num_threads(recipe.threads)
+        self.recipe, self.directory, self.progress = recipe, directory, progress
+        # Mistakes are refused here, before anything is loaded.
         self.reward_recipe = comparing_recipe(recipe.reward.run)
-        reward_server(recipe)  # an address that cannot be used is refused before anything is loaded
+        reward_server(recipe)
         self.judge_adapters = check_judge(recipe)
         self.model_settings = policy_model(recipe, self.reward_recipe)
         recipe.check_room(self.model_settings.max_context)
@@ -76,20 +63,20 @@ class PolicyState:
             )
 
     @cached_property
-    def players(self) -> PolicyModels:
+    def models(self) -> PolicyModels:
         """Policy and reward model, in the committed state."""
-        players = load_policy_models(self.recipe, self.reward_recipe)
+        models = load_policy_models(self.recipe, self.reward_recipe)
         folder = self.directory.checkpoint_path()
         if folder is not None:
-            players.policy.freeze_references(("policy",))
+            models.policy.freeze_references(("policy",))
             for adapter in ("policy", "policy_ref"):
-                players.policy.load_adapter(adapter, folder / adapter)
-        return players
+                models.policy.load_adapter(adapter, folder / adapter)
+        return models
 
     @cached_property
     def learner(self) -> Learner:
         """The optimizer of online GRPO, in the committed state."""
-        learner = Learner(self.players.policy, self.recipe)
+        learner = Learner(self.models.policy, self.recipe)
         folder = self.directory.checkpoint_path()
         if folder is not None and (folder / "optimizers.safetensors").is_file():
             learner.load_optimizers(folder / "optimizers.safetensors")
@@ -97,85 +84,76 @@ class PolicyState:
 
     @cached_property
     def prompts(self) -> PromptBuilder:
-        """Writes the policy's user turns; it knows the control tokens of the policy's tokenizer."""
-        return PromptBuilder(Templates.of(self.reward_recipe.prompts), self.players.policy.control_tokens())
+        """Builds the policy's prompts, without the control tokens of its tokenizer."""
+        return PromptBuilder(Templates.of(self.reward_recipe.prompts), self.models.policy.control_tokens())
 
     @cached_property
-    def referee(self) -> FixedRubricJudge:
-        """The reward model with the rubrics that the stage ``rubrics`` wrote."""
-        return FixedRubricJudge(self.players.reward, self._rubrics())
-
-    def _rubrics(self) -> dict[str, Rubric]:
-        """The rubrics of all requests.
+    def judge(self) -> FixedRubricJudge:
+        """The reward model with the rubrics that the stage ``rubrics`` wrote.
 
         Raises:
-            CheckpointError: if one is not there.
+            CheckpointError: if a rubric is missing or their file is damaged.
         """
         file = self.directory.path / RUBRICS
         rubrics: dict[str, Rubric] = {}
         try:
             for row in read_jsonl(file):
-                for prompt_id, text, cut in row.get("rubrics", []):
-                    rubrics[prompt_id] = parse_rubric(text, "length" if cut else "stop")
-            missing = {r.prompt_id for r in (*self.requests.train, *self.requests.test)} - rubrics.keys()
+                for prompt_id, text, truncated in row.get("rubrics", []):
+                    rubrics[prompt_id] = parse_rubric(text, "length" if truncated else "stop")
+            missing = {request.prompt_id for request in self.requests.all} - rubrics.keys()
             problem = f"lacks the rubrics of {len(missing)} requests" if missing else None
         except (ValueError, TypeError, AttributeError) as error:
             problem = f"is damaged ({first_line(error)})"
         if problem is not None:
             raise CheckpointError(f"{file} {problem}. Restore it, or start anew under another name.")
-        return rubrics
+        return FixedRubricJudge(self.models.reward, rubrics)
 
     @cached_property
     def evaluator(self) -> PolicyEvaluator:
-        """Measures the policy on the held-out requests."""
-        recipe = self.recipe
+        """Compares the policy with its start on the held-out requests."""
         return PolicyEvaluator(
-            self.players.policy,
+            self.models.policy,
             self.prompts,
-            self.referee,
-            self._independent(),
+            self.judge,
+            self._independent_judge(),
             self.requests.test,
-            recipe.answers,
-            recipe.evaluation,
-            recipe.seed,
+            self.recipe.answers,
+            self.recipe.evaluation,
+            self.recipe.seed,
         )
 
-    def let_go(self) -> None:
+    def release_models(self) -> None:
         """Free the memory of all models: a trainer loads a base of its own, and two may not fit."""
-        device = self.players.policy.device
-        for name in ("players", "learner", "prompts", "referee", "evaluator"):
+        device = self.models.policy.device
+        for name in ("models", "learner", "prompts", "judge", "evaluator"):
             vars(self).pop(name, None)
         gc.collect()
         release(device)
 
-    def job(self, what: str, number: int = 0) -> dict[str, Any]:
-        """What decides the rows of a journal; the recipe is checked by the run directory."""
+    def job(self, name: str, number: int = 0) -> dict[str, Any]:
+        """The identity of a journal's job; the recipe is checked by the run directory."""
         return {
-            "what": what,
+            "what": name,
             "round": number,
             "requests": self.requests.fingerprint(),
-            "policy": self.players.policy.fingerprint("policy"),
+            "policy": self.models.policy.fingerprint("policy"),
         }
 
-    def round_file(self, number: int, name: str) -> Path:
-        """A file or folder of one round."""
-        return self.directory.path / "rounds" / str(number) / name
-
     def save(self, folder: Path) -> None:
-        """Write a checkpoint: the policy and its start, and the optimizer if it was used."""
+        """Write a checkpoint: the policy and its start, and the optimizer of online GRPO."""
         for adapter in ("policy", "policy_ref"):
-            self.players.policy.save_adapter(adapter, folder / adapter)
+            self.models.policy.save_adapter(adapter, folder / adapter)
         if self.recipe.method == "grpo":
             self.learner.save_optimizers(folder / "optimizers.safetensors")
 
     def _fits(self, request: str) -> bool:
-        length = self.players.policy.prompt_tokens(self.prompts.policy_prompt(request))
+        length = self.models.policy.prompt_tokens(self.prompts.policy_prompt(request))
         return (
             length + self.recipe.longest_answer <= self.model_settings.max_context
-            and self.players.reward.has_room_for(request)
+            and self.models.reward.has_room_for(request)
         )
 
-    def _independent(self) -> IndependentJudge | None:
+    def _independent_judge(self) -> IndependentJudge | None:
         settings = self.recipe.evaluation
         if settings.judge is None:
             return None
