@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rubric_arm_lite.evaluation.benchmarks.engine import answer_of, load_pair_file
 
 from rubric_arm_lite.data.testbed.world import World
 from rubric_arm_lite.evaluation.benchmarks.catalogue import pair_file
-from rubric_arm_lite.evaluation.benchmarks.engine import answer_of, load_pair_file
 from rubric_arm_lite.evaluation.benchmarks.run import Chosen, evaluate_benchmarks
 from rubric_arm_lite.evaluation.benchmarks.scoring import Item
 from rubric_arm_lite.models import ChatSampler, Sampling

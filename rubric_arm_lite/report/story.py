@@ -343,7 +343,7 @@ def beside(result: Result) -> str:
 
 
 def _cells(number: Number) -> tuple[str, ...]:
-    shares = (number.original, number.flipped, number.mixed, number.position_bias, number.single)
+    shares = (number.original, number.swapped, number.mixed, number.position_bias, number.single)
     interval = f"{100 * number.low:.1f}-{100 * number.high:.1f}"
     name = safe_text(number.name) + (PARTIAL if number.note else "")  # names of subsets come from data
     return (name, _percent(number.value), interval, *map(_percent, shares), f"{number.count:,}")
