@@ -158,7 +158,7 @@ def fits(args: argparse.Namespace) -> dict[str, Any]:
         if "rubric" in wanted:
             stages.run("rubric phase", lambda: part(ours, "rubric"))
         if "update" in wanted:
-            ours.give_random()
+            ours.use_random_rollouts()
             stages.run("update", lambda: part(ours, "update"))
         if "rollout" in wanted:
             # All the memory of a whole rollout, and a part of its time: the buffers are of full length from the start.
@@ -193,7 +193,7 @@ def longest(args: argparse.Namespace) -> dict[str, Any]:
         model.settings = model.settings.model_copy(update={"max_context": length + args.completion_length})
         with tempfile.TemporaryDirectory() as scratch:
             ours = Ours(work, Path(scratch), 1, model)
-            ours.give_random()
+            ours.use_random_rollouts()
             stages.run(f"update {length}", partial(part, ours, "update"))
             shared_prefix.FIXED_ROOM = args.completion_length
             sampling = Sampling(8, args.num_generations)
@@ -353,7 +353,7 @@ def update(args: argparse.Namespace) -> dict[str, Any]:
         for layout in found:
             sides[layout] = Ours(work, Path(scratch), 1, model)
             sides[layout].learner.layout = layout
-            sides[layout].give_random()
+            sides[layout].use_random_rollouts()
         for i in range(args.runs + 1):
             for layout, ours in sides.items():
                 stages.run(f"{layout} {i}", partial(part, ours, "update"))

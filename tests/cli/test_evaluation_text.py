@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from rubric_arm_lite.cli.evaluate import GLOSSES, evaluation_text
+from rubric_arm_lite.cli.evaluate import EXPLANATIONS, evaluation_text
 from rubric_arm_lite.cli.main import app
 from tests.report.test_report import values_of
 from tests.source_rows import write_jsonl
@@ -55,7 +55,7 @@ def test_doubts_stand_between_sentence_and_table() -> None:
 
 
 def test_every_meaning_fits_its_line() -> None:
-    assert all(0 < len(text) <= 80 and "\n" not in text for _, text in GLOSSES.values())
+    assert all(0 < len(text) <= 80 and "\n" not in text for _, text in EXPLANATIONS.values())
 
 
 # --- the verb -------------------------------------------------------------------------------------------------------

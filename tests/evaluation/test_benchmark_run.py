@@ -221,7 +221,9 @@ def test_all_sections_are_averaged_plainly(tmp_path: Path) -> None:
 
     names = [subset for weights in SECTIONS.values() for subset in weights]
     path = made.as_jsonl(tmp_path / "rb.jsonl", made.rewardbench(names))
-    (result,) = evaluate_benchmarks(reward_model(), load_benchmarks(["rewardbench"], {"rewardbench": str(path)}), tmp_path, 3)
+    (result,) = evaluate_benchmarks(
+        reward_model(), load_benchmarks(["rewardbench"], {"rewardbench": str(path)}), tmp_path, 3
+    )
     values = {number.name: number.value for number in result.numbers}
     for section, weights in SECTIONS.items():
         mean = sum(weight * values[name] for name, weight in weights.items()) / sum(weights.values())
@@ -267,7 +269,9 @@ def test_rm_bench_averages_domains_and_joins_safety(tmp_path: Path) -> None:
         wins = "#" not in worse
         return judgement(rubric, "A" if (a == better) == wins else "B")
 
-    (result,) = evaluate_benchmarks(reward_model(judge), load_benchmarks(["rm-bench"], {"rm-bench": path}), tmp_path / "o", 1)
+    (result,) = evaluate_benchmarks(
+        reward_model(judge), load_benchmarks(["rm-bench"], {"rm-bench": path}), tmp_path / "o", 1
+    )
     values = {number.name: number.value for number in result.numbers}
     # hard: cells (0,1) won, (0,2) and (1,2) lost → 1/3; normal: 2 of 3; easy: all three
     expected = {"hard": 1 / 3, "normal": 2 / 3, "easy": 1.0, "overall": 2 / 3, "safety": 2 / 3, "chat, hard": 1 / 3}
@@ -279,7 +283,9 @@ def test_rm_bench_averages_domains_and_joins_safety(tmp_path: Path) -> None:
 def test_judgebench_and_rmb(tmp_path: Path) -> None:
     found = made.folders(tmp_path / "data")
     places = {name: str(found[name]) for name in ("judgebench", "rmb")}
-    judgebench, rmb = evaluate_benchmarks(reward_model(says_a), load_benchmarks(list(places), places), tmp_path / "o", 1)
+    judgebench, rmb = evaluate_benchmarks(
+        reward_model(says_a), load_benchmarks(list(places), places), tmp_path / "o", 1
+    )
     gpt = judgebench.number("gpt")
     assert gpt is not None and (gpt.value, gpt.original, gpt.swapped, gpt.count) == (0.0, 1.0, 0.0, 4)
     assert judgebench.unparsed == "no vote" and judgebench.number("claude, coding") is not None

@@ -71,9 +71,7 @@ def judgebench(row: Row) -> list[Item]:
     model = next((name for name in ("gpt", "claude") if model.startswith(name)), model)
     category = "knowledge" if source.startswith("mmlu-pro") else JUDGEBENCH_CATEGORIES.get(source, source)
     subset = f"{model}, {category}"
-    return [
-        Item(_id(row, "pair_id"), row.prompt("question"), responses, subset=subset, where=row.where)
-    ]
+    return [Item(_id(row, "pair_id"), row.prompt("question"), responses, subset=subset, where=row.where)]
 
 
 def rmb_pairs(row: Row) -> list[Item]:
