@@ -24,8 +24,8 @@ from typing import Any
 
 import torch
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1])]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).parent))
 if "unsloth" in sys.argv:  # before the libraries that it patches
     from rubric_arm_lite.models.unsloth import prepare
 
