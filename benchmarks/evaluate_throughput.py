@@ -106,7 +106,7 @@ def one_by_one(model: RubricRewardModel, items: Sequence[Item]) -> Timed:
     started = time.perf_counter()
     for item in items:
         verdict = reward_model.compare(item.prompt, item.responses[0], item.responses[1], votes=VOTES)
-        winners.append(tuple(None if side is None else "AB".index(side) for side in verdict.named))
+        winners.append(tuple(None if side is None else "AB".index(side) for side in verdict.winners))
     seconds = time.perf_counter() - started
     return Timed(seconds, len(items), counting.rubrics, reward_model.cache.hits, winners)
 

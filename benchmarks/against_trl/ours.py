@@ -24,7 +24,7 @@ from benchmarks.against_trl.work import BETA, LEARNING_RATE, LORA_ALPHA, LORA_RA
 from rubric_arm_lite.models import AdapterModel, Sampler, Sampling, load_model
 from rubric_arm_lite.prompts import parse_rubric
 from rubric_arm_lite.recipe import Recipe
-from rubric_arm_lite.reward_model import JudgeDesk, RubricCache, RubricGenerator
+from rubric_arm_lite.reward_model import RubricCache, RubricGenerator, make_judge
 from rubric_arm_lite.training.advantages import group_advantages
 from rubric_arm_lite.training.alternating import rollout_step
 from rubric_arm_lite.training.learner import Learner
@@ -172,11 +172,11 @@ class Ours:
         self.learner = Learner(self.model, self.recipe)
         self._sampler = FullLengthSampler(self.model, work)
         self._blocks = work.blocks(steps)
-        writer = RubricGenerator(self._sampler, work.prompts, RubricCache(self.recipe.cache.capacity))
-        desk = JudgeDesk(self._sampler, work.prompts)
+        generator = RubricGenerator(self._sampler, work.prompts, RubricCache(self.recipe.cache.capacity))
+        judge = make_judge(self.recipe, self._sampler, work.prompts)
         self._phases = {
-            "judge": SeededRewards(JudgePhase(self.recipe, writer, work.prompts), work),
-            "rubric": SeededRewards(RubricPhase(self.recipe, desk, work.prompts), work),
+            "judge": SeededRewards(JudgePhase(self.recipe, generator, work.prompts), work),
+            "rubric": SeededRewards(RubricPhase(self.recipe, judge, work.prompts), work),
         }
         self._rollouts: list[RolloutGroup] | None = None
 

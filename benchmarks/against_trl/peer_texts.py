@@ -12,6 +12,7 @@ from benchmarks.against_trl.ours import check_lengths
 from benchmarks.against_trl.work import Work
 from rubric_arm_lite.prompts import parse_judgement, parse_rubric
 from rubric_arm_lite.recipe import RewardSettings
+from rubric_arm_lite.reward_model import Verdict
 from rubric_arm_lite.training.rewards import judge_reward, rubric_reward
 from rubric_arm_lite.types import PromptBlock, Role, Rubric
 
@@ -44,7 +45,8 @@ class PeerTexts:
         rubrics = [self._usable(b, text, i % n) for i, (b, text) in enumerate(zip(blocks, texts, strict=True))]
         prompts = [self._work.judge_prompt(b, r) for b, r in zip(blocks, rubrics, strict=True)]
         for block, rubric, text in zip(blocks, rubrics, self._generate("judge", prompts, sample=False), strict=True):
-            rubric_reward(rubric, [(self._work.comparison(block), parse_judgement(text, rubric))], self._rewards)
+            verdict = Verdict(rubric, (parse_judgement(text, rubric),))
+            rubric_reward(rubric, [(self._work.comparison(block), verdict)], self._rewards)
 
     def _usable(self, block: PromptBlock, text: str, draw: int) -> Rubric:
         parsed = parse_rubric(text)

@@ -26,10 +26,10 @@ from rubric_arm_lite.prompts import PromptBuilder, Templates, prompt_hash
 from rubric_arm_lite.prompts.parsing import MAX_CRITERIA
 from rubric_arm_lite.recipe import derive_seed
 from rubric_arm_lite.types import (
-    Comparison,
     Criterion,
     CriterionKind,
     Example,
+    LabeledComparison,
     ParseStatus,
     PreferencePair,
     PromptBlock,
@@ -187,13 +187,13 @@ class Work:
         # Like a parsed rubric: the text is the list itself.
         return replace(rubric, text=rubric.render())
 
-    def comparison(self, block: PromptBlock) -> Comparison:
+    def comparison(self, block: PromptBlock) -> LabeledComparison:
         """The block's pair in its first order."""
         return block.pairs[0].present("A")
 
     def judge_prompt(self, block: PromptBlock, rubric: Rubric) -> str:
         """The judge's prompt for a block, of exactly ``prompt_length`` tokens."""
-        comparison = self.comparison(block)
+        comparison = self.comparison(block).comparison
         return self.prompts.judge_prompt(block.prompt, rubric, comparison.response_a, comparison.response_b)
 
     def judge_examples(self) -> list[Example]:

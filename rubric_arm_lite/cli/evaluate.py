@@ -29,6 +29,7 @@ from rubric_arm_lite.runs import IfExists, atomic_write, explained_disk_errors, 
 
 if TYPE_CHECKING:
     from rubric_arm_lite.evaluation.benchmarks.catalogue import BestOf
+    from rubric_arm_lite.evaluation.benchmarks.load import LoadedBenchmark
     from rubric_arm_lite.reward_model import RubricRewardModel
     from rubric_arm_lite.types import PreferencePair
 
@@ -133,7 +134,14 @@ def evaluate(
     policy = _choice("--if-exists", "resume" if resume else if_exists or "raise", IF_EXISTS)
     if not names:
         raise ConfigError("--benchmarks names none. Give one or more names, separated by commas.")
-    _evaluate_benchmarks(load, run, names, paths, rule, out, policy, votes, limit, as_json)
+    from rubric_arm_lite.evaluation.benchmarks.load import load_benchmarks
+    from rubric_arm_lite.evaluation.benchmarks.run import BENCHMARKS_FOLDER, check_folder
+
+    recipe_of_run(run)
+    folder = out or run / BENCHMARKS_FOLDER
+    loaded = load_benchmarks(names, paths, rule, limit)
+    check_folder(folder, loaded, policy)
+    _evaluate_benchmarks(load(), loaded, folder, votes, policy, run, as_json)  # loads no model before all checks
 
 
 def _evaluate_pairs(
@@ -165,28 +173,19 @@ def _texts(pair: PreferencePair) -> list[str]:
 
 
 def _evaluate_benchmarks(
-    load: Callable[[], RubricRewardModel],
-    run: Path,
-    names: Sequence[str],
-    paths: Mapping[str, str],
-    best_of: BestOf,
-    out: Path | None,
-    if_exists: IfExists,
+    model: RubricRewardModel,
+    benchmarks: Sequence[LoadedBenchmark],
+    folder: Path,
     votes: int,
-    limit: int | None,
+    if_exists: IfExists,
+    run: Path,
     as_json: bool,
 ) -> None:
-    """Evaluate benchmarks; everything that can be refused is refused before a model is loaded."""
-    from rubric_arm_lite.evaluation.benchmarks.load import load_benchmarks
-    from rubric_arm_lite.evaluation.benchmarks.run import BENCHMARKS_FOLDER, check_folder, evaluate_benchmarks
+    """Evaluate benchmarks and write their results, and the run's report if they are in its own folder."""
+    from rubric_arm_lite.evaluation.benchmarks.run import BENCHMARKS_FOLDER, evaluate_benchmarks
     from rubric_arm_lite.report import write_report
     from rubric_arm_lite.report.text import benchmarks_text
 
-    recipe_of_run(run)
-    folder = out or run / BENCHMARKS_FOLDER
-    benchmarks = load_benchmarks(names, paths, best_of, limit)
-    check_folder(folder, benchmarks, if_exists)
-    model = load()
     with explained_disk_errors(folder), err.status("benchmarks") as status:
 
         def progress(title: str, done: int, items: int) -> None:

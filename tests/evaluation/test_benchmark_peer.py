@@ -105,9 +105,9 @@ def test_ties_by_the_package(peer: Any, prompts: dict[int, tuple[tuple[float, li
 # --- second implementations -----------------------------------------------------------------------------------------
 
 
-def answers(items: list[Item], said: list[Outcome]) -> list[tuple[Item, Answer]]:
-    """Two outcomes per duel, original then flipped, taken from ``said`` in turn."""
-    stream = iter(said)
+def answers(items: list[Item], outcomes: list[Outcome]) -> list[tuple[Item, Answer]]:
+    """Two outcomes per duel, original then swapped, taken from ``outcomes`` in turn."""
+    stream = iter(outcomes)
     judged = []
     for item in items:
         both = [[((next(stream)),) for _ in item.duels] for _ in range(2)]

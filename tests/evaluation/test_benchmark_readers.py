@@ -1,4 +1,4 @@
-"""Every benchmark in its exact schema, through the same library as from the Hub; then what a bad row says."""
+"""Every benchmark in its exact schema, read by the same library as from the Hub; then the errors of bad rows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def loaded(folders: dict[str, Path]) -> dict[str, LoadedBenchmark]:
 
 
 def test_every_benchmark_reads_its_own_layout(loaded: dict[str, LoadedBenchmark]) -> None:
-    counts = {name: (found.rows, found.skipped, len(found.items)) for name, found in loaded.items()}
+    counts = {name: (benchmark.rows, benchmark.skipped, len(benchmark.items)) for name, benchmark in loaded.items()}
     assert counts == {
         "rewardbench": (4, 0, 4),
         "rewardbench2": (4, 1, 3),
@@ -95,7 +95,7 @@ def ppe_items(row: dict[str, Any]) -> list[Item]:
     return ppe_best_of_k(Row("q", row))
 
 
-def test_pairs_of_ppe_are_drawn_from_the_question_if_it_brings_none() -> None:
+def test_pairs_of_ppe_are_drawn_from_the_question_without_own_pairs() -> None:
     first, _, wrong = made.ppe(own_pairs=False)
     drawn = ppe_items(first)
     # two right and two wrong responses make four pairs, fewer than the five asked for
@@ -208,7 +208,7 @@ def test_a_bad_row_of_rmb(kind: int, change: dict[str, Any], message: str) -> No
         NAMED["rmb"].parts[kind].read(Row("S1.json, row 1", row))
 
 
-def test_sources_that_cannot_be(tmp_path: Path, folders: dict[str, Path]) -> None:
+def test_unusable_sources_are_errors(tmp_path: Path, folders: dict[str, Path]) -> None:
     rmb = NAMED["rmb"]
     with pytest.raises(DataError, match="--benchmark-dir rmb=FOLDER"):
         load(rmb)

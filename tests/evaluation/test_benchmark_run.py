@@ -1,4 +1,4 @@
-"""The engine under the benchmarks: what is asked, what is kept, what a kill costs, and the numbers by hand."""
+"""Benchmarks of a reward model: its questions, the journal, resuming after a kill, and numbers worked by hand."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Killed(BaseException):
 
 
 class Mortal(Chat):
-    """Dies when asked the judge's questions for the ``lives``-th time; remembers what it answered."""
+    """Dies at the judge's ``lives``-th batch of questions; records what it answered."""
 
     lives = 10**9
 
@@ -47,7 +47,7 @@ class Mortal(Chat):
 
 
 def by_text(a: str, b: str, rubric: Rubric, index: int) -> str:
-    """A judge whose verdict is a draw from what it sees: A, B or nothing."""
+    """A judge whose verdict depends on the texts: A, B or none."""
     draw = derive_seed(a, b, index) % 10
     return "no verdict" if draw == 0 else judgement(rubric, "A" if draw < 6 else "B")
 
@@ -73,7 +73,7 @@ def of_file(path: Path, limit: int | None = None) -> list[LoadedBenchmark]:
     return load_benchmarks([str(path)], {}, limit=limit)
 
 
-# --- what is asked --------------------------------------------------------------------------------------------------
+# --- questions to the judge -------------------------------------------------------------------------------------------
 
 
 def test_one_rubric_per_prompt_and_every_pair_in_both_orders(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_batches_are_bounded_and_keep_prompts_whole() -> None:
     assert [len(batch) for batch in batches([big, big, items[0]], 10)] == [1, 1, 1]
 
 
-def test_what_is_too_long_is_left_out_and_what_has_no_rubric_counts_as_unparsed(tmp_path: Path) -> None:
+def test_too_long_items_are_skipped_and_items_without_a_rubric_count_as_unparsed(tmp_path: Path) -> None:
     rows = [
         {"prompt": "request a", "chosen": "good", "rejected": "poor"},
         {"prompt": "request b", "chosen": "good", "rejected": "poor " * 2000},
@@ -133,16 +133,16 @@ def made_rubric() -> str:
 # --- the numbers ----------------------------------------------------------------------------------------------------
 
 TABLE: dict[str, tuple[str, str]] = {"0": ("A", "B"), "1": ("A", "A"), "2": ("-", "B"), "3": ("B", "A")}
-"""What is said of pair i with the better response first, and second: right twice, right then wrong, …"""
+"""Verdict on pair i with the better response first, and second: right twice, right then wrong, …"""
 
 
 def by_table(a: str, b: str, rubric: Rubric, index: int) -> str:
-    said = TABLE[a.split()[1]][0 if a.startswith("good") else 1]
-    return "no verdict" if said == "-" else judgement(rubric, "A" if said == "A" else "B")
+    verdict = TABLE[a.split()[1]][0 if a.startswith("good") else 1]
+    return "no verdict" if verdict == "-" else judgement(rubric, "A" if verdict == "A" else "B")
 
 
 def test_pairs_by_hand(tmp_path: Path) -> None:
-    """Original 1, 1, ½, 0; flipped 1, 0, 1, 0: mean of both 1, ½, ¾, 0 → 0.5625."""
+    """Original 1, 1, ½, 0; swapped 1, 0, 1, 0: mean of both 1, ½, ¾, 0 → 0.5625."""
     (result,) = evaluate_benchmarks(
         reward_model(by_table), of_file(pairs(tmp_path / "f.jsonl", 4, 1)), tmp_path / "o", 1
     )
@@ -188,7 +188,7 @@ def test_voting_by_hand(tmp_path: Path) -> None:
     (result,) = evaluate_benchmarks(reward_model(judge), of_file(pairs(tmp_path / "f.jsonl", 3)), tmp_path / "o", 5)
     number = result.numbers[0]
     assert (number.original, number.swapped, number.value) == (1.0, 1.0, 1.0)
-    # single: original 3/5; flipped (1 + 4 · ½) / 5 = 3/5
+    # single: original 3/5; swapped (1 + 4 · ½) / 5 = 3/5
     assert number.single == pytest.approx(0.6)
     assert (result.rates["unparsed"], result.rates["undecided"]) == (0.4, 0.0)
 
@@ -298,10 +298,10 @@ def test_judgebench_and_rmb(tmp_path: Path) -> None:
     }
 
 
-# --- what a kill costs ----------------------------------------------------------------------------------------------
+# --- resuming -------------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_evaluation_of_1000_pairs_asks_nothing_twice_and_ends_the_same(tmp_path: Path) -> None:
+def test_a_killed_evaluation_of_1000_pairs_judges_nothing_twice_and_ends_the_same(tmp_path: Path) -> None:
     path = pairs(tmp_path / "f.jsonl", 1000)
     whole = evaluate_benchmarks(reward_model(), of_file(path), tmp_path / "whole", 3)
     rng = random.Random(1)
@@ -323,7 +323,7 @@ def test_a_killed_evaluation_of_1000_pairs_asks_nothing_twice_and_ends_the_same(
     assert without_timing(results) == without_timing(whole)
     again = reward_model()
     assert evaluate_benchmarks(again, of_file(path), tmp_path / "out", 3, "resume") == results
-    assert not asked(again, "judge") and not asked(again, "rubric"), "a finished evaluation asks nothing"
+    assert not asked(again, "judge") and not asked(again, "rubric"), "a finished evaluation judges nothing"
 
 
 CHILD = """
@@ -339,7 +339,7 @@ evaluate_benchmarks(reward_model(slow), of_file(Path(sys.argv[1])), Path(sys.arg
 """
 
 
-def test_kill_9_leaves_a_journal_to_go_on_with(tmp_path: Path) -> None:
+def test_kill_9_leaves_a_journal_that_can_be_resumed(tmp_path: Path) -> None:
     path, out = pairs(tmp_path / "f.jsonl", 240), tmp_path / "out"
     journal = out / "f.jsonl"
     root = Path(__file__).resolve().parents[2]
@@ -397,7 +397,7 @@ def test_a_folder_collects_benchmarks_of_one_model(tmp_path: Path) -> None:
     assert [(result.name, result.votes) for result in anew] == [("two", 3)]
 
 
-def test_other_data_under_the_same_name_are_refused(tmp_path: Path) -> None:
+def test_other_data_under_the_same_name_is_an_error(tmp_path: Path) -> None:
     path = pairs(tmp_path / "one.jsonl", 5)
     evaluate_benchmarks(reward_model(), of_file(path), tmp_path / "out", 1)
     pairs(path, 6)
@@ -437,7 +437,7 @@ def test_a_file_of_pairs_in_the_folder_of_results_is_not_written_over(tmp_path: 
     assert path.read_bytes() == before
 
 
-def test_names_that_cannot_be_chosen(tmp_path: Path) -> None:
+def test_names_that_are_errors(tmp_path: Path) -> None:
     path = str(pairs(tmp_path / "followbench.jsonl", 2))
     for names, places, message in (
         (["rm_bench"], {}, "Did you mean rm-bench"),
@@ -467,7 +467,7 @@ def test_hostile_texts_reach_the_journal_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lost", ["status", "duels", "original", "swapped", "prompt", "seconds", "tokens"])
-def test_a_field_that_is_gone_from_the_journal_is_named_with_its_line(tmp_path: Path, lost: str) -> None:
+def test_a_missing_field_of_the_journal_is_named_with_its_line(tmp_path: Path, lost: str) -> None:
     chosen = of_file(pairs(tmp_path / "f.jsonl", 2))
     evaluate_benchmarks(reward_model(right), chosen, tmp_path / "out", 1)
     file = tmp_path / "out" / "f.jsonl"

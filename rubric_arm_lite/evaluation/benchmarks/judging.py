@@ -87,7 +87,7 @@ def _judge(model: RubricRewardModel, batch: Sequence[Item], votes: int) -> list[
 
 def _row(item: Item, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     rubric = verdicts[0].rubric
-    judged = all(verdict.judgements for verdict in verdicts)
+    judged = all(verdict.original for verdict in verdicts)
     # An empty truncated rubric: the prompt does not fit the context. A usable one: a response does not.
     too_long = rubric.usable or (rubric.status is ParseStatus.TRUNCATED and not rubric.text)
     return {
@@ -102,17 +102,17 @@ def _row(item: Item, verdicts: Sequence[Verdict]) -> dict[str, Any]:
 
 def _duel(responses: tuple[int, int], verdict: Verdict) -> dict[str, Any]:
     """Texts and verdicts of one duel; a verdict is the index of the response that it names, or null."""
-    original, swapped = verdict.judgements, verdict.flipped
+    votes = len(verdict.original)
 
     def named(sides: Sequence[Side | None]) -> list[int | None]:
         return [None if side is None else responses["AB".index(side)] for side in sides]
 
     return {
         "responses": list(responses),
-        "original": named(verdict.named[: len(original)]),
-        "swapped": named(verdict.named[len(original) :]),
-        "judgements": [_storable(judgement.text) for judgement in original],
-        "judgements_swapped": [_storable(judgement.text) for judgement in swapped],
+        "original": named(verdict.winners[:votes]),
+        "swapped": named(verdict.winners[votes:]),
+        "judgements": [_storable(judgement.text) for judgement in verdict.original],
+        "judgements_swapped": [_storable(judgement.text) for judgement in verdict.swapped],
     }
 
 
