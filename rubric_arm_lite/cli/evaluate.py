@@ -53,9 +53,9 @@ EXPLANATIONS: Mapping[str, tuple[Kind, str]] = {
     "margin": ("margin", "mean of the preferred response's score minus the other's, from -2 to 2"),
     "accuracy_words": ("share", "accuracy by the words true and false alone, without their probabilities"),
     "tie_rate_words": ("share", "pairs with equal scores by the words alone"),
-    "unparsed": ("share", "judgements without a verdict that can be read"),
-    "says_a": ("share", "verdicts for Response A; far from 50% the judge prefers a place"),
-    "format": ("share", "judgements in the form that was asked for"),
+    "unparsed": ("share", "judgements whose verdict cannot be read"),
+    "says_a": ("share", "verdicts for Response A; far from 50%, the judge prefers a position"),
+    "format": ("share", "judgements in the required form"),
     "format_sampled": ("share", "the same among judgements sampled at evaluation.vote_temperature"),
     "rubric_usable": ("share", "rubrics that can be read"),
     "rubric_criteria": ("number", "criteria of a rubric"),
@@ -65,9 +65,9 @@ EXPLANATIONS: Mapping[str, tuple[Kind, str]] = {
     "principle_recall": ("share", "true principles that the rubric names (testbed only)"),
     "tokens_per_pair": ("number", "tokens written for a pair: rubric and judgements"),
     "pairs": ("count", "held-out pairs"),
+    "voting": ("share", "accuracy of the majority of so many sampled judgements, or of their mean scores"),
 }
-"""What each value of an evaluation means, and how it is written."""
-_VOTING: tuple[Kind, str] = ("share", "accuracy of the majority of so many sampled judgements, or of their mean scores")
+"""How each value of an evaluation is printed, and what it means."""
 
 BenchmarksOption = Annotated[
     str | None,
@@ -250,7 +250,7 @@ def _summary(values: Mapping[str, float]) -> str:
 
 
 def _explanation(name: str) -> tuple[Kind, str]:
-    return _VOTING if name.startswith("voting@") else EXPLANATIONS[name]
+    return EXPLANATIONS[name.partition("@")[0]]  # voting@5 is voting
 
 
 def _shown(name: str, values: Mapping[str, float]) -> str:

@@ -51,21 +51,17 @@ def batches(items: Sequence[Item], duels: int) -> Iterator[list[Item]]:
     for item in items:
         by_prompt.setdefault(prompt_hash(item.prompt), []).append(item)
     batch: list[Item] = []
+    size = 0
     for group in by_prompt.values():
-        if batch and _duels(batch) + _duels(group) > duels:
-            yield batch
-            batch = []
+        whole = sum(len(item.duels) for item in group)
         for item in group:
-            if batch and _duels(batch) + len(item.duels) > duels:
+            if batch and size + (whole if item is group[0] else len(item.duels)) > duels:
                 yield batch
-                batch = []
+                batch, size = [], 0
             batch.append(item)
+            size += len(item.duels)
     if batch:
         yield batch
-
-
-def _duels(items: Sequence[Item]) -> int:
-    return sum(len(item.duels) for item in items)
 
 
 def _judge(model: RubricRewardModel, batch: Sequence[Item], votes: int) -> list[tuple[str, dict[str, Any]]]:

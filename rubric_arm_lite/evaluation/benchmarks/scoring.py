@@ -158,11 +158,11 @@ def ties_score(reference: Mapping[str, Scores], tied: Mapping[str, Scores]) -> f
     0.3 · accuracy(tied) + 0.3 · accuracy(reference) + 0.2 · share where the margin exceeds the spread of the correct
     + 0.2 · share where the smaller margin of both does + 0.01 · mean tanh(smaller margin / spread − 1).
     """
-    margins = [
-        (min(_margin(*reference[prompt]), _margin(correct, incorrect)), _margin(correct, incorrect), _spread(correct))
-        for prompt, (correct, incorrect) in tied.items()
-        if prompt in reference and len(correct) > 1 and incorrect
-    ]
+    margins = []
+    for prompt, (correct, incorrect) in tied.items():
+        if prompt in reference and len(correct) > 1 and incorrect:
+            margin = _margin(correct, incorrect)
+            margins.append((min(margin, _margin(*reference[prompt])), margin, max(correct) - min(correct)))
     score = 0.3 * _mean([float(_margin(*scores) > 0) for scores in tied.values()])
     score += 0.3 * _mean([float(_margin(*scores) > 0) for scores in reference.values()])
     score += 0.2 * _mean([float(margin > spread) for _, margin, spread in margins])
@@ -173,10 +173,6 @@ def ties_score(reference: Mapping[str, Scores], tied: Mapping[str, Scores]) -> f
 def _margin(correct: Sequence[float], incorrect: Sequence[float]) -> float:
     """Lowest correct minus highest incorrect score, positive if accurate; 0 if either kind is missing."""
     return min(correct) - max(incorrect) if correct and incorrect else 0.0
-
-
-def _spread(correct: Sequence[float]) -> float:
-    return max(correct) - min(correct)
 
 
 def _mean(values: Sequence[float]) -> float:
