@@ -1,6 +1,6 @@
 """Models of published sizes with random weights, quantized while they are built, so that nothing is downloaded.
 
-The shapes are those of :mod:`rubric_arm_lite.training.plan`. Only one matrix at a time exists in bfloat16.
+The shapes are those of :mod:`rubric_arm_lite.training.shapes`. Only one matrix at a time exists in bfloat16.
 """
 
 from __future__ import annotations
