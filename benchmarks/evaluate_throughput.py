@@ -1,11 +1,11 @@
-"""Time an evaluation by the engine under all benchmarks against asking the same reward model pair by pair.
+"""Compare the speed of a batched evaluation with judging the same pairs one by one.
 
     python benchmarks/evaluate_throughput.py runs/testbed
 
-judges pairs of the run's own world in both orders (the mixed order takes one of the two) with voting@5, in one
-process, on one thread: first the engine on all ``--pairs``, then ``compare`` on samples of ``--slow-pairs`` of them,
-``--rounds`` times in turn, the fast side on a part of equal size in every round. Both sides write one rubric per
-prompt and sample the same judgements; the table says so. Writes ``evaluate_throughput.json`` and ``.md`` beside it.
+Judges pairs of the run's own world in both orders (the mixed order takes one of the two) with voting@5, in one
+process, on one thread: first all ``--pairs`` batched, then samples of ``--slow-pairs`` of them with ``compare`` and
+batched in turn, ``--rounds`` times. Both sides write one rubric per prompt and sample the same judgements, which the
+table confirms. Writes ``evaluate_throughput.json`` and ``.md`` next to this file.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import Any
 import torch
 
 from rubric_arm_lite.data.testbed.world import World
-from rubric_arm_lite.evaluation.benchmarks.catalogue import pair_file
-from rubric_arm_lite.evaluation.benchmarks.engine import answer_of, load_pair_file
-from rubric_arm_lite.evaluation.benchmarks.run import Chosen, evaluate_benchmarks
+from rubric_arm_lite.evaluation.benchmarks.judging import answer_of
+from rubric_arm_lite.evaluation.benchmarks.load import load_benchmarks
+from rubric_arm_lite.evaluation.benchmarks.run import evaluate_benchmarks
 from rubric_arm_lite.evaluation.benchmarks.scoring import Item
 from rubric_arm_lite.models import ChatSampler, Sampling
 from rubric_arm_lite.reward_model import RubricRewardModel
@@ -40,7 +40,7 @@ Winners = list[tuple[int | None, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """What one way of asking took, and what it said."""
+    """Time and verdicts of one way to judge."""
 
     seconds: float
     pairs: int
@@ -63,8 +63,8 @@ def write_pairs(model: RubricRewardModel, path: Path, count: int) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-class Counting:
-    """The run's sampler, and how many rubrics it wrote."""
+class CountingSampler:
+    """A sampler that counts the rubrics it writes."""
 
     def __init__(self, sampler: ChatSampler) -> None:
         self._sampler = sampler
@@ -78,56 +78,55 @@ class Counting:
         return getattr(self._sampler, name)
 
 
-def fresh(model: RubricRewardModel) -> tuple[RubricRewardModel, Counting]:
+def fresh(model: RubricRewardModel) -> tuple[RubricRewardModel, CountingSampler]:
     """The same adapters with an empty cache."""
-    counting = Counting(model.model)
+    counting = CountingSampler(model.model)
     return RubricRewardModel(counting, model.recipe), counting
 
 
-def by_engine(model: RubricRewardModel, items: Sequence[Item], path: Path) -> Timed:
-    """All items through the engine, journal and scores included."""
-    asked, counting = fresh(model)
-    chosen = load_pair_file(path)
-    wanted = {item.item_id for item in items}
-    part = replace(chosen, items=tuple(i for i in chosen.items if i.item_id in wanted))
+def batched(model: RubricRewardModel, items: Sequence[Item], path: Path) -> Timed:
+    """Judge all items batched, journal and scores included."""
+    reward_model, counting = fresh(model)
+    (benchmark,) = load_benchmarks([str(path)], {})
+    benchmark = replace(benchmark, items=tuple(items))
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        (result,) = evaluate_benchmarks(asked, [Chosen(pair_file("pairs"), str(path), part)], Path(folder), VOTES)
+        (result,) = evaluate_benchmarks(reward_model, [benchmark], Path(folder), VOTES)
         seconds = time.perf_counter() - started
         rows = {row["key"]: row for row in read_jsonl(Path(folder) / "pairs.jsonl") if "key" in row}
-    said = [answer_of(item, rows[item.item_id]) for item in items]
-    winners = [tuple(None if o is None else int(not o) for o in (*a.original[0], *a.flipped[0])) for a in said]
+    answers = [answer_of(item, rows[item.item_id]) for item in items]
+    winners = [tuple(None if o is None else int(not o) for o in (*a.original[0], *a.swapped[0])) for a in answers]
     return Timed(seconds, len(items), counting.rubrics, int(result.rates["rubrics_reused"]), winners)
 
 
 def one_by_one(model: RubricRewardModel, items: Sequence[Item]) -> Timed:
-    """The same items, one call of ``compare`` each; the model's cache keeps the rubrics."""
-    asked, counting = fresh(model)
+    """Judge the same items with one call of ``compare`` each; the model's cache keeps the rubrics."""
+    reward_model, counting = fresh(model)
     winners: Winners = []
     started = time.perf_counter()
     for item in items:
-        verdict = asked.compare(item.prompt, item.responses[0], item.responses[1], votes=VOTES)
-        winners.append(tuple(None if side is None else "AB".index(side) for side in verdict.named))
+        verdict = reward_model.compare(item.prompt, item.responses[0], item.responses[1], votes=VOTES)
+        winners.append(tuple(None if side is None else "AB".index(side) for side in verdict.winners))
     seconds = time.perf_counter() - started
-    return Timed(seconds, len(items), counting.rubrics, asked.cache.hits, winners)
+    return Timed(seconds, len(items), counting.rubrics, reward_model.cache.hits, winners)
 
 
 def measure(model: RubricRewardModel, pairs: int, slow_pairs: int, rounds: int, say: Callable[[str], None]) -> Any:
-    """Everything that the table shows."""
+    """Time both ways; returns the values of the table."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pairs.jsonl"
         write_pairs(model, path, pairs)
-        items = load_pair_file(path).items
-        by_engine(model, items[:8], path)  # not timed: kernels and caches of the libraries
-        whole = by_engine(model, items, path)
-        say(f"engine, {whole.pairs} pairs: {whole.seconds:.1f} s, {whole.rubrics_written} rubrics")
-        found = []
+        items = load_benchmarks([str(path)], {})[0].items
+        batched(model, items[:8], path)  # not timed: kernels and caches of the libraries
+        whole = batched(model, items, path)
+        say(f"batched, {whole.pairs} pairs: {whole.seconds:.1f} s, {whole.rubrics_written} rubrics")
+        results = []
         for number in range(rounds):
             start = number * slow_pairs % max(1, len(items) - slow_pairs + 1)
             part = items[start : start + slow_pairs]
-            slow, fast = one_by_one(model, part), by_engine(model, part, path)
+            slow, fast = one_by_one(model, part), batched(model, part, path)
             same = sum(a == b for a, b in zip(slow.winners, fast.winners, strict=True)) / len(part)
-            found.append({
+            results.append({
                 "pair_by_pair": slow.per_pair,
                 "engine": fast.per_pair,
                 "same_verdicts": same,
@@ -135,8 +134,8 @@ def measure(model: RubricRewardModel, pairs: int, slow_pairs: int, rounds: int, 
                 "rubrics_written": slow.rubrics_written,
                 "engine_rubrics": fast.rubrics_written,
             })  # fmt: skip
-            say(f"round {number + 1}: {slow.per_pair:.4f} s a pair one by one, {fast.per_pair:.4f} by the engine")
-    slow_seconds = statistics.median(row["pair_by_pair"] for row in found)
+            say(f"round {number + 1}: {slow.per_pair:.4f} s a pair one by one, {fast.per_pair:.4f} batched")
+    slow_seconds = statistics.median(row["pair_by_pair"] for row in results)
     return {
         "pairs": whole.pairs,
         "prompts": len({item.prompt for item in items}),
@@ -148,54 +147,57 @@ def measure(model: RubricRewardModel, pairs: int, slow_pairs: int, rounds: int, 
         "rubrics_reused": whole.rubrics_reused,
         "pair_by_pair_seconds_per_pair": slow_seconds,
         "ratio": slow_seconds / whole.per_pair,
-        "ratio_same_size": statistics.median(row["pair_by_pair"] / row["engine"] for row in found),
-        "rounds": found,
+        "ratio_same_size": statistics.median(row["pair_by_pair"] / row["engine"] for row in results),
+        "rounds": results,
     }
 
 
-def table(found: dict[str, Any], command: str) -> str:
+def table(result: dict[str, Any], command: str) -> str:
     """The result in Markdown."""
-    rounds = found["rounds"]
+    rounds = result["rounds"]
     lines = [
-        f"`{command}`: {found['pairs']:,} pairs of {found['prompts']:,} prompts in three orders with "
-        f"voting@{found['votes']}, {found['threads']} thread(s).",
+        f"`{command}`: {result['pairs']:,} pairs of {result['prompts']:,} prompts in three orders with "
+        f"voting@{result['votes']}, {result['threads']} thread(s).",
         "",
-        "| | seconds a pair | rubrics written | used again |",
+        "| | seconds per pair | rubrics written | reused |",
         "|---|---|---|---|",
-        f"| engine, all pairs ({found['engine_seconds']:.1f} s) | {found['engine_seconds_per_pair']:.4f} "
-        f"| {found['rubrics_written']:,} | {found['rubrics_reused']:,} judge prompts |",
+        f"| batched, all pairs ({result['engine_seconds']:.1f} s) | {result['engine_seconds_per_pair']:.4f} "
+        f"| {result['rubrics_written']:,} | {result['rubrics_reused']:,} judge prompts |",
     ]
     for i, row in enumerate(rounds, start=1):
         lines.append(
-            f"| pair by pair, round {i} | {row['pair_by_pair']:.4f} | {row['rubrics_written']:,} "
+            f"| one by one, round {i} | {row['pair_by_pair']:.4f} | {row['rubrics_written']:,} "
             f"| {row['cache_hits']:,} pairs (cache hits) |"
         )
-        lines.append(f"| engine, same pairs, round {i} | {row['engine']:.4f} | {row['engine_rubrics']:,} | |")
+        lines.append(f"| batched, same pairs, round {i} | {row['engine']:.4f} | {row['engine_rubrics']:,} | |")
     ratios = [row["pair_by_pair"] / row["engine"] for row in rounds]
     lines += [
         "",
-        f"The engine takes 1/{found['ratio']:.2f} of the time a pair over all pairs (median of the slow rounds), and "
-        f"1/{found['ratio_same_size']:.2f} on the same pairs ({min(ratios):.2f}-{max(ratios):.2f}). Pairs with the "
+        f"Batched judging takes 1/{result['ratio']:.2f} of the time per pair over all pairs (median of the rounds) and "
+        f"1/{result['ratio_same_size']:.2f} on the same pairs ({min(ratios):.2f}-{max(ratios):.2f}). Pairs with the "
         f"same ten verdicts both ways: {100 * statistics.mean(row['same_verdicts'] for row in rounds):.1f} %.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
+    """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a finished run of the testbed recipe")
     parser.add_argument("--pairs", type=int, default=2000)
     parser.add_argument("--slow-pairs", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "evaluate_throughput")
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    model = RubricRewardModel.from_run(chosen.run)
-    found = measure(model, chosen.pairs, chosen.slow_pairs, chosen.rounds, lambda text: print(text, flush=True))
-    options = f"--pairs {chosen.pairs} --slow-pairs {chosen.slow_pairs} --rounds {chosen.rounds}"
-    text = table(found, f"python benchmarks/evaluate_throughput.py RUN {options}")
-    chosen.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-    chosen.out.with_suffix(".md").write_text(text)
+    model = RubricRewardModel.from_run(arguments.run)
+    result = measure(
+        model, arguments.pairs, arguments.slow_pairs, arguments.rounds, lambda text: print(text, flush=True)
+    )
+    options = f"--pairs {arguments.pairs} --slow-pairs {arguments.slow_pairs} --rounds {arguments.rounds}"
+    text = table(result, f"python benchmarks/evaluate_throughput.py RUN {options}")
+    arguments.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    arguments.out.with_suffix(".md").write_text(text)
     print(text)
 
 

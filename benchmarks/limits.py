@@ -1,15 +1,16 @@
-"""How close the engine is to what this CPU can do: matmul rate, memory bandwidth, and the work that must be done.
+"""Compare the engine's speed with the limits of this CPU: matmul rate and memory bandwidth.
 
     python benchmarks/limits.py
 
-measures the rate of a large float32 matmul and the bandwidth of reading weights that do not stay in a cache, both in
-this process on one thread, then our update and rollout at the setting of ``rubric-arm bench`` (P = 512, C = 64,
-G = 8, eight prompts), and prints the time that the matrix products alone would take at those rates.
+Measures the rate of a large float32 matmul and the bandwidth of reading weights that do not fit a cache, both in this
+process on one thread. Then it measures our update and rollout at the settings of ``rubric-arm bench`` (P = 512,
+C = 64, G = 8, eight prompts), and prints the time that the matrix products alone would take at those rates.
 """
 
 from __future__ import annotations
 
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,19 +18,21 @@ from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from benchmarks.against_trl.ours import Ours, write_adapters
 from benchmarks.against_trl.work import BenchSettings, Work, make_folder
 
 
 def median_seconds(call: Callable[[], object], runs: int = 7) -> float:
-    """Median of ``runs`` calls after one that is not counted."""
+    """Median of ``runs`` calls after an untimed one."""
     call()
-    found = []
+    seconds = []
     for _ in range(runs):
         started = time.perf_counter()
         call()
-        found.append(time.perf_counter() - started)
-    return statistics.median(found)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
 
 
 def main() -> None:

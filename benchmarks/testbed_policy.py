@@ -1,13 +1,13 @@
-"""Do policies learn from the reward model? Iterative DPO and online GRPO on the testbed, over several seeds.
+"""Train policies on the testbed with iterative DPO and online GRPO against the reward model, over several seeds.
 
     python benchmarks/testbed_policy.py 101 102 103 --reward-runs FOLDER --jobs 2
 
-For each seed the policy is trained against the reward model of ``FOLDER/SEED``, the testbed recipe with that seed
-(made there first if it is missing), and against the same run's warm-up adapters, from one start and with the same
-budget. DPO is the first round of iterative DPO: the same recipe and seed make the same pairs. What counts is the
-oracle's mean score of sampled answers to held-out requests, from 0 to 4. Writes ``benchmarks/testbed_policy.json``
-and ``.md`` with every seed. ``--set key=value`` overrides the policy recipe. With ``--folder`` the policy runs are kept
-there, and a benchmark that was killed goes on; ``--read`` then runs nothing and shows what is finished.
+For each seed, trains the policy against the reward model of ``FOLDER/SEED``, the testbed recipe with that seed (trained
+first if missing), and against the same run's warm-up adapters, from one start and with the same budget. DPO is the
+first round of iterative DPO: the same recipe and seed make the same pairs. The main measure is the oracle's mean score
+of sampled answers to held-out requests, from 0 to 4. Writes ``benchmarks/testbed_policy.json`` and ``.md`` with every
+seed. ``--set key=value`` overrides the policy recipe. ``--folder`` keeps the policy runs, so that a killed benchmark
+continues; with ``--read`` nothing runs, and the finished runs are shown.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ COLUMNS = {
 
 
 def rubric_arm(*arguments: str) -> None:
-    """One command, quietly."""
+    """Run one command without its output."""
     subprocess.run([sys.executable, "-m", "rubric_arm_lite", *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
 def train_policy(method: str, state: str, seed: int, reward: Path, folder: Path, overrides: Sequence[str]) -> None:
-    """One policy run, or the rest of it."""
+    """Run or resume one policy run."""
     values = [f"seed={seed}", f"reward.state={state}", *overrides]
     sets = [part for value in values for part in ("--set", value)]
-    place = ("--run-dir", str(folder), "--if-exists", "resume")
-    rubric_arm("policy", method, "testbed", "--reward", str(reward), *sets, *place, "--json")
+    target = ("--run-dir", str(folder), "--if-exists", "resume")
+    rubric_arm("policy", method, "testbed", "--reward", str(reward), *sets, *target, "--json")
 
 
 def read_policy(folder: Path) -> dict[str, Any]:
@@ -62,11 +62,11 @@ def read_policy(folder: Path) -> dict[str, Any]:
 
 
 def run_seed(seed: int, rewards: Path, folder: Path, overrides: Sequence[str], read_only: bool) -> dict[str, Any]:
-    """Both methods against both reward models, from the start that the first run makes."""
+    """Train with both methods against both reward models, from the start that the first run makes."""
     reward = rewards / str(seed)
     if not (reward / "summary.json").is_file() and not read_only:
-        place = ("--run-dir", str(reward), "--if-exists", "resume")
-        rubric_arm("run", "testbed", "--set", f"seed={seed}", *place, "--json")
+        target = ("--run-dir", str(reward), "--if-exists", "resume")
+        rubric_arm("run", "testbed", "--set", f"seed={seed}", *target, "--json")
     rows = [json.loads(line) for line in (reward / "metrics.jsonl").read_text("utf-8").splitlines()]
     accuracy = {row["name"]: row["accuracy"] for row in rows if row["kind"] == "evaluation" and row["name"] in STATES}
     result: dict[str, Any] = {"seed": seed, "reward_accuracy": accuracy, "runs": {}}
@@ -85,7 +85,7 @@ def run_seed(seed: int, rewards: Path, folder: Path, overrides: Sequence[str], r
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """Markdown: per quantity a row per method, reward model and seed, with mean and spread."""
+    """Markdown: a table per quantity with a row per method, reward model and seed, mean and standard deviation."""
     lines = []
     for column, title in COLUMNS.items():
         lines += [f"### {title}", "", "| policy | reward model | seed | " + " | ".join(ROUNDS) + " |"]
@@ -96,7 +96,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
                 runs = [(r["seed"], r["runs"][name]["evaluations"]) for r in results if name in r["runs"]]
                 if not runs:
                     continue
-                values = [[found[name][column] for name in ROUNDS] for _, found in runs]
+                values = [[evaluations[name][column] for name in ROUNDS] for _, evaluations in runs]
                 shown = [(str(seed), row) for (seed, _), row in zip(runs, values, strict=True)]
                 columns = list(zip(*values, strict=True))
                 shown.append(("mean", [statistics.fmean(c) for c in columns]))
@@ -120,14 +120,14 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Run the seeds and write the figures."""
+    """Run the seeds and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seeds", type=int, nargs="+")
-    parser.add_argument("--reward-runs", type=Path, help="folder of reward-model runs by seed (default: made anew)")
-    parser.add_argument("--folder", type=Path, help="where policy runs are kept (default: nowhere)")
-    parser.add_argument("--read", action="store_true", help="show what --folder holds and run nothing")
+    parser.add_argument("--reward-runs", type=Path, help="folder of reward-model runs by seed (default: new runs)")
+    parser.add_argument("--folder", type=Path, help="keep the policy runs here (default: a temporary folder)")
+    parser.add_argument("--read", action="store_true", help="show the finished runs in --folder and run nothing")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--jobs", type=int, default=1, help="seeds run side by side")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at the same time")
     parser.add_argument("--out", type=Path, default=HERE / "testbed_policy")
     arguments = parser.parse_args()
     with ThreadPoolExecutor(arguments.jobs) as pool, tempfile.TemporaryDirectory() as scratch:
@@ -135,15 +135,15 @@ def main() -> None:
         rewards = (arguments.reward_runs or folder / "rewards").resolve()
         jobs = [(seed, rewards, folder, arguments.overrides, arguments.read) for seed in arguments.seeds]
         results = list(pool.map(lambda job: run_seed(*job), jobs))
-    command = " ".join(["python", "benchmarks/testbed_policy.py", *map(_placed, sys.argv[1:])])
+    command = " ".join(["python", "benchmarks/testbed_policy.py", *map(_without_paths, sys.argv[1:])])
     arguments.out.with_suffix(".json").write_text(json.dumps({"command": command, "results": results}, indent=1) + "\n")
     arguments.out.with_suffix(".md").write_text(
         f"# Policies of the testbed\n\n`{command}`\n\n{table(results)}", "utf-8"
     )
 
 
-def _placed(argument: str) -> str:
-    """An argument as it is written down: folders of this machine are not."""
+def _without_paths(argument: str) -> str:
+    """An argument without the paths of this machine."""
     return "FOLDER" if argument.startswith("/") else argument
 
 

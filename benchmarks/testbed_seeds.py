@@ -1,11 +1,10 @@
-"""Does it learn? The testbed recipe over several seeds; the seed sets world, data and LoRA.
+"""Train the testbed recipe over several seeds; the seed sets world, data and LoRA.
 
     python benchmarks/testbed_seeds.py 101 102 103 104 105
 
-writes ``benchmarks/testbed_seeds.json`` and ``.md`` with every seed, failures included, and the spread. Further
-arguments of the form ``--set key=value`` override the recipe, ``--recipe`` names another one, and ``--beside`` puts
-the accuracy of the same seeds from an earlier JSON file below its own. With ``--folder`` the runs are kept there, and a
-benchmark that was killed goes on.
+Writes ``benchmarks/testbed_seeds.json`` and ``.md`` with every seed, failures included, and the spread. ``--set
+key=value`` overrides the recipe, ``--recipe`` names another one, and ``--beside`` adds the accuracy of the same seeds
+from an earlier JSON file. ``--folder`` keeps the runs, so that a killed benchmark continues.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ POINTWISE_COLUMNS = (
 
 
 def run_seed(seed: int, recipe: str, overrides: list[str], folder: Path) -> dict[str, Any]:
-    """One run; returns its evaluations by name, cross-play, oracle and wall time."""
+    """Train one seed; returns its evaluations by name, the oracle's values and the wall time."""
     sets = [part for value in (f"seed={seed}", *overrides) for part in ("--set", value)]
-    place = ("--run-dir", str(folder), "--if-exists", "resume", "--json")
-    command = [sys.executable, "-m", "rubric_arm_lite", "run", recipe, *sets, *place]
+    target = ("--run-dir", str(folder), "--if-exists", "resume", "--json")
+    command = [sys.executable, "-m", "rubric_arm_lite", "run", recipe, *sets, *target]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    # Of the stages as logged, so that a run that was killed counts its parts.
+    # The sum over logged stages also holds for a run that was killed.
     timings = [json.loads(line) for line in (folder / "timings.jsonl").read_text("utf-8").splitlines()]
     seconds = sum(row["seconds"] for row in timings)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
@@ -90,7 +89,7 @@ def cross_play_table(results: list[dict[str, Any]]) -> str:
 
 
 def run_table(results: list[dict[str, Any]]) -> str:
-    """Markdown: wall time, and what an oracle reaches in each world."""
+    """Markdown: wall time, and the accuracy of an oracle in each world."""
     lines = ["### run", "", "| seed | seconds | oracle, true rubric | oracle, hard rule only | oracle, best generic |"]
     lines.append("|---|---|---|---|---|")
     for result in results:
@@ -101,9 +100,9 @@ def run_table(results: list[dict[str, Any]]) -> str:
 
 
 def beside_table(results: list[dict[str, Any]], file: Path) -> str:
-    """Markdown: the accuracy that an earlier benchmark measured for the same seeds."""
-    found = {row["seed"]: row for row in json.loads(file.read_text("utf-8"))["results"]}
-    same = [found[result["seed"]] for result in results if result["seed"] in found]
+    """Markdown: the accuracy of the same seeds in an earlier benchmark."""
+    earlier = {row["seed"]: row for row in json.loads(file.read_text("utf-8"))["results"]}
+    same = [earlier[result["seed"]] for result in results if result["seed"] in earlier]
     if not same:
         raise SystemExit(f"{file} has none of these seeds.")
     lines = [f"### accuracy of the same seeds in {file.name}", "", "| seed | " + " | ".join(PHASES) + " |"]
@@ -115,22 +114,23 @@ def beside_table(results: list[dict[str, Any]], file: Path) -> str:
 
 
 def main() -> None:
-    """Run the seeds and write the figures."""
+    """Run the seeds and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seeds", type=int, nargs="+")
     parser.add_argument("--recipe", default="testbed")
     parser.add_argument("--beside", type=Path, help="JSON of an earlier benchmark with the same seeds")
-    parser.add_argument("--folder", type=Path, help="where the runs are kept (default: nowhere)")
+    parser.add_argument("--folder", type=Path, help="keep the runs here (default: a temporary folder)")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--jobs", type=int, default=1, help="seeds run side by side")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at the same time")
     parser.add_argument("--out", type=Path, default=HERE / "testbed_seeds")
     arguments = parser.parse_args()
     with ThreadPoolExecutor(arguments.jobs) as pool, tempfile.TemporaryDirectory() as scratch:
         folders = [(arguments.folder or Path(scratch)) / str(seed) for seed in arguments.seeds]
-        given = [(arguments.recipe, arguments.overrides)] * len(folders)
-        results = list(
-            pool.map(lambda seed, more, folder: run_seed(seed, *more, folder), arguments.seeds, given, folders)
-        )
+
+        def run(seed: int, folder: Path) -> dict[str, Any]:
+            return run_seed(seed, arguments.recipe, arguments.overrides, folder)
+
+        results = list(pool.map(run, arguments.seeds, folders))
     command = " ".join(["python", "benchmarks/testbed_seeds.py", *sys.argv[1:]])
     arguments.out.with_suffix(".json").write_text(json.dumps({"command": command, "results": results}, indent=1) + "\n")
     text = f"# Testbed over seeds\n\n`{command}`\n\n{table(results)}"

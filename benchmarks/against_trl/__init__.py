@@ -1,5 +1,5 @@
-"""Our engine against a stock trainer on the same work: what is measured, on both sides, and how it is shown.
+"""Compares the training engine with TRL's stock trainer on the same work.
 
-A :class:`~benchmarks.against_trl.work.BenchSettings` enters; a result per verb leaves, as one dictionary that is
-printed, written as JSON and drawn. Everything in it was measured in that run.
+A :class:`~benchmarks.against_trl.work.BenchSettings` enters; one dictionary per verb leaves, which is printed,
+written as JSON and drawn. Everything in it was measured in that run.
 """

@@ -1,8 +1,8 @@
-"""The picture of a sweep: seconds over prompt length, completion length, group size and width, both sides.
+"""Draws a sweep: seconds of both sides over prompt length, completion length, group size and width.
 
-Points are medians with whiskers from the fastest to the slowest run, on logarithmic axes. Thin lines are the tokens
-that go through the network in each form, scaled to pass through that side's first point: where a measured line is
-steeper than its thin line, something other than the number of tokens grows.
+Points are medians with whiskers from the fastest to the slowest run, on logarithmic axes. A thin line is the number of
+tokens that go through the network, scaled to pass through the side's first point: where the measured line is steeper,
+something other than the number of tokens grows.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _STYLE: dict[str, Any] = {
 
 
 def draw(result: Mapping[str, Any], kind: str) -> bytes:
-    """A sweep's picture as ``svg`` or ``png`` bytes."""
+    """The figure of a sweep as ``svg`` or ``png`` bytes."""
     sweep: Mapping[str, Sequence[Mapping[str, Any]]] = result["sweep"]
     columns = min(2, len(sweep))
     lines = -(-len(sweep) // columns)
     with matplotlib.rc_context(_STYLE):
-        # Title and legend need the width of two panels even where there is one.
+        # Title and legend need the width of two panels even for a single one.
         height = 3.1 * lines + 1.0 if columns == 2 else 4.4
         figure = Figure(figsize=(9.0, height), layout="constrained")
         FigureCanvasAgg(figure)
@@ -69,7 +69,7 @@ def _title(result: Mapping[str, Any]) -> str:
     s = result["settings"]
     return (
         f"One {result['verb']}: P = {s['prompt_length']}, C = {s['completion_length']}, G = {s['num_generations']}, "
-        f"width {s['width']} but for the one that varies\n{s['layers']} layers, {s['prompts']} prompts, {s['dtype']}, "
+        f"width {s['width']} unless varied\n{s['layers']} layers, {s['prompts']} prompts, {s['dtype']}, "
         f"{s['device']}, {s['threads']} thread(s); median, whiskers from the fastest to the slowest of {s['runs']} runs"
     )
 
@@ -78,7 +78,7 @@ def _panel(axes: Axes, axis: str, results: Sequence[Mapping[str, Any]]) -> None:
     values = [one["settings"][axis] for one in results]
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    for side, (_, colour, form) in _SIDES.items():
+    for side, (_, color, form) in _SIDES.items():
         if any(one[side] is None for one in results):
             continue
         seconds = [one[side]["seconds"] for one in results]
@@ -87,8 +87,8 @@ def _panel(axes: Axes, axis: str, results: Sequence[Mapping[str, Any]]) -> None:
         high = [s["max"] - s["median"] for s in seconds]
         counts = [one["tokens"][form] for one in results]
         if axis != "width":  # tokens do not depend on it
-            axes.plot(values, [medians[0] * n / counts[0] for n in counts], color=colour, lw=0.8, ls=(0, (4, 2)))
-        axes.errorbar(values, medians, yerr=[low, high], color=colour, marker="o", ms=4, lw=1.6, capsize=2.5)
+            axes.plot(values, [medians[0] * n / counts[0] for n in counts], color=color, lw=0.8, ls=(0, (4, 2)))
+        axes.errorbar(values, medians, yerr=[low, high], color=color, marker="o", ms=4, lw=1.6, capsize=2.5)
     axes.set_xlabel(AXES[axis])
     axes.set_ylabel("seconds")
     axes.set_xticks(values, [str(v) for v in values])
@@ -105,7 +105,7 @@ def _panel(axes: Axes, axis: str, results: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _ratios(axes: Axes, values: Sequence[int], results: Sequence[Mapping[str, Any]]) -> None:
-    """The measured ratio over the upper line's points."""
+    """Write the measured ratio above the upper line's points."""
     for value, one in zip(values, results, strict=True):
         top = max(one["ours"]["seconds"]["max"], one["theirs"]["seconds"]["max"])
         axes.annotate(
@@ -124,10 +124,10 @@ def _ratios(axes: Axes, values: Sequence[int], results: Sequence[Mapping[str, An
 
 def _legend(result: Mapping[str, Any]) -> list[Line2D]:
     handles = []
-    for side, (name, colour, form) in _SIDES.items():
+    for side, (name, color, form) in _SIDES.items():
         if result[side] is not None:
-            handles.append(Line2D([], [], color=colour, marker="o", ms=4, lw=1.6, label=name))
+            handles.append(Line2D([], [], color=color, marker="o", ms=4, lw=1.6, label=name))
             handles.append(
-                Line2D([], [], color=colour, lw=0.8, ls=(0, (4, 2)), label=f"tokens computed, {form} (scaled)")
+                Line2D([], [], color=color, lw=0.8, ls=(0, (4, 2)), label=f"tokens computed, {form} (scaled)")
             )
     return handles

@@ -1,4 +1,4 @@
-"""``rubric-arm bench [rollout|update|step]``: the training engine beside stock TRL on the same work."""
+"""``rubric-arm bench [rollout|update|step]``: times the training engine and stock TRL on the same work."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 VerbArgument = Annotated[
     str | None,
-    typer.Argument(help="rollout, update or step; all three if left out. For inference see: bench inference --help."),
+    typer.Argument(help="rollout, update or step (default: all three). For inference see: bench inference --help."),
 ]
-AgainstOption = Annotated[str, typer.Option(help="trl, or none for our side alone.")]
+AgainstOption = Annotated[str, typer.Option(help="trl, or none to time our side alone.")]
 PromptLengthOption = Annotated[int, typer.Option(help="Tokens of the judge's prompt; the generator's has a quarter.")]
 CompletionLengthOption = Annotated[int, typer.Option(help="Tokens of every completion.")]
 GroupOption = Annotated[int, typer.Option(help="Completions per prompt.")]
 WidthOption = Annotated[int, typer.Option(help="Model width, a multiple of 64.")]
 LayersOption = Annotated[int, typer.Option(help="Layers of the model.")]
 PromptsOption = Annotated[int, typer.Option(help="Prompts per step.")]
-RunsOption = Annotated[int, typer.Option(help="Timed runs of each side, after one that is not timed.")]
-ThreadsOption = Annotated[int, typer.Option(help="torch threads of both sides; several wait on a busy machine.")]
+RunsOption = Annotated[int, typer.Option(help="Timed runs of each side, after an untimed one.")]
+ThreadsOption = Annotated[int, typer.Option(help="torch threads of both sides; more wait on a busy machine.")]
 VocabularyOption = Annotated[int, typer.Option(help="Words of the model.")]
-PeerBatchOption = Annotated[int | None, typer.Option(help="TRL's rows per pass (default: the fastest is found).")]
+PeerBatchOption = Annotated[int | None, typer.Option(help="TRL's rows per pass (default: the fastest, by trial).")]
 CheckpointingOption = Annotated[bool, typer.Option("--gradient-checkpointing", help="On both sides.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of weights, texts and rewards.")]
-MemoryOption = Annotated[bool, typer.Option(help="Measure peak memory, each side in a process of its own.")]
-SweepOption = Annotated[bool, typer.Option("--sweep", help="Vary one setting at a time around these.")]
-AxisOption = Annotated[list[str] | None, typer.Option(help="Sweep this setting only, such as prompt-length.")]
-OutputOption = Annotated[Path | None, typer.Option(help="Folder for JSON, a Markdown table and a sweep's picture.")]
+MemoryOption = Annotated[bool, typer.Option(help="Measure peak memory, each side in its own process.")]
+SweepOption = Annotated[bool, typer.Option("--sweep", help="Vary one setting at a time around these values.")]
+AxisOption = Annotated[list[str] | None, typer.Option(help="Vary only this, e.g. prompt-length; may be repeated.")]
+OutputOption = Annotated[Path | None, typer.Option(help="Folder for JSON, a Markdown table and the figure of a sweep.")]
 
 
 @app.command()
@@ -58,20 +58,14 @@ def engine(
     as_json: JsonOption = False,
     output: OutputOption = None,
 ) -> None:
-    """Time our engine beside stock TRL on the same work; without a verb: rollout, update and step.
+    """Time our engine and stock TRL on the same work; without a verb: rollout, update and step.
 
-    ``bench inference`` measures judging instead: accuracy, tokens and seconds beside judges without a rubric.
+    ``bench inference`` measures judging instead: accuracy, tokens and seconds, compared with judges without a rubric.
     """
     quiet_libraries()
-    from benchmarks.against_trl.measure import (
-        check_against,
-        check_axes,
-        check_verb,
-        measure,
-        measure_all,
-        measure_sweep,
-    )
+    from benchmarks.against_trl.measure import check_against, check_verb, measure, measure_all
     from benchmarks.against_trl.show import show, write
+    from benchmarks.against_trl.sweep import check_axes, measure_sweep
     from benchmarks.against_trl.work import BenchSettings, Work
 
     chosen = check_verb(verb, sweep)

@@ -1,10 +1,9 @@
-"""Peak memory of one side: the same work once, in a process of its own, above what it held when the work began.
+"""Measures the peak memory of one side: the same work once, in its own process, above the memory held before it.
 
-On CUDA it is what torch allocated. On a CPU it is resident memory of a process whose allocator gives every block back
-as soon as it is freed, so that what is measured is what is held at once and not how a heap happens to fall to pieces,
-which differs by half from one process to the next. Its high-water mark is reset through
-``/proc/self/clear_refs`` right before the work; where that is not allowed, resident memory is sampled every few
-milliseconds, which can miss a short peak, and the result says so.
+On CUDA it is the memory that torch allocated. On a CPU it is the resident memory of a process whose allocator returns
+every block as soon as it is freed; otherwise heap fragmentation changes the result by up to half from one process to
+the next. The high-water mark is reset through ``/proc/self/clear_refs`` right before the work. Where that is not
+allowed, resident memory is sampled every few milliseconds, which can miss a short peak; the result says so.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ from rubric_arm_lite.errors import BackendError, ConfigError
 
 Side = Literal["ours", "theirs"]
 INTERVAL = 0.002
-GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
-"""glibc's settings for that; other allocators ignore them."""
+RETURN_FREED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+"""glibc's settings to return freed blocks at once; other allocators ignore them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """Bytes held when the work began, the most held during it above that, and how they were found."""
+    """Bytes held before the work, the largest number held above that during it, and how they were measured."""
 
     before_bytes: int
     peak_bytes: int
@@ -39,7 +38,7 @@ class Peak:
 
 
 class Meter:
-    """Measures from :meth:`start` to :meth:`stop`; the first start counts."""
+    """Measures from the first :meth:`start` to :meth:`stop`."""
 
     def __init__(self) -> None:
         self._before: int | None = None
@@ -48,7 +47,7 @@ class Meter:
         self._stopped = threading.Event()
 
     def start(self) -> None:
-        """Forget earlier peaks."""
+        """Start measuring; earlier peaks do not count."""
         if self._before is not None:
             return
         if torch.cuda.is_available():
@@ -59,7 +58,7 @@ class Meter:
             self._before = _status("VmRSS")
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"Peak memory is read from /proc/self/status, which is not here ({error}). Use --no-memory."
+                f"Peak memory is read from /proc/self/status, which cannot be read ({error}). Use --no-memory."
             ) from error
         if _reset_high_water():
             self._how = "high-water mark of resident memory, reset before the work"
@@ -68,9 +67,9 @@ class Meter:
             threading.Thread(target=self._watch, daemon=True).start()
 
     def stop(self) -> Peak:
-        """What was measured."""
+        """The measured peak."""
         if self._before is None:
-            raise AssertionError("A meter is started before it is stopped.")
+            raise AssertionError("Start the meter before you stop it.")
         self._stopped.set()
         if torch.cuda.is_available():
             peak = torch.cuda.max_memory_allocated()
@@ -95,7 +94,7 @@ def _status(name: str) -> int:
 
 
 def _reset_high_water() -> bool:
-    """Whether the high-water mark could be brought down to the present."""
+    """Reset the high-water mark; whether that worked."""
     try:
         held = torch.ones(2**24)  # 64 MiB that the mark must forget
         Path("/proc/self/clear_refs").write_text("5", "utf-8")
@@ -113,14 +112,14 @@ def measure_alone(side: Side, verb: Verb, settings: BenchSettings, folder: Path)
     Raises:
         BackendError: if that process fails, for example for lack of memory.
     """
-    order = {"side": side, "verb": verb, "settings": settings.to_dict(), "folder": str(folder)}
+    job = {"side": side, "verb": verb, "settings": settings.to_dict(), "folder": str(folder)}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.against_trl.memory"],
-        input=json.dumps(order),
+        input=json.dumps(job),
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, **GIVES_BACK},
+        env={**os.environ, **RETURN_FREED},
         cwd=Path(__file__).resolve().parents[2],
     )
     if done.returncode != 0:
@@ -132,7 +131,7 @@ def measure_alone(side: Side, verb: Verb, settings: BenchSettings, folder: Path)
 
 
 def run_alone(side: Side, verb: Verb, settings: BenchSettings, folder: Path) -> Peak:
-    """Do the work once in this process and say what it took."""
+    """Do the work once in this process and measure its peak memory."""
     from benchmarks.against_trl.ours import Ours
 
     if settings.threads is not None:
@@ -142,7 +141,7 @@ def run_alone(side: Side, verb: Verb, settings: BenchSettings, folder: Path) -> 
     if side == "ours":
         ours = Ours(work, folder, 1)
         if verb == "update":
-            ours.give_random()
+            ours.use_random_rollouts()
         meter.start()
         for part in PARTS[verb]:
             ours.run(part, 0)
@@ -156,10 +155,10 @@ def run_alone(side: Side, verb: Verb, settings: BenchSettings, folder: Path) -> 
 
 
 def main() -> None:
-    """Read an order from standard input, write the peak as the last line of standard output."""
-    order = json.load(sys.stdin)
-    settings = BenchSettings(**order["settings"])
-    print(json.dumps(asdict(run_alone(order["side"], order["verb"], settings, Path(order["folder"])))))
+    """Read a job from standard input and write the peak as the last line of standard output."""
+    job = json.load(sys.stdin)
+    settings = BenchSettings(**job["settings"])
+    print(json.dumps(asdict(run_alone(job["side"], job["verb"], settings, Path(job["folder"])))))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,18 @@
-"""The other side: stock TRL ``GRPOTrainer`` on the same model, adapters, prompts, rewards and number of tokens.
+"""TRL's side: the stock ``GRPOTrainer`` on the same model, adapters, prompts, rewards and number of tokens.
 
-Each role has a trainer with a model of its own, as TRL knows one policy per model. Its adapter is called ``default``;
-TRL makes ``ref``, the reference, a frozen copy of it. ``update`` and ``step`` run under ``trainer.train()``, as a user
-would run them, and are timed from the beginning of a step to its end; ``rollout`` calls the trainer's own generation.
+Each role has a trainer with its own model, as TRL has one policy per model. The adapter is called ``default``; TRL
+copies it to ``ref``, the frozen reference. ``update`` and ``step`` run under ``trainer.train()``, as a user would run
+them, and are timed from the beginning of a step to its end; ``rollout`` calls the trainer's own generation.
 
-What TRL does not have is written as a user of it would: a plain batched ``generate`` writes the rubrics that the
-judge's prompts need, and the generator's reward function asks the judge with a plain, left-padded, greedy
-``generate`` (:mod:`.peer_texts`). Texts that do not parse and rewards are replaced as on our side (:mod:`.ours`).
+:mod:`.peer_texts` does what TRL does not: it writes the rubrics for the judge's prompts and runs the judge inside the
+generator's reward function. Texts that do not parse and rewards are replaced as on our side (:mod:`.ours`).
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,93 +20,15 @@ from typing import Any
 import torch
 
 from benchmarks.against_trl.ours import MOVE, Run, check_lengths, clock, recipe_of
+from benchmarks.against_trl.peer_texts import PeerTexts
 from benchmarks.against_trl.work import PARTS, Part, Verb, Work, nudge
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.models import load_for_trainer
-from rubric_arm_lite.prompts import parse_judgement, parse_rubric
-from rubric_arm_lite.recipe import GRPOSettings, RewardSettings
-from rubric_arm_lite.training.rewards import judge_reward, rubric_reward
-from rubric_arm_lite.types import PromptBlock, Role, RolloutGroup, Rubric
-
-
-class PlainTexts:
-    """Generation, parsing and rewards outside the trainers; ``model_of`` gives the model of a role."""
-
-    def __init__(self, work: Work, rewards: RewardSettings, model_of: Callable[[Role], Any]) -> None:
-        self.tokens_written = 0
-        self._work = work
-        self._rewards = rewards
-        self._model_of = model_of
-
-    def write_rubrics(self, blocks: Sequence[PromptBlock], judge_prompts: Sequence[str]) -> None:
-        """One rubric per prompt; the judge's prompts made with them are those of the trainer's dataset."""
-        written = self._generate("rubric", [self._work.prompts.rubric_prompt(b.prompt) for b in blocks], sample=True)
-        for block, text, prompt in zip(blocks, written, judge_prompts, strict=True):
-            if self._work.judge_prompt(block, self._usable(block, text, 0)) != prompt:
-                raise AssertionError("A random model wrote a rubric that parses. Use another --seed.")
-
-    def score_judgements(self, blocks: Sequence[PromptBlock], texts: Sequence[str]) -> None:
-        """Parse the judge's completions and work out their rewards."""
-        for block, text in zip(blocks, texts, strict=True):
-            rubric = self._work.rubric(block.prompt_id, 0)
-            judge_reward(parse_judgement(text, rubric), rubric, self._work.comparison(block), self._rewards)
-
-    def score_rubrics(self, blocks: Sequence[PromptBlock], texts: Sequence[str]) -> None:
-        """Ask the judge greedily under each rubric, parse what it says and work out the rewards."""
-        n = self._work.settings.num_generations
-        rubrics = [self._usable(b, text, i % n) for i, (b, text) in enumerate(zip(blocks, texts, strict=True))]
-        asked = [self._work.judge_prompt(b, r) for b, r in zip(blocks, rubrics, strict=True)]
-        for block, rubric, text in zip(blocks, rubrics, self._generate("judge", asked, sample=False), strict=True):
-            rubric_reward(rubric, [(self._work.comparison(block), parse_judgement(text, rubric))], self._rewards)
-
-    def _usable(self, block: PromptBlock, text: str, draw: int) -> Rubric:
-        parsed = parse_rubric(text)
-        return parsed if parsed.usable else self._work.rubric(block.prompt_id, draw)
-
-    def _generate(self, role: Role, texts: Sequence[str], sample: bool) -> list[str]:
-        """A plain batched, left-padded ``generate``."""
-        from transformers import GenerationConfig
-
-        tokenizer, model = self._work.tokenizer, self._model_of(role)
-        inputs = tokenizer.apply_chat_template(
-            [self._work.conversation(text) for text in texts],
-            add_generation_prompt=True,
-            padding=True,
-            padding_side="left",
-            return_tensors="pt",
-            return_dict=True,
-        ).to(model.device)
-        drawing = {"do_sample": True, "temperature": 1.0, "top_k": 0} if sample else {"do_sample": False}
-        config = GenerationConfig(
-            max_new_tokens=self._work.settings.completion_length,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            **drawing,
-        )
-        with _evaluating(model), torch.no_grad():
-            found = model.generate(
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], generation_config=config
-            )
-        ids = found[:, inputs["input_ids"].shape[1] :].tolist()
-        check_lengths(ids, self._work.settings.completion_length)
-        self.tokens_written += sum(map(len, ids))
-        decoded: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return decoded
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Put a model into eval mode for a while; its layers use a cache then, also under gradient checkpointing."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
+from rubric_arm_lite.recipe import GRPOSettings
+from rubric_arm_lite.types import Role, RolloutGroup
 
 BROKEN = "1.15.0"
-"""A TRL whose GRPO needs triton and fails on a CPU without it."""
+"""A version of TRL whose GRPO needs triton and so fails on a CPU without it."""
 
 SAME_NAMES = (
     "num_generations",
@@ -128,17 +48,17 @@ SAME_NAMES = (
     "entropy_coef",
     "mask_truncated_completions",
 )
-"""Fields of ours that mean the same in TRL."""
+"""Fields with the same name and meaning in TRL."""
 
 Hook = Callable[[], None]
 After = Callable[[Run], None]
 
 
 def check_trl() -> str:
-    """The version of TRL, if it can be measured here.
+    """The version of TRL, if it can run on this machine.
 
     Raises:
-        ConfigError: if it is missing, or known not to run.
+        ConfigError: if it is not installed, or known to fail here.
     """
     try:
         version = metadata.version("trl")
@@ -155,29 +75,31 @@ def check_trl() -> str:
 
 
 def trl_arguments(settings: GRPOSettings) -> dict[str, Any]:
-    """What ``GRPOConfig`` and our settings call by the same name, and TRL's k3 made the paper's."""
+    """Arguments of ``GRPOConfig`` for our settings, with the paper's k3 estimator of the KL."""
     shared = {name: getattr(settings, name) for name in SAME_NAMES}
     # TRL multiplies k3 by the ratio by default.
     return {**shared, "use_bias_correction_kl": False}
 
 
 def _nothing(*_: object) -> None:
-    """The hook of those who have none."""
+    """The hook that does nothing."""
 
 
 def _no_reward(completions: Sequence[Any], **_: Any) -> list[float]:
-    """Rewards of a trainer that only rolls out."""
+    """Rewards of a trainer that only samples."""
     return [0.0] * len(completions)
 
 
 class Peer:
-    """Stock trainers, built for one verb; ``steps`` is how often each part will run.
+    """Stock trainers for one verb.
 
-    ``given`` are the rollouts that updates are fed; without them random tokens are, which is enough to measure memory.
+    Args:
+        steps: how often each part will run.
+        rollouts: what updates train on; None for random tokens, which are enough to measure memory.
     """
 
     def __init__(
-        self, work: Work, folder: Path, verb: Verb, steps: int, given: Sequence[RolloutGroup] | None = None
+        self, work: Work, folder: Path, verb: Verb, steps: int, rollouts: Sequence[RolloutGroup] | None = None
     ) -> None:
         os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is marked experimental
         self.work = work
@@ -186,17 +108,17 @@ class Peer:
         self._models: dict[Role, Any] = {}
         self._step = 0
         self._tokens = 0
-        self._texts = PlainTexts(work, recipe_of(work.settings, folder).reward, self.model)
+        self._texts = PeerTexts(work, recipe_of(work.settings, folder).reward, self.model)
         self._before: Hook = _nothing
         self._after: After = _nothing
-        self._trainers: dict[Part, Any] = {part: self._build(part, given) for part in PARTS[verb]}
+        self._trainers: dict[Part, Any] = {part: self._build(part, rollouts) for part in PARTS[verb]}
 
-    def _build(self, part: Part, given: Sequence[RolloutGroup] | None) -> Any:
+    def _build(self, part: Part, rollouts: Sequence[RolloutGroup] | None) -> Any:
         match part:
             case "rollout":
                 return self._trainer("judge", self._conversations(), _no_reward, [])
             case "update":
-                return self._update_trainer(given)
+                return self._update_trainer(rollouts)
             case "judge" | "rubric":
                 return self._step_trainer(part)
 
@@ -295,18 +217,18 @@ class Peer:
 
     # --- update -------------------------------------------------------------------------------------------------
 
-    def _update_trainer(self, given: Sequence[RolloutGroup] | None) -> Any:
-        """A trainer that is fed the given rollouts and the work's rewards."""
+    def _update_trainer(self, rollouts: Sequence[RolloutGroup] | None) -> Any:
+        """A trainer that trains on these rollouts and the work's rewards."""
         s = self.work.settings
-        if given is None:
+        if rollouts is None:
             encoded = [self.work.encode(example.prompt) for example in self.work.judge_examples()]
             repeated = [ids for ids in encoded for _ in range(s.num_generations)]
             rows = [(ids, self.work.random_ids(i)) for i, ids in enumerate(repeated)]
         else:
-            rows = [(list(g.prompt_ids), list(sample.token_ids)) for g in given for sample in g.samples]
+            rows = [(list(g.prompt_ids), list(sample.token_ids)) for g in rollouts for sample in g.samples]
         check_lengths([ids for _, ids in rows], s.completion_length)
         check_lengths([ids for ids, _ in rows], s.prompt_length)
-        rewards = [r.total for group in self.work.drawn_rewards("judge", 0) for r in group]
+        rewards = [r.total for group in self.work.seeded_rewards("judge", 0) for r in group]
 
         def rollout(prompts: Sequence[Any], trainer: Any) -> dict[str, Any]:
             self._tokens += sum(len(ids) for _, ids in rows)
@@ -318,7 +240,7 @@ class Peer:
         return self._trainer("judge", self._conversations(), reward, [self._timer()], rollout)
 
     def first_update(self) -> tuple[float, float]:
-        """Loss and gradient norm of the first update, all rows at once, without the update."""
+        """Loss and gradient norm of the first update over all rows at once; no weight changes."""
         trainer = self._trainers["update"]
         trainer.model.train()
         inputs = trainer._generate_and_score_completions(self._rows_of_step())
@@ -348,22 +270,22 @@ class Peer:
         def reward(completions: list[Any], completion_ids: list[list[int]], number: list[int], **_: Any) -> list[float]:
             check_lengths(completion_ids, work.settings.completion_length)
             self._tokens += sum(map(len, completion_ids))
-            said = [completion[0]["content"] for completion in completions]
+            texts_written = [completion[0]["content"] for completion in completions]
             score = self._texts.score_judgements if role == "judge" else self._texts.score_rubrics
-            score([blocks[i] for i in number], said)
-            return [r.total for group in work.drawn_rewards(role, self._step) for r in group]
+            score([blocks[i] for i in number], texts_written)
+            return [r.total for group in work.seeded_rewards(role, self._step) for r in group]
 
         def write_rubrics() -> None:
             if role == "judge":
-                now = slice(self._step * work.settings.prompts, (self._step + 1) * work.settings.prompts)
-                self._texts.write_rubrics(blocks[now], texts[now])
+                batch = slice(self._step * work.settings.prompts, (self._step + 1) * work.settings.prompts)
+                self._texts.write_rubrics(blocks[batch], texts[batch])
 
         return self._trainer(role, Dataset.from_list(rows), reward, [self._timer(write_rubrics)])
 
     # --- timing -------------------------------------------------------------------------------------------------
 
     def _timer(self, first: Hook = _nothing) -> Any:
-        """A callback that times each step of ``train()``, with ``first`` as a part of the step."""
+        """A callback that times each step of ``train()``; ``first`` runs as a part of the step."""
         from transformers import TrainerCallback
 
         peer = self
@@ -381,7 +303,7 @@ class Peer:
                 first()
 
             def on_step_end(self, *_: Any, **__: Any) -> None:
-                """Stop it."""
+                """Stop the clock."""
                 seconds = clock() - self.started
                 peer._step += 1
                 peer._after(Run(seconds, peer._tokens + peer._texts.tokens_written))

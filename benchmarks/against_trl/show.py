@@ -1,4 +1,4 @@
-"""Show a benchmark's result: a table for the terminal, the same as Markdown, and files in a folder."""
+"""Shows a result: tables for the terminal, the same as Markdown, and files in a folder."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ _SWEEP_COLUMNS = ("axis", "value", "ours s", "TRL s", "ratio", "pairs", "theory"
 
 def results_of(result: Result) -> list[Result]:
     """The verbs that a result holds."""
-    found = [result[verb] for verb in VERBS if verb in result]
-    return found or [result]
+    return [result[verb] for verb in VERBS if verb in result] or [result]
 
 
 def show(result: Result, console: Console) -> None:
@@ -52,7 +51,7 @@ def markdown(result: Result) -> str:
     if "sweep" in result:
         lines += ["## Sweep, one setting at a time", ""]
         lines += [*markdown_table(_SWEEP_COLUMNS, _sweep_rows(result["sweep"])), ""]
-        lines += ["Theory is the ratio of tokens that go through the network; attention is not in it.", ""]
+        lines += ["Theory is the ratio of tokens that go through the network, without the cost of attention.", ""]
     settings = ", ".join(f"{k} {v}" for k, v in result["settings"].items() if not isinstance(v, dict) and v is not None)
     lines += [f"Settings: {settings}.", ""]
     lines += [f"Versions: {', '.join(f'{k} {v}' for k, v in result['versions'].items() if v)}.", ""]
@@ -104,7 +103,7 @@ def _rows(result: Result) -> list[tuple[str, str, str, str]]:
     if ours["peak_memory_bytes"] is not None:
         other = f"{theirs['peak_memory_bytes'] / max(1, ours['peak_memory_bytes']):.2f}" if theirs else ""
         rows.append(pair("peak memory", lambda side: _mebibytes(side["peak_memory_bytes"]), other))
-        rows.append(pair("above these held", lambda side: _mebibytes(side["memory"]["before_bytes"])))
+        rows.append(pair("held before the work", lambda side: _mebibytes(side["memory"]["before_bytes"])))
     t = result["tokens"]
     rows.append(("tokens computed", f"{t['shared']} shared", f"{t['separate']} separate", f"{t['ratio']:.2f}"))
     if result["agreement"]:

@@ -1,13 +1,13 @@
-"""The work that a benchmark gives to both sides: its size, a random model in a folder, and texts of exact length.
+"""The work of both sides: its size, a model of random weights in a folder, and texts of exact length.
 
 The model is a Qwen3 of random weights with a word-level tokenizer. With 2048 words and a width of 256 its output head
-has 0.13 of the weights of its 4 layers; it is 0.09 in Qwen3-8B, 0.11 in Qwen3-4B and 0.22 in Qwen3-1.7B. With the
-150,000 words of those models a small body would hardly count, and the benchmark would be one of the head.
+has 0.13 of the weights of its 4 layers; the ratio is 0.09 in Qwen3-8B, 0.11 in Qwen3-4B and 0.22 in Qwen3-1.7B. With
+the 150,000 words of those models, a small model would spend most of its time in the head.
 
 Both sides must write the same number of tokens. The usual ways (``min_new_tokens``, no end token) change what one side
-does at every token. Here the model itself never ends: one channel of its residual stream is constant, because no
-layer writes to it, so the output head has a bias, which puts the control tokens far below all others. Both sides then
-run their ordinary stopping code with the ordinary end token. The counts are checked in every run.
+does at every token. Instead, this model never ends a text: no layer writes to one channel of its residual stream, so
+that channel is constant and gives the output head a bias, which puts the control tokens far below all others. Both
+sides run their ordinary stopping code with the ordinary end token, and every run checks the counts.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from rubric_arm_lite.prompts import PromptBuilder, Templates, prompt_hash
 from rubric_arm_lite.prompts.parsing import MAX_CRITERIA
 from rubric_arm_lite.recipe import derive_seed
 from rubric_arm_lite.types import (
-    Comparison,
     Criterion,
     CriterionKind,
     Example,
+    LabeledComparison,
     ParseStatus,
     PreferencePair,
     PromptBlock,
@@ -40,7 +40,7 @@ from rubric_arm_lite.types import (
 
 Verb = Literal["rollout", "update", "step"]
 Part = Literal["rollout", "update", "judge", "rubric"]
-"""What is timed in one go; a step has two."""
+"""What is timed as one piece; a step has two parts."""
 
 VERBS: tuple[Verb, ...] = ("rollout", "update", "step")
 PARTS: dict[Verb, tuple[Part, ...]] = {"rollout": ("rollout",), "update": ("update",), "step": ("judge", "rubric")}
@@ -56,13 +56,13 @@ _CHANNEL, _CONSTANT, _PUSH = 0, 0.1, -400.0
 
 @dataclass(frozen=True, slots=True)
 class BenchSettings:
-    """Size of the work; lengths in tokens, the chat template included.
+    """Size of the work; lengths are in tokens and include the chat template.
 
     Attributes:
         prompt_length: of the judge's prompt; the generator's has a quarter of it.
         prompts: groups per step.
         threads: torch threads of both sides; None is torch's own choice.
-        peer_batch: rows that TRL puts through the network at once; None measures which is fastest.
+        peer_batch: TRL's rows per pass; None for the fastest, which is measured.
     """
 
     prompt_length: int = 512
@@ -92,7 +92,7 @@ class BenchSettings:
         if self.peer_batch is not None and (self.peer_batch < 1 or self.rows % self.peer_batch):
             raise ConfigError(
                 f"--peer-batch {self.peer_batch}: must divide the {self.rows} completions of a step. Leave it out to "
-                "have the fastest found."
+                "use the fastest."
             )
         if self.seed < 0:
             raise ConfigError(f"--seed {self.seed}: must not be negative. Use 0 or more.")
@@ -108,12 +108,12 @@ class BenchSettings:
 
     @property
     def rubric_prompt_length(self) -> int:
-        """Length of the generator's prompt."""
+        """Tokens of the generator's prompt."""
         return self.prompt_length // 4
 
     @property
     def rubric_length(self) -> int:
-        """Tokens of a rubric inside the judge's prompt: as many as are written, at most a quarter of the prompt."""
+        """Tokens of a rubric in the judge's prompt: a completion's length, at most a quarter of the prompt."""
         return min(self.completion_length, self.prompt_length // 4)
 
     @property
@@ -127,7 +127,7 @@ def _option(name: str) -> str:
 
 
 class Work:
-    """Prompts, rubrics and rewards of a benchmark, the same on both sides for the same settings."""
+    """Prompts, rubrics and rewards, which depend on the settings alone and are the same on both sides."""
 
     def __init__(self, settings: BenchSettings) -> None:
         self.settings = settings
@@ -143,11 +143,11 @@ class Work:
     # --- texts --------------------------------------------------------------------------------------------------
 
     def count(self, text: str) -> int:
-        """Tokens of a user turn with the chat template around it."""
+        """Tokens of a user turn with its chat template."""
         return len(self.encode(text))
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a user turn with the chat template around it."""
+        """Token ids of a user turn with its chat template."""
         ids: list[int] = self.tokenizer.apply_chat_template(
             self.conversation(text), add_generation_prompt=True, return_dict=True
         )["input_ids"]
@@ -159,7 +159,7 @@ class Work:
         return [{"role": "user", "content": text}]
 
     def block(self, number: int) -> PromptBlock:
-        """The ``number``-th prompt with its pair; all are different."""
+        """The ``number``-th prompt with its pair; no two are equal."""
         a, b = self._response_words
         instruction = self._text("instruction", number, self._instruction_words)
         pair = PreferencePair(f"{number}", instruction, self._text("a", number, a), self._text("b", number, b))
@@ -170,7 +170,7 @@ class Work:
         return [self.block(i) for i in range(steps * self.settings.prompts)]
 
     def rubric(self, prompt_id: str, draw: int) -> Rubric:
-        """The rubric that stands in for the ``draw``-th one written for a prompt: well-formed, of exact length."""
+        """The synthetic rubric in place of the ``draw``-th one of a prompt: well-formed and of exact length."""
         length = self.settings.rubric_length
         count = max(1, min(length // 16, MAX_NUMBER - 1, MAX_CRITERIA))
         # A line is a number, " The response", its words and a tag.
@@ -183,28 +183,28 @@ class Work:
                 chosen[0] = self._words[draw % len(self._words)]
             kind = CriterionKind.HARD_RULE if i == 0 else CriterionKind.PRINCIPLE
             criteria.append(Criterion(f"The response{''.join(chosen)}", kind))
-        made = Rubric("", tuple(criteria), ParseStatus.OK)
-        # As from the parser: the text is the list itself, and a criterion its words.
-        return replace(made, text=made.render())
+        rubric = Rubric("", tuple(criteria), ParseStatus.OK)
+        # Like a parsed rubric: the text is the list itself.
+        return replace(rubric, text=rubric.render())
 
-    def comparison(self, block: PromptBlock) -> Comparison:
+    def comparison(self, block: PromptBlock) -> LabeledComparison:
         """The block's pair in its first order."""
         return block.pairs[0].present("A")
 
     def judge_prompt(self, block: PromptBlock, rubric: Rubric) -> str:
         """The judge's prompt for a block, of exactly ``prompt_length`` tokens."""
-        comparison = self.comparison(block)
+        comparison = self.comparison(block).comparison
         return self.prompts.judge_prompt(block.prompt, rubric, comparison.response_a, comparison.response_b)
 
     def judge_examples(self) -> list[Example]:
         """The judge's prompts of one step, for ``rollout`` and ``update``."""
-        found = []
+        examples = []
         for i, block in enumerate(self.blocks(1)):
             text = self.judge_prompt(block, self.rubric(block.prompt_id, 0))
-            found.append(Example(f"{i}", text, derive_seed(self.settings.seed, "example", i)))
-        return found
+            examples.append(Example(f"{i}", text, derive_seed(self.settings.seed, "example", i)))
+        return examples
 
-    def drawn_rewards(self, role: Role, step: int) -> list[list[Reward]]:
+    def seeded_rewards(self, role: Role, step: int) -> list[list[Reward]]:
         """Seeded rewards of a step's groups; no two of a group are equal, so every group is informative."""
         groups = []
         for i in range(self.settings.prompts):
@@ -224,7 +224,7 @@ class Work:
         return "".join(["stone", *first, *rng.choices(self._words, k=words - 1 - len(first))])
 
     def _fit(self) -> tuple[int, tuple[int, int]]:
-        """Words of the instruction and of the two responses that make the prompts exactly as long as asked."""
+        """Numbers of words in the instruction and the two responses that give the prompts their exact lengths."""
         s = self.settings
         bare_rubric = self.count(self.prompts.rubric_prompt("stone")) - 1
         instruction = s.rubric_prompt_length - bare_rubric
@@ -242,20 +242,20 @@ class Work:
 
 
 def _tokenizer(vocabulary: int, longest: int) -> Any:
-    """The testbed's tokenizer, with as many more words as ``vocabulary`` asks for."""
-    known = len(build_tokenizer())
-    least = known + WORDS_AT_LEAST
+    """The testbed's tokenizer with further words, ``vocabulary`` tokens in all."""
+    own = len(build_tokenizer())
+    least = own + WORDS_AT_LEAST
     if vocabulary < least:
         raise ConfigError(f"--vocabulary {vocabulary}: the templates and words need {least}. Use {least} or more.")
-    tokenizer = build_tokenizer([f" w{i}" for i in range(vocabulary - known)])
+    tokenizer = build_tokenizer([f" w{i}" for i in range(vocabulary - own)])
     if len(tokenizer) != vocabulary:
-        raise AssertionError(f"The tokenizer has {len(tokenizer)} tokens in place of {vocabulary}.")
+        raise AssertionError(f"The tokenizer has {len(tokenizer)} tokens instead of {vocabulary}.")
     tokenizer.model_max_length = longest
     return tokenizer
 
 
 def make_folder(work: Work, folder: Path) -> Path:
-    """Write the random model, which never ends a text, and its tokenizer; returns ``folder``."""
+    """Write the model, which never ends a text, and its tokenizer; returns ``folder``."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     s, tokenizer = work.settings, work.tokenizer
@@ -289,9 +289,9 @@ def make_folder(work: Work, folder: Path) -> Path:
 
 
 def nudge(parameters: Iterable[tuple[str, torch.nn.Parameter]], seed: int, scale: float = 0.02) -> None:
-    """Add seeded noise to an adapter, the same for the same order of parameters whatever its name.
+    """Add seeded noise to an adapter; it depends on the order of the parameters, not on their names.
 
-    The constant channel stays as it is: there the output weights of the layers are zero.
+    The constant channel does not change: the output weights of the layers are zero there.
     """
     generator = torch.Generator().manual_seed(seed)
     listed = list(parameters)
@@ -305,37 +305,3 @@ def _leave_channel(parameters: Iterable[tuple[str, torch.nn.Parameter]], layers:
     for name, parameter in parameters:
         if any(layer in name for layer in layers):
             parameter[_CHANNEL] = 0.0
-
-
-PASSES = 3
-"""Passes of an update: the reference forward, the policy forward, and backward (the base's weights are frozen)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """Tokens per group (``step``: per prompt, with every pass counted) in both forms, and their ratio."""
-
-    separate: int
-    shared: int
-    ratio: float
-
-    def to_dict(self) -> dict[str, float]:
-        """The counts by name."""
-        return asdict(self)
-
-
-def tokens(verb: Verb, settings: BenchSettings) -> Tokens:
-    """Count the tokens of one group: G·(P + C) separate and P + G·C shared; of a whole step, see below.
-
-    Example: P = 512, C = 64, G = 8 gives 4608 and 1024, a ratio of 4.5.
-    """
-    p, c, n = settings.prompt_length, settings.completion_length, settings.num_generations
-    q, r = settings.rubric_prompt_length, settings.rubric_length
-    separate, shared = n * (p + c), p + n * c
-    if verb == "step":
-        # Write a rubric; roll out and update the judge; roll out and update the generator; ask the judge about every
-        # rubric, where all but the rubric at the end is common to the group.
-        passes = 1 + PASSES
-        separate = (q + c) + passes * n * (p + c) + passes * n * (q + c) + n * (p + c)
-        shared = (q + c) + passes * (p + n * c) + passes * (q + n * c) + (p - r) + n * (r + c)
-    return Tokens(separate, shared, separate / shared)

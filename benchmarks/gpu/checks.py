@@ -1,10 +1,10 @@
-"""One check of a CUDA machine per call; ``run_all.sh`` makes all of them.
+"""Runs one check of a CUDA machine; ``run_all.sh`` runs all of them.
 
     python benchmarks/gpu/checks.py fits --size 8b --cap 12 --output fits-8b-12.json
 
-Each prints one JSON object, and writes what it has so far as it goes. No real weights are needed (:mod:`models`).
-``--cap`` stands for a smaller card: what torch may allocate is the cap less the CUDA context of this process.
-``--rehearse`` makes a check on a CPU, so that a mistake in it shows before a GPU is paid for; its figures mean nothing.
+A check prints one JSON object and writes partial results as it goes. It needs no real weights (:mod:`models`).
+``--cap`` simulates a smaller card: torch may allocate the cap minus the CUDA context of this process. ``--rehearse``
+runs a check on a CPU, to find mistakes before a GPU is paid for; its numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from typing import Any
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).parent))
-if "unsloth" in sys.argv:  # before what it patches
+if "unsloth" in sys.argv:  # before the libraries that it patches
     from rubric_arm_lite.models.unsloth import prepare
 
     prepare()
@@ -47,15 +48,15 @@ GIB = 2**30
 
 
 def context_bytes() -> int:
-    """What this process holds on the GPU beside torch's tensors: the CUDA context and its libraries."""
+    """Bytes of this process on the GPU apart from torch's tensors: the CUDA context and its libraries."""
     square = torch.ones((64, 64), device="cuda", dtype=torch.bfloat16)
     float((square @ square).sum())
     free, total = torch.cuda.mem_get_info()
     return total - free - torch.cuda.memory_reserved()
 
 
-def put_cap(args: argparse.Namespace) -> dict[str, float]:
-    """Let this process have ``--cap`` GiB of the card in all."""
+def set_cap(args: argparse.Namespace) -> dict[str, float]:
+    """Limit this process to ``--cap`` GiB of the card in all."""
     context = int(args.context * GIB) if args.context else context_bytes()
     gib = args.cap
     if gib is not None:
@@ -64,23 +65,23 @@ def put_cap(args: argparse.Namespace) -> dict[str, float]:
     return {"cap_gib": gib or 0.0, "context_gib": context / GIB}
 
 
-def keep(args: argparse.Namespace, head: dict[str, float], name: str, found: dict[str, Any]) -> None:
-    """Write what a check has found so far: one that is stopped by the clock has not worked for nothing."""
-    print(json.dumps(found[list(found)[-1]]), file=sys.stderr, flush=True)
+def save_partial(args: argparse.Namespace, head: dict[str, float], name: str, results: dict[str, Any]) -> None:
+    """Write the results so far, so that a check that is stopped for time does not lose them."""
+    print(json.dumps(results[list(results)[-1]]), file=sys.stderr, flush=True)
     if args.output:
-        args.output.write_text(json.dumps({**head, name: found}, indent=1) + "\n", "utf-8")
+        args.output.write_text(json.dumps({**head, name: results}, indent=1) + "\n", "utf-8")
 
 
 class Stages:
-    """Seconds and peak memory of stages, by name; one that fails says so and the others go on."""
+    """Seconds and peak memory of stages by name; a failed stage is recorded and the others still run."""
 
     def __init__(self, args: argparse.Namespace, head: dict[str, float]) -> None:
         self.context_gib = head["context_gib"]
-        self.found: dict[str, dict[str, Any]] = {}
-        self._keep = partial(keep, args, head, "stages", self.found)
+        self.results: dict[str, dict[str, Any]] = {}
+        self._save = partial(save_partial, args, head, "stages", self.results)
 
     def run(self, name: str, work: Callable[[], Any]) -> Any:
-        """Do ``work`` and note what it took."""
+        """Do ``work`` and record its time and memory."""
         torch.cuda.empty_cache()
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -90,26 +91,26 @@ class Stages:
             warnings.simplefilter("always")
             try:
                 result = work()
-            except Exception as error:  # the table must say which stage failed, and go on
+            except Exception as error:  # the table names the failed stage; the others still run
                 note["failed"] = f"{type(error).__name__}: {str(error)[:400]}"
         torch.cuda.synchronize()
         texts = {str(w.message)[:300] for w in seen}
-        said = sorted(text for text in texts if "Memory" in text or "recorded" in text or "Shared" in text)
-        self.found[name] = {
+        messages = sorted(text for text in texts if "Memory" in text or "recorded" in text or "Shared" in text)
+        self.results[name] = {
             "seconds": time.perf_counter() - started,
             "allocated_gib": torch.cuda.max_memory_allocated() / GIB,
             "reserved_gib": torch.cuda.max_memory_reserved() / GIB,
             "card_gib": torch.cuda.max_memory_reserved() / GIB + self.context_gib,
             **note,
-            **({"warnings": said} if said else {}),
+            **({"warnings": messages} if messages else {}),
             **(result if isinstance(result, dict) else {}),
         }
-        self._keep()
+        self._save()
         return result
 
 
 def settings_of(args: argparse.Namespace, **changes: Any) -> BenchSettings:
-    """The work that the options ask for."""
+    """The work that the options describe."""
     fields = {
         "prompt_length": args.prompt_length,
         "completion_length": args.completion_length,
@@ -129,7 +130,7 @@ def part(ours: Ours, name: str) -> dict[str, Any]:
 
 def fits(args: argparse.Namespace) -> dict[str, Any]:
     """Peak memory of each stage of training under a cap: a warm-up step, a judge step, a rubric step."""
-    head = put_cap(args)
+    head = set_cap(args)
     stages = Stages(args, head)
     work = Work(settings_of(args))
     model: Any = None
@@ -140,7 +141,7 @@ def fits(args: argparse.Namespace) -> dict[str, Any]:
 
     stages.run("load", load)
     if model is None:
-        return {**head, "stages": stages.found}
+        return {**head, "stages": stages.results}
     before = _checksums(model)
     frozen = model.fingerprint("rubric")
     with tempfile.TemporaryDirectory() as scratch:
@@ -150,31 +151,31 @@ def fits(args: argparse.Namespace) -> dict[str, Any]:
         sft = SFTSettings(max_steps=1, per_device_train_batch_size=1)
         stages.run("warm-up", partial(warm_up_role, model, "judge", [example], sft, 0, Path(scratch), _quiet))
         model.changed("judge")
-        wanted = args.stages.split(",")
-        if "judge" in wanted:
+        names = args.stages.split(",")
+        if "judge" in names:
             stages.run("judge phase", lambda: part(ours, "judge"))
-            stages.found["judge phase"]["base_unchanged"] = before == _checksums(model)
-            stages.found["judge phase"]["rubric_adapter_unchanged"] = model.fingerprint("rubric") == frozen
-        if "rubric" in wanted:
+            stages.results["judge phase"]["base_unchanged"] = before == _checksums(model)
+            stages.results["judge phase"]["rubric_adapter_unchanged"] = model.fingerprint("rubric") == frozen
+        if "rubric" in names:
             stages.run("rubric phase", lambda: part(ours, "rubric"))
-        if "update" in wanted:
-            ours.give_random()
+        if "update" in names:
+            ours.use_random_rollouts()
             stages.run("update", lambda: part(ours, "update"))
-        if "rollout" in wanted:
-            # All the memory of a whole rollout, and a part of its time: the buffers are of full length from the start.
+        if "rollout" in names:
+            # The memory of a whole rollout and a part of its time: buffers have their full length from the start.
             shared_prefix.FIXED_ROOM = args.completion_length
             sampling = Sampling(min(args.rollout_tokens, args.completion_length), args.num_generations)
             examples = work.judge_examples()
             stages.run("rollout", lambda: {"groups": len(model.sample("judge", examples, sampling))})
         budgets = {role: budget.most for role, budget in ours.learner.budgets.items()}
         switch = ours.switch_microseconds()
-    return {**head, "stages": stages.found, "token_budgets": budgets, "switch_microseconds": switch}
+    return {**head, "stages": stages.results, "token_budgets": budgets, "switch_microseconds": switch}
 
 
 def _checksums(model: Any) -> list[int]:
     """The sum of each base tensor's bytes, four at a time."""
-    found = [p.detach() for n, p in model.model.named_parameters() if ".lora_" not in n]
-    return [int(p.reshape(-1).view(torch.int32).sum(dtype=torch.int64)) for p in found]
+    base = [p.detach() for n, p in model.model.named_parameters() if ".lora_" not in n]
+    return [int(p.reshape(-1).view(torch.int32).sum(dtype=torch.int64)) for p in base]
 
 
 def _quiet(step: int, values: dict[str, float]) -> None:
@@ -182,8 +183,8 @@ def _quiet(step: int, values: dict[str, float]) -> None:
 
 
 def longest(args: argparse.Namespace) -> dict[str, Any]:
-    """The longest prompt of a list whose update, and whose prefill and buffers, fit under the cap."""
-    head = put_cap(args)
+    """The longest of several prompts whose update, prefill and buffers fit under the cap."""
+    head = set_cap(args)
     stages = Stages(args, head)
     model = None
     for length in map(int, args.lengths.split(",")):
@@ -193,20 +194,20 @@ def longest(args: argparse.Namespace) -> dict[str, Any]:
         model.settings = model.settings.model_copy(update={"max_context": length + args.completion_length})
         with tempfile.TemporaryDirectory() as scratch:
             ours = Ours(work, Path(scratch), 1, model)
-            ours.give_random()
+            ours.use_random_rollouts()
             stages.run(f"update {length}", partial(part, ours, "update"))
             shared_prefix.FIXED_ROOM = args.completion_length
             sampling = Sampling(8, args.num_generations)
             examples = work.judge_examples()
             stages.run(f"rollout {length}", partial(model.sample, "judge", examples, sampling))
-        if any("failed" in stages.found[f"{what} {length}"] for what in ("update", "rollout")):
+        if any("failed" in stages.results[f"{what} {length}"] for what in ("update", "rollout")):
             break
-    return {**head, "stages": stages.found}
+    return {**head, "stages": stages.results}
 
 
 def rollout(args: argparse.Namespace) -> dict[str, Any]:
-    """Tokens per second of writing at several batch sizes, recorded and not, beside the memory bandwidth."""
-    head = put_cap(args)
+    """Tokens per second of generation at several batch sizes, with and without recorded steps, and the bandwidth."""
+    head = set_cap(args)
     work = Work(settings_of(args, prompts=max(1, 128 // args.num_generations)))
     model = build(args.size, work, nf4=not args.bf16, rank=args.rank)
     model.max_rows = 128
@@ -215,7 +216,7 @@ def rollout(args: argparse.Namespace) -> dict[str, Any]:
     read = sum(p.numel() * p.element_size() for _, p in used)
     head = {**head, "bandwidth_gb_s": bandwidth / 1e9, "weights_read_gb": read / 1e9}
     examples = work.judge_examples()
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     plans = [(8, True), (32, True), (128, True), (8, False)]
     for rows, recorded in plans:
         chosen = examples[: rows // args.num_generations]
@@ -226,19 +227,19 @@ def rollout(args: argparse.Namespace) -> dict[str, Any]:
         )
         step = (many - few) / (lengths[1] - lengths[0])
         name = f"{rows} rows, {'recorded' if recorded else 'launched'}"
-        found[name] = {
+        results[name] = {
             "milliseconds_per_step": 1e3 * step,
             "tokens_per_second": rows / step,
             "share_of_bandwidth": read / step / bandwidth,
             "seconds": many,
             "tokens": rows * lengths[1],
         }
-        keep(args, head, "rollout", found)
+        save_partial(args, head, "rollout", results)
     generation.StepRecord.broken = False
-    found["profile"] = _profile(
+    results["profile"] = _profile(
         lambda: model.sample("judge", examples[:1], Sampling(min(48, args.completion_length), args.num_generations))
     )
-    return {**head, "rollout": found}
+    return {**head, "rollout": results}
 
 
 def _bandwidth() -> float:
@@ -250,14 +251,14 @@ def _bandwidth() -> float:
 
 def _seconds(call: Callable[[], object], runs: int) -> float:
     call()
-    found = []
+    seconds = []
     for _ in range(runs):
         torch.cuda.synchronize()
         started = time.perf_counter()
         call()
         torch.cuda.synchronize()
-        found.append(time.perf_counter() - started)
-    return statistics.median(found)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
 
 
 def _profile(call: Callable[[], object]) -> list[dict[str, Any]]:
@@ -275,16 +276,16 @@ def _profile(call: Callable[[], object]) -> list[dict[str, Any]]:
 
 
 def exact(args: argparse.Namespace) -> dict[str, Any]:
-    """Packed against separate rows: log-probs in bf16 and NF4, gradients against float32; and what each costs."""
-    head = put_cap(args)
-    found: dict[str, Any] = {}
+    """Differences of packed and separate rows: log-probs in bf16 and NF4, and gradients from float32."""
+    head = set_cap(args)
+    results: dict[str, Any] = {}
     work = Work(settings_of(args))
     for name, nf4 in (("nf4", True), ("bf16", False)):
         model = build(args.size, work, nf4=nf4, rank=args.rank)
         rows = _rows(work)
         packed, separate = _logprobs(model, rows, "packed"), _logprobs(model, rows, "separate")
         alone = torch.cat([_logprobs(model, [row], "separate") for row in rows])
-        found[name] = {
+        results[name] = {
             "packed_to_separate": _gap(packed, separate),
             "separate_to_one_by_one": _gap(separate, alone),
             "packed_to_one_by_one": _gap(packed, alone),
@@ -295,7 +296,7 @@ def exact(args: argparse.Namespace) -> dict[str, Any]:
             model._dtype = torch.float32
             truth = _logprobs(model, rows, "separate")
             exact_gradient = _gradient(model, rows, "separate")
-            found[name] |= {
+            results[name] |= {
                 "packed_to_float32": _gap(packed, truth),
                 "separate_to_float32": _gap(separate, truth),
                 "gradient_packed_to_float32": _relative(ours, exact_gradient),
@@ -304,8 +305,8 @@ def exact(args: argparse.Namespace) -> dict[str, Any]:
             }
         del model
         torch.cuda.empty_cache()
-        keep(args, head, "exact", found)
-    return {**head, "exact": found}
+        save_partial(args, head, "exact", results)
+    return {**head, "exact": results}
 
 
 def _rows(work: Work) -> list[Row]:
@@ -326,10 +327,10 @@ def _gradient(model: Any, rows: list[Row], layout: Any) -> torch.Tensor:
     with model.using("judge", train=True) as active:
         scores = model.score(active, batch, 1.0, layout)
         (scores.logprobs * batch.weights_RC * batch.advantages_R[:, None]).sum().backward()
-    found = torch.cat([p.grad.float().flatten().cpu() for _, p in model.parameters("judge")])
+    gradient = torch.cat([p.grad.float().flatten().cpu() for _, p in model.parameters("judge")])
     for _, p in model.parameters("judge"):
         p.grad = None
-    return found
+    return gradient
 
 
 def _gap(one: torch.Tensor, other: torch.Tensor) -> dict[str, float]:
@@ -342,41 +343,41 @@ def _relative(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def update(args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of an update with shared prompts and with separate rows, same model and rollouts, in turn."""
-    head = put_cap(args)
+    """Seconds of an update with shared prompts and with separate rows, alternating, on the same rollouts."""
+    head = set_cap(args)
     stages = Stages(args, head)
     work = Work(settings_of(args, prompts=2))
     model = build(args.size, work, rank=args.rank)
-    found: dict[str, list[float]] = {"packed": [], "separate": []}
+    seconds: dict[str, list[float]] = {"packed": [], "separate": []}
     with tempfile.TemporaryDirectory() as scratch:
         sides = {}
-        for layout in found:
+        for layout in seconds:
             sides[layout] = Ours(work, Path(scratch), 1, model)
             sides[layout].learner.layout = layout
-            sides[layout].give_random()
+            sides[layout].use_random_rollouts()
         for i in range(args.runs + 1):
             for layout, ours in sides.items():
                 stages.run(f"{layout} {i}", partial(part, ours, "update"))
                 if i:
-                    found[layout].append(stages.found[f"{layout} {i}"]["work_seconds"])
-    medians = {layout: statistics.median(seconds) for layout, seconds in found.items()}
+                    seconds[layout].append(stages.results[f"{layout} {i}"]["work_seconds"])
+    medians = {layout: statistics.median(runs) for layout, runs in seconds.items()}
     profile = _profile(lambda: sides["packed"].run("update", 0))
     return {
         **head,
-        "seconds": found,
+        "seconds": seconds,
         "ratio": medians["separate"] / medians["packed"],
         "tokens_per_second": {k: sides[k].run("update", 0).tokens / v for k, v in medians.items()},
-        "stages": stages.found,
+        "stages": stages.results,
         "profile": profile,
     }
 
 
 def backend(args: argparse.Namespace) -> dict[str, Any]:
-    """A step of writing and one of updating through a backend, on a folder as users have it: 4 bits, separate rows.
+    """A rollout and an update through a backend, loaded from a folder as users have it: 4 bits, separate rows.
 
-    Two calls, as unsloth patches the libraries that the other backend uses.
+    Each backend needs its own process, as unsloth patches the libraries that the other one uses.
     """
-    head = put_cap(args)
+    head = set_cap(args)
     stages = Stages(args, head)
     work = Work(settings_of(args, prompts=2))
     with tempfile.TemporaryDirectory() as scratch:
@@ -401,7 +402,7 @@ def backend(args: argparse.Namespace) -> dict[str, Any]:
 
         stages.run("load", load)
         if model is None:
-            return {**head, "stages": stages.found}
+            return {**head, "stages": stages.results}
         for role in ROLES:
             nudge(model.parameters(role), STIR, 0.002)
         model.freeze_references()
@@ -410,12 +411,12 @@ def backend(args: argparse.Namespace) -> dict[str, Any]:
         for i in range(2):  # the first builds kernels
             stages.run(f"rollout {i}", partial(part, ours, "rollout"))
             stages.run(f"update {i}", partial(part, ours, "update"))
-    return {**head, "layout": model.layout, "stages": stages.found}
+    return {**head, "layout": model.layout, "stages": stages.results}
 
 
 def context(args: argparse.Namespace) -> dict[str, Any]:
-    """The CUDA context of a process, to be given to checks that run beside each other."""
-    return put_cap(args)
+    """The CUDA context of a process, which checks that run at the same time take as an option."""
+    return set_cap(args)
 
 
 CHECKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
@@ -434,8 +435,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("check", choices=CHECKS)
     parser.add_argument("--size", choices=SHAPES, default="8b")
-    parser.add_argument("--cap", type=float, help="GiB of the card that stand for a smaller one")
-    parser.add_argument("--context", type=float, help="GiB of the CUDA context, measured if left out")
+    parser.add_argument("--cap", type=float, help="GiB of the card to use, as on a smaller one")
+    parser.add_argument("--context", type=float, help="GiB of the CUDA context (default: measured)")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--prompt-length", type=int, default=2048)
     parser.add_argument("--completion-length", type=int, default=1024)
@@ -445,8 +446,8 @@ def main() -> None:
     parser.add_argument("--lengths", default="4096,8192,12288,16384")
     parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--backend", choices=("transformers", "unsloth"), default="transformers")
-    parser.add_argument("--rehearse", action="store_true", help="on a CPU; the figures mean nothing")
-    parser.add_argument("--bf16", action="store_true", help="no quantisation")
+    parser.add_argument("--rehearse", action="store_true", help="run on a CPU; the numbers mean nothing")
+    parser.add_argument("--bf16", action="store_true", help="no quantization")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     if args.rehearse:

@@ -1,6 +1,6 @@
-"""Models of published sizes with random weights, quantised as they are built, so that no download is needed.
+"""Models of published sizes with random weights, quantized while they are built, so that nothing is downloaded.
 
-Shapes are those that plans are made for. Of 4-bit weights one matrix at a time exists in bfloat16.
+The shapes are those of :mod:`rubric_arm_lite.training.shapes`. Only one matrix at a time exists in bfloat16.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ def random_base(size: str, context: int, nf4: bool = True, dtype: torch.dtype = 
         for key, parameter in list(module.named_parameters(recurse=False)):
             if nf4 and isinstance(module, torch.nn.Linear) and "lm_head" not in name:
                 continue
-            made = torch.ones if parameter.dim() == 1 else torch.randn
-            weight = made(parameter.shape, dtype=dtype, device=device)
+            create = torch.ones if parameter.dim() == 1 else torch.randn
+            weight = create(parameter.shape, dtype=dtype, device=device)
             if parameter.dim() > 1:
                 weight *= 0.02
             module.register_parameter(key, torch.nn.Parameter(weight, requires_grad=False))
     if nf4:
-        _quantise(base, dtype, device)
+        _quantize(base, dtype, device)
     base.tie_weights()
     rotary = base.model.rotary_emb
     base.model.rotary_emb = type(rotary)(config=config).to(device)
@@ -66,10 +66,10 @@ def random_base(size: str, context: int, nf4: bool = True, dtype: torch.dtype = 
     return base.eval()
 
 
-def _quantise(base: Any, dtype: torch.dtype, device: torch.device) -> None:
-    """Put 4-bit layers in place of all linear ones but the head, one drawn and quantised per shape, the others copies.
+def _quantize(base: Any, dtype: torch.dtype, device: torch.device) -> None:
+    """Replace all linear layers but the head by 4-bit ones: one per shape is drawn and quantized, others are copies.
 
-    Memory and speed do not depend on what the weights are, and drawing each would take longer than many checks.
+    Memory and speed do not depend on the values of weights, and drawing each would take longer than many checks.
     """
     import bitsandbytes as bnb
     from transformers import BitsAndBytesConfig
@@ -95,7 +95,7 @@ def _quantise(base: Any, dtype: torch.dtype, device: torch.device) -> None:
                 quant_type="nf4",
             )
         layer.weight = copy.deepcopy(drawn[shape])
-        layer.support_avx512bf16_for_cpu = False  # as in the loader: in a rehearsal the base would be rounded
+        layer.support_avx512bf16_for_cpu = False  # as in the loader: on a CPU the base would be rounded
         parent, _, child = name.rpartition(".")
         setattr(base.get_submodule(parent), child, layer)
     config = BitsAndBytesConfig(
@@ -104,14 +104,14 @@ def _quantise(base: Any, dtype: torch.dtype, device: torch.device) -> None:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
-    # What `from_pretrained` leaves behind, and trainers look for.
+    # Attributes that `from_pretrained` sets and trainers read.
     base.config.quantization_config = config
     base.hf_quantizer = AutoHfQuantizer.from_config(config, pre_quantized=False)
     base.is_loaded_in_4bit = base.is_quantized = True
 
 
 def write_folder(size: str, work: Work, folder: Path) -> None:
-    """A base of random weights and the benchmark's tokenizer as a folder that any backend loads."""
+    """Write a base of random weights and the benchmark's tokenizer to a folder that any backend can load."""
     base = random_base(size, work.settings.prompt_length + work.settings.completion_length, nf4=False)
     base.config.eos_token_id = work.tokenizer.eos_token_id
     base.config.pad_token_id = work.tokenizer.pad_token_id
@@ -120,9 +120,9 @@ def write_folder(size: str, work: Work, folder: Path) -> None:
 
 
 def build(size: str, work: Work, nf4: bool = True, rank: int = 16, **settings: Any) -> AdapterModel:
-    """A base with both adapters and their frozen references, all different, that never ends a text."""
+    """A base with both adapters and their frozen references, all different; it never ends a text."""
     s = work.settings
-    chosen = ModelSettings.model_validate(
+    model_settings = ModelSettings.model_validate(
         {
             "base": f"qwen3-{size}",
             "dtype": "bfloat16",
@@ -133,8 +133,8 @@ def build(size: str, work: Work, nf4: bool = True, rank: int = 16, **settings: A
             **settings,
         }
     )
-    base = random_base(size, chosen.max_context, nf4)
-    model = two_adapters(base, work.tokenizer, chosen, 0)
+    base = random_base(size, model_settings.max_context, nf4)
+    model = two_adapters(base, work.tokenizer, model_settings, 0)
     for role in ROLES:
         nudge(model.parameters(role), STIR, 0.002)
     model.freeze_references()

@@ -1,4 +1,4 @@
-"""Make the checks of a GPU on a CPU: a small vocabulary, and nothing where there is no card to ask."""
+"""Runs the GPU checks on a CPU, with a small vocabulary and stand-ins for everything that only a GPU has."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ CARD = 16 * 2**30
 
 
 def begin(checks: Any) -> None:
-    """Put stand-ins in the place of what only a card can answer, in torch and in the module of the checks."""
+    """Replace the functions that need a GPU, in torch and in the module of the checks."""
     models.VOCABULARY = VOCABULARY
     card: Any = torch.cuda
     for name in ("synchronize", "empty_cache", "reset_peak_memory_stats", "set_per_process_memory_fraction"):
-        setattr(card, name, lambda *given: None)
+        setattr(card, name, lambda *arguments: None)
     for name in ("max_memory_allocated", "max_memory_reserved", "memory_reserved"):
         setattr(card, name, lambda: 0)
     card.mem_get_info = lambda: (CARD, CARD)

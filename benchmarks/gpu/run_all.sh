@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Every check of a CUDA machine, over after nine minutes: bash benchmarks/gpu/run_all.sh OUTPUT-FOLDER [PARTS]
-# A check that the clock (MOST_SECONDS) stops or leaves out says so in the table, with what it had found. Checks of memory
-# run beside each other under caps that stand for smaller cards, and beside the testbed, so their seconds mean nothing
-# unless they ran alone; those of speed run alone. What fails says so in the table and the rest goes on.
-# UNSLOTH_SITE is a folder of packages for the check of unsloth alone, where it is not installed beside the others.
-# REHEARSE=1 makes all of it on a CPU, on tiny models, before a GPU is paid for; those figures mean nothing.
+# Runs every check of a CUDA machine within nine minutes: bash benchmarks/gpu/run_all.sh OUTPUT-FOLDER [PARTS]
+# The table names every check that failed, or that the time limit (MOST_SECONDS) stopped or skipped, with its partial
+# results. Checks of memory run at the same time, under caps that simulate smaller cards, and with the testbed, so their
+# seconds mean nothing unless they ran alone; checks of speed run alone.
+# UNSLOTH_SITE is a folder of packages for the check of unsloth, if it cannot be installed with the others.
+# REHEARSE=1 runs everything on a CPU with tiny models, before a GPU is paid for; those numbers mean nothing.
 set -u
 cd "$(dirname "$0")/../.."
 out=$(mkdir -p "${1:?the folder for results}" && cd "$1" && pwd)

@@ -1,4 +1,4 @@
-"""Gather the results of ``run_all.sh`` in one JSON and one page of Markdown.
+"""Collects the results of ``run_all.sh`` in one JSON file and one page of Markdown.
 
 python benchmarks/gpu/table.py FOLDER-OF-RESULTS OUTPUT-FOLDER SECONDS-SO-FAR
 """
@@ -17,19 +17,19 @@ PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "unsloth")
 
 
 def machine() -> dict[str, Any]:
-    """What ran: GPU, driver and versions."""
+    """GPU, driver and package versions."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
         gpu = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         gpu = "unknown"
-    found: dict[str, Any] = {"gpu": gpu, "python": platform.python_version()}
+    versions: dict[str, Any] = {"gpu": gpu, "python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+            versions[name] = None
+    return versions
 
 
 def memory(results: dict[str, Any]) -> list[str]:
@@ -39,8 +39,8 @@ def memory(results: dict[str, Any]) -> list[str]:
         "",
         "Group 8, prompt 2048, rank 16; 8B writes 1024 tokens, 14B and 32B (rank 8) 512. `judge phase` and",
         "`rubric phase` are whole steps with two rollouts each; `rollout` has buffers of full length and writes 48",
-        "tokens. *On the card* is what torch reserved and the CUDA context, *tensors* what was in use. Only 8B at 12",
-        "GiB ran alone, so only its seconds count.",
+        "tokens. *On the card* is torch's reserved memory and the CUDA context, *tensors* the memory in use. Only 8B",
+        "at 12 GiB ran alone, so only its seconds count.",
         "",
         "| model | cap | stage | on the card | tensors | seconds | |",
         "|---|---|---|---|---|---|---|",
@@ -61,7 +61,7 @@ def memory(results: dict[str, Any]) -> list[str]:
 
 
 def speed(results: dict[str, Any]) -> list[str]:
-    """Writing, updating, and TRL beside them."""
+    """Speed of generation and updates, and TRL's."""
     lines = []
     if "rollout" in results.get("rollout-8b", {}):
         found = results["rollout-8b"]
@@ -107,7 +107,7 @@ def backends(results: dict[str, Any]) -> list[str]:
 
 
 def failures(results: dict[str, Any]) -> list[str]:
-    """What did not end well, and where it says so nowhere above."""
+    """Checks and stages that failed."""
     lines = [f"- {name}: {found['failed']}" for name, found in results.items() if "failed" in found]
     for name, found in results.items():
         for stage, seen in found.get("stages", {}).items():
@@ -117,7 +117,7 @@ def failures(results: dict[str, Any]) -> list[str]:
 
 
 def exactness(results: dict[str, Any]) -> list[str]:
-    """Packed beside separate rows."""
+    """Differences of packed and separate rows."""
     found = results.get("exact-1.7b", {}).get("exact")
     if not found:
         return []
@@ -133,7 +133,7 @@ def exactness(results: dict[str, Any]) -> list[str]:
 
 
 def profiles(results: dict[str, Any]) -> list[str]:
-    """Where the time of writing and updating goes."""
+    """The kernels that take most of the time of generation and updates."""
     lines = []
     for title, rows in (
         ("Kernels of writing 8 rows", results.get("rollout-8b", {}).get("rollout", {}).get("profile")),
@@ -175,9 +175,9 @@ def main() -> None:
         name = file.name.removesuffix(".json").removesuffix(".failed")
         try:
             found = json.loads(file.read_text("utf-8"))
-        except ValueError:  # stopped while it wrote, or before it had anything to write
+        except ValueError:  # stopped while or before it wrote
             found = {"failed": "no result"}
-        results[name] = {**results.get(name, {}), **found}  # a check that was stopped left what it had
+        results[name] = {**results.get(name, {}), **found}  # a stopped check leaves its partial results
     kept = out / "results.json"
     if kept.is_file():
         results = {**json.loads(kept.read_text("utf-8")), **results}

@@ -1,9 +1,9 @@
-"""The testbed recipe on a GPU: the learning curve over seeds, and a killed and resumed run beside an unbroken one.
+"""The testbed recipe on a GPU: learning curves over seeds, and a killed and resumed run against an unbroken one.
 
     python benchmarks/gpu/testbed.py --output testbed.json
 
-Runs go side by side. One that is not finished after ``--seconds`` is stopped, and what it has measured is reported.
-On a GPU sums are added up in no fixed order, so a resumed run is only close to an unbroken one.
+Runs at the same time. A run that is not finished after ``--seconds`` is stopped, and its measurements are reported.
+Sums on a GPU have no fixed order, so a resumed run is only close to an unbroken one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 
 def start(folder: Path, seed: int, overrides: list[str]) -> subprocess.Popen[bytes]:
-    """The testbed recipe in a folder of its own, resumed if it is there."""
+    """Start the testbed recipe in its own folder, or resume it there."""
     sets = [part for value in (f"seed={seed}", *overrides) for part in ("--set", value)]
     command = [sys.executable, "-m", "rubric_arm_lite", "run", "testbed", *sets, "--run-dir", str(folder), "--json"]
     log = (folder.parent / f"{folder.name}.log").open("ab")
@@ -44,16 +44,16 @@ def evaluations(folder: Path) -> dict[str, dict[str, float]]:
 
 
 def difference(one: Path, other: Path) -> dict[str, Any]:
-    """Largest and relative difference of the final adapters, and of the final accuracy."""
+    """Relative difference of the final adapters by role, and whether they are identical."""
     from safetensors.torch import load_file
 
-    found: dict[str, Any] = {}
+    differences: dict[str, Any] = {}
     for role in ("rubric", "judge"):
         a, b = (load_file(folder / "adapters" / role / "adapter_model.safetensors") for folder in (one, other))
         gap = sum(float((a[k].float() - b[k].float()).square().sum()) for k in a) ** 0.5
         norm = sum(float(a[k].float().square().sum()) for k in a) ** 0.5
-        found[role] = {"relative": gap / norm, "identical": gap == 0.0}
-    return found
+        differences[role] = {"relative": gap / norm, "identical": gap == 0.0}
+    return differences
 
 
 def main() -> None:
@@ -73,13 +73,13 @@ def main() -> None:
         killed = root / "killed"
         victim = start(killed, args.seeds[0], args.overrides)
         moments, since = list(args.kill_after), time.perf_counter()
-        struck = []
+        kills = []
         while time.perf_counter() - began < args.seconds:
             time.sleep(0.5)
             if moments and time.perf_counter() - since > moments[0] and victim.poll() is None:
                 os.killpg(victim.pid, signal.SIGKILL)
                 victim.wait()
-                struck.append(moments.pop(0))
+                kills.append(moments.pop(0))
                 victim, since = start(killed, args.seeds[0], args.overrides), time.perf_counter()
             for seed, process in running.items():
                 if process.poll() is not None:
@@ -102,7 +102,7 @@ def main() -> None:
                 }
                 for seed, process in running.items()
             },
-            "resume": {"killed_after": struck, "finished": done, "evaluations": evaluations(killed)},
+            "resume": {"killed_after": kills, "finished": done, "evaluations": evaluations(killed)},
         }
         if done and args.seeds[0] in finished and running[args.seeds[0]].returncode == 0:
             result["resume"]["difference"] = difference(root / f"seed-{args.seeds[0]}", killed)

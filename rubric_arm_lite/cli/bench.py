@@ -1,20 +1,34 @@
-"""``rubric-arm bench``: judges beside judges without a rubric, and the speed of the engine beside stock TRL.
+"""``rubric-arm bench``: compares judges with judges without a rubric, and the training engine with stock TRL.
 
-The comparison with TRL is not part of the package: it stands in ``benchmarks/against_trl`` of a checkout.
+The comparison with TRL is not part of the package: it is in ``benchmarks/against_trl`` of a checkout.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
 from typer.core import TyperGroup
 
-from rubric_arm_lite.cli.common import JsonOption, err, import_first, out, print_json, quiet_libraries
+from rubric_arm_lite.cli.common import (
+    JsonOption,
+    err,
+    import_first,
+    markdown_table,
+    out,
+    print_json,
+    quiet_libraries,
+)
 from rubric_arm_lite.errors import ConfigError
+from rubric_arm_lite.recipe import load_recipe
+from rubric_arm_lite.runs import atomic_write, recipe_of_run
 
 if TYPE_CHECKING:
     from rubric_arm_lite.recipe import Recipe
@@ -25,28 +39,26 @@ _INFERENCE = "inference"
 
 
 class _EngineUnlessInference(TyperGroup):
-    """``bench inference …`` is a command with options of its own; every other ``bench …`` goes to the engine's."""
+    """``bench inference …`` is a command with its own options; every other ``bench …`` goes to the engine's."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, args if args[:1] == [_INFERENCE] else [_ENGINE, *args])
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
-        return "" if name == _ENGINE else name, command, rest  # nobody wrote that name, so no help shows it
+        return "" if name == _ENGINE else name, command, rest  # the user did not type that name, so no help shows it
 
 
 bench_app = typer.Typer(
-    cls=_EngineUnlessInference, help="Time the training engine beside TRL, or (bench inference) judges beside others."
+    cls=_EngineUnlessInference, help="Time the training engine against TRL, or (bench inference) compare judges."
 )
-
-OutputOption = Annotated[Path | None, typer.Option(help="Folder for JSON, a Markdown table and a sweep's picture.")]
 
 
 @bench_app.command(
     _ENGINE, context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 )
 def engine(ctx: typer.Context) -> None:
-    """Time our engine beside stock TRL on the same work: rollout, update or step; all three if left out."""
+    """Time the training engine against stock TRL on the same work: rollout, update or step; by default all three."""
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / "benchmarks" / "against_trl" / "main.py").is_file():
         raise ConfigError(
@@ -62,7 +74,9 @@ def inference(
     run: Annotated[
         Path | None, typer.Option("--run", help="A run directory; its trained judge is measured too.")
     ] = None,
-    recipe: Annotated[str, typer.Option(help="Without --run: the recipe whose model is asked as it is.")] = "testbed",
+    recipe: Annotated[
+        str, typer.Option(help="Without --run: the recipe whose untrained model is measured.")
+    ] = "testbed",
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a field of --recipe: --set model.base=FOLDER.")
     ] = None,
@@ -72,45 +86,47 @@ def inference(
     limit: Annotated[int, typer.Option(min=1, help="At most this many pairs, the first ones.")] = 100,
     judge: Annotated[
         list[str] | None,
-        typer.Option(help="Only this: trained, base, direct, reasoning or votes; may be repeated."),
+        typer.Option(help="Only this judge: trained, base, direct, reasoning or votes; may be repeated."),
     ] = None,
-    votes: Annotated[int, typer.Option(min=2, help="Samples of the judge by majority.")] = 5,
-    thinking_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the judge that thinks.")] = 8192,
+    votes: Annotated[int, typer.Option(min=2, help="Samples of the judge `votes`.")] = 5,
+    thinking_tokens: Annotated[int, typer.Option(min=1, help="Token limit of the judge `reasoning`.")] = 8192,
     one_by_one: Annotated[
-        int, typer.Option(min=0, help="Also judge so many pairs one at a time: p50 and p95 of an answer's seconds.")
+        int, typer.Option(min=0, help="Also judge this many pairs one at a time, for p50 and p95 of the latency.")
     ] = 0,
     state: Annotated[str, typer.Option(help="Which adapters of --run: final, warm-up or latest.")] = "final",
     server: Annotated[
-        str | None, typer.Option(metavar="URL", help="Ask this OpenAI-compatible server; nothing is loaded here.")
+        str | None, typer.Option(metavar="URL", help="Use this OpenAI-compatible server; load no model here.")
     ] = None,
     rubric_model: Annotated[str, typer.Option(help="The server's name of the generator.")] = "rubric",
     judge_model: Annotated[str, typer.Option(help="The server's name of the judge.")] = "judge",
     base_model: Annotated[str | None, typer.Option(help="The server's name of the model without adapters.")] = None,
     as_json: JsonOption = False,
-    output: OutputOption = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for JSON and a Markdown table.")] = None,
 ) -> None:
     """Accuracy, position bias, tokens and seconds of judges on the same pairs.
 
     trained: rubric and judge of --run, or the two checkpoints of --recipe released-8b. base: the same prompts, no
-    adapters. direct: no rubric. reasoning: no rubric, long thought before the verdict. votes: the majority of several
-    direct verdicts. The paper's seconds for other judges are printed beside.
+    adapters. direct: no rubric. reasoning: no rubric, a long chain of thought before the verdict. votes: the majority
+    of several direct verdicts. The paper's seconds for other judges are printed for comparison.
     """
-    asked = _recipe(run, recipe, overrides or [])
-    import_first(asked)
-    from rubric_arm_lite.cli.evaluate import show, write
+    if run is not None and overrides:
+        raise ConfigError("--set belongs to --recipe; a run has its own. Leave one of them out.")
+    settings = load_recipe(recipe, overrides or []) if run is None else recipe_of_run(run)
+    import_first(settings)
     from rubric_arm_lite.data import load_pairs
-    from rubric_arm_lite.errors import ConfigError
     from rubric_arm_lite.evaluation.efficiency import InferenceSettings, check_judges, measure
 
-    two = asked.model.checkpoints is not None
-    names = check_judges(judge or [], trained=run is not None or two, base=server is not None or not two)
+    checkpoints = settings.model.checkpoints is not None
+    names = check_judges(
+        judge or [], trained=run is not None or checkpoints, base=server is not None or not checkpoints
+    )
     if server is not None and base_model is None and any(name != "trained" for name in names):
-        raise ConfigError("Judges without adapters are asked of the base. Give --base-model, or only --judge trained.")
-    given = None if pairs is None else load_pairs(pairs)
-    model = _model(run, asked, state, server, (rubric_model, judge_model, base_model))
-    settings = InferenceSettings(limit, votes, thinking_tokens, one_by_one)
+        raise ConfigError("Judges without adapters use the base model. Give --base-model, or only --judge trained.")
+    chosen_pairs = None if pairs is None else load_pairs(pairs)
+    model = _load_model(run, settings, state, server, (rubric_model, judge_model, base_model))
     with err.status("bench") as status:
-        result = measure(model, given, names, settings, status.update)
+        limits = InferenceSettings(limit, votes, thinking_tokens, one_by_one)
+        result = measure(model, chosen_pairs, names, limits, status.update)
     if output is not None:
         for path in write(result, output):
             err.print(f"{path}", markup=False, highlight=False)
@@ -120,23 +136,10 @@ def inference(
         show(result, out)
 
 
-def _recipe(run: Path | None, recipe: str, overrides: list[str]) -> Recipe:
-    from rubric_arm_lite.errors import ConfigError
-    from rubric_arm_lite.recipe import load_recipe
-    from rubric_arm_lite.runs import recipe_of_run
-
-    if run is None:
-        return load_recipe(recipe, overrides)
-    if overrides:
-        raise ConfigError("--set belongs to --recipe; a run has its own. Leave one of them out.")
-    return recipe_of_run(run)
-
-
-def _model(
+def _load_model(
     run: Path | None, recipe: Recipe, state: str, server: str | None, names: tuple[str, str, str | None]
 ) -> RubricRewardModel:
-    """The adapters of a run, a recipe's checkpoints or its model as it is, on this machine or behind a server."""
-    from rubric_arm_lite.errors import ConfigError
+    """The adapters of a run, a recipe's checkpoints or its untrained model, on this machine or behind a server."""
     from rubric_arm_lite.reward_model import RubricRewardModel
 
     if server is not None:
@@ -153,3 +156,87 @@ def _model(
     if recipe.model.checkpoints is not None:
         return RubricRewardModel.from_recipe(recipe)
     return RubricRewardModel(load_model(recipe.model, recipe.seed), recipe)
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+Result = Mapping[str, Any]
+
+_QUALITY = ("judge", "accuracy", "95 %", "bias", "unparsed", "tokens", "seconds")
+_COST = ("judge", "seconds", "rubrics: s, tokens", "verdicts: s, tokens", "tokens p50, p95", "alone: s p50, p95")
+_PAPER_COLUMNS = ("the paper's judges", "seconds for 100 prompts")
+_PAPER_NOTE = (
+    "The paper's seconds are its own: 100 prompts of RewardBench 2 on vLLM, other hardware and other data. They show "
+    "how those judges compare with each other, not with what was measured here."
+)
+
+
+def show(result: Result, console: Console) -> None:
+    """Print the tables of judges, the notes, and the paper's figures."""
+    for title, columns, rows in _tables(result):
+        table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False)
+        for cells in rows:
+            table.add_row(*cells)
+        console.print(table)
+        console.print()
+    for note in (*result["notes"], _PAPER_NOTE):
+        console.print(note, markup=False, highlight=False)
+
+
+def markdown(result: Result) -> str:
+    """The same as Markdown."""
+    lines: list[str] = []
+    for title, columns, rows in _tables(result):
+        lines += [f"## {title}", "", *markdown_table(columns, rows), ""]
+    lines += [f"{note}\n" for note in (*result["notes"], _PAPER_NOTE)]
+    lines += [f"Settings: {', '.join(f'{k} {v}' for k, v in result['settings'].items())}.", ""]
+    lines += [f"Versions: {', '.join(f'{k} {v}' for k, v in result['versions'].items() if v)}.", ""]
+    return "\n".join(lines)
+
+
+def write(result: Result, folder: Path) -> list[Path]:
+    """Write ``bench-inference.json`` and ``.md``; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {"json": json.dumps(result, indent=1) + "\n", "md": markdown(result)}
+    paths = [folder / f"bench-inference.{suffix}" for suffix in files]
+    for path, text in zip(paths, files.values(), strict=True):
+        atomic_write(path, text.encode())
+    return paths
+
+
+def _tables(result: Result) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+    """Title, columns and rows of each table."""
+    s = result["settings"]
+    pairs = f"{s['pairs']} pairs of {s['prompts']} prompts"
+    return [
+        (f"{s['base']}, {pairs}; tokens and seconds per pair", _QUALITY, [_quality(j) for j in result["judges"]]),
+        (f"What {pairs} took, one order", _COST, [_cost(j) for j in result["judges"]]),
+        ("For comparison, from the paper", _PAPER_COLUMNS, list(result["paper_seconds_for_100_prompts"].items())),
+    ]
+
+
+def _quality(judge: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        judge["title"],
+        f"{judge['accuracy']:.3f}",
+        f"{judge['accuracy_low']:.3f} to {judge['accuracy_high']:.3f}",
+        f"{judge['position_bias']:.3f}",
+        f"{judge['unparsed']:.1%}",
+        f"{judge['tokens_per_pair']:.1f}",
+        f"{judge['seconds_per_pair']:.3f}",
+    )
+
+
+def _cost(judge: Mapping[str, Any]) -> tuple[str, ...]:
+    alone = judge["one_by_one"]
+    stages = [
+        f"{stage['seconds']:.2f}, {stage['tokens']:.0f}" if stage else "–"
+        for stage in (judge["rubric"], judge["judge"])
+    ]
+    return (
+        judge["title"],
+        f"{judge['seconds']:.2f}",
+        *stages,
+        f"{judge['tokens_p50']:.0f}, {judge['tokens_p95']:.0f}",
+        f"{alone['p50']:.3f}, {alone['p95']:.3f}" if alone else "–",
+    )

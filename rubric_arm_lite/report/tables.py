@@ -175,7 +175,7 @@ def paper_table(results: Sequence[Result]) -> Table | None:
 
 
 def _row(number: Number) -> tuple[str, ...]:
-    shares = (number.original, number.flipped, number.mixed, number.position_bias, number.single)
+    shares = (number.original, number.swapped, number.mixed, number.position_bias, number.single)
     interval = f"{_percent(number.low)}–{_percent(number.high)}"
     name = safe_text(number.name) + (PARTIAL if number.note else "")  # names of subsets come from data
     return (name, _percent(number.value), interval, *map(_percent, shares), f"{number.count:,}")

@@ -13,10 +13,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks.against_trl import measure, peer
-from benchmarks.against_trl import measure as sweep
+from benchmarks.against_trl import measure, peer, sweep
 from benchmarks.against_trl.memory import Meter, measure_alone, run_alone
-from benchmarks.against_trl.ours import FullLength, Ours, Run, check_lengths, write_adapters
+from benchmarks.against_trl.ours import FullLengthSampler, Ours, Run, check_lengths, write_adapters
 from benchmarks.against_trl.peer import Peer
 from benchmarks.against_trl.work import PARTS, VERBS, BenchSettings, Verb, Work, make_folder
 from rubric_arm_lite.cli import main as cli
@@ -183,7 +182,7 @@ def test_a_step_writes_what_it_should_and_moves_each_adapter(folder: Path) -> No
 
 def test_a_side_that_reads_or_writes_another_number_of_tokens_is_refused() -> None:
     check_lengths([[1, 2], [3, 4]], 2)
-    with pytest.raises(AssertionError, match=r"\[1\] tokens in place of 2"):
+    with pytest.raises(AssertionError, match=r"\[1\] tokens instead of 2"):
         check_lengths([[1, 2], [3]], 2)
 
 
@@ -192,7 +191,7 @@ def test_every_micro_batch_of_theirs_makes_our_update(rows: int, folder: Path) -
     from transformers import TrainerCallback
 
     ours = Ours(Work(SMALL), folder, 1)
-    theirs = Peer(Work(replace(SMALL, peer_batch=rows)), folder, "update", 1, ours.given())
+    theirs = Peer(Work(replace(SMALL, peer_batch=rows)), folder, "update", 1, ours.rollouts())
     first = theirs.first_update()
     norms = []
 
@@ -205,7 +204,7 @@ def test_every_micro_batch_of_theirs_makes_our_update(rows: int, folder: Path) -
 
     theirs._trainers["update"].add_callback(Watch())
     theirs.drive("update", lambda: None, lambda _: None)
-    values = ours.update(ours.given()).values
+    values = ours.update(ours.rollouts()).values
     assert values["grad_norm"] < 1  # TRL clips before the callback
     assert first == pytest.approx((values["loss"], values["grad_norm"]), rel=1e-4, abs=1e-6)
     assert norms == pytest.approx([values["grad_norm"]], rel=1e-4)
@@ -239,7 +238,7 @@ def test_rubrics_that_do_not_parse_are_replaced_and_others_kept(ours: Ours) -> N
         def prompt_tokens(self, prompt: str) -> int:
             return len(prompt)
 
-    reader = FullLength(Two(), work)
+    reader = FullLengthSampler(Two(), work)
     [group] = reader.sample("rubric", [], ours_sampling())
     assert [s.text for s in group.samples] == [
         "1. The response is short. [Principle]",
@@ -328,7 +327,7 @@ def test_a_wide_spread_is_marked(slowest: float, steady: bool, monkeypatch: pyte
     ("arguments", "message"),
     [
         (("update", "--num-generations", "1"), "at least 2 completions"),
-        (("update", "--against", "verl"), "--against verl: not a trainer known here. Use trl"),
+        (("update", "--against", "verl"), "--against verl: unknown trainer. Use trl"),
         (("rollout", "--width", "100"), "multiple of 64. Use 128"),
         (("rollout", "--prompt-length", "20"), "--prompt-length 20"),
         (("rollout", "--completion-length", "3"), "--completion-length 4 or more"),
@@ -338,9 +337,9 @@ def test_a_wide_spread_is_marked(slowest: float, steady: bool, monkeypatch: pyte
         (("step", "--seed", "-1"), "--seed -1: must not be negative"),
         (("step", "--peer-batch", "5"), "--peer-batch 5: must divide the 64 completions"),
         (("step", "--axis", "width"), "only a sweep has axes. Add --sweep"),
-        (("step", "--sweep", "--axis", "depth"), "not a setting that is swept"),
+        (("step", "--sweep", "--axis", "depth"), "a sweep does not vary this setting"),
         (("--sweep",), "--sweep varies the settings of one verb. Write rubric-arm bench update --sweep"),
-        (("speed",), "bench speed: not something that is measured. Use rollout, update, step"),
+        (("speed",), "bench speed: not a verb. Use rollout, update, step"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(

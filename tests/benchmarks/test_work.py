@@ -9,9 +9,10 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks.against_trl.figure import draw
-from benchmarks.against_trl.measure import SWEEP
 from benchmarks.against_trl.show import markdown
-from benchmarks.against_trl.work import BenchSettings, Work, tokens
+from benchmarks.against_trl.sweep import SWEEP
+from benchmarks.against_trl.token_counts import count_tokens
+from benchmarks.against_trl.work import BenchSettings, Work
 from rubric_arm_lite.prompts.parsing import parse_rubric
 
 
@@ -44,17 +45,17 @@ def test_the_same_settings_give_the_same_work_and_another_seed_another() -> None
     one, same, other = (Work(BenchSettings(seed=seed)) for seed in (0, 0, 1))
     assert one.block(3) == same.block(3) != other.block(3)
     assert one.judge_examples() == same.judge_examples()
-    assert one.drawn_rewards("judge", 1) == same.drawn_rewards("judge", 1) != one.drawn_rewards("rubric", 1)
-    assert all(len(set(group)) == 8 for group in one.drawn_rewards("judge", 0))
+    assert one.seeded_rewards("judge", 1) == same.seeded_rewards("judge", 1) != one.seeded_rewards("rubric", 1)
+    assert all(len(set(group)) == 8 for group in one.seeded_rewards("judge", 0))
     assert len(one.random_ids(0)) == 64 and not set(one.random_ids(0)) & set(one.control_ids)
 
 
 def test_theory_by_hand() -> None:
     s = BenchSettings(prompt_length=512, completion_length=64, num_generations=8)
     for verb in ("rollout", "update"):
-        found = tokens(verb, s)  # type: ignore[arg-type]
+        found = count_tokens(verb, s)  # type: ignore[arg-type]
         assert (found.separate, found.shared, found.ratio) == (8 * 576, 512 + 512, 4.5)
-    step = tokens("step", s)
+    step = count_tokens("step", s)
     # rubric written; judge 4 passes; generator 4 passes (prompt 128); 8 judgements under rubrics of 64
     assert step.separate == 192 + 4 * 8 * 576 + 4 * 8 * 192 + 8 * 576
     assert step.shared == 192 + 4 * 1024 + 4 * (128 + 512) + (448 + 8 * 128)
@@ -70,7 +71,7 @@ def _side(seconds: float) -> dict[str, Any]:
 
 
 def _result(settings: BenchSettings, theirs: bool = True) -> dict[str, Any]:
-    count = tokens("update", settings)
+    count = count_tokens("update", settings)
     return {
         "verb": "update",
         "ratio": 2 * count.ratio if theirs else None,

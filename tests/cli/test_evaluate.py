@@ -1,4 +1,4 @@
-"""``rubric-arm evaluate --benchmarks`` on a trained run, and what it refuses before a model is loaded."""
+"""``rubric-arm evaluate --benchmarks`` on a trained run, and the errors before a model is loaded."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ def run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copytree(finished_run, tmp_path_factory.mktemp("benchmarks") / "run"))
 
 
-def done(*arguments: str | Path) -> Result:
-    """A call that succeeds, in this process: it is the evaluation that is tested here, not the start."""
-    found = CliRunner().invoke(app, [*map(str, arguments)])
-    assert found.exit_code == 0, (found.output, found.exception)
-    return found
+def invoke(*arguments: str | Path) -> Result:
+    """Invoke the command in this process; it must succeed."""
+    result = CliRunner().invoke(app, [*map(str, arguments)])
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result
 
 
 def error_of(*arguments: str | Path) -> str:
     """The error that `evaluate` raises, in this process."""
-    found = CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
-    assert isinstance(found.exception, RubricArmError), found.output
-    return str(found.exception)
+    result = CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
+    assert isinstance(result.exception, RubricArmError), result.output
+    return str(result.exception)
 
 
 @pytest.mark.slow
 def test_benchmarks_of_a_run(run: Path, tmp_path: Path) -> None:
     pairs = tmp_path / "followbench.jsonl"
-    done("testbed", "pairs", pairs, "--prompts", "6")
+    invoke("testbed", "pairs", pairs, "--prompts", "6")
     rows = [json.loads(line) for line in pairs.read_text("utf-8").splitlines()]
     bench = made.as_jsonl(tmp_path / "rb.jsonl", [{**row, "subset": "alpacaeval-easy"} for row in rows])
     command = ("evaluate", run, "--benchmarks", f"rewardbench,{pairs}", "--benchmark-dir", f"rewardbench={bench}")
     options = ("--votes", "3", "--limit", "10")
-    shown = done(*command, *options)
+    shown = invoke(*command, *options)
     assert "| ours, voting@3" in shown.stdout and "a sample of 10 of 24 items" in " ".join(shown.stdout.split())
     folder = run / "benchmarks"
     assert {path.name for path in folder.iterdir()} == {
@@ -53,13 +53,13 @@ def test_benchmarks_of_a_run(run: Path, tmp_path: Path) -> None:
     assert (folder / "results.md").read_text("utf-8") == shown.stdout
     assert 'id="benchmarks"' in (run / "report.html").read_text("utf-8")
     assert "exists. Use --resume" in error_of(*command[1:], *options)
-    again = done(*command, *options, "--resume", "--json")
+    again = invoke(*command, *options, "--resume", "--json")
     values = json.loads(again.stdout)
     assert [value["name"] for value in values] == ["rewardbench", "followbench"]
     assert values == list(json.loads((folder / "results.json").read_text("utf-8"))["benchmarks"].values())
 
 
-def test_what_is_refused_without_a_model(tmp_path: Path) -> None:
+def test_errors_before_a_model_is_loaded(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     (run / "recipe.yaml").write_text(dump_recipe(load_recipe("testbed")), "utf-8")

@@ -1,4 +1,4 @@
-"""An evaluation for a terminal: a sentence first, whole counts, and a meaning for every value there is."""
+"""An evaluation for a terminal: a sentence first, whole counts, and an explanation of every value."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from rubric_arm_lite.cli.evaluate import GLOSSES, evaluation_text
+from rubric_arm_lite.cli.evaluate import EXPLANATIONS, evaluation_text
 from rubric_arm_lite.cli.main import app
 from tests.report.test_report import values_of
 from tests.source_rows import write_jsonl
@@ -45,7 +45,7 @@ def test_a_pointwise_judge_has_ties_in_place_of_orders() -> None:
     assert table["margin"][1] == "+0.25"
 
 
-def test_doubts_stand_between_sentence_and_table() -> None:
+def test_caveats_stand_between_sentence_and_table() -> None:
     parts = evaluation_text({**values_of(0.5), "unparsed": 0.975, "pairs": 12.0}, 0.5).split("\n\n")
     assert [part.split(":")[0].split(",")[0] for part in parts[1:3]] == [
         "97.5% of the judgements name no winner and count ½ each",
@@ -54,38 +54,38 @@ def test_doubts_stand_between_sentence_and_table() -> None:
     assert len(parts) == 4 and len(evaluation_text(values_of(0.5), 0.5).split("\n\n")) == 2
 
 
-def test_every_meaning_fits_its_line() -> None:
-    assert all(0 < len(text) <= 80 and "\n" not in text for _, text in GLOSSES.values())
+def test_every_explanation_fits_its_line() -> None:
+    assert all(0 < len(text) <= 80 and "\n" not in text for _, text in EXPLANATIONS.values())
 
 
 # --- the verb -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_the_verb_explains_every_value_and_warns(finished_run: Path, tmp_path: Path) -> None:
+def test_evaluate_explains_every_value_and_warns(finished_run: Path, tmp_path: Path) -> None:
     rows = [{"prompt": "write about zebras", "chosen": f"calm {i}", "rejected": f"loud {i}"} for i in range(3)]
     source = write_jsonl(tmp_path / "pairs.jsonl", rows)
 
-    def done(*options: str) -> tuple[str, str]:
-        found = CliRunner().invoke(app, ["evaluate", str(finished_run), str(source), "--votes", "2", *options])
-        assert found.exit_code == 0, (found.output, found.exception)
-        return found.stdout, found.stderr
+    def evaluate(*options: str) -> tuple[str, str]:
+        result = CliRunner().invoke(app, ["evaluate", str(finished_run), str(source), "--votes", "2", *options])
+        assert result.exit_code == 0, (result.output, result.exception)
+        return result.stdout, result.stderr
 
-    text, told = done()
+    text, warnings = evaluate()
     assert text.startswith("Accuracy ") and " on 3 pairs, each judged in both orders; position bias " in text
-    assert "Only 3 held-out pairs" in text and "zebras" in told
-    raw, told = done("--json")
+    assert "Only 3 held-out pairs" in text and "zebras" in warnings
+    raw, warnings = evaluate("--json")
     values = json.loads(raw)
-    assert values["pairs"] == 3.0 and "Only 3 held-out pairs" in told
+    assert values["pairs"] == 3.0 and "Only 3 held-out pairs" in warnings
     rows_shown = {row.split()[0]: row.split(None, 2)[2] for row in text.split("\n\n")[-1].splitlines()}
     assert rows_shown.keys() == values.keys() - {"left_out_too_long"} and all(rows_shown.values())
 
 
 @pytest.mark.slow
-def test_a_file_of_one_s_own_stands_without_the_paper(finished_run: Path, tmp_path: Path) -> None:
+def test_a_user_s_own_file_is_shown_without_the_paper(finished_run: Path, tmp_path: Path) -> None:
     rows = [{"prompt": "write about rivers", "chosen": f"calm {i}", "rejected": f"loud {i}"} for i in range(3)]
     source = write_jsonl(tmp_path / "mine.jsonl", rows)
     command = ["evaluate", str(finished_run), "--benchmarks", str(source), "--out", str(tmp_path / "out")]
-    found = CliRunner().invoke(app, command)
-    assert found.exit_code == 0, (found.output, found.exception)
-    assert "## mine" in found.stdout and "Compared with the paper" not in found.stdout
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "## mine" in result.stdout and "Compared with the paper" not in result.stdout

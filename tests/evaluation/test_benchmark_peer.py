@@ -15,15 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rubric_arm_lite.evaluation.benchmarks.averages import SECTIONS
 from rubric_arm_lite.evaluation.benchmarks.catalogue import BENCHMARKS
+from rubric_arm_lite.evaluation.benchmarks.load import load_benchmarks
 from rubric_arm_lite.evaluation.benchmarks.results import numbers_of
-from rubric_arm_lite.evaluation.benchmarks.run import choose, evaluate_benchmarks
+from rubric_arm_lite.evaluation.benchmarks.run import evaluate_benchmarks
 from rubric_arm_lite.evaluation.benchmarks.scoring import (
-    SECTIONS,
     Answer,
     Item,
     Outcome,
-    Rated,
+    Scores,
     best_of_scores,
     ties_score,
 )
@@ -55,10 +56,10 @@ def test_sections_of_our_saved_verdicts_by_the_package(tmp_path: Path, peer: Any
     assert weights == constants.EXAMPLE_COUNTS
     path = made.as_jsonl(tmp_path / "rb.jsonl", made.rewardbench([*weights] * 5))
     (result,) = evaluate_benchmarks(
-        reward_model(by_text), choose(["rewardbench"], {"rewardbench": str(path)}), tmp_path / "o", 1
+        reward_model(by_text), load_benchmarks(["rewardbench"], {"rewardbench": str(path)}), tmp_path / "o", 1
     )
     rows = [json.loads(line) for line in (tmp_path / "o/rewardbench.jsonl").read_text("utf-8").splitlines()[1:]]
-    for order in ("original", "flipped"):
+    for order in ("original", "swapped"):
         counted: dict[str, list[float]] = {}
         for row in rows:
             (named,) = row["duels"][0][order]
@@ -90,21 +91,23 @@ def test_best_of_four_scores_by_the_package(peer: Any, four: list[float]) -> Non
     )
 )
 def test_ties_by_the_package(peer: Any, prompts: dict[int, tuple[tuple[float, list[float]], list[float]]]) -> None:
-    rows, reference, tied = [], {}, {}
+    rows: list[dict[str, Any]] = []
+    reference: dict[str, Scores] = {}
+    tied: dict[str, Scores] = {}
     for prompt, ((right, wrong), several) in prompts.items():
         rows.append({"id": f"ref:{prompt}", "scores": [right, *wrong], "num_correct": 1})
         rows.append({"id": f"tied:{prompt}", "scores": several, "num_correct": 2})
-        reference[str(prompt)] = Rated((right,), tuple(wrong))
-        tied[str(prompt)] = Rated(tuple(several[:2]), tuple(several[2:]))
+        reference[str(prompt)] = ([right], wrong)
+        tied[str(prompt)] = (several[:2], several[2:])
     assert ties_score(reference, tied) == pytest.approx(peer.process_single_model(rows)[1])
 
 
 # --- second implementations -----------------------------------------------------------------------------------------
 
 
-def answers(items: list[Item], said: list[Outcome]) -> list[tuple[Item, Answer]]:
-    """Two outcomes per duel, original then flipped, taken from ``said`` in turn."""
-    stream = iter(said)
+def answers(items: list[Item], outcomes: list[Outcome]) -> list[tuple[Item, Answer]]:
+    """Two outcomes per duel, original then swapped, taken from ``outcomes`` in turn."""
+    stream = iter(outcomes)
     judged = []
     for item in items:
         both = [[((next(stream)),) for _ in item.duels] for _ in range(2)]
@@ -167,7 +170,7 @@ def test_rm_bench_by_a_matrix(said: list[Outcome]) -> None:
 @settings(max_examples=60)
 @given(st.lists(outcomes, min_size=12, max_size=12))
 def test_judgebench_as_its_own_code_counts(said: list[Outcome]) -> None:
-    items = [Item(f"{i}", "p", ("g", "b"), subset="gpt/math") for i in range(6)]
+    items = [Item(f"{i}", "p", ("g", "b"), subset="gpt, math") for i in range(6)]
     judged = answers(items, said)
     found = {n.name: n.value for n in numbers_of(NAMED["judgebench"], judged, SETTINGS, 1, 3)}
     right = 0

@@ -1,4 +1,4 @@
-"""Every benchmark in its exact schema, through the same library as from the Hub; then what a bad row says."""
+"""Every benchmark in its exact schema, read by the same library as from the Hub; then the errors of bad rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from rubric_arm_lite.data.rows import Row
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark, with_rule
-from rubric_arm_lite.evaluation.benchmarks.engine import Loaded, load, load_pair_file
+from rubric_arm_lite.evaluation.benchmarks.load import LoadedBenchmark, load
 from rubric_arm_lite.evaluation.benchmarks.readers import ppe_best_of_k
 from rubric_arm_lite.evaluation.benchmarks.scoring import Item
 from tests import benchmark_rows as made
@@ -26,12 +26,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def loaded(folders: dict[str, Path]) -> dict[str, Loaded]:
+def loaded(folders: dict[str, Path]) -> dict[str, LoadedBenchmark]:
     return {name: load(benchmark, folders[name]) for name, benchmark in NAMED.items()}
 
 
-def test_every_benchmark_reads_its_own_layout(loaded: dict[str, Loaded]) -> None:
-    counts = {name: (found.rows, found.skipped, len(found.items)) for name, found in loaded.items()}
+def test_every_benchmark_reads_its_own_layout(loaded: dict[str, LoadedBenchmark]) -> None:
+    counts = {name: (benchmark.rows, benchmark.skipped, len(benchmark.items)) for name, benchmark in loaded.items()}
     assert counts == {
         "rewardbench": (4, 0, 4),
         "rewardbench2": (4, 1, 3),
@@ -44,7 +44,7 @@ def test_every_benchmark_reads_its_own_layout(loaded: dict[str, Loaded]) -> None
     }
 
 
-def test_the_first_of_every_duel_is_the_better_response(loaded: dict[str, Loaded]) -> None:
+def test_the_first_of_every_duel_is_the_better_response(loaded: dict[str, LoadedBenchmark]) -> None:
     for found in loaded.values():
         for item in found.items:
             assert len({item.item_id for item in found.items}) == len(found.items)
@@ -53,13 +53,13 @@ def test_the_first_of_every_duel_is_the_better_response(loaded: dict[str, Loaded
                 assert not item.responses[second].startswith("good"), item
 
 
-def test_items_by_hand(loaded: dict[str, Loaded]) -> None:
+def test_items_by_hand(loaded: dict[str, LoadedBenchmark]) -> None:
     chat = loaded["rm-bench"].items[0]
     assert chat.duels == ((0, 3), (0, 4), (0, 5), (1, 3), (1, 4), (1, 5), (2, 3), (2, 4), (2, 5))
     assert chat.responses[:2] == ("good short", "good long") and chat.responses[5] == "poor # long"
     assert loaded["rewardbench2"].items[0].duels == ((0, 1), (0, 2), (0, 3))
     assert [item.subset for item in loaded["judgebench"].items[:5]] == [
-        "gpt/knowledge", "gpt/reasoning", "gpt/math", "gpt/coding", "claude/knowledge",
+        "gpt, knowledge", "gpt, reasoning", "gpt, math", "gpt, coding", "claude, knowledge",
     ]  # fmt: skip
     rmb = {item.item_id: item for item in loaded["rmb"].items}
     assert (rmb["pair/0"].prompt, rmb["pair/0"].subset) == (made.CHINESE, "pairwise helpfulness")
@@ -72,11 +72,11 @@ def test_items_by_hand(loaded: dict[str, Loaded]) -> None:
     assert loaded["rewardbench"].items[0].prompt == f"request 0 {made.CHINESE}"
 
 
-def test_an_empty_response_is_a_response(loaded: dict[str, Loaded]) -> None:
+def test_an_empty_response_is_a_response(loaded: dict[str, LoadedBenchmark]) -> None:
     assert "" in [item.responses[1] for item in loaded["rmb"].items]
 
 
-def test_a_file_is_read_like_a_folder(tmp_path: Path, loaded: dict[str, Loaded]) -> None:
+def test_a_file_is_read_like_a_folder(tmp_path: Path, loaded: dict[str, LoadedBenchmark]) -> None:
     path = made.as_jsonl(tmp_path / "rb.jsonl", made.rewardbench())
     assert load(NAMED["rewardbench"], path).digest == loaded["rewardbench"].digest
     both = made.judgebench("gpt-4o-2024-05-13") + made.judgebench("claude-3-5-sonnet-20240620")
@@ -95,7 +95,7 @@ def ppe_items(row: dict[str, Any]) -> list[Item]:
     return ppe_best_of_k(Row("q", row))
 
 
-def test_pairs_of_ppe_are_drawn_from_the_question_if_it_brings_none() -> None:
+def test_pairs_of_ppe_are_drawn_from_the_question_without_own_pairs() -> None:
     first, _, wrong = made.ppe(own_pairs=False)
     drawn = ppe_items(first)
     # two right and two wrong responses make four pairs, fewer than the five asked for
@@ -127,7 +127,7 @@ def test_pair_files(tmp_path: Path) -> None:
         {"prompt": "p", "chosen": "a", "rejected": "b", "subset": "s"},
         {"prompt": "p", "chosen": "c", "rejected": "d"},
     ]
-    found = load_pair_file(made.as_jsonl(tmp_path / "f.jsonl", rows))
+    found = load(Benchmark("f", "f"), made.as_jsonl(tmp_path / "f.jsonl", rows))
     assert [(item.responses, item.subset) for item in found.items] == [(("a", "b"), "s"), (("c", "d"), "")]
 
 
@@ -172,7 +172,7 @@ BAD: list[tuple[str, str, Any, str]] = [
     ("helpsteer3", "overall_preference", "1", "`overall_preference` is '1'"),
     ("helpsteer3", "context", [], "`context` is an empty list"),
     ("helpsteer3", "context", [{"role": "assistant", "content": "x"}], "End it with the user"),
-    ("writing", "chosen", {"score": 1}, r"neither `response` nor `text` \(found: score\)"),
+    ("writing", "chosen", {"score": 1}, r"`chosen` is no object with `response` or `text` \(found: score\)"),
     ("writing", "chosen", 4, "`chosen` is a number"),
 ]
 
@@ -197,7 +197,7 @@ def test_a_bad_row_is_named_with_its_place(tmp_path: Path, name: str, column: st
         (
             1,
             {"loser_list": [{"llm_name": "y"}]},
-            "`loser_list, item 1` is no object with `answer` \\(found: llm_name\\)",
+            "item 1 of `loser_list` is no object with `answer` \\(found: llm_name\\)",
         ),
         (1, {"bon_best": None}, "`bon_best` is null"),
     ],
@@ -208,7 +208,7 @@ def test_a_bad_row_of_rmb(kind: int, change: dict[str, Any], message: str) -> No
         NAMED["rmb"].parts[kind].read(Row("S1.json, row 1", row))
 
 
-def test_sources_that_cannot_be(tmp_path: Path, folders: dict[str, Path]) -> None:
+def test_unusable_sources_are_errors(tmp_path: Path, folders: dict[str, Path]) -> None:
     rmb = NAMED["rmb"]
     with pytest.raises(DataError, match="--benchmark-dir rmb=FOLDER"):
         load(rmb)
@@ -219,13 +219,13 @@ def test_sources_that_cannot_be(tmp_path: Path, folders: dict[str, Path]) -> Non
     with pytest.raises(DataError, match="no file"):
         load(NAMED["judgebench"], tmp_path / "nothing.jsonl")
     ties = made.as_jsonl(tmp_path / "ties.jsonl", made.rewardbench2()[3:])
-    with pytest.raises(DataError, match="none of 1 rows asks anything"):
+    with pytest.raises(DataError, match="none of 1 rows has a question for a judge"):
         load(NAMED["rewardbench2"], ties)
 
 
 def test_sizes_of_rewardbench_are_its_own() -> None:
     """2,985 prompts: those of the sections, with 447 of math-prm in place of the 984 that it counts as."""
-    from rubric_arm_lite.evaluation.benchmarks.scoring import SECTIONS
+    from rubric_arm_lite.evaluation.benchmarks.averages import SECTIONS
 
     sizes = {name: sum(weights.values()) for name, weights in SECTIONS.items()}
     assert (sizes["Chat"], sizes["Chat Hard"], sizes["Safety"]) == (358, 456, 740)

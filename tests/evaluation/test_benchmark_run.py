@@ -1,4 +1,4 @@
-"""The engine under the benchmarks: what is asked, what is kept, what a kill costs, and the numbers by hand."""
+"""Benchmarks of a reward model: its questions, the journal, resuming after a kill, and numbers worked by hand."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError
-from rubric_arm_lite.evaluation.benchmarks.engine import batches
+from rubric_arm_lite.evaluation.benchmarks.judging import batches
+from rubric_arm_lite.evaluation.benchmarks.load import LoadedBenchmark, load_benchmarks
 from rubric_arm_lite.evaluation.benchmarks.results import Result
-from rubric_arm_lite.evaluation.benchmarks.run import Chosen, check_folder, choose, evaluate_benchmarks, read_results
+from rubric_arm_lite.evaluation.benchmarks.run import check_folder, evaluate_benchmarks, read_results
 from rubric_arm_lite.evaluation.benchmarks.scoring import Item
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.recipe.seeds import derive_seed
@@ -33,7 +34,7 @@ class Killed(BaseException):
 
 
 class Mortal(Chat):
-    """Dies when asked the judge's questions for the ``lives``-th time; remembers what it answered."""
+    """Dies at the judge's ``lives``-th batch of questions; records what it answered."""
 
     lives = 10**9
 
@@ -46,7 +47,7 @@ class Mortal(Chat):
 
 
 def by_text(a: str, b: str, rubric: Rubric, index: int) -> str:
-    """A judge whose verdict is a draw from what it sees: A, B or nothing."""
+    """A judge whose verdict depends on the texts: A, B or none."""
     draw = derive_seed(a, b, index) % 10
     return "no verdict" if draw == 0 else judgement(rubric, "A" if draw < 6 else "B")
 
@@ -68,11 +69,11 @@ def without_timing(results: list[Result]) -> list[dict[str, Any]]:
     return [{key: value for key, value in result.as_json().items() if key != "timing"} for result in results]
 
 
-def of_file(path: Path, limit: int | None = None) -> list[Chosen]:
-    return choose([str(path)], {}, limit=limit)
+def of_file(path: Path, limit: int | None = None) -> list[LoadedBenchmark]:
+    return load_benchmarks([str(path)], {}, limit=limit)
 
 
-# --- what is asked --------------------------------------------------------------------------------------------------
+# --- questions to the judge -------------------------------------------------------------------------------------------
 
 
 def test_one_rubric_per_prompt_and_every_pair_in_both_orders(tmp_path: Path) -> None:
@@ -87,8 +88,8 @@ def test_one_rubric_per_prompt_and_every_pair_in_both_orders(tmp_path: Path) -> 
     assert len(rows) == 201, "the job, then one line per pair"
     row = json.loads(rows[1])
     (duel,) = row["duels"]
-    assert row["rubric"].startswith("1. The response") and len(duel["judgements"]) == len(duel["flipped"]) == 5
-    for order, texts in (("original", "judgements"), ("flipped", "judgements_flipped")):
+    assert row["rubric"].startswith("1. The response") and len(duel["judgements"]) == len(duel["swapped"]) == 5
+    for order, texts in (("original", "judgements"), ("swapped", "judgements_swapped")):
         for named, text in zip(duel[order], duel[texts], strict=True):
             says = "A" if "Winner: Response A" in text else "B" if "Winner: Response B" in text else None
             first = "A" if order == "original" else "B"
@@ -107,7 +108,7 @@ def test_batches_are_bounded_and_keep_prompts_whole() -> None:
     assert [len(batch) for batch in batches([big, big, items[0]], 10)] == [1, 1, 1]
 
 
-def test_what_is_too_long_is_left_out_and_what_has_no_rubric_counts_as_unparsed(tmp_path: Path) -> None:
+def test_too_long_items_are_skipped_and_items_without_a_rubric_count_as_unparsed(tmp_path: Path) -> None:
     rows = [
         {"prompt": "request a", "chosen": "good", "rejected": "poor"},
         {"prompt": "request b", "chosen": "good", "rejected": "poor " * 2000},
@@ -121,7 +122,7 @@ def test_what_is_too_long_is_left_out_and_what_has_no_rubric_counts_as_unparsed(
     (result,) = evaluate_benchmarks(judge, of_file(made.as_jsonl(tmp_path / "f.jsonl", rows)), tmp_path / "o", 1)
     accuracy = result.numbers[0]
     assert (accuracy.value, accuracy.count) == (0.625, 2), "(1 + 0.25) / 2"
-    assert result.gaps == ("2 items longer than the context left out",) and not result.whole
+    assert result.gaps == ("2 items longer than the context skipped",) and not result.whole
     assert (result.rates["without_rubric"], result.rates["unparsed"], result.unparsed) == (0.5, 0.5, "0.25")
 
 
@@ -132,21 +133,21 @@ def made_rubric() -> str:
 # --- the numbers ----------------------------------------------------------------------------------------------------
 
 TABLE: dict[str, tuple[str, str]] = {"0": ("A", "B"), "1": ("A", "A"), "2": ("-", "B"), "3": ("B", "A")}
-"""What is said of pair i with the better response first, and second: right twice, right then wrong, …"""
+"""Verdict on pair i with the better response first, and second: right twice, right then wrong, …"""
 
 
 def by_table(a: str, b: str, rubric: Rubric, index: int) -> str:
-    said = TABLE[a.split()[1]][0 if a.startswith("good") else 1]
-    return "no verdict" if said == "-" else judgement(rubric, "A" if said == "A" else "B")
+    verdict = TABLE[a.split()[1]][0 if a.startswith("good") else 1]
+    return "no verdict" if verdict == "-" else judgement(rubric, "A" if verdict == "A" else "B")
 
 
 def test_pairs_by_hand(tmp_path: Path) -> None:
-    """Original 1, 1, ½, 0; flipped 1, 0, 1, 0: mean of both 1, ½, ¾, 0 → 0.5625."""
+    """Original 1, 1, ½, 0; swapped 1, 0, 1, 0: mean of both 1, ½, ¾, 0 → 0.5625."""
     (result,) = evaluate_benchmarks(
         reward_model(by_table), of_file(pairs(tmp_path / "f.jsonl", 4, 1)), tmp_path / "o", 1
     )
     number = result.numbers[0]
-    assert (number.original, number.flipped, number.value, number.single) == (0.625, 0.5, 0.5625, 0.5625)
+    assert (number.original, number.swapped, number.value, number.single) == (0.625, 0.5, 0.5625, 0.5625)
     assert number.low <= number.value <= number.high
     assert number.position_bias == max(0.625, 0.5, number.mixed) - min(0.625, 0.5, number.mixed)
     # both orders name one response in pairs 0 (right) and 3 (wrong); 1 of 8 judgements names none
@@ -186,8 +187,8 @@ def test_voting_by_hand(tmp_path: Path) -> None:
 
     (result,) = evaluate_benchmarks(reward_model(judge), of_file(pairs(tmp_path / "f.jsonl", 3)), tmp_path / "o", 5)
     number = result.numbers[0]
-    assert (number.original, number.flipped, number.value) == (1.0, 1.0, 1.0)
-    # single: original 3/5; flipped (1 + 4 · ½) / 5 = 3/5
+    assert (number.original, number.swapped, number.value) == (1.0, 1.0, 1.0)
+    # single: original 3/5; swapped (1 + 4 · ½) / 5 = 3/5
     assert number.single == pytest.approx(0.6)
     assert (result.rates["unparsed"], result.rates["undecided"]) == (0.4, 0.0)
 
@@ -195,7 +196,7 @@ def test_voting_by_hand(tmp_path: Path) -> None:
 def test_sections_of_rewardbench_by_hand(tmp_path: Path) -> None:
     """Chat: alpacaeval-easy ¾ (weight 100), mt-bench-easy ½ (weight 28) → (75 + 14) / 128."""
     rows = made.rewardbench(["alpacaeval-easy"] * 2 + ["mt-bench-easy", "math-prm"])
-    chosen = choose(["rewardbench"], {"rewardbench": str(made.as_jsonl(tmp_path / "rb.jsonl", rows))})
+    chosen = load_benchmarks(["rewardbench"], {"rewardbench": str(made.as_jsonl(tmp_path / "rb.jsonl", rows))})
 
     def judge(a: str, b: str, rubric: Rubric, index: int) -> str:
         # pair 0 right, pair 1 always A (½), pair 2 always A (½), pair 3 wrong
@@ -216,11 +217,13 @@ def test_sections_of_rewardbench_by_hand(tmp_path: Path) -> None:
 
 
 def test_all_sections_are_averaged_plainly(tmp_path: Path) -> None:
-    from rubric_arm_lite.evaluation.benchmarks.scoring import SECTIONS
+    from rubric_arm_lite.evaluation.benchmarks.averages import SECTIONS
 
     names = [subset for weights in SECTIONS.values() for subset in weights]
     path = made.as_jsonl(tmp_path / "rb.jsonl", made.rewardbench(names))
-    (result,) = evaluate_benchmarks(reward_model(), choose(["rewardbench"], {"rewardbench": str(path)}), tmp_path, 3)
+    (result,) = evaluate_benchmarks(
+        reward_model(), load_benchmarks(["rewardbench"], {"rewardbench": str(path)}), tmp_path, 3
+    )
     values = {number.name: number.value for number in result.numbers}
     for section, weights in SECTIONS.items():
         mean = sum(weight * values[name] for name, weight in weights.items()) / sum(weights.values())
@@ -239,12 +242,12 @@ def test_best_of_four_both_rules(tmp_path: Path) -> None:
 
     path = str(made.as_jsonl(tmp_path / "rb2.jsonl", made.rewardbench2()))
     (strict,) = evaluate_benchmarks(
-        reward_model(judge), choose(["rewardbench2"], {"rewardbench2": path}), tmp_path / "s", 1
+        reward_model(judge), load_benchmarks(["rewardbench2"], {"rewardbench2": path}), tmp_path / "s", 1
     )
     assert {n.name: n.value for n in strict.numbers} == {"Focus": 0.5, "Precise IF": 1.0}
     assert strict.rule == "chosen beats every rejected, mean of both orders" and strict.unparsed == "0.25"
     assert "Ties" in strict.lacks and strict.rates["rows_skipped"] == 1
-    chosen = choose(["rewardbench2"], {"rewardbench2": path}, "round-robin")
+    chosen = load_benchmarks(["rewardbench2"], {"rewardbench2": path}, "round-robin")
     (robin,) = evaluate_benchmarks(reward_model(judge), chosen, tmp_path / "r", 1)
     # Focus 2: good 2 wins 2 of 3, poor a 3 of 3: lost. Focus 1: 3 wins.
     assert {n.name: n.value for n in robin.numbers} == {
@@ -266,7 +269,9 @@ def test_rm_bench_averages_domains_and_joins_safety(tmp_path: Path) -> None:
         wins = "#" not in worse
         return judgement(rubric, "A" if (a == better) == wins else "B")
 
-    (result,) = evaluate_benchmarks(reward_model(judge), choose(["rm-bench"], {"rm-bench": path}), tmp_path / "o", 1)
+    (result,) = evaluate_benchmarks(
+        reward_model(judge), load_benchmarks(["rm-bench"], {"rm-bench": path}), tmp_path / "o", 1
+    )
     values = {number.name: number.value for number in result.numbers}
     # hard: cells (0,1) won, (0,2) and (1,2) lost → 1/3; normal: 2 of 3; easy: all three
     expected = {"hard": 1 / 3, "normal": 2 / 3, "easy": 1.0, "overall": 2 / 3, "safety": 2 / 3, "chat, hard": 1 / 3}
@@ -278,9 +283,11 @@ def test_rm_bench_averages_domains_and_joins_safety(tmp_path: Path) -> None:
 def test_judgebench_and_rmb(tmp_path: Path) -> None:
     found = made.folders(tmp_path / "data")
     places = {name: str(found[name]) for name in ("judgebench", "rmb")}
-    judgebench, rmb = evaluate_benchmarks(reward_model(says_a), choose(list(places), places), tmp_path / "o", 1)
+    judgebench, rmb = evaluate_benchmarks(
+        reward_model(says_a), load_benchmarks(list(places), places), tmp_path / "o", 1
+    )
     gpt = judgebench.number("gpt")
-    assert gpt is not None and (gpt.value, gpt.original, gpt.flipped, gpt.count) == (0.0, 1.0, 0.0, 4)
+    assert gpt is not None and (gpt.value, gpt.original, gpt.swapped, gpt.count) == (0.0, 1.0, 0.0, 4)
     assert judgebench.unparsed == "no vote" and judgebench.number("claude, coding") is not None
     assert {number.name: (number.value, number.original) for number in rmb.numbers} == {
         "overall": (0.5, 1.0),
@@ -291,10 +298,10 @@ def test_judgebench_and_rmb(tmp_path: Path) -> None:
     }
 
 
-# --- what a kill costs ----------------------------------------------------------------------------------------------
+# --- resuming -------------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_evaluation_of_1000_pairs_asks_nothing_twice_and_ends_the_same(tmp_path: Path) -> None:
+def test_a_killed_evaluation_of_1000_pairs_judges_nothing_twice_and_ends_the_same(tmp_path: Path) -> None:
     path = pairs(tmp_path / "f.jsonl", 1000)
     whole = evaluate_benchmarks(reward_model(), of_file(path), tmp_path / "whole", 3)
     rng = random.Random(1)
@@ -316,7 +323,7 @@ def test_a_killed_evaluation_of_1000_pairs_asks_nothing_twice_and_ends_the_same(
     assert without_timing(results) == without_timing(whole)
     again = reward_model()
     assert evaluate_benchmarks(again, of_file(path), tmp_path / "out", 3, "resume") == results
-    assert not asked(again, "judge") and not asked(again, "rubric"), "a finished evaluation asks nothing"
+    assert not asked(again, "judge") and not asked(again, "rubric"), "a finished evaluation judges nothing"
 
 
 CHILD = """
@@ -332,7 +339,7 @@ evaluate_benchmarks(reward_model(slow), of_file(Path(sys.argv[1])), Path(sys.arg
 """
 
 
-def test_kill_9_leaves_a_journal_to_go_on_with(tmp_path: Path) -> None:
+def test_kill_9_leaves_a_journal_that_can_be_resumed(tmp_path: Path) -> None:
     path, out = pairs(tmp_path / "f.jsonl", 240), tmp_path / "out"
     journal = out / "f.jsonl"
     root = Path(__file__).resolve().parents[2]
@@ -390,7 +397,7 @@ def test_a_folder_collects_benchmarks_of_one_model(tmp_path: Path) -> None:
     assert [(result.name, result.votes) for result in anew] == [("two", 3)]
 
 
-def test_other_data_under_the_same_name_are_refused(tmp_path: Path) -> None:
+def test_other_data_under_the_same_name_is_an_error(tmp_path: Path) -> None:
     path = pairs(tmp_path / "one.jsonl", 5)
     evaluate_benchmarks(reward_model(), of_file(path), tmp_path / "out", 1)
     pairs(path, 6)
@@ -430,7 +437,7 @@ def test_a_file_of_pairs_in_the_folder_of_results_is_not_written_over(tmp_path: 
     assert path.read_bytes() == before
 
 
-def test_names_that_cannot_be_chosen(tmp_path: Path) -> None:
+def test_names_that_are_errors(tmp_path: Path) -> None:
     path = str(pairs(tmp_path / "followbench.jsonl", 2))
     for names, places, message in (
         (["rm_bench"], {}, "Did you mean rm-bench"),
@@ -441,9 +448,9 @@ def test_names_that_cannot_be_chosen(tmp_path: Path) -> None:
         ([str(tmp_path / "ü.jsonl")], {}, "plain name"),
     ):
         with pytest.raises(ConfigError, match=message):
-            choose(names, places)
+            load_benchmarks(names, places)
     with pytest.raises(DataError, match="no file"):
-        choose([str(tmp_path / "nothing.jsonl")], {})
+        load_benchmarks([str(tmp_path / "nothing.jsonl")], {})
 
 
 def test_hostile_texts_reach_the_journal_whole(tmp_path: Path) -> None:
@@ -459,8 +466,8 @@ def test_hostile_texts_reach_the_journal_whole(tmp_path: Path) -> None:
     assert not asked(again, "judge")
 
 
-@pytest.mark.parametrize("lost", ["status", "duels", "original", "flipped", "prompt", "seconds", "tokens"])
-def test_a_field_that_is_gone_from_the_journal_is_named_with_its_line(tmp_path: Path, lost: str) -> None:
+@pytest.mark.parametrize("lost", ["status", "duels", "original", "swapped", "prompt", "seconds", "tokens"])
+def test_a_missing_field_of_the_journal_is_named_with_its_line(tmp_path: Path, lost: str) -> None:
     chosen = of_file(pairs(tmp_path / "f.jsonl", 2))
     evaluate_benchmarks(reward_model(right), chosen, tmp_path / "out", 1)
     file = tmp_path / "out" / "f.jsonl"

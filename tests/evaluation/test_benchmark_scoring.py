@@ -9,22 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rubric_arm_lite.evaluation.benchmarks.averages import Average
 from rubric_arm_lite.evaluation.benchmarks.scoring import (
     Answer,
-    Measure,
     Outcome,
-    Rated,
-    Reading,
-    Stratum,
     beats_all,
     best_of_scores,
-    both_orders,
-    majority_outcome,
+    majority,
+    mix_orders,
     round_robin,
     share_won,
     style_values,
+    sum_of_orders,
     ties_score,
 )
+from rubric_arm_lite.evaluation.metrics import stratified_interval
 
 T, F, N = True, False, None
 outcomes = st.sampled_from((True, False, None))
@@ -108,7 +107,7 @@ GRID: list[Outcome] = [T, F, F, T, T, T, T, N, F]
 
 def test_the_nine_cells_of_rm_bench_by_hand() -> None:
     values = style_values(GRID, 0.5)
-    assert values == pytest.approx({"hard": 1 / 3, "normal": 2 / 3, "easy": 5 / 6, "all": (1 / 3 + 2 / 3 + 5 / 6) / 3})
+    assert values == pytest.approx({"hard": 1 / 3, "normal": 2 / 3, "easy": 5 / 6, "": (1 / 3 + 2 / 3 + 5 / 6) / 3})
 
 
 @pytest.mark.parametrize(("row", "column"), list(itertools.product(range(3), range(3))))
@@ -116,32 +115,32 @@ def test_each_cell_of_rm_bench_counts_in_its_own_difficulty(row: int, column: in
     one = [place == 3 * row + column for place in range(9)]
     values = style_values(one, 0.5)
     expected = "hard" if column > row else "normal" if column == row else "easy"
-    assert {name for name, value in values.items() if value} == {expected, "all"}
-    assert values[expected] == pytest.approx(1 / 3) and values["all"] == pytest.approx(1 / 9)
+    assert {name for name, value in values.items() if value} == {expected, ""}
+    assert values[expected] == pytest.approx(1 / 3) and values[""] == pytest.approx(1 / 9)
 
 
 @pytest.mark.parametrize(
-    ("original", "flipped", "value"),
+    ("original", "swapped", "value"),
     [
         (T, T, 1.0), (T, N, 1.0), (N, T, 1.0),  # +2, +1, +1
         (T, F, 0.0), (F, T, 0.0), (N, N, 0.0),  # 0
         (F, N, 0.0), (N, F, 0.0), (F, F, 0.0),  # -1, -1, -2
     ],
 )  # fmt: skip
-def test_judgebench_adds_both_orders(original: Outcome, flipped: Outcome, value: float) -> None:
-    assert both_orders(Reading((original,), (flipped,))) == value
+def test_judgebench_adds_both_orders(original: Outcome, swapped: Outcome, value: float) -> None:
+    assert sum_of_orders(original, swapped) == value
 
 
 def test_ties_by_hand() -> None:
     """Three prompts: the first in both kinds, the second without a right margin, the third without its reference."""
     reference = {
-        "1": Rated((9.0,), (2.0, 4.0)),  # accurate, margin 5
-        "2": Rated((3.0,), (5.0,)),  # not accurate, margin -2
+        "1": ((9.0,), (2.0, 4.0)),  # accurate, margin 5
+        "2": ((3.0,), (5.0,)),  # not accurate, margin -2
     }
     tied = {
-        "1": Rated((8.0, 9.0), (4.0, 1.0)),  # accurate, margin 4, spread 1
-        "2": Rated((6.0, 2.0), (5.0,)),  # not accurate, margin -3, spread 4
-        "3": Rated((7.0, 7.0), (1.0,)),  # accurate, but no reference
+        "1": ((8.0, 9.0), (4.0, 1.0)),  # accurate, margin 4, spread 1
+        "2": ((6.0, 2.0), (5.0,)),  # not accurate, margin -3, spread 4
+        "3": ((7.0, 7.0), (1.0,)),  # accurate, but no reference
     }
     # accuracy: tied 2/3, reference 1/2. Prompts 1 and 2: margin above spread 1 of 2; min(margins) above it 1 of 2:
     # min(5, 4) = 4 > 1, min(-2, -3) = -3 < 4. tanh(4/1 - 1) and tanh(-3/4 - 1).
@@ -151,8 +150,8 @@ def test_ties_by_hand() -> None:
 
 
 def test_a_perfect_judge_of_ties_scores_above_one_by_the_last_term() -> None:
-    same = {"1": Rated((9.0, 8.0), (1.0,))}
-    assert ties_score({"1": Rated((9.0,), (1.0,))}, same) == pytest.approx(1 + 0.01 * math.tanh(7 / 1 - 1))
+    same = {"1": ((9.0, 8.0), (1.0,))}
+    assert ties_score({"1": ((9.0,), (1.0,))}, same) == pytest.approx(1 + 0.01 * math.tanh(7 / 1 - 1))
 
 
 @pytest.mark.parametrize(
@@ -160,33 +159,30 @@ def test_a_perfect_judge_of_ties_scores_above_one_by_the_last_term() -> None:
     [((T, T, F), T), ((F, F, T), F), ((T, F), N), ((T, N, N), T), ((N, N), N), ((), N), ((F,), F)],
 )
 def test_majority(votes: tuple[Outcome, ...], winner: Outcome) -> None:
-    assert majority_outcome(votes) is winner
+    assert majority(votes) is winner
 
 
 def test_an_answer_is_read_vote_by_vote_or_as_a_majority() -> None:
     answer = Answer(((T, F, T), ()), ((N, N, F), ()))
-    assert answer.vote(None) == Reading((T, N), (F, N))
-    assert answer.vote(1) == Reading((F, N), (N, N))
+    assert answer.outcomes() == ((T, N), (F, N))
+    assert answer.outcomes(1) == ((F, N), (N, N))
 
 
 def test_mixed_takes_either_order_of_every_duel_and_depends_on_nothing_else() -> None:
-    reading = Reading((T,) * 400, (F,) * 400)
-    mixed = reading.in_order("mixed", 5, "item")
+    mixed = mix_orders((T,) * 400, (F,) * 400, 5, "item")
     assert 150 < sum(outcome is True for outcome in mixed) < 250
-    assert reading.in_order("mixed", 5, "item") == mixed != reading.in_order("mixed", 6, "item")
-    short = Reading((T,) * 3, (F,) * 3)
-    assert short.in_order("mixed", 5, "item") == mixed[:3]
-    assert (short.in_order("original", 5, "item"), short.in_order("flipped", 5, "item")) == ((T,) * 3, (F,) * 3)
+    assert mix_orders((T,) * 400, (F,) * 400, 5, "item") == mixed != mix_orders((T,) * 400, (F,) * 400, 6, "item")
+    assert mix_orders((T,) * 3, (F,) * 3, 5, "item") == mixed[:3]
 
 
-def test_a_measure_weighs_its_strata_not_their_sizes() -> None:
-    """(3 · ½ + 1 · 1) / 4 = 0.625, though five of seven values are 1."""
-    measure = Measure("m", (Stratum(3.0, (0.0, 1.0)), Stratum(1.0, (1.0,) * 5)))
-    assert (measure.value, measure.count) == (0.625, 7)
-    low, high = measure.interval(500, 1)
+def test_an_average_weighs_its_strata_not_their_sizes() -> None:
+    """(3 · ½ + 1 · 1) / 4 = 0.625, though six of seven values are 1."""
+    average = Average("m", ((3.0, ("a", "b")), (1.0, ("c", "d", "e", "f", "g"))))
+    values = {name: {"": float(name != "a"), "other": 0.0} for name in "abcdefg"}
+    assert (average.value(values), average.count) == (0.625, 7)
+    low, high = stratified_interval(average.weighted(values), 500, 1)
     # the second stratum is constant and the first has only means 0, ½ and 1
     assert (low, high) == pytest.approx((0.25, 1.0))
-    constant = Measure("m", (Stratum(3.0, (0.0, 0.0)), Stratum(1.0, (1.0,))))
-    assert constant.interval(500, 1) == (0.25, 0.25), "weights alone make no spread"
-    with pytest.raises(ValueError, match="at least one value"):
-        Stratum(1.0, ())
+    constant = [(3.0, [0.0, 0.0]), (1.0, [1.0])]
+    assert stratified_interval(constant, 500, 1) == (0.25, 0.25), "weights alone make no spread"
+    assert Average("m", average.strata, "other").value(values) == 0.0

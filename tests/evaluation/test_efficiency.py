@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rubric_arm_lite.cli import main as cli
-from rubric_arm_lite.cli.evaluate import markdown
+from rubric_arm_lite.cli.bench import markdown
 from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.evaluation.efficiency import JUDGES, InferenceSettings, JudgeName, check_judges, measure
 from rubric_arm_lite.models.journaled import MeteredSampler, answered

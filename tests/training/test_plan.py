@@ -152,9 +152,9 @@ def test_what_an_update_saves_on_a_cpu_is_estimated(width: int, prompt: int, dty
     model = load_model(recipe.model, 0)
     model.freeze_references()
     ours = Ours(work, tmp_path, 1, model)
-    ours.give_random()
-    advantages = [group_advantages(group) for group in work.drawn_rewards("judge", 0)]
-    rows = ours.learner._rows(ours.recipe.judge, ours.given(), advantages)
+    ours.use_random_rollouts()
+    advantages = [group_advantages(group) for group in work.seeded_rewards("judge", 0)]
+    rows = ours.learner._rows(ours.recipe.judge, ours.rollouts(), advantages)
     batch = make_batch(rows, 0, ours.model.device, "packed")
     with ours.model.using("judge", train=True) as active, saved_bytes(ours.model.model) as total:
         held = ours.model.score(active, batch, 1.0, "packed")

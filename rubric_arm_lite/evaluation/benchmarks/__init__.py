@@ -1,1 +1,1 @@
-"""Public benchmarks: their rows as items, one engine that judges them, and their scoring rules as pure functions."""
+"""Public benchmarks: one catalogue, readers of their rows, judging with a journal, scoring rules and averages."""

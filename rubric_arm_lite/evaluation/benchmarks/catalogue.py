@@ -1,34 +1,59 @@
-"""The benchmarks, as data: where each comes from, how its rows read, how an item is scored and what is averaged.
+"""The public benchmarks: one description each, which reading, scoring, averaging and reporting share.
 
-Sizes are those of the data sets' cards and files; a number is called whole only if all of its items were judged.
+Sizes are those of the data sets' cards and files.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from rubric_arm_lite.data import Row
-from rubric_arm_lite.evaluation.benchmarks import readers, scoring
-from rubric_arm_lite.evaluation.benchmarks import scoring as averaging
-from rubric_arm_lite.evaluation.benchmarks.scoring import Item, Measure, Outcome, Reading, Scored, Values
+from rubric_arm_lite.evaluation.benchmarks import averages, readers, scoring
+from rubric_arm_lite.evaluation.benchmarks.averages import Average
+from rubric_arm_lite.evaluation.benchmarks.scoring import Item, Outcome, Values
 from rubric_arm_lite.recipe import EvaluationSettings
 
 BestOf = Literal["strict", "round-robin"]
+Outcomes = Sequence[Outcome]
+Score = Callable[[Item, Outcomes, EvaluationSettings], Values]
 
 STRICT = "chosen beats every rejected"
-ROUND_ROBIN = "round robin"
 PAIR_RULE = "share of pairs whose better response is named, mean of both orders"
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What is read of a benchmark: a config and split of its source, and how its rows read."""
+    """One config and split of a benchmark's source, and the function that reads its rows."""
 
     read: Callable[[Row], list[Item]]
     config: str | None = None
     split: str | None = None
+
+
+def score_pair(item: Item, outcomes: Outcomes, settings: EvaluationSettings) -> Values:
+    """The share of an item's duels that name the better response."""
+    return {"": scoring.share_won(outcomes, settings.unparsed_value)}
+
+
+def score_strict(item: Item, outcomes: Outcomes, settings: EvaluationSettings) -> Values:
+    """Best of n: whether the best response wins every duel."""
+    return {"": scoring.beats_all(outcomes, settings.unparsed_best_of)}
+
+
+def score_round_robin(item: Item, outcomes: Outcomes, settings: EvaluationSettings) -> Values:
+    """Best of n by all pairs of responses, and the strict value of the duels with the best one, which come first."""
+    won = scoring.round_robin(len(item.responses), item.duels, outcomes, settings.unparsed_value)
+    return {"": won, STRICT: scoring.beats_all(outcomes[: len(item.responses) - 1], settings.unparsed_best_of)}
+
+
+def score_rmb(item: Item, outcomes: Outcomes, settings: EvaluationSettings) -> Values:
+    """RMB holds pairs and best of n."""
+    return (score_strict if item.subset.startswith("best of n") else score_pair)(item, outcomes, settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,79 +61,46 @@ class Benchmark:
     """One benchmark.
 
     Attributes:
-        source: Hub id; None if a local copy must be named.
-        rows: rows of the whole benchmark; None if that is not known, or it is the user's own file.
-        rule: how an item is scored, in words, printed beside the numbers.
-        score: values of one item from the outcomes of one order; the settings say what a missing verdict counts for.
-        measures: what is averaged; the first is the benchmark's headline.
-        both: values of one item from both orders; None for the mean of the two.
-        missing: what a verdict that names neither response is to the rule.
-        skips: what rows without an item are.
+        source: Hub id; None if the user must name a local copy.
+        parts: what is read of the source; empty for a user's own file of pairs.
+        rows: rows of the whole benchmark; None if unknown.
+        rule: the scoring rule in words, printed beside the numbers.
+        score: values of one item from the outcomes of one order.
+        averages: what is averaged, the headline first.
+        score_both: value of one item from its outcomes in both orders; None for the mean of the two.
+        unparsed: what a verdict that names neither response counts for, in words.
+        skips: which rows give no item.
         lacks: what cannot be computed from a pairwise judge.
     """
 
     name: str
     title: str
-    source: str | None
-    parts: tuple[Part, ...]
-    rows: int | None
-    rule: str
-    score: Callable[[Item, Sequence[Outcome], EvaluationSettings], Values]
-    measures: Callable[[Scored], list[Measure]]
-    both: Callable[[Reading], Values] | None = None
-    missing: Literal["pair", "best of n", "both", "no vote"] = "pair"
+    source: str | None = None
+    parts: tuple[Part, ...] = ()
+    rows: int | None = None
+    rule: str = PAIR_RULE
+    score: Score = score_pair
+    averages: Callable[[Sequence[Item]], list[Average]] = averages.overall
+    score_both: Callable[[Outcome, Outcome], float] | None = None
+    unparsed: str = "{pair}"
     skips: str = ""
     lacks: str = ""
 
-    def unparsed(self, settings: EvaluationSettings) -> str:
-        """What a verdict that names neither response counts for, for the reader."""
-        pair, best_of = f"{settings.unparsed_value:g}", f"{settings.unparsed_best_of:g}"
-        match self.missing:
-            case "pair":
-                return pair
-            case "best of n":
-                return best_of
-            case "both":
-                return f"{pair} in a pair, {best_of} in best of n"
-            case "no vote":
-                return "no vote"
+    def unparsed_text(self, settings: EvaluationSettings) -> str:
+        """What a verdict that names neither response counts for under these settings."""
+        return self.unparsed.format(pair=f"{settings.unparsed_value:g}", best_of=f"{settings.unparsed_best_of:g}")
+
+    def score_orders(self, item: Item, original: Outcomes, swapped: Outcomes, settings: EvaluationSettings) -> Values:
+        """Values of an item from both orders: the benchmark's own rule, or the mean of the two."""
+        if self.score_both is not None:
+            return {"": self.score_both(original[0], swapped[0])}
+        return mean_values([self.score(item, outcomes, settings) for outcomes in (original, swapped)])
 
 
-# --- values of one item ---------------------------------------------------------------------------------------------
+def mean_values(values: Sequence[Values]) -> Values:
+    """The mean of an item's values, by rule."""
+    return {rule: math.fsum(each[rule] for each in values) / len(values) for rule in values[0]}
 
-
-def _pair(item: Item, outcomes: Sequence[Outcome], settings: EvaluationSettings) -> Values:
-    return {"": scoring.share_won(outcomes, settings.unparsed_value)}
-
-
-def _counted(item: Item, outcomes: Sequence[Outcome], settings: EvaluationSettings) -> Values:
-    return {"": scoring.share_won(outcomes, 0.0)}
-
-
-def _strict(item: Item, outcomes: Sequence[Outcome], settings: EvaluationSettings) -> Values:
-    of_best = [outcome for (first, _), outcome in zip(item.duels, outcomes, strict=True) if first == 0]
-    return {"": scoring.beats_all(of_best, settings.unparsed_best_of)}
-
-
-def _tournament(item: Item, outcomes: Sequence[Outcome], settings: EvaluationSettings) -> Values:
-    won = scoring.round_robin(len(item.responses), item.duels, outcomes, settings.unparsed_value)
-    return {"": won, STRICT: _strict(item, outcomes, settings)[""]}
-
-
-def _styles(item: Item, outcomes: Sequence[Outcome], settings: EvaluationSettings) -> Values:
-    return scoring.style_values(outcomes, settings.unparsed_value)
-
-
-def _pair_or_best(item: Item, outcomes: Sequence[Outcome], settings: EvaluationSettings) -> Values:
-    best = item.item_id.startswith("best-of-n/")
-    return (_strict if best else _pair)(item, outcomes, settings)
-
-
-def _sum_of_orders(reading: Reading) -> Values:
-    return {"": scoring.both_orders(reading)}
-
-
-# --- the list -------------------------------------------------------------------------------------------------------
 
 BENCHMARKS: tuple[Benchmark, ...] = (
     Benchmark(
@@ -118,8 +110,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         parts=(Part(readers.rewardbench, split="filtered"),),
         rows=2985,
         rule=f"{PAIR_RULE}; sections weighted by their prompts (math-prm as 984)",
-        score=_pair,
-        measures=averaging.sections,
+        averages=averages.sections,
     ),
     Benchmark(
         name="rewardbench2",
@@ -128,9 +119,9 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         parts=(Part(readers.rewardbench2, split="test"),),
         rows=1865,
         rule=f"{STRICT}, mean of both orders",
-        score=_strict,
-        measures=averaging.by_subset,
-        missing="best of n",
+        score=score_strict,
+        averages=averages.by_group,
+        unparsed="{best_of}",
         skips="rows of the subset Ties",
         lacks="the subset Ties and so the average of six subsets: its rule needs a score per response",
     ),
@@ -141,8 +132,10 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         parts=(Part(readers.rm_bench),),
         rows=1327,
         rule="3×3 styles: hard above the diagonal, normal on it, easy below; mean of both orders",
-        score=_styles,
-        measures=averaging.styles,
+        score=lambda item, outcomes, settings: scoring.style_values(outcomes, settings.unparsed_value),
+        averages=partial(
+            averages.by_group, rules=("", "hard", "normal", "easy"), key=lambda s: s.partition("-")[0], parts=4
+        ),
     ),
     Benchmark(
         name="judgebench",
@@ -151,21 +144,22 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         parts=(Part(readers.judgebench, split="gpt"), Part(readers.judgebench, split="claude")),
         rows=620,
         rule="+1 for right and −1 for wrong in each order, correct if the sum is positive",
-        score=_counted,
-        measures=averaging.splits,
-        both=_sum_of_orders,
-        missing="no vote",
+        score=lambda item, outcomes, settings: {"": scoring.share_won(outcomes, 0.0)},
+        averages=lambda items: [
+            *averages.by_group(items, key=lambda subset: subset.partition(",")[0]),
+            *averages.by_group(items),
+        ],
+        score_both=scoring.sum_of_orders,
+        unparsed="no vote",
     ),
     Benchmark(
         name="rmb",
         title="RMB",
-        source=None,
         parts=(Part(readers.rmb_pairs, config="Pairwise_set"), Part(readers.rmb_best_of, config="BoN_set")),
-        rows=None,
         rule=f"pairs: {PAIR_RULE}; best of n: the best beats every loser, mean of both orders; means over items",
-        score=_pair_or_best,
-        measures=averaging.goals,
-        missing="both",
+        score=score_rmb,
+        averages=partial(averages.by_group, parts=4),
+        unparsed="{pair} in a pair, {best_of} in best of n",
     ),
     Benchmark(
         name="ppe-ifeval",
@@ -174,8 +168,6 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         parts=(Part(readers.ppe_best_of_k, split="train"),),
         rows=512,
         rule=f"{PAIR_RULE}; pairs: `sampled_conflict_pairs`, or {readers.PPE_PAIRS} drawn from the question's id",
-        score=_pair,
-        measures=averaging.plain,
         skips="questions whose responses are all right or all wrong",
     ),
     Benchmark(
@@ -184,9 +176,6 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         source="nvidia/HelpSteer3",
         parts=(Part(readers.helpsteer3, config="preference", split="validation"),),
         rows=2017,
-        rule=PAIR_RULE,
-        score=_pair,
-        measures=averaging.plain,
         skips="rows without a preference",
     ),
     Benchmark(
@@ -195,27 +184,24 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         source="m-a-p/Writing-Preference-Bench",
         parts=(Part(readers.writing),),
         rows=1800,
-        rule=PAIR_RULE,
-        score=_pair,
-        measures=averaging.plain,
     ),
 )
 
 
 def with_rule(benchmark: Benchmark, best_of: BestOf) -> Benchmark:
-    """The benchmark under a rule for best of four; only RewardBench 2 leaves a choice."""
+    """The benchmark under a rule for best of four; only RewardBench 2 has a choice."""
     if benchmark.name != "rewardbench2" or best_of == "strict":
         return benchmark
 
-    def every_pair(row: Row) -> list[Item]:
-        return [readers.tournament(item) for item in readers.rewardbench2(row)]
+    def read_all_pairs(row: Row) -> list[Item]:
+        items = readers.rewardbench2(row)
+        return [replace(i, duels=tuple(itertools.combinations(range(len(i.responses)), 2))) for i in items]
 
-    rule = f"{ROUND_ROBIN}: 1 / (responses with as many wins) if the chosen one has most, mean of both orders"
     return replace(
-        benchmark, parts=(replace(benchmark.parts[0], read=every_pair),), rule=rule, score=_tournament, missing="both"
+        benchmark,
+        parts=(replace(benchmark.parts[0], read=read_all_pairs),),
+        rule="round robin: 1 / (responses with as many wins) if the chosen one has most, mean of both orders",
+        score=score_round_robin,
+        averages=partial(averages.by_group, rules=("", STRICT)),
+        unparsed="{pair} in a pair, {best_of} in best of n",
     )
-
-
-def pair_file(name: str) -> Benchmark:
-    """A file of pairs of the user's own: prompt, chosen, rejected."""
-    return Benchmark(name, name, None, (), None, PAIR_RULE, _pair, averaging.plain)

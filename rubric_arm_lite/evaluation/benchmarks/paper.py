@@ -1,4 +1,4 @@
-"""Figures of the paper to stand beside ours: table 1 of Rubric-ARM (arXiv 2602.01511), accuracies in percent."""
+"""The paper's numbers for comparison: table 1 of Rubric-ARM (arXiv 2602.01511), accuracies in percent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SOURCE = "Rubric-ARM, arXiv 2602.01511, table 1"
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of the table, and the number of ours that stands under it."""
+    """One column of the table, and our number for it."""
 
     title: str
     benchmark: str
@@ -29,7 +29,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("RB2 Focus", "rewardbench2", "Focus"),
     Column("HelpSteer3", "helpsteer3", "accuracy"),
 )
-"""FollowBench, InfoBench and IFBench are pair files of the user's own: ``followbench.jsonl`` and so on."""
+"""FollowBench, InfoBench and IFBench are the user's own files of pairs: ``followbench.jsonl`` and so on."""
 
 ROWS: Mapping[str, tuple[float, ...]] = {
     "Qwen3-8B, prompted rubric+judge": (73.9, 63.6, 63.0, 53.8, 74.6, 55.6, 64.2, 21.9, 56.6, 61.8),
@@ -54,7 +54,7 @@ AVERAGES: Mapping[str, float] = {
     "Rubric-ARM voting@5": 76.2, "generator first": 72.4, "generator first, voting@5": 74.9, "no format reward": 72.6,
     "no format reward, voting@5": 75.5,
 }  # fmt: skip
-"""The averages as printed: the plain mean of the ten columns, to rounding."""
+"""The printed averages: the plain mean of the ten columns, up to rounding."""
 
 WRITING: Mapping[str, float] = {"Rubric-ARM": 63.2, "Rubric-RM (SFT only)": 60.3, "RM-R1-7B (Qwen2.5)": 59.8}
-"""WritingPreferenceBench, which none of them was trained on."""
+"""WritingPreferenceBench, on which none of them was trained."""

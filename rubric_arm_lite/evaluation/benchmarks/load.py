@@ -1,0 +1,159 @@
+"""Loads benchmarks by name, from the Hub, a local copy or the user's own file of pairs."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rubric_arm_lite.data import load_pairs
+from rubric_arm_lite.data.rows import FILE_SUFFIXES
+from rubric_arm_lite.data.sources import open_rows
+from rubric_arm_lite.errors import ConfigError, DataError
+from rubric_arm_lite.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark, BestOf, with_rule
+from rubric_arm_lite.evaluation.benchmarks.scoring import Item
+from rubric_arm_lite.prompts import prompt_hash
+from rubric_arm_lite.recipe import derive_seed
+
+_FILE_NAME = re.compile(r"(?!results$)[a-z0-9][a-z0-9._-]{0,63}")
+"""Names of pair files that can also name a journal; ``results`` is taken by the file of all results."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedBenchmark:
+    """A benchmark and its items.
+
+    Attributes:
+        items: those to judge, in the source's order, with unique ids.
+        available: how many items there are without a limit.
+        rows: rows read.
+        skipped: rows that give no item.
+    """
+
+    benchmark: Benchmark
+    source: str
+    items: tuple[Item, ...]
+    available: int
+    rows: int
+    skipped: int
+
+    @property
+    def digest(self) -> str:
+        """Hash of everything that the judge and the scoring see."""
+        digest = hashlib.sha256()
+        for item in self.items:
+            # JSON keeps the parts apart
+            parts = [item.item_id, prompt_hash(item.prompt), item.responses, item.duels, item.subset]
+            digest.update(json.dumps(parts).encode() + b"\n")
+        return digest.hexdigest()[:16]
+
+
+def load_benchmarks(
+    names: Sequence[str], paths: Mapping[str, str], best_of: BestOf = "strict", limit: int | None = None
+) -> list[LoadedBenchmark]:
+    """Load the benchmarks of these names; a name with the suffix of a data file is the user's own file of pairs.
+
+    Args:
+        paths: local file or folder by benchmark, in place of the Hub.
+        limit: at most this many items of each.
+
+    Raises:
+        ConfigError: for an unknown or repeated name.
+        DataError: for data that cannot be used.
+    """
+    catalogue = {benchmark.name: benchmark for benchmark in BENCHMARKS}
+    chosen: dict[str, tuple[Benchmark, str | None]] = {}
+    for name in names:
+        if name in catalogue:
+            benchmark, source = with_rule(catalogue[name], best_of), paths.get(name)
+        elif name.lower().endswith(FILE_SUFFIXES):
+            benchmark, source = _pair_file(name, catalogue), name
+        else:
+            near = difflib.get_close_matches(name, catalogue, 1)
+            hint = f"Did you mean {near[0]}? " if near else ""
+            raise ConfigError(
+                f"--benchmarks {name!r}: no such benchmark. {hint}Use {', '.join(catalogue)}, or a file of pairs "
+                "ending in .jsonl."
+            )
+        if benchmark.name in chosen:
+            raise ConfigError(f"--benchmarks: {benchmark.name} is named twice. Name each once.")
+        chosen[benchmark.name] = benchmark, source
+    for name in paths:
+        if name not in chosen:
+            raise ConfigError(f"--benchmark-dir {name}=…: {name} is not among --benchmarks {', '.join(names)}. Add it.")
+    return [load(benchmark, source, limit) for benchmark, source in chosen.values()]
+
+
+def load(benchmark: Benchmark, source: str | Path | None = None, limit: int | None = None) -> LoadedBenchmark:
+    """Read a benchmark from its Hub id or, if given, a local file or folder.
+
+    Args:
+        limit: at most this many items, drawn by their ids alone, so that every subset keeps its share.
+
+    Raises:
+        DataError: if there is no source, or for the first row that cannot be used.
+    """
+    source = source or benchmark.source
+    if source is None:
+        raise DataError(
+            f"{benchmark.title} has no data set of its own on the Hub. Name your copy: "
+            f"--benchmark-dir {benchmark.name}=FOLDER."
+        )
+    rows = list(_items_by_row(benchmark, source))
+    items = available = _with_unique_ids([item for row in rows for item in row])
+    if not items:
+        raise DataError(f"{source}: none of {len(rows)} rows has a question for a judge.")
+    if limit is not None and limit < len(items):
+        drawn = sorted(items, key=lambda item: derive_seed("benchmark sample", item.item_id))[:limit]
+        ids = {item.item_id for item in drawn}
+        items = [item for item in items if item.item_id in ids]
+    skipped = sum(not row for row in rows)
+    return LoadedBenchmark(benchmark, str(source), tuple(items), len(available), len(rows), skipped)
+
+
+def _pair_file(path: str, catalogue: Mapping[str, Benchmark]) -> Benchmark:
+    """The description of a user's own file: prompt, chosen, rejected, and optional id and subset."""
+    name = Path(path).stem.lower()
+    if _FILE_NAME.fullmatch(name) is None:
+        raise ConfigError(f"--benchmarks {path}: results cannot be called {name!r}. Give the file a plain name.")
+    if name in catalogue:
+        raise ConfigError(
+            f"--benchmarks {path}: {name} is the name of a benchmark. Use --benchmarks {name} --benchmark-dir "
+            f"{name}={path}, or rename your file of pairs."
+        )
+    return Benchmark(name, name)
+
+
+def _items_by_row(benchmark: Benchmark, source: str | Path) -> Iterator[list[Item]]:
+    if not benchmark.parts:
+        for pair in load_pairs(source):
+            yield [Item(pair.pair_id, pair.prompt, (pair.chosen, pair.rejected), subset=pair.subset)]
+        return
+    if not Path(source).is_file():
+        for part in benchmark.parts:
+            for row in open_rows(source, config=part.config, split=part.split):
+                yield part.read(row)
+        return
+    if len({part.read for part in benchmark.parts}) > 1:
+        folders = ", ".join(str(part.config) for part in benchmark.parts)
+        raise DataError(f"{source} is a file. Give the folder of {benchmark.title} that holds {folders}.")
+    for row in open_rows(source):
+        yield benchmark.parts[0].read(row)
+
+
+def _with_unique_ids(items: Sequence[Item]) -> list[Item]:
+    """The items; the second one of a name is called ``name#2``."""
+    used: set[str] = set()
+    unique = []
+    for item in items:
+        name, number = item.item_id, 1
+        while name in used:
+            number += 1
+            name = f"{item.item_id}#{number}"
+        used.add(name)
+        unique.append(replace(item, item_id=name))
+    return unique
