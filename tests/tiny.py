@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rubric_arm_lite.data.testbed.tokenizer import build_tokenizer
+from benchmarks.testbed_base.tokenizer import build_tokenizer
 from rubric_arm_lite.models.adapter_model import AdapterModel
 from rubric_arm_lite.models.load import load_model
 from rubric_arm_lite.models.sampler import Sampling

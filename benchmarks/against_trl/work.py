@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import torch
 
-from rubric_arm_lite.data.testbed.tokenizer import MAX_NUMBER, build_tokenizer
+from benchmarks.testbed_base.tokenizer import MAX_NUMBER, build_tokenizer
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.prompts import PromptBuilder, Templates, prompt_hash
 from rubric_arm_lite.prompts.parsing import MAX_CRITERIA

@@ -5,9 +5,7 @@ The comparison with TRL is not part of the package: it is in ``benchmarks/agains
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -59,14 +57,7 @@ bench_app = typer.Typer(
 )
 def engine(ctx: typer.Context) -> None:
     """Time the training engine against stock TRL on the same work: rollout, update or step; by default all three."""
-    checkout = Path(__file__).resolve().parents[2]
-    if not (checkout / "benchmarks" / "against_trl" / "main.py").is_file():
-        raise ConfigError(
-            "rubric-arm bench compares with TRL and is not part of the installed package. Clone the repository, run "
-            "`pip install -e .` in it, and call it again; rubric-arm bench inference works everywhere."
-        )
-    sys.path.insert(0, str(checkout))
-    importlib.import_module("benchmarks.against_trl.main").app(args=ctx.args, prog_name="rubric-arm bench")
+    from_checkout("against_trl.main", "bench").app(args=ctx.args, prog_name="rubric-arm bench")
 
 
 @bench_app.command(_INFERENCE)

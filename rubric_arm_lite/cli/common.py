@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import json
 import logging
@@ -12,6 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
@@ -245,25 +247,17 @@ def warn_unknown_words(model: RubricRewardModel, *texts: str) -> None:
         warn(f"This base does not know: {', '.join(words[:12])}. It reads them as blanks.")
 
 
-# For the verbs that do not use ModelSource yet.
+def from_checkout(module: str, verb: str) -> ModuleType:
+    """A module of ``benchmarks/``, which is part of the repository and not of the installed package.
 
-
-def server_of(
-    url: str | None,
-    state: str,
-    rubric_model: str | None,
-    judge_model: str | None,
-    key_env: str | None,
-    concurrency: int | None = None,
-) -> ServerSettings | None:
-    """The settings of the server that the options name, or None."""
-    return ModelSource(Path(), state, url, rubric_model, judge_model, key_env, concurrency).server_settings()
-
-
-def load_run(run: Path, state: str, server: ServerSettings | None) -> RubricRewardModel:
-    """The reward model of a run or of a recipe's checkpoints, on this machine or behind the server."""
-    if server is None:
-        return LocalSource(run, state).load()
-    from rubric_arm_lite.reward_model import RubricRewardModel
-
-    return RubricRewardModel.from_server(server, recipe_of(run))
+    Raises:
+        ConfigError: if this is not a checkout.
+    """
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / "benchmarks" / "against_trl").is_dir():
+        raise ConfigError(
+            f"rubric-arm {verb} is not part of the installed package. Clone the repository, run `pip install -e .` in "
+            "it, and call it again."
+        )
+    sys.path.insert(0, str(checkout))
+    return importlib.import_module(f"benchmarks.{module}")

@@ -9,19 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import typer
 
 from rubric_arm_lite.cli.common import (
-    ConcurrencyOption,
     JsonOption,
-    JudgeModelOption,
-    KeyEnvOption,
-    ModelArgument,
-    RubricModelOption,
-    ServerOption,
-    StateOption,
+    ModelSource,
     err,
-    load_run,
     print_json,
-    server_of,
     warn_unknown_words,
+    with_source,
 )
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.evaluation.caveats import evaluation_caveats
@@ -90,10 +83,11 @@ IfExistsOption = Annotated[
 ]
 
 
+@with_source
 def evaluate(
-    run: ModelArgument,
-    source: Annotated[
-        Path | None, typer.Argument(help="Pairs to evaluate on (default: those the run held out).")
+    source: ModelSource,
+    pairs: Annotated[
+        Path | None, typer.Argument(metavar="SOURCE", help="Pairs to evaluate on (default: those the run held out).")
     ] = None,
     benchmarks: BenchmarksOption = None,
     benchmark_dir: PathsOption = None,
@@ -101,31 +95,20 @@ def evaluate(
     out: OutOption = None,
     resume: ResumeOption = False,
     if_exists: IfExistsOption = None,
-    state: StateOption = "final",
     votes: Annotated[int, typer.Option(min=1, help="Judgements per order (voting@k).")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many pairs, or items of a benchmark.")] = None,
-    server: ServerOption = None,
-    rubric_model: RubricModelOption = None,
-    judge_model: JudgeModelOption = None,
-    server_key_env: KeyEnvOption = None,
-    concurrency: ConcurrencyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure accuracy in both orders, position bias, format and more, on held-out pairs or public benchmarks."""
-    settings = server_of(server, state, rubric_model, judge_model, server_key_env, concurrency)
-
-    def load() -> RubricRewardModel:
-        return load_run(run, state, settings)
-
     if benchmarks is None:
         options = {"--benchmark-dir": benchmark_dir, "--best-of": best_of, "--out": out, "--if-exists": if_exists}
         unused = [name for name, value in {**options, "--resume": resume}.items() if value]
         if unused:
             raise ConfigError(f"{', '.join(unused)} belongs to benchmarks. Name some with --benchmarks.")
-        _evaluate_pairs(load, source, votes, limit, as_json)
+        _evaluate_pairs(source.load, pairs, votes, limit, as_json)
         return
-    if source is not None:
-        raise ConfigError(f"Give either --benchmarks or a file of pairs. {source} can be named among the benchmarks.")
+    if pairs is not None:
+        raise ConfigError(f"Give either --benchmarks or a file of pairs. {pairs} can be named among the benchmarks.")
     if resume and if_exists not in (None, "resume"):
         raise ConfigError(f"--resume and --if-exists {if_exists} differ. Give one of them.")
     names = [name.strip() for name in benchmarks.split(",") if name.strip()]
@@ -137,11 +120,13 @@ def evaluate(
     from rubric_arm_lite.evaluation.benchmarks.load import load_benchmarks
     from rubric_arm_lite.evaluation.benchmarks.run import BENCHMARKS_FOLDER, check_folder
 
-    recipe_of_run(run)
-    folder = out or run / BENCHMARKS_FOLDER
+    recipe_of_run(source.run)
+    folder = out or source.run / BENCHMARKS_FOLDER
     loaded = load_benchmarks(names, paths, rule, limit)
     check_folder(folder, loaded, policy)
-    _evaluate_benchmarks(load(), loaded, folder, votes, policy, run, as_json)  # loads no model before all checks
+    _evaluate_benchmarks(
+        source.load(), loaded, folder, votes, policy, source.run, as_json
+    )  # loads no model before all checks
 
 
 def _evaluate_pairs(

@@ -18,6 +18,7 @@ from rubric_arm_lite.cli.common import (
     JsonOption,
     LocalSource,
     err,
+    from_checkout,
     out,
     print_result,
     progress_bar,
@@ -181,14 +182,14 @@ def testbed_build(
     seed: Annotated[int, typer.Option(help="Seed of the base.")] = 0,
 ) -> None:
     """Train the tiny base model again (minutes on a CPU); deterministic for a seed."""
-    from rubric_arm_lite.data.testbed.build import BuildSettings, build
+    base = from_checkout("testbed_base.build", "testbed build")
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists and is not empty. Choose a new folder.")
-    settings = BuildSettings(seed=seed) if steps is None else BuildSettings(seed=seed, steps=steps)
+    settings = base.BuildSettings(seed=seed, **({} if steps is None else {"steps": steps}))
     with progress_bar("base", "loss {task.fields[loss]:.3f}") as bar:
         task = bar.add_task("base", total=settings.steps, loss=0.0)
-        build(folder, settings, lambda step, loss: bar.update(task, completed=step, loss=loss))
+        base.build(folder, settings, lambda step, loss: bar.update(task, completed=step, loss=loss))
     print(folder)
 
 

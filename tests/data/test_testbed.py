@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.testbed_base.build import BuildSettings, Corpus, build
+from benchmarks.testbed_base.tokenizer import build_tokenizer, write_tokenizer
 from rubric_arm_lite.data.testbed import base_folder
-from rubric_arm_lite.data.testbed.build import BuildSettings, Corpus, build
 from rubric_arm_lite.data.testbed.oracle import oracle, oracle_accuracy, points
-from rubric_arm_lite.data.testbed.tokenizer import build_tokenizer, write_tokenizer
 from rubric_arm_lite.data.testbed.trajectories import Teacher
 from rubric_arm_lite.data.testbed.world import (
     World,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rubric_arm_lite.data.testbed.tokenizer import build_tokenizer
+from benchmarks.testbed_base.tokenizer import build_tokenizer
 from rubric_arm_lite.errors import BackendError, ConfigError
 from rubric_arm_lite.models.checkpoints import TwoModels, load_two_models
 from rubric_arm_lite.models.load import load_model

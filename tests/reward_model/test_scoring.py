@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from rubric_arm_lite.data.testbed.tokenizer import build_tokenizer
+from benchmarks.testbed_base.tokenizer import build_tokenizer
 from rubric_arm_lite.errors import BackendError, ConfigError, DataError, PromptTooLongError
 from rubric_arm_lite.models import logprobs as answers
 from rubric_arm_lite.models.adapter_model import AdapterModel

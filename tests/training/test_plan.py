@@ -12,8 +12,8 @@ import torch
 from benchmarks.against_trl.ours import Ours
 from benchmarks.against_trl.ours import recipe_of as bench_recipe
 from benchmarks.against_trl.work import BenchSettings, Work, make_folder
+from benchmarks.testbed_base.tokenizer import build_tokenizer
 from rubric_arm_lite.cli.plan import best
-from rubric_arm_lite.data.testbed.tokenizer import build_tokenizer
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.models.checkpoints import TwoModels
 from rubric_arm_lite.models.load import load_model, two_adapters

@@ -1,8 +1,8 @@
 """The testbed: a synthetic preference world on which the whole pipeline trains on a CPU, and learns.
 
-:mod:`world` generates prompts, responses and preferences; :mod:`tokenizer` writes the tokenizer folder;
-:mod:`trajectories` writes imperfect warm-up texts; :mod:`oracle` computes the accuracy of a perfect judge; :mod:`build`
-trains the tiny base that is shipped in ``assets/``.
+:mod:`world` generates prompts, responses and preferences; :mod:`trajectories` writes imperfect warm-up texts;
+:mod:`oracle` computes the accuracy of a perfect judge. The tiny base in ``assets/`` was trained by
+``benchmarks/testbed_base`` of the repository.
 """
 
 from __future__ import annotations

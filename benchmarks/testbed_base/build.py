@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rubric_arm_lite.data.testbed.tokenizer import build_tokenizer
+from benchmarks.testbed_base.tokenizer import build_tokenizer
 from rubric_arm_lite.data.testbed.trajectories import break_judgement, break_rubric, write_judgement
 from rubric_arm_lite.data.testbed.world import (
     GENRES,

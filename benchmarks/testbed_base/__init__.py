@@ -1,0 +1,1 @@
+"""Trains the tiny base that the testbed ships: its tokenizer, its corpus and its training."""
