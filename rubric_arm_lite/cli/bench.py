@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from rubric_arm_lite.cli.common import (
     JsonOption,
     err,
+    from_checkout,
     import_first,
     markdown_table,
     out,
