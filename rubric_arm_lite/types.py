@@ -49,7 +49,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class LabeledComparison:
-    """A comparison and its label; only the rewards and the metrics read ``preferred``."""
+    """A comparison and its label; only the rewards read ``preferred``."""
 
     comparison: Comparison
     preferred: Side

@@ -35,7 +35,7 @@ GROUND = {"__init__", "errors", "types"}
 HEAVY = {"torch", "transformers", "peft", "trl", "bitsandbytes", "unsloth", "vllm", "accelerate", "datasets"}
 MODELS_ONLY = {"unsloth", "vllm", "bitsandbytes", "peft"}
 ALWAYS_LAZY = {"unsloth", "vllm", "bitsandbytes"}
-LABEL_READERS = {"types", "training.rewards", "evaluation.metrics"}
+LABEL_READERS = {"types", "training.rewards"}
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def test_heavy_libraries_stay_in_their_rooms(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_only_rewards_and_metrics_read_which_response_is_preferred(name: str) -> None:
+def test_only_rewards_read_which_response_is_preferred(name: str) -> None:
     reads = [
         node.lineno
         for node in ast.walk(ast.parse(source_of(name)))

@@ -50,8 +50,12 @@ def test_rubric(served: Served) -> None:
 
 
 def test_compare_returns_the_verdict_of_the_model(served: Served) -> None:
-    orders: dict[Any, Any] = {"both": "both", "given": "original", "swapped": "swapped"}
-    for body in (PAIR, {**PAIR, "rubric": OWN, "votes": 3}, {**PAIR, "orders": "swapped"}, {**PAIR, "orders": "given"}):
+    for body in (
+        PAIR,
+        {**PAIR, "rubric": OWN, "votes": 3},
+        {**PAIR, "orders": "swapped"},
+        {**PAIR, "orders": "original"},
+    ):
         answer = served.post("/v1/compare", **body).json()
         verdict = model().compare(
             PAIR["prompt"],
@@ -59,13 +63,13 @@ def test_compare_returns_the_verdict_of_the_model(served: Served) -> None:
             PAIR["response_b"],
             body.get("rubric"),
             body.get("votes", 1),
-            orders[body.get("orders", "both")],
+            body.get("orders", "both"),
         )
         assert (answer["winner"], answer["confidence"], answer["consistent"]) == ("A", 1.0, True)
         assert answer["rubric"]["text"] == verdict.rubric.text
-        assert [j["text"] for j in answer["given"]] == [j.text for j in verdict.original]
+        assert [j["text"] for j in answer["original"]] == [j.text for j in verdict.original]
         assert [j["text"] for j in answer["swapped"]] == [j.text for j in verdict.swapped]
-        assert {j["winner"] for j in answer["given"] + answer["swapped"]} == {"A"}
+        assert {j["winner"] for j in answer["original"] + answer["swapped"]} == {"A"}
         for shown, finding in zip(answer["findings"], verdict.findings, strict=True):
             assert [r["text"] for r in shown["response_b"]] == [r.text for r in finding.response_b]
     remark = answer["findings"][0]["response_a"][0]
@@ -78,7 +82,7 @@ def test_a_conversation_and_an_unusable_rubric(served: Served) -> None:
     answer = served.post("/v1/compare", **{**PAIR, "prompt": turns}).json()
     assert answer["rubric"]["text"] == RULE.format(5)
     answer = served.post("/v1/compare", **{**PAIR, "prompt": "broken"}).json()
-    assert (answer["winner"], answer["given"], answer["findings"]) == (None, [], [])
+    assert (answer["winner"], answer["original"], answer["findings"]) == (None, [], [])
     assert answer["rubric"]["status"] == "malformed"
 
 
@@ -150,7 +154,7 @@ def test_a_pointwise_judge_compares_nothing() -> None:
         ({"votes": 33}, "less than or equal to 32"),
         ({"votes": True}, "valid integer"),
         ({"votes": 1.5}, "valid integer"),
-        ({"orders": "all"}, "'both', 'given' or 'swapped'"),
+        ({"orders": "all"}, "'both', 'original' or 'swapped'"),
         ({"rubric": "be nice"}, "the request: the given rubric does not parse"),
         ({"preferred": "A"}, "`preferred` is not a field of this request"),
         ({"state": "warm-up"}, "state: warm-up is not served here. Use one of final."),
@@ -326,7 +330,7 @@ def test_about_health_docs(served: Served) -> None:
 
 def test_only_requests_that_one_call_can_answer_share_a_batch() -> None:
     pair = CompareBody(**PAIR)
-    others: list[dict[str, Any]] = [{"votes": 3}, {"orders": "given"}, {"state": "final"}]
+    others: list[dict[str, Any]] = [{"votes": 3}, {"orders": "original"}, {"state": "final"}]
     bodies = [
         RubricBody(prompt="request 1"),
         RubricBody(prompt="request 1", state="warm-up"),

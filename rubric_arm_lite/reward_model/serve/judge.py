@@ -20,13 +20,9 @@ from rubric_arm_lite.reward_model.serve.schema import (
     answer_of,
     is_skipped,
 )
-from rubric_arm_lite.reward_model.verdict import Orders
 from rubric_arm_lite.runs import adapter_folder
 from rubric_arm_lite.runs.states import states_of
 from rubric_arm_lite.types import ROLES
-
-ORDERS: dict[str, Orders] = {"both": "both", "given": "original", "swapped": "swapped"}
-"""The orders of presentation by their names in a request."""
 
 
 def settings_of(request: Body) -> Hashable:
@@ -109,7 +105,7 @@ class BatchedJudge:
             case CompareBody(votes=votes, orders=orders):
                 compared = cast("Sequence[CompareBody]", requests)
                 pairs = [(r.prompt, r.response_a, r.response_b, r.rubric) for r in compared]
-                return self.model.compare_many(pairs, votes, names, ORDERS[orders], too_long)
+                return self.model.compare_many(pairs, votes, names, orders, too_long)
             case ScoreBody(justify=justify):
                 scored = cast("Sequence[ScoreBody]", requests)
                 responses = [(r.prompt, r.response, r.rubric) for r in scored]

@@ -105,7 +105,7 @@ class CompareBody(_Body):
     response_b: Text = Field(examples=["Tides are complicated."])
     rubric: RubricField = None
     votes: int = Field(1, ge=1, le=MAX_VOTES, description="Judgements per order; 1 is greedy, more are sampled.")
-    orders: Literal["both", "given", "swapped"] = Field(
+    orders: Literal["both", "original", "swapped"] = Field(
         "both", description="Both orders, or only one at half the cost, which leaves position bias in the verdict."
     )
     state: StateField = None
@@ -228,7 +228,7 @@ class ComparedResponses(WrittenRubric):
     confidence: float = Field(description="Share of the judgements that named the winner, 0 to 1.")
     consistent: bool = Field(description="Whether every judgement named the same response.")
     findings: list[FindingAnswer]
-    given: list[JudgementAnswer] = Field(description="Judgements that saw A first.")
+    original: list[JudgementAnswer] = Field(description="Judgements that saw A first.")
     swapped: list[JudgementAnswer] = Field(description="Judgements that saw B first, called A in their text.")
 
 
@@ -271,7 +271,7 @@ def answer_of(result: Result, state: str, unknown_words: Sequence[str]) -> Writt
                     FindingAnswer(number=f.number, response_a=_remarks(f.response_a), response_b=_remarks(f.response_b))
                     for f in result.findings
                 ],
-                given=[_judgement(j, j.winner) for j in result.original],
+                original=[_judgement(j, j.winner) for j in result.original],
                 swapped=[_judgement(j, j.winner and other_side(j.winner)) for j in result.swapped],
                 **common,
             )
@@ -289,7 +289,7 @@ def is_skipped(answer: WrittenRubric) -> bool:
     """Whether an answer may stand for a request that the model never saw, since its texts exceed the context."""
     match answer:
         case ComparedResponses():
-            return not (answer.given or answer.swapped)
+            return not (answer.original or answer.swapped)
         case ScoredResponse():
             return answer.value is None and not answer.text
         case _:

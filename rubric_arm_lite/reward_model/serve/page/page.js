@@ -105,7 +105,7 @@ function showVerdict(answer) {
   const winner = answer.winner;
   $("winner").className = winner ? winner.toLowerCase() : "";
   $("winner").textContent = winner ? `Response ${winner} is better` : "No verdict";
-  const total = answer.given.length + answer.swapped.length;
+  const total = answer.original.length + answer.swapped.length;
   const naming = Math.round(answer.confidence * total);
   let share = `${naming} of ${count(total, "judgement")} name it (confidence ${Math.round(answer.confidence * 100)} %).`;
   if (!total) share = "The rubric cannot be used, so nothing was judged. Write one below, or try another checkpoint.";
@@ -113,13 +113,13 @@ function showVerdict(answer) {
   else if (!winner) share = "The judgements are even, or could not be read. More judgements per order may settle it.";
   else if (!answer.consistent) share += " They do not all agree.";
   $("share").textContent = share;
-  const orders = [["A shown first", answer.given], ["B shown first", answer.swapped]];
+  const orders = [["A shown first", answer.original], ["B shown first", answer.swapped]];
   $("orders").replaceChildren(...(total ? orders.map(([name, judgements]) => orderOf(name, judgements)) : []));
 }
 
 function positional(answer) {
-  const [given, swapped] = [answer.given, answer.swapped].map((judgements) => new Set(judgements.map((one) => one.winner)));
-  return given.size === 1 && swapped.size === 1 && !given.has(null) && !swapped.has(null);
+  const [original, swapped] = [answer.original, answer.swapped].map((judgements) => new Set(judgements.map((one) => one.winner)));
+  return original.size === 1 && swapped.size === 1 && !original.has(null) && !swapped.has(null);
 }
 
 function orderOf(name, judgements) {
@@ -239,7 +239,7 @@ function grow(field) {
 // --- texts ---------------------------------------------------------------------------------------------------------
 
 function showTexts(answer) {
-  const orders = [["A shown first", answer.given], ["B shown first: its text calls B “Response A”", answer.swapped]];
+  const orders = [["A shown first", answer.original], ["B shown first: its text calls B “Response A”", answer.swapped]];
   const texts = [];
   for (const [name, judgements] of orders) {
     judgements.forEach((judgement, i) => {
