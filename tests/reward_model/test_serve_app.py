@@ -50,7 +50,8 @@ def test_rubric(served: Served) -> None:
 
 
 def test_compare_returns_the_verdict_of_the_model(served: Served) -> None:
-    for body in (
+    bodies = (PAIR, {**PAIR, "rubric": OWN, "votes": 3}, {**PAIR, "orders": "swapped"}, {**PAIR, "orders": "original"})
+    for body in bodies:
         PAIR,
         {**PAIR, "rubric": OWN, "votes": 3},
         {**PAIR, "orders": "swapped"},
