@@ -286,7 +286,7 @@ def test_a_reward_model_that_is_not_there(tmp_path: Path) -> None:
     policy_run = tmp_path / "policy"
     policy_run.mkdir()
     (policy_run / "recipe.yaml").write_text(dump_recipe(recipe))
-    with pytest.raises(CheckpointError, match=r"is the run of a policy, .* Its reward model is .*nowhere"):
+    with pytest.raises(CheckpointError, match=r"is the run of a policy, .* Use its reward model, .*nowhere"):
         execute(recipe_for(policy_run, "dpo"), tmp_path / "run")
     with pytest.raises(ConfigError, match="--if-exists maybe: use raise, resume or overwrite"):
         CliRunner().invoke(app, ["policy", "grpo", "testbed", "--if-exists", "maybe"], catch_exceptions=False)
@@ -297,7 +297,7 @@ def test_a_reward_model_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("field", ["data.train_prompts", "evaluation.prompts"])
 def test_more_prompts_than_the_world_has(field: str, tmp_path: Path, finished_run: Path) -> None:
     recipe = recipe_for(finished_run, "dpo", f"{field}=9999")
-    with pytest.raises(ConfigError, match=rf"{field}: The \w+ split has \d+ distinct prompts, 9999 were asked for"):
+    with pytest.raises(ConfigError, match=rf"{field}: The \w+ split has \d+ distinct prompts, 9999 were requested"):
         execute(recipe, tmp_path / "run")
 
 

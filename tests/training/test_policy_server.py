@@ -115,5 +115,5 @@ def test_the_hash_does_not_depend_on_what_stands_in_the_working_directory(
 def test_settings_of_a_server_that_cannot_be_used(finished_run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a server's address"):
         execute(recipe_for(finished_run, "grpo", "reward.server=ftp://x"), tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"reward.state: latest is for adapters that are loaded here"):
+    with pytest.raises(ConfigError, match=r"reward.state: latest is for adapters that are loaded in this process"):
         recipe_for(finished_run, "grpo", "reward.server=http://x", "reward.state=latest")

@@ -291,7 +291,7 @@ def test_reward_model_from_run(finished_run: Path) -> None:
     by_hand = "1. The response includes the word zinc [Hard Rule]"
     straight = model.compare(prompt, "zinc stone table", "stone table", by_hand, votes=3)
     swapped = model.compare(prompt, "stone table", "zinc stone table", by_hand, votes=3)
-    assert len(straight.judgements) == len(straight.flipped) == 3
+    assert len(straight.original) == len(straight.swapped) == 3
     mirror = {"A": "B", "B": "A", None: None}
     assert swapped.winner == mirror[straight.winner]
     with pytest.raises(DataError, match="does not parse"):
