@@ -142,7 +142,10 @@ class JudgedText:
 class PointwiseJudge:
     """A judge of single responses; :func:`dataclasses.replace` makes one with other settings.
 
-    Attributes: as those of :class:`~rubric_arm_lite.reward_model.judge.Judge`, and ``words``, the two answers.
+    Attributes: as those of :class:`~rubric_arm_lite.reward_model.judge.Judge`, and
+
+        words: the two answers.
+        justify: whether it writes a justification before each answer; otherwise it answers every criterion at once.
     """
 
     sampler: Sampler
@@ -153,6 +156,7 @@ class PointwiseJudge:
     seed: int = 0
     adapter: str | None = "judge"
     words: PointwiseWords = OUR_WORDS
+    justify: bool = True
 
     def sampling(self, votes: int = 1) -> Sampling:
         """How judgements are drawn."""
@@ -162,18 +166,14 @@ class PointwiseJudge:
         self, comparisons: Sequence[Comparison], rubrics: Sequence[Rubric], orders: Orders = "both", votes: int = 1
     ) -> list[PointwiseVerdict]:
         """One verdict per comparison under its rubric, in order; ``orders`` has no effect."""
-        usable = [(c, rubric) for c, rubric in zip(comparisons, rubrics, strict=True) if rubric.usable]
-        scores = iter(
-            self.score(
-                [(c.prompt, text, rubric) for c, rubric in usable for text in (c.response_a, c.response_b)], votes
-            )
-        )
-        return [
-            PointwiseVerdict(rubric, tuple(next(scores)), tuple(next(scores)))
+        cases = [
+            (c.prompt, response, rubric)
+            for c, rubric in zip(comparisons, rubrics, strict=True)
             if rubric.usable
-            else PointwiseVerdict(rubric)
-            for rubric in rubrics
+            for response in (c.response_a, c.response_b)
         ]
+        scores = map(tuple, self.score(cases, votes))
+        return [PointwiseVerdict(r, *((next(scores), next(scores)) if r.usable else ())) for r in rubrics]
 
     def turns(self, comparison: Comparison, rubric: Rubric) -> list[str]:
         """The user turns that one comparison leads to: one per response."""
@@ -183,15 +183,17 @@ class PointwiseJudge:
         ]
 
     def score(self, cases: Sequence[tuple[Prompt, str, Rubric]], votes: int = 1) -> list[list[PointwiseScore]]:
-        """``votes`` written and scored judgements per (prompt, response, rubric); equal prompts are asked once."""
+        """``votes`` scored judgements per (prompt, response, rubric); equal prompts are judged once."""
         turns = [self.prompts.pointwise_prompt(prompt, rubric, response) for prompt, response, rubric in cases]
-        texts = self.write(dict(zip(turns, (rubric for _, _, rubric in cases), strict=True)), votes)
-        scores = iter(self.read([text for own in texts.values() for text in own]))
-        scored = {turn: [next(scores) for _ in own] for turn, own in texts.items()}
+        judgements = self._write(dict(zip(turns, (rubric for _, _, rubric in cases), strict=True)), votes)
+        scores = iter(self.read([text for texts in judgements.values() for text in texts]))
+        scored = {turn: [next(scores) for _ in texts] for turn, texts in judgements.items()}
         return [scored[turn] for turn in turns]
 
-    def write(self, turns: dict[str, Rubric], votes: int = 1) -> dict[str, list[JudgedText]]:
-        """Sample the judgements of user turns, each with the rubric that it shows."""
+    def _write(self, turns: dict[str, Rubric], votes: int) -> dict[str, list[JudgedText]]:
+        """Judgements of user turns, each with the rubric that it shows; sampled unless the judge answers at once."""
+        if not self.justify:
+            return {turn: [JudgedText(turn, rubric)] for turn, rubric in turns.items()}
         examples = [Example(f"response {i}", t, derive_seed(self.seed, t)) for i, t in enumerate(turns, start=1)]
         groups = self.sampler.sample(self.adapter, examples, self.sampling(votes)) if examples else []
         return {

@@ -260,7 +260,7 @@ def test_outputs_and_journals_of_others_are_left_alone(tmp_path: Path) -> None:
         with pytest.raises(kind, match=said):
             label_responses(source, bad, never)
     twice = write(tmp_path / "twice.jsonl", [{**ROWS[0], "id": "x/1-2"}, {**ROWS[-1], "id": "x"}])
-    with pytest.raises(DataError, match="two pairs would be called 'x/1-2'"):
+    with pytest.raises(DataError, match="two pairs have the id 'x/1-2'"):
         label_responses(twice, target, never)
     with pytest.raises(DataError, match="--batch 0"):
         label_responses(source, target, never, batch_size=0)
