@@ -2,7 +2,7 @@
 
 Every pair is judged with the chosen response first (original order) and second (flipped); mixed takes one of the
 two at random per pair. Position bias is the largest minus the smallest of the three accuracies (paper, table 13).
-A verdict that cannot be parsed counts ``unparsed_value`` and is reported; it is never a silent A.
+A verdict that cannot be parsed counts ``unparsed_value`` and is reported; it never counts as A.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from rubric_arm_lite.types import ParseStatus, PreferencePair, Recall, Rubric, S
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Measured values by name, one row per pair, and a few prompts with all that was written for them."""
+    """Measured values by name, one row per pair, and a few prompts with the texts written for them."""
 
     name: str
     values: dict[str, float]
@@ -40,7 +40,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class AdapterPair:
-    """Which adapters write rubrics and judge; None is the bare base."""
+    """The adapters that write rubrics and judge; None is the bare base."""
 
     rubric: str | None = "rubric"
     judge: str | None = "judge"
@@ -49,8 +49,8 @@ class AdapterPair:
 class Evaluator(ABC):
     """Measures adapters on a fixed set of held-out pairs, the same way every time.
 
-    Every pair is judged under one greedy rubric per prompt; subclasses say what is read from the verdicts. The chosen
-    response of a pair is response A of its comparison.
+    Every pair is judged under one greedy rubric per prompt; subclasses compute the values from the verdicts. The
+    chosen response of a pair is response A of its comparison.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Evaluator(ABC):
         adapters = adapters or AdapterPair()
         settings, sampler = self._settings, self._generator.sampler
         start = sampler.tokens_written
-        # A cache of its own: no evaluation changes what training or another evaluation finds cached.
+        # A new cache: an evaluation does not change the cached rubrics of training or of another evaluation.
         rubrics = self._generator.with_new_cache().write(
             [pair.prompt for pair in self.pairs],
             Sampling(settings.rubric_max_tokens, 1, 0.0),
@@ -182,13 +182,13 @@ class PointwiseEvaluator(Evaluator):
 
     There is no order of presentation, so position bias is 0 by construction and is not measured. A pair with an
     unreadable judgement counts ``unparsed_value``; tie rates are shares of all pairs, the margin is the mean over those
-    that can be read (0 if none can). Beside the scores, which are made of probabilities, stand those of the written
-    words alone (``accuracy_words``, ``tie_rate_words``): the hard sum that ties more often.
+    that can be read (0 if none can). ``accuracy_words`` and ``tie_rate_words`` use scores of the written words alone
+    in place of their probabilities: the hard sum that ties more often.
     """
 
     def _row(self, pair: PreferencePair, verdict: PointwiseVerdict) -> dict[str, Any]:
         scores = (verdict.scores_a, verdict.scores_b)
-        words = [score_of_words(own[0]) if own else None for own in scores]
+        words = [score_of_words(votes[0]) if votes else None for votes in scores]
         margin_words = None if words[0] is None or words[1] is None else words[0] - words[1]
         unparsed = self._settings.unparsed_value
         return {
@@ -201,7 +201,7 @@ class PointwiseEvaluator(Evaluator):
             "margin_words": margin_words,
             "accuracy": verdict.correct("A", unparsed),
             "accuracy_words": margin_accuracy(margin_words, unparsed),
-            "format": mean([bool(own) and own[0].status is ParseStatus.OK for own in scores]),
+            "format": mean([bool(votes) and votes[0].status is ParseStatus.OK for votes in scores]),
         }
 
     def _accuracies(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -229,9 +229,9 @@ class PointwiseEvaluator(Evaluator):
 
     def _shown(self, verdict: PointwiseVerdict) -> tuple[str, Side | None]:
         parts = []
-        for side, own in zip(("A", "B"), (verdict.scores_a, verdict.scores_b), strict=True):
-            value = "no score" if not own or own[0].value is None else f"score {own[0].value:+.3f}"
-            parts.append(f"Response {side}: {value}\n{own[0].text.strip() if own else ''}")
+        for side, scores in zip(("A", "B"), (verdict.scores_a, verdict.scores_b), strict=True):
+            value = "no score" if not scores or scores[0].value is None else f"score {scores[0].value:+.3f}"
+            parts.append(f"Response {side}: {value}\n{scores[0].text.strip() if scores else ''}")
         return "\n".join(parts), verdict.winner
 
 
@@ -242,8 +242,7 @@ def make_evaluator(
     pairs: Sequence[PreferencePair],
     recall: Recall | None = None,
 ) -> Evaluator:
-    """The evaluator that fits a recipe's judge; it asks the generator's sampler with the generator's prompts."""
-    own = recipe.model_copy(update={"evaluation": settings})
-    judge = make_judge(own, generator.sampler, generator.prompts)
+    """The evaluator for a recipe's judge, with the generator's sampler and prompts."""
+    judge = make_judge(recipe.model_copy(update={"evaluation": settings}), generator.sampler, generator.prompts)
     kind = PairwiseEvaluator if isinstance(judge, Judge) else PointwiseEvaluator
     return kind(judge, generator, settings, pairs, recipe.seed, recall)
