@@ -17,9 +17,9 @@ OTHER = "The sea is big and it is in the world. Waves crash on rocks every singl
 
 
 def rubric(*criteria: str) -> Rubric:
-    found = parse_rubric("\n".join(f"{i}. {text} [Principle]" for i, text in enumerate(criteria, start=1)))
-    assert found.usable
-    return found
+    rubric = parse_rubric("\n".join(f"{i}. {text} [Principle]" for i, text in enumerate(criteria, start=1)))
+    assert rubric.usable
+    return rubric
 
 
 @pytest.mark.parametrize(
@@ -75,20 +75,20 @@ words = st.lists(
 
 @given(words, words, words, st.integers(0, 4))
 def test_a_phrase_of_a_response_is_found_wherever_it_stands(
-    before: list[str], said: list[str], after: list[str], start: int
+    before: list[str], response: list[str], after: list[str], start: int
 ) -> None:
-    phrase = " ".join(said[start : start + PHRASE_WORDS])
+    phrase = " ".join(response[start : start + PHRASE_WORDS])
     criterion = rubric(f"The response says {' '.join(before)} {phrase} {' '.join(after)}")
-    expected = Outcome.QUOTES_A_RESPONSE if len(said[start : start + PHRASE_WORDS]) == PHRASE_WORDS else None
-    found = find_disclosure(criterion, "Write.", (" ".join(said),))
-    assert found == expected or expected is None  # what stands around it may repeat more of the response
+    expected = Outcome.QUOTES_A_RESPONSE if len(response[start : start + PHRASE_WORDS]) == PHRASE_WORDS else None
+    disclosure = find_disclosure(criterion, "Write.", (" ".join(response),))
+    assert disclosure == expected or expected is None  # what stands around it may repeat more of the response
 
 
 @given(any_text, any_text, any_text)
 def test_it_never_fails_and_no_response_no_quotation(text: str, prompt: str, response: str) -> None:
-    found = parse_rubric(text)
-    assert find_disclosure(found, prompt, (response,)) in (None, *Outcome)
-    assert find_disclosure(found, prompt, ()) in (None, Outcome.NAMES_A_RESPONSE)
+    rubric = parse_rubric(text)
+    assert find_disclosure(rubric, prompt, (response,)) in (None, *Outcome)
+    assert find_disclosure(rubric, prompt, ()) in (None, Outcome.NAMES_A_RESPONSE)
 
 
 @pytest.mark.parametrize("text", ['"' * 100_000, "a " * 50_000, "**" * 50_000, "“a" * 50_000, "response " * 20_000])
