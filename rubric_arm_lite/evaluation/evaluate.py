@@ -90,16 +90,19 @@ class Evaluator(ABC):
         verdicts = judge.judge(self._comparisons, rubrics)
         tokens = sampler.tokens_written - start
         rows = [self._row(pair, verdict) for pair, verdict in zip(self.pairs, verdicts, strict=True)]
-        at_vote_temperature = replace(judge, temperature=judge.vote_temperature)
         count = settings.vote_pairs
-        sampled = at_vote_temperature.judge(self._comparisons[:count], rubrics[:count], votes=votes)
+        sampled = replace(judge, temperature=judge.vote_temperature).judge(
+            self._comparisons[:count], rubrics[:count], votes=votes
+        )
         values = {
             **self._accuracies(rows),
             **rubric_statistics([pair.prompt for pair in self.pairs], rubrics, self._recall),
             "tokens_per_pair": tokens / len(self.pairs),
             "pairs": float(len(self.pairs)),
-            **self._sampled(sampled, votes),
+            "format_sampled": mean(self._formats(sampled)),
         }
+        if votes > 1:
+            values[f"voting@{votes}"] = mean(self._votings(sampled))
         return Evaluation(name, values, rows, self._examples(rubrics, verdicts))
 
     @abstractmethod
@@ -111,8 +114,12 @@ class Evaluator(ABC):
         """Means over the rows."""
 
     @abstractmethod
-    def _sampled(self, verdicts: Sequence[Any], votes: int) -> dict[str, float]:
-        """Format of judgements at the voting temperature and, with several votes, the accuracy of their majority."""
+    def _formats(self, verdicts: Sequence[Any]) -> list[float]:
+        """The format reward of every judgement."""
+
+    @abstractmethod
+    def _votings(self, verdicts: Sequence[Any]) -> list[float]:
+        """Accuracies of the majorities of several votes."""
 
     @abstractmethod
     def _shown(self, verdict: Any) -> tuple[str, Side | None]:
@@ -146,7 +153,7 @@ class Evaluator(ABC):
 
 
 class PairwiseEvaluator(Evaluator):
-    """Measures a judge of two responses: accuracy in both orders, position bias, consistency, format."""
+    """Measures a pairwise judge: accuracy in both orders, position bias, consistency, format."""
 
     def _row(self, pair: PreferencePair, verdict: Verdict) -> dict[str, Any]:
         first = [judgements[0] if judgements else None for judgements in (verdict.original, verdict.swapped)]
@@ -164,14 +171,12 @@ class PairwiseEvaluator(Evaluator):
             "format": mean([row[f"{order}_format"] for row in rows for order in ("original", "flipped")]),
         }
 
-    def _sampled(self, verdicts: Sequence[Verdict], votes: int) -> dict[str, float]:
-        judgements = [(j, v.rubric) for v in verdicts for j in (*v.original, *v.swapped)]
-        values = {"format_sampled": mean([format_reward(j, rubric, "strict") for j, rubric in judgements])}
-        if votes > 1:
-            winners = [winner for verdict in verdicts for winner in verdict.order_winners]
-            unparsed = self._settings.unparsed_value
-            values[f"voting@{votes}"] = mean([unparsed if w is None else float(w == "A") for w in winners])
-        return values
+    def _formats(self, verdicts: Sequence[Verdict]) -> list[float]:
+        return [format_reward(j, v.rubric, "strict") for v in verdicts for j in (*v.original, *v.swapped)]
+
+    def _votings(self, verdicts: Sequence[Verdict]) -> list[float]:
+        winners = [winner for verdict in verdicts for winner in verdict.order_winners]
+        return [self._settings.unparsed_value if winner is None else float(winner == "A") for winner in winners]
 
     def _shown(self, verdict: Verdict) -> tuple[str, Side | None]:
         return (verdict.original[0].text, verdict.original[0].winner) if verdict.original else ("", None)
@@ -219,13 +224,11 @@ class PointwiseEvaluator(Evaluator):
             "format": mean([row["format"] for row in rows]),
         }
 
-    def _sampled(self, verdicts: Sequence[PointwiseVerdict], votes: int) -> dict[str, float]:
-        scores = [score for verdict in verdicts for score in (*verdict.scores_a, *verdict.scores_b)]
-        values = {"format_sampled": mean([score.status is ParseStatus.OK for score in scores])}
-        if votes > 1:
-            unparsed = self._settings.unparsed_value
-            values[f"voting@{votes}"] = mean([verdict.correct("A", unparsed) for verdict in verdicts])
-        return values
+    def _formats(self, verdicts: Sequence[PointwiseVerdict]) -> list[float]:
+        return [float(score.status is ParseStatus.OK) for v in verdicts for score in (*v.scores_a, *v.scores_b)]
+
+    def _votings(self, verdicts: Sequence[PointwiseVerdict]) -> list[float]:
+        return [verdict.correct("A", self._settings.unparsed_value) for verdict in verdicts]
 
     def _shown(self, verdict: PointwiseVerdict) -> tuple[str, Side | None]:
         parts = []

@@ -106,35 +106,25 @@ class PolicyEvaluation:
     rows: list[dict[str, Any]]
 
 
+@dataclass(frozen=True)
 class PolicyEvaluator:
     """Compares the adapter ``policy`` with ``policy_ref``, its start."""
 
-    def __init__(
-        self,
-        model: AdapterModel,
-        prompts: PromptBuilder,
-        judge: FixedRubricJudge,
-        independent: IndependentJudge | None,
-        requests: Sequence[Request],
-        answers: AnswerSettings,
-        settings: PolicyEvaluationSettings,
-        seed: int,
-    ) -> None:
-        self._model = model
-        self._prompts = prompts
-        self._judge = judge
-        self._independent = independent
-        self._requests = requests
-        self._answers = answers
-        self._settings = settings
-        self._seed = derive_seed(seed, "policy evaluation")
+    model: AdapterModel
+    prompts: PromptBuilder
+    judge: FixedRubricJudge
+    independent: IndependentJudge | None
+    requests: Sequence[Request]
+    answers: AnswerSettings
+    settings: PolicyEvaluationSettings
+    seed: int
 
     def evaluate(self, name: str) -> PolicyEvaluation:
         """Sample an answer to every request from both adapters and compare them."""
         policy, start = self._sample("policy"), self._sample("policy_ref")
         comparisons = [
             request.comparison(answer.samples[0].text, before.samples[0].text)
-            for request, answer, before in zip(self._requests, policy, start, strict=True)
+            for request, answer, before in zip(self.requests, policy, start, strict=True)
         ]
         lengths, start_lengths = ([len(g.samples[0].token_ids) for g in groups] for groups in (policy, start))
         rows: list[dict[str, Any]] = [
@@ -151,13 +141,13 @@ class PolicyEvaluator:
             for row, entry in zip(rows, entries, strict=True):
                 row[key] = entry
 
-        trained = self._judge.preferences(comparisons)
+        trained = self.judge.preferences(comparisons)
         win_rates("trained", trained)
         column("trained", trained)
-        if self._independent is not None:
-            independent = self._independent.preferences(comparisons)
+        if self.independent is not None:
+            independent = self.independent.preferences(comparisons)
             win_rates("independent", independent)
-            scores = self._independent.scores(comparisons)
+            scores = self.independent.scores(comparisons)
             if scores is not None:
                 self._add_mean("score", scores, values)
                 column("score", scores)
@@ -175,26 +165,27 @@ class PolicyEvaluator:
         return PolicyEvaluation(name, values, rows)
 
     def _sample(self, adapter: str) -> list[RolloutGroup]:
+        seed = derive_seed(self.seed, "policy evaluation")
         examples = [
-            Example(r.prompt_id, self._prompts.policy_prompt(r.text), derive_seed(self._seed, r.prompt_id))
-            for r in self._requests
+            Example(r.prompt_id, self.prompts.policy_prompt(r.text), derive_seed(seed, r.prompt_id))
+            for r in self.requests
         ]
-        sampling = Sampling(self._answers.max_completion_length, 1, self._answers.temperature)
-        return self._model.sample(adapter, examples, sampling)
+        sampling = Sampling(self.answers.max_completion_length, 1, self.answers.temperature)
+        return self.model.sample(adapter, examples, sampling)
 
     def _add_mean(self, name: str, entries: Sequence[float], values: dict[str, float]) -> None:
         """Add the mean of some entries and its interval to the values."""
-        low, high = bootstrap_interval(entries, self._settings.bootstrap, self._seed)
+        low, high = bootstrap_interval(entries, self.settings.bootstrap, derive_seed(self.seed, "policy evaluation"))
         values |= {name: sum(entries) / len(entries), f"{name}_low": low, f"{name}_high": high}
 
     @torch.no_grad()
     def _logprob_under_start(self, groups: Sequence[RolloutGroup]) -> float:
         """Sum over all answers of their log-probability under ``policy_ref``, in nats."""
-        model, total = self._model, 0.0
-        rows = make_rows(groups, [[0.0]] * len(groups), "grpo", self._answers.max_completion_length)
+        model, total = self.model, 0.0
+        rows = make_rows(groups, [[0.0]] * len(groups), "grpo", self.answers.max_completion_length)
         with model.using("policy_ref") as peft_model:
             for micro_batch in micro_batches(rows, TokenBudget.flat(SCORED_AT_ONCE), model.layout):
                 batch = make_batch(micro_batch, int(model.tokenizer.pad_token_id), model.device, model.layout)
-                scores = model.score(peft_model, batch, self._answers.temperature, model.layout)
+                scores = model.score(peft_model, batch, self.answers.temperature, model.layout)
                 total += float((scores.logprobs * batch.mask_RC).double().sum())
         return total
