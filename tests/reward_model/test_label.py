@@ -234,7 +234,7 @@ def never() -> RubricRewardModel:
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ({"prompt": "p", "responses": ["a"]}, "column `responses` is a list of 1. Give a list of two or more texts"),
         ({"prompt": "p", "responses": "ab"}, "column `responses` is a text"),

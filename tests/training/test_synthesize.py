@@ -177,7 +177,7 @@ def test_what_the_context_cannot_hold_is_not_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [({"temperature": 0.0}, "every attempt would write the same"), ({"attempts": 0}, "at least 1")],
 )
 def test_settings_that_cannot_work(changes: dict[str, Any], message: str) -> None:
