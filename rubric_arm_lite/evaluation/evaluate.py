@@ -2,7 +2,7 @@
 
 Every pair is judged with the chosen response first (original order) and second (flipped); mixed takes one of the
 two at random per pair. Position bias is the largest minus the smallest of the three accuracies (paper, table 13).
-A verdict that cannot be parsed counts ``unparsed_value`` and is reported; it is never a silent A.
+A verdict that cannot be parsed counts ``unparsed_value`` and is reported; it never counts as A.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from rubric_arm_lite.types import ParseStatus, PreferencePair, Recall, Rubric, S
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Measured values by name, one row per pair, and a few prompts with all that was written for them."""
+    """Measured values by name, one row per pair, and a few prompts with the texts written for them."""
 
     name: str
     values: dict[str, float]
@@ -40,7 +40,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class AdapterPair:
-    """Which adapters write rubrics and judge; None is the bare base."""
+    """The adapters that write rubrics and judge; None is the bare base."""
 
     rubric: str | None = "rubric"
     judge: str | None = "judge"
@@ -49,8 +49,8 @@ class AdapterPair:
 class Evaluator(ABC):
     """Measures adapters on a fixed set of held-out pairs, the same way every time.
 
-    Every pair is judged under one greedy rubric per prompt; subclasses say what is read from the verdicts. The chosen
-    response of a pair is response A of its comparison.
+    Every pair is judged under one greedy rubric per prompt; subclasses compute the values from the verdicts. The
+    chosen response of a pair is response A of its comparison.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Evaluator(ABC):
         adapters = adapters or AdapterPair()
         settings, sampler = self._settings, self._generator.sampler
         start = sampler.tokens_written
-        # A cache of its own: no evaluation changes what training or another evaluation finds cached.
+        # A new cache: an evaluation does not change the cached rubrics of training or of another evaluation.
         rubrics = self._generator.with_new_cache().write(
             [pair.prompt for pair in self.pairs],
             Sampling(settings.rubric_max_tokens, 1, 0.0),
@@ -90,16 +90,19 @@ class Evaluator(ABC):
         verdicts = judge.judge(self._comparisons, rubrics)
         tokens = sampler.tokens_written - start
         rows = [self._row(pair, verdict) for pair, verdict in zip(self.pairs, verdicts, strict=True)]
-        at_vote_temperature = replace(judge, temperature=judge.vote_temperature)
         count = settings.vote_pairs
-        sampled = at_vote_temperature.judge(self._comparisons[:count], rubrics[:count], votes=votes)
+        sampled = replace(judge, temperature=judge.vote_temperature).judge(
+            self._comparisons[:count], rubrics[:count], votes=votes
+        )
         values = {
             **self._accuracies(rows),
             **rubric_statistics([pair.prompt for pair in self.pairs], rubrics, self._recall),
             "tokens_per_pair": tokens / len(self.pairs),
             "pairs": float(len(self.pairs)),
-            **self._sampled(sampled, votes),
+            "format_sampled": mean(self._formats(sampled)),
         }
+        if votes > 1:
+            values[f"voting@{votes}"] = mean(self._votings(sampled))
         return Evaluation(name, values, rows, self._examples(rubrics, verdicts))
 
     @abstractmethod
@@ -111,8 +114,12 @@ class Evaluator(ABC):
         """Means over the rows."""
 
     @abstractmethod
-    def _sampled(self, verdicts: Sequence[Any], votes: int) -> dict[str, float]:
-        """Format of judgements at the voting temperature and, with several votes, the accuracy of their majority."""
+    def _formats(self, verdicts: Sequence[Any]) -> list[float]:
+        """The format reward of every judgement."""
+
+    @abstractmethod
+    def _votings(self, verdicts: Sequence[Any]) -> list[float]:
+        """Accuracies of the majorities of several votes."""
 
     @abstractmethod
     def _shown(self, verdict: Any) -> tuple[str, Side | None]:
@@ -146,7 +153,7 @@ class Evaluator(ABC):
 
 
 class PairwiseEvaluator(Evaluator):
-    """Measures a judge of two responses: accuracy in both orders, position bias, consistency, format."""
+    """Measures a pairwise judge: accuracy in both orders, position bias, consistency, format."""
 
     def _row(self, pair: PreferencePair, verdict: Verdict) -> dict[str, Any]:
         first = [judgements[0] if judgements else None for judgements in (verdict.original, verdict.swapped)]
@@ -164,14 +171,12 @@ class PairwiseEvaluator(Evaluator):
             "format": mean([row[f"{order}_format"] for row in rows for order in ("original", "flipped")]),
         }
 
-    def _sampled(self, verdicts: Sequence[Verdict], votes: int) -> dict[str, float]:
-        judgements = [(j, v.rubric) for v in verdicts for j in (*v.original, *v.swapped)]
-        values = {"format_sampled": mean([format_reward(j, rubric, "strict") for j, rubric in judgements])}
-        if votes > 1:
-            winners = [winner for verdict in verdicts for winner in verdict.order_winners]
-            unparsed = self._settings.unparsed_value
-            values[f"voting@{votes}"] = mean([unparsed if w is None else float(w == "A") for w in winners])
-        return values
+    def _formats(self, verdicts: Sequence[Verdict]) -> list[float]:
+        return [format_reward(j, v.rubric, "strict") for v in verdicts for j in (*v.original, *v.swapped)]
+
+    def _votings(self, verdicts: Sequence[Verdict]) -> list[float]:
+        winners = [winner for verdict in verdicts for winner in verdict.order_winners]
+        return [self._settings.unparsed_value if winner is None else float(winner == "A") for winner in winners]
 
     def _shown(self, verdict: Verdict) -> tuple[str, Side | None]:
         return (verdict.original[0].text, verdict.original[0].winner) if verdict.original else ("", None)
@@ -182,13 +187,13 @@ class PointwiseEvaluator(Evaluator):
 
     There is no order of presentation, so position bias is 0 by construction and is not measured. A pair with an
     unreadable judgement counts ``unparsed_value``; tie rates are shares of all pairs, the margin is the mean over those
-    that can be read (0 if none can). Beside the scores, which are made of probabilities, stand those of the written
-    words alone (``accuracy_words``, ``tie_rate_words``): the hard sum that ties more often.
+    that can be read (0 if none can). ``accuracy_words`` and ``tie_rate_words`` use scores of the written words alone
+    in place of their probabilities: the hard sum that ties more often.
     """
 
     def _row(self, pair: PreferencePair, verdict: PointwiseVerdict) -> dict[str, Any]:
         scores = (verdict.scores_a, verdict.scores_b)
-        words = [score_of_words(own[0]) if own else None for own in scores]
+        words = [score_of_words(votes[0]) if votes else None for votes in scores]
         margin_words = None if words[0] is None or words[1] is None else words[0] - words[1]
         unparsed = self._settings.unparsed_value
         return {
@@ -201,7 +206,7 @@ class PointwiseEvaluator(Evaluator):
             "margin_words": margin_words,
             "accuracy": verdict.correct("A", unparsed),
             "accuracy_words": margin_accuracy(margin_words, unparsed),
-            "format": mean([bool(own) and own[0].status is ParseStatus.OK for own in scores]),
+            "format": mean([bool(votes) and votes[0].status is ParseStatus.OK for votes in scores]),
         }
 
     def _accuracies(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -219,19 +224,17 @@ class PointwiseEvaluator(Evaluator):
             "format": mean([row["format"] for row in rows]),
         }
 
-    def _sampled(self, verdicts: Sequence[PointwiseVerdict], votes: int) -> dict[str, float]:
-        scores = [score for verdict in verdicts for score in (*verdict.scores_a, *verdict.scores_b)]
-        values = {"format_sampled": mean([score.status is ParseStatus.OK for score in scores])}
-        if votes > 1:
-            unparsed = self._settings.unparsed_value
-            values[f"voting@{votes}"] = mean([verdict.correct("A", unparsed) for verdict in verdicts])
-        return values
+    def _formats(self, verdicts: Sequence[PointwiseVerdict]) -> list[float]:
+        return [float(score.status is ParseStatus.OK) for v in verdicts for score in (*v.scores_a, *v.scores_b)]
+
+    def _votings(self, verdicts: Sequence[PointwiseVerdict]) -> list[float]:
+        return [verdict.correct("A", self._settings.unparsed_value) for verdict in verdicts]
 
     def _shown(self, verdict: PointwiseVerdict) -> tuple[str, Side | None]:
         parts = []
-        for side, own in zip(("A", "B"), (verdict.scores_a, verdict.scores_b), strict=True):
-            value = "no score" if not own or own[0].value is None else f"score {own[0].value:+.3f}"
-            parts.append(f"Response {side}: {value}\n{own[0].text.strip() if own else ''}")
+        for side, scores in zip(("A", "B"), (verdict.scores_a, verdict.scores_b), strict=True):
+            value = "no score" if not scores or scores[0].value is None else f"score {scores[0].value:+.3f}"
+            parts.append(f"Response {side}: {value}\n{scores[0].text.strip() if scores else ''}")
         return "\n".join(parts), verdict.winner
 
 
@@ -242,8 +245,7 @@ def make_evaluator(
     pairs: Sequence[PreferencePair],
     recall: Recall | None = None,
 ) -> Evaluator:
-    """The evaluator that fits a recipe's judge; it asks the generator's sampler with the generator's prompts."""
-    own = recipe.model_copy(update={"evaluation": settings})
-    judge = make_judge(own, generator.sampler, generator.prompts)
+    """The evaluator for a recipe's judge, with the generator's sampler and prompts."""
+    judge = make_judge(recipe.model_copy(update={"evaluation": settings}), generator.sampler, generator.prompts)
     kind = PairwiseEvaluator if isinstance(judge, Judge) else PointwiseEvaluator
     return kind(judge, generator, settings, pairs, recipe.seed, recall)

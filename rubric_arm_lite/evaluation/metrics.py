@@ -9,24 +9,13 @@ from typing import Any
 from rubric_arm_lite.prompts import check_format, prompt_text
 from rubric_arm_lite.recipe import derive_seed
 from rubric_arm_lite.reward_model.verdict import Verdict
-from rubric_arm_lite.types import (
-    CriterionKind,
-    Judgement,
-    ParseStatus,
-    PreferencePair,
-    Prompt,
-    Recall,
-    Rubric,
-)
-
-TIE = 1e-6
-"""Scores that differ by no more are equal: what rounding does to probabilities in float32."""
+from rubric_arm_lite.types import CriterionKind, Judgement, ParseStatus, PreferencePair, Prompt, Recall, Rubric
 
 
 def format_reward(judgement: Judgement, rubric: Rubric, mode: str) -> float:
     """R_fmt: 1 only if strictly well-formed (``strict``), or the share of parts present (``graded``).
 
-    A judgement cut by length has no valid form in either mode.
+    A truncated judgement earns 0 in either mode.
     """
     if judgement.status is ParseStatus.TRUNCATED:
         return 0.0
@@ -35,20 +24,18 @@ def format_reward(judgement: Judgement, rubric: Rubric, mode: str) -> float:
 
 
 def verdict_row(pair: PreferencePair, verdict: Verdict, unparsed_value: float, seed: int) -> dict[str, Any]:
-    """Accuracy and winner in each order for one pair, whose chosen response the verdict knows as A."""
-    accuracy = {
-        "original": verdict.correct("A", "original", unparsed_value),
-        "flipped": verdict.correct("A", "swapped", unparsed_value),
-    }
-    first = random.Random(derive_seed(seed, "mixed", pair.pair_id)).random() < 0.5
+    """Accuracy and winner in each order for one pair, whose chosen response is the verdict's A."""
+    original = verdict.correct("A", "original", unparsed_value)
+    flipped = verdict.correct("A", "swapped", unparsed_value)
+    takes_original = random.Random(derive_seed(seed, "mixed", pair.pair_id)).random() < 0.5
     return {
         "pair_id": pair.pair_id,
         "subset": pair.subset,
-        "original": accuracy["original"],
+        "original": original,
         "original_winner": verdict.original[0].winner if verdict.original else None,
-        "flipped": accuracy["flipped"],
+        "flipped": flipped,
         "flipped_winner": verdict.swapped[0].winner if verdict.swapped else None,
-        "mixed": accuracy["original" if first else "flipped"],
+        "mixed": original if takes_original else flipped,
     }
 
 
@@ -103,7 +90,7 @@ def stratified_interval(
     """Percentile bootstrap 95 % interval of the weighted mean of means; each stratum is resampled by itself.
 
     Args:
-        strata: weight and values of each; a stratum of one value is taken as it is.
+        strata: weight and values of each; a stratum of one value is not resampled.
     """
     import numpy as np
     from scipy import stats
@@ -118,7 +105,7 @@ def stratified_interval(
         parts = [weight * np.mean(s, axis=axis) for (weight, _), s in zip(drawn, samples, strict=True)]
         return fixed + sum(parts)
 
-    found = stats.bootstrap(
+    result = stats.bootstrap(
         [values for _, values in drawn],
         mean,
         n_resamples=resamples,
@@ -126,7 +113,7 @@ def stratified_interval(
         rng=np.random.default_rng(seed),
         batch=100,
     )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 def mean(values: Sequence[float] | Sequence[bool]) -> float:

@@ -1,4 +1,4 @@
-"""Evaluate a finished reward model on given pairs, or on those that its recipe holds out."""
+"""Evaluation of a finished reward model on given pairs, or on the pairs that its recipe holds out."""
 
 from __future__ import annotations
 
@@ -7,19 +7,14 @@ from collections.abc import Sequence
 from rubric_arm_lite.data import load_data
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.evaluation.evaluate import Evaluation, make_evaluator
-from rubric_arm_lite.reward_model import (
-    RubricCache,
-    RubricGenerator,
-    RubricRewardModel,
-    longest_prompt,
-)
+from rubric_arm_lite.reward_model import RubricCache, RubricGenerator, RubricRewardModel, longest_prompt
 from rubric_arm_lite.types import PreferencePair, Recall
 
 
 def evaluate_run(
     reward_model: RubricRewardModel, pairs: Sequence[PreferencePair] | None, votes: int, limit: int | None
 ) -> tuple[Evaluation, int]:
-    """Evaluate a trained run on given pairs, or on those its recipe holds out; also how many were too long.
+    """The evaluation on given pairs, or on those that the recipe holds out, and the number of pairs too long for it.
 
     Raises:
         DataError: if no pair fits the context.

@@ -1,7 +1,7 @@
-"""The rubric generator, and a bounded in-memory cache: a prompt's rubric is written once per generator state.
+"""The rubric generator with a bounded in-memory cache.
 
-The key names everything a rubric depends on: the prompt, the weights of the rubric adapter, the template and the
-decoding parameters. When the adapter changes, its fingerprint does, and old rubrics are never served again.
+The cache's key holds everything a rubric depends on: the prompt, the adapter's weights, the template and the decoding
+parameters. When the adapter changes, its fingerprint changes, and the cache serves no old rubrics.
 """
 
 from __future__ import annotations
@@ -16,19 +16,12 @@ from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.models import Sampler, Sampling
 from rubric_arm_lite.prompts import PromptBuilder, parse_rubric, prompt_hash
 from rubric_arm_lite.recipe import derive_seed
-from rubric_arm_lite.types import (
-    Criterion,
-    CriterionKind,
-    Example,
-    ParseStatus,
-    Prompt,
-    Rubric,
-)
+from rubric_arm_lite.types import Criterion, CriterionKind, Example, ParseStatus, Prompt, Rubric
 
 
 @dataclass(frozen=True, slots=True)
 class CacheKey:
-    """What a cached rubric depends on; ``draw`` numbers the rubrics of one prompt from 0."""
+    """The key of a cached rubric; ``draw`` numbers the rubrics of one prompt from 0."""
 
     prompt: str
     adapter: str
@@ -62,7 +55,7 @@ class RubricCache:
         return rubric
 
     def put(self, key: CacheKey, rubric: Rubric) -> None:
-        """Store a rubric; the least recently used one goes if the cache is full."""
+        """Store a rubric, and drop the least recently used one if the cache is full."""
         self._entries[key] = rubric
         self._entries.move_to_end(key)
         while len(self._entries) > self.capacity:
@@ -70,7 +63,7 @@ class RubricCache:
 
     @property
     def hit_rate(self) -> float:
-        """Share of look-ups that were served, 0 before the first."""
+        """Share of look-ups that the cache served; 0 before the first."""
         looked_up = self.hits + self.misses
         return self.hits / looked_up if looked_up else 0.0
 
@@ -118,7 +111,7 @@ class RubricGenerator:
         self.cache = cache
 
     def with_new_cache(self) -> RubricGenerator:
-        """The same generator with an empty cache of its own."""
+        """The same generator with a new, empty cache."""
         return RubricGenerator(self.sampler, self.prompts, RubricCache(self.cache.capacity))
 
     def write(
@@ -133,7 +126,7 @@ class RubricGenerator:
         """One rubric per prompt, in order; equal prompts with the same draw share one.
 
         Args:
-            draws: numbers the rubrics of one prompt from 0; all 0 if left out.
+            draws: numbers the rubrics of one prompt from 0; all 0 by default.
             adapter: the adapter that writes; None is the bare base.
             attempts: how often a sampled rubric that does not parse is drawn again.
         """
@@ -145,8 +138,7 @@ class RubricGenerator:
         rubrics: dict[CacheKey, Rubric] = {}
         missing: dict[CacheKey, Prompt] = {}
         for key, prompt in zip(keys, prompts, strict=True):
-            cached = self.cache.get(key)
-            if cached is not None:
+            if cached := self.cache.get(key):
                 rubrics[key] = cached
             else:
                 missing[key] = prompt
@@ -154,14 +146,9 @@ class RubricGenerator:
             open_keys = [key for key in missing if key not in rubrics or not rubrics[key].usable]
             if not open_keys:
                 break
-            examples = [
-                Example(
-                    key.prompt,
-                    self.prompts.rubric_prompt(missing[key]),
-                    derive_seed(seed, key.prompt, key.draw, attempt),
-                )
-                for key in open_keys
-            ]
+            seeds = [derive_seed(seed, key.prompt, key.draw, attempt) for key in open_keys]
+            texts = [self.prompts.rubric_prompt(missing[key]) for key in open_keys]
+            examples = [Example(k.prompt, text, s) for k, text, s in zip(open_keys, texts, seeds, strict=True)]
             for key, group in zip(open_keys, self.sampler.sample(adapter, examples, sampling), strict=True):
                 rubrics[key] = parse_rubric(group.samples[0].text, group.samples[0].finish_reason)
         for key in missing:

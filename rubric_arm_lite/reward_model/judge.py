@@ -16,13 +16,13 @@ from rubric_arm_lite.types import Comparison, Criterion, CriterionKind, Example,
 
 @dataclass(frozen=True)
 class Judge:
-    """A judge of two responses (paper, sec. 3); :func:`dataclasses.replace` makes one with other settings.
+    """A pairwise judge (paper, sec. 3); :func:`dataclasses.replace` makes one with other settings.
 
     Attributes:
         max_tokens: longest judgement.
         temperature: of a single judgement; 0 is greedy.
         vote_temperature: of each judgement where there are several votes.
-        adapter: the adapter that is asked; None is the bare base.
+        adapter: the adapter that judges; None is the bare base.
     """
 
     sampler: Sampler
@@ -42,7 +42,7 @@ class Judge:
     ) -> list[Verdict]:
         """One verdict per comparison under its rubric, in order; a rubric that is not usable gives an empty verdict.
 
-        Everything is sampled in one call; equal prompts are asked once, with a seed derived from their text.
+        All judgements are sampled in one call; equal prompts are sampled once, with a seed derived from their text.
 
         Args:
             votes: judgements per order.
@@ -79,18 +79,18 @@ class Judge:
 
 
 def pairwise_judge(recipe: Recipe, sampler: Sampler, prompts: PromptBuilder) -> Judge:
-    """A judge of two responses with a recipe's evaluation settings."""
+    """A pairwise judge with a recipe's evaluation settings."""
     e = recipe.evaluation
     return Judge(sampler, prompts, e.judge_max_tokens, e.judge_temperature, e.vote_temperature, recipe.seed)
 
 
 def pointwise_judge(recipe: Recipe, sampler: Sampler, prompts: PromptBuilder) -> PointwiseJudge:
-    """A judge of single responses with a recipe's evaluation settings."""
+    """A pointwise judge with a recipe's evaluation settings."""
     return PointwiseJudge(**vars(pairwise_judge(recipe, sampler, prompts)), words=recipe.prompts.pointwise_words)
 
 
 def make_judge(recipe: Recipe, sampler: Sampler, prompts: PromptBuilder) -> Judge | PointwiseJudge:
-    """The judge that a recipe trains: the one place that chooses between the two."""
+    """The judge that a recipe trains, pairwise or pointwise."""
     return (pointwise_judge if recipe.pointwise else pairwise_judge)(recipe, sampler, prompts)
 
 
@@ -117,10 +117,10 @@ def longest_prompt(pair: PreferencePair, recipe: Recipe, model: ChatSampler, pro
 
 
 def given_rubric(rubric: Rubric | str, name: str) -> Rubric:
-    """A rubric that a caller gives, parsed.
+    """Parse a caller's rubric.
 
     Args:
-        name: what an error calls the place it comes from.
+        name: name of its place in errors.
 
     Raises:
         DataError: if it does not parse.

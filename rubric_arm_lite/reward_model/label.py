@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -39,10 +39,8 @@ class LabelingState:
 
     Attributes:
         done: pairs with a result, of ``total``; those of earlier attempts included.
-        judged: pairs judged by this process.
-        seconds: time that this process took, without loading.
-        tokens: tokens sampled by this process.
-        rubrics: rubrics written by this process; the pairs of one prompt share one.
+        judged, seconds, tokens, rubrics: pairs judged, time without loading, tokens sampled and rubrics written by this
+            process; the pairs of one prompt share a rubric.
         reasons: number of pairs by outcome, once all are done.
     """
 
@@ -65,16 +63,8 @@ class LabelingState:
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """Two responses of a row, with their id in the output, and the rubric given in the row."""
-
-    comparison: Comparison
-    rubric: Rubric | None
-
-    @property
-    def key(self) -> str:
-        return self.comparison.comparison_id
+_Pairs = Mapping[str, tuple[Comparison, Rubric | None]]
+"""Two responses of a row and the row's rubric, if it has one, by their id in the output."""
 
 
 def label_responses(
@@ -130,20 +120,17 @@ def _check_target(source: Path, target: Path, part: Path, if_exists: IfExists) -
         raise CheckpointError(f"{target} exists. Name another file, or start over with --if-exists overwrite.")
 
 
-def _pairs(source: Path) -> list[_Pair]:
+def _pairs(source: Path) -> _Pairs:
     """Every two responses of every row."""
-    pairs: dict[str, _Pair] = {}
+    pairs: dict[str, tuple[Comparison, Rubric | None]] = {}
     for row in load_responses(source):
         rubric = None if row.rubric is None else given_rubric(row.rubric, f"{source}, row {row.set_id}")
-        count = len(row.responses)
-        for i, j in combinations(range(count), 2):
-            key = row.set_id if count == 2 else f"{row.set_id}/{i + 1}-{j + 1}"
+        for (i, a), (j, b) in combinations(enumerate(row.responses, start=1), 2):
+            key = row.set_id if len(row.responses) == 2 else f"{row.set_id}/{i}-{j}"
             if key in pairs:
-                raise DataError(
-                    f"{source}: two pairs would be called {key!r}. Give its rows ids that do not end in /1-2."
-                )
-            pairs[key] = _Pair(Comparison(key, row.prompt, row.responses[i], row.responses[j]), rubric)
-    return list(pairs.values())
+                raise DataError(f"{source}: two pairs have the id {key!r}. Give its rows ids that do not end in /1-2.")
+            pairs[key] = Comparison(key, row.prompt, a, b), rubric
+    return pairs
 
 
 def _job(source: Path, model: RubricRewardModel, votes: int, batch_size: int) -> dict[str, Any]:
@@ -162,7 +149,7 @@ def _job(source: Path, model: RubricRewardModel, votes: int, batch_size: int) ->
 
 
 def _judge(
-    pairs: Sequence[_Pair],
+    pairs: _Pairs,
     journal: Journal,
     model: RubricRewardModel,
     source: Path,
@@ -171,46 +158,38 @@ def _judge(
     watch: Callable[[LabelingState], None],
 ) -> LabelingState:
     """Judge what is not in the journal yet, batch by batch."""
-    rubrics = _rubrics_so_far(pairs, journal.rows)
+    rubrics: dict[str, Rubric] = {}
+    for key, (comparison, rubric) in pairs.items():  # a prompt keeps its rubric over a kill
+        if key in journal.rows and rubric is None:
+            written = parse_rubric(str(journal.rows[key].get("rubric") or ""))
+            if written.usable:
+                rubrics[prompt_hash(comparison.prompt)] = written
     started, tokens, misses = time.monotonic(), model.model.tokens_written, model.cache.misses
-    judged = 0
     state = LabelingState(len(journal.rows), len(pairs))
     watch(state)
-    for start in range(0, len(pairs), batch_size):
-        batch = [pair for pair in pairs[start : start + batch_size] if pair.key not in journal.rows]
-        differing = [pair for pair in batch if pair.comparison.response_a != pair.comparison.response_b]
+    keys = list(pairs)
+    for start in range(0, len(keys), batch_size):
+        batch = [key for key in keys[start : start + batch_size] if key not in journal.rows]
+        differing = [(key, *pairs[key]) for key in batch if pairs[key][0].response_a != pairs[key][0].response_b]
         cases: list[Case] = [
-            (c.prompt, c.response_a, c.response_b, pair.rubric or rubrics.get(prompt_hash(c.prompt)))
-            for pair in differing
-            for c in (pair.comparison,)
+            (c.prompt, c.response_a, c.response_b, rubric or rubrics.get(prompt_hash(c.prompt)))
+            for _, c, rubric in differing
         ]
-        names = [f"{source}, pair {pair.key}" for pair in differing]
+        names = [f"{source}, pair {key}" for key, _, _ in differing]
         verdicts = model.compare_many(cases, votes, names, too_long="leave")
-        verdict_of = dict(zip((pair.key for pair in differing), verdicts, strict=True))
-        journal.add([(pair.key, _row(verdict_of.get(pair.key))) for pair in batch])
-        judged += len(differing)
-        state = LabelingState(
-            len(journal.rows),
-            len(pairs),
-            judged,
-            time.monotonic() - started,
-            model.model.tokens_written - tokens,
-            model.cache.misses - misses,
+        verdict_of = dict(zip((key for key, _, _ in differing), verdicts, strict=True))
+        journal.add([(key, _row(verdict_of.get(key))) for key in batch])
+        state = replace(
+            state,
+            done=len(journal.rows),
+            judged=state.judged + len(differing),
+            seconds=time.monotonic() - started,
+            tokens=model.model.tokens_written - tokens,
+            rubrics=model.cache.misses - misses,
         )
         if batch:
             watch(state)
     return state
-
-
-def _rubrics_so_far(pairs: Sequence[_Pair], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Rubric]:
-    """The rubrics of pairs judged by an earlier attempt: a prompt keeps its rubric over a kill."""
-    rubrics: dict[str, Rubric] = {}
-    for pair in pairs:
-        if pair.key in rows and pair.rubric is None:
-            rubric = parse_rubric(str(rows[pair.key].get("rubric") or ""))
-            if rubric.usable:
-                rubrics[prompt_hash(pair.comparison.prompt)] = rubric
-    return rubrics
 
 
 def _row(verdict: Verdict | None) -> dict[str, Any]:
@@ -233,22 +212,22 @@ def _row(verdict: Verdict | None) -> dict[str, Any]:
 
 
 def _output(
-    pairs: Sequence[_Pair], rows: Mapping[str, Mapping[str, Any]], keep_all: bool
+    pairs: _Pairs, rows: Mapping[str, Mapping[str, Any]], keep_all: bool
 ) -> tuple[list[dict[str, Any]], Counter[Reason]]:
     """The rows of the pairs that are kept, in order, and the number of pairs by outcome."""
     reasons: Counter[Reason] = Counter()
     kept = []
-    for pair in pairs:
-        row = rows[pair.key]
+    for key, (comparison, _) in pairs.items():
+        row = rows[key]
         side: Side | None = None
         if row["reason"] in ("orders disagree", "no verdict"):  # it was judged
             side = row["agreed"] or (row["winner"] if keep_all else None)
         reasons["kept" if side else row["reason"]] += 1
         if side:
-            ordered = pair.comparison if side == "A" else pair.comparison.swapped()
+            ordered = comparison if side == "A" else comparison.swapped()
             kept.append(
                 {
-                    "id": pair.key,
+                    "id": key,
                     "prompt": prompt_as_json(ordered.prompt),
                     "chosen": ordered.response_a,
                     "rejected": ordered.response_b,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from rubric_arm_lite.data import prompt_of
 from rubric_arm_lite.errors import ConfigError, DataError
@@ -15,7 +15,7 @@ from rubric_arm_lite.recipe import Recipe, derive_seed, load_recipe
 from rubric_arm_lite.recipe.fields import CheckpointPair
 from rubric_arm_lite.reward_model.generator import RubricCache, RubricGenerator
 from rubric_arm_lite.reward_model.judge import check_compares, given_rubric, pairwise_judge, pointwise_judge
-from rubric_arm_lite.reward_model.pointwise import JudgedText, PointwiseScore, unscored
+from rubric_arm_lite.reward_model.pointwise import PointwiseScore, unscored
 from rubric_arm_lite.reward_model.ranking import Method, Pair, Ranking, placed, tournament
 from rubric_arm_lite.reward_model.verdict import Orders, Verdict
 from rubric_arm_lite.runs import adapter_folder, recipe_of_run
@@ -25,24 +25,22 @@ if TYPE_CHECKING:
     from rubric_arm_lite.models import ServerSettings
 
 Request = Prompt | Sequence[Mapping[str, str]]
-"""A prompt as it comes from a user: a text, or messages with ``role`` and ``content`` that end with the user's turn."""
-
-
+"""A user's prompt: a text, or messages with ``role`` and ``content`` that end with the user's turn."""
 Case = tuple[Prompt, str, str, Rubric | str | None]
 """A prompt, responses A and B, and criteria to use in place of the generator's, if any."""
 Progress = Callable[[int, int], None]
 """Called with the numbers of cases done and in all."""
 TooLong = Literal["raise", "leave"]
 """For a text that does not fit the context: raise an error, or leave it unjudged."""
-
 CASES_AT_ONCE = 256
-"""Cases given to the backend in one call, which batches them as its memory allows; progress is told after each call."""
+"""Cases per call of the backend, which batches them as its memory allows; progress is reported after each call."""
 ROOM_FOR_TEMPLATE = 256
-"""Tokens of a chat template at most: a text of so few bytes that it fits anyway need not be counted, since no token is
-shorter than a byte, and counting takes a request where the model is behind a server."""
+"""Most tokens of a chat template. No token is shorter than a byte, so a text of few enough bytes fits without counting
+its tokens, which takes a request where the model is behind a server."""
 LINE_TOKENS = 64
 """Most tokens of a criterion's line without a justification, whatever the tokenizer: it has fewer bytes."""
 _NOT_WRITTEN = Rubric("", (), ParseStatus.TRUNCATED)
+_Answer = TypeVar("_Answer", Verdict, PointwiseScore)
 
 
 class RubricRewardModel:
@@ -75,16 +73,10 @@ class RubricRewardModel:
         """
         import torch
 
-        from rubric_arm_lite.models import load_model
-
-        path = Path(run)
-        recipe = recipe_of_run(path)
+        recipe = recipe_of_run(Path(run))
         if recipe.threads is not None:  # as in the run: rounding, and so near ties, depend on it
             torch.set_num_threads(recipe.threads)
-        model = load_model(recipe.model, recipe.seed)
-        for role in ROLES:
-            model.load_adapter(role, adapter_folder(path, role, state))
-        return cls(model, recipe)
+        return cls.from_adapters(recipe, *(adapter_folder(Path(run), role, state) for role in ROLES))
 
     @classmethod
     def from_adapters(cls, recipe: Recipe, rubric: str | Path, judge: str | Path) -> RubricRewardModel:
@@ -201,28 +193,21 @@ class RubricRewardModel:
             raise ConfigError(f"votes: {votes} gives no judgement. Use at least 1.")
         if orders not in get_args(Orders):
             raise ConfigError(f"orders: {orders!r} is not one of {', '.join(get_args(Orders))}.")
-        names = names or [f"case {i}" for i in range(1, len(cases) + 1)]
-        comparisons = [
-            Comparison(name, _prompt(prompt, name), a, b) for (prompt, a, b, _), name in zip(cases, names, strict=True)
-        ]
-        rubrics = self._rubrics_for([c.prompt for c in comparisons], [case[3] for case in cases], names, too_long)
+        names, prompts, rubrics = self._prepared([(case[0], case[3]) for case in cases], names, too_long)
+        comparisons = [Comparison(n, p, a, b) for n, p, (_, a, b, _) in zip(names, prompts, cases, strict=True)]
         judge = pairwise_judge(self.recipe, self.model, self.prompts)
         judge = replace(judge, seed=derive_seed(self.recipe.seed, "compare"))
 
-        def fits(comparison: Comparison, rubric: Rubric) -> bool:
-            shown = [comparison] * (orders != "swapped") + [comparison.swapped()] * (orders != "original")
+        def fits(i: int) -> bool:
+            c = comparisons[i]
+            shown = [c] * (orders != "swapped") + [c.swapped()] * (orders != "original")
             # Both orders hold the same texts, but a tokenizer may join them differently.
-            turns = (judge.prompt(one, rubric) for one in shown)
-            return all(self._fits(comparison.comparison_id, t, judge.max_tokens, too_long) for t in turns)
+            return all(self._fits(names[i], judge.prompt(c, rubrics[i]), judge.max_tokens, too_long) for c in shown)
 
-        # All prompts are measured before the first is judged, so that a text that is too long costs no judgement.
-        fitting = [r.usable and fits(c, r) for c, r in zip(comparisons, rubrics, strict=True)]
-        verdicts = [Verdict(rubric) for rubric in rubrics]
-        for batch in _batches(fitting, progress):
-            judged = judge.judge([comparisons[i] for i in batch], [rubrics[i] for i in batch], orders, votes)
-            for i, verdict in zip(batch, judged, strict=True):
-                verdicts[i] = verdict
-        return verdicts
+        def judged(batch: Sequence[int]) -> list[Verdict]:
+            return judge.judge([comparisons[i] for i in batch], [rubrics[i] for i in batch], orders, votes)
+
+        return _answered([Verdict(rubric) for rubric in rubrics], fits, judged, progress)
 
     def rank(
         self,
@@ -247,7 +232,7 @@ class RubricRewardModel:
         if not responses:
             raise DataError("There are no responses to rank. Give at least one.")
         request = _prompt(prompt, "the prompt")
-        used = self._rubrics_for([request], [rubric], ["the prompt"], "raise")[0]
+        (used,) = self._prepared([(request, rubric)], ["the prompt"], "raise")[2]
         players = list(dict.fromkeys(responses))
         numbers = [f"response {responses.index(text) + 1}" for text in players]
         winners: list[Side | None] = []
@@ -259,7 +244,7 @@ class RubricRewardModel:
             names = [f"{numbers[a]} and {numbers[b]}" for a, b in pairs]
             verdicts = self.compare_many(cases, votes, names, progress=progress)
             winners.extend(side for verdict in verdicts for side in verdict.winners)
-            return [0.5 + (v.share("A") - v.share("B")) / 2 for v in verdicts]
+            return [verdict.preference for verdict in verdicts]
 
         standings, judged = tournament(len(players), method, judge, rounds)
         pairs = judged if used.usable else 0
@@ -295,33 +280,24 @@ class RubricRewardModel:
         progress: Progress | None = None,
     ) -> list[PointwiseScore]:
         """:meth:`score` for many cases at once, batched; equal prompts share one rubric."""
-        names = names or [f"case {i}" for i in range(1, len(cases) + 1)]
         justify = self.recipe.pointwise if justify is None else justify
         tokens = self.recipe.evaluation.judge_max_tokens if justify else LINE_TOKENS
+        seed = derive_seed(self.recipe.seed, "score")
         judge = pointwise_judge(self.recipe, self.model, self.prompts)
-        judge = replace(judge, max_tokens=tokens, temperature=0.0, seed=derive_seed(self.recipe.seed, "score"))
-        judge.reader()  # before anything is sampled
-        prompts = [_prompt(prompt, name) for (prompt, _, _), name in zip(cases, names, strict=True)]
-        rubrics = self._rubrics_for(prompts, [case[2] for case in cases], names, too_long)
-        turns = [
-            self.prompts.pointwise_prompt(prompt, rubric, response) if rubric.usable else ""
-            for prompt, (_, response, _), rubric in zip(prompts, cases, rubrics, strict=True)
-        ]
-        fitting = [
-            rubric.usable and self._fits(name, turn, tokens, too_long)
-            for turn, rubric, name in zip(turns, rubrics, names, strict=True)
-        ]
+        judge = replace(judge, max_tokens=tokens, temperature=0.0, seed=seed, justify=justify)
+        judge.reader()  # raises before anything is sampled
+        names, prompts, rubrics = self._prepared([(case[0], case[2]) for case in cases], names, too_long)
+        shown = [(prompt, case[1], rubric) for prompt, case, rubric in zip(prompts, cases, rubrics, strict=True)]
+
+        def fits(i: int) -> bool:
+            prompt, response, rubric = shown[i]
+            return self._fits(names[i], self.prompts.pointwise_prompt(prompt, rubric, response), tokens, too_long)
+
+        def scored(batch: Sequence[int]) -> list[PointwiseScore]:
+            return [scores[0] for scores in judge.score([shown[i] for i in batch])]
+
         scores = [unscored(r, "", ParseStatus.TRUNCATED if r.usable else r.status) for r in rubrics]
-        for batch in _batches(fitting, progress):
-            rubric_of = {turns[i]: rubrics[i] for i in batch}
-            if justify:
-                texts = [text for own in judge.write(rubric_of).values() for text in own]
-            else:
-                texts = [JudgedText(turn, rubric) for turn, rubric in rubric_of.items()]
-            scored = dict(zip(rubric_of, judge.read(texts), strict=True))
-            for i in batch:
-                scores[i] = scored[turns[i]]
-        return scores
+        return _answered(scores, fits, scored, progress)
 
     # --- rubrics and lengths --------------------------------------------------------------------------------------
 
@@ -341,28 +317,26 @@ class RubricRewardModel:
         rubrics = dict(zip(fitting, written, strict=True))
         return [rubrics.get(prompt_hash(prompt), _NOT_WRITTEN) for prompt in prompts]
 
-    def _rubrics_for(
-        self,
-        prompts: Sequence[Prompt],
-        given: Sequence[Rubric | str | None],
-        names: Sequence[str],
-        too_long: TooLong,
-    ) -> list[Rubric]:
-        """The rubric given with each prompt, or the generator's where there is none.
+    def _prepared(
+        self, cases: Sequence[tuple[Request, Rubric | str | None]], names: Sequence[str] | None, too_long: TooLong
+    ) -> tuple[Sequence[str], list[Prompt], list[Rubric]]:
+        """Names, prompts and rubrics of cases: the rubric given with a prompt, or else the generator's.
 
         Raises:
             DataError: as :meth:`rubrics`, or if a given rubric does not parse; nothing has been sampled then.
         """
-        parsed = [None if r is None else given_rubric(r, name) for r, name in zip(given, names, strict=True)]
+        names = names or [f"case {i}" for i in range(1, len(cases) + 1)]
+        prompts = [_prompt(request, name) for (request, _), name in zip(cases, names, strict=True)]
+        parsed = [None if r is None else given_rubric(r, name) for (_, r), name in zip(cases, names, strict=True)]
         missing = [i for i, rubric in enumerate(parsed) if rubric is None]
         written = iter(self._rubrics([prompts[i] for i in missing], [names[i] for i in missing], too_long))
-        return [next(written) if rubric is None else rubric for rubric in parsed]
+        return names, prompts, [next(written) if rubric is None else rubric for rubric in parsed]
 
     def _fits(self, name: str, turn: str, max_tokens: int, too_long: TooLong) -> bool:
         """Whether a user turn and its answer fit the context.
 
         Raises:
-            DataError: if they do not, unless such texts are to be left.
+            DataError: if they do not and ``too_long`` is ``raise``.
         """
         limit = self.recipe.model.max_context
         if len(turn.encode("utf-8", "surrogatepass")) + ROOM_FOR_TEMPLATE + max_tokens <= limit:
@@ -390,13 +364,25 @@ class RubricRewardModel:
         return tuple(words)
 
 
-def _batches(fitting: Sequence[bool], progress: Progress | None) -> Iterator[list[int]]:
-    """Indices of the cases that fit, in batches; progress is told after each."""
-    for start in range(0, len(fitting), CASES_AT_ONCE):
-        end = min(start + CASES_AT_ONCE, len(fitting))
-        yield [i for i in range(start, end) if fitting[i]]
+def _answered(
+    answers: list[_Answer],
+    fits: Callable[[int], bool],
+    answer: Callable[[Sequence[int]], Sequence[_Answer]],
+    progress: Progress | None,
+) -> list[_Answer]:
+    """Replace the empty answers of the cases with a usable rubric that fit the context, in batches.
+
+    All lengths are checked before the first call of the judge, so a text that is too long costs no judgement.
+    """
+    fitting = [empty.rubric.usable and fits(i) for i, empty in enumerate(answers)]
+    for start in range(0, len(answers), CASES_AT_ONCE):
+        end = min(start + CASES_AT_ONCE, len(answers))
+        batch = [i for i in range(start, end) if fitting[i]]
+        for i, answered in zip(batch, answer(batch), strict=True):
+            answers[i] = answered
         if progress is not None:
-            progress(end, len(fitting))
+            progress(end, len(answers))
+    return answers
 
 
 def _prompt(request: Request, name: str) -> Prompt:

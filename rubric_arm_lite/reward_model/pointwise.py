@@ -1,9 +1,9 @@
 """The pointwise judge: it checks one response at a time, criterion by criterion (RUBRIC-ARROW, arXiv 2605.29156).
 
-Comparisons and rubrics go in, verdicts come out, as with :class:`~rubric_arm_lite.reward_model.judge.Judge`; here a
-verdict is made of scores. The judge answers either at once, each criterion by itself in one pass over the prompt, or
-after writing a justification per criterion, in which the probabilities are read where it wrote its answers. Departures
-from the paper stand in ``prompts.pointwise.parse_pointwise``: our format is lines, theirs is an object.
+It has the methods of :class:`~rubric_arm_lite.reward_model.judge.Judge`; its verdicts are made of scores. It answers
+either at once, each criterion by itself in one pass over the prompt, or after a justification per criterion; a score is
+made of the probabilities of its answers. Departure from the paper: our format is lines, theirs is an object (see
+``prompts.pointwise.parse_pointwise``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rubric_arm_lite.reward_model.verdict import Orders
 from rubric_arm_lite.types import Comparison, Criterion, CriterionKind, Example, ParseStatus, Prompt, Rubric, Side
 
 TIE = 1e-6
-"""Scores that differ by no more are equal: what rounding does to probabilities in float32."""
+"""Largest difference of equal scores: the rounding of probabilities in float32."""
 WEIGHTS = {CriterionKind.HARD_RULE: 3.0, CriterionKind.PRINCIPLE: 1.0}
 
 
@@ -47,7 +47,7 @@ class PointwiseScore:
         value: in [−1, 1]; None if the rubric or the judge's text could not be read.
         answers: one per criterion, in order; empty without a value.
         rubric: the criteria that were used.
-        text: what the judge wrote; empty where only the probabilities were asked for.
+        text: the judge's text; empty if it answered every criterion at once.
         status: of the judge's text.
     """
 
@@ -72,7 +72,7 @@ def weighted_score(answers: Sequence[Answer]) -> float:
 
 
 def score_of_words(score: PointwiseScore) -> float | None:
-    """The score that the likelier words alone give, as if each had probability 1; None without a value."""
+    """The score of the likelier words alone, as if each had probability 1; None without a value."""
     if score.value is None:
         return None
     return weighted_score(
@@ -81,7 +81,7 @@ def score_of_words(score: PointwiseScore) -> float | None:
 
 
 def mean_score(scores: Sequence[PointwiseScore]) -> float | None:
-    """The mean of the scores that could be read, if any."""
+    """The mean of the readable scores; None without any."""
     values = [score.value for score in scores if score.value is not None]
     return math.fsum(values) / len(values) if values else None
 
@@ -125,7 +125,7 @@ class PointwiseVerdict:
 
 @dataclass(frozen=True, slots=True)
 class JudgedText:
-    """A user turn for the judge, its rubric, and what the judge wrote; None if it answers every criterion at once."""
+    """A user turn for the judge, its rubric, and its judgement; None if it answers every criterion at once."""
 
     prompt: str
     rubric: Rubric
@@ -140,9 +140,12 @@ class JudgedText:
 
 @dataclass(frozen=True)
 class PointwiseJudge:
-    """A judge of single responses; :func:`dataclasses.replace` makes one with other settings.
+    """A pointwise judge; :func:`dataclasses.replace` makes one with other settings.
 
-    Attributes: as those of :class:`~rubric_arm_lite.reward_model.judge.Judge`, and ``words``, the two answers.
+    Attributes: as those of :class:`~rubric_arm_lite.reward_model.judge.Judge`, and
+
+        words: the two answers.
+        justify: whether it writes a justification before each answer; otherwise it answers every criterion at once.
     """
 
     sampler: Sampler
@@ -153,6 +156,7 @@ class PointwiseJudge:
     seed: int = 0
     adapter: str | None = "judge"
     words: PointwiseWords = OUR_WORDS
+    justify: bool = True
 
     def sampling(self, votes: int = 1) -> Sampling:
         """How judgements are drawn."""
@@ -162,18 +166,14 @@ class PointwiseJudge:
         self, comparisons: Sequence[Comparison], rubrics: Sequence[Rubric], orders: Orders = "both", votes: int = 1
     ) -> list[PointwiseVerdict]:
         """One verdict per comparison under its rubric, in order; ``orders`` has no effect."""
-        usable = [(c, rubric) for c, rubric in zip(comparisons, rubrics, strict=True) if rubric.usable]
-        scores = iter(
-            self.score(
-                [(c.prompt, text, rubric) for c, rubric in usable for text in (c.response_a, c.response_b)], votes
-            )
-        )
-        return [
-            PointwiseVerdict(rubric, tuple(next(scores)), tuple(next(scores)))
+        cases = [
+            (c.prompt, response, rubric)
+            for c, rubric in zip(comparisons, rubrics, strict=True)
             if rubric.usable
-            else PointwiseVerdict(rubric)
-            for rubric in rubrics
+            for response in (c.response_a, c.response_b)
         ]
+        scores = map(tuple, self.score(cases, votes))
+        return [PointwiseVerdict(r, *((next(scores), next(scores)) if r.usable else ())) for r in rubrics]
 
     def turns(self, comparison: Comparison, rubric: Rubric) -> list[str]:
         """The user turns that one comparison leads to: one per response."""
@@ -183,15 +183,17 @@ class PointwiseJudge:
         ]
 
     def score(self, cases: Sequence[tuple[Prompt, str, Rubric]], votes: int = 1) -> list[list[PointwiseScore]]:
-        """``votes`` written and scored judgements per (prompt, response, rubric); equal prompts are asked once."""
+        """``votes`` scored judgements per (prompt, response, rubric); equal prompts are judged once."""
         turns = [self.prompts.pointwise_prompt(prompt, rubric, response) for prompt, response, rubric in cases]
-        texts = self.write(dict(zip(turns, (rubric for _, _, rubric in cases), strict=True)), votes)
-        scores = iter(self.read([text for own in texts.values() for text in own]))
-        scored = {turn: [next(scores) for _ in own] for turn, own in texts.items()}
+        judgements = self._write(dict(zip(turns, (rubric for _, _, rubric in cases), strict=True)), votes)
+        scores = iter(self.read([text for texts in judgements.values() for text in texts]))
+        scored = {turn: [next(scores) for _ in texts] for turn, texts in judgements.items()}
         return [scored[turn] for turn in turns]
 
-    def write(self, turns: dict[str, Rubric], votes: int = 1) -> dict[str, list[JudgedText]]:
-        """Sample the judgements of user turns, each with the rubric that it shows."""
+    def _write(self, turns: dict[str, Rubric], votes: int) -> dict[str, list[JudgedText]]:
+        """Judgements of user turns, each with the rubric that it shows; sampled unless the judge answers at once."""
+        if not self.justify:
+            return {turn: [JudgedText(turn, rubric)] for turn, rubric in turns.items()}
         examples = [Example(f"response {i}", t, derive_seed(self.seed, t)) for i, t in enumerate(turns, start=1)]
         groups = self.sampler.sample(self.adapter, examples, self.sampling(votes)) if examples else []
         return {

@@ -1,8 +1,7 @@
 """Ranking of many responses by pairwise judgements: a round robin, or Swiss rounds.
 
-Tournaments are pure: a function that judges pairs goes in, standings come out. The result of a pair is the share of
-judgements for either response, so that a judge who contradicts itself over the two orders gives half a point to both.
-Nothing is random: equal inputs give equal standings.
+Tournaments are pure functions without randomness. The result of a pair is the share of judgements for either response,
+so a judge that contradicts itself over the two orders gives half a point to both.
 """
 
 from __future__ import annotations
@@ -112,10 +111,10 @@ def placed(
     standing_of = {players[standing.player]: standing for standing in standings}
     ranked = []
     for i, text in enumerate(responses):
-        own = standing_of[text]
-        rank = 1 + sum(standing_of[other].rank < own.rank for other in responses)
-        ranked.append(RankedResponse(i, text, rank, own.points, own.games))
-    return tuple(sorted(ranked, key=lambda one: (one.rank, one.index)))
+        standing = standing_of[text]
+        rank = 1 + sum(standing_of[other].rank < standing.rank for other in responses)
+        ranked.append(RankedResponse(i, text, rank, standing.points, standing.games))
+    return tuple(sorted(ranked, key=lambda response: (response.rank, response.index)))
 
 
 class _Table:
@@ -178,7 +177,8 @@ class _Table:
         """All players, from the best."""
         strength = [sum(self._points[i] for i in opponents) for opponents in self._opponents]
         # After a round robin everybody has met everybody, so strength adds nothing to points.
-        marks = [(self._points[i], strength[i] if self._uneven() else 0.0) for i in range(len(strength))]
+        uneven = len(self.results) < len(strength) * (len(strength) - 1) // 2
+        marks = [(points, s if uneven else 0.0) for points, s in zip(self._points, strength, strict=True)]
         order = sorted(range(len(marks)), key=lambda i: (-marks[i][0], -marks[i][1], i))
         standings = []
         for i in order:
@@ -186,7 +186,3 @@ class _Table:
             games = len(self._opponents[i]) + (i in self._byes)
             standings.append(Standing(i, rank, self._points[i], games, strength[i]))
         return standings
-
-    def _uneven(self) -> bool:
-        players = len(self._points)
-        return len(self.results) < players * (players - 1) // 2

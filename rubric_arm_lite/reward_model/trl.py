@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from typing import Any, Literal
 
@@ -26,18 +27,17 @@ from rubric_arm_lite.reward_model.verdict import Verdict
 from rubric_arm_lite.types import Prompt
 
 Answers = Callable[[Sequence[Any]], Sequence[str]]
-"""Baseline answers to prompts as TRL gives them, texts or lists of messages."""
+"""Baseline answers to prompts in TRL's format, texts or lists of messages."""
 Baseline = Literal["greedy", "column", "group"] | Answers
 
 
 class GreedyAnswers(TrainerCallback):  # type: ignore[misc]
     """The policy's greedy answers: a callback that receives the trainer's model, and a function of prompts.
 
-    For a policy on one device or under DDP. With sharded weights (FSDP, DeepSpeed ZeRO-3) pass a function of your own
-    as the baseline.
+    For a policy on one device or under DDP. With sharded weights (FSDP, DeepSpeed ZeRO-3) use a function as baseline.
 
     Args:
-        max_new_tokens: longest answer; the trainer's ``max_completion_length`` if left out.
+        max_new_tokens: longest answer; by default the trainer's ``max_completion_length``.
         batch_size: prompts answered at once.
     """
 
@@ -60,11 +60,9 @@ class GreedyAnswers(TrainerCallback):  # type: ignore[misc]
         self._longest = self._max_new_tokens or args.max_completion_length
         self._template = dict(getattr(args, "chat_template_kwargs", None) or {})
 
-    def on_train_begin(
-        self, args: Any, state: Any, control: Any, model: Any = None, processing_class: Any = None, **_: Any
-    ) -> None:
-        """Keep them again: wrapping may have replaced the model."""
-        self.on_init_end(args, state, control, model, processing_class)
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Keep them again, since wrapping may have replaced the model."""
+        self.on_init_end(args, state, control, **kwargs)
 
     def __call__(self, prompts: Sequence[Any]) -> list[str]:
         """The current policy's greedy answer to each prompt; equal prompts are answered once.
@@ -78,22 +76,15 @@ class GreedyAnswers(TrainerCallback):  # type: ignore[misc]
                 "GRPOTrainer(..., reward_funcs=reward, callbacks=[reward.callback])."
             )
         # A chat template writes all control tokens itself; the tokenizer adds its own to a plain text, as in TRL.
-        texts = [
-            (prompt, True)
-            if isinstance(prompt, str)
-            else (
-                self._tokenizer.apply_chat_template(
-                    prompt, tokenize=False, add_generation_prompt=True, **self._template
-                ),
-                False,
-            )
-            for prompt in prompts
-        ]
-        distinct = sorted(dict.fromkeys(texts), key=lambda text: (text[1], len(text[0])))
+        chat = partial(
+            self._tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True, **self._template
+        )
+        texts = [(p, True) if isinstance(p, str) else (chat(p), False) for p in prompts]
+        distinct = sorted(dict.fromkeys(texts), key=lambda text: len(text[0]))
+        answers: dict[tuple[str, bool], str] = {}
         training = self._model.training
         self._model.eval()
         try:
-            answers: dict[tuple[str, bool], str] = {}
             for plain in (False, True):
                 same_kind = [text for text in distinct if text[1] is plain]
                 for start in range(0, len(same_kind), self._batch_size):
@@ -106,9 +97,8 @@ class GreedyAnswers(TrainerCallback):  # type: ignore[misc]
     @torch.no_grad()
     def _answer(self, texts: list[str], plain: bool) -> list[str]:
         tokenizer = self._tokenizer
-        encoded = tokenizer(texts, padding=True, padding_side="left", add_special_tokens=plain, return_tensors="pt").to(
-            self._model.device
-        )
+        encoded = tokenizer(texts, padding=True, padding_side="left", add_special_tokens=plain, return_tensors="pt")
+        encoded = encoded.to(self._model.device)
         ids = self._model.generate(
             input_ids=encoded["input_ids"],
             attention_mask=encoded["attention_mask"],
@@ -238,7 +228,7 @@ def rubric_arm_reward(
             - a function from prompts, in the trainer's format, to texts.
         column: name of the column, for ``column``.
         votes: judgements per order; with more than one their majority wins the order.
-        max_new_tokens: longest greedy answer; the trainer's ``max_completion_length`` if left out.
+        max_new_tokens: longest greedy answer; by default the trainer's ``max_completion_length``.
 
     Raises:
         ConfigError: for an unknown baseline, no votes, or a pointwise judge.

@@ -1,7 +1,7 @@
 """Verdicts: which of two responses a judge prefers, over both orders of presentation and several votes.
 
-A judgement that saw the two responses swapped is translated back here, so that A and B always mean the responses of
-the :class:`~rubric_arm_lite.types.Comparison` that was judged.
+A verdict translates the winners of swapped judgements back: A and B always mean the responses of the
+:class:`~rubric_arm_lite.types.Comparison` that was judged.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Remark:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What the judgements say about one criterion.
+    """The remarks of the judgements on one criterion.
 
     Attributes:
         number: the criterion's place in the rubric, from 1.
@@ -55,8 +55,8 @@ class Verdict:
 
     Attributes:
         rubric: the criteria that the judge was given.
-        original: judgements that saw the responses in the comparison's order, one per vote; empty if not asked.
-        swapped: judgements that saw them in the other order: their text's A is the comparison's B.
+        original: judgements of the responses in the comparison's order, one per vote; empty if not sampled.
+        swapped: judgements of the other order: their text's A is the comparison's B.
     """
 
     rubric: Rubric
@@ -66,7 +66,8 @@ class Verdict:
     @property
     def winners(self) -> tuple[Side | None, ...]:
         """The winner of every judgement, original order first; None where a judgement names none."""
-        return (*(j.winner for j in self.original), *(_translated(j.winner) for j in self.swapped))
+        swapped = [j.winner and other_side(j.winner) for j in self.swapped]
+        return (*(j.winner for j in self.original), *swapped)
 
     @property
     def winner(self) -> Side | None:
@@ -129,8 +130,8 @@ class Verdict:
         for judgement, swapped in [*((j, False) for j in self.original), *((j, True) for j in self.swapped)]:
             lines = Counter((a.side, a.number) for a in judgement.assessments)
             for a in judgement.assessments:
-                known = a.number <= len(self.rubric.criteria) and self.rubric.criteria[a.number - 1].kind is a.kind
-                if known and lines[a.side, a.number] == 1 and a.justification:
+                matches = a.number <= len(self.rubric.criteria) and self.rubric.criteria[a.number - 1].kind is a.kind
+                if matches and lines[a.side, a.number] == 1 and a.justification:
                     side = other_side(a.side) if swapped else a.side
                     remarks.setdefault((side, a.number), Counter())[a.justification] += 1
 
@@ -142,7 +143,3 @@ class Verdict:
             Finding(number, criterion, of("A", number), of("B", number))
             for number, criterion in enumerate(self.rubric.criteria, start=1)
         )
-
-
-def _translated(winner: Side | None) -> Side | None:
-    return None if winner is None else other_side(winner)

@@ -1,4 +1,4 @@
-"""Group-relative advantages (DESIGN: (r - mean) / (std + 1e-4) within the group)."""
+"""Group-relative advantages: (r - mean) / (std + 1e-4) within the group."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EPSILON = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class GroupAdvantages:
-    """Advantages of one group, one per sample; None where the sample is left out.
+    """Advantages of one group, one per sample; None for a masked sample.
 
     ``informative`` is False if the rewards have no spread, so that the group carries no gradient.
     """
@@ -24,7 +24,7 @@ class GroupAdvantages:
 
 
 def group_advantages(rewards: Sequence[Reward], scale: Literal["group", "none"] = "group") -> GroupAdvantages:
-    """Centre the rewards of one group, and divide by their standard deviation if ``scale`` is ``group``.
+    """Center the rewards of one group, and divide by their standard deviation if ``scale`` is ``group``.
 
     The standard deviation is the sample's (n - 1), as in TRL. Masked rewards get no advantage and do not count in
     the mean. Example: rewards 1, 0, 0, 1 give ±0.5 / (0.57735 + 1e-4) = ±0.86587.

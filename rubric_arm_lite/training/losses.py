@@ -17,7 +17,7 @@ from rubric_arm_lite.models.logprobs import TokenScores
 
 @dataclass(frozen=True, slots=True)
 class LossParts:
-    """The loss of one micro-batch and what was seen on the way (sums over real tokens, without gradient)."""
+    """The loss of one micro-batch, and statistics without gradient (sums over real tokens)."""
 
     loss: Tensor
     kl_sum: Tensor

@@ -1,8 +1,8 @@
-"""The two phases of alternating GRPO: what the active policy is asked, and what its answers earn.
+"""The two phases of alternating GRPO: the prompts of the active policy, and the rewards of its samples.
 
-Both share one path: prepare → sample → score → update. Only :meth:`prepare` and :meth:`score` differ; a third
-variant is a new class with these two methods. Departures from the paper: the cached rubric of the judge phase is
-redrawn if it does not parse, and a prompt without a usable rubric is left out of the step and counted.
+Both share one path: prepare → sample → score → update. Only ``prepare`` and ``score`` differ; a third variant is a new
+class with these two methods. Departures from the paper: the cached rubric of the judge phase is redrawn if it does not
+parse, and a prompt without a usable rubric is skipped in the step and counted.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from rubric_arm_lite.training.rewards import judge_reward, rubric_reward
 from rubric_arm_lite.types import (
     Example,
     LabeledComparison,
+    PreferencePair,
     PromptBlock,
     Reward,
     Role,
@@ -39,7 +40,7 @@ def shares(counts: Counter[str], prefix: str, names: Sequence[str]) -> dict[str,
 
 
 class Phase(Protocol):
-    """What the loop needs to know of a phase."""
+    """The interface between a phase and the training loop."""
 
     role: Role
 
@@ -52,7 +53,7 @@ class Phase(Protocol):
         ...
 
     def measured(self) -> dict[str, float]:
-        """What the last step's prepare and score counted."""
+        """The counts of the last step's prepare and score, as shares."""
         ...
 
 
@@ -62,9 +63,10 @@ def drawn_side(seed: int, pair_id: str) -> Side:
 
 
 class JudgePhase:
-    """Generator frozen: each pair in a shuffled order with its prompt's cached rubric; right and well-formed pays."""
+    """Generator frozen: the judge sees each pair in a drawn order with its prompt's cached rubric."""
 
     role: Role = "judge"
+    counted: tuple[str, tuple[str, ...]] = ("verdicts", ("A", "B", "none"))
 
     def __init__(self, recipe: Recipe, generator: RubricGenerator, prompts: PromptBuilder) -> None:
         self._reward = recipe.reward
@@ -78,17 +80,16 @@ class JudgePhase:
     def prepare(self, batch: Sequence[PromptBlock], seed: int) -> list[Example]:
         """The examples of every pair whose prompt has a usable rubric.
 
-        The rubric's own draw does not depend on the step, so that a prompt met again is served from the cache.
+        A rubric's seed does not depend on the step, so that the cache serves a prompt that comes again.
         """
         self._counts = Counter()
         pairs = [pair for block in batch for pair in block.pairs]
         draws = [random.Random(derive_seed(seed, "draw", p.pair_id)).randrange(self._rubrics_per_prompt) for p in pairs]
-        rubric_seed = derive_seed(self._seed, "judge phase rubrics")
         rubrics = self._generator.write(
             [pair.prompt for pair in pairs],
             self._sampling,
-            rubric_seed,
-            draws=draws,
+            derive_seed(self._seed, "judge phase rubrics"),
+            draws,
             attempts=self._reward.rubric_attempts,
         )
         examples: list[Example] = []
@@ -110,19 +111,18 @@ class JudgePhase:
         for group in groups:
             rubric = rubric_of(group)
             judgements = [parse_judgement(s.text, rubric, s.finish_reason) for s in group.samples]
-            for judgement in judgements:
-                self._counts[f"parse/{judgement.status.value}"] += 1
-                self._counts[f"verdicts/{judgement.winner or 'none'}"] += 1
+            self._counts.update(f"parse/{judgement.status.value}" for judgement in judgements)
+            self._counts.update(f"verdicts/{judgement.winner or 'none'}" for judgement in judgements)
             labeled = group.example.comparisons[0]
             rewards.append([judge_reward(judgement, rubric, labeled, self._reward) for judgement in judgements])
         return rewards
 
     def measured(self) -> dict[str, float]:
-        """Shares of usable rubrics, parse statuses and verdicts, and the cache's hit rate."""
+        """Shares of usable rubrics, parse statuses and verdicts (or answers), and the cache's hit rate."""
         return {
             **shares(self._counts, "rubrics", ("usable", "unusable")),
             **shares(self._counts, "parse", ("ok", "malformed", "truncated")),
-            **shares(self._counts, "verdicts", ("A", "B", "none")),
+            **shares(self._counts, *self.counted),
             "cache/hit_rate": self._generator.cache.hit_rate,
         }
 
@@ -131,6 +131,7 @@ class RubricPhase:
     """Judge frozen: each sampled rubric earns the share of right judgements of the judge that uses it (eq. 8)."""
 
     role: Role = "rubric"
+    counted: tuple[str, tuple[str, ...]] = ("verdicts", ("A", "B", "none"))
 
     def __init__(self, recipe: Recipe, judge: Any, prompts: PromptBuilder) -> None:
         self._reward = recipe.reward
@@ -144,64 +145,60 @@ class RubricPhase:
     def prepare(self, batch: Sequence[PromptBlock], seed: int) -> list[Example]:
         """One example per prompt; its pairs get one shuffled order for the whole group, or both orders."""
         self._counts = Counter()
-        examples = []
-        for block in batch:
-            comparisons: list[LabeledComparison] = []
-            for pair in block.pairs:
-                drawn = drawn_side(seed, pair.pair_id)
-                sides: tuple[Side, ...] = (drawn,) if self._reward.judge_orders == "one" else ("A", "B")
-                comparisons += [pair.present(side) for side in sides]
-            text = self._prompts.rubric_prompt(block.prompt)
-            examples.append(
-                Example(block.prompt_id, text, derive_seed(seed, block.prompt_id), comparisons=tuple(comparisons))
+
+        def comparisons(pair: PreferencePair) -> list[LabeledComparison]:
+            one = self._reward.judge_orders == "one"
+            return [pair.present(side) for side in ((drawn_side(seed, pair.pair_id),) if one else ("A", "B"))]
+
+        return [
+            Example(
+                block.prompt_id,
+                self._prompts.rubric_prompt(block.prompt),
+                derive_seed(seed, block.prompt_id),
+                tuple(labeled for pair in block.pairs for labeled in comparisons(pair)),
             )
-        return examples
+            for block in batch
+        ]
 
     def score(self, groups: Sequence[RolloutGroup], seed: int) -> list[list[Reward]]:
-        """Ask the frozen judge about every usable rubric and reward the share it gets right."""
+        """Judge every group's comparisons under each usable rubric, and reward the share of right judgements."""
         rubrics = [[parse_rubric(s.text, s.finish_reason) for s in group.samples] for group in groups]
-        asked = [
+        cases = [
             (labeled.comparison, rubric)
-            for group, own in zip(groups, rubrics, strict=True)
-            for rubric in own
+            for group, written in zip(groups, rubrics, strict=True)
+            for rubric in written
             if rubric.usable
             for labeled in group.example.comparisons
         ]
         judge = replace(self._judge, seed=derive_seed(seed, "judge"))
-        verdicts = iter(
-            judge.judge([c for c, _ in asked], [r for _, r in asked], "original", self._reward.judge_samples)
-        )
+        verdicts = judge.judge([c for c, _ in cases], [r for _, r in cases], "original", self._reward.judge_samples)
+        self._count(verdicts)
+        one_by_one = iter(verdicts)
         rewards = []
-        for group, own in zip(groups, rubrics, strict=True):
-            judged = [[(c, next(verdicts)) for c in group.example.comparisons] if r.usable else [] for r in own]
-            for rubric, pairs in zip(own, judged, strict=True):
-                self._counts[f"parse/{rubric.status.value}"] += 1
-                self._counts["criteria"] += len(rubric.criteria)
-                self._count_verdicts([verdict for _, verdict in pairs])
-            rewards.append(self._rewards(own, judged))
+        for group, written in zip(groups, rubrics, strict=True):
+            judged = [[(c, next(one_by_one)) for c in group.example.comparisons] if r.usable else [] for r in written]
+            rewards.append(self._rewards(written, judged))
+            self._counts.update(f"parse/{rubric.status.value}" for rubric in written)
+            self._counts["criteria"] += sum(len(rubric.criteria) for rubric in written)
         return rewards
 
-    def _count_verdicts(self, verdicts: Sequence[Any]) -> None:
-        for winner in (winner for verdict in verdicts for winner in verdict.winners):
-            self._counts[f"verdicts/{winner or 'none'}"] += 1
+    def _count(self, verdicts: Sequence[Any]) -> None:
+        self._counts.update(f"verdicts/{winner or 'none'}" for verdict in verdicts for winner in verdict.winners)
 
     def _rewards(
         self, rubrics: Sequence[Rubric], judged: Sequence[Sequence[tuple[LabeledComparison, Any]]]
     ) -> list[Reward]:
         """Rewards of one group of rubrics, each with its labeled comparisons and the verdicts on them."""
-        return [rubric_reward(rubric, own, self._reward) for rubric, own in zip(rubrics, judged, strict=True)]
+        return [rubric_reward(rubric, verdicts, self._reward) for rubric, verdicts in zip(rubrics, judged, strict=True)]
 
     def measured(self) -> dict[str, float]:
-        """Shares of parse statuses and of the judge's verdicts, and criteria per usable rubric."""
+        """Shares of parse statuses and of the judge's verdicts (or scores), and criteria per usable rubric."""
         usable = self._counts["parse/ok"]
         return {
             **shares(self._counts, "parse", ("ok", "malformed", "truncated")),
-            **self._verdict_shares(),
+            **shares(self._counts, *self.counted),
             "criteria": self._counts["criteria"] / usable if usable else 0.0,
         }
-
-    def _verdict_shares(self) -> dict[str, float]:
-        return shares(self._counts, "verdicts", ("A", "B", "none"))
 
 
 def rubric_of(group: RolloutGroup) -> Rubric:
@@ -213,14 +210,14 @@ def rubric_of(group: RolloutGroup) -> Rubric:
 
 @dataclass(frozen=True, slots=True)
 class ScoredSample:
-    """What a recipe's ``reward.function`` is given.
+    """The argument of a recipe's ``reward.function``.
 
     Attributes:
-        role: ``judge`` or ``rubric``, whose sample it is.
+        role: the role that wrote it, ``judge`` or ``rubric``.
         prompt: the user turn that it answers.
         text: the sampled text.
-        rubric: the rubric that the judge was given, or that the generator wrote.
-        reward: what the method itself pays, with its parts (``accuracy``, ``format``, …).
+        rubric: the rubric in the judge's prompt, or the one that the generator wrote.
+        reward: the method's own reward, with its parts (``accuracy``, ``format``, …).
     """
 
     role: Role
@@ -248,15 +245,18 @@ class CustomReward:
             ConfigError: if the function fails or returns no finite number.
         """
         return [
-            [self._replaced(group.example, sample, own) for sample, own in zip(group.samples, rewards, strict=True)]
+            [
+                self._replaced(group.example, sample, reward)
+                for sample, reward in zip(group.samples, rewards, strict=True)
+            ]
             for group, rewards in zip(groups, self._phase.score(groups, seed), strict=True)
         ]
 
-    def _replaced(self, example: Example, sample: Sample, own: Reward) -> Reward:
+    def _replaced(self, example: Example, sample: Sample, reward: Reward) -> Reward:
         rubric = example.rubric or parse_rubric(sample.text, sample.finish_reason)
         try:
-            total = float(self._function(ScoredSample(self.role, example.prompt, sample.text, rubric, own)))
-            return Reward(total, own.parts, own.masked)
+            total = float(self._function(ScoredSample(self.role, example.prompt, sample.text, rubric, reward)))
+            return Reward(total, reward.parts, reward.masked)
         except Exception as error:  # whatever the researcher's code raises
             raise ConfigError(
                 f"reward.function: {self._name} gave no reward for a sample of the {self.role} "

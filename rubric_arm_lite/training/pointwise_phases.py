@@ -1,9 +1,8 @@
-"""The two phases with a judge that checks one response at a time, after RUBRIC-ARROW (arXiv 2605.29156).
+"""The two phases with a pointwise judge (RUBRIC-ARROW, arXiv 2605.29156).
 
-They prepare what the pairwise phases do, with the same cached rubrics and draws; the judge sees one response. What
-its samples and the rubrics earn is in :mod:`rubric_arm_lite.training.rewards`, what a written text scores in
-`pointwise`. A pair is two groups: the judge's samples on response A, then those on response B
-(the paper has six of each), and each group has its own advantages.
+Rubrics and draws are those of the pairwise phases; the judge sees one response. Rewards are in
+:mod:`rubric_arm_lite.training.rewards`, scores in :mod:`rubric_arm_lite.reward_model.pointwise`. A pair is two groups,
+each with its own advantages: the judge's samples on response A, then those on response B (the paper has six of each).
 """
 
 from __future__ import annotations
@@ -15,13 +14,15 @@ from rubric_arm_lite.recipe import Recipe, derive_seed
 from rubric_arm_lite.recipe.plugins import load_plugin
 from rubric_arm_lite.reward_model import PointwiseJudge, PointwiseVerdict, RubricGenerator, make_judge
 from rubric_arm_lite.reward_model.pointwise import JudgedText
-from rubric_arm_lite.training.phases import CustomReward, JudgePhase, Phase, RubricPhase, rubric_of, shares
+from rubric_arm_lite.training.phases import CustomReward, JudgePhase, Phase, RubricPhase, rubric_of
 from rubric_arm_lite.training.rewards import pointwise_judge_rewards, pointwise_rubric_rewards
 from rubric_arm_lite.types import Example, LabeledComparison, Reward, Role, RolloutGroup, Rubric
 
 
 class PointwiseJudgePhase(JudgePhase):
     """Generator frozen: a sample earns +1 if its score is on the right side of the other response's mean score."""
+
+    counted = ("answers", ("true", "false"))
 
     def __init__(self, recipe: Recipe, generator: RubricGenerator, judge: PointwiseJudge) -> None:
         super().__init__(recipe, generator, judge.prompts)
@@ -40,8 +41,8 @@ class PointwiseJudgePhase(JudgePhase):
         The adapter has not been updated since it wrote the samples, so their scores are its own.
         """
         texts = [self._judged_texts(group) for group in groups]
-        scores = iter(self._judge.read([text for own in texts for text in own]))
-        values = [[next(scores).value for _ in own] for own in texts]
+        scores = iter(self._judge.read([text for judged in texts for text in judged]))
+        values = [[next(scores).value for _ in judged] for judged in texts]
         rewards: list[list[Reward]] = []
         for at in range(0, len(groups), 2):
             labeled = groups[at].example.comparisons[0]
@@ -51,36 +52,24 @@ class PointwiseJudgePhase(JudgePhase):
     def _judged_texts(self, group: RolloutGroup) -> list[JudgedText]:
         rubric = rubric_of(group)
         judgements = [parse_pointwise(s.text, rubric, s.finish_reason, self._judge.words) for s in group.samples]
-        for judgement in judgements:
-            self._counts[f"parse/{judgement.status.value}"] += 1
-            for answer in judgement.answers:
-                self._counts[f"answers/{'true' if answer.met else 'false'}"] += 1
+        self._counts.update(f"parse/{judgement.status.value}" for judgement in judgements)
+        answers = [answer for judgement in judgements for answer in judgement.answers]
+        self._counts.update(f"answers/{'true' if answer.met else 'false'}" for answer in answers)
         return [JudgedText(group.example.prompt, rubric, judgement) for judgement in judgements]
-
-    def measured(self) -> dict[str, float]:
-        """Shares of usable rubrics, parse statuses and answers, and the cache's hit rate."""
-        return {
-            **shares(self._counts, "rubrics", ("usable", "unusable")),
-            **shares(self._counts, "parse", ("ok", "malformed", "truncated")),
-            **shares(self._counts, "answers", ("true", "false")),
-            "cache/hit_rate": self._generator.cache.hit_rate,
-        }
 
 
 class PointwiseRubricPhase(RubricPhase):
     """Judge frozen: a rubric earns +1 if the judge scores the preferred response above the other one under it."""
 
-    def _count_verdicts(self, verdicts: Sequence[PointwiseVerdict]) -> None:
-        for verdict in verdicts:
-            self._counts["scores/unread" if verdict.margin is None else "scores/read"] += 1
+    counted = ("scores", ("read", "unread"))
+
+    def _count(self, verdicts: Sequence[PointwiseVerdict]) -> None:
+        self._counts.update("scores/unread" if verdict.margin is None else "scores/read" for verdict in verdicts)
 
     def _rewards(
         self, rubrics: Sequence[Rubric], judged: Sequence[Sequence[tuple[LabeledComparison, PointwiseVerdict]]]
     ) -> list[Reward]:
         return pointwise_rubric_rewards(rubrics, judged, self._reward)
-
-    def _verdict_shares(self) -> dict[str, float]:
-        return shares(self._counts, "scores", ("read", "unread"))
 
 
 def make_phases(recipe: Recipe, generator: RubricGenerator) -> dict[Role, Phase]:

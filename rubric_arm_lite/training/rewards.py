@@ -1,11 +1,9 @@
-"""Rewards of all roles: pure functions, and the only code that reads which response is preferred.
+"""Rewards of all roles: pure functions, and in training the only code that reads the label.
 
-With a pointwise judge (RUBRIC-ARROW, arXiv 2605.29156) rewards are +1 or −1; what that paper leaves open is said at
-:func:`pointwise_judge_rewards` and :func:`pointwise_rubric_rewards`.
-
-Judge: R_j = R_acc + format_weight · R_fmt (paper, sec. 4.2). Generator: 1 if the frozen judge, given this rubric,
-names the preferred response (eq. 8), averaged over the pairs and orders it was asked for. The paper gives the
-format term no size; ours is a recipe field with default 1.
+Judge: R_j = R_acc + format_weight · R_fmt (paper, sec. 4.2). Generator: 1 if the frozen judge under this rubric names
+the preferred response (eq. 8), averaged over pairs and orders. The paper states no weight of the format term; ours is
+a recipe field with default 1. With a pointwise judge (RUBRIC-ARROW, arXiv 2605.29156) rewards are +1 or −1;
+:func:`pointwise_judge_rewards` and :func:`pointwise_rubric_rewards` state what that paper leaves open.
 """
 
 from __future__ import annotations
@@ -31,9 +29,8 @@ def policy_reward(winners: Sequence[Side | None]) -> Reward:
     """Reward of a policy's answer: the share of judgements that name it over the policy's own greedy one (eq. 16).
 
     Args:
-        winners: of each judgement, "A" being the answer: one per order, or k votes per order. A judgement without a
-            winner is not won. Where nothing could be judged the answer earns 0, so that an answer too long
-            for the judge does not pay.
+        winners: of each judgement, with the answer as "A": one or k votes per order. A judgement without a winner is
+            not won; without any judgement the answer earns 0, so that an answer too long for the judge does not pay.
     """
     if not winners:
         return Reward(0.0, (("wins", 0.0), ("judged", 0.0)))
@@ -67,12 +64,11 @@ def rubric_reward(
 def pointwise_judge_rewards(
     scores_a: Sequence[float | None], scores_b: Sequence[float | None], labeled: LabeledComparison
 ) -> tuple[list[Reward], list[Reward]]:
-    """Rewards of the judge's samples on both responses of a pair, given their scores (None: the form is broken).
+    """Rewards of the judge's samples on both responses of a pair, by their scores (None: broken format).
 
     A sample on the preferred response earns +1 if its score is above the mean score of the other response's samples,
-    a sample on the other one if its score is below the preferred one's mean; else −1, as for a broken form. The mean
-    is over readable samples. Where the other side has none there is nothing to beat, and a readable sample earns 0,
-    so that keeping the form still pays.
+    a sample on the other one if its score is below the preferred one's mean; else −1, as for a broken format. The mean
+    is over readable samples. If the other side has none, a readable sample earns 0, so that the format still pays.
     """
     mean_a, mean_b = _mean_score(scores_a), _mean_score(scores_b)
     return (
@@ -108,7 +104,7 @@ def pointwise_rubric_rewards(
     ``short_bonus`` more if the right ones have ``short_from`` items or more on average; right is right on every
     comparison.
     """
-    rewards = [_rubric_sample(rubric, own, settings) for rubric, own in zip(rubrics, verdicts, strict=True)]
+    rewards = [_rubric_sample(rubric, judged, settings) for rubric, judged in zip(rubrics, verdicts, strict=True)]
     right = [reward.total == 1.0 and not reward.masked for reward in rewards]
     items = [len(rubric.criteria) for rubric, is_right in zip(rubrics, right, strict=True) if is_right]
     if not items or sum(items) < settings.short_from * len(items):

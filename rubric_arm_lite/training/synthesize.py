@@ -28,8 +28,10 @@ from rubric_arm_lite.reward_model import Judge, Verdict
 from rubric_arm_lite.types import Example, ParseStatus, PreferencePair, Rubric, Side
 
 PHRASE_WORDS = 4
-"""This many words in a row, synthesis in a response but not in the prompt, are a quotation."""
+"""This many words in a row that are in a response but not in the prompt are a quotation."""
 
+WAVE = 256
+"""Pairs that go through the three steps together, which keeps a server busy and lets progress be reported."""
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _QUOTED = re.compile(r"[\"“”„«»‘`]([^\"“”„«»’`]{2,200})[\"“”«»’`]|\*\*([^*]{2,200})\*\*")
 _NAMED = re.compile(
@@ -47,28 +49,34 @@ _EVERYDAY = frozenset(
 )
 
 
-class Disclosure(str, Enum):
-    """How a rubric gives away the responses that it was generated from."""
+class Outcome(str, Enum):
+    """Outcome of one attempt at a pair; a rubric that names or quotes a response gives the label away."""
 
+    KEPT = "kept"
+    TOO_LONG = "too long"
+    RUBRIC_UNPARSED = "rubric unparsed"
     NAMES_A_RESPONSE = "names a response"
     QUOTES_A_RESPONSE = "quotes a response"
+    JUDGEMENT_UNPARSED = "judgement unparsed"
+    WRONG_IN_ONE_ORDER = "wrong in one order"
+    WRONG_IN_BOTH = "wrong in both orders"
 
 
 def find_disclosure(
     rubric: Rubric, prompt: str, responses: Iterable[str], phrase_words: int = PHRASE_WORDS
-) -> Disclosure | None:
-    """The first disclosure in a parsed rubric, or None.
+) -> Outcome | None:
+    """How a parsed rubric gives away the responses that it was generated from, or None.
 
-    A quotation is any of these, synthesis in a response but not in the prompt: ``phrase_words`` words in a row that are
+    A quotation is any of these, if in a response but not in the prompt: ``phrase_words`` words in a row that are
     not all everyday words, a number of two digits or more, or anything in quotation marks.
     """
-    spaced_prompt, spaced_responses = _spaced(prompt), [_spaced(response) for response in responses]
+    spaced_prompt, *spaced_responses = (_joined(_words(text)) for text in (prompt, *responses))
     for criterion in rubric.criteria:
         if _NAMED.search(criterion.text):
-            return Disclosure.NAMES_A_RESPONSE
+            return Outcome.NAMES_A_RESPONSE
         for phrase in _distinctive(criterion.text, phrase_words):
             if phrase not in spaced_prompt and any(phrase in response for response in spaced_responses):
-                return Disclosure.QUOTES_A_RESPONSE
+                return Outcome.QUOTES_A_RESPONSE
     return None
 
 
@@ -94,27 +102,6 @@ def _words(text: str) -> list[str]:
 
 def _joined(words: Sequence[str]) -> str:
     return f" {' '.join(words)} "
-
-
-def _spaced(text: str) -> str:
-    return _joined(_words(text))
-
-
-WAVE = 256
-"""Pairs that go through the three steps together, which keeps a server busy and lets progress be reported."""
-
-
-class Outcome(str, Enum):
-    """Outcome of one attempt at a pair."""
-
-    KEPT = "kept"
-    TOO_LONG = "too long"
-    RUBRIC_UNPARSED = "rubric unparsed"
-    NAMES_A_RESPONSE = Disclosure.NAMES_A_RESPONSE.value
-    QUOTES_A_RESPONSE = Disclosure.QUOTES_A_RESPONSE.value
-    JUDGEMENT_UNPARSED = "judgement unparsed"
-    WRONG_IN_ONE_ORDER = "wrong in one order"
-    WRONG_IN_BOTH = "wrong in both orders"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +136,7 @@ class SynthesisSettings:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """A kept pair: its rubric and its two correct judgements, by the side on which the preferred response stands."""
+    """A kept pair: its rubric and its two correct judgements, by the side of the preferred response."""
 
     pair: PreferencePair
     rubric: Rubric
@@ -194,55 +181,49 @@ class Synthesizer:
         return synthesis
 
     def _wave(self, pairs: Sequence[PreferencePair], synthesis: Synthesis) -> None:
-        last: dict[str, Outcome] = {p.pair_id: Outcome.TOO_LONG for p in pairs if not self._fits(p)}
+        last: dict[str, Outcome] = {
+            p.pair_id: Outcome.TOO_LONG
+            for p in pairs
+            if not self._has_room(self._contrast_prompt(p), self._settings.rubric_max_tokens)
+        }
         synthesis.attempts[Outcome.TOO_LONG] += len(last)
         kept: dict[str, Trajectory] = {}
         left = [pair for pair in pairs if pair.pair_id not in last]
         for attempt in range(self._settings.attempts):
-            ends = self._attempt(left, attempt) if left else []
-            for pair, end in zip(left, ends, strict=True):
-                if isinstance(end, Trajectory):
-                    kept[pair.pair_id] = end
+            results = self._attempt(left, attempt) if left else []
+            for pair, result in zip(left, results, strict=True):
+                if isinstance(result, Trajectory):
+                    kept[pair.pair_id] = result
                     synthesis.attempts[Outcome.KEPT] += 1
                 else:
-                    last[pair.pair_id] = end
-                    synthesis.attempts[end] += 1
+                    last[pair.pair_id] = result
+                    synthesis.attempts[result] += 1
             left = [pair for pair in left if pair.pair_id not in kept]
         synthesis.kept.extend(kept[pair.pair_id] for pair in pairs if pair.pair_id in kept)
         synthesis.lost.update(last[pair.pair_id] for pair in pairs if pair.pair_id not in kept)
 
-    def _fits(self, pair: PreferencePair) -> bool:
-        """Whether this pair and a rubric fit the teacher's context."""
-        settings = self._settings
-        if settings.max_context is None:
-            return True
-        text = self._contrast.contrast_prompt(pair.prompt, pair.chosen, pair.rejected)
-        return self._teacher.prompt_tokens(text) + settings.rubric_max_tokens <= settings.max_context
+    def _has_room(self, text: str, max_tokens: int) -> bool:
+        """Whether a user turn and its answer fit the teacher's context."""
+        room = self._settings.max_context
+        return room is None or self._teacher.prompt_tokens(text) + max_tokens <= room
+
+    def _contrast_prompt(self, pair: PreferencePair) -> str:
+        return self._contrast.contrast_prompt(pair.prompt, pair.chosen, pair.rejected)
 
     def _attempt(self, pairs: Sequence[PreferencePair], attempt: int) -> list[Trajectory | Outcome]:
         """One rubric and two judgements for each pair."""
-        rubrics = self._rubrics(pairs, attempt)
-        faults = [self._fault(pair, rubric) for pair, rubric in zip(pairs, rubrics, strict=True)]
-        sound = [(p, r) for p, r, fault in zip(pairs, rubrics, faults, strict=True) if fault is None]
-        judge = replace(self._judge, seed=derive_seed(self._settings.seed, "judgement", attempt))
-        verdicts = iter(judge.judge([pair.present("A").comparison for pair, _ in sound], [r for _, r in sound]))
-        return [
-            _outcome(pair, next(verdicts)) if fault is None else fault
-            for pair, fault in zip(pairs, faults, strict=True)
-        ]
-
-    def _rubrics(self, pairs: Sequence[PreferencePair], attempt: int) -> list[Rubric]:
-        settings = self._settings
+        s = self._settings
         examples = [
-            Example(
-                pair.pair_id,
-                self._contrast.contrast_prompt(pair.prompt, pair.chosen, pair.rejected),
-                derive_seed(settings.seed, "rubric", pair.pair_id, attempt),
-            )
-            for pair in pairs
+            Example(p.pair_id, self._contrast_prompt(p), derive_seed(s.seed, "rubric", p.pair_id, attempt))
+            for p in pairs
         ]
-        groups = self._teacher.sample(None, examples, Sampling(settings.rubric_max_tokens, 1, settings.temperature))
-        return [parse_rubric(group.samples[0].text, group.samples[0].finish_reason) for group in groups]
+        groups = self._teacher.sample(None, examples, Sampling(s.rubric_max_tokens, 1, s.temperature))
+        rubrics = [parse_rubric(group.samples[0].text, group.samples[0].finish_reason) for group in groups]
+        faults = [self._fault(pair, rubric) for pair, rubric in zip(pairs, rubrics, strict=True)]
+        usable = [(p, r) for p, r, fault in zip(pairs, rubrics, faults, strict=True) if fault is None]
+        judge = replace(self._judge, seed=derive_seed(s.seed, "judgement", attempt))
+        verdicts = iter(judge.judge([p.present("A").comparison for p, _ in usable], [r for _, r in usable]))
+        return [fault or _outcome(pair, next(verdicts)) for pair, fault in zip(pairs, faults, strict=True)]
 
     def _fault(self, pair: PreferencePair, rubric: Rubric) -> Outcome | None:
         """Why a rubric cannot be used; None if it can."""
@@ -250,17 +231,12 @@ class Synthesizer:
             return Outcome.TOO_LONG
         if not rubric.usable:
             return Outcome.RUBRIC_UNPARSED
-        disclosure = find_disclosure(
-            rubric, prompt_text(pair.prompt), (pair.chosen, pair.rejected), self._settings.phrase_words
-        )
+        settings, responses = self._settings, (pair.chosen, pair.rejected)
+        disclosure = find_disclosure(rubric, prompt_text(pair.prompt), responses, settings.phrase_words)
         if disclosure is not None:
-            return Outcome(disclosure.value)
-        room = self._settings.max_context
-        if room is not None:
-            text = self._prompts.judge_prompt(pair.prompt, rubric, pair.chosen, pair.rejected)
-            if self._teacher.prompt_tokens(text) + self._settings.judge_max_tokens > room:
-                return Outcome.TOO_LONG
-        return None
+            return disclosure
+        text = self._prompts.judge_prompt(pair.prompt, rubric, *responses)
+        return None if self._has_room(text, settings.judge_max_tokens) else Outcome.TOO_LONG
 
 
 def _outcome(pair: PreferencePair, verdict: Verdict) -> Trajectory | Outcome:

@@ -26,7 +26,8 @@ from rubric_arm_lite.reward_model.model import RubricRewardModel
 from rubric_arm_lite.types import RolloutGroup, Rubric
 from tests import benchmark_rows as made
 from tests.players import judgement, recipe, right, sampler, says_a
-from tests.reward_model.test_model import Chat, asked
+from tests.reward_model.test_model import Chat
+from tests.reward_model.test_model import prompts_for as asked
 
 
 class Killed(BaseException):

@@ -54,41 +54,41 @@ def player(adapter: str | None, example: Example, index: int) -> Written:
 
 
 def measured(
-    names: Sequence[JudgeName] = JUDGES, given: Sequence[PreferencePair] = PAIRS, limit: int = 100, **changes: Any
+    names: Sequence[JudgeName] = JUDGES, pairs: Sequence[PreferencePair] = PAIRS, limit: int = 100, **changes: Any
 ) -> tuple[dict[str, dict[str, Any]], ChatScript, dict[str, Any]]:
     sampler = ChatScript(player)
     settings = InferenceSettings(limit, **{"votes": 3, **changes})
-    result = measure(RubricRewardModel(sampler, ROOMY), given, names, settings)
+    result = measure(RubricRewardModel(sampler, ROOMY), pairs, names, settings)
     return {judge["name"]: judge for judge in result["judges"]}, sampler, result
 
 
 def test_good_texts_are_scored_right() -> None:
-    found, _, _ = measured()
+    judges, _, _ = measured()
     values = ("accuracy", "accuracy_original", "accuracy_flipped", "position_bias", "unparsed", "truncated")
-    assert {name: tuple(judge[value] for value in values) for name, judge in found.items()} == {
+    assert {name: tuple(judge[value] for value in values) for name, judge in judges.items()} == {
         "trained": (1.0, 1.0, 1.0, 0.0, 0.0, 0.0),
         "base": (0.5, 1.0, 0.0, 1.0, 0.0, 0.0),
         "direct": (0.875, 0.875, 0.875, 0.0, 0.25, 0.0),
         "reasoning": (0.875, 0.875, 0.875, 0.0, 0.25, 0.25),
         "votes": (1.0, 1.0, 1.0, 0.0, 0.0, 0.0),
     }
-    assert [found[name]["rubric_usable"] for name in JUDGES] == [1.0, 1.0, None, None, None]
+    assert [judges[name]["rubric_usable"] for name in JUDGES] == [1.0, 1.0, None, None, None]
 
 
 def test_tokens_by_hand() -> None:
-    found, _, _ = measured()
+    judges, _, _ = measured()
     rubric, verdict, plain = (
         len(text) + 1 for text in (RUBRIC_TEXT, judgement(parse_rubric(RUBRIC_TEXT), "A"), direct("A"))
     )
-    trained = found["trained"]
+    trained = judges["trained"]
     assert trained["rubric"]["tokens"] == 4 * rubric and trained["rubric"]["requests"] == 4
     assert trained["judge"]["tokens"] == trained["other_order"]["tokens"] == 4 * verdict
     assert trained["tokens"] == 4 * (rubric + verdict), "the other order is not in the total"
     assert trained["tokens_per_pair"] == trained["tokens_p50"] == trained["tokens_p95"] == rubric + verdict
-    assert found["direct"]["rubric"] is None
-    assert found["direct"]["tokens"] == 3 * plain + len("Hard to say.") + 1
-    assert found["votes"]["tokens"] == 11 * plain + len("Hard to say.") + 1
-    for judge in found.values():
+    assert judges["direct"]["rubric"] is None
+    assert judges["direct"]["tokens"] == 3 * plain + len("Hard to say.") + 1
+    assert judges["votes"]["tokens"] == 11 * plain + len("Hard to say.") + 1
+    for judge in judges.values():
         parts = [judge["rubric"], judge["judge"]]
         assert judge["seconds"] == pytest.approx(sum(p["seconds"] for p in parts if p), abs=1e-3)
         assert judge["seconds_per_pair"] == judge["seconds"] / 4 > 0
@@ -97,18 +97,18 @@ def test_tokens_by_hand() -> None:
 
 def test_a_rubric_is_written_once_per_prompt_and_counts_for_each_pair() -> None:
     shared = [PreferencePair(str(i), "request", f"good {i}", f"poor {i}") for i in range(3)]
-    found, sampler, result = measured(["trained"], shared)
+    judges, sampler, result = measured(["trained"], shared)
     assert len(sampler.prompts("rubric")) == 1 and result["settings"]["prompts"] == 1
-    trained = found["trained"]
+    trained = judges["trained"]
     assert trained["tokens_p50"] == trained["rubric"]["tokens"] + trained["judge"]["tokens"] / 3
 
 
 def test_what_each_judge_is_asked() -> None:
     _, sampler, result = measured(thinking_tokens=500, votes=4)
-    asked = {(call.adapter, call.sampling) for call in sampler.calls}
+    calls = {(call.adapter, call.sampling) for call in sampler.calls}
     evaluation = ROOMY.evaluation
     rubrics, verdicts = Sampling(evaluation.rubric_max_tokens, 1, 0.0), Sampling(evaluation.judge_max_tokens, 1, 0.0)
-    assert asked == {
+    assert calls == {
         ("rubric", rubrics),
         ("judge", verdicts),
         (None, rubrics),
@@ -131,8 +131,8 @@ def test_thoughts_have_the_room_that_the_context_leaves() -> None:
 
 
 def test_pairs_one_by_one() -> None:
-    found, sampler, _ = measured(["trained", "direct"], one_by_one=3)
-    for judge in found.values():
+    judges, sampler, _ = measured(["trained", "direct"], one_by_one=3)
+    for judge in judges.values():
         alone = judge["one_by_one"]
         assert alone["pairs"] == 3 and 0 < alone["p50"] <= alone["p95"]
     rubrics = [len(call.examples) for call in sampler.calls if call.adapter == "rubric"]
@@ -176,13 +176,13 @@ def test_a_meter_counts_what_a_server_says() -> None:
 
     examples = [Example(f"e{i}", f"prompt {i}", i) for i in range(5)]
     with serve(scripted(lambda adapter, example, index: "x" * int(example.prompt[-1]))) as server:
-        asked = ServerSampler(ServerSettings(server.url, concurrency=2))
-        meter = MeteredSampler(asked)
+        sampler = ServerSampler(ServerSettings(server.url, concurrency=2))
+        meter = MeteredSampler(sampler)
         groups, account = meter.timed(lambda: meter.sample("judge", examples, Sampling(9, 1)))
         assert [group.samples[0].text for group in groups] == ["x" * i for i in range(5)]
         assert account.written == {f"e{i}": i + 1 for i in range(5)} and account.requests == 5
         assert account.prompt_tokens == 5 * 2, "8 bytes without a count are taken for 2 tokens"
-        asked.close()
+        sampler.close()
     assert meter.tokens_written == account.completion_tokens == 15
 
 
@@ -219,9 +219,9 @@ def test_the_testbeds_base_on_this_machine(tmp_path: Path) -> None:
     printed = bench("--limit", "2", "--votes", "2", "--output", str(tmp_path))
     assert "base rubric + judge" in printed and "trained" not in printed
     assert "thinking is asked for in words only" in printed
-    found = json.loads((tmp_path / "bench-inference.json").read_text())
-    assert [judge["name"] for judge in found["judges"]] == ["base", "direct", "reasoning", "votes"]
-    assert found["settings"]["pairs"] == 2 and found["judges"][0]["judge"]["prompt_tokens"] > 0
+    report = json.loads((tmp_path / "bench-inference.json").read_text())
+    assert [judge["name"] for judge in report["judges"]] == ["base", "direct", "reasoning", "votes"]
+    assert report["settings"]["pairs"] == 2 and report["judges"][0]["judge"]["prompt_tokens"] > 0
     assert (tmp_path / "bench-inference.md").read_text().startswith("## testbed, 2 pairs of 2 prompts")
 
 
@@ -232,12 +232,22 @@ def test_a_run_behind_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     rows = [{"id": p.pair_id, "prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in PAIRS]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with serve(scripted(player)) as server:
-        asked = ("--run", str(tmp_path), "--pairs", str(source), "--server", server.url, "--base-model", "b", "--json")
-        found = {judge["name"]: judge for judge in json.loads(bench(*asked))["judges"]}
+        arguments = (
+            "--run",
+            str(tmp_path),
+            "--pairs",
+            str(source),
+            "--server",
+            server.url,
+            "--base-model",
+            "b",
+            "--json",
+        )
+        judges = {judge["name"]: judge for judge in json.loads(bench(*arguments))["judges"]}
         sent = [(r.prompt, r.body["chat_template_kwargs"]) for r in server.requests if "messages" in r.body]
     expected, _, _ = measured(votes=5)
     for name, judge in expected.items():
-        assert {key: found[name][key] for key in ("accuracy", "unparsed", "tokens", "tokens_p50")} == {
+        assert {key: judges[name][key] for key in ("accuracy", "unparsed", "tokens", "tokens_p50")} == {
             key: judge[key] for key in ("accuracy", "unparsed", "tokens", "tokens_p50")
         }
     on = {"enable_thinking": True}
@@ -260,5 +270,5 @@ def test_help_says_that_it_is_there() -> None:
     runner = CliRunner()
     engine = runner.invoke(cli.app, ["bench", "--help"]).output
     assert "bench inference" in engine and "--peer-batch" in engine and " engine" not in engine.split("Options")[0][:60]
-    own = runner.invoke(cli.app, ["bench", "inference", "--help"]).output
-    assert "--one-by-one" in own and "--peer-batch" not in own
+    inference = runner.invoke(cli.app, ["bench", "inference", "--help"]).output
+    assert "--one-by-one" in inference and "--peer-batch" not in inference

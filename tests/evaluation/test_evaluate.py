@@ -154,20 +154,20 @@ def test_a_sampled_judge() -> None:
 
 def test_players_name_the_adapters() -> None:
     scripted = sampler(right)
-    found = evaluator(scripted, PAIRS[:1])
-    found.evaluate("e", AdapterPair("rubric_ref", "judge_ref"))
-    found.evaluate("e", AdapterPair(None, None))
-    asked = [call.adapter for call in scripted.calls]
-    assert asked == ["rubric_ref", "judge_ref", "judge_ref", None, None, None]
+    pairwise = evaluator(scripted, PAIRS[:1])
+    pairwise.evaluate("e", AdapterPair("rubric_ref", "judge_ref"))
+    pairwise.evaluate("e", AdapterPair(None, None))
+    adapters = [call.adapter for call in scripted.calls]
+    assert adapters == ["rubric_ref", "judge_ref", "judge_ref", None, None, None]
 
 
 def test_it_is_the_same_every_time() -> None:
     """The same questions with the same seeds, whatever was evaluated before."""
     scripted = sampler(right)
-    found = evaluator(scripted, PAIRS)
-    one = found.evaluate("e", votes=3)
+    pairwise = evaluator(scripted, PAIRS)
+    one = pairwise.evaluate("e", votes=3)
     scripted.fingerprints["rubric"] = "another"
-    other = found.evaluate("e", votes=3)
+    other = pairwise.evaluate("e", votes=3)
     half = len(scripted.calls) // 2
     assert scripted.calls[:half] == scripted.calls[half:]
     assert one == other
@@ -188,8 +188,8 @@ def test_voting_by_hand() -> None:
         name = a.split()[1]
         if name == "q":
             return right(a, b, rubric, index)
-        said = votes[name][index]
-        return judgement(rubric, said) if said else "no verdict"  # type: ignore[arg-type]
+        winner = votes[name][index]
+        return judgement(rubric, winner) if winner else "no verdict"  # type: ignore[arg-type]
 
     scripted = sampler(judge, without_s)
     values = evaluator(scripted, PAIRS, vote_temperature=0.7, judge_max_tokens=50).evaluate("e", votes=3).values
@@ -273,8 +273,8 @@ def test_the_showcase_has_one_prompt_per_subset() -> None:
 
 
 def test_recall_is_measured_and_shown() -> None:
-    found = evaluator(sampler(right), PAIRS[:2], recall=lambda prompt, rubric: float(prompt == "request p")).evaluate(
-        "e"
-    )
-    assert found.values["principle_recall"] == 0.5
-    assert [row["recall"] for row in found.showcase] == [1.0, 0.0]
+    evaluation = evaluator(
+        sampler(right), PAIRS[:2], recall=lambda prompt, rubric: float(prompt == "request p")
+    ).evaluate("e")
+    assert evaluation.values["principle_recall"] == 0.5
+    assert [row["recall"] for row in evaluation.showcase] == [1.0, 0.0]

@@ -51,12 +51,12 @@ def scripted() -> PointwiseSampler:
 def test_values_by_hand(scripted: PointwiseSampler) -> None:
     """Scores are 2p − 1: margins 1.4, −0.4, 0, 0.6; t and u cannot be read and count ½. By words p alone differs:
     the others have all criteria true on both sides."""
-    found = evaluated(scripted, PAIRS)
-    values = found.values
-    assert [row["accuracy"] for row in found.rows] == [1, 0, 0.5, 1, 0.5, 0.5]
+    evaluation = evaluated(scripted, PAIRS)
+    values = evaluation.values
+    assert [row["accuracy"] for row in evaluation.rows] == [1, 0, 0.5, 1, 0.5, 0.5]
     assert values["accuracy"] == pytest.approx(3.5 / 6)
     assert values["accuracy_low"] <= values["accuracy"] <= values["accuracy_high"]
-    assert [row["margin"] for row in found.rows[:4]] == [pytest.approx(m) for m in (1.4, -0.4, 0.0, 0.6)]
+    assert [row["margin"] for row in evaluation.rows[:4]] == [pytest.approx(m) for m in (1.4, -0.4, 0.0, 0.6)]
     assert values["margin"] == pytest.approx(1.6 / 4) and values["tie_rate"] == pytest.approx(1 / 6)
     assert values["tie_rate_words"] == 3 / 6 and values["accuracy_words"] == pytest.approx((1 + 5 * 0.5) / 6)
     assert values["unparsed"] == pytest.approx(2 / 6) and values["format"] == pytest.approx((4 + 0.5) / 6)
@@ -65,10 +65,10 @@ def test_values_by_hand(scripted: PointwiseSampler) -> None:
 
 
 def test_rows_and_showcase_say_what_happened(scripted: PointwiseSampler) -> None:
-    found = evaluated(scripted, PAIRS, showcase=6)
-    row = found.rows[4]
+    evaluation = evaluated(scripted, PAIRS, showcase=6)
+    row = evaluation.rows[4]
     assert (row["chosen_score"], row["rejected_score"], row["margin"]) == (pytest.approx(0.8), None, None)
-    shown = {item["pair_id"]: item for item in found.showcase}
+    shown = {item["pair_id"]: item for item in evaluation.showcase}
     assert [shown[f"id-{name}"]["winner"] for name in "pqrtu"] == ["A", "B", None, None, None]
     text = shown["id-p"]["judgement"]
     assert text.startswith("Response A: score +0.800\n- Criterion 1") and "Response B: score -0.600\n" in text
@@ -89,7 +89,7 @@ def test_other_players_and_what_they_cost(scripted: PointwiseSampler) -> None:
     settings = EvaluationSettings.model_validate({"pairs": 2, "vote_pairs": 1, "bootstrap": 50})
     rubrics = RubricGenerator(scripted, PROMPTS, RubricCache(9))
     evaluator = make_evaluator(POINTWISE, rubrics, settings, PAIRS)
-    found = evaluator.evaluate("base", AdapterPair(None, "judge_ref"))
+    evaluation = evaluator.evaluate("base", AdapterPair(None, "judge_ref"))
     assert [call.adapter for call in scripted.calls] == [None, "judge_ref", "judge_ref"]
     rubrics, texts = 2 * (len(RUBRIC_TEXT) + 1), 4 * (len(checks(parse_rubric(RUBRIC_TEXT))) + 1)
-    assert found.values["tokens_per_pair"] == (rubrics + texts) / 2, "bytes and an end token each"
+    assert evaluation.values["tokens_per_pair"] == (rubrics + texts) / 2, "bytes and an end token each"

@@ -23,7 +23,7 @@ from rubric_arm_lite.types import Example, Rubric
 from tests.cli.test_cli import call, refused
 from tests.fake_server import scripted, serve
 from tests.players import RUBRIC_TEXT, judgement
-from tests.reward_model.test_model import asked, model
+from tests.reward_model.test_model import model, prompts_for
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,9 +62,9 @@ ROWS: list[dict[str, Any]] = [
 
 def test_what_is_kept_and_why(tmp_path: Path) -> None:
     source, target = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
-    told: list[LabelingState] = []
+    states: list[LabelingState] = []
     reward_model = model(judge, generator)
-    found = label_responses(source, target, lambda: reward_model, batch_size=4, watch=told.append)
+    state = label_responses(source, target, lambda: reward_model, batch_size=4, watch=states.append)
     rows = read(target)
     assert [(row["id"], row["chosen"], row["rejected"]) for row in rows] == [
         ("short", "abc", "ab"),
@@ -75,7 +75,7 @@ def test_what_is_kept_and_why(tmp_path: Path) -> None:
     assert all(row["confidence"] == 1.0 and row["orders_agree"] for row in rows)
     assert (rows[0]["rubric"], rows[1]["rubric"]) == (RUBRIC_TEXT, "1. The response is odd [Principle]")
     assert rows[1]["prompt"] == ROWS[-1]["prompt"]
-    assert found.reasons == {
+    assert state.reasons == {
         "kept": 4,
         "orders disagree": 1,
         "no verdict": 1,
@@ -83,12 +83,12 @@ def test_what_is_kept_and_why(tmp_path: Path) -> None:
         "too long": 1,
         "rubric unusable": 1,
     }
-    assert (found.done, found.total, found.judged) == (9, 9, 8)
+    assert (state.done, state.total, state.judged) == (9, 9, 8)
     assert (
-        [now.done for now in told] == [0, 4, 8, 9]
-        and found.rubrics == 2
-        and found.tokens > 0
-        and found.pairs_per_second > 0
+        [now.done for now in states] == [0, 4, 8, 9]
+        and state.rubrics == 2
+        and state.tokens > 0
+        and state.pairs_per_second > 0
     )
     assert [pair.pair_id for pair in load_pairs(target)] == [row["id"] for row in rows], "it trains as it is"
     assert not (tmp_path / "out.jsonl.part").exists()
@@ -96,11 +96,11 @@ def test_what_is_kept_and_why(tmp_path: Path) -> None:
 
 def test_keep_all_takes_any_majority(tmp_path: Path) -> None:
     source, target = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
-    found = label_responses(source, target, lambda: model(judge, generator), keep_all=True)
+    state = label_responses(source, target, lambda: model(judge, generator), keep_all=True)
     rows = {row["id"]: row for row in read(target)}
     assert set(rows) == {"short", "half", "three/1-2", "three/1-3", "three/2-3"}
     assert (rows["half"]["chosen"], rows["half"]["confidence"], rows["half"]["orders_agree"]) == ("mute", 0.5, False)
-    assert found.reasons["kept"] == 5
+    assert state.reasons["kept"] == 5
 
 
 def test_votes_decide_by_the_majority_of_each_order(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_killed_anywhere_it_ends_with_the_same_file(
     source, target, whole = write(folder / "in.jsonl", MANY), folder / "out.jsonl", folder / "whole.jsonl"
     unbroken = model(judge)
     label_responses(source, whole, lambda: unbroken, batch_size=batch)
-    once = Counter(asked(unbroken, "judge"))
+    once = Counter(prompts_for(unbroken, "judge"))
     done: Counter[str] = Counter()
     for after in kills:
         attempt = model(killing(after))
@@ -161,12 +161,12 @@ def test_killed_anywhere_it_ends_with_the_same_file(
             done.update(example.prompt for call in calls[:-1] for example in call.examples)
             assert len(committed) % batch == 0
         else:
-            done.update(asked(attempt, "judge"))
+            done.update(prompts_for(attempt, "judge"))
             break
     if not target.exists():
         last = model(judge)
         label_responses(source, target, lambda: last, batch_size=batch)
-        done.update(asked(last, "judge"))
+        done.update(prompts_for(last, "judge"))
     assert target.read_bytes() == whole.read_bytes()
     assert done == once, "nothing that was saved is judged again"
 
@@ -223,7 +223,7 @@ def test_a_prompt_keeps_its_rubric_over_a_kill(tmp_path: Path) -> None:
         label_responses(source, target, lambda: model(killing(4)), batch_size=2)
     other = model(judge, generator=lambda *_: "1. The response is odd [Principle]")
     label_responses(source, target, lambda: other, batch_size=2)
-    assert {row["rubric"] for row in read(target)} == {RUBRIC_TEXT} and asked(other, "rubric") == []
+    assert {row["rubric"] for row in read(target)} == {RUBRIC_TEXT} and prompts_for(other, "rubric") == []
 
 
 # --- refused --------------------------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def never() -> RubricRewardModel:
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ({"prompt": "p", "responses": ["a"]}, "column `responses` is a list of 1. Give a list of two or more texts"),
         ({"prompt": "p", "responses": "ab"}, "column `responses` is a text"),
@@ -244,23 +244,23 @@ def never() -> RubricRewardModel:
         ({"id": "k", "prompt": "p", "responses": ["a", "b"], "rubric": "be nice"}, "row k: the given rubric does not"),
     ],
 )
-def test_bad_rows_are_refused_before_anything_is_loaded(row: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_bad_rows_are_refused_before_anything_is_loaded(row: dict[str, Any], message: str, tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", [ROWS[0], row])
     with pytest.raises(DataError) as error:
         label_responses(source, tmp_path / "out.jsonl", never)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_outputs_and_journals_of_others_are_left_alone(tmp_path: Path) -> None:
     source, target = write(tmp_path / "in.jsonl", MANY), tmp_path / "out.jsonl"
-    for bad, kind, said in (
+    for bad, kind, message in (
         (tmp_path, CheckpointError, "is a folder"),
         (source, DataError, "also the input"),
     ):
-        with pytest.raises(kind, match=said):
+        with pytest.raises(kind, match=message):
             label_responses(source, bad, never)
     twice = write(tmp_path / "twice.jsonl", [{**ROWS[0], "id": "x/1-2"}, {**ROWS[-1], "id": "x"}])
-    with pytest.raises(DataError, match="two pairs would be called 'x/1-2'"):
+    with pytest.raises(DataError, match="two pairs have the id 'x/1-2'"):
         label_responses(twice, target, never)
     with pytest.raises(DataError, match="--batch 0"):
         label_responses(source, target, never, batch_size=0)

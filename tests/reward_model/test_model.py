@@ -31,7 +31,7 @@ def model(judge: Any = right, generator: Any = None, **changes: Any) -> RubricRe
     return RubricRewardModel(Chat(scripted.script), recipe(**fields))
 
 
-def asked(reward_model: RubricRewardModel, adapter: str) -> list[str]:
+def prompts_for(reward_model: RubricRewardModel, adapter: str) -> list[str]:
     assert isinstance(reward_model.model, Chat)
     return reward_model.model.prompts(adapter)
 
@@ -41,8 +41,8 @@ def test_equal_prompts_share_one_rubric_as_long_as_the_model_lives() -> None:
     judge.compare_many([("p", "good", "poor", None), ("p", "poor", "good", None), ("q", "good", "poor", None)])
     judge.compare("p", "good x", "poor x")
     judge.rubrics(["q", "p"])
-    assert len(asked(judge, "rubric")) == 2
-    assert len(asked(judge, "judge")) == 2 + 2 + 2, "the second pair is the first one the other way round"
+    assert len(prompts_for(judge, "rubric")) == 2
+    assert len(prompts_for(judge, "judge")) == 2 + 2 + 2, "the second pair is the first one the other way round"
 
 
 def test_conversations_come_as_messages_of_either_form() -> None:
@@ -54,7 +54,7 @@ def test_conversations_come_as_messages_of_either_form() -> None:
     assert judge.compare(dicts, "good", "poor") == judge.compare(ours, "good", "poor")
     assert judge.rubric(dicts) == judge.rubric(ours)
     assert judge.rank(dicts, ["good", "poor"]).ranked == judge.rank(ours, ["good", "poor"]).ranked
-    assert len(asked(judge, "rubric")) == 1
+    assert len(prompts_for(judge, "rubric")) == 1
     with pytest.raises(DataError, match="case 1: the content of message 1 of `prompt` is null"):
         judge.compare([{"role": "user", "text": "p"}], "good", "poor")
 
@@ -63,7 +63,7 @@ def test_conversations_come_as_messages_of_either_form() -> None:
 def test_orders(orders: Any, questions: int) -> None:
     judge = model(says_a)
     verdict = judge.compare("p", "one", "two", orders=orders)
-    assert len(asked(judge, "judge")) == questions
+    assert len(prompts_for(judge, "judge")) == questions
     assert verdict.winner == {"both": None, "original": "A", "swapped": "B"}[orders]
     assert verdict.winners == {"both": ("A", "B"), "original": ("A",), "swapped": ("B",)}[orders]
     assert verdict.consistent is (orders != "both")
@@ -82,8 +82,8 @@ def test_votes_are_merged_over_both_orders() -> None:
 
 def test_findings_are_mapped_back_to_the_callers_order() -> None:
     def judge(a: str, b: str, rubric: Rubric, index: int) -> str:
-        said: dict[Side, str] = {"A": f"{a} met", "B": f"{b} met"}
-        return write_judgement(rubric, said, "A")
+        justifications: dict[Side, str] = {"A": f"{a} met", "B": f"{b} met"}
+        return write_judgement(rubric, justifications, "A")
 
     verdict = model(judge).compare("p", "one", "two")
     assert [f.criterion.text for f in verdict.findings] == ["The response is short", "The response is kind"]
@@ -112,17 +112,17 @@ def test_different_remarks_are_kept_by_frequency_and_only_clear_ones_count() -> 
 def test_without_a_usable_rubric_nothing_is_judged() -> None:
     judge = model(generator=lambda request, example, index: "no rubric")
     verdict = judge.compare("p", "good", "poor")
-    assert asked(judge, "judge") == []
+    assert prompts_for(judge, "judge") == []
     assert (verdict.winner, verdict.confidence, verdict.consistent, verdict.findings) == (None, 0.0, False, ())
 
 
 def test_a_given_rubric_is_used_and_checked_before_anything_is_asked() -> None:
     judge = model()
     verdict = judge.compare("p", "good", "poor", "1. The response is odd [Principle]")
-    assert verdict.rubric.criteria[0].text == "The response is odd" and asked(judge, "rubric") == []
+    assert verdict.rubric.criteria[0].text == "The response is odd" and prompts_for(judge, "rubric") == []
     with pytest.raises(DataError, match="case 2: the given rubric does not parse"):
         judge.compare_many([("p", "x", "y", None), ("p", "x", "y", "be nice")])
-    assert asked(judge, "rubric") == []
+    assert prompts_for(judge, "rubric") == []
 
 
 def test_what_does_not_fit_is_an_error_or_left_out() -> None:
@@ -131,9 +131,9 @@ def test_what_does_not_fit_is_an_error_or_left_out() -> None:
     cases = [("p", "good", "poor", None), ("p", long, "poor", None), (long, "good", "poor", None)]
     with pytest.raises(DataError, match=r"case 3: .* more than model.max_context"):
         judge.compare_many(cases)
-    assert asked(judge, "judge") == []
+    assert prompts_for(judge, "judge") == []
     fits, answer_too_long, prompt_too_long = judge.compare_many(cases, too_long="leave")
-    assert (fits.winner, len(asked(judge, "judge"))) == ("A", 2)
+    assert (fits.winner, len(prompts_for(judge, "judge"))) == ("A", 2)
     assert (answer_too_long.rubric, answer_too_long.original) == (parse_rubric(RUBRIC_TEXT), ())
     assert not prompt_too_long.rubric.usable and prompt_too_long.original == ()
 
@@ -143,7 +143,7 @@ def test_a_text_too_long_costs_no_judgement_wherever_it_stands(monkeypatch: pyte
     judge = model()
     with pytest.raises(DataError, match="case 3"):
         judge.compare_many([("p", "a", "b", None), ("p", "b", "c", None), ("p", "x" * 4000, "b", None)])
-    assert asked(judge, "judge") == []
+    assert prompts_for(judge, "judge") == []
     for wrong in ({"votes": 0}, {"orders": "Both"}):
         with pytest.raises(ConfigError, match=r"votes: 0|'Both' is not one of both, original, swapped"):
             judge.compare("p", "a", "b", **wrong)  # type: ignore[arg-type]
@@ -153,11 +153,11 @@ def test_progress_is_told_and_portions_change_nothing(monkeypatch: pytest.Monkey
     cases = [("p", f"good {i}", "poor", None) for i in range(5)]
     whole = model().compare_many(cases)
     monkeypatch.setattr(module, "CASES_AT_ONCE", 2)
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
     judge = model()
-    assert judge.compare_many(cases, progress=lambda done, of: told.append((done, of))) == whole
-    assert told == [(2, 5), (4, 5), (5, 5)]
-    assert len(asked(judge, "rubric")) == 1
+    assert judge.compare_many(cases, progress=lambda done, of: reports.append((done, of))) == whole
+    assert reports == [(2, 5), (4, 5), (5, 5)]
+    assert len(prompts_for(judge, "rubric")) == 1
 
 
 # --- ranking --------------------------------------------------------------------------------------------------------
@@ -172,31 +172,31 @@ def by_length(a: str, b: str, rubric: Rubric, index: int) -> str:
 def test_ranking_states_what_it_took(method: Any, pairs: int) -> None:
     judge = model(by_length)
     texts = ["ab", "abcde", "a", "abcd", "abc", "ab"]
-    found = judge.rank("p", texts, method)
-    assert found.ranked[0].response == "abcde" and found.ranked[0].rank == 1
-    assert (found.pairs, found.judge_calls, found.unparsed) == (pairs, 2 * pairs, 0)
-    assert len(asked(judge, "judge")) == 2 * pairs and len(asked(judge, "rubric")) == 1
-    assert sorted(one.index for one in found.ranked) == list(range(6))
+    ranking = judge.rank("p", texts, method)
+    assert ranking.ranked[0].response == "abcde" and ranking.ranked[0].rank == 1
+    assert (ranking.pairs, ranking.judge_calls, ranking.unparsed) == (pairs, 2 * pairs, 0)
+    assert len(prompts_for(judge, "judge")) == 2 * pairs and len(prompts_for(judge, "rubric")) == 1
+    assert sorted(place.index for place in ranking.ranked) == list(range(6))
     if method == "round_robin":
-        assert [one.response for one in found.ranked] == ["abcde", "abcd", "abc", "ab", "ab", "a"]
-        assert [one.rank for one in found.ranked] == [1, 2, 3, 4, 4, 6], "equal texts share a rank and are never asked"
-        assert [one.index for one in found.ranked] == [1, 3, 4, 0, 5, 2]
-        assert [one.points for one in found.ranked] == [4, 3, 2, 1, 1, 0]
-    assert judge.rank("p", texts, method) == found
+        assert [place.response for place in ranking.ranked] == ["abcde", "abcd", "abc", "ab", "ab", "a"]
+        assert [place.rank for place in ranking.ranked] == [1, 2, 3, 4, 4, 6], "equal texts are not judged"
+        assert [place.index for place in ranking.ranked] == [1, 3, 4, 0, 5, 2]
+        assert [place.points for place in ranking.ranked] == [4, 3, 2, 1, 1, 0]
+    assert judge.rank("p", texts, method) == ranking
 
 
 def test_a_judge_of_the_first_place_gives_half_points_and_unreadable_ones_are_counted() -> None:
-    found = model(says_a).rank("p", ["x", "y", "z"])
-    assert [(one.rank, one.points) for one in found.ranked] == [(1, 1.0)] * 3
+    ranking = model(says_a).rank("p", ["x", "y", "z"])
+    assert [(place.rank, place.points) for place in ranking.ranked] == [(1, 1.0)] * 3
     silent = model(lambda *_: "no verdict").rank("p", ["x", "y", "z"], votes=2)
-    assert [(one.rank, one.points) for one in silent.ranked] == [(1, 1.0)] * 3
+    assert [(place.rank, place.points) for place in silent.ranked] == [(1, 1.0)] * 3
     assert (silent.pairs, silent.judge_calls, silent.unparsed) == (3, 12, 12)
 
 
 def test_ranking_without_a_rubric_judges_nothing() -> None:
     judge = model(generator=lambda request, example, index: "no rubric")
-    found = judge.rank("p", ["x", "y", "z"])
-    assert (found.pairs, found.judge_calls) == (0, 0) and not found.rubric.usable
-    assert {one.rank for one in found.ranked} == {1} and asked(judge, "judge") == []
+    ranking = judge.rank("p", ["x", "y", "z"])
+    assert (ranking.pairs, ranking.judge_calls) == (0, 0) and not ranking.rubric.usable
+    assert {place.rank for place in ranking.ranked} == {1} and prompts_for(judge, "judge") == []
     with pytest.raises(DataError, match="no responses to rank"):
         judge.rank("p", [])

@@ -33,18 +33,18 @@ def test_every_word_read_again_is_as_likely_as_when_it_was_sampled() -> None:
         ids = [i for i in sample.token_ids if i != model.tokenizer.eos_token_id]
         return [model.tokenizer.decode([i]) for i in ids]
 
-    asked, stored = [], []
+    questions, stored = [], []
     for sample in group.samples:
         words = pieces(sample)
         assert "".join(words) == sample.text
         for at, word in enumerate(words):
             if word.strip():
                 other = " is met." if word != " is met." else " is missed."
-                asked.append(NextWords(text, "".join(words[:at]), (word, other)))
+                questions.append(NextWords(text, "".join(words[:at]), (word, other)))
                 stored.append(sample.logprobs[at])
-    read = model.next_word_logprobs("judge", asked)
+    read = model.next_word_logprobs("judge", questions)
     assert len(read) > 10
-    assert [own[0] for own in read] == pytest.approx(stored, abs=1e-4)
+    assert [group[0] for group in read] == pytest.approx(stored, abs=1e-4)
 
 
 def test_equal_texts_are_read_once_and_equal_prompts_asked_once() -> None:
@@ -53,7 +53,7 @@ def test_equal_texts_are_read_once_and_equal_prompts_asked_once() -> None:
     rubric = parse_rubric(RUBRIC_TEXT)
     cases = [("p", "good x", rubric), ("p", "poor x", rubric), ("p", "good x", rubric)]
     scores = judge.score(cases, votes=3)
-    assert [[s.value for s in own] for own in scores] == [[pytest.approx(v)] * 3 for v in (0.8, -0.6, 0.8)]
+    assert [[s.value for s in group] for group in scores] == [[pytest.approx(v)] * 3 for v in (0.8, -0.6, 0.8)]
     assert len(scripted.calls[0].examples) == 2 and len(scripted.questions) == 4
     assert judge.score([]) == [] and len(scripted.calls) == 1
 

@@ -38,12 +38,12 @@ class Reader(Chat):
     def next_word_logprobs(self, adapter: str | None, questions: Sequence[NextWords]) -> list[tuple[float, ...]]:
         assert adapter == "judge"
         self.questions += questions
-        found = []
+        logprobs = []
         for question in questions:
             number = 1 if "Criterion 1" in question.written.split("\n")[-1] else 2
             pair = self.table[section("response", question.prompt)][number - 1]
-            found.append(tuple(math.log(p) for p in pair))
-        return found
+            logprobs.append(tuple(math.log(p) for p in pair))
+        return logprobs
 
 
 def scorer(reader: Reader) -> RubricRewardModel:
@@ -55,14 +55,14 @@ TABLE = {"good": [(0.8, 0.1), (0.2, 0.7)], "poor": [(0.1, 0.6), (0.3, 0.3)]}
 
 def test_scores_by_hand_and_each_question_once() -> None:
     reader = Reader(TABLE)
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
     scores = scorer(reader).score_many(
-        [("p", "good", None), ("p", "poor", None), ("p", "good", None)], progress=lambda *done: told.append(done)
+        [("p", "good", None), ("p", "poor", None), ("p", "good", None)], progress=lambda *done: reports.append(done)
     )
     assert [s.value for s in scores] == [pytest.approx(0.4), pytest.approx(-1.5 / 4), pytest.approx(0.4)]
     assert [(a.p_true, a.p_false) for a in scores[0].answers] == [pytest.approx(pair) for pair in TABLE["good"]]
     assert len(reader.questions) == 4 and len(reader.prompts("rubric")) == 1 and not reader.prompts("judge")
-    assert reader.questions[1].written == "- Criterion 2 [Principle]: Answer:" and told == [(3, 3)]
+    assert reader.questions[1].written == "- Criterion 2 [Principle]: Answer:" and reports == [(3, 3)]
 
 
 def test_with_justifications_probabilities_are_read_where_the_judge_answered() -> None:
@@ -128,11 +128,11 @@ def test_what_cannot_be_scored() -> None:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Tiny models whose tokenizer knows the words of the pointwise form."""
     root = tmp_path_factory.mktemp("words")
-    found = {}
+    folders = {}
     for kind in ("qwen3", "gemma2"):
-        found[kind] = tiny.make_folder(kind, root / kind)
-        build_tokenizer(WORDS).save_pretrained(found[kind])
-    return found
+        folders[kind] = tiny.make_folder(kind, root / kind)
+        build_tokenizer(WORDS).save_pretrained(folders[kind])
+    return folders
 
 
 def reference(model: AdapterModel, adapter: str | None, question: NextWords, option: str) -> float:
@@ -157,11 +157,11 @@ def test_probabilities_are_those_of_a_plain_forward_pass(
         for written in ("Answer:", "Answer: true window Answer:")
     ]
     expected = [[reference(loaded, adapter, q, option) for option in options] for q in questions]
-    found = loaded.next_word_logprobs(adapter, questions)
-    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), atol=2e-5, rtol=1e-5)
+    logprobs = loaded.next_word_logprobs(adapter, questions)
+    torch.testing.assert_close(torch.tensor(logprobs), torch.tensor(expected), atol=2e-5, rtol=1e-5)
     monkeypatch.setattr(answers, "TOKENS_AT_ONCE", 40)  # in portions it is the same
     again = loaded.next_word_logprobs(adapter, questions)
-    torch.testing.assert_close(torch.tensor(again), torch.tensor(found), atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.tensor(again), torch.tensor(logprobs), atol=2e-5, rtol=1e-5)
     assert loaded.next_word_logprobs(adapter, []) == []
 
 

@@ -12,7 +12,7 @@ from rubric_arm_lite.reward_model.trl import GreedyAnswers, rubric_arm_reward
 from rubric_arm_lite.types import Rubric
 from tests import tiny
 from tests.players import judgement
-from tests.reward_model.test_model import asked, model
+from tests.reward_model.test_model import model, prompts_for
 
 
 def by_length(a: str, b: str, rubric: Rubric, index: int) -> str:
@@ -26,7 +26,7 @@ def test_half_the_orders_won_against_a_column() -> None:
     judge = model(by_length)
     reward = rubric_arm_reward(judge, "column", column="reference")
     logged: dict[str, float] = {}
-    found = reward(
+    rewards = reward(
         prompts=["p", "p", "p", "q"],
         completions=["long answer", "no", "yes", "mute"],
         reference=["yes", "yes", "yes", "yes"],
@@ -34,13 +34,13 @@ def test_half_the_orders_won_against_a_column() -> None:
         trainer_state=None,
         log_metric=logged.__setitem__,
     )
-    assert found == [1.0, 0.0, 0.5, 0.0], "a verdict that cannot be read is a lost order"
+    assert rewards == [1.0, 0.0, 0.5, 0.0], "a verdict that cannot be read is a lost order"
     assert reward.__name__ == "rubric_arm_reward" and reward.callback is None
     assert reward.totals == {"judgements": 8, "unparsed": 2, "comparisons": 4, "not_judged": 0}
     assert logged["rubric_arm/unparsed"] == 2 / 8 and logged["rubric_arm/orders_agree"] == 2 / 4
-    assert len(asked(judge, "rubric")) == 2, "one rubric per prompt"
+    assert len(prompts_for(judge, "rubric")) == 2, "one rubric per prompt"
     reward(["p"], ["x"], reference=["y"])
-    assert reward.totals["comparisons"] == 5 and len(asked(judge, "rubric")) == 2
+    assert reward.totals["comparisons"] == 5 and len(prompts_for(judge, "rubric")) == 2
 
 
 def test_conversations_are_read_as_texts_are() -> None:
@@ -49,7 +49,7 @@ def test_conversations_are_read_as_texts_are() -> None:
     chat = [{"role": "user", "content": "p"}]
     plain = reward(["p", "p"], ["longer", "no"])
     assert reward([chat, chat], [[{"role": "assistant", "content": text}] for text in ("longer", "no")]) == plain
-    assert len(asked(judge, "rubric")) == 1, "a conversation of one turn is its text"
+    assert len(prompts_for(judge, "rubric")) == 1, "a conversation of one turn is its text"
     turns = [{"role": "system", "content": "s"}, *chat]
     assert reward([turns], [[{"role": "assistant", "content": ""}]]) == [0.0], "an empty completion is judged"
 
@@ -68,9 +68,9 @@ def test_group_is_the_mean_over_the_others() -> None:
     """Lengths 4, 2, 2 of one prompt: 1; (0 + ½) / 2; the same. Two of another: 1 and 0."""
     judge = model(by_length)
     reward = rubric_arm_reward(judge, "group")
-    found = reward(["p", "q", "p", "p", "q"], ["aaaa", "x", "bb", "cc", "yyy"])
-    assert found == [1.0, 0.0, 0.25, 0.25, 1.0]
-    assert reward.totals["comparisons"] == 3 + 1 and len(asked(judge, "judge")) == 2 * 4
+    rewards = reward(["p", "q", "p", "p", "q"], ["aaaa", "x", "bb", "cc", "yyy"])
+    assert rewards == [1.0, 0.0, 0.25, 0.25, 1.0]
+    assert reward.totals["comparisons"] == 3 + 1 and len(prompts_for(judge, "judge")) == 2 * 4
     with pytest.raises(DataError, match="at least 2 completions"):
         reward(["p", "q"], ["a", "b"])
 

@@ -126,29 +126,29 @@ def test_the_cached_rubric_is_drawn_as_the_recipe_says() -> None:
 
 def numbered(good_from: dict[str, int]) -> tuple[ScriptedSampler, list[tuple[str, int]]]:
     """A generator whose n-th rubric for a request parses from the n given for it on; and what it was asked."""
-    asked: list[tuple[str, int]] = []
+    draws: list[tuple[str, int]] = []
 
     def generator(request: str, example: Example, index: int) -> Written:
-        asked.append((request, example.seed))
-        attempt = sum(name == request for name, _ in asked)
+        draws.append((request, example.seed))
+        attempt = sum(name == request for name, _ in draws)
         return RUBRIC_TEXT if attempt >= good_from.get(request, 1) else "no rubric"
 
-    return sampler(generator=generator), asked
+    return sampler(generator=generator), draws
 
 
 def test_unusable_rubrics_are_redrawn_then_left_out() -> None:
-    scripted, asked = numbered({"request x": 1, "request y": 3, "request z": 4})
+    scripted, draws = numbered({"request x": 1, "request y": 3, "request z": 4})
     phase = judge_phase(scripted, recipe(reward={"rubric_attempts": 3}))
     batch = [block("x"), block("y", pairs=2), block("z", pairs=2)]
     examples = phase.prepare(batch, seed=1)
     assert [e.example_id for e in examples] == ["id-x0", "id-y0", "id-y1"]
-    names = [name.removeprefix("request ") for name, _ in asked]
+    names = [name.removeprefix("request ") for name, _ in draws]
     assert names == ["x", "y", "z", "y", "z", "y", "z"], "only what did not parse is asked again"
-    assert len({seed for _, seed in asked}) == len(asked), "each attempt is a new draw"
+    assert len({seed for _, seed in draws}) == len(draws), "each attempt is a new draw"
     assert phase.measured()["rubrics/usable"] == pytest.approx(3 / 5)
     assert phase.measured()["rubrics/unusable"] == pytest.approx(2 / 5)
     phase.prepare(batch, seed=2)
-    assert len(asked) == 7, "that a prompt has no usable rubric is remembered too"
+    assert len(draws) == 7, "that a prompt has no usable rubric is remembered too"
 
 
 def test_a_cut_rubric_is_not_used() -> None:
@@ -159,10 +159,10 @@ def test_a_cut_rubric_is_not_used() -> None:
 
 def test_greedy_rubrics_are_drawn_once() -> None:
     """A second greedy attempt would write the same again."""
-    scripted, asked = numbered({"request x": 2})
+    scripted, draws = numbered({"request x": 2})
     settings = recipe(reward={"rubric_attempts": 3, "rubric_temperature": 0.0})
     assert judge_phase(scripted, settings).prepare([block("x")], seed=1) == []
-    assert len(asked) == 1
+    assert len(draws) == 1
 
 
 def test_several_rubrics_per_prompt() -> None:

@@ -51,9 +51,9 @@ def test_a_reward_replaces_the_method_s_own_and_keeps_its_parts(plugins: Path, r
     phase = make_phases(recipe(reward={"function": f"{plugins}:shorter_is_better"}), generator)[role]
     groups = scripted.sample(role, phase.prepare(blocks(2), 1), Sampling(500, 2))
     length = len(groups[0].samples[0].text)
-    own, rewards = plain.score(groups, 1), phase.score(groups, 1)
-    assert totals(rewards)[0][0] == pytest.approx(totals(own)[0][0] - length / 1000)
-    assert rewards[0][0].parts == own[0][0].parts
+    default, rewards = plain.score(groups, 1), phase.score(groups, 1)
+    assert totals(rewards)[0][0] == pytest.approx(totals(default)[0][0] - length / 1000)
+    assert rewards[0][0].parts == default[0][0].parts
     assert phase.measured().keys() == plain.measured().keys()
 
 

@@ -140,8 +140,8 @@ def test_a_rubric_earns_by_the_frozen_greedy_judge() -> None:
     phase = rubric_phase(scripted)
     _, rewards = played(phase, scripted, n=3)
     assert totals(rewards) == [[1, -1, -1]]
-    asked = scripted.calls[-1]
-    assert asked.adapter == "judge" and asked.sampling.temperature == 0.0 and len(asked.examples) == 4
+    call = scripted.calls[-1]
+    assert call.adapter == "judge" and call.sampling.temperature == 0.0 and len(call.examples) == 4
     measured = phase.measured()
     assert measured["scores/read"] == 1.0 and measured["criteria"] == 1.0 and measured["parse/ok"] == 2 / 3
 

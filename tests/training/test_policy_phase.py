@@ -17,8 +17,8 @@ from tests.scripted import Written
 RECIPE = PolicyRecipe.model_validate(
     {"policy": {"num_generations": 3, "max_completion_length": 50, "prompts_per_step": 2}}
 )
-ASKED = requests(2)
-BLOCKS = [PromptBlock(r.prompt_id, r.text, ()) for r in ASKED]
+REQUESTS = requests(2)
+BLOCKS = [PromptBlock(r.prompt_id, r.text, ()) for r in REQUESTS]
 
 
 def answers(example: Example, index: int) -> Written:
@@ -32,7 +32,7 @@ def phase_of(judge: Judge, broken: tuple[str, ...] = ()) -> tuple[PolicyPhase, C
 
     sampler = chat(judge, policy)
     phase = PolicyPhase(
-        RECIPE.policy, sampler, fixed_judge(sampler, ASKED, broken), PROMPTS, {r.prompt_id: r for r in ASKED}
+        RECIPE.policy, sampler, fixed_judge(sampler, REQUESTS, broken), PROMPTS, {r.prompt_id: r for r in REQUESTS}
     )
     return phase, sampler
 

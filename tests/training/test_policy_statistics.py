@@ -44,10 +44,10 @@ def test_lengths_must_belong_to_the_preferences() -> None:
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 60), st.integers(0, 60)), min_size=1))
 def test_it_is_a_share_and_mirrors(rows: list[tuple[float, int, int]]) -> None:
     preferences, policy, start = map(list, zip(*rows, strict=True))
-    found = length_controlled(preferences, policy, start)
+    rate = length_controlled(preferences, policy, start)
     mirrored = length_controlled([1 - p for p in preferences], start, policy)
-    assert math.isfinite(found) and 0 <= found <= 1
-    assert found + mirrored == pytest.approx(1, abs=1e-3)
+    assert math.isfinite(rate) and 0 <= rate <= 1
+    assert rate + mirrored == pytest.approx(1, abs=1e-3)
 
 
 def curve(*points: tuple[float, float]) -> list[Point]:
@@ -55,8 +55,8 @@ def curve(*points: tuple[float, float]) -> list[Point]:
 
 
 def test_the_alarm_goes_when_one_rises_and_the_other_falls() -> None:
-    found = alarms(curve((0.5, 0.5), (0.7, 0.65), (0.8, 0.60)), 0.03)
-    assert found == [Alarm("round 1", "round 2", pytest.approx(0.1), pytest.approx(0.05))]
+    raised = alarms(curve((0.5, 0.5), (0.7, 0.65), (0.8, 0.60)), 0.03)
+    assert raised == [Alarm("round 1", "round 2", pytest.approx(0.1), pytest.approx(0.05))]
 
 
 @pytest.mark.parametrize(
@@ -75,13 +75,13 @@ def test_no_alarm(points: list[tuple[float, float]]) -> None:
 
 
 def test_a_slow_decline_is_measured_from_the_best() -> None:
-    found = alarms(curve((0.5, 0.5), (0.6, 0.6), (0.62, 0.585), (0.64, 0.57)), 0.03)
-    assert [(a.since, a.at) for a in found] == [("round 1", "round 3")]
+    raised = alarms(curve((0.5, 0.5), (0.6, 0.6), (0.62, 0.585), (0.64, 0.57)), 0.03)
+    assert [(a.since, a.at) for a in raised] == [("round 1", "round 3")]
 
 
 def test_of_equally_good_rounds_the_one_with_less_reward_is_compared() -> None:
-    found = alarms(curve((0.7, 0.6), (0.6, 0.6), (0.72, 0.5)), 0.03)
-    assert [(a.since, a.at, round(a.gained, 3)) for a in found] == [("round 1", "round 2", 0.12)]
+    raised = alarms(curve((0.7, 0.6), (0.6, 0.6), (0.72, 0.5)), 0.03)
+    assert [(a.since, a.at, round(a.gained, 3)) for a in raised] == [("round 1", "round 2", 0.12)]
 
 
 def test_a_margin_of_nothing_still_needs_a_rise_and_a_fall() -> None:

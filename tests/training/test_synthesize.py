@@ -56,19 +56,19 @@ def right(adapter: str | None, example: Example, index: int) -> Written:
     )
 
 
-def synthesize(script: Script, given: Sequence[PreferencePair], **changes: Any) -> tuple[Any, Teacher]:
+def synthesize(script: Script, pairs: Sequence[PreferencePair], **changes: Any) -> tuple[Any, Teacher]:
     teacher = Teacher(script)
-    return Synthesizer(teacher, SynthesisSettings(**changes)).run(given), teacher
+    return Synthesizer(teacher, SynthesisSettings(**changes)).run(pairs), teacher
 
 
 # --- what is asked and kept -----------------------------------------------------------------------------------------
 
 
 def test_good_texts_are_kept_in_the_order_of_the_pairs() -> None:
-    given = [pair(str(i)) for i in range(5)]
-    found, teacher = synthesize(right, given)
-    assert [t.pair for t in found.kept] == given
-    assert found.attempts == Counter({Outcome.KEPT: 5, Outcome.TOO_LONG: 0}) and not found.lost
+    pairs = [pair(str(i)) for i in range(5)]
+    synthesis, teacher = synthesize(right, pairs)
+    assert [t.pair for t in synthesis.kept] == pairs
+    assert synthesis.attempts == Counter({Outcome.KEPT: 5, Outcome.TOO_LONG: 0}) and not synthesis.lost
     rubrics = [p for p in teacher.prompts(None) if "<preferred_response>" in p]
     judged = [p for p in teacher.prompts(None) if "<rubric>" in p]
     assert len(rubrics) == 5 and len(judged) == 10
@@ -87,12 +87,12 @@ def test_only_the_writer_of_the_rubric_is_told_the_label() -> None:
 
 def test_rows_are_what_the_warm_up_reads(tmp_path: Path) -> None:
     turns = (Message("user", "hi"), Message("assistant", "hello"), Message("user", "a note"))
-    given = [pair("a"), PreferencePair("b", turns, "good b", "poor b")]
-    found, _ = synthesize(right, given)
+    pairs = [pair("a"), PreferencePair("b", turns, "good b", "poor b")]
+    synthesis, _ = synthesize(right, pairs)
     path = tmp_path / "warm.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in warmup_rows(found.kept, seed=0)))
+    path.write_text("".join(json.dumps(row) + "\n" for row in warmup_rows(synthesis.kept, seed=0)))
     rows = load_trajectories(path)
-    assert [row.prompt for row in rows] == [p.prompt for p in given]
+    assert [row.prompt for row in rows] == [p.prompt for p in pairs]
     for row in rows:
         rubric = parse_rubric(row.rubric)
         verdict = parse_judgement(row.judgement, rubric)
@@ -103,12 +103,12 @@ def test_rows_are_what_the_warm_up_reads(tmp_path: Path) -> None:
 @given(st.integers(0, 60), st.integers(0, 5))
 @settings(max_examples=25)
 def test_either_order_stands_first_equally_often(count: int, seed: int) -> None:
-    found, _ = synthesize(right, [pair(str(i)) for i in range(count)])
-    first = [row["response_a"].startswith("good") for row in warmup_rows(found.kept, seed)]
+    synthesis, _ = synthesize(right, [pair(str(i)) for i in range(count)])
+    first = [row["response_a"].startswith("good") for row in warmup_rows(synthesis.kept, seed)]
     assert sum(first) == count // 2
-    assert [row["response_a"].startswith("good") for row in warmup_rows(found.kept, seed)] == first
+    assert [row["response_a"].startswith("good") for row in warmup_rows(synthesis.kept, seed)] == first
     if count > 20:
-        assert first != [row["response_a"].startswith("good") for row in warmup_rows(found.kept, seed + 1)]
+        assert first != [row["response_a"].startswith("good") for row in warmup_rows(synthesis.kept, seed + 1)]
 
 
 # --- why pairs are lost ---------------------------------------------------------------------------------------------
@@ -141,9 +141,9 @@ def with_judgement(change: Any) -> Script:
     ],
 )
 def test_each_fault_is_counted_by_its_name(script: Script, outcome: Outcome) -> None:
-    found, teacher = synthesize(script, [pair("x")], attempts=2)
-    assert not found.kept
-    assert +found.attempts == Counter({outcome: 2}) and found.lost == Counter({outcome: 1})
+    synthesis, teacher = synthesize(script, [pair("x")], attempts=2)
+    assert not synthesis.kept
+    assert +synthesis.attempts == Counter({outcome: 2}) and synthesis.lost == Counter({outcome: 1})
     seeds = {example.seed for call in teacher.calls for example in call.examples}
     assert len(seeds) == sum(len(call.examples) for call in teacher.calls), "each attempt draws anew"
 
@@ -159,27 +159,29 @@ def test_a_later_attempt_may_be_kept() -> None:
             else right(adapter, example, index)
         )
 
-    found, _ = synthesize(script, [pair("x")], attempts=3)
-    assert len(found.kept) == 1 and not found.lost
-    assert +found.attempts == Counter({Outcome.RUBRIC_UNPARSED: 2, Outcome.KEPT: 1})
+    synthesis, _ = synthesize(script, [pair("x")], attempts=3)
+    assert len(synthesis.kept) == 1 and not synthesis.lost
+    assert +synthesis.attempts == Counter({Outcome.RUBRIC_UNPARSED: 2, Outcome.KEPT: 1})
 
 
 def test_what_the_context_cannot_hold_is_not_asked() -> None:
     long = PreferencePair("long", "request", "good " * 500, "poor")
-    found, teacher = synthesize(right, [long, pair("x")], max_context=2600, rubric_max_tokens=100, judge_max_tokens=100)
-    assert [t.pair.pair_id for t in found.kept] == ["id-x"] and found.lost == Counter({Outcome.TOO_LONG: 1})
+    synthesis, teacher = synthesize(
+        right, [long, pair("x")], max_context=2600, rubric_max_tokens=100, judge_max_tokens=100
+    )
+    assert [t.pair.pair_id for t in synthesis.kept] == ["id-x"] and synthesis.lost == Counter({Outcome.TOO_LONG: 1})
     assert not any("good good" in prompt for prompt in teacher.prompts(None))
     # Here the rubric's prompt still fits, but no longer the judge's.
-    found, teacher = synthesize(right, [pair("x")], max_context=2600, rubric_max_tokens=100, judge_max_tokens=2000)
-    assert found.lost == Counter({Outcome.TOO_LONG: 1}) and len(teacher.prompts(None)) == 3
+    synthesis, teacher = synthesize(right, [pair("x")], max_context=2600, rubric_max_tokens=100, judge_max_tokens=2000)
+    assert synthesis.lost == Counter({Outcome.TOO_LONG: 1}) and len(teacher.prompts(None)) == 3
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [({"temperature": 0.0}, "every attempt would write the same"), ({"attempts": 0}, "at least 1")],
 )
-def test_settings_that_cannot_work(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_settings_that_cannot_work(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         SynthesisSettings(**changes)
 
 
@@ -223,8 +225,8 @@ def test_a_server_that_fails_at_any_request_costs_only_what_was_in_flight(served
         with pytest.raises(BackendError, match="403"):
             ask(served, part, 12)
         served.behavior = good
-        found, second = ask(served, part, 12)
-        assert found == whole and second.used == first.used
+        resumed, second = ask(served, part, 12)
+        assert resumed == whole and second.used == first.used
         assert asked_twice(served.requests) <= 3, "no more than the requests that were in flight"
         again, third = ask(served, part, 12)
         assert again == whole and third.asked == 0
@@ -232,8 +234,8 @@ def test_a_server_that_fails_at_any_request_costs_only_what_was_in_flight(served
 
 @pytest.mark.parametrize("stop", [1, 7, 15, 29])
 def test_a_script_that_fails_is_continued_piece_by_piece(stop: int, tmp_path: Path) -> None:
-    given = [pair(str(i)) for i in range(10)]
-    whole, _ = synthesize(right, given)
+    pairs = [pair(str(i)) for i in range(10)]
+    whole, _ = synthesize(right, pairs)
     written = 0
 
     def failing(adapter: str | None, example: Example, index: int) -> Written:
@@ -245,7 +247,7 @@ def test_a_script_that_fails_is_continued_piece_by_piece(stop: int, tmp_path: Pa
 
     def go_on() -> Any:
         with Journal.open(tmp_path / "x.part", JOB) as journal:
-            return Synthesizer(JournaledSampler(Teacher(failing), journal, piece=2), SynthesisSettings()).run(given)
+            return Synthesizer(JournaledSampler(Teacher(failing), journal, piece=2), SynthesisSettings()).run(pairs)
 
     with pytest.raises(KeyboardInterrupt):
         go_on()
@@ -291,14 +293,14 @@ def test_a_killed_command_is_run_again(served: FakeServer, tmp_path: Path) -> No
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert asked_twice(served.requests) <= 2
-    found = json.loads(done.stdout)
+    report = json.loads(done.stdout)
     requests = len(served.requests) - asked_twice(served.requests)
-    assert found["requests"] == requests > found["requests_now"] > 0
-    assert found["completion_tokens"] == 10 * requests
-    assert found["cost"] == pytest.approx((2 * found["prompt_tokens"] + 10 * found["completion_tokens"]) / 1e6)
-    assert found["kept"] + sum(found["lost"].values()) == found["pairs"] == 16
+    assert report["requests"] == requests > report["requests_now"] > 0
+    assert report["completion_tokens"] == 10 * requests
+    assert report["cost"] == pytest.approx((2 * report["prompt_tokens"] + 10 * report["completion_tokens"]) / 1e6)
+    assert report["kept"] + sum(report["lost"].values()) == report["pairs"] == 16
     rows = load_trajectories(target)
-    assert len(rows) == found["kept"] > 8
+    assert len(rows) == report["kept"] > 8
     served.requests.clear()
     before = target.read_bytes()
     target.unlink()
@@ -383,9 +385,9 @@ def test_a_model_on_this_machine(
     folder = make_folder("qwen3", tmp_path / "model", max_position_embeddings=512)
     words = ("data", "synthesize", str(source), str(target), "--model", str(folder), *short)
     assert run(monkeypatch, *words) == 2  # random weights write no rubric
-    found = json.loads(capsys.readouterr().out)
-    assert found["requests"] == found["requests_now"] == 2 and found["prompt_tokens"] > 0
-    assert found["lost"]["rubric unparsed"] + found["lost"]["too long"] == 2
+    report = json.loads(capsys.readouterr().out)
+    assert report["requests"] == report["requests_now"] == 2 and report["prompt_tokens"] > 0
+    assert report["lost"]["rubric unparsed"] + report["lost"]["too long"] == 2
     assert run(monkeypatch, *words) == 2
     assert json.loads(capsys.readouterr().out)["requests_now"] == 0
 

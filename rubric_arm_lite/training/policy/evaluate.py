@@ -1,8 +1,7 @@
 """Evaluation of a policy against its starting point, on held-out requests.
 
 One answer to each request is sampled from both with the same seeds. The reward model and an independent judge compare
-them; win rates are given plain and length-controlled. KL is that of the policy to its start, estimated on the policy's
-own answers.
+them; win rates are plain and length-controlled. KL is that of the policy to its start, estimated on its answers.
 """
 
 from __future__ import annotations
@@ -21,10 +20,12 @@ from rubric_arm_lite.prompts import PromptBuilder
 from rubric_arm_lite.recipe import AnswerSettings, derive_seed
 from rubric_arm_lite.recipe.policy import PolicyEvaluationSettings
 from rubric_arm_lite.training.policy.judges import FixedRubricJudge, IndependentJudge, Request
-from rubric_arm_lite.types import Comparison, Example, RolloutGroup
+from rubric_arm_lite.types import Example, RolloutGroup
 
 RIDGE = 1e-3
 """Penalty on the length coefficient, which keeps it finite where length alone predicts the winner."""
+SCORED_AT_ONCE = 8192
+"""Tokens per forward pass when answers are scored under the start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +67,7 @@ def length_controlled(preferences: Sequence[float], policy: Sequence[int], start
     rate = float(y.mean())
     difference = np.asarray(policy, dtype=np.float64) - np.asarray(start, dtype=np.float64)
     spread = float(difference.std())
-    if spread == 0.0:
-        # A constant difference cannot be separated from the quality of the answers.
-        return rate
-    if rate in (0.0, 1.0):
+    if spread == 0.0 or rate in (0.0, 1.0):  # a constant difference cannot be separated from quality
         return rate
     x = np.tanh(difference / spread)
 
@@ -89,18 +87,14 @@ def alarms(curve: Sequence[Point], margin: float) -> list[Alarm]:
     counts like a sudden one.
     """
     raised = []
-    for i in range(1, len(curve)):
-        # Of equally good ones take the one with the lowest trained reward: all that was gained since then was in vain.
-        best = max(curve[:i], key=lambda point: (point.independent, -point.trained))
-        gained, lost = curve[i].trained - best.trained, best.independent - curve[i].independent
-        # Rounding in the twelfth digit must not decide.
+    for i, point in enumerate(curve[1:], start=1):
+        # Of equally good ones take the one with the lowest trained reward: nothing gained since then was real.
+        best = max(curve[:i], key=lambda earlier: (earlier.independent, -earlier.trained))
+        gained, lost = point.trained - best.trained, best.independent - point.independent
+        # The tolerance keeps rounding from deciding.
         if min(gained, lost) >= margin - 1e-12 and lost > 0 and gained > 0:
-            raised.append(Alarm(best.name, curve[i].name, gained, lost))
+            raised.append(Alarm(best.name, point.name, gained, lost))
     return raised
-
-
-SCORED_AT_ONCE = 8192
-"""Tokens per forward pass when answers are scored under the start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,112 +106,86 @@ class PolicyEvaluation:
     rows: list[dict[str, Any]]
 
 
+@dataclass(frozen=True)
 class PolicyEvaluator:
     """Compares the adapter ``policy`` with ``policy_ref``, its start."""
 
-    def __init__(
-        self,
-        model: AdapterModel,
-        prompts: PromptBuilder,
-        judge: FixedRubricJudge,
-        independent: IndependentJudge | None,
-        requests: Sequence[Request],
-        answers: AnswerSettings,
-        settings: PolicyEvaluationSettings,
-        seed: int,
-    ) -> None:
-        self._model = model
-        self._prompts = prompts
-        self._judge = judge
-        self._independent = independent
-        self._requests = requests
-        self._answers = answers
-        self._settings = settings
-        self._seed = derive_seed(seed, "policy evaluation")
+    model: AdapterModel
+    prompts: PromptBuilder
+    judge: FixedRubricJudge
+    independent: IndependentJudge | None
+    requests: Sequence[Request]
+    answers: AnswerSettings
+    settings: PolicyEvaluationSettings
+    seed: int
 
     def evaluate(self, name: str) -> PolicyEvaluation:
-        """Sample an answer to every request from both and compare them."""
+        """Sample an answer to every request from both adapters and compare them."""
         policy, start = self._sample("policy"), self._sample("policy_ref")
         comparisons = [
-            request.comparison(mine.samples[0].text, theirs.samples[0].text)
-            for request, mine, theirs in zip(self._requests, policy, start, strict=True)
+            request.comparison(answer.samples[0].text, before.samples[0].text)
+            for request, answer, before in zip(self.requests, policy, start, strict=True)
         ]
-        lengths = [len(group.samples[0].token_ids) for group in policy]
-        before = [len(group.samples[0].token_ids) for group in start]
-        trained = self._judge.preferences(comparisons)
+        lengths, start_lengths = ([len(g.samples[0].token_ids) for g in groups] for groups in (policy, start))
         rows: list[dict[str, Any]] = [
-            {
-                "prompt_id": c.comparison_id,
-                "prompt": c.prompt,
-                "answer": c.response_a,
-                "start": c.response_b,
-                "trained": preferred,
-            }
-            for c, preferred in zip(comparisons, trained, strict=True)
+            {"prompt_id": c.comparison_id, "prompt": c.prompt, "answer": c.response_a, "start": c.response_b}
+            for c in comparisons
         ]
-        values = self._win_rates("trained", trained, lengths, before)
-        if self._independent is not None:
-            independent = self._independent.preferences(comparisons)
-            values |= self._win_rates("independent", independent, lengths, before)
-            values |= self._scores(comparisons, rows)
-            for row, preferred in zip(rows, independent, strict=True):
-                row["independent"] = preferred
-        values |= self._drift(policy, lengths, before)
-        return PolicyEvaluation(name, values, rows)
+        values: dict[str, float] = {}
 
-    def _sample(self, adapter: str) -> list[RolloutGroup]:
-        examples = [
-            Example(r.prompt_id, self._prompts.policy_prompt(r.text), derive_seed(self._seed, r.prompt_id))
-            for r in self._requests
-        ]
-        return self._model.sample(
-            adapter, examples, Sampling(self._answers.max_completion_length, 1, self._answers.temperature)
-        )
+        def win_rates(judge: str, preferences: Sequence[float]) -> None:
+            self._add_mean(f"{judge}/win_rate", preferences, values)
+            values[f"{judge}/win_rate_lc"] = length_controlled(preferences, lengths, start_lengths)
 
-    def _win_rates(
-        self, judge: str, preferences: Sequence[float], lengths: Sequence[int], before: Sequence[int]
-    ) -> dict[str, float]:
-        low, high = bootstrap_interval(preferences, self._settings.bootstrap, self._seed)
-        return {
-            f"{judge}/win_rate": sum(preferences) / len(preferences),
-            f"{judge}/win_rate_low": low,
-            f"{judge}/win_rate_high": high,
-            f"{judge}/win_rate_lc": length_controlled(preferences, lengths, before),
-        }
+        def column(key: str, entries: Sequence[float]) -> None:
+            for row, entry in zip(rows, entries, strict=True):
+                row[key] = entry
 
-    def _scores(self, comparisons: Sequence[Comparison], rows: list[dict[str, Any]]) -> dict[str, float]:
-        """Mean score of single answers by the independent judge, if it gives scores."""
-        scores = None if self._independent is None else self._independent.scores(comparisons)
-        if scores is None:
-            return {}
-        for row, score in zip(rows, scores, strict=True):
-            row["score"] = score
-        low, high = bootstrap_interval(scores, self._settings.bootstrap, self._seed)
-        return {"score": sum(scores) / len(scores), "score_low": low, "score_high": high}
-
-    def _drift(self, policy: Sequence[RolloutGroup], lengths: Sequence[int], before: Sequence[int]) -> dict[str, float]:
-        """Distance of the policy from its start: KL, lengths, truncated and distinct answers."""
+        trained = self.judge.preferences(comparisons)
+        win_rates("trained", trained)
+        column("trained", trained)
+        if self.independent is not None:
+            independent = self.independent.preferences(comparisons)
+            win_rates("independent", independent)
+            scores = self.independent.scores(comparisons)
+            if scores is not None:
+                self._add_mean("score", scores, values)
+                column("score", scores)
+            column("independent", independent)
         samples = [group.samples[0] for group in policy]
-        tokens = max(1, sum(lengths))
         kl = sum(sum(s.logprobs) for s in samples) - self._logprob_under_start(policy)
-        return {
+        values |= {
             "kl": kl / len(samples),
-            "kl_per_token": kl / tokens,
+            "kl_per_token": kl / max(1, sum(lengths)),
             "length": sum(lengths) / len(samples),
-            "length_start": sum(before) / len(samples),
+            "length_start": sum(start_lengths) / len(samples),
             "cut": sum(s.finish_reason == "length" for s in samples) / len(samples),
             "distinct": len({s.text for s in samples}) / len(samples),
         }
+        return PolicyEvaluation(name, values, rows)
+
+    def _sample(self, adapter: str) -> list[RolloutGroup]:
+        seed = derive_seed(self.seed, "policy evaluation")
+        examples = [
+            Example(r.prompt_id, self.prompts.policy_prompt(r.text), derive_seed(seed, r.prompt_id))
+            for r in self.requests
+        ]
+        sampling = Sampling(self.answers.max_completion_length, 1, self.answers.temperature)
+        return self.model.sample(adapter, examples, sampling)
+
+    def _add_mean(self, name: str, entries: Sequence[float], values: dict[str, float]) -> None:
+        """Add the mean of some entries and its interval to the values."""
+        low, high = bootstrap_interval(entries, self.settings.bootstrap, derive_seed(self.seed, "policy evaluation"))
+        values |= {name: sum(entries) / len(entries), f"{name}_low": low, f"{name}_high": high}
 
     @torch.no_grad()
     def _logprob_under_start(self, groups: Sequence[RolloutGroup]) -> float:
         """Sum over all answers of their log-probability under ``policy_ref``, in nats."""
-        model = self._model
-        rows = make_rows(groups, [[0.0]] * len(groups), "grpo", self._answers.max_completion_length)
-        total = 0.0
+        model, total = self.model, 0.0
+        rows = make_rows(groups, [[0.0]] * len(groups), "grpo", self.answers.max_completion_length)
         with model.using("policy_ref") as peft_model:
-            for run in micro_batches(rows, TokenBudget.flat(SCORED_AT_ONCE), model.layout):
-                batch = make_batch(run, int(model.tokenizer.pad_token_id), model.device, model.layout)
-                scores = model.score(peft_model, batch, self._answers.temperature, model.layout)
+            for micro_batch in micro_batches(rows, TokenBudget.flat(SCORED_AT_ONCE), model.layout):
+                batch = make_batch(micro_batch, int(model.tokenizer.pad_token_id), model.device, model.layout)
+                scores = model.score(peft_model, batch, self.answers.temperature, model.layout)
                 total += float((scores.logprobs * batch.mask_RC).double().sum())
         return total

@@ -1,4 +1,4 @@
-"""The judges of a policy run, the reward model and an independent one, and the models that they are loaded on."""
+"""The models of a policy run, and its two judges: the reward model and an independent one."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from rubric_arm_lite.models import AdapterModel, ServerSettings, load_model
 from rubric_arm_lite.recipe import ModelSettings, PolicyRecipe, Recipe
 from rubric_arm_lite.reward_model import RubricRewardModel, Verdict, check_compares
 from rubric_arm_lite.runs import adapter_folder, recipe_of_run
-from rubric_arm_lite.types import ROLES, Comparison, Prompt, Role, Rubric
+from rubric_arm_lite.types import ROLES, Comparison, Role, Rubric
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A single request to the policy, with its identity."""
+    """A single request to the policy."""
 
     prompt_id: str
     text: str
 
     def comparison(self, answer: str, other: str) -> Comparison:
-        """Two answers to this request; the policy's own stands first."""
+        """Two answers to this request, the policy's first."""
         return Comparison(self.prompt_id, self.text, answer, other)
 
 
 class IndependentJudge(Protocol):
-    """A judge beside the reward model that the policy is trained against."""
+    """A judge other than the reward model that the policy is trained against."""
 
     def preferences(self, comparisons: Sequence[Comparison]) -> list[float]:
-        """1 where response A is better, 0 where response B is, ½ between."""
+        """1 where response A is better, 0 where response B is, ½ in between."""
         ...
 
     def scores(self, comparisons: Sequence[Comparison]) -> list[float] | None:
-        """What each response A is worth by itself, if this judge can tell."""
+        """Score of each response A by itself; None if this judge gives no scores."""
         ...
 
 
 class FixedRubricJudge:
-    """The reward model under rubrics written before: one per request, as its generator is frozen."""
+    """The reward model with one rubric per request, written beforehand, as its generator is frozen."""
 
     def __init__(self, model: RubricRewardModel, rubrics: dict[str, Rubric]) -> None:
         self._model = model
@@ -52,53 +52,54 @@ class FixedRubricJudge:
         return self._rubrics[prompt_id].usable
 
     def verdicts(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
-        """Verdicts in both orders under the request's rubric; a text that does not fit the context stays unjudged.
+        """Verdicts in both orders under the request's rubric; empty if a text does not fit the context.
 
         Raises:
             ValueError: for a request without a usable rubric.
         """
-        unusable = [c.comparison_id for c in comparisons if not self.has_rubric(c.comparison_id)]
-        if unusable:
-            raise ValueError(f"The request {unusable[0]} has no usable rubric.")
+        for comparison in comparisons:
+            if not self.has_rubric(comparison.comparison_id):
+                raise ValueError(f"The request {comparison.comparison_id} has no usable rubric.")
         cases = [(c.prompt, c.response_a, c.response_b, self._rubrics[c.comparison_id]) for c in comparisons]
         return self._model.compare_many(cases, too_long="leave")
 
     def preferences(self, comparisons: Sequence[Comparison]) -> list[float]:
-        """Credit of every response A; ½ also where there is no rubric."""
+        """Credit of every response A; ½ also without a usable rubric."""
         verdicts = iter(self.verdicts([c for c in comparisons if self.has_rubric(c.comparison_id)]))
         return [next(verdicts).preference if self.has_rubric(c.comparison_id) else 0.5 for c in comparisons]
 
 
 class Oracle:
-    """The testbed's world itself: it knows the hidden score of every response."""
+    """The testbed's world, which knows the hidden score of every response."""
 
     def __init__(self, world: World) -> None:
         self._world = world
 
     def preferences(self, comparisons: Sequence[Comparison]) -> list[float]:
         """By the hidden scores."""
-        gaps = [self._score(c.prompt, c.response_a) - self._score(c.prompt, c.response_b) for c in comparisons]
+        scores_b = self.scores([c.swapped() for c in comparisons])
+        gaps = [a - b for a, b in zip(self.scores(comparisons), scores_b, strict=True)]
         return [0.5 + 0.5 * ((gap > 0) - (gap < 0)) for gap in gaps]
 
     def scores(self, comparisons: Sequence[Comparison]) -> list[float]:
         """Hidden scores of the responses A, from 0 to 4."""
-        return [float(self._score(c.prompt, c.response_a)) for c in comparisons]
-
-    def _score(self, prompt: Prompt, response: str) -> int:
-        task = parse_task(str(prompt))
-        if task is None:
-            raise ValueError(f"Not a prompt of the testbed's world: {prompt!r}")
-        return self._world.score(task, response)
+        scores = []
+        for c in comparisons:
+            task = parse_task(str(c.prompt))
+            if task is None:
+                raise ValueError(f"Not a prompt of the testbed's world: {c.prompt!r}")
+            scores.append(float(self._world.score(task, c.response_a)))
+        return scores
 
 
 class OtherRun:
-    """A reward model of another run; it writes rubrics of its own."""
+    """The reward model of another run, which writes its own rubrics."""
 
     def __init__(self, model: RubricRewardModel) -> None:
         self._model = model
 
     def preferences(self, comparisons: Sequence[Comparison]) -> list[float]:
-        """Both orders under this model's own greedy rubric."""
+        """Credit of every response A, in both orders under this model's greedy rubric."""
         cases = [(c.prompt, c.response_a, c.response_b, None) for c in comparisons]
         return [verdict.preference for verdict in self._model.compare_many(cases, too_long="leave")]
 
@@ -115,8 +116,8 @@ class PolicyModels:
 
 
 def policy_model(recipe: PolicyRecipe, reward_recipe: Recipe) -> ModelSettings:
-    """The settings of the base under the policy."""
-    return _in_transformers(reward_recipe.model if recipe.model is None else recipe.model)
+    """The settings of the policy's base; through transformers, as DPO's trainer loads it so."""
+    return (recipe.model or reward_recipe.model).model_copy(update={"backend": "transformers"})
 
 
 def comparing_recipe(run: str) -> Recipe:
@@ -124,7 +125,7 @@ def comparing_recipe(run: str) -> Recipe:
 
     Raises:
         CheckpointError: if there is no such run.
-        ConfigError: if its judge checks one response at a time.
+        ConfigError: if its judge is pointwise.
     """
     recipe = recipe_of_run(run)
     try:
@@ -135,48 +136,39 @@ def comparing_recipe(run: str) -> Recipe:
 
 
 def check_judge(recipe: PolicyRecipe) -> dict[Role, Path]:
-    """Refuse an independent judge that could not be asked, or is not independent, before anything is trained.
-
-    Returns:
-        Its adapters; nothing if the judge is the oracle, or nobody.
+    """The adapters of the independent judge, checked before any training; none for the oracle or no judge.
 
     Raises:
-        CheckpointError: if its run has not come that far.
-        ConfigError: if it is the reward model itself, or checks one response at a time.
+        CheckpointError: if the judge's run has not come that far.
+        ConfigError: if the judge is the reward model itself, or pointwise.
     """
-    judge, reward = recipe.evaluation, recipe.reward
-    if judge.judge in (None, "oracle"):
+    settings, reward = recipe.evaluation, recipe.reward
+    if settings.judge in (None, "oracle"):
         return {}
-    run = Path(str(judge.judge))
+    run = Path(str(settings.judge))
     comparing_recipe(str(run))
-    if (run.resolve(), judge.judge_state) == (Path(reward.run).resolve(), reward.state):
+    if (run.resolve(), settings.judge_state) == (Path(reward.run).resolve(), reward.state):
         raise ConfigError(
-            f"evaluation.judge: {judge.judge} is the reward model itself, so its win rate cannot fall while that one's "
-            "rises. Name another run or judge_state, or null."
+            f"evaluation.judge: {settings.judge} is the reward model itself, so its win rate cannot fall while that "
+            "one's rises. Name another run or judge_state, or null."
         )
-    return {role: adapter_folder(run, role, judge.judge_state) for role in ROLES}
+    return {role: adapter_folder(run, role, settings.judge_state) for role in ROLES}
 
 
 def reward_server(recipe: PolicyRecipe) -> ServerSettings | None:
-    """The server that the recipe's reward model is asked on; None if it is loaded here.
+    """The server of the reward model; None if it is loaded on this machine.
 
     Raises:
         ConfigError: if the address cannot be used.
     """
-    reward = recipe.reward
-    if reward.server is None:
+    r = recipe.reward
+    if r.server is None:
         return None
-    return ServerSettings(
-        reward.server,
-        reward.rubric_model,
-        reward.judge_model,
-        api_key_env=reward.key_env,
-        concurrency=reward.concurrency,
-    )
+    return ServerSettings(r.server, r.rubric_model, r.judge_model, api_key_env=r.key_env, concurrency=r.concurrency)
 
 
 def reward_identity(players: PolicyModels, recipe: PolicyRecipe) -> dict[str, str]:
-    """What must stay the same over a run: the weights that are loaded here, or the names on a server that may move."""
+    """What must stay the same over a run: fingerprints of weights loaded here, or the models' names on a server."""
     reward = recipe.reward
     if reward.server is not None:
         return {"rubric": f"served as {reward.rubric_model}", "judge": f"served as {reward.judge_model}"}
@@ -184,29 +176,23 @@ def reward_identity(players: PolicyModels, recipe: PolicyRecipe) -> dict[str, st
 
 
 def load_policy_models(recipe: PolicyRecipe, reward_recipe: Recipe) -> PolicyModels:
-    """Policy with a fresh adapter, and reward model in the state that the recipe names; equal bases are loaded once.
-
-    A reward model on a server leaves this machine to the policy.
+    """Load the policy with a fresh adapter, and the reward model in the recipe's state; equal bases are loaded once.
 
     Raises:
         CheckpointError: if the reward model's run has not come that far.
         BackendError: if a base cannot be loaded.
     """
-    asked = reward_server(recipe)
-    if asked is not None:
-        policy = load_model(policy_model(recipe, reward_recipe), recipe.seed, ("policy",))
-        return PolicyModels(policy, RubricRewardModel.from_server(asked, reward_recipe))
+    settings = policy_model(recipe, reward_recipe)
+    server = reward_server(recipe)
+    if server is not None:
+        policy = load_model(settings, recipe.seed, ("policy",))
+        return PolicyModels(policy, RubricRewardModel.from_server(server, reward_recipe))
     run, state = Path(recipe.reward.run), recipe.reward.state
-    folders = {role: adapter_folder(run, role, state) for role in ROLES}  # refused before anything is loaded
-    policy_settings, reward_settings = policy_model(recipe, reward_recipe), _in_transformers(reward_recipe.model)
-    shared = policy_settings == reward_settings
+    folders = {role: adapter_folder(run, role, state) for role in ROLES}  # raises before anything is loaded
+    reward_settings = reward_recipe.model.model_copy(update={"backend": "transformers"})
+    shared = settings == reward_settings
     model = load_model(reward_settings, recipe.seed, (*ROLES, "policy") if shared else ROLES)
     for role, folder in folders.items():
         model.load_adapter(role, folder)
-    policy = model if shared else load_model(policy_settings, recipe.seed, ("policy",))
+    policy = model if shared else load_model(settings, recipe.seed, ("policy",))
     return PolicyModels(policy, RubricRewardModel(model, reward_recipe))
-
-
-def _in_transformers(settings: ModelSettings) -> ModelSettings:
-    """DPO's trainer loads its base through transformers, so the rest of a policy run does too."""
-    return settings.model_copy(update={"backend": "transformers"})

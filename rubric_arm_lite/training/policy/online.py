@@ -1,4 +1,4 @@
-"""Online GRPO of a policy: the very loop that trains the reward model, with another phase and one optimizer."""
+"""Online GRPO of a policy: the loop that trains the reward model, with another phase and one optimizer."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from rubric_arm_lite.training.policy.judges import FixedRubricJudge, Request
 from rubric_arm_lite.training.policy.state import PolicyState
 from rubric_arm_lite.training.rewards import policy_reward
 from rubric_arm_lite.training.schedule import ScheduledPhase
-from rubric_arm_lite.types import Example, PromptBlock, Reward, Role, RolloutGroup, Side, StepMetrics
+from rubric_arm_lite.types import Example, PromptBlock, Reward, Role, RolloutGroup, StepMetrics
 
 
 class PolicyPhase:
-    """Reward model frozen: an answer that beats the policy's own greedy one pays."""
+    """Reward model frozen: an answer earns the share of orders in which it beats the policy's greedy one (eq. 16)."""
 
     role: Role = "policy"
 
@@ -42,31 +42,24 @@ class PolicyPhase:
     def prepare(self, batch: Sequence[PromptBlock], seed: int) -> list[Example]:
         """One example per request with a usable rubric."""
         self._counts = Counter()
-        examples = []
-        for block in batch:
-            request = self._requests[block.prompt_id]
-            usable = self._judge.has_rubric(request.prompt_id)
-            self._counts[f"rubrics/{'usable' if usable else 'unusable'}"] += 1
-            if usable:
-                text = self._prompts.policy_prompt(request.text)
-                examples.append(Example(request.prompt_id, text, derive_seed(seed, request.prompt_id)))
-        return examples
+        requests = [self._requests[block.prompt_id] for block in batch if self._judge.has_rubric(block.prompt_id)]
+        self._counts.update({"rubrics/usable": len(requests), "rubrics/unusable": len(batch) - len(requests)})
+        return [
+            Example(r.prompt_id, self._prompts.policy_prompt(r.text), derive_seed(seed, r.prompt_id)) for r in requests
+        ]
 
     def score(self, groups: Sequence[RolloutGroup], seed: int) -> list[list[Reward]]:
-        """Sample the policy's greedy answers, as it is now, and ask who beats them."""
+        """Compare every answer with the current policy's greedy one."""
         baselines = self._sampler.sample(self.role, [group.example for group in groups], self._greedy) if groups else []
         comparisons = [
             self._requests[group.example.example_id].comparison(sample.text, baseline.samples[0].text)
             for group, baseline in zip(groups, baselines, strict=True)
             for sample in group.samples
         ]
-        verdicts = iter(self._judge.verdicts(comparisons))
-        return [[self._reward_of(next(verdicts).winners) for _ in group.samples] for group in groups]
-
-    def _reward_of(self, winners: Sequence[Side | None]) -> Reward:
-        reward = policy_reward(winners)
-        self._counts[f"orders/{round(2 * reward.total)}" if len(winners) == 2 else "orders/unjudged"] += 1
-        return reward
+        verdicts = self._judge.verdicts(comparisons)
+        self._counts.update(f"orders/{v.orders_won('A')}" if v.winners else "orders/unjudged" for v in verdicts)
+        rewards = iter([policy_reward(verdict.winners) for verdict in verdicts])
+        return [[next(rewards) for _ in group.samples] for group in groups]
 
     def measured(self) -> dict[str, float]:
         """Shares of usable rubrics, and of answers by the number of orders they won."""
@@ -83,33 +76,33 @@ def train_online(state: PolicyState, evaluate: Callable[[str], None]) -> None:
         TrainingError: if a frozen adapter changed.
     """
     recipe, model, directory = state.recipe, state.models.policy, state.directory
+    keep, save_steps = recipe.checkpoint.save_total_limit, recipe.checkpoint.save_steps
     requests = {request.prompt_id: request for request in state.requests.train}
     blocks = [PromptBlock(request.prompt_id, request.text, ()) for request in requests.values()]
     phase = PolicyPhase(recipe.policy, model, state.judge, state.prompts, requests)
     schedule = [ScheduledPhase(i, i, ("policy",)) for i in range(recipe.rounds)]
-    keep = recipe.checkpoint.save_total_limit
     frozen = {name: model.fingerprint(name) for name in model.model.peft_config if name != "policy"}
 
-    def before_phase(slot: ScheduledPhase, steps: int) -> None:
-        state.progress.stage(slot.label, steps)
+    def before_phase(scheduled: ScheduledPhase, steps: int) -> None:
+        state.progress.stage(scheduled.label, steps)
 
-    def after_step(slot: ScheduledPhase, step: int, done: list[tuple[RoleStep, StepMetrics]]) -> bool:
-        for turn, metrics in done:
-            values = summarize(turn, metrics, phase.measured())
-            directory.append("metrics.jsonl", {"kind": "step", "round": slot.cycle + 1, "step": step, **values})
-            for row in rollout_rows(slot, step, turn):
+    def after_step(scheduled: ScheduledPhase, step: int, done: list[tuple[RoleStep, StepMetrics]]) -> bool:
+        for role_step, metrics in done:
+            values = summarize(role_step, metrics, phase.measured())
+            directory.append("metrics.jsonl", {"kind": "step", "round": scheduled.cycle + 1, "step": step, **values})
+            for row in rollout_rows(scheduled, step, role_step):
                 directory.append("rollouts.jsonl", row)
             state.progress.step(step + 1, values)
-        if (step + 1) % recipe.checkpoint.save_steps == 0:
-            directory.commit(state.save, position=(slot.index, step + 1), keep=keep)
+        if (step + 1) % save_steps == 0:
+            directory.commit(state.save, position=(scheduled.index, step + 1), keep=keep)
         return False
 
-    def after_phase(slot: ScheduledPhase) -> None:
+    def after_phase(scheduled: ScheduledPhase) -> None:
         for name, fingerprint in frozen.items():
             if model.fingerprint(name) != fingerprint:
-                raise TrainingError(f"The frozen adapter `{name}` changed in {slot.label}.")
-        evaluate(f"round {slot.cycle + 1}")
-        directory.commit(state.save, position=(slot.index + 1, 0), keep=keep)
+                raise TrainingError(f"The frozen adapter `{name}` changed in {scheduled.label}.")
+        evaluate(f"round {scheduled.cycle + 1}")
+        directory.commit(state.save, position=(scheduled.index + 1, 0), keep=keep)
 
     hooks = Hooks(before_phase, after_step, after_phase)
     position = Position(*directory.state.position)

@@ -1,8 +1,7 @@
 """Preference pairs of a policy's own answers: two samples per request, labeled by the reward model (paper, sec. 4.3).
 
 A pair is kept only if the reward model prefers the same answer in both orders; the others are counted by reason. Both
-jobs write journals in batches, so that a killed job resumes; a batch is never split, so that every text is sampled and
-judged in the same batch whether the job was killed or not.
+jobs write a journal in batches. A killed job resumes with whole batches, so a text's batch never depends on the kill.
 """
 
 from __future__ import annotations
@@ -83,35 +82,28 @@ def sample_pairs(
 ) -> list[SampledPair]:
     """Two answers of the adapter ``policy`` to every request, through the journal ``file``."""
     sampling = Sampling(settings.max_completion_length, 2, settings.temperature)
+
+    def sample(batch: Sequence[Request]) -> dict[str, Any]:
+        examples = [Example(r.prompt_id, prompts.policy_prompt(r.text), derive_seed(seed, r.prompt_id)) for r in batch]
+        pairs = [
+            {
+                "prompt_id": group.example.example_id,
+                "prompt_ids": list(group.prompt_ids),
+                "answers": [
+                    {"text": s.text, "token_ids": list(s.token_ids), "truncated": s.finish_reason == "length"}
+                    for s in group.samples
+                ],
+            }
+            for group in sampler.sample("policy", examples, sampling)
+        ]
+        return {"pairs": pairs}
+
     sampled: list[SampledPair] = []
-    with Journal.open(file, job) as journal:
-        for key, batch in batches(requests):
-            if key not in journal.rows:
-                examples = [
-                    Example(r.prompt_id, prompts.policy_prompt(r.text), derive_seed(seed, r.prompt_id)) for r in batch
-                ]
-                groups = sampler.sample("policy", examples, sampling)
-                pairs = [
-                    {
-                        "prompt_id": group.example.example_id,
-                        "prompt_ids": list(group.prompt_ids),
-                        "answers": [
-                            {"text": s.text, "token_ids": list(s.token_ids), "truncated": s.finish_reason == "length"}
-                            for s in group.samples
-                        ],
-                    }
-                    for group in groups
-                ]
-                journal.add([(key, {"pairs": pairs})])
-            rows = journal.rows[key]["pairs"]
-            sampled += [_pair_of(request, row) for request, row in zip(batch, rows, strict=True)]
-            progress(len(sampled), len(requests))
+    for batch, row in _journaled(requests, sample, file, job, progress):
+        for request, pair in zip(batch, row["pairs"], strict=True):
+            first, second = (Answer(a["text"], tuple(a["token_ids"]), bool(a["truncated"])) for a in pair["answers"])
+            sampled.append(SampledPair(request, tuple(pair["prompt_ids"]), (first, second)))
     return sampled
-
-
-def _pair_of(request: Request, row: Mapping[str, Any]) -> SampledPair:
-    first, second = (Answer(a["text"], tuple(a["token_ids"]), bool(a["truncated"])) for a in row["answers"])
-    return SampledPair(request, tuple(row["prompt_ids"]), (first, second))
 
 
 def label_pairs(
@@ -120,17 +112,31 @@ def label_pairs(
     """The kept pairs, the better answer as chosen, and the number of pairs by outcome."""
     kept: list[TrainingPair] = []
     reasons: Counter[str] = Counter()
-    with Journal.open(file, job) as journal:
-        for key, batch in batches(sampled):
-            if key not in journal.rows:
-                journal.add([(key, {"labels": _label(judge, batch)})])
-            for pair, (reason, better) in zip(batch, journal.rows[key]["labels"], strict=True):
-                reasons[reason] += 1
-                if better is not None:
-                    chosen, rejected = pair.answers[better], pair.answers[1 - better]
-                    kept.append(TrainingPair(pair.request.prompt_id, pair.prompt_ids, chosen, rejected))
-            progress(sum(reasons.values()), len(sampled))
+    for batch, row in _journaled(sampled, lambda pairs: {"labels": _label(judge, pairs)}, file, job, progress):
+        for pair, (reason, better) in zip(batch, row["labels"], strict=True):
+            reasons[reason] += 1
+            if better is not None:
+                chosen, rejected = pair.answers[better], pair.answers[1 - better]
+                kept.append(TrainingPair(pair.request.prompt_id, pair.prompt_ids, chosen, rejected))
     return kept, reasons
+
+
+def _journaled(
+    items: Sequence[Item],
+    work: Callable[[Sequence[Item]], Mapping[str, Any]],
+    file: Path,
+    job: Mapping[str, Any],
+    progress: Progress,
+) -> Iterator[tuple[Sequence[Item], Mapping[str, Any]]]:
+    """Batches of items with their rows of the journal ``file``; ``work`` makes the rows that are missing."""
+    done = 0
+    with Journal.open(file, job) as journal:
+        for key, batch in batches(items):
+            if key not in journal.rows:
+                journal.add([(key, work(batch))])
+            yield batch, journal.rows[key]
+            done += len(batch)
+            progress(done, len(items))
 
 
 def _label(judge: FixedRubricJudge, pairs: Sequence[SampledPair]) -> list[tuple[str, int | None]]:
