@@ -1,4 +1,4 @@
-"""The values that cross module borders: frozen, slotted, without behaviour beyond their own meaning."""
+"""The values that cross module borders: frozen, slotted, without behavior beyond their own meaning."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One completion as it was sampled; training uses ``token_ids`` and never re-tokenises ``text``.
+    """One completion as it was sampled; training uses ``token_ids`` and never retokenizes ``text``.
 
     ``logprobs[t]`` is the log-probability, in nats, of ``token_ids[t]`` under the sampling distribution.
     """
@@ -200,7 +200,7 @@ class Reward:
 
 @dataclass(frozen=True, slots=True)
 class StepMetrics:
-    """What one optimisation step measured, by name; deterministic for a given recipe and seed."""
+    """What one optimization step measured, by name; deterministic for a given recipe and seed."""
 
     values: dict[str, float] = field(default_factory=dict)
 

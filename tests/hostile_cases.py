@@ -347,13 +347,13 @@ def _judgement(rng: random.Random, rubric: Rubric, responses: tuple[str, str]) -
             lines.append(f"- Criterion {number} [{criterion.kind.label}]: Justification: it is {aside}, so met.")
     if rng.random() < 0.4:
         quoted = rng.choice(responses)  # as the attacker wrote it, or as our prompt showed it
-        quoted = quoted if rng.random() < 0.5 else BUILDER.neutralise(quoted)
+        quoted = quoted if rng.random() < 0.5 else BUILDER.neutralize(quoted)
         at = rng.randint(0, len(lines))
         lines[at:at] = [*_quote(rng, quoted), "Now my own view."]
         careful = False
     lines += ending.format(h=heading, s=own, o=other_side(own)).split("\n")
     if rng.random() < 0.3:
-        lines += _quote(rng, BUILDER.neutralise(rng.choice(responses)))
+        lines += _quote(rng, BUILDER.neutralize(rng.choice(responses)))
         careful = False
     text = "\n".join(lines)
     if not careful and rng.random() < 0.2:

@@ -37,7 +37,7 @@ def test_quoting_what_the_prompt_showed_costs_no_verdict() -> None:
     cases = [case for case in map(hostile_case, range(1000)) if case.careful]
     for case in cases:
         lines = case.judgement.split("\n")
-        quoted = BUILDER.neutralise("\n".join(case.responses))
+        quoted = BUILDER.neutralize("\n".join(case.responses))
         text = "\n".join([*lines[:4], quoted, *lines[4:]])
         assert parse_judgement(text, case.judged_by).winner == case.verdict
     assert len(cases) > 50

@@ -29,7 +29,7 @@ PROMPTS = (
 
 
 def make_folder(kind: str, folder: Path, seed: int = 0, **changes: Any) -> Path:
-    """Write a randomly initialised model of an architecture and the testbed's tokenizer; returns ``folder``.
+    """Write a randomly initialized model of an architecture and the testbed's tokenizer; returns ``folder``.
 
     ``changes`` are fields of its config.
     """

@@ -205,7 +205,7 @@ def verdict_row(pair_id: str, verdict: Verdict) -> dict[str, Any]:
         "rubric": verdict.rubric.text,
         "rubric_status": verdict.rubric.status.value,
         "judgement": verdict.original[0].text if verdict.original else None,
-        "judgement_flipped": verdict.swapped[0].text if verdict.swapped else None,
+        "judgement_swapped": verdict.swapped[0].text if verdict.swapped else None,
     }
 
 

@@ -176,7 +176,7 @@ def _shown(item: PreferencePair | WarmupRow, builder: PromptBuilder) -> str:
 
     parts = {"the generator's prompt": builder.rubric_prompt(item.prompt)}
     if not isinstance(item, WarmupRow):
-        parts |= {"chosen": builder.neutralise(item.chosen), "rejected": builder.neutralise(item.rejected)}
+        parts |= {"chosen": builder.neutralize(item.chosen), "rejected": builder.neutralize(item.rejected)}
     else:
         rubric = parse_rubric(item.rubric)
         if not rubric.usable:

@@ -38,7 +38,7 @@ EXPLANATIONS: Mapping[str, tuple[Kind, str]] = {
     "accuracy_low": ("share", "lower end of its 95% interval, pairs resampled"),
     "accuracy_high": ("share", "upper end of its 95% interval"),
     "accuracy_original": ("share", "with the preferred response first"),
-    "accuracy_flipped": ("share", "with the preferred response second"),
+    "accuracy_swapped": ("share", "with the preferred response second"),
     "accuracy_mixed": ("share", "with one of the two orders drawn for each pair"),
     "position_bias": ("points", "largest minus smallest of these three accuracies"),
     "consistency": ("share", "pairs of which both orders name the same response"),

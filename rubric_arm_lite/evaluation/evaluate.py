@@ -1,6 +1,6 @@
 """Measure a generator and a judge on held-out pairs.
 
-Every pair is judged with the chosen response first (original order) and second (flipped); mixed takes one of the
+Every pair is judged with the chosen response first (original order) and second (swapped); mixed takes one of the
 two at random per pair. Position bias is the largest minus the smallest of the three accuracies (paper, table 13).
 A verdict that cannot be parsed counts ``unparsed_value`` and is reported; it never counts as A.
 """
@@ -162,13 +162,13 @@ class PairwiseEvaluator(Evaluator):
             **verdict_row(pair, verdict, self._settings.unparsed_value, self._seed),
             "rubric": verdict.rubric.status.value,
             "original_format": formats[0],
-            "flipped_format": formats[1],
+            "swapped_format": formats[1],
         }
 
     def _accuracies(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         return {
             **order_statistics(rows, self._settings.bootstrap, self._seed),
-            "format": mean([row[f"{order}_format"] for row in rows for order in ("original", "flipped")]),
+            "format": mean([row[f"{order}_format"] for row in rows for order in ("original", "swapped")]),
         }
 
     def _formats(self, verdicts: Sequence[Verdict]) -> list[float]:

@@ -26,24 +26,24 @@ def format_reward(judgement: Judgement, rubric: Rubric, mode: str) -> float:
 def verdict_row(pair: PreferencePair, verdict: Verdict, unparsed_value: float, seed: int) -> dict[str, Any]:
     """Accuracy and winner in each order for one pair, whose chosen response is the verdict's A."""
     original = verdict.correct("A", "original", unparsed_value)
-    flipped = verdict.correct("A", "swapped", unparsed_value)
+    swapped = verdict.correct("A", "swapped", unparsed_value)
     takes_original = random.Random(derive_seed(seed, "mixed", pair.pair_id)).random() < 0.5
     return {
         "pair_id": pair.pair_id,
         "subset": pair.subset,
         "original": original,
         "original_winner": verdict.original[0].winner if verdict.original else None,
-        "flipped": flipped,
-        "flipped_winner": verdict.swapped[0].winner if verdict.swapped else None,
-        "mixed": original if takes_original else flipped,
+        "swapped": swapped,
+        "swapped_winner": verdict.swapped[0].winner if verdict.swapped else None,
+        "mixed": original if takes_original else swapped,
     }
 
 
 def order_statistics(rows: Sequence[Mapping[str, Any]], bootstrap: int, seed: int) -> dict[str, float]:
     """Accuracy in every order with its interval, position bias, consistency, and the share without a verdict."""
-    orders = {order: mean([row[order] for row in rows]) for order in ("original", "flipped", "mixed")}
-    winners = [(row["original_winner"], row["flipped_winner"]) for row in rows]
-    both = [(row["original"] + row["flipped"]) / 2 for row in rows]
+    orders = {order: mean([row[order] for row in rows]) for order in ("original", "swapped", "mixed")}
+    winners = [(row["original_winner"], row["swapped_winner"]) for row in rows]
+    both = [(row["original"] + row["swapped"]) / 2 for row in rows]
     low, high = bootstrap_interval(both, bootstrap, seed)
     return {
         "accuracy": mean(both),

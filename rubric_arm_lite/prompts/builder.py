@@ -1,9 +1,9 @@
 """Write prompt text: the only module that does.
 
 A request, two responses and a rubric go in; the text of one user turn comes out. The judge's prompt is built from
-those four values alone, never from a labelled pair, so the label cannot leak into it.
+those four values alone, never from a labeled pair, so the label cannot leak into it.
 
-Text from data and models is hostile. Before it enters a template it is neutralised, which takes the meaning but not
+Text from data and models is hostile. Before it enters a template it is neutralized, which takes the meaning but not
 the wording from
 
 - the templates' section tags: ``<rubric>`` becomes ``‹rubric>``;
@@ -11,7 +11,7 @@ the wording from
   which count for nothing where a judge repeats them (:mod:`.parsing`);
 - the control tokens of the tokenizer: an invisible joiner breaks them up.
 
-Neutralising twice changes nothing more. Templates are filled in one pass, so text that contains ``{{ … }}`` is never
+Neutralizing twice changes nothing more. Templates are filled in one pass, so text that contains ``{{ … }}`` is never
 evaluated.
 """
 
@@ -38,7 +38,7 @@ _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoesca
 _TAG_NAME = re.compile(r"</?([A-Za-z][\w-]*)")
 _TAG_OPENING = re.compile(rf"[<＜﹤]([\s/⁄∕／{INVISIBLE}]*)")
 _TAG_WINDOW = 64
-"""Characters looked at behind ``<``; a name stretched beyond them by invisible ones is no name to recognise."""
+"""Characters looked at behind ``<``; a name stretched beyond them by invisible ones is no name to recognize."""
 _TURN_ROLES = ("user", "assistant", "system", "tool", "developer", "function", "human", "model", "unknown")
 _TURN_MARK = re.compile(rf"\s*\[[\W_]*(?:{'|'.join(_TURN_ROLES)})(?![^\W_])")
 _JOINER = "\N{WORD JOINER}"
@@ -81,7 +81,7 @@ class Templates:
         return hashlib.sha256(self.rubric.encode()).hexdigest()[:16]
 
 
-class Neutraliser:
+class Neutralizer:
     """Takes the meaning, not the wording, from text that could pass for the structure of some templates.
 
     Args:
@@ -103,7 +103,7 @@ class Neutraliser:
         starts = "|".join(map(re.escape, sorted(self._special_tokens)))
         self._special = re.compile(f"(?={starts}).", re.DOTALL) if starts else None
 
-    def neutralise(self, text: str) -> str:
+    def neutralize(self, text: str) -> str:
         """Take the meaning, not the wording, from anything in ``text`` that could pass for our own structure."""
         text = LINE_BREAK.sub("\n", text)
         text = self.without_control_tokens(text)
@@ -124,14 +124,14 @@ class Neutraliser:
 
     def _instruction(self, prompt: Prompt) -> str:
         if isinstance(prompt, str):
-            return self.neutralise(prompt)
-        return "\n".join(f"[{_role(m.role)}]\n{self.neutralise(m.content)}" for m in prompt)
+            return self.neutralize(prompt)
+        return "\n".join(f"[{_role(m.role)}]\n{self.neutralize(m.content)}" for m in prompt)
 
 
-class PromptBuilder(Neutraliser):
+class PromptBuilder(Neutralizer):
     """Builds the user turns of both roles from one set of templates.
 
-    ``special_tokens`` are the strings the tokenizer would read as control tokens (see :class:`Neutraliser`).
+    ``special_tokens`` are the strings the tokenizer would read as control tokens (see :class:`Neutralizer`).
     """
 
     def __init__(self, templates: Templates, special_tokens: Iterable[str] = ()) -> None:
@@ -157,8 +157,8 @@ class PromptBuilder(Neutraliser):
         """
         return self._judge.render(
             instruction=self._instruction(prompt),
-            response_a=self.neutralise(response_a),
-            response_b=self.neutralise(response_b),
+            response_a=self.neutralize(response_a),
+            response_b=self.neutralize(response_b),
             rubric=self._shown(rubric),
         )
 
@@ -169,16 +169,16 @@ class PromptBuilder(Neutraliser):
             ValueError: if the rubric did not parse; such a rubric is never shown to a judge.
         """
         return self._pointwise.render(
-            instruction=self._instruction(prompt), response=self.neutralise(response), rubric=self._shown(rubric)
+            instruction=self._instruction(prompt), response=self.neutralize(response), rubric=self._shown(rubric)
         )
 
     def _shown(self, rubric: Rubric) -> str:
         if not rubric.usable:
             raise ValueError(f"A rubric with status {rubric.status.value} cannot be shown to a judge.")
-        return self.neutralise(rubric.render())
+        return self.neutralize(rubric.render())
 
 
-class DirectPrompts(Neutraliser):
+class DirectPrompts(Neutralizer):
     """User turns of judges that are given no rubric; what rubrics are worth is measured against them.
 
     The marks around a model's thoughts are guarded as well: a response that closes them could end the thoughts of a
@@ -201,12 +201,12 @@ class DirectPrompts(Neutraliser):
     def _values(self, prompt: Prompt, response_a: str, response_b: str) -> dict[str, str]:
         return {
             "instruction": self._instruction(prompt),
-            "response_a": self.neutralise(response_a),
-            "response_b": self.neutralise(response_b),
+            "response_a": self.neutralize(response_a),
+            "response_b": self.neutralize(response_b),
         }
 
 
-class ContrastPrompts(Neutraliser):
+class ContrastPrompts(Neutralizer):
     """The user turn of a teacher that writes a rubric after it has seen which response people preferred.
 
     Only the making of warm-up data shows the label, and only to the writer of the rubric, never to a judge.
@@ -221,8 +221,8 @@ class ContrastPrompts(Neutraliser):
         """The teacher's turn: the request, the preferred response and the other one."""
         return self._contrast.render(
             instruction=self._instruction(prompt),
-            preferred_response=self.neutralise(preferred),
-            other_response=self.neutralise(other),
+            preferred_response=self.neutralize(preferred),
+            other_response=self.neutralize(other),
         )
 
 

@@ -158,7 +158,7 @@ class WorldSettings(Settings):
     rule_differs: Probability = 0.2
     """Fraction of drawn pairs in which only one response meets the hard rule."""
     label_noise: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
-    """Fraction of training pairs whose label is flipped."""
+    """Fraction of training pairs whose label is wrong."""
     pairs_per_prompt: Positive = 4
 
     @model_validator(mode="after")

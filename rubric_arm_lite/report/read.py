@@ -242,8 +242,7 @@ def _safe(value: Any) -> Any:
         case list():
             return [_safe(item) for item in value]
         case LogRow():
-            # Logs call the second order of presentation "flipped".
-            return LogRow(value.where, {safe_text(k).replace("flipped", "swapped"): _safe(v) for k, v in value.items()})
+            return LogRow(value.where, {safe_text(k): _safe(v) for k, v in value.items()})
         case _:
             return value
 

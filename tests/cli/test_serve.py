@@ -92,7 +92,7 @@ def judge_output(run: Path, state: str, votes: int, tmp_path: Path) -> dict[str,
 def as_judge_row(answer: dict[str, Any]) -> dict[str, object]:
     """An answer over HTTP under the column names of ``judge``."""
     names = ("winner", "confidence", "consistent")
-    texts = {"judgement": answer["given"][0]["text"], "judgement_flipped": answer["swapped"][0]["text"]}
+    texts = {"judgement": answer["given"][0]["text"], "judgement_swapped": answer["swapped"][0]["text"]}
     return {**{name: answer[name] for name in names}, "rubric": answer["rubric"]["text"], **texts}
 
 

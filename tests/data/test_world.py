@@ -156,12 +156,12 @@ def test_asking_for_more_prompts_than_there_are_says_so() -> None:
 def test_label_noise_flips_its_share_of_pairs_and_nothing_else(noise: float) -> None:
     noisy = pairs_of(World(0, WorldSettings(label_noise=noise)), prompts=300)
     clean = pairs_of(World(0), prompts=300)
-    flipped = 0
+    swapped = 0
     for one, two in zip(noisy, clean, strict=True):
         assert one.pair_id == two.pair_id
         assert {one.chosen, one.rejected} == {two.chosen, two.rejected}
-        flipped += one.chosen != two.chosen
-    assert flipped / len(clean) == pytest.approx(noise, abs=0.04)
+        swapped += one.chosen != two.chosen
+    assert swapped / len(clean) == pytest.approx(noise, abs=0.04)
 
 
 def test_every_topic_likes_two_attributes_that_another_dislikes() -> None:
@@ -357,8 +357,8 @@ def test_a_judgement_is_written_without_a_look_at_the_label() -> None:
     teacher = Teacher(world)
     for pair in pairs_of(world, prompts=20):
         rubric = world.true_rubric(task_of(pair))
-        flipped = PreferencePair(pair.pair_id, pair.prompt, chosen=pair.rejected, rejected=pair.chosen)
-        one, two = pair.present("A").comparison, flipped.present("B").comparison
+        swapped = PreferencePair(pair.pair_id, pair.prompt, chosen=pair.rejected, rejected=pair.chosen)
+        one, two = pair.present("A").comparison, swapped.present("B").comparison
         assert one == two, "a comparison has no label"
         texts = [teacher.judgement(shown, rubric, random.Random(0)) for shown in (one, two)]
         assert texts[0] == texts[1]

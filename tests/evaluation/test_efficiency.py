@@ -64,7 +64,7 @@ def measured(
 
 def test_good_texts_are_scored_right() -> None:
     judges, _, _ = measured()
-    values = ("accuracy", "accuracy_original", "accuracy_flipped", "position_bias", "unparsed", "truncated")
+    values = ("accuracy", "accuracy_original", "accuracy_swapped", "position_bias", "unparsed", "truncated")
     assert {name: tuple(judge[value] for value in values) for name, judge in judges.items()} == {
         "trained": (1.0, 1.0, 1.0, 0.0, 0.0, 0.0),
         "base": (0.5, 1.0, 0.0, 1.0, 0.0, 0.0),

@@ -51,12 +51,12 @@ def evaluation() -> Evaluation:
 
 
 def test_accuracies_by_hand(evaluation: Evaluation) -> None:
-    """Original 1, 1, ½, ½; flipped 1, 0, 1, ½: what has no verdict counts ½."""
+    """Original 1, 1, ½, ½; swapped 1, 0, 1, ½: what has no verdict counts ½."""
     values = evaluation.values
     assert [row["original"] for row in evaluation.rows] == [1, 1, 0.5, 0.5]
-    assert [row["flipped"] for row in evaluation.rows] == [1, 0, 1, 0.5]
+    assert [row["swapped"] for row in evaluation.rows] == [1, 0, 1, 0.5]
     assert values["accuracy_original"] == 0.75
-    assert values["accuracy_flipped"] == 0.625
+    assert values["accuracy_swapped"] == 0.625
     assert values["accuracy"] == 0.6875
     assert values["accuracy_low"] <= 0.6875 <= values["accuracy_high"]
     mixed = [row["mixed"] for row in evaluation.rows]
@@ -73,9 +73,9 @@ def test_accuracies_by_hand(evaluation: Evaluation) -> None:
 def test_rows_say_what_happened(evaluation: Evaluation) -> None:
     first, second, third, last = evaluation.rows
     assert (first["pair_id"], first["subset"], first["rubric"]) == ("id-p", "one", "ok")
-    assert (second["original_winner"], second["flipped_winner"]) == ("A", "A")
-    assert (third["original_winner"], third["original_format"], third["flipped_format"]) == (None, 0.0, 1.0)
-    assert (last["rubric"], last["original_winner"], last["flipped_winner"]) == ("malformed", None, None)
+    assert (second["original_winner"], second["swapped_winner"]) == ("A", "A")
+    assert (third["original_winner"], third["original_format"], third["swapped_format"]) == (None, 0.0, 1.0)
+    assert (last["rubric"], last["original_winner"], last["swapped_winner"]) == ("malformed", None, None)
     assert evaluation.name == "after"
 
 
@@ -100,10 +100,10 @@ def test_mixed_takes_either_order_by_the_pair() -> None:
 def test_position_bias() -> None:
     pairs = [pair(str(i)) for i in range(50)]
     biased = evaluator(sampler(says_a), pairs).evaluate("e").values
-    assert (biased["accuracy_original"], biased["accuracy_flipped"], biased["position_bias"]) == (1.0, 0.0, 1.0)
+    assert (biased["accuracy_original"], biased["accuracy_swapped"], biased["position_bias"]) == (1.0, 0.0, 1.0)
     assert (biased["accuracy"], biased["consistency"], biased["says_a"]) == (0.5, 0.0, 1.0)
     other = evaluator(sampler(lambda a, b, rubric, i: judgement(rubric, "B")), pairs).evaluate("e").values
-    assert (other["accuracy_original"], other["accuracy_flipped"], other["position_bias"]) == (0.0, 1.0, 1.0)
+    assert (other["accuracy_original"], other["accuracy_swapped"], other["position_bias"]) == (0.0, 1.0, 1.0)
     perfect = evaluator(sampler(right), pairs).evaluate("e").values
     assert (perfect["accuracy"], perfect["position_bias"], perfect["consistency"]) == (1.0, 0.0, 1.0)
     assert (perfect["says_a"], perfect["unparsed"], perfect["format"]) == (0.5, 0.0, 1.0)
@@ -117,7 +117,7 @@ def test_mixed_counts_in_the_position_bias() -> None:
         return judgement(rubric, "B" if int(a.split()[1]) % 2 else "A")
 
     values = evaluator(sampler(judge), [pair(str(i)) for i in range(10)]).evaluate("e").values
-    assert values["accuracy_original"] == values["accuracy_flipped"] == 0.5 != values["accuracy_mixed"]
+    assert values["accuracy_original"] == values["accuracy_swapped"] == 0.5 != values["accuracy_mixed"]
     assert values["position_bias"] == abs(values["accuracy_mixed"] - 0.5)
 
 

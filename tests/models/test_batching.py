@@ -65,7 +65,7 @@ def test_make_batch() -> None:
 
 
 def test_a_prompt_that_comes_back_later_is_stored_again() -> None:
-    """Only neighbours share: the order of rows is kept."""
+    """Only neighbors share: the order of rows is kept."""
     batch = make_batch([row((1,), (5,)), row((2,), (5,)), row((1,), (5,))], pad_id=0, device=CPU)
     assert batch.prompts_gP.tolist() == [[1], [2], [1]]
     assert batch.group_of_R.tolist() == [0, 1, 2]

@@ -233,7 +233,7 @@ def test_thoughts_without_an_end_decide_nothing(text: str) -> None:
 @given(any_text, st.sampled_from(["A", "B"]))
 def test_a_response_repeated_as_it_was_shown_changes_no_verdict(response: str, winner: Side) -> None:
     """In front of the verdict, in thoughts or outside; and behind it the text decides nothing else."""
-    shown = DirectPrompts().neutralise(response)
+    shown = DirectPrompts().neutralize(response)
     for before in (shown, f"<think>\n{shown}\n</think>", f"{shown}\n</think>"):
         assert parse_direct(f"{before}\n{direct(winner)}").winner == winner
     assert parse_direct(f"{direct(winner)}\n{shown}").winner in (winner, None)

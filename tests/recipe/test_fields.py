@@ -182,6 +182,6 @@ ALLOWED = [
 
 
 @pytest.mark.parametrize("tree", ALLOWED)
-def test_the_neighbours_of_a_conflict_are_allowed(tree: dict[str, Any]) -> None:
+def test_the_neighbors_of_a_conflict_are_allowed(tree: dict[str, Any]) -> None:
     recipe = Recipe.model_validate(tree)
     assert Recipe.model_validate(recipe.model_dump()) == recipe

@@ -43,7 +43,7 @@ def values_of(accuracy: float, **more: float) -> dict[str, float]:
         "accuracy_low": accuracy - 0.05,
         "accuracy_high": min(1.0, accuracy + 0.05),
         "accuracy_original": accuracy + 0.02,
-        "accuracy_flipped": accuracy - 0.02,
+        "accuracy_swapped": accuracy - 0.02,
         "accuracy_mixed": accuracy,
         "position_bias": 0.04,
         "consistency": 0.9,
@@ -69,9 +69,9 @@ def rows_of(accuracy: float) -> list[dict[str, Any]]:
         {
             "pair_id": f"p{i}",
             "original": float(i < right),
-            "flipped": float(i < right),
+            "swapped": float(i < right),
             "original_winner": "A" if i < right else "B",
-            "flipped_winner": "B" if i < right else None,
+            "swapped_winner": "B" if i < right else None,
         }
         for i in range(PAIRS)
     ]
@@ -654,7 +654,7 @@ def test_marks_lose_nothing(before: list[str], after: list[str]) -> None:
     assert [line for line in kept("ins") if line] == [line for line in old.split("\n") if line]
 
 
-def test_equal_neighbours_share_a_column(tmp_path: Path) -> None:
+def test_equal_neighbors_share_a_column(tmp_path: Path) -> None:
     run = Made(tmp_path / "r").start().warm_up()
     for name in ("rubric 3", "final"):
         run.evaluate(name, 0.9)
@@ -677,7 +677,7 @@ def test_an_unusable_rubric_is_called_that(tmp_path: Path) -> None:
         "winner": None,
         "recall": None,
     }
-    details["rows"][0] |= {"original_winner": None, "flipped_winner": None}
+    details["rows"][0] |= {"original_winner": None, "swapped_winner": None}
     file.write_text(json.dumps(details))
     page, text = report(run.path)
     assert "malformed: not shown to the judge" in section(page, "learned")

@@ -1,4 +1,4 @@
-"""Labelling: what is kept and why, the same file after any kill, and nothing judged twice."""
+"""Labeling: what is kept and why, the same file after any kill, and nothing judged twice."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def test_a_full_queue_refuses_and_a_cancelled_request_makes_room() -> None:
     three = batcher.submit(3)
     model.go.set()
     assert (two.result(10), three.result(10)) == (20, 30)
-    assert model.batches == [[0], [2, 3]]  # the model never sees a cancelled request
+    assert model.batches == [[0], [2, 3]]  # the model never sees a canceled request
     assert batcher.close(10)
 
 
@@ -141,7 +141,7 @@ def test_every_request_is_answered_once_or_cancelled(plan: list[tuple[int, bool]
     model.go.set()
     assert batcher.close(10)
     for future, (n, leaves) in zip(futures, plan, strict=True):
-        assert future.cancelled() if leaves else future.result(0) == 10 * n
+        assert future.canceled() if leaves else future.result(0) == 10 * n
     answered = [n for taken in model.batches[1:] for n in taken]
     assert sorted(answered) == sorted(n for n, leaves in plan if not leaves)
     assert all(len(taken) <= batch and len({n % 3 for n in taken}) == 1 for taken in model.batches)

@@ -12,7 +12,7 @@ from rubric_arm_lite.types import Rubric
 from tests.judgements import any_text
 
 PROMPT = "Write a short poem about the sea for children. Include the words salty old captain smiled."
-PREFERRED = "The salty old captain smiled. “Grey gulls circle over the broken pier”, he told 1889 sailors, don't they?"
+PREFERRED = "The salty old captain smiled. “Gray gulls circle over the broken pier”, he told 1889 sailors, don't they?"
 OTHER = "The sea is big and it is in the world. Waves crash on rocks every single day."
 
 

@@ -170,7 +170,7 @@ def our_side(folder: Path, case: dict[str, Any], **more: Any) -> tuple[Learner, 
 
 
 def _ended(group: RolloutGroup, eos: int) -> RolloutGroup:
-    """The group with the true end token where a sample stopped: TRL recognises no other."""
+    """The group with the true end token where a sample stopped: TRL recognizes no other."""
     samples = [
         replace(s, token_ids=(*s.token_ids[:-1], eos)) if s.finish_reason == "stop" else s for s in group.samples
     ]

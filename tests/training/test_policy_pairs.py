@@ -1,4 +1,4 @@
-"""Pairs of a policy's own answers: sampled, labelled in both orders, kept or counted; both jobs go on after a kill."""
+"""Pairs of a policy's own answers: sampled, labeled in both orders, kept or counted; both jobs go on after a kill."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_killed_job_goes_on_with_the_next_portion(tmp_path: Path, monkeypatch:
     first = label(judge, whole, tmp_path)
     judgements = len(again.prompts("judge"))
     assert label(judge, whole, tmp_path) == first
-    assert len(again.prompts("judge")) == judgements, "labelled pairs are not judged again"
+    assert len(again.prompts("judge")) == judgements, "labeled pairs are not judged again"
 
 
 def test_rows_of_another_job_are_refused(tmp_path: Path) -> None:

@@ -196,8 +196,8 @@ def test_a_pointwise_rubric_earns_by_the_order_of_scores() -> None:
     rewards = pointwise_rubric_rewards(rubrics, cases, RewardSettings())
     assert [r.total for r in rewards] == [1.0, -1.0, -1.0, 0.5, -1.0]
     assert dict(rewards[3].parts) == {"accuracy": 0.75, "short": 0.0, "parsed": 1.0}
-    flipped = [(PAIR.present("B"), with_scores(0.0, 0.1))]
-    assert pointwise_rubric_rewards([rubric_of(1)], [flipped], RewardSettings())[0].total == 1.0
+    swapped = [(PAIR.present("B"), with_scores(0.0, 0.1))]
+    assert pointwise_rubric_rewards([rubric_of(1)], [swapped], RewardSettings())[0].total == 1.0
 
 
 def test_the_shortest_right_rubrics_earn_more_once_right_ones_are_long() -> None:

@@ -101,7 +101,7 @@ def positions(mask: Tensor) -> Tensor:
 
 
 def make_batch(rows: Sequence[Row], pad_id: int, device: torch.device, layout: Layout = "separate") -> RowBatch:
-    """Lay rows out as tensors; equal prompts of neighbouring rows are stored once."""
+    """Lay rows out as tensors; equal prompts of neighboring rows are stored once."""
     prompts: list[tuple[int, ...]] = []
     group_of = []
     for row in rows:

@@ -1,7 +1,7 @@
 """A queue of requests, and one thread that answers it in batches: the only thread that touches the model.
 
 Requests come from any thread and wait in order. The thread takes the oldest and those with equal settings, as many as a
-batch holds, asks the model for all answers at once, and sets each request's future. A request whose future is cancelled
+batch holds, asks the model for all answers at once, and sets each request's future. A request whose future is canceled
 while it waits leaves the queue.
 """
 
@@ -114,7 +114,7 @@ class Batcher(Generic[R, A]):
             self._seconds_per_batch += (seconds - self._seconds_per_batch) / (4 if self._seconds_per_batch else 1)
 
     def _next_batch(self) -> dict[Future[A], R] | None:
-        """The next batch, empty if all of it was cancelled; None if there will be no other."""
+        """The next batch, empty if all of it was canceled; None if there will be no other."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
             if not self._waiting:
