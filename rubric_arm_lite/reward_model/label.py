@@ -193,7 +193,7 @@ def _judge(
 
 
 def _row(verdict: Verdict | None) -> dict[str, Any]:
-    """The journal's row of a pair; no verdict stands for equal responses."""
+    """The journal's row of a pair; its verdict is None for equal responses."""
     if verdict is None:
         return {"reason": "equal responses"}
     if not verdict.winners:

@@ -65,7 +65,7 @@ class Ranking:
         ranked: one entry per response; ties in input order.
         rubric: the criteria. If they are not usable nothing is judged, and all responses tie.
         pairs: pairs of different responses that were judged.
-        judge_calls: judgements asked for: pairs × 2 orders × votes.
+        judge_calls: number of judgements: pairs × 2 orders × votes.
         unparsed: judgements that named no winner.
     """
 

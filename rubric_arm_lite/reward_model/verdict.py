@@ -18,7 +18,7 @@ Orders = Literal["both", "original", "swapped"]
 
 
 def majority(winners: Sequence[Side | None]) -> Side | None:
-    """The side with more votes; None if equal or nobody voted."""
+    """The side with more votes; None if equal or without votes."""
     lead = sum(winner == "A" for winner in winners) - sum(winner == "B" for winner in winners)
     return "A" if lead > 0 else "B" if lead < 0 else None
 

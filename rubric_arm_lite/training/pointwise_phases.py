@@ -36,7 +36,7 @@ class PointwiseJudgePhase(JudgePhase):
         ]
 
     def score(self, groups: Sequence[RolloutGroup], seed: int) -> list[list[Reward]]:
-        """One reward per sample; groups stand in pairs, as :meth:`prepare` made them.
+        """One reward per sample; every two groups are one pair, as :meth:`prepare` made them.
 
         The adapter has not been updated since it wrote the samples, so their scores are its own.
         """
