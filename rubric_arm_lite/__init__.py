@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rubric_arm_lite.training import train, train_policy
     from rubric_arm_lite.types import PreferencePair, Rubric
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "PreferencePair",
