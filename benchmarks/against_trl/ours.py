@@ -25,10 +25,11 @@ from rubric_arm_lite.models import AdapterModel, Sampler, Sampling, load_model
 from rubric_arm_lite.prompts import parse_rubric
 from rubric_arm_lite.recipe import Recipe
 from rubric_arm_lite.reward_model import RubricCache, RubricGenerator, make_judge
+from rubric_arm_lite.training import JudgePhase, RubricPhase
 from rubric_arm_lite.training.advantages import group_advantages
 from rubric_arm_lite.training.alternating import rollout_step
 from rubric_arm_lite.training.learner import Learner
-from rubric_arm_lite.training.phases import JudgePhase, Phase, RubricPhase
+from rubric_arm_lite.training.phases import Phase
 from rubric_arm_lite.training.schedule import ScheduledPhase
 from rubric_arm_lite.types import ROLES, Example, PromptBlock, Reward, Role, RolloutGroup, Sample, StepMetrics
 

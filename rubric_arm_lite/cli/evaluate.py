@@ -18,7 +18,7 @@ from rubric_arm_lite.cli.common import (
 )
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.evaluation.caveats import evaluation_caveats
-from rubric_arm_lite.runs import IfExists, atomic_write, explained_disk_errors, recipe_of_run
+from rubric_arm_lite.runs import IfExists, atomic_write, explained_disk_errors, recipe_of
 
 if TYPE_CHECKING:
     from rubric_arm_lite.evaluation.benchmarks.catalogue import BestOf
@@ -120,13 +120,14 @@ def evaluate(
     from rubric_arm_lite.evaluation.benchmarks.load import load_benchmarks
     from rubric_arm_lite.evaluation.benchmarks.run import BENCHMARKS_FOLDER, check_folder
 
-    recipe_of_run(source.run)
+    recipe_of(source.run)
+    if out is None and not source.run.is_dir():
+        raise ConfigError(f"{source.run} is a recipe, which has no folder for results. Give --out.")
     folder = out or source.run / BENCHMARKS_FOLDER
     loaded = load_benchmarks(names, paths, rule, limit)
     check_folder(folder, loaded, policy)
-    _evaluate_benchmarks(
-        source.load(), loaded, folder, votes, policy, source.run, as_json
-    )  # loads no model before all checks
+    # The model is loaded only after all checks.
+    _evaluate_benchmarks(source.load(), loaded, folder, votes, policy, source.run, as_json)
 
 
 def _evaluate_pairs(

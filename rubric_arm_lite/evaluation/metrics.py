@@ -8,7 +8,7 @@ from typing import Any
 
 from rubric_arm_lite.prompts import check_format, prompt_text
 from rubric_arm_lite.recipe import derive_seed
-from rubric_arm_lite.reward_model.verdict import Verdict
+from rubric_arm_lite.reward_model import Verdict
 from rubric_arm_lite.types import CriterionKind, Judgement, ParseStatus, PreferencePair, Prompt, Recall, Rubric
 
 

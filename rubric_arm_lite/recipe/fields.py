@@ -104,7 +104,7 @@ class ModelSettings(Settings):
 
 
 class PointwiseWords(Settings):
-    """Words at the end of a criterion's line in a pointwise judgment; for a base whose tokenizer lacks the defaults."""
+    """Words that end a criterion's line in a pointwise judgement, for a base whose tokenizer lacks the defaults."""
 
     answer: str = "Answer:"
     """Text before the answer; may be empty."""
@@ -183,13 +183,13 @@ class TeacherSettings(Settings):
     malformed_rubric: Probability = 0.2
     """A rubric is malformed."""
     ignores_principles: Probability = 0.3
-    """A judgment ignores the principles and follows the hard rule."""
+    """A judgement ignores the principles and follows the hard rule."""
     prefers_first: Probability = 0.8
-    """A judgment of a pair that is undecided or careless prefers Response A."""
+    """A judgement of a pair that is undecided or careless prefers Response A."""
     careless: Probability = 0.25
-    """A judgment contradicts its own findings: a pairwise one follows `prefers_first`, a pointwise one negates them."""
+    """A judgement contradicts its own findings: pairwise it follows `prefers_first`, pointwise it negates them."""
     malformed_judgement: Probability = 0.25
-    """A judgment is malformed."""
+    """A judgement is malformed."""
 
     @model_validator(mode="after")
     def _check(self) -> TeacherSettings:
@@ -299,7 +299,7 @@ class WarmupSettings(SourceSettings):
 
     source: str | None = "testbed"
     """`testbed`; a file or folder with columns prompt, rubric, response_a, response_b, judgement (for a pointwise judge
-    response in place of the two); a Hub id with rubrics and judgments; or null to skip the warm-up."""
+    response in place of the two); a Hub id with rubrics and judgements; or null to skip the warm-up."""
     prompts: Positive = 200
     """Number of testbed prompts for which the teacher writes trajectories."""
     teacher: TeacherSettings = TeacherSettings()
@@ -363,10 +363,10 @@ class RewardSettings(Settings):
     function: str | None = None
     """Your own reward in place of the method's: `my_module:my_reward`, or `file.py:my_reward` beside the recipe."""
     format_weight: NonNegative = 1.0
-    """Weight of the format reward. Pairwise only: a malformed pointwise judgment has the reward −1."""
+    """Weight of the format reward. Pairwise only: a malformed pointwise judgement has the reward −1."""
     format_mode: Literal["strict", "graded"] = "strict"
     unparsed: Literal["zero", "mask"] = "zero"
-    """Rubric phase: an unparsed judgment counts as wrong (`zero`), or removes the rubric from its group (`mask`)."""
+    """Rubric phase: an unparsed judgement counts as wrong (`zero`), or removes the rubric from its group (`mask`)."""
     short_bonus: NonNegative = 0.1
     """Pointwise only: bonus for the shortest correct rubrics of a group."""
     short_from: Positive = 5
@@ -442,7 +442,7 @@ class EvaluationSettings(Settings):
     vote_temperature: PositiveFloat = 1.0
     bootstrap: Positive = 2000
     showcase: Annotated[int, Field(ge=0)] = 3
-    """Prompts whose rubrics and judgments are saved after every phase, as examples in the report."""
+    """Prompts whose rubrics and judgements are saved after every phase, as examples in the report."""
 
 
 class CheckpointSettings(Settings):

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from rubric_arm_lite import lazy_door
 
 if TYPE_CHECKING:
-    from rubric_arm_lite.training.phases import JudgePhase, RubricPhase
+    from rubric_arm_lite.training.phases import JudgePhase, Phase, RubricPhase, ScoredSample
     from rubric_arm_lite.training.plan import make_plan, plan_for
+    from rubric_arm_lite.training.pointwise_phases import PointwiseJudgePhase, PointwiseRubricPhase
     from rubric_arm_lite.training.policy.run import train_policy
     from rubric_arm_lite.training.run import RunResult, train
     from rubric_arm_lite.training.schedule import STAGES
@@ -22,8 +23,12 @@ if TYPE_CHECKING:
 __all__ = [
     "STAGES",
     "JudgePhase",
+    "Phase",
+    "PointwiseJudgePhase",
+    "PointwiseRubricPhase",
     "RubricPhase",
     "RunResult",
+    "ScoredSample",
     "SynthesisSettings",
     "Synthesizer",
     "make_plan",
@@ -35,8 +40,9 @@ __all__ = [
 __getattr__ = lazy_door(
     __name__,
     {
-        "phases": ["JudgePhase", "RubricPhase"],
+        "phases": ["JudgePhase", "Phase", "RubricPhase", "ScoredSample"],
         "plan": ["make_plan", "plan_for"],
+        "pointwise_phases": ["PointwiseJudgePhase", "PointwiseRubricPhase"],
         "policy.run": ["train_policy"],
         "run": ["RunResult", "train"],
         "schedule": ["STAGES"],

@@ -98,6 +98,6 @@ def _tokens_per_step(recipe: Recipe, role: Role) -> int:
         other = rubrics * recipe.rubric.max_completion_length
     else:
         orders = 2 if reward.judge_orders == "both" or pointwise else 1
-        judgments = settings.num_generations * settings.pairs_per_prompt * orders * reward.judge_samples
-        other = judgments * reward.judge_max_tokens
+        judgements = settings.num_generations * settings.pairs_per_prompt * orders * reward.judge_samples
+        other = judgements * reward.judge_max_tokens
     return settings.prompts_per_step * (rollouts + other)

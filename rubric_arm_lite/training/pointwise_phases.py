@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rubric_arm_lite.prompts import parse_pointwise
-from rubric_arm_lite.recipe import Recipe, derive_seed
-from rubric_arm_lite.recipe.plugins import load_plugin
+from rubric_arm_lite.recipe import Recipe, derive_seed, load_plugin
 from rubric_arm_lite.reward_model import PointwiseJudge, PointwiseVerdict, RubricGenerator, make_judge
 from rubric_arm_lite.reward_model.pointwise import JudgedText
 from rubric_arm_lite.training.phases import CustomReward, JudgePhase, Phase, RubricPhase, rubric_of

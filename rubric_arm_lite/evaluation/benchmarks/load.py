@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rubric_arm_lite.data import load_pairs
+from rubric_arm_lite.data import load_pairs, open_rows
 from rubric_arm_lite.data.rows import FILE_SUFFIXES
-from rubric_arm_lite.data.sources import open_rows
 from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark, BestOf, with_rule
 from rubric_arm_lite.evaluation.benchmarks.scoring import Item
