@@ -19,7 +19,7 @@ from rubric_arm_lite.recipe import ModelSettings
 from rubric_arm_lite.training.shapes import QWEN3
 from rubric_arm_lite.types import ROLES
 
-SHAPES = {name.rpartition("-")[2].lower(): fields for name, fields in QWEN3.items()}
+SHAPES = {name.rpartition("-")[2].lower(): dict(fields) for name, fields in QWEN3.items()}
 SHAPES["tiny"] = {
     **SHAPES["8b"],
     "num_hidden_layers": 2,
