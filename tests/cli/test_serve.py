@@ -92,7 +92,7 @@ def judge_output(run: Path, state: str, votes: int, tmp_path: Path) -> dict[str,
 def as_judge_row(answer: dict[str, Any]) -> dict[str, object]:
     """An answer over HTTP under the column names of ``judge``."""
     names = ("winner", "confidence", "consistent")
-    texts = {"judgement": answer["given"][0]["text"], "judgement_swapped": answer["swapped"][0]["text"]}
+    texts = {"judgement": answer["original"][0]["text"], "judgement_swapped": answer["swapped"][0]["text"]}
     return {**{name: answer[name] for name in names}, "rubric": answer["rubric"]["text"], **texts}
 
 
@@ -114,7 +114,7 @@ def test_play_has_every_state(run: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         for state in ("warm-up", "final", "state-000004", "final"):
             answer = client.post("v1/compare", json={**BODY, "state": state}).json()
             assert answer["state"] == state
-            texts.add((state, answer["given"][0]["text"], answer["swapped"][0]["text"]))
+            texts.add((state, answer["original"][0]["text"], answer["swapped"][0]["text"]))
         assert len(texts) == 3  # the same again for the same state
         assert len({text[1:] for text in texts}) == 3  # and another for another
         example = client.get("v1/example").json()

@@ -90,7 +90,7 @@ def test_errors_name_the_role(folders: tuple[Path, Path], tmp_path: Path) -> Non
     recipe.write_text("extends: released-8b.yaml\nmodel: {backend: unsloth}\n")
     with pytest.raises(ConfigError, match="unsloth cannot run the two models"):
         load_recipe(recipe)
-    assert "are asked and evaluated, not trained" in refused("run", "released-8b", "--run-dir", tmp_path / "run")
+    assert "can be used and evaluated, but not trained" in refused("run", "released-8b", "--run-dir", tmp_path / "run")
     assert "for the adapters of a run" in refused("rubric", "released-8b", "hello", "--state", "latest")
 
 

@@ -141,7 +141,7 @@ def test_every_request_is_answered_once_or_cancelled(plan: list[tuple[int, bool]
     model.go.set()
     assert batcher.close(10)
     for future, (n, leaves) in zip(futures, plan, strict=True):
-        assert future.canceled() if leaves else future.result(0) == 10 * n
+        assert future.cancelled() if leaves else future.result(0) == 10 * n
     answered = [n for taken in model.batches[1:] for n in taken]
     assert sorted(answered) == sorted(n for n, leaves in plan if not leaves)
     assert all(len(taken) <= batch and len({n % 3 for n in taken}) == 1 for taken in model.batches)
