@@ -1,7 +1,7 @@
 """Rubric-ARM on one consumer GPU: a rubric generator and a judge, learned by alternating GRPO.
 
-Importing this package loads neither torch nor transformers; each is imported where it is used. What stands in
-``__all__`` here and in the ``__init__`` of each room is the public interface; anything else may move.
+Importing this package loads neither torch nor transformers; each is imported where it is used. What stands here and in
+the ``__init__`` of each room is the public interface; anything else may move.
 """
 
 from __future__ import annotations
@@ -11,29 +11,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rubric_arm_lite.recipe import Recipe, load_recipe
-    from rubric_arm_lite.reward_model import RubricRewardModel, Verdict, rubric_arm_reward
-    from rubric_arm_lite.training import train, train_policy
-    from rubric_arm_lite.types import PreferencePair, Rubric
+    from rubric_arm_lite.recipe import Recipe as Recipe
+    from rubric_arm_lite.recipe import load_recipe as load_recipe
+    from rubric_arm_lite.reward_model import RubricRewardModel as RubricRewardModel
+    from rubric_arm_lite.reward_model import Verdict as Verdict
+    from rubric_arm_lite.reward_model import rubric_arm_reward as rubric_arm_reward
+    from rubric_arm_lite.training import train as train
+    from rubric_arm_lite.training import train_policy as train_policy
+    from rubric_arm_lite.types import PreferencePair as PreferencePair
+    from rubric_arm_lite.types import Rubric as Rubric
 
 __version__ = "0.2.0"
 
-__all__ = [
-    "PreferencePair",
-    "Recipe",
-    "Rubric",
-    "RubricRewardModel",
-    "Verdict",
-    "__version__",
-    "load_recipe",
-    "rubric_arm_reward",
-    "train",
-    "train_policy",
-]
 
-
-def lazy_door(package: str, exports: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """A module ``__getattr__`` that imports an exported name from its module when it is first used.
+def lazy_door(
+    package: str, exports: Mapping[str, Sequence[str]]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """``__getattr__``, ``__dir__`` and ``__all__`` of a package that imports an exported name when it is first used.
 
     Args:
         exports: names by the module of ``package`` that defines them.
@@ -45,10 +39,10 @@ def lazy_door(package: str, exports: Mapping[str, Sequence[str]]) -> Callable[[s
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(import_module(f"{package}.{modules[name]}"), name)
 
-    return load
+    return load, lambda: sorted(modules), list(modules)
 
 
-__getattr__ = lazy_door(
+__getattr__, __dir__, __all__ = lazy_door(
     __name__,
     {
         "recipe": ["Recipe", "load_recipe"],

@@ -137,8 +137,19 @@ def test_the_root_has_ten_rooms_and_two_files_beside_its_door() -> None:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_every_room_has_a_door_that_says_what_it_is(room: str) -> None:
-    door = ast.parse(source_of(f"{room}.__init__"))
-    assert len((ast.get_docstring(door) or "").splitlines()) >= 3, "say what the room is for, what enters, what leaves"
+    lines = (ast.get_docstring(ast.parse(source_of(f"{room}.__init__"))) or "").splitlines()
+    for start in ("Input: ", "Output: "):
+        assert any(line.startswith(start) for line in lines), f"say what the room is for, and {start}what it is"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if "lazy_door(" in source_of(name)])
+def test_a_lazy_door_loads_what_it_shows_to_type_checkers(name: str) -> None:
+    package = ".".join([PACKAGE, *name.split(".")[:-1]])
+    door = ast.parse(source_of(name))
+    (table,) = [node for node in ast.walk(door) if isinstance(node, ast.Dict)]
+    exports = ast.literal_eval(table)
+    loaded = {f"{package}.{module}.{export}" for module in exports for export in exports[module]}
+    assert loaded == {found.target for found in imports_of(source_of(name)) if not found.at_import}
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -1,37 +1,27 @@
-"""Data: source rows in, preference pairs and warm-up rows out.
+"""Data: source rows become preference pairs and warm-up rows.
 
-Files, folders and Hub data sets in their published formats enter, or the embedded testbed.
-:class:`~rubric_arm_lite.types.PreferencePair`, prompts with the pairs that share them, and warm-up trajectories leave;
-every skipped row is counted by reason. A new format is a :class:`~.formats.Format`, or a plug-in named in the recipe.
+Input: files, folders and Hub data sets in their published formats, or the embedded testbed.
+Output: :class:`~rubric_arm_lite.types.PreferencePair`, prompts with their pairs, and warm-up trajectories; every
+skipped row is counted by reason. A new format is a :class:`~.formats.Format`, or a plug-in named in the recipe.
+Exported: readers of every kind of file, :func:`load_data` for a recipe, and how prompts are grouped and split.
 """
 
 from __future__ import annotations
 
-from rubric_arm_lite.data.blocks import blocks_from_pairs, shuffle_blocks, split_blocks
-from rubric_arm_lite.data.counts import BadRows, Counts
-from rubric_arm_lite.data.load import RunData, load_data, read_blocks
-from rubric_arm_lite.data.pairs import WarmupRow, load_pairs, prompt_as_json, prompt_of
-from rubric_arm_lite.data.reader import read_pairs
-from rubric_arm_lite.data.rows import Row, RowError
-from rubric_arm_lite.data.sources import open_rows
-from rubric_arm_lite.data.trajectories import read_trajectories
-
-__all__ = [
-    "BadRows",
-    "Counts",
-    "Row",
-    "RowError",
-    "RunData",
-    "WarmupRow",
-    "blocks_from_pairs",
-    "load_data",
-    "load_pairs",
-    "open_rows",
-    "prompt_as_json",
-    "prompt_of",
-    "read_blocks",
-    "read_pairs",
-    "read_trajectories",
-    "shuffle_blocks",
-    "split_blocks",
-]
+from rubric_arm_lite.data.blocks import blocks_from_pairs as blocks_from_pairs
+from rubric_arm_lite.data.blocks import shuffle_blocks as shuffle_blocks
+from rubric_arm_lite.data.blocks import split_blocks as split_blocks
+from rubric_arm_lite.data.counts import BadRows as BadRows
+from rubric_arm_lite.data.counts import Counts as Counts
+from rubric_arm_lite.data.load import RunData as RunData
+from rubric_arm_lite.data.load import load_data as load_data
+from rubric_arm_lite.data.load import read_blocks as read_blocks
+from rubric_arm_lite.data.pairs import WarmupRow as WarmupRow
+from rubric_arm_lite.data.pairs import load_pairs as load_pairs
+from rubric_arm_lite.data.pairs import prompt_as_json as prompt_as_json
+from rubric_arm_lite.data.pairs import prompt_of as prompt_of
+from rubric_arm_lite.data.reader import read_pairs as read_pairs
+from rubric_arm_lite.data.rows import Row as Row
+from rubric_arm_lite.data.rows import RowError as RowError
+from rubric_arm_lite.data.sources import open_rows as open_rows
+from rubric_arm_lite.data.trajectories import read_trajectories as read_trajectories

@@ -1,7 +1,9 @@
 """Evaluation: accuracy in both orders, position bias, format and public benchmarks.
 
-Enter: a generator and a judge, and labeled pairs. Leave: values with intervals, one row per pair, caveats where a
-number says less than it seems to. A new public benchmark is an entry in :mod:`.benchmarks.catalogue`.
+Input: a generator and a judge, and labeled pairs.
+Output: values with intervals, one row per pair, and caveats where a number says less than it seems to. A new public
+benchmark is an entry in :mod:`.benchmarks.catalogue`. Exported: :func:`evaluate_run` for a run directory and the parts
+it is made of.
 """
 
 from __future__ import annotations
@@ -11,22 +13,15 @@ from typing import TYPE_CHECKING
 from rubric_arm_lite import lazy_door
 
 if TYPE_CHECKING:
-    from rubric_arm_lite.evaluation.benchmarks.results import Result
-    from rubric_arm_lite.evaluation.evaluate import AdapterPair, Evaluation, Evaluator, make_evaluator
-    from rubric_arm_lite.evaluation.metrics import bootstrap_interval
-    from rubric_arm_lite.evaluation.run import evaluate_run
+    from rubric_arm_lite.evaluation.benchmarks.results import Result as Result
+    from rubric_arm_lite.evaluation.evaluate import AdapterPair as AdapterPair
+    from rubric_arm_lite.evaluation.evaluate import Evaluation as Evaluation
+    from rubric_arm_lite.evaluation.evaluate import Evaluator as Evaluator
+    from rubric_arm_lite.evaluation.evaluate import make_evaluator as make_evaluator
+    from rubric_arm_lite.evaluation.metrics import bootstrap_interval as bootstrap_interval
+    from rubric_arm_lite.evaluation.run import evaluate_run as evaluate_run
 
-__all__ = [
-    "AdapterPair",
-    "Evaluation",
-    "Evaluator",
-    "Result",
-    "bootstrap_interval",
-    "evaluate_run",
-    "make_evaluator",
-]
-
-__getattr__ = lazy_door(
+__getattr__, __dir__, __all__ = lazy_door(
     __name__,
     {
         "benchmarks.results": ["Result"],

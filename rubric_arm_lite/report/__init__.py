@@ -1,7 +1,8 @@
 """Reports: one self-contained HTML page and one Markdown text per run, from its logs alone.
 
-Enter: a run directory. Leave: ``report.html`` and ``report.md``; texts of models and data are always escaped. Structure
-and static texts of both are in ``templates/``.
+Input: a run directory.
+Output: ``report.html`` and ``report.md``; texts of models and data are always escaped. ``templates/`` has structure and
+static texts of both. Exported: writers of both kinds of report, and the table of benchmarks alone.
 """
 
 from __future__ import annotations
@@ -11,13 +12,12 @@ from typing import TYPE_CHECKING
 from rubric_arm_lite import lazy_door
 
 if TYPE_CHECKING:
-    from rubric_arm_lite.report.policy import write_policy_report
-    from rubric_arm_lite.report.read import safe_text
-    from rubric_arm_lite.report.render import benchmarks_text, write_report
+    from rubric_arm_lite.report.policy import write_policy_report as write_policy_report
+    from rubric_arm_lite.report.read import safe_text as safe_text
+    from rubric_arm_lite.report.render import benchmarks_text as benchmarks_text
+    from rubric_arm_lite.report.render import write_report as write_report
 
-__all__ = ["benchmarks_text", "safe_text", "write_policy_report", "write_report"]
-
-__getattr__ = lazy_door(
+__getattr__, __dir__, __all__ = lazy_door(
     __name__,
     {
         "policy": ["write_policy_report"],

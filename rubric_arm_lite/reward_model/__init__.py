@@ -1,7 +1,10 @@
 """The reward model: a rubric generator and a judge, for Python, TRL, files and HTTP.
 
-Enter: prompts and responses without labels. Leave: rubrics, verdicts in both orders with their findings, rankings and
-pointwise scores. Everything that asks the judge, in training, evaluation and serving, asks it through this room.
+Input: prompts and responses without labels.
+Output: rubrics, verdicts in both orders with their findings, rankings and pointwise scores. Everything that asks the
+judge, in training, evaluation and serving, asks it through this room.
+Exported: :class:`RubricRewardModel` and its parts (:class:`RubricGenerator`, :class:`Judge`, :class:`PointwiseJudge`),
+labeling, export, and TRL's reward function.
 """
 
 from __future__ import annotations
@@ -11,37 +14,26 @@ from typing import TYPE_CHECKING
 from rubric_arm_lite import lazy_door
 
 if TYPE_CHECKING:
-    from rubric_arm_lite.reward_model.export import export_run, files_to_push, push_to_hub
-    from rubric_arm_lite.reward_model.generator import RubricCache, RubricGenerator
-    from rubric_arm_lite.reward_model.judge import Judge, check_compares, longest_prompt, make_judge
-    from rubric_arm_lite.reward_model.label import label_responses
-    from rubric_arm_lite.reward_model.model import RubricRewardModel
-    from rubric_arm_lite.reward_model.pointwise import PointwiseJudge, PointwiseScore, PointwiseVerdict, mean_score
-    from rubric_arm_lite.reward_model.trl import rubric_arm_reward
-    from rubric_arm_lite.reward_model.verdict import Verdict, majority
+    from rubric_arm_lite.reward_model.export import export_run as export_run
+    from rubric_arm_lite.reward_model.export import files_to_push as files_to_push
+    from rubric_arm_lite.reward_model.export import push_to_hub as push_to_hub
+    from rubric_arm_lite.reward_model.generator import RubricCache as RubricCache
+    from rubric_arm_lite.reward_model.generator import RubricGenerator as RubricGenerator
+    from rubric_arm_lite.reward_model.judge import Judge as Judge
+    from rubric_arm_lite.reward_model.judge import check_compares as check_compares
+    from rubric_arm_lite.reward_model.judge import longest_prompt as longest_prompt
+    from rubric_arm_lite.reward_model.judge import make_judge as make_judge
+    from rubric_arm_lite.reward_model.label import label_responses as label_responses
+    from rubric_arm_lite.reward_model.model import RubricRewardModel as RubricRewardModel
+    from rubric_arm_lite.reward_model.pointwise import PointwiseJudge as PointwiseJudge
+    from rubric_arm_lite.reward_model.pointwise import PointwiseScore as PointwiseScore
+    from rubric_arm_lite.reward_model.pointwise import PointwiseVerdict as PointwiseVerdict
+    from rubric_arm_lite.reward_model.pointwise import mean_score as mean_score
+    from rubric_arm_lite.reward_model.trl import rubric_arm_reward as rubric_arm_reward
+    from rubric_arm_lite.reward_model.verdict import Verdict as Verdict
+    from rubric_arm_lite.reward_model.verdict import majority as majority
 
-__all__ = [
-    "Judge",
-    "PointwiseJudge",
-    "PointwiseScore",
-    "PointwiseVerdict",
-    "RubricCache",
-    "RubricGenerator",
-    "RubricRewardModel",
-    "Verdict",
-    "check_compares",
-    "export_run",
-    "files_to_push",
-    "label_responses",
-    "longest_prompt",
-    "majority",
-    "make_judge",
-    "mean_score",
-    "push_to_hub",
-    "rubric_arm_reward",
-]
-
-__getattr__ = lazy_door(
+__getattr__, __dir__, __all__ = lazy_door(
     __name__,
     {
         "export": ["export_run", "files_to_push", "push_to_hub"],

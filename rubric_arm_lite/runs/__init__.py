@@ -1,30 +1,28 @@
 """Run directories: the only code that writes results, safe against ``kill -9`` at any moment.
 
-Input: log rows, checkpoints and finished stages. Output: ``runs/NAME`` with its commit point, journals that let a
-killed job resume, and readers of a run's recipe, states and adapters.
+Input: log rows, checkpoints and finished stages.
+Output: ``runs/NAME`` with its commit point (:class:`RunDirectory`), a :class:`Journal` from which a killed job resumes,
+and readers of a run's logs, recipe, states and adapters. Also exported: :class:`Progress`, what a job reports.
 """
 
 from __future__ import annotations
 
-from rubric_arm_lite.runs.directory import IfExists, RunDirectory, package_versions
-from rubric_arm_lite.runs.files import atomic_write, explained_disk_errors
-from rubric_arm_lite.runs.journal import Journal
-from rubric_arm_lite.runs.logs import read_jsonl, read_object
-from rubric_arm_lite.runs.progress import NoProgress, Progress
-from rubric_arm_lite.runs.states import adapter_folder, recipe_of, recipe_of_run
-
-__all__ = [
-    "IfExists",
-    "Journal",
-    "NoProgress",
-    "Progress",
-    "RunDirectory",
-    "adapter_folder",
-    "atomic_write",
-    "explained_disk_errors",
-    "package_versions",
-    "read_jsonl",
-    "read_object",
-    "recipe_of",
-    "recipe_of_run",
-]
+from rubric_arm_lite.runs.directory import RECIPE as RECIPE
+from rubric_arm_lite.runs.directory import STATE as STATE
+from rubric_arm_lite.runs.directory import FollowedDirectory as FollowedDirectory
+from rubric_arm_lite.runs.directory import IfExists as IfExists
+from rubric_arm_lite.runs.directory import RunDirectory as RunDirectory
+from rubric_arm_lite.runs.directory import RunState as RunState
+from rubric_arm_lite.runs.directory import package_versions as package_versions
+from rubric_arm_lite.runs.files import atomic_write as atomic_write
+from rubric_arm_lite.runs.files import explained_disk_errors as explained_disk_errors
+from rubric_arm_lite.runs.journal import Journal as Journal
+from rubric_arm_lite.runs.logs import LogRow as LogRow
+from rubric_arm_lite.runs.logs import read_jsonl as read_jsonl
+from rubric_arm_lite.runs.logs import read_object as read_object
+from rubric_arm_lite.runs.progress import NoProgress as NoProgress
+from rubric_arm_lite.runs.progress import Progress as Progress
+from rubric_arm_lite.runs.states import adapter_folder as adapter_folder
+from rubric_arm_lite.runs.states import recipe_of as recipe_of
+from rubric_arm_lite.runs.states import recipe_of_run as recipe_of_run
+from rubric_arm_lite.runs.states import states_of as states_of

@@ -1,8 +1,10 @@
 """Training: alternating GRPO over two adapters, from warm-up to the final adapters.
 
-:mod:`.alternating` is the method on one page; :mod:`.phases` says what each role is asked and earns, :mod:`.rewards`
-holds the rewards, :mod:`.losses` the clipped loss, :mod:`.learner` the update of one adapter. :mod:`.run` has
-``train``, which takes a recipe through all stages; :mod:`.policy` trains a third adapter against the reward model.
+Input: a recipe and its data.
+Output: adapters and log rows. :mod:`.alternating` is the method on one page; :mod:`.phases` says what each role is
+asked and earns, :mod:`.rewards` holds the rewards, :mod:`.losses` the loss, :mod:`.learner` the update of one adapter.
+Exported: :func:`train`, which takes a recipe through all stages, :func:`train_policy`, which trains a third adapter
+against the reward model, phases for plug-ins, synthesis of warm-up texts, and plans of memory.
 """
 
 from __future__ import annotations
@@ -12,32 +14,22 @@ from typing import TYPE_CHECKING
 from rubric_arm_lite import lazy_door
 
 if TYPE_CHECKING:
-    from rubric_arm_lite.training.phases import JudgePhase, Phase, RubricPhase, ScoredSample
-    from rubric_arm_lite.training.plan import make_plan, plan_for
-    from rubric_arm_lite.training.pointwise_phases import PointwiseJudgePhase, PointwiseRubricPhase
-    from rubric_arm_lite.training.policy.run import train_policy
-    from rubric_arm_lite.training.run import RunResult, train
-    from rubric_arm_lite.training.schedule import STAGES
-    from rubric_arm_lite.training.synthesize import SynthesisSettings, Synthesizer
+    from rubric_arm_lite.training.phases import JudgePhase as JudgePhase
+    from rubric_arm_lite.training.phases import Phase as Phase
+    from rubric_arm_lite.training.phases import RubricPhase as RubricPhase
+    from rubric_arm_lite.training.phases import ScoredSample as ScoredSample
+    from rubric_arm_lite.training.plan import make_plan as make_plan
+    from rubric_arm_lite.training.plan import plan_for as plan_for
+    from rubric_arm_lite.training.pointwise_phases import PointwiseJudgePhase as PointwiseJudgePhase
+    from rubric_arm_lite.training.pointwise_phases import PointwiseRubricPhase as PointwiseRubricPhase
+    from rubric_arm_lite.training.policy.run import train_policy as train_policy
+    from rubric_arm_lite.training.run import RunResult as RunResult
+    from rubric_arm_lite.training.run import train as train
+    from rubric_arm_lite.training.schedule import STAGES as STAGES
+    from rubric_arm_lite.training.synthesize import SynthesisSettings as SynthesisSettings
+    from rubric_arm_lite.training.synthesize import Synthesizer as Synthesizer
 
-__all__ = [
-    "STAGES",
-    "JudgePhase",
-    "Phase",
-    "PointwiseJudgePhase",
-    "PointwiseRubricPhase",
-    "RubricPhase",
-    "RunResult",
-    "ScoredSample",
-    "SynthesisSettings",
-    "Synthesizer",
-    "make_plan",
-    "plan_for",
-    "train",
-    "train_policy",
-]
-
-__getattr__ = lazy_door(
+__getattr__, __dir__, __all__ = lazy_door(
     __name__,
     {
         "phases": ["JudgePhase", "Phase", "RubricPhase", "ScoredSample"],

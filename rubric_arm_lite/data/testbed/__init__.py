@@ -1,8 +1,9 @@
 """The testbed: a synthetic preference world on which the whole pipeline trains on a CPU, and learns.
 
-:mod:`world` generates prompts, responses and preferences; :mod:`trajectories` writes imperfect warm-up texts;
-:mod:`oracle` computes the accuracy of a perfect judge. The tiny base in ``assets/`` was trained by
-``benchmarks/testbed_base`` of the repository.
+Input: a seed and the settings of a world.
+Output: prompts, responses and preferences (:class:`World`), imperfect warm-up texts (:mod:`.trajectories`), and the
+accuracy of a perfect judge (:func:`oracle`). The tiny base in ``assets/`` was trained by ``benchmarks/testbed_base`` of
+the repository.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from rubric_arm_lite.data.testbed.oracle import oracle
-from rubric_arm_lite.data.testbed.world import PRINCIPLES, World, parse_task
-
-__all__ = ["PRINCIPLES", "TRAIN_PROMPTS", "World", "base_folder", "oracle", "parse_task"]
+from rubric_arm_lite.data.testbed.oracle import oracle as oracle
+from rubric_arm_lite.data.testbed.world import PRINCIPLES as PRINCIPLES
+from rubric_arm_lite.data.testbed.world import World as World
+from rubric_arm_lite.data.testbed.world import parse_task as parse_task
 
 TRAIN_PROMPTS = 480
 """Training prompts if a recipe does not set their number."""
