@@ -201,7 +201,7 @@ def testbed_pairs(
     prompts: Annotated[int, typer.Option(min=1, help="Number of prompts.")] = 100,
 ) -> None:
     """Write preference pairs of a world as JSONL, in the format of your own data."""
-    from rubric_arm_lite.data.testbed.world import World
+    from rubric_arm_lite.data.testbed import World
     from rubric_arm_lite.recipe import load_recipe
 
     try:

@@ -16,8 +16,7 @@ from typing import Any, Literal
 from rubric_arm_lite.data.rows import Row, kind, show, without, wrong_type
 from rubric_arm_lite.errors import first_line
 from rubric_arm_lite.prompts import prompt_hash
-from rubric_arm_lite.recipe import load_plugin
-from rubric_arm_lite.recipe.plugins import is_plugin
+from rubric_arm_lite.recipe import is_plugin, load_plugin
 from rubric_arm_lite.types import Message, PreferencePair, Prompt, Side
 
 _WINNER = re.compile(r"(?:(?:response|answer|assistant|model)[ _-]*)?([ab])")

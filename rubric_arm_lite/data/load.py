@@ -21,8 +21,7 @@ from rubric_arm_lite.data.testbed import TRAIN_PROMPTS, World, parse_task
 from rubric_arm_lite.data.testbed.world import named_attributes
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.prompts import prompt_hash
-from rubric_arm_lite.recipe import DataSettings, Recipe
-from rubric_arm_lite.recipe.plugins import is_plugin
+from rubric_arm_lite.recipe import DataSettings, Recipe, is_plugin
 from rubric_arm_lite.types import PreferencePair, Prompt, PromptBlock, Recall, Rubric
 
 

@@ -31,8 +31,7 @@ from rubric_arm_lite.data.rows import Row, RowError
 from rubric_arm_lite.data.sources import open_rows, was_saved
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.prompts import prompt_hash
-from rubric_arm_lite.recipe import DataSettings, derive_seed
-from rubric_arm_lite.recipe.fields import SourceSettings
+from rubric_arm_lite.recipe import DataSettings, SourceSettings, derive_seed
 from rubric_arm_lite.types import PreferencePair, Prompt
 
 Item = TypeVar("Item")

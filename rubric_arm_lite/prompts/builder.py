@@ -30,8 +30,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.prompts.parsing import INVISIBLE, LINE_BREAK, fold, judgement_part
-from rubric_arm_lite.recipe import BUILT_IN_TEMPLATES
-from rubric_arm_lite.recipe.fields import PromptSettings
+from rubric_arm_lite.recipe import BUILT_IN_TEMPLATES, PromptSettings
 from rubric_arm_lite.types import Prompt, Rubric
 
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)

@@ -16,8 +16,7 @@ from rubric_arm_lite.report.panels import evaluation_axis
 from rubric_arm_lite.report.read import EvaluationRow, finite_numbers, read_file, read_metrics
 from rubric_arm_lite.report.render import render, write_pair
 from rubric_arm_lite.report.tables import ABSENT, Column, evaluation_table
-from rubric_arm_lite.runs.directory import RECIPE
-from rubric_arm_lite.runs.logs import LogRow
+from rubric_arm_lite.runs import RECIPE, LogRow
 from rubric_arm_lite.training.policy.evaluate import alarms
 from rubric_arm_lite.training.policy.pairs import REASONS
 from rubric_arm_lite.training.policy.stages import alarm_text, curve

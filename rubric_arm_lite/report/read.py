@@ -18,9 +18,7 @@ from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.evaluation import Result
 from rubric_arm_lite.evaluation.benchmarks.run import BENCHMARKS_FOLDER, read_results
 from rubric_arm_lite.recipe import Recipe, load_recipe
-from rubric_arm_lite.runs import read_jsonl, read_object
-from rubric_arm_lite.runs.directory import RECIPE, STATE, RunState
-from rubric_arm_lite.runs.logs import LogRow
+from rubric_arm_lite.runs import RECIPE, STATE, LogRow, RunState, read_jsonl, read_object
 from rubric_arm_lite.training.schedule import scheduled_phases
 
 METRICS = "metrics.jsonl"

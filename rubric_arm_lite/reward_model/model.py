@@ -11,8 +11,7 @@ from rubric_arm_lite.data import prompt_of
 from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.models import ChatSampler, Sampling
 from rubric_arm_lite.prompts import PromptBuilder, Templates, prompt_hash
-from rubric_arm_lite.recipe import Recipe, derive_seed, load_recipe
-from rubric_arm_lite.recipe.fields import CheckpointPair
+from rubric_arm_lite.recipe import CheckpointPair, Recipe, derive_seed, load_recipe
 from rubric_arm_lite.reward_model.generator import RubricCache, RubricGenerator
 from rubric_arm_lite.reward_model.judge import check_compares, given_rubric, pairwise_judge, pointwise_judge
 from rubric_arm_lite.reward_model.pointwise import PointwiseScore, unscored

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from rubric_arm_lite.runs.directory import RECIPE as RECIPE
 from rubric_arm_lite.runs.directory import STATE as STATE
-from rubric_arm_lite.runs.directory import FollowedDirectory as FollowedDirectory
 from rubric_arm_lite.runs.directory import IfExists as IfExists
 from rubric_arm_lite.runs.directory import RunDirectory as RunDirectory
 from rubric_arm_lite.runs.directory import RunState as RunState

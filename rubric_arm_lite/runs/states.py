@@ -7,8 +7,7 @@ import re
 from pathlib import Path
 
 from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError
-from rubric_arm_lite.recipe import PolicyRecipe, Recipe, load_recipe, load_settings
-from rubric_arm_lite.recipe.load import shipped_names
+from rubric_arm_lite.recipe import PolicyRecipe, Recipe, load_recipe, load_settings, shipped_names
 from rubric_arm_lite.runs.directory import RECIPE, STATE, read_state
 from rubric_arm_lite.types import ROLES
 

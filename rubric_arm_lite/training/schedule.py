@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rubric_arm_lite.recipe import GRPOSettings, PolicyRecipe, Recipe, ScheduleSettings
-from rubric_arm_lite.recipe.fields import Order
+from rubric_arm_lite.recipe import GRPOSettings, Order, PolicyRecipe, Recipe, ScheduleSettings
 from rubric_arm_lite.types import PromptBlock, Role
 
 STAGES = ("base", "warmup-rubric", "warmup-judge", "warmup", "alternating", "cross-play", "final")

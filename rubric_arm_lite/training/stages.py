@@ -165,7 +165,7 @@ def _describe_data(state: TrainingState) -> None:
     if state.counts:
         described["sources"] = [counts.as_json() for counts in state.counts]
     if data.world is not None:
-        from rubric_arm_lite.data.testbed.oracle import oracle
+        from rubric_arm_lite.data.testbed import oracle
 
         described |= {"oracle": oracle(data.world, pairs), "likes": data.world.likes}
     state.directory.write_json("data.json", described)

@@ -29,8 +29,7 @@ from rubric_arm_lite.prompts.parsing import (
     WINNER_PREFIX,
 )
 from rubric_arm_lite.prompts.pointwise import pointwise_line
-from rubric_arm_lite.recipe import PointwiseWords
-from rubric_arm_lite.recipe.fields import TeacherSettings
+from rubric_arm_lite.recipe import PointwiseWords, TeacherSettings
 from rubric_arm_lite.types import Comparison, Criterion, CriterionKind, PromptBlock, Rubric, Side
 
 

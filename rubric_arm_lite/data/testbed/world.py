@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from rubric_arm_lite.prompts import prompt_hash
-from rubric_arm_lite.recipe.fields import WorldSettings
+from rubric_arm_lite.recipe import WorldSettings
 from rubric_arm_lite.types import Criterion, CriterionKind, ParseStatus, PreferencePair, PromptBlock, Rubric
 
 TOPICS = ("gardens", "rivers", "trains", "kitchens", "markets", "castles")

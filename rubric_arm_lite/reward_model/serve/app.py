@@ -137,7 +137,7 @@ async def _disconnected(request: Request) -> None:
 
 
 def _add_examples(app: FastAPI, recipe: Recipe) -> None:
-    from rubric_arm_lite.data.testbed.world import World
+    from rubric_arm_lite.data.testbed import World
 
     blocks = World(recipe.seed, recipe.data.world).blocks("test", EXAMPLE_BLOCKS)
     pairs = [pair for block in blocks for pair in block.pairs]

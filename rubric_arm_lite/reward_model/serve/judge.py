@@ -20,8 +20,7 @@ from rubric_arm_lite.reward_model.serve.schema import (
     answer_of,
     is_skipped,
 )
-from rubric_arm_lite.runs import adapter_folder
-from rubric_arm_lite.runs.states import states_of
+from rubric_arm_lite.runs import adapter_folder, states_of
 from rubric_arm_lite.types import ROLES
 
 

@@ -14,8 +14,7 @@ from typing import Any
 
 from rubric_arm_lite.errors import DataError, TrainingError
 from rubric_arm_lite.models import load_for_trainer, load_tokenizer
-from rubric_arm_lite.recipe import ModelSettings
-from rubric_arm_lite.recipe.policy import DPOSettings
+from rubric_arm_lite.recipe import DPOSettings, ModelSettings
 from rubric_arm_lite.training.policy.pairs import TrainingPair
 from rubric_arm_lite.training.warmup import run_trainer, trainer_arguments, weights_kept
 

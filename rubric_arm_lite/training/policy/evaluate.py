@@ -17,8 +17,7 @@ from rubric_arm_lite.evaluation import bootstrap_interval
 from rubric_arm_lite.models import AdapterModel, Sampling, TokenBudget
 from rubric_arm_lite.models.shared_prefix.batching import make_batch, make_rows, micro_batches
 from rubric_arm_lite.prompts import PromptBuilder
-from rubric_arm_lite.recipe import AnswerSettings, derive_seed
-from rubric_arm_lite.recipe.policy import PolicyEvaluationSettings
+from rubric_arm_lite.recipe import AnswerSettings, PolicyEvaluationSettings, derive_seed
 from rubric_arm_lite.training.policy.judges import FixedRubricJudge, IndependentJudge, Request
 from rubric_arm_lite.types import Example, RolloutGroup
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from rubric_arm_lite.data.testbed.world import World, parse_task
+from rubric_arm_lite.data.testbed import World, parse_task
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.models import AdapterModel, ServerSettings, load_model
 from rubric_arm_lite.recipe import ModelSettings, PolicyRecipe, Recipe

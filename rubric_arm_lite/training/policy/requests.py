@@ -10,8 +10,7 @@ from pathlib import Path
 
 from rubric_arm_lite.data import shuffle_blocks, split_blocks
 from rubric_arm_lite.data.pairs import load_answers, load_prompts
-from rubric_arm_lite.data.testbed import TRAIN_PROMPTS
-from rubric_arm_lite.data.testbed.world import World
+from rubric_arm_lite.data.testbed import TRAIN_PROMPTS, World
 from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.prompts import prompt_hash
 from rubric_arm_lite.recipe import PolicyRecipe, Recipe
