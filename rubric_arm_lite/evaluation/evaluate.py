@@ -24,7 +24,7 @@ from rubric_arm_lite.models import Sampling
 from rubric_arm_lite.prompts import prompt_text
 from rubric_arm_lite.recipe import EvaluationSettings, Recipe, derive_seed
 from rubric_arm_lite.reward_model import Judge, PointwiseVerdict, RubricGenerator, Verdict, make_judge, mean_score
-from rubric_arm_lite.reward_model.pointwise import is_tie, margin_accuracy, score_of_words
+from rubric_arm_lite.reward_model.verdict import is_tie, margin_accuracy, score_of_words
 from rubric_arm_lite.types import ParseStatus, PreferencePair, Recall, Rubric, Side
 
 

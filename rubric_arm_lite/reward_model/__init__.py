@@ -20,29 +20,29 @@ if TYPE_CHECKING:
     from rubric_arm_lite.reward_model.generator import RubricCache as RubricCache
     from rubric_arm_lite.reward_model.generator import RubricGenerator as RubricGenerator
     from rubric_arm_lite.reward_model.judge import Judge as Judge
+    from rubric_arm_lite.reward_model.judge import PointwiseJudge as PointwiseJudge
     from rubric_arm_lite.reward_model.judge import check_compares as check_compares
     from rubric_arm_lite.reward_model.judge import longest_prompt as longest_prompt
     from rubric_arm_lite.reward_model.judge import make_judge as make_judge
     from rubric_arm_lite.reward_model.label import label_responses as label_responses
     from rubric_arm_lite.reward_model.model import RubricRewardModel as RubricRewardModel
-    from rubric_arm_lite.reward_model.pointwise import PointwiseJudge as PointwiseJudge
-    from rubric_arm_lite.reward_model.pointwise import PointwiseScore as PointwiseScore
-    from rubric_arm_lite.reward_model.pointwise import PointwiseVerdict as PointwiseVerdict
-    from rubric_arm_lite.reward_model.pointwise import mean_score as mean_score
     from rubric_arm_lite.reward_model.trl import rubric_arm_reward as rubric_arm_reward
+    from rubric_arm_lite.reward_model.verdict import PointwiseScore as PointwiseScore
+    from rubric_arm_lite.reward_model.verdict import PointwiseVerdict as PointwiseVerdict
     from rubric_arm_lite.reward_model.verdict import Verdict as Verdict
+    from rubric_arm_lite.reward_model.verdict import is_skipped as is_skipped
     from rubric_arm_lite.reward_model.verdict import majority as majority
+    from rubric_arm_lite.reward_model.verdict import mean_score as mean_score
 
 __getattr__, __dir__, __all__ = lazy_door(
     __name__,
     {
         "export": ["export_run", "files_to_push", "push_to_hub"],
         "generator": ["RubricCache", "RubricGenerator"],
-        "judge": ["Judge", "check_compares", "longest_prompt", "make_judge"],
+        "judge": ["Judge", "PointwiseJudge", "check_compares", "longest_prompt", "make_judge"],
         "label": ["label_responses"],
         "model": ["RubricRewardModel"],
-        "pointwise": ["PointwiseJudge", "PointwiseScore", "PointwiseVerdict", "mean_score"],
         "trl": ["rubric_arm_reward"],
-        "verdict": ["Verdict", "majority"],
+        "verdict": ["PointwiseScore", "PointwiseVerdict", "Verdict", "is_skipped", "majority", "mean_score"],
     },
 )

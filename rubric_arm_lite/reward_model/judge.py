@@ -1,22 +1,47 @@
-"""The judge: comparisons and rubrics in, verdicts out, for training, evaluation, labeling and serving alike."""
+"""The judges: comparisons and rubrics in, verdicts out, for training, evaluation, labeling and serving alike.
+
+A pairwise judge compares two responses (paper, sec. 3). A pointwise judge checks one response at a time, criterion by
+criterion (RUBRIC-ARROW, arXiv 2605.29156), and its verdicts are made of scores. It answers either at once, each
+criterion by itself in one pass over the prompt, or after a justification per criterion; a score is made of the
+probabilities of its answers. Departure from the paper: our format is lines, theirs is an object (see
+``prompts.pointwise.parse_pointwise``).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rubric_arm_lite.errors import ConfigError, DataError
-from rubric_arm_lite.models import ChatSampler, Sampler, Sampling
-from rubric_arm_lite.prompts import PromptBuilder, parse_judgement, parse_rubric
-from rubric_arm_lite.recipe import Recipe, derive_seed
-from rubric_arm_lite.reward_model.pointwise import PointwiseJudge
-from rubric_arm_lite.reward_model.verdict import Orders, Verdict
-from rubric_arm_lite.types import Comparison, Criterion, CriterionKind, Example, ParseStatus, PreferencePair, Rubric
+from rubric_arm_lite.errors import BackendError, ConfigError, DataError
+from rubric_arm_lite.models import ChatSampler, NextWords, Sampler, Sampling, WordReader
+from rubric_arm_lite.prompts import PointwiseJudgement, PromptBuilder, parse_judgement, parse_pointwise, parse_rubric
+from rubric_arm_lite.prompts.pointwise import OUR_WORDS, answer_prefix
+from rubric_arm_lite.recipe import PointwiseWords, Recipe, derive_seed
+from rubric_arm_lite.reward_model.verdict import (
+    Answer,
+    Orders,
+    PointwiseScore,
+    PointwiseVerdict,
+    Verdict,
+    weighted_score,
+)
+from rubric_arm_lite.types import (
+    Comparison,
+    Criterion,
+    CriterionKind,
+    Example,
+    ParseStatus,
+    PreferencePair,
+    Prompt,
+    Rubric,
+    Sample,
+)
 
 
 @dataclass(frozen=True)
-class Judge:
-    """A pairwise judge (paper, sec. 3); :func:`dataclasses.replace` makes one with other settings.
+class _JudgeSettings:
+    """What both judges have.
 
     Attributes:
         max_tokens: longest judgement.
@@ -33,9 +58,17 @@ class Judge:
     seed: int = 0
     adapter: str | None = "judge"
 
-    def sampling(self, votes: int = 1) -> Sampling:
-        """How judgements are drawn."""
-        return Sampling(self.max_tokens, votes, self.temperature if votes == 1 else self.vote_temperature)
+    def _samples(self, names: Mapping[str, str], votes: int) -> dict[str, tuple[Sample, ...]]:
+        """The samples of each prompt, drawn in one call with seeds derived from the prompts; errors use ``names``."""
+        examples = [Example(name, prompt, derive_seed(self.seed, prompt)) for prompt, name in names.items()]
+        sampling = Sampling(self.max_tokens, votes, self.temperature if votes == 1 else self.vote_temperature)
+        groups = self.sampler.sample(self.adapter, examples, sampling) if examples else []
+        return {prompt: group.samples for prompt, group in zip(names, groups, strict=True)}
+
+
+@dataclass(frozen=True)
+class Judge(_JudgeSettings):
+    """A pairwise judge; :func:`dataclasses.replace` makes one with other settings."""
 
     def judge(
         self, comparisons: Sequence[Comparison], rubrics: Sequence[Rubric], orders: Orders = "both", votes: int = 1
@@ -47,35 +80,117 @@ class Judge:
         Args:
             votes: judgements per order.
         """
-        presented = [
-            (i, swapped, self.prompt(comparison.swapped() if swapped else comparison, rubric))
-            for i, (comparison, rubric) in enumerate(zip(comparisons, rubrics, strict=True))
+        cases = zip(comparisons, rubrics, strict=True)
+        prompts = [self.user_prompts(c, rubric, orders) if rubric.usable else [] for c, rubric in cases]
+        names: dict[str, str] = {}
+        for comparison, shown in zip(comparisons, prompts, strict=True):
+            names.update((prompt, comparison.comparison_id) for prompt in shown if prompt not in names)
+        samples = self._samples(names, votes)
+        verdicts = []
+        for rubric, shown in zip(rubrics, prompts, strict=True):
+            judgements = [
+                tuple(parse_judgement(s.text, rubric, s.finish_reason) for s in samples[prompt]) for prompt in shown
+            ]
+            verdicts.append(Verdict(rubric, *([()] if orders == "swapped" else []), *judgements))
+        return verdicts
+
+    def user_prompts(self, comparison: Comparison, rubric: Rubric, orders: Orders = "both") -> list[str]:
+        """The prompts that show a comparison under a rubric, one per order."""
+        a, b = comparison.response_a, comparison.response_b
+        shown = [(a, b)] * (orders != "swapped") + [(b, a)] * (orders != "original")
+        return [self.prompts.judge_prompt(comparison.prompt, rubric, *responses) for responses in shown]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedText:
+    """A prompt for the pointwise judge, its rubric, and its judgement; None if it answers every criterion at once."""
+
+    prompt: str
+    rubric: Rubric
+    judgement: PointwiseJudgement | None = None
+
+    def prefixes(self, words: PointwiseWords) -> list[str]:
+        """The text before each answer; nothing if the judgement could not be parsed."""
+        if self.judgement is not None:
+            return self.judgement.prefixes()
+        return [answer_prefix(number, c, words) for number, c in enumerate(self.rubric.criteria, start=1)]
+
+    def score(self, logprobs: Sequence[tuple[float, ...]]) -> PointwiseScore:
+        """The score made of the log-probabilities of true and false (or the recipe's words) after each prefix."""
+        judgement = self.judgement
+        if judgement is not None and judgement.status is not ParseStatus.OK:
+            return PointwiseScore(None, (), self.rubric, judgement.text, judgement.status)
+        said = [a.justification for a in judgement.answers] if judgement else [""] * len(logprobs)
+        answers = tuple(
+            Answer(criterion, math.exp(true), math.exp(false), justification)
+            for criterion, (true, false), justification in zip(self.rubric.criteria, logprobs, said, strict=True)
+        )
+        text = judgement.text if judgement else ""
+        return PointwiseScore(weighted_score(answers), answers, self.rubric, text, ParseStatus.OK)
+
+
+@dataclass(frozen=True)
+class PointwiseJudge(_JudgeSettings):
+    """A pointwise judge; :func:`dataclasses.replace` makes one with other settings.
+
+    Attributes: as those of :class:`Judge`, and
+
+        words: the two answers.
+        justify: whether it writes a justification before each answer; otherwise it answers every criterion at once.
+    """
+
+    words: PointwiseWords = OUR_WORDS
+    justify: bool = True
+
+    def judge(
+        self, comparisons: Sequence[Comparison], rubrics: Sequence[Rubric], orders: Orders = "both", votes: int = 1
+    ) -> list[PointwiseVerdict]:
+        """One verdict per comparison under its rubric, in order; ``orders`` has no effect."""
+        cases = [
+            (c.prompt, response, rubric)
+            for c, rubric in zip(comparisons, rubrics, strict=True)
             if rubric.usable
-            for swapped in (False, True)
-            if orders in ("both", "swapped" if swapped else "original")
+            for response in (c.response_a, c.response_b)
         ]
-        ids: dict[str, str] = {}
-        for i, _, text in presented:
-            ids.setdefault(text, comparisons[i].comparison_id)
-        examples = [Example(example_id, text, derive_seed(self.seed, text)) for text, example_id in ids.items()]
-        groups = self.sampler.sample(self.adapter, examples, self.sampling(votes)) if examples else []
-        samples = {text: group.samples for text, group in zip(ids, groups, strict=True)}
-        judgements = {
-            (i, swapped): tuple(parse_judgement(s.text, rubrics[i], s.finish_reason) for s in samples[text])
-            for i, swapped, text in presented
-        }
-        return [
-            Verdict(rubric, judgements.get((i, False), ()), judgements.get((i, True), ()))
-            for i, rubric in enumerate(rubrics)
-        ]
+        scores = map(tuple, self.score(cases, votes))
+        return [PointwiseVerdict(r, *((next(scores), next(scores)) if r.usable else ())) for r in rubrics]
 
-    def prompt(self, comparison: Comparison, rubric: Rubric) -> str:
-        """The user turn that shows a comparison under a rubric."""
-        return self.prompts.judge_prompt(comparison.prompt, rubric, comparison.response_a, comparison.response_b)
+    def user_prompts(self, comparison: Comparison, rubric: Rubric, orders: Orders = "both") -> list[str]:
+        """The prompts that show a comparison's responses under a rubric, one per response."""
+        responses = (comparison.response_a, comparison.response_b)
+        return [self.prompts.pointwise_prompt(comparison.prompt, rubric, response) for response in responses]
 
-    def turns(self, comparison: Comparison, rubric: Rubric) -> list[str]:
-        """The user turns that one comparison leads to, in one order: its length is the same in both."""
-        return [self.prompt(comparison, rubric)]
+    def score(self, cases: Sequence[tuple[Prompt, str, Rubric]], votes: int = 1) -> list[list[PointwiseScore]]:
+        """``votes`` scored judgements per (prompt, response, rubric); equal prompts are judged once."""
+        prompts = [self.prompts.pointwise_prompt(prompt, rubric, response) for prompt, response, rubric in cases]
+        rubrics = {prompt: rubric for prompt, (_, _, rubric) in zip(prompts, cases, strict=True)}
+        judged = {prompt: [JudgedText(prompt, rubric)] for prompt, rubric in rubrics.items()}
+        if self.justify:
+            samples = self._samples({prompt: f"response {i}" for i, prompt in enumerate(rubrics, start=1)}, votes)
+            judged = {prompt: self.parse(prompt, rubrics[prompt], samples[prompt]) for prompt in rubrics}
+        scores = self.read([text for texts in judged.values() for text in texts])
+        return [[scores[text] for text in judged[prompt]] for prompt in prompts]
+
+    def parse(self, prompt: str, rubric: Rubric, samples: Sequence[Sample]) -> list[JudgedText]:
+        """The judgements that were sampled for a prompt."""
+        judgements = [parse_pointwise(s.text, rubric, s.finish_reason, self.words) for s in samples]
+        return [JudgedText(prompt, rubric, judgement) for judgement in judgements]
+
+    def read(self, texts: Sequence[JudgedText]) -> dict[JudgedText, PointwiseScore]:
+        """The scores of judgements, by the probabilities that the adapter gives to their answers.
+
+        Raises:
+            BackendError: if the backend does not give probabilities of words, or the tokenizer has none for them.
+        """
+        if not isinstance(self.sampler, WordReader):
+            raise BackendError(
+                "This backend does not give the probabilities of words, which a pointwise score is made of. Load the "
+                "adapters or checkpoints on this machine, or compare responses in pairs."
+            )
+        prefixes = {text: text.prefixes(self.words) for text in texts}
+        questions = [NextWords(t.prompt, p, self.words.options) for t, before in prefixes.items() for p in before]
+        logprobs = iter(self.sampler.next_word_logprobs(self.adapter, questions) if questions else [])
+        return {text: text.score([next(logprobs) for _ in before]) for text, before in prefixes.items()}
 
 
 def pairwise_judge(recipe: Recipe, sampler: Sampler, prompts: PromptBuilder) -> Judge:
@@ -103,28 +218,20 @@ def check_compares(recipe: Recipe) -> None:
         )
 
 
-_ONE_CRITERION = Rubric("", (Criterion("The response", CriterionKind.PRINCIPLE),), ParseStatus.OK)
-
-
 def longest_prompt(pair: PreferencePair, recipe: Recipe, model: ChatSampler, prompts: PromptBuilder) -> int:
     """Tokens of the longest sequence that this pair can lead to, with room for a rubric of full length."""
     evaluation = recipe.evaluation
     rubric_room = max(recipe.rubric.max_completion_length, evaluation.rubric_max_tokens)
     judge_room = max(recipe.judge.max_completion_length, recipe.reward.judge_max_tokens, evaluation.judge_max_tokens)
     generator = model.prompt_tokens(prompts.rubric_prompt(pair.prompt)) + rubric_room
-    turns = make_judge(recipe, model, prompts).turns(pair.present("A").comparison, _ONE_CRITERION)
-    return max(generator, max(map(model.prompt_tokens, turns)) + rubric_room + judge_room)
+    rubric = Rubric("", (Criterion("The response", CriterionKind.PRINCIPLE),), ParseStatus.OK)
+    comparison = pair.present("A").comparison
+    shown = make_judge(recipe, model, prompts).user_prompts(comparison, rubric, "original")  # as long as swapped
+    return max(generator, max(map(model.prompt_tokens, shown)) + rubric_room + judge_room)
 
 
 def given_rubric(rubric: Rubric | str, name: str) -> Rubric:
-    """Parse a caller's rubric.
-
-    Args:
-        name: name of its place in errors.
-
-    Raises:
-        DataError: if it does not parse.
-    """
+    """Parse a caller's rubric; a DataError with the ``name`` of its place if it does not parse."""
     parsed = parse_rubric(rubric) if isinstance(rubric, str) else rubric
     if not parsed.usable:
         raise DataError(

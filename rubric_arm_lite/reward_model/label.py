@@ -25,9 +25,9 @@ from rubric_arm_lite.models import Sampler
 from rubric_arm_lite.prompts import parse_rubric, prompt_hash
 from rubric_arm_lite.reward_model.judge import check_compares, given_rubric
 from rubric_arm_lite.reward_model.model import Case, RubricRewardModel
-from rubric_arm_lite.reward_model.verdict import Verdict
+from rubric_arm_lite.reward_model.verdict import Verdict, is_skipped
 from rubric_arm_lite.runs import IfExists, Journal, atomic_write
-from rubric_arm_lite.types import Comparison, ParseStatus, Rubric, Side
+from rubric_arm_lite.types import Comparison, Rubric, Side
 
 Reason = Literal["kept", "orders disagree", "no verdict", "rubric unusable", "too long", "equal responses"]
 """Outcome of a pair; ``no verdict`` also where only one order has a majority."""
@@ -176,7 +176,7 @@ def _judge(
             for _, c, rubric in differing
         ]
         names = [f"{source}, pair {key}" for key, _, _ in differing]
-        verdicts = model.compare_many(cases, votes, names, too_long="leave")
+        verdicts = model.compare_many(cases, votes, names, too_long="skip")
         verdict_of = dict(zip((key for key, _, _ in differing), verdicts, strict=True))
         journal.add([(key, _row(verdict_of.get(key))) for key in batch])
         state = replace(
@@ -197,10 +197,7 @@ def _row(verdict: Verdict | None) -> dict[str, Any]:
     if verdict is None:
         return {"reason": "equal responses"}
     if not verdict.winners:
-        # Nothing is judged without a usable rubric; a truncated one without text is that of a prompt too long for it.
-        not_written = verdict.rubric.status is ParseStatus.TRUNCATED and not verdict.rubric.text
-        too_long = verdict.rubric.usable or not_written
-        return {"reason": "too long" if too_long else "rubric unusable", "rubric": verdict.rubric.text}
+        return {"reason": "too long" if is_skipped(verdict) else "rubric unusable", "rubric": verdict.rubric.text}
     return {
         "rubric": verdict.rubric.text,
         "agreed": verdict.agreed,

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 from rubric_arm_lite.data import prompt_of
 from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.models import ChatSampler, Sampling
-from rubric_arm_lite.prompts import PromptBuilder, Templates, prompt_hash
+from rubric_arm_lite.prompts import PromptBuilder, Templates
 from rubric_arm_lite.recipe import CheckpointPair, Recipe, derive_seed, load_recipe
 from rubric_arm_lite.reward_model.generator import RubricCache, RubricGenerator
 from rubric_arm_lite.reward_model.judge import check_compares, given_rubric, pairwise_judge, pointwise_judge
-from rubric_arm_lite.reward_model.pointwise import PointwiseScore, unscored
 from rubric_arm_lite.reward_model.ranking import Method, Pair, Ranking, placed, tournament
-from rubric_arm_lite.reward_model.verdict import Orders, Verdict
+from rubric_arm_lite.reward_model.verdict import Orders, PointwiseScore, Verdict
 from rubric_arm_lite.runs import adapter_folder, recipe_of_run
 from rubric_arm_lite.types import ROLES, Comparison, ParseStatus, Prompt, Rubric, Side
 
@@ -29,8 +28,8 @@ Case = tuple[Prompt, str, str, Rubric | str | None]
 """A prompt, responses A and B, and criteria to use in place of the generator's, if any."""
 Progress = Callable[[int, int], None]
 """Called with the numbers of cases done and in all."""
-TooLong = Literal["raise", "leave"]
-"""For a text that does not fit the context: raise an error, or leave it unjudged."""
+TooLong = Literal["raise", "skip"]
+"""For a case that does not fit the context: raise an error, or skip it (see :func:`.verdict.is_skipped`)."""
 CASES_AT_ONCE = 256
 """Cases per call of the backend, which batches them as its memory allows; progress is reported after each call."""
 ROOM_FOR_TEMPLATE = 256
@@ -38,7 +37,6 @@ ROOM_FOR_TEMPLATE = 256
 its tokens, which takes a request where the model is behind a server."""
 LINE_TOKENS = 64
 """Most tokens of a criterion's line without a justification, whatever the tokenizer: it has fewer bytes."""
-_NOT_WRITTEN = Rubric("", (), ParseStatus.TRUNCATED)
 _Answer = TypeVar("_Answer", Verdict, PointwiseScore)
 
 
@@ -137,15 +135,27 @@ class RubricRewardModel:
 
         Args:
             names: names of the prompts in errors.
-            too_long: ``leave`` gives a prompt that does not fit the context an empty, truncated rubric.
+            too_long: ``skip`` gives a prompt that does not fit the context an empty, truncated rubric.
         """
         names = names or [f"prompt {i}" for i in range(1, len(prompts) + 1)]
-        return self._rubrics([*map(_prompt, prompts, names)], names, too_long)
+        requests = [*map(_prompt, prompts, names)]
+        tokens = self.recipe.evaluation.rubric_max_tokens
+        distinct: dict[Prompt, str] = {}
+        for request, name in zip(requests, names, strict=True):
+            distinct.setdefault(request, name)
+        fitting = [
+            request
+            for request, name in distinct.items()
+            if self._fits(name, self.prompts.rubric_prompt(request), tokens, too_long)
+        ]
+        written = self.generator.write(fitting, Sampling(tokens, 1, 0.0), self.recipe.seed) if fitting else []
+        rubrics = dict(zip(fitting, written, strict=True))
+        return [rubrics.get(request, Rubric("", (), ParseStatus.TRUNCATED)) for request in requests]
 
     def has_room_for(self, prompt: Prompt) -> bool:
         """Whether a prompt and its rubric fit the context."""
         tokens = self.recipe.evaluation.rubric_max_tokens
-        return self._fits("the prompt", self.prompts.rubric_prompt(prompt), tokens, "leave")
+        return self._fits("the prompt", self.prompts.rubric_prompt(prompt), tokens, "skip")
 
     def compare(
         self,
@@ -181,7 +191,7 @@ class RubricRewardModel:
 
         Args:
             names: names of the cases in errors.
-            too_long: ``leave`` gives a case that does not fit the context a verdict without judgements.
+            too_long: ``skip`` gives a case that does not fit the context a verdict without judgements.
             progress: called with (cases done, cases in all).
 
         Raises:
@@ -194,14 +204,13 @@ class RubricRewardModel:
             raise ConfigError(f"orders: {orders!r} is not one of {', '.join(get_args(Orders))}.")
         names, prompts, rubrics = self._prepared([(case[0], case[3]) for case in cases], names, too_long)
         comparisons = [Comparison(n, p, a, b) for n, p, (_, a, b, _) in zip(names, prompts, cases, strict=True)]
-        judge = pairwise_judge(self.recipe, self.model, self.prompts)
-        judge = replace(judge, seed=derive_seed(self.recipe.seed, "compare"))
+        seed = derive_seed(self.recipe.seed, "compare")
+        judge = replace(pairwise_judge(self.recipe, self.model, self.prompts), seed=seed)
 
         def fits(i: int) -> bool:
-            c = comparisons[i]
-            shown = [c] * (orders != "swapped") + [c.swapped()] * (orders != "original")
             # Both orders hold the same texts, but a tokenizer may join them differently.
-            return all(self._fits(names[i], judge.prompt(c, rubrics[i]), judge.max_tokens, too_long) for c in shown)
+            shown = judge.user_prompts(comparisons[i], rubrics[i], orders)
+            return all(self._fits(names[i], prompt, judge.max_tokens, too_long) for prompt in shown)
 
         def judged(batch: Sequence[int]) -> list[Verdict]:
             return judge.judge([comparisons[i] for i in batch], [rubrics[i] for i in batch], orders, votes)
@@ -284,7 +293,7 @@ class RubricRewardModel:
         seed = derive_seed(self.recipe.seed, "score")
         judge = pointwise_judge(self.recipe, self.model, self.prompts)
         judge = replace(judge, max_tokens=tokens, temperature=0.0, seed=seed, justify=justify)
-        judge.reader()  # raises before anything is sampled
+        judge.read([])  # raises before anything is sampled
         names, prompts, rubrics = self._prepared([(case[0], case[2]) for case in cases], names, too_long)
         shown = [(prompt, case[1], rubric) for prompt, case, rubric in zip(prompts, cases, rubrics, strict=True)]
 
@@ -295,26 +304,11 @@ class RubricRewardModel:
         def scored(batch: Sequence[int]) -> list[PointwiseScore]:
             return [scores[0] for scores in judge.score([shown[i] for i in batch])]
 
-        scores = [unscored(r, "", ParseStatus.TRUNCATED if r.usable else r.status) for r in rubrics]
-        return _answered(scores, fits, scored, progress)
-
-    # --- rubrics and lengths --------------------------------------------------------------------------------------
-
-    def _rubrics(self, prompts: Sequence[Prompt], names: Sequence[str], too_long: TooLong) -> list[Rubric]:
-        """Greedy rubrics, one per prompt; with ``leave`` that of a prompt too long for the context is truncated."""
-        tokens = self.recipe.evaluation.rubric_max_tokens
-        distinct: dict[str, tuple[Prompt, str]] = {}
-        for prompt, name in zip(prompts, names, strict=True):
-            distinct.setdefault(prompt_hash(prompt), (prompt, name))
-        fitting = {
-            key: prompt
-            for key, (prompt, name) in distinct.items()
-            if self._fits(name, self.prompts.rubric_prompt(prompt), tokens, too_long)
-        }
-        greedy = Sampling(tokens, 1, 0.0)
-        written = self.generator.write([*fitting.values()], greedy, self.recipe.seed) if fitting else []
-        rubrics = dict(zip(fitting, written, strict=True))
-        return [rubrics.get(prompt_hash(prompt), _NOT_WRITTEN) for prompt in prompts]
+        statuses = [ParseStatus.TRUNCATED if rubric.usable else rubric.status for rubric in rubrics]
+        skipped = [
+            PointwiseScore(None, (), rubric, "", status) for rubric, status in zip(rubrics, statuses, strict=True)
+        ]
+        return _answered(skipped, fits, scored, progress)
 
     def _prepared(
         self, cases: Sequence[tuple[Request, Rubric | str | None]], names: Sequence[str] | None, too_long: TooLong
@@ -328,7 +322,7 @@ class RubricRewardModel:
         prompts = [_prompt(request, name) for (request, _), name in zip(cases, names, strict=True)]
         parsed = [None if r is None else given_rubric(r, name) for (_, r), name in zip(cases, names, strict=True)]
         missing = [i for i, rubric in enumerate(parsed) if rubric is None]
-        written = iter(self._rubrics([prompts[i] for i in missing], [names[i] for i in missing], too_long))
+        written = iter(self.rubrics([prompts[i] for i in missing], [names[i] for i in missing], too_long))
         return names, prompts, [next(written) if rubric is None else rubric for rubric in parsed]
 
     def _fits(self, name: str, turn: str, max_tokens: int, too_long: TooLong) -> bool:
@@ -351,14 +345,13 @@ class RubricRewardModel:
     def unknown_words(self, *texts: str) -> tuple[str, ...]:
         """Words that the tokenizer maps to its unknown token, in order; empty for a model on a server."""
         tokenizer = getattr(self.model, "tokenizer", None)
-        unknown = None if tokenizer is None else tokenizer.unk_token_id
-        if tokenizer is None or unknown is None:
+        if tokenizer is None or tokenizer.unk_token_id is None:
             return ()
         words: dict[str, None] = {}
         for text in texts:
             encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
             for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
-                if token == unknown:
+                if token == tokenizer.unk_token_id:
                     words[text[start:end].strip()] = None
         return tuple(words)
 

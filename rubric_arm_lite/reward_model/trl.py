@@ -146,7 +146,7 @@ class RubricArmReward:
         else:
             baseline = self._baseline_answers(prompts, columns)
             cases: list[Case] = [(p, a, b, None) for p, a, b in zip(requests, answers, baseline, strict=True)]
-            verdicts = self._model.compare_many(cases, self._votes, too_long="leave")
+            verdicts = self._model.compare_many(cases, self._votes, too_long="skip")
             rewards = [verdict.orders_won("A") / 2 for verdict in verdicts]
         self._count(verdicts, columns.get("log_metric"))
         return rewards
@@ -181,7 +181,7 @@ class RubricArmReward:
             )
         pairs = [pair for group in groups.values() for pair in combinations(group, 2)]
         cases: list[Case] = [(prompts[i], answers[i], answers[j], None) for i, j in pairs]
-        verdicts = self._model.compare_many(cases, self._votes, too_long="leave")
+        verdicts = self._model.compare_many(cases, self._votes, too_long="skip")
         won = [0.0] * len(prompts)
         for (i, j), verdict in zip(pairs, verdicts, strict=True):
             won[i] += verdict.orders_won("A") / 2

@@ -1,20 +1,26 @@
 """Verdicts: which of two responses a judge prefers, over both orders of presentation and several votes.
 
-A verdict translates the winners of swapped judgements back: A and B always mean the responses of the
-:class:`~rubric_arm_lite.types.Comparison` that was judged.
+A pairwise verdict translates the winners of swapped judgements back: A and B always mean the responses of the
+:class:`~rubric_arm_lite.types.Comparison` that was judged. A pointwise verdict is made of scores, each of the
+probabilities of the judge's answers (RUBRIC-ARROW, arXiv 2605.29156).
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rubric_arm_lite.types import Criterion, Judgement, Rubric, Side, other_side
+from rubric_arm_lite.prompts.parsing import stated_met
+from rubric_arm_lite.types import Criterion, CriterionKind, Judgement, ParseStatus, Rubric, Side, other_side
 
 Orders = Literal["both", "original", "swapped"]
 """The orders of presentation in which the judge sees two responses."""
+TIE = 1e-6
+"""Largest difference of equal scores: the rounding of probabilities in float32."""
+WEIGHTS = {CriterionKind.HARD_RULE: 3.0, CriterionKind.PRINCIPLE: 1.0}
 
 
 def majority(winners: Sequence[Side | None]) -> Side | None:
@@ -29,6 +35,11 @@ class Remark:
 
     text: str
     count: int
+
+    @property
+    def met(self) -> bool | None:
+        """Whether its last words call the criterion met; None if not plainly."""
+        return stated_met(self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,3 +154,116 @@ class Verdict:
             Finding(number, criterion, of("A", number), of("B", number))
             for number, criterion in enumerate(self.rubric.criteria, start=1)
         )
+
+
+# --- pointwise ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Probabilities that the judge would answer a criterion with true and with false; they need not add up to 1."""
+
+    criterion: Criterion
+    p_true: float
+    p_false: float
+    justification: str = ""
+
+    def __post_init__(self) -> None:
+        if not (self.p_true >= 0 and self.p_false >= 0 and self.p_true + self.p_false <= 1 + 1e-3):
+            raise ValueError(f"p_true {self.p_true}, p_false {self.p_false}: no probabilities of two words.")
+
+
+@dataclass(frozen=True, slots=True)
+class PointwiseScore:
+    """How far a response meets a rubric.
+
+    Attributes:
+        value: in [−1, 1]; None if the rubric or the judge's text could not be read.
+        answers: one per criterion, in order; empty without a value.
+        rubric: the criteria that were used.
+        text: the judge's text; empty if it answered every criterion at once.
+        status: of the judge's text.
+    """
+
+    value: float | None
+    answers: tuple[Answer, ...]
+    rubric: Rubric
+    text: str
+    status: ParseStatus
+
+
+def weighted_score(answers: Sequence[Answer]) -> float:
+    """Σ w (p_true − p_false) / Σ w, with w = 3 for a hard rule and 1 for a principle; in [−1, 1].
+
+    Raises:
+        ValueError: without any answer.
+    """
+    if not answers:
+        raise ValueError("A score needs at least one criterion.")
+    weights = [WEIGHTS[answer.criterion.kind] for answer in answers]
+    terms = [w * (answer.p_true - answer.p_false) for w, answer in zip(weights, answers, strict=True)]
+    return math.fsum(terms) / math.fsum(weights)
+
+
+def score_of_words(score: PointwiseScore) -> float | None:
+    """The score of the likelier words alone, as if each had probability 1; None without a value."""
+    if score.value is None:
+        return None
+    return weighted_score(
+        [Answer(a.criterion, float(a.p_true > a.p_false), float(a.p_true <= a.p_false)) for a in score.answers]
+    )
+
+
+def mean_score(scores: Sequence[PointwiseScore]) -> float | None:
+    """The mean of the readable scores; None without any."""
+    values = [score.value for score in scores if score.value is not None]
+    return math.fsum(values) / len(values) if values else None
+
+
+def is_tie(margin: float | None) -> bool:
+    """Whether two scores are equal but for rounding; a missing margin is no tie."""
+    return margin is not None and abs(margin) <= TIE
+
+
+def margin_accuracy(margin: float | None, unparsed: float) -> float:
+    """Credit for a margin of the preferred response: 1, 0, ½ for a tie, ``unparsed`` without a score."""
+    if margin is None:
+        return unparsed
+    return 0.5 if is_tie(margin) else float(margin > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class PointwiseVerdict:
+    """The scores of a comparison's two responses under one rubric, one per vote; none under an unusable rubric."""
+
+    rubric: Rubric
+    scores_a: tuple[PointwiseScore, ...] = ()
+    scores_b: tuple[PointwiseScore, ...] = ()
+
+    @property
+    def margin(self) -> float | None:
+        """Mean score of response A minus that of response B; None if either has no readable score."""
+        a, b = mean_score(self.scores_a), mean_score(self.scores_b)
+        return None if a is None or b is None else a - b
+
+    @property
+    def winner(self) -> Side | None:
+        """The response with the higher score; None for a tie or without scores."""
+        return None if self.margin is None or is_tie(self.margin) else "A" if self.margin > 0 else "B"
+
+    def correct(self, label: Side, unparsed: float = 0.0) -> float:
+        """1 if ``label`` scores higher, 0 if the other one does, ½ for a tie, ``unparsed`` without a score."""
+        margin = self.margin
+        return margin_accuracy(margin if label == "A" or margin is None else -margin, unparsed)
+
+
+def is_skipped(result: Rubric | Verdict | PointwiseScore) -> bool:
+    """Whether a result stands for a case that the model never saw, since its texts do not fit the context.
+
+    A prompt too long for the generator has an empty, truncated rubric; a response too long for the judge leaves a
+    usable rubric without a judgement.
+    """
+    if isinstance(result, Rubric):
+        return result.status is ParseStatus.TRUNCATED and not result.text
+    judged = bool(result.winners if isinstance(result, Verdict) else result.answers or result.text)
+    return not judged and (result.rubric.usable or is_skipped(result.rubric))

@@ -1,7 +1,7 @@
 """The two phases with a pointwise judge (RUBRIC-ARROW, arXiv 2605.29156).
 
 Rubrics and draws are those of the pairwise phases; the judge sees one response. Rewards are in
-:mod:`rubric_arm_lite.training.rewards`, scores in :mod:`rubric_arm_lite.reward_model.pointwise`. A pair is two groups,
+:mod:`rubric_arm_lite.training.rewards`, scores in :mod:`rubric_arm_lite.reward_model.verdict`. A pair is two groups,
 each with its own advantages: the judge's samples on response A, then those on response B (the paper has six of each).
 """
 
@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rubric_arm_lite.prompts import parse_pointwise
 from rubric_arm_lite.recipe import Recipe, derive_seed, load_plugin
 from rubric_arm_lite.reward_model import PointwiseJudge, PointwiseVerdict, RubricGenerator, make_judge
-from rubric_arm_lite.reward_model.pointwise import JudgedText
+from rubric_arm_lite.reward_model.judge import JudgedText
 from rubric_arm_lite.training.phases import CustomReward, JudgePhase, Phase, RubricPhase, rubric_of
 from rubric_arm_lite.training.rewards import pointwise_judge_rewards, pointwise_rubric_rewards
 from rubric_arm_lite.types import Example, LabeledComparison, Reward, Role, RolloutGroup, Rubric
@@ -31,7 +30,7 @@ class PointwiseJudgePhase(JudgePhase):
         c = labeled.comparison
         return [
             Example(f"{c.comparison_id} {side}", text, derive_seed(seed, c.comparison_id, side), (labeled,), rubric)
-            for side, text in zip(("A", "B"), self._judge.turns(c, rubric), strict=True)
+            for side, text in zip(("A", "B"), self._judge.user_prompts(c, rubric), strict=True)
         ]
 
     def score(self, groups: Sequence[RolloutGroup], seed: int) -> list[list[Reward]]:
@@ -40,8 +39,8 @@ class PointwiseJudgePhase(JudgePhase):
         The adapter has not been updated since it wrote the samples, so their scores are its own.
         """
         texts = [self._judged_texts(group) for group in groups]
-        scores = iter(self._judge.read([text for judged in texts for text in judged]))
-        values = [[next(scores).value for _ in judged] for judged in texts]
+        scores = self._judge.read([text for judged in texts for text in judged])
+        values = [[scores[text].value for text in judged] for judged in texts]
         rewards: list[list[Reward]] = []
         for at in range(0, len(groups), 2):
             labeled = groups[at].example.comparisons[0]
@@ -49,12 +48,11 @@ class PointwiseJudgePhase(JudgePhase):
         return rewards
 
     def _judged_texts(self, group: RolloutGroup) -> list[JudgedText]:
-        rubric = rubric_of(group)
-        judgements = [parse_pointwise(s.text, rubric, s.finish_reason, self._judge.words) for s in group.samples]
-        self._counts.update(f"parse/{judgement.status.value}" for judgement in judgements)
-        answers = [answer for judgement in judgements for answer in judgement.answers]
-        self._counts.update(f"answers/{'true' if answer.met else 'false'}" for answer in answers)
-        return [JudgedText(group.example.prompt, rubric, judgement) for judgement in judgements]
+        texts = self._judge.parse(group.example.prompt, rubric_of(group), group.samples)
+        for judgement in (text.judgement for text in texts if text.judgement):
+            self._counts[f"parse/{judgement.status.value}"] += 1
+            self._counts.update(f"answers/{'true' if answer.met else 'false'}" for answer in judgement.answers)
+        return texts
 
 
 class PointwiseRubricPhase(RubricPhase):

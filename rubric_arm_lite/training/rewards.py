@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from rubric_arm_lite.evaluation.metrics import format_reward
 from rubric_arm_lite.recipe import RewardSettings
 from rubric_arm_lite.reward_model import PointwiseVerdict, Verdict
-from rubric_arm_lite.reward_model.pointwise import TIE
+from rubric_arm_lite.reward_model.verdict import TIE
 from rubric_arm_lite.types import Judgement, LabeledComparison, Reward, Rubric, Side
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rubric_arm_lite.prompts.parsing import parse_rubric
 from rubric_arm_lite.prompts.pointwise import OUR_WORDS, answer_prefix, parse_pointwise, pointwise_line
 from rubric_arm_lite.recipe.fields import PointwiseWords
-from rubric_arm_lite.reward_model.pointwise import Answer, PointwiseScore, mean_score, score_of_words, weighted_score
+from rubric_arm_lite.reward_model.verdict import Answer, PointwiseScore, mean_score, score_of_words, weighted_score
 from rubric_arm_lite.types import Criterion, CriterionKind, ParseStatus
 from tests.judgements import RUBRIC, any_text
 from tests.players import PROMPTS, section

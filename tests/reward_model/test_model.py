@@ -132,7 +132,7 @@ def test_what_does_not_fit_is_an_error_or_left_out() -> None:
     with pytest.raises(DataError, match=r"case 3: .* more than model.max_context"):
         judge.compare_many(cases)
     assert prompts_for(judge, "judge") == []
-    fits, answer_too_long, prompt_too_long = judge.compare_many(cases, too_long="leave")
+    fits, answer_too_long, prompt_too_long = judge.compare_many(cases, too_long="skip")
     assert (fits.winner, len(prompts_for(judge, "judge"))) == ("A", 2)
     assert (answer_too_long.rubric, answer_too_long.original) == (parse_rubric(RUBRIC_TEXT), ())
     assert not prompt_too_long.rubric.usable and prompt_too_long.original == ()

@@ -12,7 +12,7 @@ from rubric_arm_lite.prompts.builder import PromptBuilder, Templates
 from rubric_arm_lite.prompts.parsing import parse_rubric
 from rubric_arm_lite.prompts.pointwise import parse_pointwise
 from rubric_arm_lite.recipe.load import load_recipe
-from rubric_arm_lite.reward_model.pointwise import JudgedText, PointwiseJudge
+from rubric_arm_lite.reward_model.judge import JudgedText, PointwiseJudge
 from rubric_arm_lite.types import Example, Sample
 from tests.players import PROMPTS, RUBRIC_TEXT
 from tests.pointwise_players import PointwiseSampler, checks
@@ -66,7 +66,9 @@ def test_a_judgement_that_cannot_be_parsed_has_no_questions() -> None:
     texts = [
         JudgedText(prompt, rubric, parse_pointwise(text, rubric)) for text in ("nothing", checks(rubric), "nothing")
     ]
-    scores = judge.read([*texts, JudgedText(prompt, rubric)])
+    texts.append(JudgedText(prompt, rubric))
+    read = judge.read(texts)
+    scores = [read[text] for text in texts]
     assert [score.value for score in scores] == [None, -1.0, None, -1.0]
     assert [question.written for question in scripted.questions[2:]] == [
         "- Criterion 1 [Hard Rule]: Answer:",

@@ -183,11 +183,11 @@ def test_the_recipe_chooses_the_form() -> None:
     pair = block("x").pairs[0]
     rubric = generator.write([pair.prompt], Sampling(9), 0)[0]
     for form, kinds, prompts in (
-        ("pairwise", (JudgePhase, RubricPhase), 1),
+        ("pairwise", (JudgePhase, RubricPhase), 2),
         ("pointwise", (PointwiseJudgePhase, PointwiseRubricPhase), 2),
     ):
         settings = recipe(reward={"judge": form})
         phases = make_phases(settings, generator)
         assert (type(phases["judge"]), type(phases["rubric"])) == kinds
-        turns = make_judge(settings, scripted, PROMPTS).turns(pair.present("A").comparison, rubric)
-        assert len(turns) == prompts
+        shown = make_judge(settings, scripted, PROMPTS).user_prompts(pair.present("A").comparison, rubric)
+        assert len(shown) == prompts

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from rubric_arm_lite.evaluation.metrics import format_reward
 from rubric_arm_lite.prompts.parsing import parse_judgement
 from rubric_arm_lite.recipe.fields import RewardSettings
-from rubric_arm_lite.reward_model.pointwise import PointwiseScore, PointwiseVerdict, margin_accuracy
-from rubric_arm_lite.reward_model.verdict import Verdict
+from rubric_arm_lite.reward_model.verdict import PointwiseScore, PointwiseVerdict, Verdict, margin_accuracy
 from rubric_arm_lite.training.rewards import (
     judge_reward,
     pointwise_judge_rewards,

@@ -12,9 +12,9 @@ from typing import Any
 
 from rubric_arm_lite.evaluation.benchmarks.scoring import Answer, Item, Outcome
 from rubric_arm_lite.prompts import prompt_hash
-from rubric_arm_lite.reward_model import RubricRewardModel, Verdict
+from rubric_arm_lite.reward_model import RubricRewardModel, Verdict, is_skipped
 from rubric_arm_lite.runs import Journal
-from rubric_arm_lite.types import ParseStatus, Side
+from rubric_arm_lite.types import Side
 
 BATCH_DUELS = 64
 """Duels per batch, each judged in two orders: what a kill can cost, and enough for a backend to fill its memory."""
@@ -70,7 +70,7 @@ def _judge(model: RubricRewardModel, batch: Sequence[Item], votes: int) -> list[
     duels = [(item, first, second) for item in batch for first, second in item.duels]
     cases = [(item.prompt, item.responses[first], item.responses[second], None) for item, first, second in duels]
     names = [item.where or item.item_id for item, _, _ in duels]
-    verdicts = iter(model.compare_many(cases, votes, names, too_long="leave"))
+    verdicts = iter(model.compare_many(cases, votes, names, too_long="skip"))
     rows = [(item.item_id, _row(item, [next(verdicts) for _ in item.duels])) for item in batch]
     # Each duel takes an equal share of its batch, so that sums and means over a benchmark are those of its batches.
     share = 1 / len(duels)
@@ -84,10 +84,8 @@ def _judge(model: RubricRewardModel, batch: Sequence[Item], votes: int) -> list[
 def _row(item: Item, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     rubric = verdicts[0].rubric
     judged = all(verdict.original for verdict in verdicts)
-    # An empty truncated rubric: the prompt does not fit the context. A usable one: a response does not.
-    too_long = rubric.usable or (rubric.status is ParseStatus.TRUNCATED and not rubric.text)
     return {
-        "status": JUDGED if judged else TOO_LONG if too_long else NO_RUBRIC,
+        "status": JUDGED if judged else TOO_LONG if any(map(is_skipped, verdicts)) else NO_RUBRIC,
         "prompt": prompt_hash(item.prompt),
         "subset": item.subset,
         "rubric": _storable(rubric.text),

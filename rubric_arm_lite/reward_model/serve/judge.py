@@ -64,7 +64,7 @@ class BatchedJudge:
         state = requests[0].state or self.state
         try:
             self.load(state)
-            results = self._ask(requests, "raise" if alone else "leave")
+            results = self._ask(requests, "raise" if alone else "skip")
         except Exception as error:
             refused = isinstance(error, RefusedRequest)
             if alone or (isinstance(error, BackendError | CheckpointError) and not refused):

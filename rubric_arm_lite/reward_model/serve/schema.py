@@ -14,8 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidato
 from rubric_arm_lite.data import prompt_of
 from rubric_arm_lite.prompts.parsing import stated_met
 from rubric_arm_lite.reward_model.judge import given_rubric
-from rubric_arm_lite.reward_model.pointwise import PointwiseScore
-from rubric_arm_lite.reward_model.verdict import Remark, Verdict
+from rubric_arm_lite.reward_model.verdict import PointwiseScore, Remark, Verdict
 from rubric_arm_lite.types import CriterionKind, Judgement, ParseStatus, Prompt, Rubric, Side, other_side
 
 REQUEST = "the request"

@@ -61,7 +61,7 @@ class FixedRubricJudge:
             if not self.has_rubric(comparison.comparison_id):
                 raise ValueError(f"The request {comparison.comparison_id} has no usable rubric.")
         cases = [(c.prompt, c.response_a, c.response_b, self._rubrics[c.comparison_id]) for c in comparisons]
-        return self._model.compare_many(cases, too_long="leave")
+        return self._model.compare_many(cases, too_long="skip")
 
     def preferences(self, comparisons: Sequence[Comparison]) -> list[float]:
         """Credit of every response A; ½ also without a usable rubric."""
@@ -101,7 +101,7 @@ class OtherRun:
     def preferences(self, comparisons: Sequence[Comparison]) -> list[float]:
         """Credit of every response A, in both orders under this model's greedy rubric."""
         cases = [(c.prompt, c.response_a, c.response_b, None) for c in comparisons]
-        return [verdict.preference for verdict in self._model.compare_many(cases, too_long="leave")]
+        return [verdict.preference for verdict in self._model.compare_many(cases, too_long="skip")]
 
     def scores(self, comparisons: Sequence[Comparison]) -> None:
         """A pairwise judge gives no scores."""
