@@ -7,8 +7,7 @@ import threading
 from collections.abc import Sequence
 
 from rubric_arm_lite.reward_model.serve.app import Service, build_app
-from rubric_arm_lite.reward_model.serve.batcher import Batcher
-from rubric_arm_lite.reward_model.serve.judge import BatchedJudge
+from rubric_arm_lite.reward_model.serve.batcher import BatchedJudge, Batcher
 from rubric_arm_lite.reward_model.serve.schema import Body, WrittenRubric
 from rubric_arm_lite.reward_model.serve.security import SecuritySettings
 from rubric_arm_lite.reward_model.serve.server import bind, run, url_of

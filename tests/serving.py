@@ -17,8 +17,7 @@ from starlette.types import ASGIApp
 from rubric_arm_lite.models.sampler import NextWords, Sampling
 from rubric_arm_lite.reward_model.model import RubricRewardModel
 from rubric_arm_lite.reward_model.serve.app import Service, build_app
-from rubric_arm_lite.reward_model.serve.batcher import Batcher
-from rubric_arm_lite.reward_model.serve.judge import BatchedJudge, settings_of
+from rubric_arm_lite.reward_model.serve.batcher import BatchedJudge, Batcher, settings_of
 from rubric_arm_lite.reward_model.serve.schema import Body, WrittenRubric
 from rubric_arm_lite.reward_model.serve.security import SecuritySettings
 from rubric_arm_lite.reward_model.serve.server import bind, url_of

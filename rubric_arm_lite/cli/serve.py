@@ -107,8 +107,7 @@ def _serve(
             )
         model = source.load()
         from rubric_arm_lite.reward_model.serve.app import Service, build_app
-        from rubric_arm_lite.reward_model.serve.batcher import Batcher
-        from rubric_arm_lite.reward_model.serve.judge import BatchedJudge, settings_of
+        from rubric_arm_lite.reward_model.serve.batcher import BatchedJudge, Batcher, settings_of
         from rubric_arm_lite.reward_model.serve.security import SecuritySettings
 
         judge = BatchedJudge(model, source.state, source.local_run, all_states=page)

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from rubric_arm_lite.errors import BackendError, CheckpointError
 from rubric_arm_lite.models import RefusedRequest
 from rubric_arm_lite.reward_model.model import RubricRewardModel
-from rubric_arm_lite.reward_model.serve.judge import BatchedJudge, settings_of
+from rubric_arm_lite.reward_model.serve.batcher import BatchedJudge, settings_of
 from rubric_arm_lite.reward_model.serve.schema import MAX_TEXT, CompareBody, RubricBody, ScoreBody, WrittenRubric
 from tests.judgements import any_text
 from tests.pointwise_players import PointwiseSampler

@@ -18,14 +18,8 @@ from starlette.types import ASGIApp
 from rubric_arm_lite import __version__, errors
 from rubric_arm_lite.recipe import Recipe
 from rubric_arm_lite.reward_model.serve import schema
-from rubric_arm_lite.reward_model.serve.batcher import Batcher
-from rubric_arm_lite.reward_model.serve.judge import BatchedJudge
+from rubric_arm_lite.reward_model.serve.batcher import BatchedJudge, Batcher
 from rubric_arm_lite.reward_model.serve.security import AsciiJSON, SecurityMiddleware, SecuritySettings, refusal
-
-CLIENT_GONE = 499
-"""Status in the log of a request whose client left; nobody receives it."""
-EXAMPLE_BLOCKS = 40
-"""Prompts of the testbed that the page draws its examples from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +60,8 @@ def build_app(service: Service, security: SecuritySettings, page: bool = False) 
     )
     _add_error_handlers(app)
     _add_routes(app, service)
-    recipe = service.judge.model.recipe
-    if page and recipe.data.source == "testbed":
-        _add_examples(app, recipe)
+    if page and service.judge.model.recipe.data.source == "testbed":
+        _add_examples(app, service.judge.model.recipe)
     _add_files(app, page)
     return SecurityMiddleware(app, security)
 
@@ -116,31 +109,30 @@ async def _answer(service: Service, body: schema.Body, request: Request) -> sche
         raise HTTPException(
             422, f"state: {schema.printable(body.state)} is not served here. Use one of {', '.join(states)}."
         )
+
+    async def disconnected() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
     answer = asyncio.wrap_future(service.batcher.submit(body))
-    gone = asyncio.ensure_future(_disconnected(request))
+    gone = asyncio.ensure_future(disconnected())
     try:
         await asyncio.wait((answer, gone), timeout=service.seconds, return_when=asyncio.FIRST_COMPLETED)
         if answer.done():
             return answer.result()
         if gone.done():
-            raise HTTPException(CLIENT_GONE, "The client left.")
-        limit = f"{service.seconds:g} seconds"
-        raise HTTPException(504, f"There was no answer within {limit}. Ask for less, or try again later.")
+            raise HTTPException(499, "The client left.")  # for the log; nobody receives it
+        sentence = f"There was no answer within {service.seconds:g} seconds. Ask for less, or try again later."
+        raise HTTPException(504, sentence)
     finally:
         gone.cancel()
         answer.cancel()  # takes the request out of the queue, if it still waits there
 
 
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
 def _add_examples(app: FastAPI, recipe: Recipe) -> None:
     from rubric_arm_lite.data.testbed import World
 
-    blocks = World(recipe.seed, recipe.data.world).blocks("test", EXAMPLE_BLOCKS)
-    pairs = [pair for block in blocks for pair in block.pairs]
+    pairs = [pair for block in World(recipe.seed, recipe.data.world).blocks("test", 40) for pair in block.pairs]
     draw = random.Random()
 
     @app.get("/v1/example", summary="A random pair of the testbed, in random order")

@@ -1,4 +1,4 @@
-"""A queue of requests, and one thread that answers it in batches: the only thread that touches the model.
+"""A queue of requests, and one thread that answers them in batches: the only thread that touches the model.
 
 Requests come from any thread and wait in order. The thread takes the oldest and those with equal settings, as many as a
 batch holds, asks the model for all answers at once, and sets each request's future. A request whose future is canceled
@@ -12,9 +12,27 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
-from typing import Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from starlette.exceptions import HTTPException
+
+from rubric_arm_lite.errors import BackendError, CheckpointError
+from rubric_arm_lite.models import RefusedRequest
+from rubric_arm_lite.reward_model.model import RubricRewardModel, TooLong
+from rubric_arm_lite.reward_model.serve.schema import (
+    REQUEST,
+    Body,
+    CompareBody,
+    Result,
+    RubricBody,
+    WrittenRubric,
+    answer_of,
+)
+from rubric_arm_lite.reward_model.verdict import is_skipped
+from rubric_arm_lite.runs import adapter_folder
+from rubric_arm_lite.runs.states import states_of
+from rubric_arm_lite.types import ROLES
 
 R = TypeVar("R")
 A = TypeVar("A")
@@ -43,10 +61,7 @@ class Batcher(Generic[R, A]):
         settings: Callable[[R], Hashable] = lambda request: None,
     ) -> None:
         self._answer = answer
-        self._batch = batch
-        self._window = window
-        self._queue = queue
-        self._settings = settings
+        self._batch, self._window, self._queue, self._settings = batch, window, queue, settings
         self._waiting: dict[Future[A], R] = {}
         self._changed = threading.Condition()
         self._closing = False
@@ -125,3 +140,90 @@ class Batcher(Generic[R, A]):
             equal = [future for future, value in settings.items() if value == oldest][: self._batch]
             batch = {future: self._waiting.pop(future) for future in equal}
         return {future: request for future, request in batch.items() if future.set_running_or_notify_cancel()}
+
+
+def settings_of(request: Body) -> Hashable:
+    """Requests with equal settings can be answered by one call of the reward model."""
+    return type(request), *request.model_dump(include={"state", "votes", "orders", "justify"}).values()
+
+
+class BatchedJudge:
+    """Answers requests with equal settings by one call of the reward model.
+
+    Only one thread may use it, apart from :meth:`states`.
+
+    Attributes:
+        model: the reward model.
+        state: the state that is loaded first, for requests that name none.
+
+    Args:
+        run: the run from which states are loaded; None if only ``state`` is at hand. ``latest`` follows a run that
+            goes on.
+        all_states: whether requests may name every state of the run.
+    """
+
+    def __init__(self, model: RubricRewardModel, state: str, run: Path | None = None, all_states: bool = False) -> None:
+        self.model = model
+        self.state = state
+        self._run = run
+        self._all_states = all_states
+        self._loaded = self._folders(state)
+
+    def states(self) -> list[str]:
+        """States that a request may name; a run that goes on has more of them later."""
+        if self._run is None or not self._all_states:
+            return [self.state]
+        return list(dict.fromkeys((*states_of(self._run), self.state)))
+
+    def answer(self, requests: Sequence[Body]) -> list[WrittenRubric | Exception]:
+        """One answer or error per request, in order."""
+        alone = len(requests) == 1
+        state = requests[0].state or self.state
+        try:
+            self.load(state)
+            results = self._ask(requests, "raise" if alone else "skip")
+        except Exception as error:
+            refused = isinstance(error, RefusedRequest)
+            if alone or (isinstance(error, BackendError | CheckpointError) and not refused):
+                return [error] * len(requests)
+            # One of the requests is at fault, and only that one must fail.
+            return [self.answer([request])[0] for request in requests]
+        return [
+            # A skipped request is asked again, alone, for its error; its rubric comes from the cache.
+            self.answer([request])[0]
+            if is_skipped(result) and not alone
+            else answer_of(result, state, self.model.unknown_words(*_texts(request)))
+            for request, result in zip(requests, results, strict=True)
+        ]
+
+    def _folders(self, state: str) -> tuple[Path, ...]:
+        return () if self._run is None else tuple(adapter_folder(self._run, role, state) for role in ROLES)
+
+    def load(self, state: str) -> None:
+        """Load the adapters of a state, if others are loaded; ``latest`` may be another folder than before."""
+        folders = self._folders(state)
+        if folders == self._loaded:
+            return
+        from rubric_arm_lite.models import AdapterModel
+
+        if not isinstance(self.model.model, AdapterModel):
+            raise BackendError("This backend cannot change its adapters. Start it with the state that you want.")
+        self._loaded = ()  # unknown until both are loaded
+        for role, folder in zip(ROLES, folders, strict=True):
+            self.model.model.load_adapter(role, folder)
+        self._loaded = folders
+
+    def _ask(self, requests: Sequence[Any], too_long: TooLong) -> Sequence[Result]:
+        first, names = requests[0], [REQUEST] * len(requests)
+        if isinstance(first, RubricBody):
+            return self.model.rubrics([r.prompt for r in requests], names, too_long)
+        if isinstance(first, CompareBody):
+            pairs = [(r.prompt, r.response_a, r.response_b, r.rubric) for r in requests]
+            return self.model.compare_many(pairs, first.votes, names, first.orders, too_long)
+        responses = [(r.prompt, r.response, r.rubric) for r in requests]
+        return self.model.score_many(responses, first.justify, names, too_long)
+
+
+def _texts(request: Body) -> list[str]:
+    prompt = [request.prompt] if isinstance(request.prompt, str) else [turn.content for turn in request.prompt]
+    return prompt + [value for name, value in request if name.startswith("response")]

@@ -7,15 +7,15 @@ each with one sentence. Answers are built from what the reward model returns.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, assert_never
+from dataclasses import asdict, replace
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
 from rubric_arm_lite.data import prompt_of
-from rubric_arm_lite.prompts.parsing import stated_met
 from rubric_arm_lite.reward_model.judge import given_rubric
-from rubric_arm_lite.reward_model.verdict import PointwiseScore, Remark, Verdict
-from rubric_arm_lite.types import CriterionKind, Judgement, ParseStatus, Prompt, Rubric, Side, other_side
+from rubric_arm_lite.reward_model.verdict import Orders, PointwiseScore, Verdict
+from rubric_arm_lite.types import CriterionKind, ParseStatus, Prompt, Rubric, Side, other_side
 
 REQUEST = "the request"
 """What an error calls a request."""
@@ -62,14 +62,6 @@ _PromptJson = (
     Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
     | Annotated[list[Turn], Field(min_length=1, max_length=MAX_TURNS)]
 )
-PromptField = Annotated[
-    Prompt,
-    PlainValidator(_read_prompt, json_schema_input_type=_PromptJson),
-    Field(
-        description="The prompt that was answered: a text, or a conversation that ends with the user's turn.",
-        examples=["Explain tides to a child."],
-    ),
-]
 Text = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_not_blank)]
 RubricField = Annotated[
     Annotated[Text, AfterValidator(_parseable)] | None,
@@ -88,23 +80,26 @@ _GOOD_RESPONSE = "The moon pulls the sea towards it, so the water rises twice a 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
+    prompt: Annotated[Prompt, PlainValidator(_read_prompt, json_schema_input_type=_PromptJson)] = Field(
+        description="The prompt that was answered: a text, or a conversation that ends with the user's turn.",
+        examples=["Explain tides to a child."],
+    )
+
 
 class RubricBody(_Body):
     """Write a rubric for a prompt."""
 
-    prompt: PromptField
     state: StateField = None
 
 
 class CompareBody(_Body):
     """Judge two responses to a prompt."""
 
-    prompt: PromptField
     response_a: Text = Field(examples=[_GOOD_RESPONSE])
     response_b: Text = Field(examples=["Tides are complicated."])
     rubric: RubricField = None
     votes: int = Field(1, ge=1, le=MAX_VOTES, description="Judgements per order; 1 is greedy, more are sampled.")
-    orders: Literal["both", "original", "swapped"] = Field(
+    orders: Orders = Field(
         "both", description="Both orders, or only one at half the cost, which leaves position bias in the verdict."
     )
     state: StateField = None
@@ -113,7 +108,6 @@ class CompareBody(_Body):
 class ScoreBody(_Body):
     """Score one response to a prompt, criterion by criterion."""
 
-    prompt: PromptField
     response: Text = Field(examples=[_GOOD_RESPONSE])
     rubric: RubricField = None
     justify: bool | None = Field(
@@ -163,7 +157,15 @@ def printable(text: str) -> str:
 # --- answers --------------------------------------------------------------------------------------------------------
 
 
-class CriterionAnswer(BaseModel):
+def _numbered(items: Sequence[Any]) -> list[dict[str, Any]]:
+    return [{"number": i, **asdict(item)} for i, item in enumerate(items, start=1)]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+
+class CriterionAnswer(_Answer):
     """One line of a rubric."""
 
     number: int
@@ -171,15 +173,15 @@ class CriterionAnswer(BaseModel):
     kind: CriterionKind
 
 
-class RubricAnswer(BaseModel):
+class RubricAnswer(_Answer):
     """A rubric; `criteria` is empty unless `status` is `ok`, and only such a rubric is shown to a judge."""
 
     text: str
     status: ParseStatus
-    criteria: list[CriterionAnswer]
+    criteria: Annotated[list[CriterionAnswer], BeforeValidator(_numbered)]
 
 
-class RemarkAnswer(BaseModel):
+class RemarkAnswer(_Answer):
     """What judgements say about one response under one criterion."""
 
     text: str
@@ -187,7 +189,7 @@ class RemarkAnswer(BaseModel):
     met: bool | None = Field(description="Whether its last words call the criterion met; null if not plainly.")
 
 
-class FindingAnswer(BaseModel):
+class FindingAnswer(_Answer):
     """What the judgements say about one criterion, for both responses as the caller named them."""
 
     number: int
@@ -195,7 +197,7 @@ class FindingAnswer(BaseModel):
     response_b: list[RemarkAnswer]
 
 
-class JudgementAnswer(BaseModel):
+class JudgementAnswer(_Answer):
     """One judgement. `text` names the responses as the judge saw them; `winner` means the caller's A and B."""
 
     text: str
@@ -203,7 +205,7 @@ class JudgementAnswer(BaseModel):
     status: ParseStatus
 
 
-class CheckAnswer(BaseModel):
+class CheckAnswer(_Answer):
     """One criterion of a score: probabilities that the judge calls it met, and not."""
 
     number: int
@@ -212,7 +214,7 @@ class CheckAnswer(BaseModel):
     justification: str
 
 
-class WrittenRubric(BaseModel):
+class WrittenRubric(_Answer):
     """Answer of `/v1/rubric`."""
 
     state: str
@@ -236,7 +238,7 @@ class ScoredResponse(WrittenRubric):
 
     value: float | None = Field(description="From -1 to 1; null if the rubric or the judge's text is unusable.")
     status: ParseStatus
-    checks: list[CheckAnswer]
+    checks: Annotated[list[CheckAnswer], BeforeValidator(_numbered)]
     text: str
 
 
@@ -251,53 +253,16 @@ Result = Rubric | Verdict | PointwiseScore
 
 def answer_of(result: Result, state: str, unknown_words: Sequence[str]) -> WrittenRubric:
     """The JSON of what the reward model returned for one request."""
-    rubric = result if isinstance(result, Rubric) else result.rubric
-    criteria = [CriterionAnswer(number=i, text=c.text, kind=c.kind) for i, c in enumerate(rubric.criteria, start=1)]
-    common: dict[str, Any] = {
-        "state": state,
-        "rubric": RubricAnswer(text=rubric.text, status=rubric.status, criteria=criteria),
-        "unknown_words": list(unknown_words),
-    }
-    match result:
-        case Rubric():
-            return WrittenRubric(**common)
-        case Verdict():
-            return ComparedResponses(
-                winner=result.winner,
-                confidence=result.confidence,
-                consistent=result.consistent,
-                findings=[
-                    FindingAnswer(number=f.number, response_a=_remarks(f.response_a), response_b=_remarks(f.response_b))
-                    for f in result.findings
-                ],
-                original=[_judgement(j, j.winner) for j in result.original],
-                swapped=[_judgement(j, j.winner and other_side(j.winner)) for j in result.swapped],
-                **common,
-            )
-        case PointwiseScore():
-            checks = [
-                CheckAnswer(number=i, p_true=a.p_true, p_false=a.p_false, justification=a.justification)
-                for i, a in enumerate(result.answers, start=1)
-            ]
-            return ScoredResponse(value=result.value, status=result.status, checks=checks, text=result.text, **common)
-        case never:
-            assert_never(never)
-
-
-def is_skipped(answer: WrittenRubric) -> bool:
-    """Whether an answer may stand for a request that the model never saw, since its texts exceed the context."""
-    match answer:
-        case ComparedResponses():
-            return not (answer.original or answer.swapped)
-        case ScoredResponse():
-            return answer.value is None and not answer.text
-        case _:
-            return answer.rubric.status is ParseStatus.TRUNCATED and not answer.rubric.text
-
-
-def _remarks(remarks: Sequence[Remark]) -> list[RemarkAnswer]:
-    return [RemarkAnswer(text=r.text, count=r.count, met=stated_met(r.text)) for r in remarks]
-
-
-def _judgement(judgement: Judgement, winner: Side | None) -> JudgementAnswer:
-    return JudgementAnswer(text=judgement.text, winner=winner, status=judgement.status)
+    values: dict[str, Any] = {"state": state, "unknown_words": unknown_words}
+    if isinstance(result, Rubric):
+        return WrittenRubric.model_validate({**values, "rubric": result})
+    values["rubric"] = result.rubric
+    if isinstance(result, PointwiseScore):
+        values |= {"value": result.value, "status": result.status, "checks": result.answers, "text": result.text}
+        return ScoredResponse.model_validate(values)
+    values |= {"winner": result.winner, "confidence": result.confidence, "consistent": result.consistent}
+    swapped = [
+        replace(judgement, winner=judgement.winner and other_side(judgement.winner)) for judgement in result.swapped
+    ]
+    values |= {"findings": result.findings, "original": result.original, "swapped": swapped}
+    return ComparedResponses.model_validate(values)

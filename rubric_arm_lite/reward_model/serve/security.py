@@ -24,6 +24,7 @@ from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -118,22 +119,18 @@ class SecurityMiddleware:
                 LOG.info("%s %s %d %.0f ms", method, route, status, 1000 * (time.monotonic() - start))
 
     async def _admit(self, scope: Scope, receive: Receive) -> Receive:
-        """The rest of the request, its body already read.
-
-        Raises:
-            HTTPException: if the request is refused.
-        """
+        """The rest of the request, its body already read; an HTTPException if it is refused."""
         headers = Headers(scope=scope)
         if not self._is_ours(host_name(headers.get("host", ""))):
             raise HTTPException(
-                403, "The service does not know the name it was called by. Start it with --allow-host NAME."
+                403, "The service was called by a name it does not know. Start it with --allow-host NAME."
             )
-        if scope["path"] not in OPEN_PATHS and not self._has_key(headers.get("authorization", "")):
-            raise HTTPException(
-                401,
-                "The key is missing or wrong. Send it as Authorization: Bearer KEY.",
-                {"www-authenticate": "Bearer"},
-            )
+        if self._settings.key is not None and scope["path"] not in OPEN_PATHS:
+            scheme, _, key = headers.get("authorization", "").partition(" ")
+            right = hmac.compare_digest(key.strip().encode(), self._settings.key.encode())
+            if scheme.lower() != "bearer" or not right:
+                sentence = "The key is missing or wrong. Send it as Authorization: Bearer KEY."
+                raise HTTPException(401, sentence, {"www-authenticate": "Bearer"})
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
             return receive  # its body, if it has one, is never read
         if self._open > self._settings.max_open:
@@ -142,7 +139,7 @@ class SecurityMiddleware:
             raise HTTPException(415, "The body is not called JSON. Send it with Content-Type: application/json.")
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise HTTPException(415, "The body is compressed. Send it as it is.")
-        first: list[Message] = [{"type": "http.request", "body": await self._read(headers, receive)}]
+        first: list[Message] = [{"type": "http.request", "body": await self._read(Request(scope, receive))}]
 
         async def replay() -> Message:
             return first.pop() if first else await receive()
@@ -157,34 +154,25 @@ class SecurityMiddleware:
         except ValueError:
             return False
 
-    def _has_key(self, authorization: str) -> bool:
-        if self._settings.key is None:
-            return True
-        scheme, _, key = authorization.partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(key.strip().encode(), self._settings.key.encode())
-
-    async def _read(self, headers: Headers, receive: Receive) -> bytes:
-        limit = self._settings.max_body
-        too_large = HTTPException(
-            413, f"The body is larger than {limit} bytes. Shorten the texts.", {"connection": "close"}
-        )
-        length = headers.get("content-length", "")
+    async def _read(self, request: Request) -> bytes:
+        """The whole body; an HTTPException if it is too large, too slow or not UTF-8."""
+        limit, close = self._settings.max_body, {"connection": "close"}
+        too_large = HTTPException(413, f"The body is larger than {limit} bytes. Shorten the texts.", close)
+        length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length[:20]) > limit:
             raise too_large
-        body, more = bytearray(), True
+        body = bytearray()
         try:
             async with asyncio.timeout(self._settings.body_seconds):
-                while more:
-                    message = await receive()
-                    if message["type"] != "http.request":
-                        raise HTTPException(400, "The body ended early. Send all of it.")
-                    body += message.get("body", b"")
+                async for part in request.stream():
+                    body += part
                     if len(body) > limit:
                         raise too_large
-                    more = message.get("more_body", False)
             body.decode("utf-8")
         except TimeoutError:
-            raise HTTPException(408, "The body came too slowly. Send it at once.", {"connection": "close"}) from None
+            raise HTTPException(408, "The body came too slowly. Send it at once.", close) from None
+        except ClientDisconnect:
+            raise HTTPException(400, "The body ended early. Send all of it.") from None
         except UnicodeDecodeError as error:
             raise HTTPException(400, f"The body is not UTF-8 at byte {error.start}. Send JSON in UTF-8.") from None
         if 0 in body:  # never in JSON in UTF-8, and Python would take it for UTF-16 or UTF-32

@@ -13,11 +13,6 @@ from typing import Any
 
 from rubric_arm_lite.errors import ConfigError
 
-EXTRA_SECONDS = 5
-"""Seconds that stopping waits for open connections, beyond the time limit of a request."""
-IDLE_SECONDS = 30.0
-"""Seconds that a connection may be open without a complete request head on it; a body has its own time limit."""
-
 
 def check_installed() -> None:
     """Raise a ConfigError unless the libraries of the extra ``serve`` are there."""
@@ -38,9 +33,8 @@ def bind(host: str, port: int) -> socket.socket:
     """
     bound = None
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
-            0
-        ]
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, _, _, address = addresses[0]
         bound = socket.socket(family, kind)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
@@ -81,18 +75,14 @@ def key_from(variable: str) -> str:
 
 
 def run(
-    app: object,
-    bound: socket.socket,
-    seconds: float,
-    started: Callable[[], None],
-    idle_seconds: float = IDLE_SECONDS,
+    app: object, bound: socket.socket, seconds: float, started: Callable[[], None], idle_seconds: float = 30.0
 ) -> bool:
     """Serve at a bound socket until a signal; a second SIGINT stops at once.
 
     Args:
         seconds: time limit of a request.
         started: called when requests are taken.
-        idle_seconds: time that a connection may have no request on it.
+        idle_seconds: time that a connection may be open without a complete request head; a body has its own limit.
 
     Returns:
         Whether all requests that had been taken were answered.
@@ -124,7 +114,7 @@ def run(
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=int(seconds) + EXTRA_SECONDS,
+        timeout_graceful_shutdown=int(seconds) + 5,  # so many seconds more than a request may take
         callback_notify=close_idle_connections,
         timeout_notify=1,
     )
