@@ -6,7 +6,7 @@ so a judge that contradicts itself over the two orders gives half a point to bot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -98,7 +98,7 @@ def tournament(
             table.judge(list(combinations(range(players), 2)), judge)
         case "swiss":
             for _ in range(min(rounds or (players - 1).bit_length(), players - 1)):
-                table.judge(list(table.next_round()), judge)
+                table.judge(table.next_round(), judge)
         case _:
             raise ConfigError(f"method: {method!r} is not one of round_robin, swiss.")
     return table.standings(), len(table.results)
@@ -118,6 +118,8 @@ def placed(
 
 
 class _Table:
+    """Results of a tournament so far: of each pair, and points, opponents and byes of each player."""
+
     def __init__(self, players: int) -> None:
         self.results: dict[Pair, float] = {}
         self._points = [0.0] * players
@@ -137,9 +139,9 @@ class _Table:
             self._opponents[a].append(b)
             self._opponents[b].append(a)
 
-    def next_round(self) -> Iterator[Pair]:
+    def next_round(self) -> list[Pair]:
         """Pair neighbors in the standings who have not met; with an odd number the last player without a bye rests."""
-        order = sorted(range(len(self._points)), key=lambda i: (-self._points[i], i))
+        order = sorted(range(len(self._points)), key=self._points.__getitem__, reverse=True)
         leaders = {i for i in order if self._points[i] == self._points[order[0]]}
         if len(order) % 2:
             resting = next((i for i in reversed(order) if i not in self._byes), order[-1])
@@ -149,29 +151,24 @@ class _Table:
         pairs: list[list[int]] = []
         while order:
             first = order.pop(0)
-            other = next((i for i in order if not self._met(first, i)), None)
-            if other is None:
-                other = order[0]
-                pairs.append(self._exchanged(first, other, [pair for pair in pairs if not leaders.issuperset(pair)]))
-            else:
-                pairs.append([first, other])
+            other = next((i for i in order if i not in self._opponents[first]), order[0])
             order.remove(other)
-        yield from ((min(pair), max(pair)) for pair in pairs)
+            if other in self._opponents[first]:
+                first, other = self._exchange(first, other, [pair for pair in pairs if not leaders.issuperset(pair)])
+            pairs.append([first, other])
+        return [(min(pair), max(pair)) for pair in pairs]
 
-    def _exchanged(self, first: int, other: int, pairs: list[list[int]]) -> list[int]:
+    def _exchange(self, first: int, other: int, pairs: list[list[int]]) -> tuple[int, int]:
         """Separate two who have met by an exchange with the nearest earlier pair that allows it, if there is one.
 
         Pairs of two leaders are not broken: that the unbeaten meet is what puts the best first.
         """
         for pair in reversed(pairs):
             for a, b in (pair, pair[::-1]):
-                if not self._met(first, a) and not self._met(other, b):
+                if a not in self._opponents[first] and b not in self._opponents[other]:
                     pair[:] = [a, first]
-                    return [b, other]
-        return [first, other]
-
-    def _met(self, a: int, b: int) -> bool:
-        return (min(a, b), max(a, b)) in self.results
+                    return b, other
+        return first, other
 
     def standings(self) -> list[Standing]:
         """All players, from the best."""
@@ -179,10 +176,7 @@ class _Table:
         # After a round robin everybody has met everybody, so strength adds nothing to points.
         uneven = len(self.results) < len(strength) * (len(strength) - 1) // 2
         marks = [(points, s if uneven else 0.0) for points, s in zip(self._points, strength, strict=True)]
-        order = sorted(range(len(marks)), key=lambda i: (-marks[i][0], -marks[i][1], i))
-        standings = []
-        for i in order:
-            rank = 1 + sum(mark > marks[i] for mark in marks)
-            games = len(self._opponents[i]) + (i in self._byes)
-            standings.append(Standing(i, rank, self._points[i], games, strength[i]))
-        return standings
+        games = [len(opponents) + (i in self._byes) for i, opponents in enumerate(self._opponents)]
+        ranks = [1 + sum(other > mark for other in marks) for mark in marks]
+        order = sorted(range(len(marks)), key=marks.__getitem__, reverse=True)
+        return [Standing(i, ranks[i], self._points[i], games[i], strength[i]) for i in order]
