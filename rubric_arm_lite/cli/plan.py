@@ -151,7 +151,7 @@ def examine() -> dict[str, Any]:
             "bf16": torch.cuda.is_bf16_supported(),
         }
     versions = package_versions(_PACKAGES)
-    recipes = [_fit(path, gpu) for path in shipped_recipes() if path.stem != "base"]  # others extend base.yaml
+    recipes = [_fit(path, gpu) for name, path in shipped_recipes().items() if name != "base"]  # others extend base.yaml
     return {
         "rubric-arm-lite": versions.pop("rubric-arm-lite"),
         "python": versions.pop("python"),

@@ -157,7 +157,7 @@ def named_format(name: str) -> Format:
         ConfigError: if the name is a plug-in's that cannot be loaded.
     """
     if is_plugin(name):
-        return replace(OWN, name=name, plugin=load_plugin(name, None, "format"))
+        return replace(OWN, name=name, plugin=load_plugin(name, "format"))
     return FORMATS.get(name, OWN)
 
 

@@ -29,7 +29,6 @@ from rubric_arm_lite.recipe.load import dump_recipe as dump_recipe
 from rubric_arm_lite.recipe.load import load_recipe as load_recipe
 from rubric_arm_lite.recipe.load import load_settings as load_settings
 from rubric_arm_lite.recipe.load import recipe_hash as recipe_hash
-from rubric_arm_lite.recipe.load import shipped_names as shipped_names
 from rubric_arm_lite.recipe.load import shipped_recipes as shipped_recipes
 from rubric_arm_lite.recipe.plugins import is_plugin as is_plugin
 from rubric_arm_lite.recipe.plugins import load_plugin as load_plugin

@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,36 +21,26 @@ from ruamel.yaml import YAML
 from ruamel.yaml.representer import SafeRepresenter
 
 from rubric_arm_lite.errors import ConfigError
+from rubric_arm_lite.recipe.entries import SECTION, Entries, Entry, describe, printable, read_file, read_override, show
 from rubric_arm_lite.recipe.fields import BUILT_IN_TEMPLATES, Recipe, RunSettings
 from rubric_arm_lite.recipe.policy import PolicyRecipe
-from rubric_arm_lite.recipe.problems import describe
-from rubric_arm_lite.recipe.yaml_entries import SECTION, Entries, Entry, printable, read_file, read_override, show
 
 AnyRecipe = TypeVar("AnyRecipe", bound=RunSettings)
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
-_PATH_FIELDS: dict[str, tuple[str, ...] | None] = {
-    "prompts.rubric_template": BUILT_IN_TEMPLATES,
-    "prompts.judge_template": BUILT_IN_TEMPLATES,
-    "prompts.pointwise_template": BUILT_IN_TEMPLATES,
-    "data.source": ("testbed",),
-    "data.evaluation": (),
-    "data.decontaminate": (),
-    "warmup.source": ("testbed",),
-    "model.base": ("testbed",),
-    "model.checkpoints.rubric": (),
-    "model.checkpoints.judge": (),
-    "start.source": ("testbed",),
-    "start.adapter": (),
-    "reward.run": (),
+_PLUGINS = ("reward.function", "phases.judge", "phases.rubric", "data.format", "warmup.format")
+"""Fields that may hold ``module:name`` or ``file.py:name``."""
+_ALWAYS_PATHS = ("start.source", "start.adapter", "reward.run", "evaluation.judge")
+"""Fields whose values are no Hub ids."""
+_PATH_FIELDS: dict[str, tuple[str, ...]] = {
+    **{f"prompts.{role}_template": BUILT_IN_TEMPLATES for role in ("rubric", "judge", "pointwise")},
+    **dict.fromkeys(("data.source", "warmup.source", "model.base", "start.source"), ("testbed",)),
+    **dict.fromkeys(("data.evaluation", "data.decontaminate", "start.adapter", "reward.run"), ()),
+    **dict.fromkeys(("model.checkpoints.rubric", "model.checkpoints.judge", *_PLUGINS), ()),
     "evaluation.judge": ("oracle",),
-    **dict.fromkeys(("reward.function", "phases.judge", "phases.rubric")),
-    **dict.fromkeys(("data.format", "warmup.format")),
 }
-"""Fields that may hold a path, with the built-in names that are none; None for plug-ins, ``module:name`` or
-``file.py:name``."""
-_NEVER_HUB_IDS = {"start.source", "start.adapter", "reward.run", "evaluation.judge"}
+"""Fields that may hold a path, with the built-in names that are none."""
 _FILE_SUFFIXES = {".jsonl", ".json", ".csv", ".parquet", ".jinja", ".py"}
 
 
@@ -62,50 +53,40 @@ def recipes_folder() -> Path:
     return inside if inside.is_dir() else _PACKAGE.parent / "recipes"
 
 
-def shipped_recipes(kind: type[RunSettings] = Recipe) -> list[Path]:
-    """The shipped YAML files of one kind of recipe, sorted."""
-    policies = recipes_folder() / PolicyRecipe.recipe_folder
-    paths = (path for path in (recipes_folder() / kind.recipe_folder).rglob("*.yaml") if path.is_file())
-    return sorted(path for path in paths if (policies in path.parents) == (kind is PolicyRecipe))
-
-
-def shipped_names(kind: type[RunSettings] = Recipe) -> dict[str, Path]:
-    """The shipped recipes of one kind by the names that :func:`resolve_recipe_path` takes."""
+def shipped_recipes(kind: type[RunSettings] = Recipe) -> dict[str, Path]:
+    """The shipped YAML files of one kind of recipe by name: the path in the folder of its kind, without suffix."""
     folder = recipes_folder() / kind.recipe_folder
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in shipped_recipes(kind)}
+    paths = {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+    inner = f"{PolicyRecipe.recipe_folder}/"  # policies have a folder of their own in the folder of all recipes
+    return {name: path for name, path in paths.items() if not name.startswith(inner)}
 
 
 def resolve_recipe_path(name_or_path: str | Path, kind: type[RunSettings] = Recipe) -> Path:
     """The file that ``name_or_path`` means: a path to a YAML file, or the name of a shipped recipe of this kind.
 
-    A shipped recipe's name is its path in the folder of its kind, with or without ``.yaml``. A file on disk wins if
-    the name ends in ``.yaml`` or ``.yml``, a shipped recipe if it does not.
+    A shipped recipe may be named with or without ``.yaml``. A file on disk wins if the name ends in ``.yaml`` or
+    ``.yml``, a shipped recipe if it does not.
 
     Raises:
         ConfigError: if there is neither; the message lists the shipped recipes.
     """
     name = str(name_or_path)
-    shipped, path = shipped_names(kind), Path(name)
-    exists = name != "" and _exists(path)
-    stem = name.removesuffix(".yaml")
-    if stem in shipped and not (exists and name.endswith((".yaml", ".yml"))):
+    shipped, stem = shipped_recipes(kind), name.removesuffix(".yaml")
+    if stem in shipped and not (_exists(name) and name.endswith((".yaml", ".yml"))):
         return shipped[stem]
-    if not exists:
+    if not _exists(name):
         near = difflib.get_close_matches(stem, shipped, n=1)
         raise ConfigError(
             f"There is no recipe {show(name)}.{f' Did you mean `{near[0]}`?' if near else ''} Give the path of a YAML "
             f"file, or the name of a shipped recipe: {', '.join(shipped) or 'none'}."
         )
-    if path.is_dir():
+    if Path(name).is_dir():
         raise ConfigError(f"{name} is a folder, not a recipe. Give the path of a YAML file in it.")
-    return path
+    return Path(name)
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name too long, or with a NUL
-        return False
+def _exists(path: str | Path) -> bool:
+    return os.path.exists(path)  # noqa: PTH110  # Path.exists raises for a name that is too long
 
 
 # --- loading --------------------------------------------------------------------------------------------------------
@@ -157,15 +138,15 @@ def _read_chain(path: Path, kind: type[RunSettings], extending: tuple[Path, ...]
         return entries
     if not isinstance(extends.value, str) or not extends.value:
         raise ConfigError(f"{extends.where}: extends is {show(extends.value)}. Give the name of one YAML file.")
-    shipped = shipped_names(kind)
+    shipped, name = shipped_recipes(kind), extends.value.removesuffix(".yaml")
     base = extends.folder / extends.value
     if not (_exists(base) and base.is_file()):
-        if extends.value.removesuffix(".yaml") not in shipped:
+        if name not in shipped:
             raise ConfigError(
                 f"{extends.where}: extends {show(extends.value)}, but there is no file {printable(str(base))}. Give a "
                 f"path relative to this file, or the name of a shipped recipe: {', '.join(shipped) or 'none'}."
             )
-        base = shipped[extends.value.removesuffix(".yaml")]
+        base = shipped[name]
     extending = (*extending, path.resolve())
     if base.resolve() in extending:
         raise ConfigError(f"{extends.where}: extends {base}, which extends this file in turn. Remove one `extends`.")
@@ -175,11 +156,7 @@ def _read_chain(path: Path, kind: type[RunSettings], extending: tuple[Path, ...]
 def _merge(base: Entries, later: Entries) -> Entries:
     """Both, the later in front: a section merges into the earlier one, a value replaces it with all its fields."""
     values = {location for location, entry in later.items() if entry.value is not SECTION}
-    kept = {
-        location: entry
-        for location, entry in base.items()
-        if not any(location[:n] in values for n in range(len(location)))
-    }
+    kept = {key: entry for key, entry in base.items() if not any(key[:n] in values for n in range(len(key)))}
     return {**kept, **later}
 
 
@@ -188,22 +165,22 @@ def _with_absolute_path(field: str, entry: Entry) -> Any:
 
     A path is absolute even if nothing exists there yet, so that a recipe and its hash do not depend on what does.
     """
-    value, built_in = entry.value, _PATH_FIELDS.get(field, ())
+    value = entry.value
+    if field not in _PATH_FIELDS:
+        return value
 
     def absolute(path: Any) -> Any:
-        if not isinstance(path, str) or path in ("", *(built_in or ())):
+        if not isinstance(path, str) or path in ("", *_PATH_FIELDS[field]):
             return path
-        here, beside = Path(path), entry.folder / path
-        if _exists(here) or _exists(beside):
-            return str((here if _exists(here) else beside).resolve())
-        is_path = field in _NEVER_HUB_IDS or here.suffix in _FILE_SUFFIXES
-        return str(here.absolute()) if is_path else path
+        for place in (Path(path), entry.folder / path):
+            if _exists(place):
+                return str(place.resolve())
+        is_path = field in _ALWAYS_PATHS or Path(path).suffix in _FILE_SUFFIXES
+        return str(Path(path).absolute()) if is_path else path
 
-    if built_in is None and isinstance(value, str):
-        file, _, name = value.rpartition(":")
+    if field in _PLUGINS:
+        file, _, name = str(value).rpartition(":")
         return f"{absolute(file)}:{name}" if file.endswith(".py") else value
-    if field not in _PATH_FIELDS or built_in is None:
-        return value
     return tuple(map(absolute, value)) if isinstance(value, tuple) else absolute(value)
 
 

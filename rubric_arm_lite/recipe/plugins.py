@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,35 +23,21 @@ def is_plugin(name: str) -> bool:
     return ":" in name
 
 
-def absolute_plugin(name: str, folder: Path) -> str:
-    """The plug-in's name with its file, if it is in one, as an absolute path.
+def load_plugin(name: str, kind: str) -> Callable[..., Any]:
+    """The function that ``name`` names; ``kind`` is the field of the recipe, such as ``data.format``, for errors.
 
-    As with other paths of a recipe, the file is looked up in the working directory, else in ``folder``.
-    """
-    file, colon, function = name.rpartition(":")
-    if not file.endswith(".py"):
-        return name
-    path = folder / file if not Path(file).exists() and (folder / file).exists() else Path(file)
-    return f"{path.resolve()}{colon}{function}"
-
-
-def load_plugin(name: str, folder: Path | None, kind: str) -> Callable[..., Any]:
-    """The function that ``name`` names.
-
-    Args:
-        folder: where a file is looked up that is not in the working directory; None for nowhere else.
-        kind: the field of the recipe, such as ``data.format``, for errors.
+    A file is read anew each time, so that a notebook sees its latest code.
 
     Raises:
         ConfigError: if there is no such module, file or function, its code fails, or it is not callable.
     """
-    source, _, function_name = (name if folder is None else absolute_plugin(name, folder)).rpartition(":")
+    source, _, function_name = name.rpartition(":")
     if not source or not function_name.isidentifier():
         raise ConfigError(f"{kind}: {name!r} names no function. Write my_module:my_function or file.py:my_function.")
+    if source.endswith(".py") and not os.path.isfile(source):  # noqa: PTH113  # Path.is_file raises for a long name
+        raise ConfigError(f"{kind}: there is no file {source}. Give a path from here, or beside the recipe.")
     try:
         module = _run_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{kind}: there is no file {source}. Give a path from here, or beside the recipe.") from error
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"{kind}: {name!r} cannot be imported ({error}). Install the module, add its folder to PYTHONPATH, or give "
@@ -71,7 +58,7 @@ def load_plugin(name: str, folder: Path | None, kind: str) -> Callable[..., Any]
 
 
 def _run_file(path: Path) -> ModuleType:
-    """A module of a file, made anew each time, so that a notebook sees the latest code."""
+    """A new module of a file."""
     module_name = f"rubric_arm_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None and spec.loader is not None, path

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError
-from rubric_arm_lite.recipe import PolicyRecipe, Recipe, load_recipe, load_settings, shipped_names
+from rubric_arm_lite.recipe import PolicyRecipe, Recipe, load_recipe, load_settings, shipped_recipes
 from rubric_arm_lite.runs.directory import RECIPE, STATE, read_state
 from rubric_arm_lite.types import ROLES
 
@@ -22,7 +22,7 @@ def recipe_of(source: str | Path) -> Recipe:
         ConfigError: if the recipe is invalid.
     """
     name = str(source)
-    if not Path(source).is_dir() and (name.endswith((".yaml", ".yml")) or name in shipped_names()):
+    if not Path(source).is_dir() and (name.endswith((".yaml", ".yml")) or name in shipped_recipes()):
         return load_recipe(name)
     return recipe_of_run(source)
 

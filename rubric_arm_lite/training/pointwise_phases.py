@@ -87,8 +87,8 @@ def make_phases(recipe: Recipe, generator: RubricGenerator) -> dict[Role, Phase]
         phases = {"judge": JudgePhase(recipe, generator, prompts), "rubric": RubricPhase(recipe, judge, prompts)}
     for role in phases:
         if name := recipe.phases.of(role):
-            phases[role] = load_plugin(name, None, f"phases.{role}")(recipe, generator, judge)
+            phases[role] = load_plugin(name, f"phases.{role}")(recipe, generator, judge)
     if name := recipe.reward.function:
-        function = load_plugin(name, None, "reward.function")
+        function = load_plugin(name, "reward.function")
         phases = {role: CustomReward(phase, function, name) for role, phase in phases.items()}
     return phases

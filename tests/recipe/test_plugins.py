@@ -10,7 +10,6 @@ import pytest
 
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.recipe import Recipe, dump_recipe, load_plugin, load_recipe
-from rubric_arm_lite.recipe.plugins import absolute_plugin
 
 
 @pytest.fixture
@@ -39,24 +38,13 @@ value = 3
 """
 
 
-def test_a_module_and_a_file(plugin: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_module_and_a_file(plugin: Callable[[str], Path]) -> None:
     path = plugin(CODE)
-    assert load_plugin("my_plugin:answer", None, "data.format")() == 7
-    assert load_plugin("my_plugin.py:answer", None, "data.format")() == 7
-    assert load_plugin(f"{path}:answer", tmp_path, "data.format")() == 7
+    assert load_plugin("my_plugin:answer", "data.format")() == 7
+    assert load_plugin("my_plugin.py:answer", "data.format")() == 7
+    assert load_plugin(f"{path}:answer", "data.format")() == 7
     path.write_text(CODE.replace("= 7", "= 8"))
-    assert load_plugin("my_plugin.py:answer", None, "data.format")() == 8, "a file is read anew"
-
-
-def test_a_file_is_looked_up_here_and_then_beside_the_recipe(plugin: Callable[[str], Path], tmp_path: Path) -> None:
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes" / "beside.py").write_text(CODE)
-    assert load_plugin("beside.py:answer", tmp_path / "recipes", "data.format")() == 7
-    assert absolute_plugin("beside.py:f", tmp_path / "recipes") == f"{tmp_path / 'recipes' / 'beside.py'}:f"
-    assert absolute_plugin("none.py:f", tmp_path / "recipes") == f"{tmp_path / 'none.py'}:f"
-    (tmp_path / "beside.py").write_text(CODE)
-    assert absolute_plugin("beside.py:f", tmp_path / "recipes") == f"{tmp_path / 'beside.py'}:f"
-    assert absolute_plugin("some_module:f", tmp_path) == "some_module:f"
+    assert load_plugin("my_plugin.py:answer", "data.format")() == 8, "a file is read anew"
 
 
 @pytest.mark.parametrize(
@@ -68,6 +56,9 @@ def test_a_file_is_looked_up_here_and_then_beside_the_recipe(plugin: Callable[[s
         (":f", "", "names no function"),
         ("no_such_plugin:f", "", "cannot be imported (No module named 'no_such_plugin'). Install the module, add its"),
         ("none.py:f", "", "there is no file none.py. Give a path from here, or beside the recipe."),
+        ("z" * 5000 + ".py:f", "", "there is no file zzz"),
+        ("a\0.py:f", "", "there is no file a"),
+        ("my_plugin.py:f", "open('none')", "the code of my_plugin.py fails (FileNotFoundError: "),
         ("my_plugin.py:f", "import no_such_library", "cannot be imported (No module named 'no_such_library')"),
         ("my_plugin.py:f", "def f(:", "the code of my_plugin.py fails (SyntaxError: "),
         ("my_plugin:f", "raise KeyError('x')", "the code of my_plugin fails (KeyError: 'x'). Correct it."),
@@ -78,7 +69,7 @@ def test_a_file_is_looked_up_here_and_then_beside_the_recipe(plugin: Callable[[s
 def test_one_clear_error(plugin: Callable[[str], Path], name: str, code: str, expected: str) -> None:
     plugin(code)
     with pytest.raises(ConfigError) as caught:
-        load_plugin(name, None, "data.format")
+        load_plugin(name, "data.format")
     message = str(caught.value)
     assert message.startswith("data.format: ") and expected in message and "\n" not in message
 

@@ -206,9 +206,10 @@ def test_own_prompts_another_base_and_a_second_run_as_judge(
 
 
 def test_every_shipped_policy_recipe_loads_and_is_written_back(tmp_path: Path) -> None:
-    paths = shipped_recipes(PolicyRecipe)
-    assert [path.stem for path in paths] == ["qwen2.5-7b", "qwen3-8b-shared", "testbed"]
-    assert not set(paths) & set(shipped_recipes())
+    recipes = shipped_recipes(PolicyRecipe)
+    assert list(recipes) == ["qwen2.5-7b", "qwen3-8b-shared", "testbed"]
+    paths = set(recipes.values())
+    assert not paths & set(shipped_recipes().values())
     for path in paths:
         recipe = load_settings(PolicyRecipe, str(path))
         (tmp_path / path.name).write_text(dump_recipe(recipe))

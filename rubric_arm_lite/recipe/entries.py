@@ -1,12 +1,15 @@
-"""Reads YAML into entries: plain values by location, each with the file and line that it was written on."""
+"""Values of a recipe with the file and line they are written on, and the errors that name them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -25,12 +28,7 @@ Location = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A value of a recipe.
-
-    Attributes:
-        where: file and line, or the ``--set`` argument.
-        folder: the folder that relative paths start from.
-    """
+    """A value, its file and line or ``--set`` argument, and the folder that relative paths in it start from."""
 
     value: Any
     where: str
@@ -151,6 +149,82 @@ def _whole_characters(text: str, where: str) -> str:
         return text.encode("utf-16", "surrogatepass").decode("utf-16")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{where}: {show(text)} has half of a surrogate pair. Remove it.") from error
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+def describe(error: ValidationError, entries: Entries, kind: type[BaseModel]) -> str:
+    """All problems of a recipe, one line each; pydantic's errors for the alternatives of one field become one."""
+    fields = _fields(kind)
+    problems = list(dict.fromkeys(_problem(dict(item), entries, fields) for item in error.errors(include_url=False)))
+    heading = [f"{len(problems)} problems in the recipe:"] if len(problems) > 1 else []
+    return "\n  ".join([*heading, *problems])
+
+
+def _fields(kind: type[BaseModel]) -> dict[Location, dict[str, Any]]:
+    """The JSON schema of every field by location, its alternatives under ``anyOf``."""
+    whole = kind.model_json_schema()
+
+    def walk(location: Location, schema: dict[str, Any]) -> Iterator[tuple[Location, dict[str, Any]]]:
+        options = [whole["$defs"][o["$ref"][8:]] if "$ref" in o else o for o in schema.get("anyOf", [schema])]
+        yield location, {**schema, "anyOf": options}
+        for name, field in ((name, field) for o in options for name, field in o.get("properties", {}).items()):
+            yield from walk((*location, name), field)
+
+    return dict(walk((), whole))
+
+
+def _problem(item: Mapping[str, Any], entries: Entries, fields: dict[Location, dict[str, Any]]) -> str:
+    """One error of pydantic as a sentence that names place, field, value, what is allowed, and what to do."""
+    # pydantic adds the names of alternatives to a location; fields end before them.
+    location = next(item["loc"][:n] for n in range(len(item["loc"]), -1, -1) if item["loc"][:n] in fields)
+    name, entry = ".".join(location), entries.get(location, entries[()])
+    if item["type"] == "extra_forbidden":
+        key = item["loc"][-1]
+        where = entries.get((*location, key), entries[()]).where
+        prefix = f"{name}." if name else ""
+        valid = [other[-1] for other in fields if other and other[:-1] == location]
+        near = difflib.get_close_matches(key, valid, n=1)
+        guesses = [prefix + near[0]] if near else [".".join(other) for other in fields if other[-1:] == (key,)]
+        allowed = f"Allowed{f' in `{name}`' if name else ''}: {', '.join(valid)}."
+        hint = f"Did you mean `{'` or `'.join(guesses)}`?" if guesses else allowed
+        return f"{where}: `{prefix}{printable(key)}` is not a field. {hint}"
+    if item["type"] == "value_error":  # a check across fields: name the places of those that its text names
+        text = str(item["ctx"]["error"])
+        parts = [entries.get((*location, *part.split("."))) for part in re.findall(r"[a-z_]\w*(?:\.[a-z_]\w*)*", text)]
+        places = dict.fromkeys(part.where for part in parts if part is not None and part.value is not SECTION)
+        separator = "." if (*location, text.partition(":")[0]) in fields else ": "
+        return f"{'; '.join(places) or entry.where}: {name}{separator if name else ''}{text}"
+    schema = fields[location]
+    allowed = " or ".join(map(_allowed, schema["anyOf"]))
+    if item["type"] == "missing":
+        parent = location[:-1]
+        where = entries.get(parent, entries[()]).where
+        return f"{where}: `{name}` is missing. Give {allowed}, or leave out `{'.'.join(parent)}`."
+    fix = "Correct it"
+    if any("properties" in option for option in schema["anyOf"]):
+        fix = "Put fields under it, or leave it out for the defaults"
+        source = fields.get((*location, "source"), {"anyOf": []})
+        if entry.value is None and {"type": "null"} in source["anyOf"]:
+            fix = f"To turn it off write {name}: {{source: null}}"
+    elif entry.where.startswith("--set "):
+        fix += ", or leave it out for the recipe's own value"
+    elif "default" in schema:
+        fix += f", or leave it out for the default, {show(schema['default'])}"
+    return f"{entry.where}: `{name}` is {show(entry.value)}. Allowed: {allowed}. {fix}."
+
+
+def _allowed(schema: Mapping[str, Any]) -> str:
+    """What one alternative of a field may be."""
+    if choices := schema.get("enum") or [schema[key] for key in ("const",) if key in schema]:
+        return ", ".join(map(str, choices))
+    words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    types = {"integer": "a whole number", "number": "a finite number", "string": "text", "boolean": "true or false"}
+    types |= {"array": "a list of text", "null": "null", "object": "a section of fields"}
+    bounds = " and ".join(f"{word} {schema[key]:g}" for key, word in words.items() if key in schema)
+    pattern = f" that matches {schema['pattern']}" if "pattern" in schema else ""
+    return f"{types[schema['type']]}{f', {bounds}' if bounds else ''}{pattern}"
 
 
 def show(value: Any) -> str:
