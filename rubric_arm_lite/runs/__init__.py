@@ -13,13 +13,12 @@ from rubric_arm_lite.runs.directory import IfExists as IfExists
 from rubric_arm_lite.runs.directory import RunDirectory as RunDirectory
 from rubric_arm_lite.runs.directory import RunState as RunState
 from rubric_arm_lite.runs.directory import package_versions as package_versions
+from rubric_arm_lite.runs.files import LogRow as LogRow
 from rubric_arm_lite.runs.files import atomic_write as atomic_write
 from rubric_arm_lite.runs.files import explained_disk_errors as explained_disk_errors
+from rubric_arm_lite.runs.files import read_jsonl as read_jsonl
+from rubric_arm_lite.runs.files import read_object as read_object
 from rubric_arm_lite.runs.journal import Journal as Journal
-from rubric_arm_lite.runs.logs import LogRow as LogRow
-from rubric_arm_lite.runs.logs import read_jsonl as read_jsonl
-from rubric_arm_lite.runs.logs import read_object as read_object
-from rubric_arm_lite.runs.progress import NoProgress as NoProgress
 from rubric_arm_lite.runs.progress import Progress as Progress
 from rubric_arm_lite.runs.states import adapter_folder as adapter_folder
 from rubric_arm_lite.runs.states import recipe_of as recipe_of

@@ -14,6 +14,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
@@ -23,8 +24,7 @@ from pydantic import TypeAdapter
 
 from rubric_arm_lite import __version__
 from rubric_arm_lite.errors import CheckpointError, first_line
-from rubric_arm_lite.runs.files import atomic_write, fsync, lock_file
-from rubric_arm_lite.runs.logs import LogRow, read_jsonl
+from rubric_arm_lite.runs.files import LogRow, atomic_write, fsync, lock_file, read_jsonl
 
 STATE = "state.json"
 RECIPE = "recipe.yaml"
@@ -75,15 +75,6 @@ def read_state(file: Path, recipe_hash: str | None = None) -> RunState:
     return state
 
 
-def _nothing_done(state_file: Path) -> bool:
-    """Whether a state has no finished stage and no checkpoint."""
-    try:
-        state = read_state(state_file)
-    except CheckpointError:
-        return False
-    return not state.stages and state.checkpoint is None
-
-
 IfExists = Literal["raise", "resume", "overwrite"]
 LOGS = ("metrics.jsonl", "rollouts.jsonl")
 _CLEARING = ".clearing"
@@ -93,17 +84,16 @@ class RunDirectory:
     """One run's folder, locked by one process at a time.
 
     Attributes:
+        writes: whether this process writes; in a distributed run the others read what the first one writes.
         after_commit: called when a commit is on disk.
-        writes: whether this process writes.
     """
 
-    writes = True
-
-    def __init__(self, path: Path, state: RunState, lock: IO[str]) -> None:
+    def __init__(self, path: Path, state: RunState, file: IO[str], writes: bool = True) -> None:
         self.path = path
         self.state = state
-        self._lock = lock
+        self.writes = writes
         self.after_commit: Callable[[], None] = lambda: None
+        self._file = file
 
     @classmethod
     def open(cls, path: Path, recipe_text: str, recipe_hash: str, if_exists: IfExists = "raise") -> RunDirectory:
@@ -116,15 +106,19 @@ class RunDirectory:
         state_file = path / STATE
         if path.exists() and not path.is_dir():
             raise CheckpointError(f"{path} is a file. Choose another --run-dir.")
-        occupied = path.is_dir() and any(path.iterdir())
-        if occupied and _nothing_done(state_file):
-            # A run that ended before its first stage holds nothing worth keeping.
-            if_exists = "overwrite"
-        if occupied and if_exists == "raise":
+        names = {child.name for child in path.iterdir()} if path.is_dir() else set()
+        if names:
+            with suppress(CheckpointError):
+                state = read_state(state_file)
+                if not state.stages and state.checkpoint is None:  # ended before its first stage: nothing to keep
+                    if_exists = "overwrite"
+        if names and if_exists == "raise":
             raise CheckpointError(
                 f"{path} exists. Use --resume to continue it, --if-exists overwrite to start anew, or another name."
             )
-        if occupied and not state_file.exists() and not _is_ours(path):
+        # Without a state it is ours only if it was killed while it was created or cleared.
+        created = names <= {".lock", RECIPE, f".{RECIPE}.part", f".{STATE}.part"}
+        if not (STATE in names or _CLEARING in names or created):
             raise CheckpointError(
                 f"{path} is not a run directory: it has no {STATE}. Choose another name; nothing was touched."
             )
@@ -132,7 +126,7 @@ class RunDirectory:
         lock = (path / ".lock").open("a")
         try:
             lock_file(lock, path)
-            if occupied and (if_exists == "overwrite" or (path / _CLEARING).exists()):
+            if names and (if_exists == "overwrite" or (path / _CLEARING).exists()):
                 _clear(path)
             if state_file.exists():
                 run = cls(path, read_state(state_file, recipe_hash), lock)
@@ -146,17 +140,23 @@ class RunDirectory:
             raise
         return run
 
+    @classmethod
+    def follow(cls, path: Path, recipe_hash: str) -> RunDirectory:
+        """Read, in another process of a distributed run, a directory that the first process has opened."""
+        return cls(path, read_state(path / STATE, recipe_hash), (path / RECIPE).open(encoding="utf-8"), writes=False)
+
     def close(self) -> None:
         """Release the lock."""
-        self._lock.close()
+        self._file.close()
 
     # --- writing ------------------------------------------------------------------------------------------------
 
     def write_text(self, name: str, text: str) -> Path:
-        """Write one file atomically."""
+        """Write one file atomically, and return its path."""
         target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(target, text.encode("utf-8", "backslashreplace"))
+        if self.writes:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(target, text.encode("utf-8", "backslashreplace"))
         return target
 
     def write_json(self, name: str, value: Any) -> Path:
@@ -165,47 +165,52 @@ class RunDirectory:
 
     def append(self, log: str, row: Mapping[str, Any]) -> None:
         """Append one line to a log; it counts from the next :meth:`commit` on."""
-        line = json.dumps(dict(row), ensure_ascii=True, allow_nan=False) + "\n"
-        with (self.path / log).open("ab") as file:
-            file.write(line.encode())
+        if self.writes:
+            line = json.dumps(dict(row), ensure_ascii=True, allow_nan=False) + "\n"
+            with (self.path / log).open("ab") as file:
+                file.write(line.encode())
 
     def commit(
         self,
         save: Callable[[Path], None] | None = None,
         stage: str | None = None,
         position: tuple[int, int] | None = None,
-        keep: int = 2,
+        keep: int | None = None,
     ) -> None:
-        """Make everything up to now permanent.
+        """Make everything up to now permanent; a process that does not write waits for the one that does.
 
         Args:
             save: writes a checkpoint into the empty folder that it receives; None keeps the present checkpoint.
             stage: a stage that is now finished.
             position: where the alternating stage continues.
-            keep: number of checkpoints that stay on disk.
+            keep: number of checkpoints that stay on disk; None keeps all.
         """
-        checkpoint = self.state.checkpoint
-        if save is not None:
-            checkpoint = self._write_checkpoint(save)
-        logs = {name: self._sync_log(name) for name in LOGS}
+        if not self.writes:
+            self.after_commit()
+            self.state = read_state(self.path / STATE, self.state.recipe_hash)
+            return
+        checkpoint = self.state.checkpoint if save is None else self._write_checkpoint(save)
+        logs = dict.fromkeys(LOGS, 0)
+        for file in (self.path / name for name in LOGS):
+            if file.exists():
+                fsync(file)
+                logs[file.name] = file.stat().st_size
         stages = self.state.stages if stage is None else (*self.state.stages, stage)
         at = self.state.position if position is None else position
         self._write_state(RunState(self.state.recipe_hash, stages, checkpoint, at, logs))
-        self._prune(keep)
+        kept = sorted((self.path / "checkpoints").glob("state-*"))
+        committed = [folder for folder in kept if folder.name <= (checkpoint or "")]
+        for folder in kept:  # those after the committed one were left by a kill between rename and commit
+            if folder not in (committed if keep is None else committed[-keep:]):
+                shutil.rmtree(folder)
         self.after_commit()
 
     def checkpoint_path(self) -> Path | None:
         """Folder of the committed checkpoint."""
         return None if self.state.checkpoint is None else self.path / "checkpoints" / self.state.checkpoint
 
-    # --- reading ------------------------------------------------------------------------------------------------
-
     def read_log(self, log: str) -> Iterator[LogRow]:
-        """All rows of a log; none if the file is missing.
-
-        Raises:
-            CheckpointError: for a damaged line, and from a row for a field that it lacks.
-        """
+        """:func:`read_jsonl` of a log."""
         return read_jsonl(self.path / log)
 
     # --- inside -------------------------------------------------------------------------------------------------
@@ -224,13 +229,6 @@ class RunDirectory:
         draft.rename(folder / name)
         fsync(folder)
         return name
-
-    def _sync_log(self, name: str) -> int:
-        file = self.path / name
-        if not file.exists():
-            return 0
-        fsync(file)
-        return file.stat().st_size
 
     def _write_state(self, state: RunState) -> None:
         atomic_write(self.path / STATE, state.dumps().encode())
@@ -259,44 +257,6 @@ class RunDirectory:
             shutil.rmtree(draft)
         for file in self.path.rglob(".*.part"):  # drafts of atomic_write; a journal has no dot before its name
             file.unlink()
-
-    def _prune(self, keep: int) -> None:
-        folder = self.path / "checkpoints"
-        if not folder.is_dir() or self.state.checkpoint is None:
-            return
-        older = sorted(p for p in folder.glob("state-*") if p.name < self.state.checkpoint)
-        newer = [p for p in folder.glob("state-*") if p.name > self.state.checkpoint]
-        for path in newer + older[: max(0, len(older) - (keep - 1))]:
-            shutil.rmtree(path)
-
-
-class FollowedDirectory(RunDirectory):
-    """The folder in the other processes of a distributed run: they read what the first one writes."""
-
-    writes = False
-
-    @classmethod
-    def follow(cls, path: Path, recipe_hash: str) -> FollowedDirectory:
-        """Read the state of a directory that the first process has opened."""
-        return cls(path, read_state(path / STATE, recipe_hash), (path / RECIPE).open(encoding="utf-8"))
-
-    def write_text(self, name: str, text: str) -> Path:
-        """The path that the first process writes to."""
-        return self.path / name
-
-    def append(self, log: str, row: Mapping[str, Any]) -> None:
-        """Do nothing; the first process appends."""
-
-    def commit(self, *arguments: Any, **keywords: Any) -> None:
-        """Wait until the first process has committed, and read its state."""
-        self.after_commit()
-        self.state = read_state(self.path / STATE, self.state.recipe_hash)
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether a folder without a state is a run that was killed while it was created."""
-    names = {p.name for p in path.iterdir()}
-    return _CLEARING in names or names <= {".lock", RECIPE, f".{RECIPE}.part", f".{STATE}.part"}
 
 
 def _clear(path: Path) -> None:

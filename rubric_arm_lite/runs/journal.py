@@ -14,8 +14,7 @@ from typing import IO, Any, Self
 
 from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.runs.directory import IfExists
-from rubric_arm_lite.runs.files import lock_file
-from rubric_arm_lite.runs.logs import parse_row
+from rubric_arm_lite.runs.files import lock_file, parse_row
 
 _HEAD = "job"
 _KEY = "key"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
 
-
-class Progress(Protocol):
-    """Receives the events of a run, in order."""
+class Progress:
+    """Receives the events of a run, in order, and shows nothing; a subclass shows those that it overrides."""
 
     def stage(self, name: str, steps: int) -> None:
         """A stage of ``steps`` steps begins, and the one before has ended."""
@@ -19,19 +17,3 @@ class Progress(Protocol):
 
     def note(self, text: str) -> None:
         """Something the user should know: skipped data, a caveat, an alarm."""
-
-
-class NoProgress:
-    """A :class:`Progress` that shows nothing."""
-
-    def stage(self, name: str, steps: int) -> None:
-        """Ignored."""
-
-    def step(self, done: int, values: dict[str, float]) -> None:
-        """Ignored."""
-
-    def result(self, name: str, text: str) -> None:
-        """Ignored."""
-
-    def note(self, text: str) -> None:
-        """Ignored."""

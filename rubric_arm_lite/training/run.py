@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.recipe import PolicyRecipe, Recipe, dump_recipe, load_settings, recipe_hash
-from rubric_arm_lite.runs import IfExists, NoProgress, Progress, RunDirectory, explained_disk_errors, read_object
-from rubric_arm_lite.runs.directory import FollowedDirectory
+from rubric_arm_lite.runs import IfExists, Progress, RunDirectory, explained_disk_errors, read_object
 from rubric_arm_lite.training.schedule import STAGES
 
 AnyRecipe = TypeVar("AnyRecipe", Recipe, PolicyRecipe)
@@ -112,9 +111,9 @@ def train(
             processes.wait()
             if not processes.first:
                 progress = None
-                directory = FollowedDirectory.follow(path, recipe_hash(settings))
+                directory = RunDirectory.follow(path, recipe_hash(settings))
                 stack.enter_context(closing(directory))
-        run_stages(TrainingState(settings, directory, progress or NoProgress(), processes), until)
+        run_stages(TrainingState(settings, directory, progress or Progress(), processes), until)
         return RunResult.of(directory, settings)
 
 

@@ -485,7 +485,9 @@ def test_checkpoints_are_pruned(tmp_path: Path) -> None:
         run.commit(saver(str(n)), position=(0, n), keep=3)
         names = sorted(p.name for p in (run.path / "checkpoints").iterdir())
         assert names == [f"state-{i:06d}" for i in range(max(0, n - 2), n + 1)]
-    run.commit(stage="x", keep=1)
+    run.commit(stage="x")
+    assert sorted(p.name for p in (run.path / "checkpoints").iterdir()) == names, "a stage's end removes none"
+    run.commit(stage="y", keep=1)
     assert [p.name for p in (run.path / "checkpoints").iterdir()] == ["state-000004"]
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from rubric_arm_lite.errors import CheckpointError
+from rubric_arm_lite.runs.files import read_jsonl, read_object
 from rubric_arm_lite.runs.journal import Journal
-from rubric_arm_lite.runs.logs import read_jsonl, read_object
 
 
 def write(file: Path, *rows: Any) -> Path:

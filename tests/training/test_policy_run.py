@@ -17,8 +17,8 @@ from rubric_arm_lite.prompts.builder import prompt_hash
 from rubric_arm_lite.recipe.load import dump_recipe, load_recipe, load_settings, recipe_hash, shipped_recipes
 from rubric_arm_lite.recipe.policy import PolicyRecipe
 from rubric_arm_lite.report import write_policy_report
+from rubric_arm_lite.runs import Progress
 from rubric_arm_lite.runs.directory import RunDirectory
-from rubric_arm_lite.runs.progress import NoProgress
 from rubric_arm_lite.training.policy.pairs import REASONS
 from rubric_arm_lite.training.policy.requests import start_answers
 from rubric_arm_lite.training.policy.run import train_policy
@@ -51,7 +51,7 @@ class Killed(BaseException):
     """What a test raises in the middle of a run."""
 
 
-class Recorder(NoProgress):
+class Recorder(Progress):
     """Keeps notes, and names of stages and results; raises at the ``deadly``-th call of :meth:`step`."""
 
     def __init__(self, deadly: int | None = None) -> None:
@@ -344,7 +344,7 @@ def test_requests_too_long_for_the_generator_are_left_out(tmp_path: Path, finish
     wide = ("model={base: testbed, dtype: float32, max_context: 400}", "data.train_prompts=null")
     recipe = recipe_for(finished_run, "dpo", *sets, *wide)
     directory = RunDirectory.open(tmp_path / "run", dump_recipe(recipe), recipe_hash(recipe))
-    state = PolicyState(recipe, directory, NoProgress())
+    state = PolicyState(recipe, directory, Progress())
     directory.close()
     assert {r.text for r in (*state.requests.train, *state.requests.test)} == set(texts)
     assert state.requests.too_long == 1
@@ -373,7 +373,7 @@ def test_rubrics_that_are_gone(online_run: Path, finished_run: Path, tmp_path: P
     for kept in ("", lines[0], lines[0] + '{"key": "from 0", "rubrics": [1]}\n', lines[0] + "?\n"):
         (folder / "rubrics.jsonl").write_text(kept)
         with pytest.raises(CheckpointError, match=r"rubrics\.jsonl .*Restore it"):
-            _ = PolicyState(recipe, directory, NoProgress()).judge
+            _ = PolicyState(recipe, directory, Progress()).judge
     directory.close()
 
 

@@ -22,8 +22,8 @@ from rubric_arm_lite.recipe.policy import PolicyRecipe
 from rubric_arm_lite.report import write_report
 from rubric_arm_lite.reward_model.judge import longest_prompt
 from rubric_arm_lite.reward_model.model import RubricRewardModel
+from rubric_arm_lite.runs import Progress
 from rubric_arm_lite.runs.directory import RunDirectory
-from rubric_arm_lite.runs.progress import NoProgress
 from rubric_arm_lite.training.run import train
 from rubric_arm_lite.training.schedule import STAGES
 from rubric_arm_lite.training.state import TrainingState
@@ -33,7 +33,7 @@ from tests.source_rows import openrubric
 WORLD = World(8)
 
 
-class Recorder(NoProgress):
+class Recorder(Progress):
     """Keeps the notes, and the names of stages and results."""
 
     def __init__(self) -> None:
@@ -272,7 +272,7 @@ def test_every_shipped_recipe_loads_and_builds_to_the_backend_seam(tmp_path: Pat
         assert load_recipe(str(copy)) == recipe
     recipe = load_recipe("testbed")
     directory = RunDirectory.open(tmp_path / "run", dump_recipe(recipe), recipe_hash(recipe))
-    state = TrainingState(recipe, directory, NoProgress())
+    state = TrainingState(recipe, directory, Progress())
     assert len(state.data.train) == recipe.data.train_prompts
     assert len(state.evaluator.pairs) == recipe.evaluation.pairs
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.recipe import PolicyRecipe, dump_recipe, recipe_hash
-from rubric_arm_lite.runs import IfExists, NoProgress, Progress, RunDirectory, explained_disk_errors
+from rubric_arm_lite.runs import IfExists, Progress, RunDirectory, explained_disk_errors
 from rubric_arm_lite.training.run import RunResult, check_if_exists, read_recipe
 
 
@@ -61,5 +61,5 @@ def train_policy(
         from rubric_arm_lite.training.policy.stages import run_stages
         from rubric_arm_lite.training.policy.state import PolicyState
 
-        run_stages(PolicyState(settings, directory, progress or NoProgress()))
+        run_stages(PolicyState(settings, directory, progress or Progress()))
         return RunResult.of(directory, settings)
