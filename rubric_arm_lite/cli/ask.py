@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import MofNCompleteColumn
 
+from rubric_arm_lite import reward_model
 from rubric_arm_lite.cli.common import (
+    ExistsOption,
     JsonOption,
     LocalSource,
     ModelSource,
@@ -26,11 +28,12 @@ from rubric_arm_lite.cli.common import (
     warn_unknown_words,
     with_source,
 )
+from rubric_arm_lite.data.pairs import load_comparisons, load_single_responses
 from rubric_arm_lite.errors import DataError
-from rubric_arm_lite.runs import IfExists, atomic_write
+from rubric_arm_lite.runs import atomic_write
 
 if TYPE_CHECKING:
-    from rubric_arm_lite.reward_model import PointwiseScore, RubricRewardModel, Verdict
+    from rubric_arm_lite.reward_model import PointwiseScore, Verdict
     from rubric_arm_lite.reward_model.label import LabelingState
 
 RubricTextOption = Annotated[str | None, typer.Option("--rubric", help="Criteria to use in place of the model's.")]
@@ -82,8 +85,6 @@ def judge(
         verdict = model.compare(texts[0], texts[1], texts[2], rubric_text, votes)
         print_result(verdict_row("pair", verdict), as_json, lambda: print_verdict(verdict))
         return
-    from rubric_arm_lite.data.pairs import load_comparisons
-
     check_target(file, target, overwrite)
     pairs = load_comparisons(file)
     cases = [(pair.prompt, pair.responses[0], pair.responses[1], pair.rubric or rubric_text) for pair in pairs]
@@ -111,20 +112,21 @@ def score(
 ) -> None:
     """Score one response (--prompt, --response), or a JSONL file of them, criterion by criterion."""
     texts = _one_case(file, "case", {"--prompt": prompt, "--response": response})
+    if file is not None:
+        check_target(file, target, overwrite)
+    responses = [] if file is None else load_single_responses(file)
+    model = source.load()
+    if not model.recipe.pointwise:
+        warn(
+            "This judge was trained to compare two responses (reward.judge: pairwise), not to score one. Use judge, or "
+            "a run with reward.judge: pointwise."
+        )
     if file is None:
-        model = source.load()
         warn_unknown_words(model, *texts)
-        _warn_untrained(model)
         value = model.score(texts[0], texts[1], rubric_text, justify)
         print_result(score_row("case", value), as_json, lambda: print_score(value))
         return
-    from rubric_arm_lite.data.pairs import load_single_responses
-
-    check_target(file, target, overwrite)
-    responses = load_single_responses(file)
     cases = [(row.prompt, row.responses[0], row.rubric or rubric_text) for row in responses]
-    model = source.load()
-    _warn_untrained(model)
     scores = model.score_many(cases, justify, [f"{file}, case {row.set_id}" for row in responses])
     rows = [score_row(row.set_id, value) for row, value in zip(responses, scores, strict=True)]
     scored = sum(value.value is not None for value in scores)
@@ -144,21 +146,17 @@ def label(
         bool, typer.Option("--keep-all", help="Keep pairs with any majority, not only where both orders agree.")
     ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Pairs judged between two saves.")] = 64,
-    if_exists: Annotated[
-        IfExists, typer.Option("--if-exists", help="Resume an unfinished job, raise an error, or overwrite.")
-    ] = "resume",
+    if_exists: ExistsOption = "resume",
     as_json: JsonOption = False,
 ) -> None:
     """Label responses: judge every two of a prompt in both orders and write pairs; a killed job resumes."""
-    from rubric_arm_lite.reward_model import label_responses
-
     with progress_bar("label", MofNCompleteColumn(), "{task.fields[speed]}") as bar:
         task = bar.add_task("label", total=None, speed="loading")
 
         def show(now: LabelingState) -> None:
             bar.update(task, completed=now.done, total=now.total, speed=_speed(now))
 
-        counts = label_responses(file, target, source.load, votes, keep_all, batch, if_exists, show)
+        counts = reward_model.label_responses(file, target, source.load, votes, keep_all, batch, if_exists, show)
     print_result({**asdict(counts), "written": str(target)}, as_json, lambda: print_label_counts(counts, target))
 
 
@@ -271,14 +269,6 @@ def _check_text(name: str, text: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise DataError(f"{name} is not UTF-8 text at character {error.start}. Convert it to UTF-8.") from error
-
-
-def _warn_untrained(model: RubricRewardModel) -> None:
-    if model.recipe.reward.judge != "pointwise":
-        warn(
-            "This judge was trained to compare two responses (reward.judge: pairwise), not to score one. Use judge, or "
-            "a run with reward.judge: pointwise."
-        )
 
 
 def _speed(now: LabelingState) -> str:

@@ -14,53 +14,38 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
+from rubric_arm_lite import models, reward_model
 from rubric_arm_lite.errors import ConfigError, DataError
-from rubric_arm_lite.runs import recipe_of
-
-if TYPE_CHECKING:
-    from rubric_arm_lite.models import ServerSettings
-    from rubric_arm_lite.recipe import Recipe
-    from rubric_arm_lite.reward_model import RubricRewardModel
+from rubric_arm_lite.recipe import Recipe
+from rubric_arm_lite.runs import IfExists, recipe_of
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]
-StateOption = Annotated[
-    str, typer.Option(help="Which adapters: final, warm-up, latest, or a kept checkpoint such as state-000012.")
-]
-ModelArgument = Annotated[
-    Path,
-    typer.Argument(metavar="RUN", help="A run directory; or a recipe with model.checkpoints, such as released-8b."),
-]
-ServerOption = Annotated[
-    str | None, typer.Option(metavar="URL", help="Use this OpenAI-compatible server; load no model here.")
-]
-RubricModelOption = Annotated[str | None, typer.Option(help="The server's name of the generator (default: rubric).")]
-JudgeModelOption = Annotated[str | None, typer.Option(help="The server's name of the judge (default: judge).")]
-KeyEnvOption = Annotated[
-    str | None, typer.Option(help="Environment variable with the server's key (default: OPENAI_API_KEY).")
-]
-ConcurrencyOption = Annotated[
-    int | None, typer.Option("--concurrency", min=1, help="Requests to the server at a time (default: 32).")
-]
+ExistsOption = Annotated[IfExists, typer.Option(help="What to do with an existing run.")]
 
 
 @dataclass(frozen=True)
 class LocalSource:
     """A reward model on this machine: a run's adapters, or the full checkpoints that a recipe names."""
 
-    run: ModelArgument
-    state: StateOption = "final"
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A run directory; or a recipe with model.checkpoints, such as released-8b."),
+    ]
+    state: Annotated[
+        str, typer.Option(help="Which adapters: final, warm-up, latest, or a kept checkpoint such as state-000012.")
+    ] = "final"
 
-    def load(self) -> RubricRewardModel:
+    def load(self) -> reward_model.RubricRewardModel:
         """Load the reward model.
 
         Raises:
@@ -74,41 +59,38 @@ class LocalSource:
         if not checkpoints:
             import_first(recipe)
         quiet_libraries()
-        from rubric_arm_lite.reward_model import RubricRewardModel
-
         if checkpoints:
-            return RubricRewardModel.from_recipe(recipe)
-        return RubricRewardModel.from_run(self.run, self.state)
+            return reward_model.RubricRewardModel.from_recipe(recipe)
+        return reward_model.RubricRewardModel.from_run(self.run, self.state)
 
 
 @dataclass(frozen=True)
 class ModelSource(LocalSource):
     """A reward model on this machine or behind an OpenAI-compatible server."""
 
-    server: ServerOption = None
-    rubric_model: RubricModelOption = None
-    judge_model: JudgeModelOption = None
-    server_key_env: KeyEnvOption = None
-    concurrency: ConcurrencyOption = None
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Use this OpenAI-compatible server; load no model here.")
+    ] = None
+    rubric_model: Annotated[str | None, typer.Option(help="Its name of the generator (default: rubric).")] = None
+    judge_model: Annotated[str | None, typer.Option(help="Its name of the judge (default: judge).")] = None
+    server_key_env: Annotated[
+        str | None, typer.Option(help="Environment variable with the server's key (default: OPENAI_API_KEY).")
+    ] = None
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Requests to it at a time (default: 32).")] = None
 
     def __post_init__(self) -> None:
         """Refuse options that do not go together, before anything is read or loaded."""
-        self.server_settings()
+        self._server_settings()
 
     @property
     def local_run(self) -> Path | None:
         """The run directory on this machine whose adapters are loaded; None for a server or full checkpoints."""
         return self.run if self.server is None and self.run.is_dir() else None
 
-    def server_settings(self) -> ServerSettings | None:
-        """The server's settings, or None without a server.
-
-        Raises:
-            ConfigError: if options do not go together, or the address or a name cannot be used.
-        """
+    def _server_settings(self) -> models.ServerSettings | None:
         names = {"rubric_model": self.rubric_model, "judge_model": self.judge_model, "api_key_env": self.server_key_env}
-        options: dict[str, Any] = {**names, "concurrency": self.concurrency}
-        options = {name: value for name, value in options.items() if value is not None}
+        values: dict[str, Any] = {**names, "concurrency": self.concurrency}
+        options = {name: value for name, value in values.items() if value is not None}
         if self.server is None:
             if options:
                 raise ConfigError(
@@ -121,18 +103,14 @@ class ModelSource(LocalSource):
                 f"--state {self.state} is for adapters on this machine. A server has what it was started with: choose "
                 "it by --rubric-model and --judge-model."
             )
-        from rubric_arm_lite.models import ServerSettings
+        return models.ServerSettings(self.server, **options)
 
-        return ServerSettings(self.server, **options)
-
-    def load(self) -> RubricRewardModel:
+    def load(self) -> reward_model.RubricRewardModel:
         """Load the reward model, or connect to the server, which loads nothing here."""
-        settings = self.server_settings()
+        settings = self._server_settings()
         if settings is None:
             return super().load()
-        from rubric_arm_lite.reward_model import RubricRewardModel
-
-        return RubricRewardModel.from_server(settings, recipe_of(self.run))
+        return reward_model.RubricRewardModel.from_server(settings, recipe_of(self.run))
 
 
 def with_source(verb: Callable[..., None]) -> Callable[..., None]:
@@ -240,7 +218,7 @@ def check_target(source: Path, target: Path | None, overwrite: bool) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
 
 
-def warn_unknown_words(model: RubricRewardModel, *texts: str) -> None:
+def warn_unknown_words(model: reward_model.RubricRewardModel, *texts: str) -> None:
     """Name the words that a word-level tokenizer does not know and therefore cannot read."""
     words = model.unknown_words(*texts)
     if words:

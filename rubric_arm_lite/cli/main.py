@@ -6,15 +6,18 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.markup import escape
 
-from rubric_arm_lite import __version__
+from rubric_arm_lite import __version__, reward_model, training
+from rubric_arm_lite import report as reports
 from rubric_arm_lite.cli import ask, serve
+from rubric_arm_lite.cli import plan as plans
 from rubric_arm_lite.cli.bench import bench_app
 from rubric_arm_lite.cli.common import (
+    ExistsOption,
     JsonOption,
     LocalSource,
     err,
@@ -28,12 +31,12 @@ from rubric_arm_lite.cli.common import (
 from rubric_arm_lite.cli.data import data_app
 from rubric_arm_lite.cli.evaluate import evaluate
 from rubric_arm_lite.cli.policy import policy_app
+from rubric_arm_lite.cli.progress import run_and_show
+from rubric_arm_lite.data.pairs import pair_as_row
+from rubric_arm_lite.data.testbed import World
 from rubric_arm_lite.errors import CheckpointError, DataError, RubricArmError
-from rubric_arm_lite.runs import atomic_write
-from rubric_arm_lite.training import STAGES
-
-if TYPE_CHECKING:
-    from rubric_arm_lite.runs import IfExists
+from rubric_arm_lite.recipe import dump_recipe, load_recipe
+from rubric_arm_lite.runs import IfExists, atomic_write
 
 app = typer.Typer(
     name="rubric-arm",
@@ -51,8 +54,6 @@ app.add_typer(policy_app, name="policy")
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (testbed).")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a field: --set judge.max_steps=5.")]
 RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Where results go (default: runs/NAME).")]
-ExistsOption = Annotated[str, typer.Option("--if-exists", help="raise, resume or overwrite an existing run.")]
-RunArgument = Annotated[Path, typer.Argument(help="A run directory.")]
 
 
 @app.command()
@@ -60,13 +61,19 @@ def run(
     recipe: RecipeArgument,
     overrides: SetOption = None,
     run_dir: RunDirOption = None,
-    stage: Annotated[str | None, typer.Option(help=f"Stop after this stage: {', '.join(STAGES)}.")] = None,
+    stage: Annotated[str | None, typer.Option(help=f"Stop after this stage: {', '.join(training.STAGES)}.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Same as --if-exists resume.")] = False,
     if_exists: ExistsOption = "raise",
     as_json: JsonOption = False,
 ) -> None:
     """Run a recipe: warm-up, alternating GRPO, evaluation, report."""
-    _train(recipe, overrides, run_dir, stage, "resume" if resume else if_exists, as_json)
+    exists: IfExists = "resume" if resume else if_exists
+    run_and_show(
+        lambda progress: training.train(
+            recipe, run_dir, overrides=overrides or (), if_exists=exists, until=stage, progress=progress
+        ),
+        as_json,
+    )
 
 
 @app.command()
@@ -78,7 +85,7 @@ def demo(
 ) -> None:
     """The whole method on the embedded world, on a CPU, in minutes; a finished demo is shown again."""
     folder = run_dir or Path("runs") / "demo"
-    _train("testbed", overrides, folder, None, if_exists, as_json)
+    run("testbed", overrides, folder, if_exists=if_exists, as_json=as_json)
     if not as_json:
         out.print(
             f"Ask it, in the words of its world: rubric-arm play {folder}, or rubric-arm judge {folder} --prompt … "
@@ -93,19 +100,15 @@ for _verb in (ask.rubric, ask.judge, ask.score, evaluate, ask.label, serve.serve
 
 
 @app.command()
-def report(run: RunArgument) -> None:
+def report(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
     """Write report.html and report.md of a run."""
-    from rubric_arm_lite.report import write_report
-
-    for path in write_report(run):
+    for path in reports.write_report(run):
         print(path)
 
 
 @app.command("show-recipe")
 def show_recipe(recipe: RecipeArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Print every field of a recipe: its own, those it extends, and the defaults."""
-    from rubric_arm_lite.recipe import dump_recipe, load_recipe
-
     loaded = load_recipe(recipe, overrides or [])
     print_result(loaded.model_dump(mode="json"), as_json, lambda: print(dump_recipe(loaded), end=""))
 
@@ -119,9 +122,7 @@ def export(
 ) -> None:
     """Write both adapters with model cards, or merged into their base."""
     quiet_libraries()
-    from rubric_arm_lite.reward_model import export_run
-
-    for folder in export_run(source.run, target, source.state, merge):
+    for folder in reward_model.export_run(source.run, target, source.state, merge):
         out.print(str(folder), highlight=False)
 
 
@@ -133,12 +134,10 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files without uploading them.")] = False,
 ) -> None:
     """Upload an export to the Hub."""
-    from rubric_arm_lite.reward_model import files_to_push, push_to_hub
-
     if not dry_run:
-        out.print(push_to_hub(folder, repo, private=not public), highlight=False)
+        out.print(reward_model.push_to_hub(folder, repo, private=not public), highlight=False)
         return
-    files = files_to_push(folder, repo)
+    files = reward_model.files_to_push(folder, repo)
     for file in files:
         out.print(f"{file.stat().st_size:>12,}  {escape(file.relative_to(folder).as_posix())}", highlight=False)
     out.print(f"{len(files)} files would go to {repo}.", highlight=False)
@@ -147,10 +146,8 @@ def push(
 @app.command()
 def doctor(as_json: JsonOption = False) -> None:
     """Show this machine's hardware and which shipped recipes can run on it."""
-    from rubric_arm_lite.cli.plan import examine, show_machine
-
-    machine = examine()
-    print_result(machine, as_json, lambda: show_machine(machine, out))
+    machine = plans.examine()
+    print_result(machine, as_json, lambda: plans.show_machine(machine, out))
 
 
 @app.command()
@@ -163,14 +160,10 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show the memory of every stage, whether it fits and what to change if not; loads no model."""
-    from rubric_arm_lite.cli import plan as plan_table
-    from rubric_arm_lite.recipe import load_recipe
-    from rubric_arm_lite.training import plan_for
-
     loaded = load_recipe(recipe, overrides or [])
-    memory = plan_for(loaded, gpu_gb, prompt_length)
-    value = plan_table.as_json(loaded, memory, tokens_per_second)
-    print_result(value, as_json, lambda: plan_table.show(loaded, memory, tokens_per_second, out))
+    memory = training.plan_for(loaded, gpu_gb, prompt_length)
+    value = plans.as_json(loaded, memory, tokens_per_second)
+    print_result(value, as_json, lambda: plans.show(loaded, memory, tokens_per_second, out))
 
 
 @testbed_app.command("build")
@@ -183,7 +176,6 @@ def testbed_build(
 ) -> None:
     """Train the tiny base model again (minutes on a CPU); deterministic for a seed."""
     base = from_checkout("testbed_base.build", "testbed build")
-
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists and is not empty. Choose a new folder.")
     settings = base.BuildSettings(seed=seed, **({} if steps is None else {"steps": steps}))
@@ -201,19 +193,11 @@ def testbed_pairs(
     prompts: Annotated[int, typer.Option(min=1, help="Number of prompts.")] = 100,
 ) -> None:
     """Write preference pairs of a world as JSONL, in the format of your own data."""
-    from rubric_arm_lite.data.testbed import World
-    from rubric_arm_lite.recipe import load_recipe
-
     try:
         blocks = World(seed, load_recipe("testbed").data.world).blocks(split, prompts)
     except ValueError as error:
         raise DataError(str(error)) from error
-    fields = ("prompt", "chosen", "rejected")
-    rows = [
-        {"id": pair.pair_id, **{name: getattr(pair, name) for name in fields}, "source": "testbed"}
-        for block in blocks
-        for pair in block.pairs
-    ]
+    rows = [{**pair_as_row(pair), "source": "testbed"} for block in blocks for pair in block.pairs]
     target.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(target, "".join(json.dumps(row) + "\n" for row in rows).encode())
     print(f"{len(rows)} pairs written to {target}")
@@ -228,6 +212,7 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 _AFTER_INTERRUPTION = {
     "run": " What was committed is kept; continue with --resume.",
+    "policy": " What was committed is kept; continue with --resume.",
     "evaluate": " Finished items of the benchmarks are kept; continue with --resume.",
     "demo": " What was committed is kept; the same command continues.",
     "label": " What was judged is kept; the same command continues.",
@@ -251,7 +236,7 @@ def main() -> None:
     except SystemExit as stop:
         if stop.code == 130:
             words = [word for word in sys.argv[1:] if not word.startswith("-")]
-            verb = " ".join(words[: 2 if words[:1] in (["data"], ["policy"], ["testbed"]) else 1])
+            verb = " ".join(words[: 2 if words[:1] == ["data"] else 1])
             err.print(f"\nInterrupted.{_AFTER_INTERRUPTION.get(verb, '')}")
         raise
 
@@ -260,19 +245,3 @@ def _fail(message: str) -> NoReturn:
     err.print("[red]error:[/red] ", end="")
     err.print(message, markup=False, highlight=False)
     raise SystemExit(2) from None
-
-
-# --- helpers ----------------------------------------------------------------------------------------------------
-
-
-def _train(
-    recipe: str, overrides: list[str] | None, run_dir: Path | None, until: str | None, if_exists: str, as_json: bool
-) -> None:
-    from rubric_arm_lite.cli.progress import RichProgress, show_result
-    from rubric_arm_lite.training import train
-
-    quiet_libraries()
-    exists: IfExists = if_exists  # type: ignore[assignment]  # train checks it
-    with RichProgress(err if as_json else out) as progress:
-        result = train(recipe, run_dir, overrides=overrides or (), if_exists=exists, until=until, progress=progress)
-    show_result(result, as_json)

@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
-from rubric_arm_lite.cli.common import JsonOption, err, out, quiet_libraries
+from rubric_arm_lite import report as reports
+from rubric_arm_lite import training
+from rubric_arm_lite.cli.common import ExistsOption, JsonOption
+from rubric_arm_lite.cli.progress import run_and_show
 from rubric_arm_lite.runs import IfExists
 
 policy_app = typer.Typer(help="Train a policy against a finished reward model.", no_args_is_help=True)
@@ -32,20 +35,17 @@ def _add_verb(method: str, text: str) -> None:
         ] = None,
         run_dir: Annotated[Path | None, typer.Option(help="Where results go (default: runs/NAME-METHOD).")] = None,
         resume: Annotated[bool, typer.Option("--resume", help="Same as --if-exists resume.")] = False,
-        if_exists: Annotated[str, typer.Option(help="raise, resume or overwrite an existing run.")] = "raise",
+        if_exists: ExistsOption = "raise",
         as_json: JsonOption = False,
     ) -> None:
-        from rubric_arm_lite.cli.progress import RichProgress, show_result
-        from rubric_arm_lite.training import train_policy
-
-        quiet_libraries()
-        exists: IfExists = "resume" if resume else if_exists  # type: ignore[assignment]  # train_policy checks it
+        exists: IfExists = "resume" if resume else if_exists
         sets = [*(overrides or ()), f"method={method}"]
-        with RichProgress(err if as_json else out) as progress:
-            result = train_policy(
+        run_and_show(
+            lambda progress: training.train_policy(
                 recipe, run_dir, reward=reward, server=server, overrides=sets, if_exists=exists, progress=progress
-            )
-        show_result(result, as_json)
+            ),
+            as_json,
+        )
 
     policy_app.command(method, help=text)(verb)
 
@@ -57,7 +57,5 @@ for _method, _text in METHODS.items():
 @policy_app.command()
 def report(run: Annotated[Path, typer.Argument(help="A policy run's directory.")]) -> None:
     """Write report.html and report.md of a policy run."""
-    from rubric_arm_lite.report import write_policy_report
-
-    for path in write_policy_report(run):
+    for path in reports.write_policy_report(run):
         print(path)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
+from collections.abc import Callable
 
 from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape
 
-from rubric_arm_lite.cli.common import is_live, out, print_json
+from rubric_arm_lite import report, training
+from rubric_arm_lite.cli.common import err, is_live, out, print_json, quiet_libraries
 from rubric_arm_lite.recipe import PolicyRecipe
-from rubric_arm_lite.runs import explained_disk_errors
-from rubric_arm_lite.training import RunResult
+from rubric_arm_lite.runs import Progress, explained_disk_errors
 
 _SHOWN = ("loss", "reward", "reward/accuracy", "reward/format", "groups/informative", "kl", "tokens/s")
 
 
-class RichProgress:
-    """A :class:`~rubric_arm_lite.runs.Progress` with a bar per stage and a line per result; a context manager."""
+class RichProgress(Progress):
+    """Shows a bar per stage and a line per result; a context manager."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -33,9 +33,7 @@ class RichProgress:
     def __enter__(self) -> RichProgress:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._end_stage()
         self._bar.stop()
 
@@ -77,12 +75,13 @@ def _line(values: dict[str, float]) -> str:
     return "  ".join(f"{name} {values[name]:{formats.get(name, '.3f')}}" for name in _SHOWN if name in values)
 
 
-def show_result(result: RunResult, as_json: bool) -> None:
-    """Write the report of a run, and print it or, as JSON, its summary; nothing in a process beside the main one."""
+def run_and_show(train: Callable[[Progress], training.RunResult], as_json: bool) -> None:
+    """Train, then write the run's report and print it or, as JSON, its summary; the main process alone does this."""
+    quiet_libraries()
+    with RichProgress(err if as_json else out) as progress:
+        result = train(progress)
     if not result.main_process:
         return
-    from rubric_arm_lite import report
-
     policy = isinstance(result.recipe, PolicyRecipe)
     with explained_disk_errors(result.run_dir):
         html, markdown = (report.write_policy_report if policy else report.write_report)(result.run_dir)

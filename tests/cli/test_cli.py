@@ -193,7 +193,7 @@ BAD_CALLS: list[tuple[tuple[str, ...], str]] = [
     (("run", "testbed", "--set", "judge.num_generations=1"), "zero advantage everywhere"),
     (("run", "testbed", "--set", "seed"), "--set"),
     (("run", "testbed", "--stage", "everything"), "not a stage"),
-    (("run", "testbed", "--if-exists", "maybe"), "raise, resume or overwrite"),
+    (("run", "testbed", "--if-exists", "maybe"), "'maybe' is not one of"),
     (("run", "testbed", "--set", "model.base=/no/such/folder"), "does not exist"),
     (("run", "testbed", "--set", "data.source=/no/such.jsonl", "--set", "warmup.source=null"), "/no/such.jsonl"),
     (("rubric", "/no/such/run", "hello"), "not a run directory"),

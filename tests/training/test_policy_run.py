@@ -290,7 +290,7 @@ def test_a_reward_model_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"is the run of a policy, .* Use its reward model, .*nowhere"):
         execute(recipe_for(policy_run, "dpo"), tmp_path / "run")
     with pytest.raises(ConfigError, match="--if-exists maybe: use raise, resume or overwrite"):
-        CliRunner().invoke(app, ["policy", "grpo", "testbed", "--if-exists", "maybe"], catch_exceptions=False)
+        train_policy("testbed", if_exists="maybe")  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="is not a run directory"):
         write_policy_report(tmp_path)
 
