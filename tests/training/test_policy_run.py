@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from rubric_arm_lite.cli.main import app
+from rubric_arm_lite import training
+from rubric_arm_lite.cli.main import app, main
 from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError
 from rubric_arm_lite.prompts.builder import prompt_hash
 from rubric_arm_lite.recipe.load import dump_recipe, load_recipe, load_settings, recipe_hash, shipped_recipes
@@ -293,6 +294,21 @@ def test_a_reward_model_that_is_not_there(tmp_path: Path) -> None:
         train_policy("testbed", if_exists="maybe")  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="is not a run directory"):
         write_policy_report(tmp_path)
+
+
+@pytest.mark.parametrize("method", ["dpo", "iterdpo", "grpo"])
+def test_an_interrupted_command_says_how_to_continue(
+    method: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train_policy", interrupted, raising=False)
+    monkeypatch.setattr("sys.argv", ["rubric-arm", "policy", method, "testbed"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 130
+    assert "Interrupted. What was committed is kept; continue with --resume." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("field", ["data.train_prompts", "evaluation.prompts"])
