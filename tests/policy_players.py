@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from rubric_arm_lite.prompts.parsing import parse_rubric
+from rubric_arm_lite.recipe.policy import PolicyRecipe
 from rubric_arm_lite.reward_model.model import RubricRewardModel
-from rubric_arm_lite.training.policy.judges import FixedRubricJudge, Request
+from rubric_arm_lite.runs.journal import Journal
+from rubric_arm_lite.training.policy.judges import FixedRubricJudge, IndependentJudge
+from rubric_arm_lite.training.policy.requests import Request, Requests
+from rubric_arm_lite.training.policy.state import PolicyModels
 from rubric_arm_lite.types import Example
 from tests import players
-from tests.players import RUBRIC_TEXT, Judge
+from tests.players import PROMPTS, RUBRIC_TEXT, Judge
 from tests.scripted import ScriptedSampler, Written
 
 Writer = Callable[[Example, int], Written]
@@ -44,3 +52,31 @@ def fixed_judge(sampler: Chat, requests: list[Request], broken: tuple[str, ...] 
 
 def requests(count: int) -> list[Request]:
     return [Request(f"id{i}", f"request {i}") for i in range(count)]
+
+
+@dataclass
+class StandIn:
+    """What a :class:`PolicyState` has, without a run directory: ``policy`` writes the answers."""
+
+    policy: Any
+    judge: FixedRubricJudge
+    listed: list[Request]
+    recipe: PolicyRecipe
+    folder: Path = Path()
+    independent_judge: IndependentJudge | None = None
+    prompts: Any = field(default=PROMPTS)
+    job: str = "test"
+
+    @property
+    def models(self) -> PolicyModels:
+        return PolicyModels(self.policy, self.judge._model)
+
+    @property
+    def requests(self) -> Requests:
+        return Requests(self.listed, self.listed, 0, 0)
+
+    def round_journal(self, number: int, name: str) -> AbstractContextManager[Journal]:
+        return Journal.open(self.folder / name, {"what": self.job})
+
+    def show(self, done: int) -> None:
+        pass

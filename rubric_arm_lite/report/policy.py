@@ -6,8 +6,6 @@ logs alone; :mod:`rubric_arm_lite.training.policy.evaluate` measured every value
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rubric_arm_lite.errors import CheckpointError, ConfigError, first_line
@@ -16,10 +14,9 @@ from rubric_arm_lite.report.panels import evaluation_axis
 from rubric_arm_lite.report.read import EvaluationRow, finite_numbers, read_file, read_metrics
 from rubric_arm_lite.report.render import render, write_pair
 from rubric_arm_lite.report.tables import ABSENT, Column, evaluation_table
-from rubric_arm_lite.runs import RECIPE, LogRow
+from rubric_arm_lite.runs import RECIPE
 from rubric_arm_lite.training.policy.evaluate import alarms
 from rubric_arm_lite.training.policy.pairs import REASONS
-from rubric_arm_lite.training.policy.stages import alarm_text, curve
 
 SHOWN_ANSWERS = 3
 _COLUMNS = (
@@ -30,25 +27,9 @@ _COLUMNS = (
     Column("reward model, equal length", "trained/win_rate_lc", ".3f"),
     Column("KL", "kl", ".2f"),
     Column("tokens", "length", ".1f"),
-    Column("truncated", "cut", ".3f"),
+    Column("truncated", "truncated", ".3f"),
     Column("distinct", "distinct", ".3f"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyRecord:
-    """Everything that the report shows of a policy run."""
-
-    recipe: PolicyRecipe
-    evaluations: Sequence[EvaluationRow]
-    labels: Sequence[LogRow]
-    warnings: Sequence[str]
-    answers: Sequence[LogRow]
-
-    @property
-    def name(self) -> str:
-        """The recipe's name."""
-        return self.recipe.name
 
 
 def write_policy_report(run: str | Path) -> tuple[Path, Path]:
@@ -59,51 +40,46 @@ def write_policy_report(run: str | Path) -> tuple[Path, Path]:
     """
     from rubric_arm_lite.report.figures import draw_panel
 
-    record = read_policy_run(Path(run))
-    columns = [column for column in _COLUMNS if any(column.text(row.values) != ABSENT for row in record.evaluations)]
-    values = {
-        "record": record,
-        "evaluations": evaluation_table(record.evaluations, columns),
-        "yields": [_yield(row) for row in record.labels],
-    }
-    labels = ["start" if i == 0 else row.name.rpartition(" ")[2] for i, row in enumerate(record.evaluations)]
-    axis = evaluation_axis(record.evaluations, labels)
-    html = render("policy_report.html.jinja", **values, axis=axis, draw=draw_panel)
-    return write_pair(Path(run), html, render("policy_report.md.jinja", **values))
-
-
-def read_policy_run(run: Path) -> PolicyRecord:
-    """Read a run directory.
-
-    Raises:
-        CheckpointError: if it is no policy run, or its log is damaged.
-    """
-    if not (run / RECIPE).is_file():
-        raise CheckpointError(f"{run} is not a run directory: it has no {RECIPE}. Make one with rubric-arm policy.")
-    try:
-        recipe = load_settings(PolicyRecipe, str(run / RECIPE))
-    except ConfigError as error:
-        raise CheckpointError(
-            f"{run} is not the run of a policy ({first_line(error)}). For a reward model's run use rubric-arm report."
-        ) from error
+    run = Path(run)
+    recipe = _policy_recipe(run)
     try:
         rows = read_metrics(run)
         evaluations = [EvaluationRow(str(row["name"]), finite_numbers(row)) for row in rows["evaluation"]]
-        raised = alarms(curve(rows["evaluation"]), recipe.evaluation.alarm_margin)
+        warnings = [alarm.text() for alarm in alarms(rows["evaluation"], recipe.evaluation.alarm_margin)]
         answers = []
         if evaluations:
             file = run / "evaluations" / f"{evaluations[-1].name.replace(' ', '-')}.json"
             answers = read_file(file)["rows"][:SHOWN_ANSWERS]
+        yields = []
+        for row in rows["labels"]:
+            total = sum(row[reason] for reason in REASONS)
+            dropped = ", ".join(f"{reason} {row[reason]}" for reason in REASONS[1:] if row[reason])
+            yields.append(f"Round {row['round']}: {row['kept']} of {total} pairs kept{dropped and f'; {dropped}'}.")
     except (ValueError, TypeError, AttributeError) as error:  # a value of another type than the run wrote
         raise CheckpointError(
             f"{run}: its logs are damaged ({type(error).__name__}: {error}). Continue the run with --resume, or start "
             "anew."
         ) from error
-    return PolicyRecord(recipe, evaluations, rows["labels"], [alarm_text(alarm) for alarm in raised], answers)
+    columns = [column for column in _COLUMNS if any(column.text(row.values) != ABSENT for row in evaluations)]
+    record = {
+        "name": recipe.name,
+        "recipe": recipe,
+        "evaluations": evaluations,
+        "warnings": warnings,
+        "answers": answers,
+    }
+    values = {"record": record, "evaluations": evaluation_table(evaluations, columns), "yields": yields}
+    labels = ["start" if i == 0 else row.name.rpartition(" ")[2] for i, row in enumerate(evaluations)]
+    html = render("policy_report.html.jinja", **values, axis=evaluation_axis(evaluations, labels), draw=draw_panel)
+    return write_pair(run, html, render("policy_report.md.jinja", **values))
 
 
-def _yield(row: LogRow) -> str:
-    """How many pairs of a round of DPO were kept, and why the others were not."""
-    total = sum(row[reason] for reason in REASONS)
-    dropped = ", ".join(f"{reason} {row[reason]}" for reason in REASONS[1:] if row[reason])
-    return f"Round {row['round']}: {row['kept']} of {total} pairs kept{'; ' + dropped if dropped else ''}."
+def _policy_recipe(run: Path) -> PolicyRecipe:
+    if not (run / RECIPE).is_file():
+        raise CheckpointError(f"{run} is not a run directory: it has no {RECIPE}. Make one with rubric-arm policy.")
+    try:
+        return load_settings(PolicyRecipe, str(run / RECIPE))
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{run} is not the run of a policy ({first_line(error)}). For a reward model's run use rubric-arm report."
+        ) from error

@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -63,8 +63,8 @@ class LabelingState:
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
-_Pairs = Mapping[str, tuple[Comparison, Rubric | None]]
-"""Two responses of a row and the row's rubric, if it has one, by their id in the output."""
+_Pair = tuple[Comparison, Rubric | None]
+"""Two responses of a row, under their id in the output, and the row's rubric, if it has one."""
 
 
 def label_responses(
@@ -101,9 +101,9 @@ def label_responses(
     model = load()
     check_compares(model.recipe)
     with Journal.open(part, _job(source, model, votes, batch_size), if_exists) as journal:
-        state = _judge(pairs, journal, model, source, votes, batch_size, watch)
-        rows, reasons = _output(pairs, journal.rows, keep_all)
-        atomic_write(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+        rows, state = _judge(pairs, journal, model, votes, batch_size, watch)
+        kept, reasons = _output(pairs, rows, keep_all)
+        atomic_write(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept).encode())
         part.unlink()
     return replace(state, reasons=dict(reasons))
 
@@ -120,9 +120,9 @@ def _check_target(source: Path, target: Path, part: Path, if_exists: IfExists) -
         raise CheckpointError(f"{target} exists. Name another file, or start over with --if-exists overwrite.")
 
 
-def _pairs(source: Path) -> _Pairs:
+def _pairs(source: Path) -> list[_Pair]:
     """Every two responses of every row."""
-    pairs: dict[str, tuple[Comparison, Rubric | None]] = {}
+    pairs: dict[str, _Pair] = {}
     for row in load_responses(source):
         rubric = None if row.rubric is None else given_rubric(row.rubric, f"{source}, row {row.set_id}")
         for (i, a), (j, b) in combinations(enumerate(row.responses, start=1), 2):
@@ -130,11 +130,11 @@ def _pairs(source: Path) -> _Pairs:
             if key in pairs:
                 raise DataError(f"{source}: two pairs have the id {key!r}. Give its rows ids that do not end in /1-2.")
             pairs[key] = Comparison(key, row.prompt, a, b), rubric
-    return pairs
+    return list(pairs.values())
 
 
 def _job(source: Path, model: RubricRewardModel, votes: int, batch_size: int) -> dict[str, Any]:
-    """Everything that the rows of the journal depend on; batches too, since they decide padding and so rounding."""
+    """Everything that the labels depend on; batches too, since they decide padding and so rounding."""
     sampler: Sampler = model.model
     templates = model.prompts.templates
     settings = json.dumps([templates.rubric, templates.judge, model.recipe.evaluation.model_dump(), model.recipe.seed])
@@ -142,54 +142,49 @@ def _job(source: Path, model: RubricRewardModel, votes: int, batch_size: int) ->
         "input": hashlib.sha256(source.read_bytes()).hexdigest()[:16],
         "rubric": sampler.fingerprint("rubric"),
         "judge": sampler.fingerprint("judge"),
-        "asked": hashlib.sha256(settings.encode()).hexdigest()[:16],
+        "settings": hashlib.sha256(settings.encode()).hexdigest()[:16],
         "votes": votes,
         "batch": batch_size,
     }
 
 
 def _judge(
-    pairs: _Pairs,
+    pairs: Sequence[_Pair],
     journal: Journal,
     model: RubricRewardModel,
-    source: Path,
     votes: int,
     batch_size: int,
     watch: Callable[[LabelingState], None],
-) -> LabelingState:
-    """Judge what is not in the journal yet, batch by batch."""
+) -> tuple[list[dict[str, Any]], LabelingState]:
+    """The judge's row of every pair; those that the journal has are not judged again."""
+    earlier = [row for batch in journal.rows.values() for row in batch["results"]]
     rubrics: dict[str, Rubric] = {}
-    for key, (comparison, rubric) in pairs.items():  # a prompt keeps its rubric over a kill
-        if key in journal.rows and rubric is None:
-            written = parse_rubric(str(journal.rows[key].get("rubric") or ""))
-            if written.usable:
-                rubrics[prompt_hash(comparison.prompt)] = written
-    started, tokens, misses = time.monotonic(), model.model.tokens_written, model.cache.misses
-    state = LabelingState(len(journal.rows), len(pairs))
+    for (comparison, rubric), row in zip(pairs, earlier, strict=False):  # a prompt keeps its rubric over a kill
+        written = parse_rubric(str(row.get("rubric") or ""))
+        if rubric is None and written.usable:
+            rubrics[prompt_hash(comparison.prompt)] = written
+    started, tokens, misses, judged = time.monotonic(), model.model.tokens_written, model.cache.misses, 0
+    state = LabelingState(len(earlier), len(pairs))
     watch(state)
-    keys = list(pairs)
-    for start in range(0, len(keys), batch_size):
-        batch = [key for key in keys[start : start + batch_size] if key not in journal.rows]
-        differing = [(key, *pairs[key]) for key in batch if pairs[key][0].response_a != pairs[key][0].response_b]
+
+    def judge(batch: Sequence[_Pair]) -> list[dict[str, Any]]:
+        nonlocal judged
+        differing = [(c, rubric) for c, rubric in batch if c.response_a != c.response_b]
         cases: list[Case] = [
             (c.prompt, c.response_a, c.response_b, rubric or rubrics.get(prompt_hash(c.prompt)))
-            for _, c, rubric in differing
+            for c, rubric in differing
         ]
-        names = [f"{source}, pair {key}" for key, _, _ in differing]
-        verdicts = model.compare_many(cases, votes, names, too_long="skip")
-        verdict_of = dict(zip((key for key, _, _ in differing), verdicts, strict=True))
-        journal.add([(key, _row(verdict_of.get(key))) for key in batch])
-        state = replace(
-            state,
-            done=len(journal.rows),
-            judged=state.judged + len(differing),
-            seconds=time.monotonic() - started,
-            tokens=model.model.tokens_written - tokens,
-            rubrics=model.cache.misses - misses,
-        )
-        if batch:
-            watch(state)
-    return state
+        verdicts = iter(model.compare_many(cases, votes, too_long="skip"))
+        judged += len(differing)
+        return [_row(next(verdicts) if c.response_a != c.response_b else None) for c, _ in batch]
+
+    def report(done: int) -> None:
+        nonlocal state
+        seconds, written = time.monotonic() - started, model.model.tokens_written - tokens
+        state = LabelingState(done, len(pairs), judged, seconds, written, model.cache.misses - misses)
+        watch(state)
+
+    return journal.map(judge, pairs, batch_size, report), state
 
 
 def _row(verdict: Verdict | None) -> dict[str, Any]:
@@ -209,13 +204,12 @@ def _row(verdict: Verdict | None) -> dict[str, Any]:
 
 
 def _output(
-    pairs: _Pairs, rows: Mapping[str, Mapping[str, Any]], keep_all: bool
+    pairs: Sequence[_Pair], rows: Sequence[Mapping[str, Any]], keep_all: bool
 ) -> tuple[list[dict[str, Any]], Counter[Reason]]:
     """The rows of the pairs that are kept, in order, and the number of pairs by outcome."""
     reasons: Counter[Reason] = Counter()
     kept = []
-    for key, (comparison, _) in pairs.items():
-        row = rows[key]
+    for (comparison, _), row in zip(pairs, rows, strict=True):
         side: Side | None = None
         if row["reason"] in ("orders disagree", "no verdict"):  # it was judged
             side = row["agreed"] or (row["winner"] if keep_all else None)
@@ -224,7 +218,7 @@ def _output(
             ordered = comparison if side == "A" else comparison.swapped()
             kept.append(
                 {
-                    "id": key,
+                    "id": comparison.comparison_id,
                     "prompt": prompt_as_json(ordered.prompt),
                     "chosen": ordered.response_a,
                     "rejected": ordered.response_b,

@@ -46,10 +46,7 @@ class GreedyAnswers(TrainerCallback):  # type: ignore[misc]
             raise ConfigError(f"max_new_tokens {max_new_tokens}, batch_size {batch_size}: use at least 1.")
         self._max_new_tokens = max_new_tokens
         self._batch_size = batch_size
-        self._longest = max_new_tokens
-        self._template: dict[str, Any] = {}
         self._model: Any = None
-        self._tokenizer: Any = None
 
     def on_init_end(
         self, args: Any, state: Any, control: Any, model: Any = None, processing_class: Any = None, **_: Any
@@ -60,9 +57,7 @@ class GreedyAnswers(TrainerCallback):  # type: ignore[misc]
         self._longest = self._max_new_tokens or args.max_completion_length
         self._template = dict(getattr(args, "chat_template_kwargs", None) or {})
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Keep them again, since wrapping may have replaced the model."""
-        self.on_init_end(args, state, control, **kwargs)
+    on_train_begin = on_init_end  # since wrapping may have replaced the model
 
     def __call__(self, prompts: Sequence[Any]) -> list[str]:
         """The current policy's greedy answer to each prompt; equal prompts are answered once.
@@ -123,13 +118,18 @@ class RubricArmReward:
     """
 
     def __init__(
-        self, model: RubricRewardModel, baseline: Baseline, column: str, votes: int, callback: GreedyAnswers | None
+        self, model: RubricRewardModel, baseline: Baseline, column: str, votes: int, max_new_tokens: int | None
     ) -> None:
+        check_compares(model.recipe)
+        if votes < 1:
+            raise ConfigError(f"votes: {votes} gives no judgement. Use at least 1.")
+        if baseline not in ("greedy", "column", "group") and not callable(baseline):
+            raise ConfigError(f"baseline: {baseline!r} is not one of greedy, column, group, or a function of prompts.")
         self.__name__ = "rubric_arm_reward"  # its name in the logs of trainers
-        self.callback = callback
+        self.callback = GreedyAnswers(max_new_tokens) if baseline == "greedy" else None
         self.totals: Counter[str] = Counter()
         self._model = model
-        self._baseline = baseline
+        self._baseline = self.callback or baseline
         self._column = column
         self._votes = votes
 
@@ -142,14 +142,18 @@ class RubricArmReward:
         requests = [prompt_of(value, f"prompt {i}") for i, value in enumerate(prompts, start=1)]
         answers = [answer_of(value, f"completion {i}") for i, value in enumerate(completions, start=1)]
         if self._baseline == "group":
-            rewards, verdicts = self._against_each_other(requests, answers)
+            rivals, pairs = answers, _pairs_of_groups(requests)
         else:
-            baseline = self._baseline_answers(prompts, columns)
-            cases: list[Case] = [(p, a, b, None) for p, a, b in zip(requests, answers, baseline, strict=True)]
-            verdicts = self._model.compare_many(cases, self._votes, too_long="skip")
-            rewards = [verdict.orders_won("A") / 2 for verdict in verdicts]
+            rivals, pairs = self._baseline_answers(prompts, columns), [(i, i) for i in range(len(answers))]
+        cases: list[Case] = [(requests[i], answers[i], rivals[j], None) for i, j in pairs]
+        verdicts = self._model.compare_many(cases, self._votes, too_long="skip")
+        won: list[list[float]] = [[] for _ in answers]
+        for (i, j), verdict in zip(pairs, verdicts, strict=True):
+            won[i].append(verdict.orders_won("A") / 2)
+            if rivals is answers:
+                won[j].append(verdict.orders_won("B") / 2)
         self._count(verdicts, columns.get("log_metric"))
-        return rewards
+        return [sum(shares) / len(shares) for shares in won]
 
     def _baseline_answers(self, prompts: Sequence[Any], columns: Mapping[str, Any]) -> list[str]:
         if callable(self._baseline):
@@ -168,26 +172,6 @@ class RubricArmReward:
             )
         return [answer_of(value, f"baseline answer {i}") for i, value in enumerate(baseline, start=1)]
 
-    def _against_each_other(
-        self, prompts: Sequence[Prompt], answers: Sequence[str]
-    ) -> tuple[list[float], list[Verdict]]:
-        groups: dict[str, list[int]] = {}
-        for i, prompt in enumerate(prompts):
-            groups.setdefault(prompt_hash(prompt), []).append(i)
-        if any(len(group) < 2 for group in groups.values()):
-            raise DataError(
-                "The group baseline needs at least 2 completions of a prompt in one call. Raise num_generations, keep "
-                "each group on one process, or choose another baseline."
-            )
-        pairs = [pair for group in groups.values() for pair in combinations(group, 2)]
-        cases: list[Case] = [(prompts[i], answers[i], answers[j], None) for i, j in pairs]
-        verdicts = self._model.compare_many(cases, self._votes, too_long="skip")
-        won = [0.0] * len(prompts)
-        for (i, j), verdict in zip(pairs, verdicts, strict=True):
-            won[i] += verdict.orders_won("A") / 2
-            won[j] += verdict.orders_won("B") / 2
-        return [w / (len(groups[prompt_hash(p)]) - 1) for w, p in zip(won, prompts, strict=True)], verdicts
-
     def _count(self, verdicts: Sequence[Verdict], log_metric: Callable[[str, float], None] | None) -> None:
         winners = [winner for verdict in verdicts for winner in verdict.winners]
         counts = {
@@ -203,6 +187,19 @@ class RubricArmReward:
             agreed = sum(verdict.agreed is not None for verdict in verdicts)
             log_metric("rubric_arm/orders_agree", agreed / max(len(verdicts), 1))
             log_metric("rubric_arm/rubric_cache_hit_rate", self._model.cache.hit_rate)
+
+
+def _pairs_of_groups(prompts: Sequence[Prompt]) -> list[tuple[int, int]]:
+    """Every two completions of the same prompt, by their index."""
+    groups: dict[str, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        groups.setdefault(prompt_hash(prompt), []).append(i)
+    if any(len(group) < 2 for group in groups.values()):
+        raise DataError(
+            "The group baseline needs at least 2 completions of a prompt in one call. Raise num_generations, keep "
+            "each group on one process, or choose another baseline."
+        )
+    return [pair for group in groups.values() for pair in combinations(group, 2)]
 
 
 def rubric_arm_reward(
@@ -233,12 +230,4 @@ def rubric_arm_reward(
     Raises:
         ConfigError: for an unknown baseline, no votes, or a pointwise judge.
     """
-    check_compares(reward_model.recipe)
-    if votes < 1:
-        raise ConfigError(f"votes: {votes} gives no judgement. Use at least 1.")
-    callback = None
-    if baseline == "greedy":
-        callback = GreedyAnswers(max_new_tokens)
-    elif baseline not in ("column", "group") and not callable(baseline):
-        raise ConfigError(f"baseline: {baseline!r} is not one of greedy, column, group, or a function of prompts.")
-    return RubricArmReward(reward_model, callback or baseline, column, votes, callback)
+    return RubricArmReward(reward_model, baseline, column, votes, max_new_tokens)

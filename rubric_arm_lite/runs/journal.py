@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, TypeVar
 
 from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.runs.directory import IfExists
@@ -18,23 +20,25 @@ from rubric_arm_lite.runs.files import lock_file, parse_row
 
 _HEAD = "job"
 _KEY = "key"
+_Item = TypeVar("_Item")
 
 
+@dataclass(frozen=True)
 class Journal:
-    """Finished rows by key, locked by one process at a time; a context manager.
+    """Finished rows by key.
 
     Attributes:
         rows: finished rows in the order in which they were added; :class:`LogRow` where they come from the file.
     """
 
-    def __init__(self, path: Path, file: IO[bytes], rows: dict[str, dict[str, Any]]) -> None:
-        self.path = path
-        self.rows = rows
-        self._file = file
+    path: Path
+    rows: dict[str, dict[str, Any]]
+    _file: IO[bytes]
 
     @classmethod
-    def open(cls, path: Path, job: Mapping[str, Any], if_exists: IfExists = "resume") -> Journal:
-        """Start a journal, or continue the one of the same job.
+    @contextmanager
+    def open(cls, path: Path, job: Mapping[str, Any], if_exists: IfExists = "resume") -> Iterator[Journal]:
+        """Start a journal, or continue the one of the same job; one process at a time can have it open.
 
         Args:
             job: everything that determines the rows (inputs, adapters, settings), as JSON values.
@@ -48,21 +52,19 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         if if_exists == "raise" and path.exists() and path.stat().st_size > 0:
             raise CheckpointError(f"{path} exists. Continue it (resume), start anew (overwrite), or name another file.")
-        file = path.open("a+b")
-        try:
+        with path.open("a+b") as file:
             lock_file(file, path)
             job = json.loads(json.dumps(dict(job)))
             rows, size = ({}, 0) if if_exists == "overwrite" else _read(path, file, job)
-            if size == 0 and not _starts_like_a_journal(file):
+            file.seek(0)
+            first = f'{{"{_HEAD}": '.encode()
+            if size == 0 and not first.startswith(file.read(len(first))):
                 raise CheckpointError(f"{path} is not a journal. Name another file; nothing was changed.")
             file.truncate(size)
-            journal = cls(path, file, rows)
+            journal = cls(path, rows, file)
             if size == 0:
                 journal._write([{_HEAD: job}])
-        except BaseException:
-            file.close()
-            raise
-        return journal
+            yield journal
 
     def add(self, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
         """Append finished rows under their keys; on return they are on disk.
@@ -76,20 +78,34 @@ class Journal:
         self._write([{_KEY: key, **row} for key, row in new.items()])
         self.rows.update(new)
 
+    def map(
+        self,
+        work: Callable[[Sequence[_Item]], Sequence[Any]],
+        items: Sequence[_Item],
+        batch_size: int,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> list[Any]:
+        """One result per item, in order. A batch is one row, so what is worked on together never depends on a kill.
+
+        Args:
+            work: makes the results of a batch that has no row yet, as JSON values.
+            progress: called after each such batch with the number of items done.
+        """
+        results: list[Any] = []
+        for start in range(0, len(items), batch_size):
+            key = f"from {start}"
+            missing = key not in self.rows
+            if missing:
+                self.add([(key, {"results": work(items[start : start + batch_size])})])
+            results += self.rows[key]["results"]
+            if missing:
+                progress(len(results))
+        return results
+
     def _write(self, rows: list[dict[str, Any]]) -> None:
         self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
         self._file.flush()
         os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Release the file."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
 
 def _read(path: Path, file: IO[bytes], job: Any) -> tuple[dict[str, dict[str, Any]], int]:
@@ -97,6 +113,7 @@ def _read(path: Path, file: IO[bytes], job: Any) -> tuple[dict[str, dict[str, An
     file.seek(0)
     rows: dict[str, dict[str, Any]] = {}
     size = 0
+    head = job
     for number, line in enumerate(file, start=1):
         if not line.endswith(b"\n"):  # truncated by a kill; nothing follows it
             break
@@ -108,23 +125,16 @@ def _read(path: Path, file: IO[bytes], job: Any) -> tuple[dict[str, dict[str, An
                 rows[row.pop(_KEY)] = row
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointError(
-                f"{path}, line {number}: not a row of a journal ({error}). Name another file, or start anew "
-                "(overwrite)."
+                f"{path}, line {number}: not a row of a journal ({error}). Restore it, name another file, or start "
+                "anew (overwrite)."
             ) from error
-        if number == 1 and head != job:
+        if head != job:
             raise CheckpointError(
                 f"{path} belongs to another job ({_difference(head, job)}). Name another file, or start anew "
                 "(overwrite)."
             )
         size += len(line)
     return rows, size
-
-
-def _starts_like_a_journal(file: IO[bytes]) -> bool:
-    """Whether the file begins as a journal's first line does, or ends before it differs."""
-    file.seek(0)
-    start = f'{{"{_HEAD}": '.encode()
-    return start.startswith(file.read(len(start)))
 
 
 def _difference(head: Any, job: Mapping[str, Any]) -> str:

@@ -155,7 +155,7 @@ def test_killed_anywhere_it_ends_with_the_same_file(
             label_responses(source, target, lambda m=attempt: m, batch_size=batch)  # type: ignore[misc]
         except KilledError:
             assert not target.exists() and part.read_bytes().startswith(before)
-            committed = {row["key"] for row in read(part) if "key" in row}
+            committed = [result for row in read(part) if "key" in row for result in row["results"]]
             # The last call is the batch that was lost; all before it was saved.
             calls = [call for call in attempt.model.calls if call.adapter == "judge"]  # type: ignore[attr-defined]
             done.update(example.prompt for call in calls[:-1] for example in call.examples)
@@ -204,7 +204,7 @@ def test_kill_minus_nine(tmp_path: Path) -> None:
 
     assert attempt(6) == -signal.SIGKILL and not target.exists()
     part = target.with_name("out.jsonl.part")
-    assert [row["key"] for row in read(part) if "key" in row] == ["r0", "r1"]
+    assert [len(row["results"]) for row in read(part) if "key" in row] == [2]
     assert len(log.read_text().splitlines()) == 6, "two pairs of the second batch's judgements were under way"
     saved = set(log.read_text().splitlines()[:4])
     log.unlink()
@@ -314,7 +314,9 @@ def test_a_field_that_is_gone_from_the_journal_is_named_with_its_line(tmp_path: 
         label_responses(source, target, lambda: model(killing(2)), batch_size=1)
     part = tmp_path / "out.jsonl.part"
     head, row = read(part)
-    write(part, [head, {name: value for name, value in row.items() if name != lost}])
+    for result in row["results"]:
+        del result[lost]
+    write(part, [head, row])
     with pytest.raises(CheckpointError, match=rf"out\.jsonl\.part, line 2: no `{lost}` here"):
         label_responses(source, target, lambda: model(judge), batch_size=1, keep_all=True)
     assert not target.exists()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -48,9 +49,9 @@ def test_another_job_is_refused_and_nothing_is_lost(tmp_path: Path) -> None:
         journal.add([("a", {})])
     before = path.read_bytes()
     with pytest.raises(CheckpointError, match="another job \\(votes: 5 there, 3 now\\)"):
-        Journal.open(path, {**JOB, "votes": 3})
+        Journal.open(path, {**JOB, "votes": 3}).__enter__()
     with pytest.raises(CheckpointError, match="exists"):
-        Journal.open(path, JOB, "raise")
+        Journal.open(path, JOB, "raise").__enter__()
     assert path.read_bytes() == before
     with Journal.open(path, {**JOB, "votes": 3}, "overwrite") as journal:
         assert journal.rows == {}
@@ -61,7 +62,7 @@ def test_a_file_that_is_no_journal_is_left_alone(tmp_path: Path, content: str) -
     path = tmp_path / "notes.txt"
     path.write_text(content)
     with pytest.raises(CheckpointError, match="notes"):
-        Journal.open(path, JOB)
+        Journal.open(path, JOB).__enter__()
     assert path.read_text() == content
 
 
@@ -70,7 +71,7 @@ def test_starting_anew_does_not_empty_a_file_that_is_no_journal(tmp_path: Path, 
     path = tmp_path / "pairs.jsonl"
     path.write_text(content)
     with pytest.raises(CheckpointError, match=r"pairs.jsonl is not a journal"):
-        Journal.open(path, JOB, "overwrite")
+        Journal.open(path, JOB, "overwrite").__enter__()
     assert path.read_text() == content
 
 
@@ -78,15 +79,15 @@ def test_a_broken_row_inside_is_named_by_its_line(tmp_path: Path) -> None:
     path = tmp_path / "work.jsonl"
     path.write_text(json.dumps({"job": JOB}) + '\n{"key": "a"}\n{"key": \n{"key": "b"}\n')
     with pytest.raises(CheckpointError, match="line 3"):
-        Journal.open(path, JOB)
+        Journal.open(path, JOB).__enter__()
 
 
 def test_one_process_holds_it(tmp_path: Path) -> None:
     path = tmp_path / "work.jsonl"
     with Journal.open(path, JOB), pytest.raises(CheckpointError, match="in use"):
-        Journal.open(path, JOB)
+        Journal.open(path, JOB).__enter__()
     with pytest.raises(CheckpointError, match="is a folder"):
-        Journal.open(tmp_path, JOB)
+        Journal.open(tmp_path, JOB).__enter__()
 
 
 def test_a_key_is_done_once(tmp_path: Path) -> None:
@@ -94,3 +95,24 @@ def test_a_key_is_done_once(tmp_path: Path) -> None:
         journal.add([("a", {})])
         with pytest.raises(ValueError, match="was added before"):
             journal.add([("a", {})])
+
+
+def test_results_are_made_once_in_whole_batches(tmp_path: Path) -> None:
+    batches: list[list[int]] = []
+    counts: list[int] = []
+
+    def double(batch: Sequence[int]) -> list[int]:
+        batches.append([*batch])
+        return [2 * item for item in batch]
+
+    def run() -> list[int]:
+        with Journal.open(path, JOB) as journal:
+            return journal.map(double, range(5), 2, counts.append)
+
+    path = tmp_path / "work.jsonl"
+    assert run() == [0, 2, 4, 6, 8]
+    assert (batches, counts) == ([[0, 1], [2, 3], [4]], [2, 4, 5])
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:2]) + lines[2][:-3])  # killed while the second batch was written
+    assert run() == [0, 2, 4, 6, 8]
+    assert (batches[3:], counts[3:]) == ([[2, 3], [4]], [4, 5])

@@ -15,7 +15,7 @@ from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.recipe.policy import DPOSettings
 from rubric_arm_lite.training.policy import dpo
 from rubric_arm_lite.training.policy.dpo import check_first_loss, train_dpo
-from rubric_arm_lite.training.policy.pairs import Answer, TrainingPair
+from rubric_arm_lite.training.policy.pairs import TrainingPair
 from tests import tiny
 
 SETTINGS = DPOSettings(learning_rate=1e-2, per_device_train_batch_size=2, max_steps=4, save_steps=2)
@@ -33,8 +33,7 @@ class Made:
         groups = model.sample("policy", tiny.examples(), Sampling(12, 2))
         self.pairs = []
         for group in groups:
-            first, second = (Answer(s.text, s.token_ids, s.finish_reason == "length") for s in group.samples)
-            self.pairs.append(TrainingPair(group.example.example_id, group.prompt_ids, first, second))
+            self.pairs.append(TrainingPair(group.prompt_ids, *group.samples))
 
     def train(self, place: Path, settings: DPOSettings = SETTINGS, log: Any = lambda step, values: None) -> Any:
         return train_dpo(settings, self.settings, self.adapter, self.pairs, 3, place, log)

@@ -10,8 +10,8 @@ from rubric_arm_lite.training.policy.online import PolicyPhase
 from rubric_arm_lite.training.rewards import policy_reward
 from rubric_arm_lite.training.schedule import ScheduledPhase
 from rubric_arm_lite.types import Example, PromptBlock
-from tests.players import PROMPTS, Judge, right, says_a, section, totals
-from tests.policy_players import Chat, chat, fixed_judge, requests
+from tests.players import Judge, right, says_a, section, totals
+from tests.policy_players import Chat, StandIn, chat, fixed_judge, requests
 from tests.scripted import Written
 
 RECIPE = PolicyRecipe.model_validate(
@@ -31,10 +31,8 @@ def phase_of(judge: Judge, broken: tuple[str, ...] = ()) -> tuple[PolicyPhase, C
         return f"poor greedy {example.prompt}" if greedy else answers(example, index)
 
     sampler = chat(judge, policy)
-    phase = PolicyPhase(
-        RECIPE.policy, sampler, fixed_judge(sampler, REQUESTS, broken), PROMPTS, {r.prompt_id: r for r in REQUESTS}
-    )
-    return phase, sampler
+    state = StandIn(sampler, fixed_judge(sampler, REQUESTS, broken), REQUESTS, RECIPE)
+    return PolicyPhase(state), sampler  # type: ignore[arg-type]
 
 
 def test_an_answer_earns_half_the_orders_it_wins() -> None:

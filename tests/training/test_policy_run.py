@@ -118,11 +118,11 @@ def test_iterdpo_killed_and_resumed_is_identical(finished_run: Path, tmp_path: P
     process = begin(rubric_arm, *command("iterdpo", finished_run, folder), log=tmp_path / "log")
     kill_when((folder / "rounds" / "1" / "samples.jsonl").exists, process, tmp_path / "log")
     with pytest.raises(Killed):
-        execute(recipe, folder, 4)  # in the trainer of a round
+        execute(recipe, folder, 3)  # in the trainer of a round
     execute(recipe, folder)
     assert bytes_of(folder) == bytes_of(tmp_path / "whole")
     assert [row["name"] for row in rows_of(folder, "evaluation")] == ["start", "round 1", "round 2"]
-    assert not (folder / "rounds" / "2" / "trainer").exists()
+    assert not list(folder.glob("trainer-*"))
 
 
 @pytest.mark.slow
@@ -388,7 +388,7 @@ def test_rubrics_that_are_gone(online_run: Path, finished_run: Path, tmp_path: P
     lines = (folder / "rubrics.jsonl").read_text().splitlines(keepends=True)
     for kept in ("", lines[0], lines[0] + '{"key": "from 0", "rubrics": [1]}\n', lines[0] + "?\n"):
         (folder / "rubrics.jsonl").write_text(kept)
-        with pytest.raises(CheckpointError, match=r"rubrics\.jsonl .*Restore it"):
+        with pytest.raises(CheckpointError, match=r"rubrics\.jsonl.*[Rr]estore it"):
             _ = PolicyState(recipe, directory, Progress()).judge
     directory.close()
 

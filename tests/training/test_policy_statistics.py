@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rubric_arm_lite.training.policy.evaluate import Alarm, Point, alarms, length_controlled
+from rubric_arm_lite.training.policy.evaluate import Alarm, alarms, length_controlled
 
 
 def test_length_is_taken_out_of_a_win_rate() -> None:
@@ -50,8 +51,12 @@ def test_it_is_a_share_and_mirrors(rows: list[tuple[float, int, int]]) -> None:
     assert rate + mirrored == pytest.approx(1, abs=1e-3)
 
 
-def curve(*points: tuple[float, float]) -> list[Point]:
-    return [Point(f"round {i}", trained, independent) for i, (trained, independent) in enumerate(points)]
+def curve(*points: tuple[float, float]) -> list[dict[str, Any]]:
+    """Rows of the log with both judges' win rates."""
+    return [
+        {"name": f"round {i}", "trained/win_rate": trained, "independent/win_rate": independent}
+        for i, (trained, independent) in enumerate(points)
+    ]
 
 
 def test_the_alarm_goes_when_one_rises_and_the_other_falls() -> None:

@@ -394,4 +394,4 @@ def test_a_model_on_this_machine(
 
 def test_a_journal_in_use_is_left_alone(tmp_path: Path) -> None:
     with Journal.open(tmp_path / "x.part", JOB), pytest.raises(CheckpointError, match="in use"):
-        Journal.open(tmp_path / "x.part", JOB)
+        Journal.open(tmp_path / "x.part", JOB).__enter__()

@@ -65,6 +65,14 @@ def train_dpo(
             # silently continue from the first weights with a later optimizer.
             self.model.load_adapter(resume_from_checkpoint, "default", is_trainable=True)
 
+    rows = [
+        {
+            "prompt_ids": list(pair.prompt_ids),
+            "chosen_ids": list(pair.chosen.token_ids),
+            "rejected_ids": list(pair.rejected.token_ids),
+        }
+        for pair in pairs
+    ]
     peft_model = load_for_trainer(model, adapter)
     config = DPOConfig(
         **trainer_arguments(settings, model.gradient_checkpointing, peft_model, folder, seed),
@@ -77,21 +85,21 @@ def train_dpo(
         trainer = TokenizedDPOTrainer(
             model=peft_model,
             args=config,
-            train_dataset=Dataset.from_list([_row(pair) for pair in pairs]),
+            train_dataset=Dataset.from_list(rows),
             processing_class=load_tokenizer(model),
         )
-    check_first_loss(first_loss(trainer, pairs))
+    check_first_loss(first_loss(trainer, rows))
     history = run_trainer(trainer, folder, log)
     if not all(math.isfinite(row["loss"]) for row in history):
         raise TrainingError("A loss of DPO is not finite. Lower dpo.learning_rate, or use model.dtype: float32.")
     return peft_model, [{name: float(row[name]) for name in LOGGED if name in row} for row in history]
 
 
-def first_loss(trainer: Any, pairs: Sequence[TrainingPair]) -> float:
+def first_loss(trainer: Any, rows: Sequence[dict[str, list[int]]]) -> float:
     """DPO's loss before training, without the SFT part, in nats."""
     import torch
 
-    batch = trainer.data_collator([_row(pair) for pair in pairs[:FIRST_LOSS_PAIRS]])
+    batch = trainer.data_collator(rows[:FIRST_LOSS_PAIRS])
     device = trainer.model.device
     types, weights = trainer.loss_types, trainer.loss_weights
     trainer.loss_types, trainer.loss_weights = ["sigmoid"], [1.0]
@@ -115,11 +123,3 @@ def check_first_loss(loss: float) -> None:
             f"DPO starts at a loss of {loss:.4f} in place of ln 2 = {math.log(2):.4f}: its reference is not the policy "
             "it starts from. This version of TRL handles adapters differently; use one that constraints.txt names."
         )
-
-
-def _row(pair: TrainingPair) -> dict[str, list[int]]:
-    return {
-        "prompt_ids": list(pair.prompt_ids),
-        "chosen_ids": list(pair.chosen.token_ids),
-        "rejected_ids": list(pair.rejected.token_ids),
-    }

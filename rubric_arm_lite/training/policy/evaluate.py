@@ -7,7 +7,7 @@ them; win rates are plain and length-controlled. KL is that of the policy to its
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,24 +16,14 @@ import torch
 from rubric_arm_lite.evaluation import bootstrap_interval
 from rubric_arm_lite.models import AdapterModel, Sampling, TokenBudget
 from rubric_arm_lite.models.shared_prefix.batching import make_batch, make_rows, micro_batches
-from rubric_arm_lite.prompts import PromptBuilder
-from rubric_arm_lite.recipe import AnswerSettings, PolicyEvaluationSettings, derive_seed
-from rubric_arm_lite.training.policy.judges import FixedRubricJudge, IndependentJudge, Request
-from rubric_arm_lite.types import Example, RolloutGroup
+from rubric_arm_lite.recipe import AnswerSettings, derive_seed
+from rubric_arm_lite.training.policy.state import PolicyState
+from rubric_arm_lite.types import RolloutGroup
 
 RIDGE = 1e-3
 """Penalty on the length coefficient, which keeps it finite where length alone predicts the winner."""
 SCORED_AT_ONCE = 8192
 """Tokens per forward pass when answers are scored under the start."""
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One evaluation of a run: win rates over the start by both judges."""
-
-    name: str
-    trained: float
-    independent: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +34,14 @@ class Alarm:
     at: str
     gained: float
     lost: float
+
+    def text(self) -> str:
+        """The alarm in words."""
+        return (
+            f"Reward over-optimization: from {self.since} to {self.at} the reward model's win rate rose by "
+            f"{self.gained:.3f}, the independent judge's fell by {self.lost:.3f}. Prefer the policy of {self.since}, "
+            "or train with a larger beta or fewer steps."
+        )
 
 
 def length_controlled(preferences: Sequence[float], policy: Sequence[int], start: Sequence[int]) -> float:
@@ -79,112 +77,88 @@ def length_controlled(preferences: Sequence[float], policy: Sequence[int], start
     return float(1.0 / (1.0 + math.exp(-fit.x[0])))
 
 
-def alarms(curve: Sequence[Point], margin: float) -> list[Alarm]:
+def alarms(evaluations: Sequence[Mapping[str, Any]], margin: float) -> list[Alarm]:
     """Evaluations at which the trained reward has gained at least ``margin`` and the independent judge lost as much.
 
     Each evaluation is compared with the earlier one at which the independent judge was best, so that a slow decline
     counts like a sudden one.
+
+    Args:
+        evaluations: rows of the log; those without an independent judge are skipped.
     """
+    win_rates = [
+        (row["name"], row["trained/win_rate"], row["independent/win_rate"])
+        for row in evaluations
+        if "independent/win_rate" in row
+    ]
     raised = []
-    for i, point in enumerate(curve[1:], start=1):
+    for i, (name, trained, independent) in enumerate(win_rates[1:], start=1):
         # Of equally good ones take the one with the lowest trained reward: nothing gained since then was real.
-        best = max(curve[:i], key=lambda earlier: (earlier.independent, -earlier.trained))
-        gained, lost = point.trained - best.trained, best.independent - point.independent
+        since, least, best = max(win_rates[:i], key=lambda earlier: (earlier[2], -earlier[1]))
+        gained, lost = trained - least, best - independent
         # The tolerance keeps rounding from deciding.
         if min(gained, lost) >= margin - 1e-12 and lost > 0 and gained > 0:
-            raised.append(Alarm(best.name, point.name, gained, lost))
+            raised.append(Alarm(since, name, gained, lost))
     return raised
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyEvaluation:
-    """Measured values by name, and one row per request."""
+def compare_with_start(state: PolicyState) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Sample an answer to every held-out request from ``policy`` and ``policy_ref``, its start, and compare them.
 
-    name: str
-    values: dict[str, float]
-    rows: list[dict[str, Any]]
+    Returns:
+        Measured values by name, and one row per request.
+    """
+    model, settings, seed = (
+        state.models.policy,
+        state.recipe.answers,
+        derive_seed(state.recipe.seed, "policy evaluation"),
+    )
+    sampling = Sampling(settings.max_completion_length, 1, settings.temperature)
+    examples = [request.example(state.prompts, seed) for request in state.requests.test]
+    groups, start_groups = (model.sample(adapter, examples, sampling) for adapter in ("policy", "policy_ref"))
+    samples, start = ([group.samples[0] for group in side] for side in (groups, start_groups))
+    lengths, start_lengths = ([len(sample.token_ids) for sample in side] for side in (samples, start))
+    comparisons = [
+        request.comparison(answer.text, before.text)
+        for request, answer, before in zip(state.requests.test, samples, start, strict=True)
+    ]
+    columns = {"trained": [verdict.preference for verdict in state.judge.verdicts(comparisons)]}
+    if state.independent_judge is not None:
+        columns["independent"], scores = state.independent_judge(comparisons)
+        if scores is not None:
+            columns["score"] = scores
+    values: dict[str, float] = {}
+    for name, column in columns.items():
+        key = name if name == "score" else f"{name}/win_rate"
+        low, high = bootstrap_interval(column, state.recipe.evaluation.bootstrap, seed)
+        values |= {key: sum(column) / len(column), f"{key}_low": low, f"{key}_high": high}
+        if name != "score":
+            values[f"{key}_lc"] = length_controlled(column, lengths, start_lengths)
+    kl = sum(sum(sample.logprobs) for sample in samples) - _logprob_under_start(model, groups, settings)
+    values |= {
+        "kl": kl / len(samples),
+        "kl_per_token": kl / max(1, sum(lengths)),
+        "length": sum(lengths) / len(samples),
+        "length_start": sum(start_lengths) / len(samples),
+        "truncated": sum(sample.finish_reason == "length" for sample in samples) / len(samples),
+        "distinct": len({sample.text for sample in samples}) / len(samples),
+    }
+    rows = [
+        {"prompt_id": c.comparison_id, "prompt": c.prompt, "answer": c.response_a, "start": c.response_b}
+        | {name: column[i] for name, column in columns.items()}
+        for i, c in enumerate(comparisons)
+    ]
+    return values, rows
 
 
-@dataclass(frozen=True)
-class PolicyEvaluator:
-    """Compares the adapter ``policy`` with ``policy_ref``, its start."""
-
-    model: AdapterModel
-    prompts: PromptBuilder
-    judge: FixedRubricJudge
-    independent: IndependentJudge | None
-    requests: Sequence[Request]
-    answers: AnswerSettings
-    settings: PolicyEvaluationSettings
-    seed: int
-
-    def evaluate(self, name: str) -> PolicyEvaluation:
-        """Sample an answer to every request from both adapters and compare them."""
-        policy, start = self._sample("policy"), self._sample("policy_ref")
-        comparisons = [
-            request.comparison(answer.samples[0].text, before.samples[0].text)
-            for request, answer, before in zip(self.requests, policy, start, strict=True)
-        ]
-        lengths, start_lengths = ([len(g.samples[0].token_ids) for g in groups] for groups in (policy, start))
-        rows: list[dict[str, Any]] = [
-            {"prompt_id": c.comparison_id, "prompt": c.prompt, "answer": c.response_a, "start": c.response_b}
-            for c in comparisons
-        ]
-        values: dict[str, float] = {}
-
-        def win_rates(judge: str, preferences: Sequence[float]) -> None:
-            self._add_mean(f"{judge}/win_rate", preferences, values)
-            values[f"{judge}/win_rate_lc"] = length_controlled(preferences, lengths, start_lengths)
-
-        def column(key: str, entries: Sequence[float]) -> None:
-            for row, entry in zip(rows, entries, strict=True):
-                row[key] = entry
-
-        trained = self.judge.preferences(comparisons)
-        win_rates("trained", trained)
-        column("trained", trained)
-        if self.independent is not None:
-            independent = self.independent.preferences(comparisons)
-            win_rates("independent", independent)
-            scores = self.independent.scores(comparisons)
-            if scores is not None:
-                self._add_mean("score", scores, values)
-                column("score", scores)
-            column("independent", independent)
-        samples = [group.samples[0] for group in policy]
-        kl = sum(sum(s.logprobs) for s in samples) - self._logprob_under_start(policy)
-        values |= {
-            "kl": kl / len(samples),
-            "kl_per_token": kl / max(1, sum(lengths)),
-            "length": sum(lengths) / len(samples),
-            "length_start": sum(start_lengths) / len(samples),
-            "cut": sum(s.finish_reason == "length" for s in samples) / len(samples),
-            "distinct": len({s.text for s in samples}) / len(samples),
-        }
-        return PolicyEvaluation(name, values, rows)
-
-    def _sample(self, adapter: str) -> list[RolloutGroup]:
-        seed = derive_seed(self.seed, "policy evaluation")
-        examples = [
-            Example(r.prompt_id, self.prompts.policy_prompt(r.text), derive_seed(seed, r.prompt_id))
-            for r in self.requests
-        ]
-        sampling = Sampling(self.answers.max_completion_length, 1, self.answers.temperature)
-        return self.model.sample(adapter, examples, sampling)
-
-    def _add_mean(self, name: str, entries: Sequence[float], values: dict[str, float]) -> None:
-        """Add the mean of some entries and its interval to the values."""
-        low, high = bootstrap_interval(entries, self.settings.bootstrap, derive_seed(self.seed, "policy evaluation"))
-        values |= {name: sum(entries) / len(entries), f"{name}_low": low, f"{name}_high": high}
-
-    @torch.no_grad()
-    def _logprob_under_start(self, groups: Sequence[RolloutGroup]) -> float:
-        """Sum over all answers of their log-probability under ``policy_ref``, in nats."""
-        model, total = self.model, 0.0
-        rows = make_rows(groups, [[0.0]] * len(groups), "grpo", self.answers.max_completion_length)
-        with model.using("policy_ref") as peft_model:
-            for micro_batch in micro_batches(rows, TokenBudget.flat(SCORED_AT_ONCE), model.layout):
-                batch = make_batch(micro_batch, int(model.tokenizer.pad_token_id), model.device, model.layout)
-                scores = model.score(peft_model, batch, self.answers.temperature, model.layout)
-                total += float((scores.logprobs * batch.mask_RC).double().sum())
-        return total
+@torch.no_grad()
+def _logprob_under_start(model: AdapterModel, groups: Sequence[RolloutGroup], settings: AnswerSettings) -> float:
+    """Sum over all answers of their log-probability under ``policy_ref``, in nats."""
+    total = 0.0
+    rows = make_rows(groups, [[0.0]] * len(groups), "grpo", settings.max_completion_length)
+    with model.using("policy_ref") as peft_model:
+        for micro_batch in micro_batches(rows, TokenBudget.flat(SCORED_AT_ONCE), model.layout):
+            batch = make_batch(micro_batch, int(model.tokenizer.pad_token_id), model.device, model.layout)
+            scores = model.score(peft_model, batch, settings.temperature, model.layout)
+            total += float((scores.logprobs * batch.mask_RC).double().sum())
+    return total

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from rubric_arm_lite.errors import TrainingError
-from rubric_arm_lite.models import Sampler, Sampling
-from rubric_arm_lite.prompts import PromptBuilder
-from rubric_arm_lite.recipe import GRPOSettings, derive_seed
+from rubric_arm_lite.models import Sampling
 from rubric_arm_lite.training.alternating import Hooks, Position, RoleStep, alternate
 from rubric_arm_lite.training.hooks import rollout_rows, summarize
 from rubric_arm_lite.training.phases import shares
-from rubric_arm_lite.training.policy.judges import FixedRubricJudge, Request
 from rubric_arm_lite.training.policy.state import PolicyState
 from rubric_arm_lite.training.rewards import policy_reward
 from rubric_arm_lite.training.schedule import ScheduledPhase
@@ -24,39 +21,29 @@ class PolicyPhase:
 
     role: Role = "policy"
 
-    def __init__(
-        self,
-        settings: GRPOSettings,
-        sampler: Sampler,
-        judge: FixedRubricJudge,
-        prompts: PromptBuilder,
-        requests: Mapping[str, Request],
-    ) -> None:
-        self._greedy = Sampling(settings.max_completion_length, 1, 0.0)
-        self._sampler = sampler
-        self._judge = judge
-        self._prompts = prompts
-        self._requests = requests
+    def __init__(self, state: PolicyState) -> None:
+        self._state = state
+        self._requests = {request.prompt_id: request for request in state.requests.train}
         self._counts: Counter[str] = Counter()
 
     def prepare(self, batch: Sequence[PromptBlock], seed: int) -> list[Example]:
         """One example per request with a usable rubric."""
-        self._counts = Counter()
-        requests = [self._requests[block.prompt_id] for block in batch if self._judge.has_rubric(block.prompt_id)]
-        self._counts.update({"rubrics/usable": len(requests), "rubrics/unusable": len(batch) - len(requests)})
-        return [
-            Example(r.prompt_id, self._prompts.policy_prompt(r.text), derive_seed(seed, r.prompt_id)) for r in requests
-        ]
+        judge, prompts = self._state.judge, self._state.prompts
+        requests = [self._requests[block.prompt_id] for block in batch if judge.has_rubric(block.prompt_id)]
+        self._counts = Counter({"rubrics/usable": len(requests), "rubrics/unusable": len(batch) - len(requests)})
+        return [request.example(prompts, seed) for request in requests]
 
     def score(self, groups: Sequence[RolloutGroup], seed: int) -> list[list[Reward]]:
         """Compare every answer with the current policy's greedy one."""
-        baselines = self._sampler.sample(self.role, [group.example for group in groups], self._greedy) if groups else []
+        greedy = Sampling(self._state.recipe.policy.max_completion_length, 1, 0.0)
+        examples = [group.example for group in groups]
+        baselines = self._state.models.policy.sample(self.role, examples, greedy) if groups else []
         comparisons = [
             self._requests[group.example.example_id].comparison(sample.text, baseline.samples[0].text)
             for group, baseline in zip(groups, baselines, strict=True)
             for sample in group.samples
         ]
-        verdicts = self._judge.verdicts(comparisons)
+        verdicts = self._state.judge.verdicts(comparisons)
         self._counts.update(f"orders/{v.orders_won('A')}" if v.winners else "orders/unjudged" for v in verdicts)
         rewards = iter([policy_reward(verdict.winners) for verdict in verdicts])
         return [[next(rewards) for _ in group.samples] for group in groups]
@@ -77,9 +64,8 @@ def train_online(state: PolicyState, evaluate: Callable[[str], None]) -> None:
     """
     recipe, model, directory = state.recipe, state.models.policy, state.directory
     keep, save_steps = recipe.checkpoint.save_total_limit, recipe.checkpoint.save_steps
-    requests = {request.prompt_id: request for request in state.requests.train}
-    blocks = [PromptBlock(request.prompt_id, request.text, ()) for request in requests.values()]
-    phase = PolicyPhase(recipe.policy, model, state.judge, state.prompts, requests)
+    blocks = [PromptBlock(request.prompt_id, request.text, ()) for request in state.requests.train]
+    phase = PolicyPhase(state)
     schedule = [ScheduledPhase(i, i, ("policy",)) for i in range(recipe.rounds)]
     frozen = {name: model.fingerprint(name) for name in model.model.peft_config if name != "policy"}
 
@@ -104,6 +90,5 @@ def train_online(state: PolicyState, evaluate: Callable[[str], None]) -> None:
         evaluate(f"round {scheduled.cycle + 1}")
         directory.commit(state.save, position=(scheduled.index + 1, 0), keep=keep)
 
-    hooks = Hooks(before_phase, after_step, after_phase)
-    position = Position(*directory.state.position)
-    alternate(recipe, schedule, {"policy": phase}, blocks, model, state.learner, hooks, position)
+    hooks, start = Hooks(before_phase, after_step, after_phase), Position(*directory.state.position)
+    alternate(recipe, schedule, {"policy": phase}, blocks, model, state.learner, hooks, start)

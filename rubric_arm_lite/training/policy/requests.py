@@ -6,16 +6,30 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
 
 from rubric_arm_lite.data import shuffle_blocks, split_blocks
 from rubric_arm_lite.data.pairs import load_answers, load_prompts
 from rubric_arm_lite.data.testbed import TRAIN_PROMPTS, World
 from rubric_arm_lite.errors import ConfigError, DataError
-from rubric_arm_lite.prompts import prompt_hash
-from rubric_arm_lite.recipe import PolicyRecipe, Recipe
-from rubric_arm_lite.training.policy.judges import Request
-from rubric_arm_lite.types import Prompt, PromptBlock
+from rubric_arm_lite.prompts import PromptBuilder, prompt_hash
+from rubric_arm_lite.recipe import PolicyRecipe, Recipe, derive_seed
+from rubric_arm_lite.types import Comparison, Example, Prompt, PromptBlock
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A single request to the policy."""
+
+    prompt_id: str
+    text: str
+
+    def comparison(self, answer: str, other: str) -> Comparison:
+        """Two answers to this request, the policy's first."""
+        return Comparison(self.prompt_id, self.text, answer, other)
+
+    def example(self, prompts: PromptBuilder, seed: int) -> Example:
+        """The policy's prompt; its draws derive from ``seed`` and the request."""
+        return Example(self.prompt_id, prompts.policy_prompt(self.text), derive_seed(seed, self.prompt_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +38,8 @@ class Requests:
 
     train: list[Request]
     test: list[Request]
-    conversations: int = 0
-    too_long: int = 0
+    conversations: int
+    too_long: int
 
     @property
     def all(self) -> list[Request]:
@@ -62,10 +76,16 @@ def load_requests(recipe: PolicyRecipe, world: World | None, fits: Callable[[str
     """
     data, limit = recipe.data, recipe.evaluation.prompts
     if world is not None:
-        blocks = [
-            _world_blocks(world, "train", data.train_prompts or TRAIN_PROMPTS, "data.train_prompts"),
-            _world_blocks(world, "test", limit, "evaluation.prompts"),
-        ]
+        sizes = {
+            "train": ("data.train_prompts", data.train_prompts or TRAIN_PROMPTS),
+            "test": ("evaluation.prompts", limit),
+        }
+        blocks = []
+        for split, (field, count) in sizes.items():
+            try:
+                blocks.append(world.blocks(split, count))
+            except ValueError as error:
+                raise ConfigError(f"{field}: {error} Lower it.") from error
     else:
         train = _blocks(load_prompts(data.source))
         if data.evaluation is None:
@@ -87,13 +107,6 @@ def load_requests(recipe: PolicyRecipe, world: World | None, fits: Callable[[str
     return Requests(fitting[0][: data.train_prompts], fitting[1][:limit], counts[0] - counts[1], counts[1] - counts[2])
 
 
-def _world_blocks(world: World, split: str, count: int, field: str) -> list[PromptBlock]:
-    try:
-        return world.blocks(split, count)
-    except ValueError as error:
-        raise ConfigError(f"{field}: {error} Lower it.") from error
-
-
 def _blocks(prompts: Iterable[Prompt]) -> list[PromptBlock]:
     return [PromptBlock(prompt_hash(prompt), prompt, ()) for prompt in prompts]
 
@@ -104,10 +117,7 @@ def start_answers(
     """Requests with the answers that the supervised start imitates; empty without such a start.
 
     On the testbed these are all responses of the world's pairs, chosen or not: the start learns the form of an answer,
-    not which one is good.
-
-    Args:
-        held_out: ids of held-out requests, whose answers are skipped.
+    not which one is good. Other answers to the prompts of ``held_out``, by id, are skipped.
 
     Raises:
         DataError: if no answer is left.
@@ -118,7 +128,7 @@ def start_answers(
     if source == "testbed" and world is not None:
         pairs = [p for b in world.blocks("train", recipe.data.train_prompts or TRAIN_PROMPTS) for p in b.pairs]
         return [(str(pair.prompt), answer) for pair in pairs for answer in (pair.chosen, pair.rejected)]
-    answers = [(p, a) for p, a in load_answers(Path(source)) if isinstance(p, str) and prompt_hash(p) not in held_out]
+    answers = [(p, a) for p, a in load_answers(source) if isinstance(p, str) and prompt_hash(p) not in held_out]
     if not answers:
         raise DataError(
             f"{source}: every row is a conversation, or answers a held-out request. The start imitates answers to "

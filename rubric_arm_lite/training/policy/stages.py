@@ -18,26 +18,18 @@ from typing import Any
 
 from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.recipe import PolicyRecipe, derive_seed
-from rubric_arm_lite.runs import Journal, read_object
+from rubric_arm_lite.runs import LogRow, read_object
 from rubric_arm_lite.training.policy.dpo import train_dpo
-from rubric_arm_lite.training.policy.evaluate import Alarm, Point, alarms
-from rubric_arm_lite.training.policy.judges import reward_identity
+from rubric_arm_lite.training.policy.evaluate import Alarm, alarms, compare_with_start
 from rubric_arm_lite.training.policy.online import train_online
-from rubric_arm_lite.training.policy.pairs import (
-    REASONS,
-    SampledPair,
-    TrainingPair,
-    batches,
-    label_pairs,
-    sample_pairs,
-)
+from rubric_arm_lite.training.policy.pairs import labeled_pairs, sampled_pairs
 from rubric_arm_lite.training.policy.requests import start_answers
-from rubric_arm_lite.training.policy.state import RUBRICS, PolicyState
+from rubric_arm_lite.training.policy.state import PolicyState
 from rubric_arm_lite.training.stages import log_evaluation, versions
 from rubric_arm_lite.training.warmup import updates, warm_up_role
-from rubric_arm_lite.types import ParseStatus
 
-Count = Callable[[int, int], None]
+Save = Callable[[Path], None]
+"""Writes a checkpoint into an empty folder."""
 
 
 def stages_of(recipe: PolicyRecipe) -> list[str]:
@@ -56,45 +48,50 @@ def run_stages(state: PolicyState) -> None:
     Raises:
         CheckpointError: if the run began with other requests, start answers, reward model or judge.
     """
-    done = state.directory.state.stages
-    if done:
+    directory, keep = state.directory, state.recipe.checkpoint.save_total_limit
+    if directory.state.stages:
         _check_same_data(state)
     for stage in stages_of(state.recipe):
-        if stage not in done:
+        if stage not in directory.state.stages:
             started = time.perf_counter()
-            _run_stage(state, stage)
-            state.directory.append("timings.jsonl", {"stage": stage, "seconds": time.perf_counter() - started})
+            trainer = directory.path / f"trainer-{stage.replace(' ', '-')}"
+            directory.commit(_run_stage(state, stage, trainer), stage=stage, keep=keep)
+            shutil.rmtree(trainer, ignore_errors=True)
+            directory.append("timings.jsonl", {"stage": stage, "seconds": time.perf_counter() - started})
 
 
-def _run_stage(state: PolicyState, stage: str) -> None:
-    match stage.split(" "):
-        case ["start"]:
-            _start(state, stage)
-            return
-        case ["train", number]:
-            _train_round(state, int(number), stage)
-            return
-        case ["requests"]:
+def _run_stage(state: PolicyState, stage: str, trainer: Path) -> Save | None:
+    """Do one stage, whose trainer may use a folder; what writes a new checkpoint, if the policy has changed."""
+    step, _, number = stage.partition(" ")
+    match step:
+        case "requests":
             _describe_data(state)
-        case ["rubrics"]:
-            _write_rubrics(state)
-        case ["evaluate", "0"]:
-            evaluate(state, "start")
-        case ["evaluate", number]:
-            evaluate(state, f"round {number}")
-        case ["sample", number]:
+        case "start":
+            return _start(state, trainer)
+        case "rubrics":
+            requests = state.requests.all
+            state.progress.stage(stage, len(requests))
+            if unusable := sum(not state.judge.has_rubric(request.prompt_id) for request in requests):
+                state.progress.note(
+                    f"{unusable} of {len(requests)} rubrics do not parse; those requests are not trained on."
+                )
+        case "evaluate":
+            evaluate(state, "start" if number == "0" else f"round {number}")
+        case "sample":
             state.progress.stage(stage, len(state.requests.train))
-            _sampled(state, int(number), lambda done, _: state.progress.step(done, {}))
-        case ["label", number]:
+            sampled_pairs(state, int(number))
+        case "label":
             _label_round(state, int(number), stage)
-        case ["train"]:
+        case "train" if number:
+            return _train_round(state, int(number), trainer)
+        case "train":
             train_online(state, lambda name: evaluate(state, name))
-        case ["final"]:
+        case "final":
             _finish(state)
-    state.directory.commit(stage=stage)
+    return None
 
 
-# --- data -----------------------------------------------------------------------------------------------------------
+# --- data and start -------------------------------------------------------------------------------------------------
 
 
 def _description(state: PolicyState) -> dict[str, Any]:
@@ -106,7 +103,7 @@ def _description(state: PolicyState) -> dict[str, Any]:
         "skipped_conversations": requests.conversations,
         "skipped_too_long": requests.too_long,
         "fingerprint": requests.fingerprint(),
-        "reward_model": reward_identity(state.models, state.recipe),
+        "reward_model": state.reward_identity(),
     }
     if state.judge_adapters:
         description["independent_judge"] = {
@@ -149,13 +146,9 @@ def _check_same_data(state: PolicyState) -> None:
         )
 
 
-# --- start and rubrics ----------------------------------------------------------------------------------------------
-
-
-def _start(state: PolicyState, stage: str) -> None:
+def _start(state: PolicyState, trainer: Path) -> Save:
     """The policy that later ones are compared with: a saved adapter, a supervised start, both, or the bare base."""
-    settings, model, directory = state.recipe.start, state.models.policy, state.directory
-    folder = directory.path / "start"
+    settings, model, progress = state.recipe.start, state.models.policy, state.progress
     if settings.adapter is not None:
         model.load_adapter("policy", Path(settings.adapter))
     rows = _start_answers(state)
@@ -163,75 +156,37 @@ def _start(state: PolicyState, stage: str) -> None:
         encoded = [(model.encode(state.prompts.policy_prompt(p)), model.encode_completion(a)) for p, a in rows]
         examples = [ids for ids in encoded if len(ids[0]) + len(ids[1]) <= model.settings.max_context]
         if skipped := len(rows) - len(examples):
-            state.progress.note(f"{skipped} answers of the start do not fit the context and were skipped.")
-        state.progress.stage(stage, updates(settings.sft, len(examples)))
-        losses = warm_up_role(model, "policy", examples, settings.sft, state.recipe.seed, folder, state.progress.step)
+            progress.note(f"{skipped} answers of the start do not fit the context and were skipped.")
+        progress.stage("start", updates(settings.sft, len(examples)))
+        losses = warm_up_role(model, "policy", examples, settings.sft, state.recipe.seed, trainer, progress.step)
         for step, loss in losses:
-            directory.append("metrics.jsonl", {"kind": "start", "step": step, "loss": loss})
+            state.directory.append("metrics.jsonl", {"kind": "start", "step": step, "loss": loss})
     model.freeze_references(("policy",))
-    directory.commit(state.save, stage=stage, keep=state.recipe.checkpoint.save_total_limit)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _write_rubrics(state: PolicyState) -> None:
-    """One greedy rubric per request, kept for the whole run, as the generator is frozen."""
-    requests, done = state.requests.all, 0
-    state.progress.stage("rubrics", len(requests))
-    with Journal.open(state.directory.path / RUBRICS, state.job("rubrics")) as journal:
-        for key, batch in batches(requests):
-            if key not in journal.rows:
-                rubrics = state.models.reward.rubrics([request.text for request in batch])
-                rows = [
-                    [request.prompt_id, rubric.text, rubric.status is ParseStatus.TRUNCATED]
-                    for request, rubric in zip(batch, rubrics, strict=True)
-                ]
-                journal.add([(key, {"rubrics": rows})])
-            done += len(batch)
-            state.progress.step(done, {})
-    if unusable := sum(not state.judge.has_rubric(request.prompt_id) for request in requests):
-        state.progress.note(f"{unusable} of {len(requests)} rubrics do not parse; those requests are not trained on.")
+    return state.save
 
 
 # --- rounds of DPO --------------------------------------------------------------------------------------------------
 
 
-def _sampled(state: PolicyState, number: int, count: Count) -> list[SampledPair]:
-    """Two answers of the policy to every training request."""
-    file = state.directory.path / "rounds" / str(number) / "samples.jsonl"
-    seed, job = derive_seed(state.recipe.seed, "round", number), state.job("samples", number)
-    policy, requests = state.models.policy, state.requests.train
-    return sample_pairs(policy, state.prompts, requests, state.recipe.answers, seed, file, job, count)
-
-
-def _labeled(state: PolicyState, number: int, count: Count) -> tuple[list[TrainingPair], dict[str, int]]:
-    """The pairs that are kept, and the number of pairs by reason."""
-    sampled = _sampled(state, number, lambda *_: None)
-    file = state.directory.path / "rounds" / str(number) / "labels.jsonl"
-    kept, reasons = label_pairs(state.judge, sampled, file, state.job("labels", number), count)
-    return kept, {reason: reasons[reason] for reason in REASONS}
-
-
 def _label_round(state: PolicyState, number: int, stage: str) -> None:
     state.progress.stage(stage, len(state.requests.train))
-    _, reasons = _labeled(state, number, lambda done, _: state.progress.step(done, {}))
+    _, reasons = labeled_pairs(state, number)
     state.directory.append("metrics.jsonl", {"kind": "labels", "round": number, **reasons})
     total = sum(reasons.values())
     counts = ", ".join(f"{reason} {count}" for reason, count in reasons.items() if count)
     state.progress.result(stage, f"{reasons['kept'] / total:.0%} of {total} pairs kept ({counts})")
 
 
-def _train_round(state: PolicyState, number: int, stage: str) -> None:
-    """Train on the pairs that were kept, and commit the policy of this round."""
+def _train_round(state: PolicyState, number: int, trainer: Path) -> Save:
+    """Train on the pairs that were kept; the result is the policy of this round."""
     settings, directory = state.recipe.dpo, state.directory
-    kept, _ = _labeled(state, number, lambda *_: None)
+    kept, _ = labeled_pairs(state, number)
     before = directory.checkpoint_path()
-    if before is None:
-        raise AssertionError("The stage start has written a checkpoint.")
+    assert before is not None, "the stage start has written one"
     state.release_models()
-    folder = directory.path / "rounds" / str(number) / "trainer"
-    state.progress.stage(stage, updates(settings, len(kept)))
+    state.progress.stage(f"train {number}", updates(settings, len(kept)))
     seed, log = derive_seed(state.recipe.seed, "dpo", number), state.progress.step
-    trained, history = train_dpo(settings, state.model_settings, before / "policy", kept, seed, folder, log)
+    trained, history = train_dpo(settings, state.model_settings, before / "policy", kept, seed, trainer, log)
     for row in history:
         directory.append("metrics.jsonl", {"kind": "dpo", "round": number, **row})
 
@@ -239,8 +194,7 @@ def _train_round(state: PolicyState, number: int, stage: str) -> None:
         trained.save_pretrained(target / "policy", selected_adapters=["default"], save_embedding_layers=False)
         shutil.copytree(before / "policy_ref", target / "policy_ref")
 
-    directory.commit(save, stage=stage, keep=state.recipe.checkpoint.save_total_limit)
-    shutil.rmtree(folder, ignore_errors=True)
+    return save
 
 
 # --- evaluations ----------------------------------------------------------------------------------------------------
@@ -249,39 +203,28 @@ def _train_round(state: PolicyState, number: int, stage: str) -> None:
 def evaluate(state: PolicyState, name: str) -> None:
     """Compare the policy with its start, log and report it, and note an alarm."""
     state.progress.stage(f"evaluate {name}", 1)
-    evaluation = state.evaluator.evaluate(name)
-    log_evaluation(state.directory, name, evaluation.values, {"rows": evaluation.rows})
-    state.progress.result(name, describe_evaluation(evaluation.values))
-    for alarm in _alarms(state):
+    values, rows = compare_with_start(state)
+    log_evaluation(state.directory, name, values, {"rows": rows})
+    state.progress.result(name, describe_evaluation(values))
+    for alarm in _evaluations(state)[1]:
         if alarm.at == name:
-            state.progress.note(alarm_text(alarm))
+            state.progress.note(alarm.text())
 
 
 def _finish(state: PolicyState) -> None:
     """Write the policy and its start as plain PEFT folders, and the summary."""
     for adapter in ("policy", "policy_ref"):
         state.models.policy.save_adapter(adapter, state.directory.path / "adapters" / adapter)
-    recipe, last = state.recipe, dict(_evaluations(state)[-1])
-    del last["kind"]
-    summary = {"recipe": recipe.name, "method": recipe.method, "seed": recipe.seed, **last}
-    state.directory.write_json("summary.json", {**summary, "alarms": [asdict(alarm) for alarm in _alarms(state)]})
+    recipe, (evaluations, raised) = state.recipe, _evaluations(state)
+    summary = {"recipe": recipe.name, "method": recipe.method, "seed": recipe.seed, **evaluations[-1]}
+    del summary["kind"]
+    state.directory.write_json("summary.json", {**summary, "alarms": [asdict(alarm) for alarm in raised]})
 
 
-def _evaluations(state: PolicyState) -> list[dict[str, Any]]:
-    return [row for row in state.directory.read_log("metrics.jsonl") if row["kind"] == "evaluation"]
-
-
-def _alarms(state: PolicyState) -> list[Alarm]:
-    return alarms(curve(_evaluations(state)), state.recipe.evaluation.alarm_margin)
-
-
-def curve(evaluations: Sequence[Mapping[str, Any]]) -> list[Point]:
-    """Both judges' win rates over a run; empty without an independent judge."""
-    return [
-        Point(row["name"], row["trained/win_rate"], row["independent/win_rate"])
-        for row in evaluations
-        if "independent/win_rate" in row
-    ]
+def _evaluations(state: PolicyState) -> tuple[list[LogRow], list[Alarm]]:
+    """All evaluations so far, and their alarms."""
+    rows = [row for row in state.directory.read_log("metrics.jsonl") if row["kind"] == "evaluation"]
+    return rows, alarms(rows, state.recipe.evaluation.alarm_margin)
 
 
 def describe_evaluation(values: Mapping[str, float]) -> str:
@@ -294,12 +237,3 @@ def describe_evaluation(values: Mapping[str, float]) -> str:
     if "score" in values:
         parts.append(f"score {values['score']:.3f} [{values['score_low']:.3f}, {values['score_high']:.3f}]")
     return "  ".join([*parts, f"KL {values['kl']:.2f}", f"length {values['length']:.1f}"])
-
-
-def alarm_text(alarm: Alarm) -> str:
-    """An alarm in words."""
-    return (
-        f"Reward over-optimization: from {alarm.since} to {alarm.at} the reward model's win rate rose by "
-        f"{alarm.gained:.3f}, the independent judge's fell by {alarm.lost:.3f}. Prefer the policy of {alarm.since}, or "
-        "train with a larger beta or fewer steps."
-    )

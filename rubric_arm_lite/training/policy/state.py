@@ -1,38 +1,37 @@
-"""The state of a policy run: its models as last committed, its requests, the reward model and the evaluator."""
+"""The state of a policy run: its models as last committed, its requests and its judges."""
 
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from rubric_arm_lite.errors import CheckpointError, ConfigError, first_line
-from rubric_arm_lite.models import release
+from rubric_arm_lite.errors import CheckpointError, ConfigError
+from rubric_arm_lite.models import AdapterModel, ServerSettings, load_model, release
 from rubric_arm_lite.prompts import PromptBuilder, Templates, parse_rubric
-from rubric_arm_lite.recipe import PolicyRecipe
-from rubric_arm_lite.reward_model import RubricRewardModel
-from rubric_arm_lite.runs import Progress, RunDirectory, read_jsonl
+from rubric_arm_lite.recipe import PolicyRecipe, Recipe
+from rubric_arm_lite.reward_model import RubricRewardModel, check_compares
+from rubric_arm_lite.runs import Journal, Progress, RunDirectory, adapter_folder, recipe_of_run
 from rubric_arm_lite.training.learner import Learner
-from rubric_arm_lite.training.policy.evaluate import PolicyEvaluator
-from rubric_arm_lite.training.policy.judges import (
-    FixedRubricJudge,
-    IndependentJudge,
-    Oracle,
-    OtherRun,
-    PolicyModels,
-    check_judge,
-    comparing_recipe,
-    load_policy_models,
-    policy_model,
-    reward_server,
-)
-from rubric_arm_lite.training.policy.requests import load_requests, world_of
-from rubric_arm_lite.types import Rubric
+from rubric_arm_lite.training.policy.judges import FixedRubricJudge, IndependentJudge, oracle, run_judge
+from rubric_arm_lite.training.policy.requests import Request, load_requests, world_of
+from rubric_arm_lite.types import ROLES, ParseStatus, Role
 
-RUBRICS = "rubrics.jsonl"
+BATCH = 64
+"""Requests that are sampled or judged in one call."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyModels:
+    """The policy's model, with adapter ``policy``, and the reward model; a shared base is the same object in both."""
+
+    policy: AdapterModel
+    reward: RubricRewardModel
 
 
 class PolicyState:
@@ -49,10 +48,15 @@ class PolicyState:
             torch.set_num_threads(recipe.threads)
         self.recipe, self.directory, self.progress = recipe, directory, progress
         # Mistakes are refused here, before anything is loaded.
-        self.reward_recipe = comparing_recipe(recipe.reward.run)
-        reward_server(recipe)
-        self.judge_adapters = check_judge(recipe)
-        self.model_settings = policy_model(recipe, self.reward_recipe)
+        self.reward_recipe = _comparing_recipe(recipe.reward.run)
+        r = recipe.reward
+        self.server: ServerSettings | None = None
+        if r.server is not None:
+            names = r.rubric_model, r.judge_model
+            self.server = ServerSettings(r.server, *names, api_key_env=r.key_env, concurrency=r.concurrency)
+        self.judge_adapters = _judge_adapters(recipe)
+        # Through transformers, as DPO's trainer loads it so.
+        self.model_settings = (recipe.model or self.reward_recipe.model).model_copy(update={"backend": "transformers"})
         recipe.check_room(self.model_settings.max_context)
         self.world = world_of(recipe, self.reward_recipe)
         self.requests = load_requests(recipe, self.world, self._fits)
@@ -64,14 +68,26 @@ class PolicyState:
 
     @cached_property
     def models(self) -> PolicyModels:
-        """Policy and reward model, in the committed state."""
-        models = load_policy_models(self.recipe, self.reward_recipe)
-        folder = self.directory.checkpoint_path()
-        if folder is not None:
-            models.policy.freeze_references(("policy",))
-            for adapter in ("policy", "policy_ref"):
-                models.policy.load_adapter(adapter, folder / adapter)
-        return models
+        """Policy and reward model, in the committed state; equal bases are loaded once."""
+        settings, seed = self.model_settings, self.recipe.seed
+        if self.server is not None:
+            policy = load_model(settings, seed, ("policy",))
+            reward = RubricRewardModel.from_server(self.server, self.reward_recipe)
+        else:
+            run, state = Path(self.recipe.reward.run), self.recipe.reward.state
+            folders = {role: adapter_folder(run, role, state) for role in ROLES}  # raises before anything is loaded
+            reward_settings = self.reward_recipe.model.model_copy(update={"backend": "transformers"})
+            shared = settings == reward_settings
+            model = load_model(reward_settings, seed, (*ROLES, "policy") if shared else ROLES)
+            for role, adapter in folders.items():
+                model.load_adapter(role, adapter)
+            policy = model if shared else load_model(settings, seed, ("policy",))
+            reward = RubricRewardModel(model, self.reward_recipe)
+        if (folder := self.directory.checkpoint_path()) is not None:
+            policy.freeze_references(("policy",))
+            for name in ("policy", "policy_ref"):
+                policy.load_adapter(name, folder / name)
+        return PolicyModels(policy, reward)
 
     @cached_property
     def learner(self) -> Learner:
@@ -89,55 +105,55 @@ class PolicyState:
 
     @cached_property
     def judge(self) -> FixedRubricJudge:
-        """The reward model with the rubrics that the stage ``rubrics`` wrote.
+        """The reward model with one greedy rubric per request, which the stage ``rubrics`` writes for the whole run.
 
         Raises:
-            CheckpointError: if a rubric is missing or their file is damaged.
+            CheckpointError: if one is missing after that stage, or their file is damaged.
         """
-        file = self.directory.path / RUBRICS
-        rubrics: dict[str, Rubric] = {}
-        try:
-            for row in read_jsonl(file):
-                for prompt_id, text, truncated in row.get("rubrics", []):
-                    rubrics[prompt_id] = parse_rubric(text, "length" if truncated else "stop")
-            missing = {request.prompt_id for request in self.requests.all} - rubrics.keys()
-            problem = f"lacks the rubrics of {len(missing)} requests" if missing else None
-        except (ValueError, TypeError, AttributeError) as error:
-            problem = f"is damaged ({first_line(error)})"
-        if problem is not None:
-            raise CheckpointError(f"{file} {problem}. Restore it, or start anew under another name.")
-        return FixedRubricJudge(self.models.reward, rubrics)
+
+        def write(batch: Sequence[Request]) -> list[tuple[str, bool]]:
+            if "rubrics" in self.directory.state.stages:
+                raise CheckpointError(f"{journal.path} lacks rubrics. Restore it, or start anew under another name.")
+            rubrics = self.models.reward.rubrics([request.text for request in batch])
+            return [(rubric.text, rubric.status is ParseStatus.TRUNCATED) for rubric in rubrics]
+
+        requests = self.requests.all
+        requests, job = self.requests.all, {"requests": self.requests.fingerprint()}
+        with Journal.open(self.directory.path / "rubrics.jsonl", job) as journal:
+            rows = journal.map(write, requests, BATCH, self.show)
+        rubrics = [parse_rubric(text, "length" if truncated else "stop") for text, truncated in rows]
+        return FixedRubricJudge(self.models.reward, dict(zip((r.prompt_id for r in requests), rubrics, strict=True)))
 
     @cached_property
-    def evaluator(self) -> PolicyEvaluator:
-        """Compares the policy with its start on the held-out requests."""
-        return PolicyEvaluator(
-            self.models.policy,
-            self.prompts,
-            self.judge,
-            self._independent_judge(),
-            self.requests.test,
-            self.recipe.answers,
-            self.recipe.evaluation,
-            self.recipe.seed,
-        )
+    def independent_judge(self) -> IndependentJudge | None:
+        """A judge other than the reward model, if the recipe names one."""
+        settings = self.recipe.evaluation
+        if settings.judge is None:
+            return None
+        if settings.judge == "oracle" and self.world is not None:
+            return oracle(self.world)
+        threads = torch.get_num_threads()
+        model = RubricRewardModel.from_run(settings.judge, settings.judge_state)
+        torch.set_num_threads(threads)  # a loaded run sets its own, and sums depend on their number
+        return run_judge(model)
 
     def release_models(self) -> None:
         """Free the memory of all models: a trainer loads a base of its own, and two may not fit."""
         device = self.models.policy.device
-        for name in ("models", "learner", "prompts", "judge", "evaluator"):
+        for name in ("models", "learner", "prompts", "judge", "independent_judge"):
             vars(self).pop(name, None)
         gc.collect()
         release(device)
 
-    def job(self, name: str, number: int = 0) -> dict[str, Any]:
-        """The identity of a journal's job; the recipe is checked by the run directory."""
-        return {
-            "what": name,
-            "round": number,
-            "requests": self.requests.fingerprint(),
-            "policy": self.models.policy.fingerprint("policy"),
-        }
+    def round_journal(self, number: int, name: str) -> AbstractContextManager[Journal]:
+        """A journal of a round of DPO, to be opened; the run directory checks the recipe."""
+        policy = self.models.policy.fingerprint("policy")
+        job = {"requests": self.requests.fingerprint(), "policy": policy, "file": name}
+        return Journal.open(self.directory.path / "rounds" / str(number) / name, job)
+
+    def show(self, done: int) -> None:
+        """Report the number of requests that a stage is done with."""
+        self.progress.step(done, {})
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint: the policy and its start, and the optimizer of online GRPO."""
@@ -146,6 +162,12 @@ class PolicyState:
         if self.recipe.method == "grpo":
             self.learner.save_optimizers(folder / "optimizers.safetensors")
 
+    def reward_identity(self) -> dict[str, str]:
+        """What must stay the same over a run: fingerprints of weights loaded here, or the models' names on a server."""
+        if self.server is not None:
+            return {"rubric": f"served as {self.server.rubric_model}", "judge": f"served as {self.server.judge_model}"}
+        return {role: self.models.reward.model.fingerprint(role) for role in ROLES}
+
     def _fits(self, request: str) -> bool:
         length = self.models.policy.prompt_tokens(self.prompts.policy_prompt(request))
         return (
@@ -153,13 +175,27 @@ class PolicyState:
             and self.models.reward.has_room_for(request)
         )
 
-    def _independent_judge(self) -> IndependentJudge | None:
-        settings = self.recipe.evaluation
-        if settings.judge is None:
-            return None
-        if settings.judge == "oracle" and self.world is not None:
-            return Oracle(self.world)
-        threads = torch.get_num_threads()
-        judge = OtherRun(RubricRewardModel.from_run(settings.judge, settings.judge_state))
-        torch.set_num_threads(threads)  # a loaded run sets its own, and sums depend on their number
-        return judge
+
+def _comparing_recipe(run: str) -> Recipe:
+    """The recipe of a run, whose judge must compare two responses."""
+    recipe = recipe_of_run(run)
+    try:
+        check_compares(recipe)
+    except ConfigError as error:
+        raise ConfigError(f"{run}: {error}") from error
+    return recipe
+
+
+def _judge_adapters(recipe: PolicyRecipe) -> dict[Role, Path]:
+    """The adapters of the independent judge, checked before any training; none for the oracle or no judge."""
+    settings, reward = recipe.evaluation, recipe.reward
+    if settings.judge in (None, "oracle"):
+        return {}
+    run = Path(str(settings.judge))
+    _comparing_recipe(str(run))
+    if (run.resolve(), settings.judge_state) == (Path(reward.run).resolve(), reward.state):
+        raise ConfigError(
+            f"evaluation.judge: {settings.judge} is the reward model itself, so its win rate cannot fall while that "
+            "one's rises. Name another run or judge_state, or null."
+        )
+    return {role: adapter_folder(run, role, settings.judge_state) for role in ROLES}
