@@ -373,18 +373,17 @@ def _teacher(
 def _summary(
     synthesis: Synthesis, teacher: JournaledSampler, pairs: int, price_in: float | None, price_out: float | None
 ) -> dict[str, Any]:
-    from rubric_arm_lite.training.synthesize import table
+    from rubric_arm_lite.training.synthesize import Outcome
 
     prompt_tokens = sum(usage.prompt_tokens for usage in teacher.used.values())
     completion_tokens = sum(usage.completion_tokens for usage in teacher.used.values())
     priced = price_in is not None or price_out is not None
-    outcomes = list(table(synthesis))
     return {
         "pairs": pairs,
         "kept": len(synthesis.kept),
         "yield": len(synthesis.kept) / pairs,
-        "attempts": {name: attempts for name, attempts, _ in outcomes},
-        "lost": {name: lost for name, _, lost in outcomes if name != "kept"},
+        "attempts": {outcome.value: synthesis.attempts[outcome] for outcome in Outcome},
+        "lost": {outcome.value: synthesis.lost[outcome] for outcome in Outcome if outcome is not Outcome.KEPT},
         "requests": len(teacher.used),
         "requests_now": teacher.asked,
         "prompt_tokens": prompt_tokens,

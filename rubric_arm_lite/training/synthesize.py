@@ -80,20 +80,13 @@ def find_disclosure(
     return None
 
 
-def _distinctive(text: str, phrase_words: int) -> Iterator[str]:
+def _distinctive(text: str, phrase_words: int) -> list[str]:
     """Phrases of a criterion that are quotations if a response contains them, each with a space on both sides."""
     words = _words(text)
-    for start in range(len(words) - phrase_words + 1):
-        phrase = words[start : start + phrase_words]
-        if not _EVERYDAY.issuperset(phrase):
-            yield _joined(phrase)
-    for word in words:
-        if sum(c.isdigit() for c in word) > 1:
-            yield _joined([word])
-    for match in _QUOTED.finditer(text):
-        quoted = _words(match[1] or match[2])
-        if not _EVERYDAY.issuperset(quoted):
-            yield _joined(quoted)
+    phrases = [words[start : start + phrase_words] for start in range(len(words) - phrase_words + 1)]
+    numbers = [[word] for word in words if sum(c.isdigit() for c in word) > 1]
+    quoted = [_words(match[1] or match[2]) for match in _QUOTED.finditer(text)]
+    return [_joined(phrase) for phrase in (*phrases, *numbers, *quoted) if not _EVERYDAY.issuperset(phrase)]
 
 
 def _words(text: str) -> list[str]:
@@ -176,31 +169,26 @@ class Synthesizer:
         """Trajectories of ``pairs``; ``progress`` is called with the numbers of pairs done and kept."""
         synthesis = Synthesis()
         for start in range(0, len(pairs), WAVE):
-            self._wave(pairs[start : start + WAVE], synthesis)
+            results = self._wave(pairs[start : start + WAVE], synthesis.attempts)
+            synthesis.kept.extend(result for result in results if isinstance(result, Trajectory))
+            synthesis.lost.update(result for result in results if isinstance(result, Outcome))
             progress(min(start + WAVE, len(pairs)), len(synthesis.kept))
         return synthesis
 
-    def _wave(self, pairs: Sequence[PreferencePair], synthesis: Synthesis) -> None:
-        last: dict[str, Outcome] = {
-            p.pair_id: Outcome.TOO_LONG
-            for p in pairs
-            if not self._has_room(self._contrast_prompt(p), self._settings.rubric_max_tokens)
-        }
-        synthesis.attempts[Outcome.TOO_LONG] += len(last)
-        kept: dict[str, Trajectory] = {}
-        left = [pair for pair in pairs if pair.pair_id not in last]
+    def _wave(self, pairs: Sequence[PreferencePair], counts: Counter[Outcome]) -> list[Trajectory | Outcome]:
+        """The result of the last attempt at each pair; ``counts`` receives those of all attempts."""
+        tokens = self._settings.rubric_max_tokens
+        left = [pair for pair in pairs if self._has_room(self._contrast_prompt(pair), tokens)]
+        counts[Outcome.TOO_LONG] += len(pairs) - len(left)
+        results: dict[str, Trajectory | Outcome] = {pair.pair_id: Outcome.TOO_LONG for pair in pairs}
         for attempt in range(self._settings.attempts):
-            results = self._attempt(left, attempt) if left else []
-            for pair, result in zip(left, results, strict=True):
-                if isinstance(result, Trajectory):
-                    kept[pair.pair_id] = result
-                    synthesis.attempts[Outcome.KEPT] += 1
-                else:
-                    last[pair.pair_id] = result
-                    synthesis.attempts[result] += 1
-            left = [pair for pair in left if pair.pair_id not in kept]
-        synthesis.kept.extend(kept[pair.pair_id] for pair in pairs if pair.pair_id in kept)
-        synthesis.lost.update(last[pair.pair_id] for pair in pairs if pair.pair_id not in kept)
+            if not left:
+                break
+            for pair, result in zip(left, self._attempt(left, attempt), strict=True):
+                results[pair.pair_id] = result
+                counts[result if isinstance(result, Outcome) else Outcome.KEPT] += 1
+            left = [pair for pair in left if isinstance(results[pair.pair_id], Outcome)]
+        return list(results.values())
 
     def _has_room(self, text: str, max_tokens: int) -> bool:
         """Whether a user turn and its answer fit the teacher's context."""
@@ -272,10 +260,3 @@ def warmup_rows(kept: Sequence[Trajectory], seed: int) -> Iterator[dict[str, Any
             "response_b": comparison.response_b,
             "judgement": trajectory.judgements[side],
         }
-
-
-def table(synthesis: Synthesis) -> Iterable[tuple[str, int, int]]:
-    """(outcome, attempts, pairs) for every outcome, kept first."""
-    for outcome in Outcome:
-        pairs = len(synthesis.kept) if outcome is Outcome.KEPT else synthesis.lost[outcome]
-        yield outcome.value, synthesis.attempts[outcome], pairs
