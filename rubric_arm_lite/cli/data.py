@@ -385,7 +385,7 @@ def _summary(
         "attempts": {outcome.value: synthesis.attempts[outcome] for outcome in Outcome},
         "lost": {outcome.value: synthesis.lost[outcome] for outcome in Outcome if outcome is not Outcome.KEPT},
         "requests": len(teacher.used),
-        "requests_now": teacher.asked,
+        "requests_now": teacher.sampled,
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "cost": ((price_in or 0) * prompt_tokens + (price_out or 0) * completion_tokens) / 1e6 if priced else None,

@@ -97,14 +97,14 @@ class JournaledSampler(SamplerWrapper):
 
     Attributes:
         used: tokens of each answer that this job used, whether it was sampled now or by an earlier process.
-        asked: how many of them were sampled now.
+        sampled: how many of them were sampled now.
     """
 
     def __init__(self, sampler: ChatSampler, journal: Journal, piece: int = 32) -> None:
         super().__init__(sampler)
         self.control_tokens = sampler.control_tokens
         self.used: dict[str, Usage] = {}
-        self.asked = 0
+        self.sampled = 0
         self._journal = journal
         self._piece = piece
 
@@ -123,14 +123,14 @@ class JournaledSampler(SamplerWrapper):
                 "completion_tokens": usage.completion_tokens,
             }
             self._journal.add([(places[place], row)])
-            self.asked += 1
+            self.sampled += 1
             self.tokens_written += usage.completion_tokens
-        return [self._group(key, example) for key, example in zip(keys, examples, strict=True)]
-
-    def _group(self, key: str, example: Example) -> RolloutGroup:
-        row = self._journal.rows[key]
-        self.used[key] = Usage(row["prompt_tokens"], row["completion_tokens"])
-        return RolloutGroup(example, (), (Sample(row["text"], (), (), row["finish_reason"]),))
+        groups = []
+        for key, example in zip(keys, examples, strict=True):
+            row = self._journal.rows[key]
+            self.used[key] = Usage(row["prompt_tokens"], row["completion_tokens"])
+            groups.append(RolloutGroup(example, (), (Sample(row["text"], (), (), row["finish_reason"]),)))
+        return groups
 
 
 def _key(adapter: str | None, example: Example, sampling: Sampling) -> str:

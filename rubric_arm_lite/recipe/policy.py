@@ -141,7 +141,7 @@ class PolicyRecipe(RunSettings):
         """Paths of folders and files that a run reads."""
         runs = (self.reward.run, self.evaluation.judge, self.start.adapter)
         files = (self.data.source, self.data.evaluation, self.start.source)
-        return [name for name in (*runs, *files) if name is not None and name not in ("testbed", "oracle")]
+        return [name for name in (*runs, *files) if name and name not in ("testbed", "oracle")]
 
     @property
     def longest_answer(self) -> int:
@@ -150,11 +150,7 @@ class PolicyRecipe(RunSettings):
         return max(self.answers.max_completion_length, online)
 
     def check_room(self, max_context: int) -> None:
-        """Check that the policy's context, in tokens, is longer than the longest response.
-
-        Raises:
-            ConfigError: if it is not.
-        """
+        """Raise a ConfigError unless the policy's context, in tokens, is longer than the longest response."""
         if (longest := self.longest_answer) >= max_context:
             field = "answers" if longest == self.answers.max_completion_length else "policy"
             raise ConfigError(
@@ -163,8 +159,8 @@ class PolicyRecipe(RunSettings):
             )
 
     def grpo(self, role: Role) -> GRPOSettings:
-        """The settings of online GRPO."""
-        return {"policy": self.policy}[role]
+        """The settings of online GRPO, whose only role is the policy."""
+        return self.policy
 
     @model_validator(mode="after")
     def _check(self) -> PolicyRecipe:

@@ -14,7 +14,7 @@ from rubric_arm_lite.models.load import load_model
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.recipe.policy import DPOSettings
 from rubric_arm_lite.training.policy import dpo
-from rubric_arm_lite.training.policy.dpo import check_first_loss, train_dpo
+from rubric_arm_lite.training.policy.dpo import train_dpo
 from rubric_arm_lite.training.policy.pairs import TrainingPair
 from tests import tiny
 
@@ -50,7 +50,13 @@ def trained_weights(model: Any) -> dict[str, torch.Tensor]:
 
 def test_it_starts_at_ln_2_and_learns(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(dpo, "check_first_loss", lambda loss: seen.append(loss))
+    real = dpo.first_loss
+
+    def watched(trainer: Any, rows: Any) -> float:
+        seen.append(real(trainer, rows))
+        return seen[-1]
+
+    monkeypatch.setattr(dpo, "first_loss", watched)
     settings = SETTINGS.model_copy(update={"max_steps": 10, "sft_weight": 0.0, "save_steps": 10})
     _, history = made.train(tmp_path / "trainer", settings)
     assert seen == [pytest.approx(math.log(2), abs=1e-4)]
@@ -76,10 +82,12 @@ def test_a_reference_that_is_not_the_start_is_refused(
 
 
 @pytest.mark.parametrize("loss", [0.725, math.nan, math.inf, 0.0])
-def test_first_losses_that_are_not_ln_2(loss: float) -> None:
-    check_first_loss(math.log(2) + 9e-4)
+def test_first_losses_that_are_not_ln_2(
+    loss: float, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dpo, "first_loss", lambda *_: loss)
     with pytest.raises(TrainingError, match="in place of ln 2"):
-        check_first_loss(loss)
+        made.train(tmp_path / "trainer")
 
 
 def test_the_trainer_sees_the_sampled_ids(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,7 +215,7 @@ def ask(server: FakeServer, part: Path, count: int, concurrency: int = 3) -> tup
 def test_a_server_that_fails_at_any_request_costs_only_what_was_in_flight(served: FakeServer, tmp_path: Path) -> None:
     whole, first = ask(served, tmp_path / "whole.part", 12)
     total = len(served.requests)
-    assert first.asked == len(first.used) == total and whole.lost and whole.kept
+    assert first.sampled == len(first.used) == total and whole.lost and whole.kept
     good = served.behavior
     rng = random.Random(5)
     for stop in sorted(rng.sample(range(1, total), 4)):
@@ -229,7 +229,7 @@ def test_a_server_that_fails_at_any_request_costs_only_what_was_in_flight(served
         assert resumed == whole and second.used == first.used
         assert asked_twice(served.requests) <= 3, "no more than the requests that were in flight"
         again, third = ask(served, part, 12)
-        assert again == whole and third.asked == 0
+        assert again == whole and third.sampled == 0
 
 
 @pytest.mark.parametrize("stop", [1, 7, 15, 29])
@@ -260,7 +260,7 @@ def test_more_pairs_and_attempts_go_on_from_what_is_there(served: FakeServer, tm
     before = len(served.requests)
     more, teacher = ask(served, part, 8)
     assert more.kept[: len(few.kept)] == few.kept
-    assert teacher.asked == len(served.requests) - before and asked_twice(served.requests) == 0
+    assert teacher.sampled == len(served.requests) - before and asked_twice(served.requests) == 0
 
 
 def test_a_journal_keeps_one_completion_per_example(tmp_path: Path) -> None:

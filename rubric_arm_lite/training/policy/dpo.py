@@ -88,7 +88,12 @@ def train_dpo(
             train_dataset=Dataset.from_list(rows),
             processing_class=load_tokenizer(model),
         )
-    check_first_loss(first_loss(trainer, rows))
+    loss = first_loss(trainer, rows)
+    if not abs(loss - math.log(2)) <= FIRST_LOSS_TOLERANCE:
+        raise TrainingError(
+            f"DPO starts at a loss of {loss:.4f} in place of ln 2 = {math.log(2):.4f}: its reference is not the policy "
+            "it starts from. This version of TRL handles adapters differently; use one that constraints.txt names."
+        )
     history = run_trainer(trainer, folder, log)
     if not all(math.isfinite(row["loss"]) for row in history):
         raise TrainingError("A loss of DPO is not finite. Lower dpo.learning_rate, or use model.dtype: float32.")
@@ -110,16 +115,3 @@ def first_loss(trainer: Any, rows: Sequence[dict[str, list[int]]]) -> float:
     finally:
         trainer.model.train()
         trainer.loss_types, trainer.loss_weights = types, weights
-
-
-def check_first_loss(loss: float) -> None:
-    """Refuse a trainer whose reference is not the policy it starts from.
-
-    Raises:
-        TrainingError: if the loss is not ln 2.
-    """
-    if not abs(loss - math.log(2)) <= FIRST_LOSS_TOLERANCE:
-        raise TrainingError(
-            f"DPO starts at a loss of {loss:.4f} in place of ln 2 = {math.log(2):.4f}: its reference is not the policy "
-            "it starts from. This version of TRL handles adapters differently; use one that constraints.txt names."
-        )

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from rubric_arm_lite.training.policy.dpo import train_dpo
 from rubric_arm_lite.training.policy.evaluate import Alarm, alarms, compare_with_start
 from rubric_arm_lite.training.policy.online import train_online
 from rubric_arm_lite.training.policy.pairs import labeled_pairs, sampled_pairs
-from rubric_arm_lite.training.policy.requests import start_answers
 from rubric_arm_lite.training.policy.state import PolicyState
 from rubric_arm_lite.training.stages import log_evaluation, versions
 from rubric_arm_lite.training.warmup import updates, warm_up_role
@@ -49,8 +48,7 @@ def run_stages(state: PolicyState) -> None:
         CheckpointError: if the run began with other requests, start answers, reward model or judge.
     """
     directory, keep = state.directory, state.recipe.checkpoint.save_total_limit
-    if directory.state.stages:
-        _check_same_data(state)
+    _check_or_describe_data(state)
     for stage in stages_of(state.recipe):
         if stage not in directory.state.stages:
             started = time.perf_counter()
@@ -64,8 +62,6 @@ def _run_stage(state: PolicyState, stage: str, trainer: Path) -> Save | None:
     """Do one stage, whose trainer may use a folder; what writes a new checkpoint, if the policy has changed."""
     step, _, number = stage.partition(" ")
     match step:
-        case "requests":
-            _describe_data(state)
         case "start":
             return _start(state, trainer)
         case "rubrics":
@@ -81,7 +77,11 @@ def _run_stage(state: PolicyState, stage: str, trainer: Path) -> Save | None:
             state.progress.stage(stage, len(state.requests.train))
             sampled_pairs(state, int(number))
         case "label":
-            _label_round(state, int(number), stage)
+            state.progress.stage(stage, len(state.requests.train))
+            _, reasons = labeled_pairs(state, int(number))
+            state.directory.append("metrics.jsonl", {"kind": "labels", "round": int(number), **reasons})
+            total, counts = sum(reasons.values()), ", ".join(f"{reason} {n}" for reason, n in reasons.items() if n)
+            state.progress.result(stage, f"{reasons['kept'] / total:.0%} of {total} pairs kept ({counts})")
         case "train" if number:
             return _train_round(state, int(number), trainer)
         case "train":
@@ -94,9 +94,9 @@ def _run_stage(state: PolicyState, stage: str, trainer: Path) -> Save | None:
 # --- data and start -------------------------------------------------------------------------------------------------
 
 
-def _description(state: PolicyState) -> dict[str, Any]:
-    """The data of a run and the identity of its judges, as the run directory keeps them."""
-    requests = state.requests
+def _check_or_describe_data(state: PolicyState) -> None:
+    """Compare data and judges with those that the run began with; at its start, write them and the versions down."""
+    directory, requests, note = state.directory, state.requests, state.progress.note
     description: dict[str, Any] = {
         "train_requests": len(requests.train),
         "test_requests": len(requests.test),
@@ -110,40 +110,28 @@ def _description(state: PolicyState) -> dict[str, Any]:
             role: _digest((folder / "adapter_model.safetensors").read_bytes())
             for role, folder in state.judge_adapters.items()
         }
-    if "start" not in state.directory.state.stages:  # they are not used afterwards
-        description["start_answers"] = _digest(json.dumps(_start_answers(state)).encode())
-    return description
+    if "start" not in directory.state.stages:  # they are not used afterwards
+        description["start_answers"] = _digest(json.dumps(state.start_answers).encode())
+    if directory.state.stages:
+        before = read_object(directory.path / "data.json")
+        changed = [name for name, value in description.items() if before.get(name) != value]
+        if changed:
+            raise CheckpointError(
+                f"{directory.path} began with other requests, other answers to start from, or another reward model or "
+                f"judge ({', '.join(changed)} changed). Restore what it reads ({', '.join(state.recipe.inputs)}), or "
+                "start anew under another name."
+            )
+        return
+    if requests.conversations:
+        note(f"{requests.conversations} conversations were skipped: single requests only.")
+    if requests.too_long:
+        note(f"{requests.too_long} requests do not fit the context with an answer or a rubric and were skipped.")
+    directory.write_json("versions.json", versions(state.models.policy))
+    directory.write_json("data.json", description)
 
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
-
-
-def _start_answers(state: PolicyState) -> Sequence[tuple[str, str]]:
-    return start_answers(state.recipe, state.world, {request.prompt_id for request in state.requests.test})
-
-
-def _describe_data(state: PolicyState) -> None:
-    requests = state.requests
-    if requests.conversations:
-        state.progress.note(f"{requests.conversations} conversations were skipped: single requests only.")
-    if requests.too_long:
-        state.progress.note(
-            f"{requests.too_long} requests do not fit the context with an answer or a rubric and were skipped."
-        )
-    state.directory.write_json("versions.json", versions(state.models.policy))
-    state.directory.write_json("data.json", _description(state))
-
-
-def _check_same_data(state: PolicyState) -> None:
-    before = read_object(state.directory.path / "data.json")
-    changed = [name for name, value in _description(state).items() if before.get(name) != value]
-    if changed:
-        raise CheckpointError(
-            f"{state.directory.path} began with other requests, other answers to start from, or another reward model "
-            f"or judge ({', '.join(changed)} changed). Restore what it reads ({', '.join(state.recipe.inputs)}), or "
-            "start anew under another name."
-        )
 
 
 def _start(state: PolicyState, trainer: Path) -> Save:
@@ -151,11 +139,10 @@ def _start(state: PolicyState, trainer: Path) -> Save:
     settings, model, progress = state.recipe.start, state.models.policy, state.progress
     if settings.adapter is not None:
         model.load_adapter("policy", Path(settings.adapter))
-    rows = _start_answers(state)
-    if rows:
-        encoded = [(model.encode(state.prompts.policy_prompt(p)), model.encode_completion(a)) for p, a in rows]
+    if answers := state.start_answers:
+        encoded = [(model.encode(state.prompts.policy_prompt(p)), model.encode_completion(a)) for p, a in answers]
         examples = [ids for ids in encoded if len(ids[0]) + len(ids[1]) <= model.settings.max_context]
-        if skipped := len(rows) - len(examples):
+        if skipped := len(answers) - len(examples):
             progress.note(f"{skipped} answers of the start do not fit the context and were skipped.")
         progress.stage("start", updates(settings.sft, len(examples)))
         losses = warm_up_role(model, "policy", examples, settings.sft, state.recipe.seed, trainer, progress.step)
@@ -166,15 +153,6 @@ def _start(state: PolicyState, trainer: Path) -> Save:
 
 
 # --- rounds of DPO --------------------------------------------------------------------------------------------------
-
-
-def _label_round(state: PolicyState, number: int, stage: str) -> None:
-    state.progress.stage(stage, len(state.requests.train))
-    _, reasons = labeled_pairs(state, number)
-    state.directory.append("metrics.jsonl", {"kind": "labels", "round": number, **reasons})
-    total = sum(reasons.values())
-    counts = ", ".join(f"{reason} {count}" for reason, count in reasons.items() if count)
-    state.progress.result(stage, f"{reasons['kept'] / total:.0%} of {total} pairs kept ({counts})")
 
 
 def _train_round(state: PolicyState, number: int, trainer: Path) -> Save:

@@ -19,7 +19,7 @@ from rubric_arm_lite.reward_model import RubricRewardModel, check_compares
 from rubric_arm_lite.runs import Journal, Progress, RunDirectory, adapter_folder, recipe_of_run
 from rubric_arm_lite.training.learner import Learner
 from rubric_arm_lite.training.policy.judges import FixedRubricJudge, IndependentJudge, oracle, run_judge
-from rubric_arm_lite.training.policy.requests import Request, load_requests, world_of
+from rubric_arm_lite.training.policy.requests import Request, load_requests, start_answers, world_of
 from rubric_arm_lite.types import ROLES, ParseStatus, Role
 
 BATCH = 64
@@ -65,6 +65,11 @@ class PolicyState:
                 f"{len(self.requests.train)} training requests cannot be split into rounds: {recipe.rounds} parts. Use "
                 "fewer rounds or more data."
             )
+
+    @cached_property
+    def start_answers(self) -> Sequence[tuple[str, str]]:
+        """Requests and answers that the supervised start imitates."""
+        return start_answers(self.recipe, self.world, {request.prompt_id for request in self.requests.test})
 
     @cached_property
     def models(self) -> PolicyModels:
