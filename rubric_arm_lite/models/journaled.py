@@ -127,9 +127,9 @@ class JournaledSampler(SamplerWrapper):
             self.tokens_written += usage.completion_tokens
         groups = []
         for key, example in zip(keys, examples, strict=True):
-            row = self._journal.rows[key]
-            self.used[key] = Usage(row["prompt_tokens"], row["completion_tokens"])
-            groups.append(RolloutGroup(example, (), (Sample(row["text"], (), (), row["finish_reason"]),)))
+            stored = self._journal.rows[key]
+            self.used[key] = Usage(stored["prompt_tokens"], stored["completion_tokens"])
+            groups.append(RolloutGroup(example, (), (Sample(stored["text"], (), (), stored["finish_reason"]),)))
         return groups
 
 
