@@ -250,15 +250,15 @@ def write_rows(rows: Sequence[dict[str, Any]], target: Path | None, summary: str
 
 def _one_case(file: Path | None, what: str, options: Mapping[str, str | None]) -> list[str]:
     """The texts of one case, checked; none if a file is read in their place."""
-    *first, last = options
-    if file is None and None in options.values():
-        raise DataError(f"Give {', '.join(first)} and {last} for one {what}, or a JSONL file of {what}s.")
-    if file is not None and any(text is not None for text in options.values()):
+    texts = {name: text for name, text in options.items() if text is not None}
+    if file is not None and texts:
         raise DataError(f"Give either one {what} ({', '.join(options)}) or a JSONL file, not both.")
-    texts = [(name, text) for name, text in options.items() if text is not None]
-    for name, text in texts:
+    if file is None and texts.keys() != options.keys():
+        *first, last = options
+        raise DataError(f"Give {', '.join(first)} and {last} for one {what}, or a JSONL file of {what}s.")
+    for name, text in texts.items():
         _check_text(name, text)
-    return [text for _, text in texts]
+    return list(texts.values())
 
 
 def _check_text(name: str, text: str) -> None:

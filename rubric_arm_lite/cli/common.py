@@ -117,17 +117,19 @@ def with_source(verb: Callable[..., None]) -> Callable[..., None]:
     """Show Typer the fields of a verb's first parameter, a dataclass, as arguments and options of the verb.
 
     Fields without a default become arguments before the verb's own; the others become options after them. So
-    ``def rubric(source: ModelSource, prompt: …)`` has RUN, PROMPT, --state, --server and so on.
+    ``def rubric(source: ModelSource, prompt: …)`` has RUN, PROMPT, --state, --server and so on. A parameter of the verb
+    that begins with an underscore is for other verbs that call it, and not shown.
     """
     source, *own = _parameters(verb)
     fields = _parameters(source.annotation)
     required = [field for field in fields if field.default is field.empty]
-    shown = [*required, *own, *(field for field in fields if field not in required)]
+    options = [parameter for parameter in own if not parameter.name.startswith("_")]
+    shown = [*required, *options, *(field for field in fields if field not in required)]
 
     @functools.wraps(verb)
     def call(**values: Any) -> None:
-        options = {field.name: values.pop(field.name) for field in fields}
-        verb(source.annotation(**options), **values)
+        model = source.annotation(**{field.name: values.pop(field.name) for field in fields})
+        verb(model, **values)
 
     call.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}

@@ -10,7 +10,10 @@ from typing import Annotated
 
 import typer
 
+from rubric_arm_lite import reward_model
 from rubric_arm_lite.cli.common import ModelSource, err, warn, with_source
+from rubric_arm_lite.errors import ConfigError
+from rubric_arm_lite.runs import recipe_of
 
 COLAB_HOSTS = (".colab.dev", ".colab.googleusercontent.com")
 """Names under which Colab shows a port of its machine to the notebook's owner."""
@@ -42,63 +45,15 @@ def serve(
     log_requests: Annotated[
         bool, typer.Option("--log-requests", help="Log method, path, status and time of each request; no texts.")
     ] = False,
+    _page: bool = False,
 ) -> None:
     """Serve a run over HTTP: /v1/rubric, /v1/compare, /v1/score, /healthz, /docs."""
-    _serve(source, host, port, seconds, allow_host or (), key_env, log_requests, batch, wait / 1000, queue)
-
-
-@with_source
-def play(
-    source: ModelSource,
-    port: PortOption = 8001,
-    seconds: SecondsOption = 300.0,
-    allow_host: HostNameOption = None,
-) -> None:
-    """Open a page on this machine: judge a pair, change the rubric, flip through the run's checkpoints."""
-    from rubric_arm_lite.reward_model import check_compares
-    from rubric_arm_lite.runs import recipe_of
-
-    check_compares(recipe_of(source.run))  # the page does nothing else
-    colab = any(name.startswith("COLAB_") for name in os.environ)
-    hosts = (*(allow_host or ()), *(COLAB_HOSTS if colab else ()))
-    _serve(source, "127.0.0.1", port, seconds, hosts, page=True)
-
-
-def host_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of ``--allow-host`` as a request's Host is compared with them: in lower case, without a last dot.
-
-    Raises:
-        ConfigError: for what no Host could equal.
-    """
-    from rubric_arm_lite.errors import ConfigError
-
-    for name in names:
-        if re.fullmatch(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", name, re.ASCII | re.IGNORECASE) is None:
-            raise ConfigError(
-                f"--allow-host {name}: give a name alone, such as box.example.org, or .example.org for all below it."
-            )
-    return tuple(name.lower().removesuffix(".") for name in names)
-
-
-def _serve(
-    source: ModelSource,
-    host: str,
-    port: int,
-    seconds: float,
-    allow_host: Sequence[str],
-    key_env: str | None = None,
-    log_requests: bool = False,
-    batch: int = 32,
-    window: float = 0.005,
-    queue: int = 256,
-    page: bool = False,
-) -> None:
-    """Load a run and serve it until a signal; the page may ask for every state of a run that is on this machine."""
+    # With the page, every state of a run that is on this machine can be asked.
     from rubric_arm_lite.reward_model.serve import server
 
     server.check_installed()
     key = None if key_env is None else server.key_from(key_env)
-    hosts = (*host_names(allow_host), host.lower())
+    hosts = (*host_names(allow_host or ()), host.lower())
     with server.bind(host, port) as bound:
         if key is None and not server.is_loopback(bound):
             warn(
@@ -110,14 +65,42 @@ def _serve(
         from rubric_arm_lite.reward_model.serve.batcher import BatchedJudge, Batcher, settings_of
         from rubric_arm_lite.reward_model.serve.security import SecuritySettings
 
-        judge = BatchedJudge(model, source.state, source.local_run, all_states=page)
-        batcher = Batcher(judge.answer, batch, window, queue, settings_of)
+        judge = BatchedJudge(model, source.state, source.local_run, all_states=_page)
+        batcher = Batcher(judge.answer, batch, wait / 1000, queue, settings_of)
         security = SecuritySettings(hosts, key, max_open=queue + 4 * batch, log_requests=log_requests)
         service = Service(source.run.name or str(source.run), judge, batcher, seconds)
         logging.basicConfig(format="%(asctime)s %(message)s")
         logging.getLogger("rubric_arm_lite.reward_model.serve").setLevel(logging.INFO)
         url = server.url_of(bound, host)
-        what = f"The page for {service.name} is at" if page else f"Serving {service.name} ({source.state}) at"
+        what = f"The page for {service.name} is at" if _page else f"Serving {service.name} ({source.state}) at"
         started = f"{what} {url} (list of paths: {url}docs; Ctrl-C stops)"
-        answered = server.run(build_app(service, security, page), bound, seconds, lambda: print(started, flush=True))
+        answered = server.run(build_app(service, security, _page), bound, seconds, lambda: print(started, flush=True))
         err.print("Stopped." if answered else "Stopped at once; the requests in progress are lost.")
+
+
+@with_source
+def play(
+    source: ModelSource,
+    port: PortOption = 8001,
+    seconds: SecondsOption = 300.0,
+    allow_host: HostNameOption = None,
+) -> None:
+    """Open a page on this machine: judge a pair, change the rubric, flip through the run's checkpoints."""
+    reward_model.check_compares(recipe_of(source.run))  # the page does nothing else
+    colab = any(name.startswith("COLAB_") for name in os.environ)
+    hosts = [*(allow_host or ()), *(COLAB_HOSTS if colab else ())]
+    serve(**vars(source), port=port, seconds=seconds, allow_host=hosts, _page=True)
+
+
+def host_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of ``--allow-host`` as a request's Host is compared with them: in lower case, without a last dot.
+
+    Raises:
+        ConfigError: for what no Host could equal.
+    """
+    for name in names:
+        if re.fullmatch(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", name, re.ASCII | re.IGNORECASE) is None:
+            raise ConfigError(
+                f"--allow-host {name}: give a name alone, such as box.example.org, or .example.org for all below it."
+            )
+    return tuple(name.lower().removesuffix(".") for name in names)

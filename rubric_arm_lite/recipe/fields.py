@@ -475,8 +475,7 @@ class Recipe(RunSettings):
 
     def grpo(self, role: Role) -> GRPOSettings:
         """The GRPO settings of a role."""
-        settings: dict[Role, GRPOSettings] = {"rubric": self.rubric, "judge": self.judge}
-        return settings[role]
+        return {"rubric": self.rubric, "judge": self.judge}[role]
 
     @property
     def roles(self) -> tuple[Role, ...]:
