@@ -23,8 +23,8 @@ from typing import Any
 import torch
 
 from rubric_arm_lite.data.testbed.world import World
-from rubric_arm_lite.evaluation.benchmarks.judging import answer_of
 from rubric_arm_lite.evaluation.benchmarks.load import load_benchmarks
+from rubric_arm_lite.evaluation.benchmarks.results import answer_of
 from rubric_arm_lite.evaluation.benchmarks.run import evaluate_benchmarks
 from rubric_arm_lite.evaluation.benchmarks.scoring import Item
 from rubric_arm_lite.models import ChatSampler, Sampling

@@ -17,12 +17,13 @@ from typer.core import TyperGroup
 
 from rubric_arm_lite.cli.common import (
     JsonOption,
+    ServerOption,
     err,
     from_checkout,
     import_first,
     markdown_table,
     out,
-    print_json,
+    print_result,
     quiet_libraries,
 )
 from rubric_arm_lite.errors import ConfigError
@@ -86,9 +87,7 @@ def inference(
         int, typer.Option(min=0, help="Also judge this many pairs one at a time, for p50 and p95 of the latency.")
     ] = 0,
     state: Annotated[str, typer.Option(help="Which adapters of --run: final, warm-up or latest.")] = "final",
-    server: Annotated[
-        str | None, typer.Option(metavar="URL", help="Use this OpenAI-compatible server; load no model here.")
-    ] = None,
+    server: ServerOption = None,
     rubric_model: Annotated[str, typer.Option(help="The server's name of the generator.")] = "rubric",
     judge_model: Annotated[str, typer.Option(help="The server's name of the judge.")] = "judge",
     base_model: Annotated[str | None, typer.Option(help="The server's name of the model without adapters.")] = None,
@@ -106,7 +105,7 @@ def inference(
     settings = load_recipe(recipe, overrides or []) if run is None else recipe_of_run(run)
     import_first(settings)
     from rubric_arm_lite.data import load_pairs
-    from rubric_arm_lite.evaluation.efficiency import InferenceSettings, check_judges, measure
+    from rubric_arm_lite.evaluation.efficiency import check_judges, measure
 
     checkpoints = settings.model.checkpoints is not None
     names = check_judges(
@@ -117,32 +116,28 @@ def inference(
     chosen_pairs = None if pairs is None else load_pairs(pairs)
     model = _load_model(run, settings, state, server, (rubric_model, judge_model, base_model))
     with err.status("bench") as status:
-        limits = InferenceSettings(limit, votes, thinking_tokens, one_by_one)
-        result = measure(model, chosen_pairs, names, limits, status.update)
+        result = measure(model, chosen_pairs, names, limit, votes, thinking_tokens, one_by_one, status.update)
     if output is not None:
-        for path in write(result, output):
+        output.mkdir(parents=True, exist_ok=True)
+        for suffix, text in (("json", json.dumps(result, indent=1) + "\n"), ("md", markdown(result))):
+            path = output / f"bench-inference.{suffix}"
+            atomic_write(path, text.encode())
             err.print(f"{path}", markup=False, highlight=False)
-    if as_json:
-        print_json(result)
-    else:
-        show(result, out)
+    print_result(result, as_json, lambda: show(result, out))
 
 
 def _load_model(
     run: Path | None, recipe: Recipe, state: str, server: str | None, names: tuple[str, str, str | None]
 ) -> RubricRewardModel:
     """The adapters of a run, a recipe's checkpoints or its untrained model, on this machine or behind a server."""
+    from rubric_arm_lite.models import ServerSettings, load_model
     from rubric_arm_lite.reward_model import RubricRewardModel
 
     if server is not None:
-        from rubric_arm_lite.models import ServerSettings
-
         if state != "final":
             raise ConfigError(f"--state {state} is for adapters on this machine. A server has its own.")
         return RubricRewardModel.from_server(ServerSettings(server, *names), recipe)
     quiet_libraries()
-    from rubric_arm_lite.models import load_model
-
     if run is not None:
         return RubricRewardModel.from_run(run, state)
     if recipe.model.checkpoints is not None:
@@ -154,8 +149,24 @@ def _load_model(
 
 Result = Mapping[str, Any]
 
-_QUALITY = ("judge", "accuracy", "95 %", "bias", "unparsed", "tokens", "seconds")
-_COST = ("judge", "seconds", "rubrics: s, tokens", "verdicts: s, tokens", "tokens p50, p95", "alone: s p50, p95")
+_QUALITY = {
+    "judge": "{title}",
+    "accuracy": "{accuracy:.3f}",
+    "95 %": "{accuracy_low:.3f} to {accuracy_high:.3f}",
+    "bias": "{position_bias:.3f}",
+    "unparsed": "{unparsed:.1%}",
+    "tokens": "{tokens_per_pair:.1f}",
+    "seconds": "{seconds_per_pair:.3f}",
+}
+"""The columns of a table: title, and format of a judge's values."""
+_COST = {
+    "judge": "{title}",
+    "seconds": "{seconds:.2f}",
+    "rubrics: s, tokens": "{rubric[seconds]:.2f}, {rubric[tokens]:.0f}",
+    "verdicts: s, tokens": "{judge[seconds]:.2f}, {judge[tokens]:.0f}",
+    "tokens p50, p95": "{tokens_p50:.0f}, {tokens_p95:.0f}",
+    "alone: s p50, p95": "{one_by_one[p50]:.3f}, {one_by_one[p95]:.3f}",
+}
 _PAPER_COLUMNS = ("the paper's judges", "seconds for 100 prompts")
 _PAPER_NOTE = (
     "The paper's seconds are its own: 100 prompts of RewardBench 2 on vLLM, other hardware and other data. They show "
@@ -186,49 +197,23 @@ def markdown(result: Result) -> str:
     return "\n".join(lines)
 
 
-def write(result: Result, folder: Path) -> list[Path]:
-    """Write ``bench-inference.json`` and ``.md``; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {"json": json.dumps(result, indent=1) + "\n", "md": markdown(result)}
-    paths = [folder / f"bench-inference.{suffix}" for suffix in files]
-    for path, text in zip(paths, files.values(), strict=True):
-        atomic_write(path, text.encode())
-    return paths
-
-
 def _tables(result: Result) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
     """Title, columns and rows of each table."""
+
+    def cell(form: str, judge: Mapping[str, Any]) -> str:
+        try:
+            return form.format_map(judge)
+        except TypeError:  # a part that was not measured is None
+            return "–"
+
+    def measured(title: str, forms: Mapping[str, str]) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+        rows = [tuple(cell(form, judge) for form in forms.values()) for judge in result["judges"]]
+        return title, tuple(forms), rows
+
     s = result["settings"]
     pairs = f"{s['pairs']} pairs of {s['prompts']} prompts"
     return [
-        (f"{s['base']}, {pairs}; tokens and seconds per pair", _QUALITY, [_quality(j) for j in result["judges"]]),
-        (f"What {pairs} took, one order", _COST, [_cost(j) for j in result["judges"]]),
+        measured(f"{s['base']}, {pairs}; tokens and seconds per pair", _QUALITY),
+        measured(f"What {pairs} took, one order", _COST),
         ("For comparison, from the paper", _PAPER_COLUMNS, list(result["paper_seconds_for_100_prompts"].items())),
     ]
-
-
-def _quality(judge: Mapping[str, Any]) -> tuple[str, ...]:
-    return (
-        judge["title"],
-        f"{judge['accuracy']:.3f}",
-        f"{judge['accuracy_low']:.3f} to {judge['accuracy_high']:.3f}",
-        f"{judge['position_bias']:.3f}",
-        f"{judge['unparsed']:.1%}",
-        f"{judge['tokens_per_pair']:.1f}",
-        f"{judge['seconds_per_pair']:.3f}",
-    )
-
-
-def _cost(judge: Mapping[str, Any]) -> tuple[str, ...]:
-    alone = judge["one_by_one"]
-    stages = [
-        f"{stage['seconds']:.2f}, {stage['tokens']:.0f}" if stage else "–"
-        for stage in (judge["rubric"], judge["judge"])
-    ]
-    return (
-        judge["title"],
-        f"{judge['seconds']:.2f}",
-        *stages,
-        f"{judge['tokens_p50']:.0f}, {judge['tokens_p95']:.0f}",
-        f"{alone['p50']:.3f}, {alone['p95']:.3f}" if alone else "–",
-    )

@@ -17,16 +17,15 @@ if TYPE_CHECKING:
     from rubric_arm_lite.evaluation.evaluate import AdapterPair as AdapterPair
     from rubric_arm_lite.evaluation.evaluate import Evaluation as Evaluation
     from rubric_arm_lite.evaluation.evaluate import Evaluator as Evaluator
+    from rubric_arm_lite.evaluation.evaluate import evaluate_run as evaluate_run
     from rubric_arm_lite.evaluation.evaluate import make_evaluator as make_evaluator
     from rubric_arm_lite.evaluation.metrics import bootstrap_interval as bootstrap_interval
-    from rubric_arm_lite.evaluation.run import evaluate_run as evaluate_run
 
 __getattr__, __dir__, __all__ = lazy_door(
     __name__,
     {
         "benchmarks.results": ["Result"],
-        "evaluate": ["AdapterPair", "Evaluation", "Evaluator", "make_evaluator"],
+        "evaluate": ["AdapterPair", "Evaluation", "Evaluator", "evaluate_run", "make_evaluator"],
         "metrics": ["bootstrap_interval"],
-        "run": ["evaluate_run"],
     },
 )

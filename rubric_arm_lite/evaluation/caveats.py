@@ -1,12 +1,12 @@
 """Caveats shown next to metrics in the terminal and the report.
 
-Measured values go in; sentences come out, each with what was measured and what to try.
+Measured values go in; sentences come out, each with what was measured and what to try. Only a pointwise judge has a
+tie rate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 MOSTLY = 0.5
 """From this share of unparsed judgements on, an accuracy reflects what they count, not the verdicts."""
@@ -35,13 +35,13 @@ def unparsed_caveats(values: Mapping[str, float], unparsed_value: float | None) 
             f"{text}{share} of the rubrics can be read, and without one nothing is judged. Give the generator a "
             "warm-up (warmup.source), or try another prompts.rubric_template."
         ]
-    template = "pointwise_template" if _is_pointwise(values) else "judge_template"
+    template = "pointwise_template" if "tie_rate" in values else "judge_template"
     return [f"{text}Give the judge a warm-up (warmup.source), or try another prompts.{template}."]
 
 
 def unparsed_share(values: Mapping[str, float], unparsed_value: float | None) -> str:
     """How many judgements name no winner, and what each counts: a sentence without its end."""
-    what = "pairs have no scores to compare" if _is_pointwise(values) else "judgements name no winner"
+    what = "pairs have no scores to compare" if "tie_rate" in values else "judgements name no winner"
     counts = "½" if unparsed_value == 0.5 else f"{unparsed_value:g}" if unparsed_value is not None else ""
     return f"{values['unparsed']:.1%} of the {what} and count {counts or 'evaluation.unparsed_value'} each"
 
@@ -56,53 +56,33 @@ def few_pairs_caveats(pairs: float) -> list[str]:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class PhaseWithoutGradient:
-    """A role's phase in which no group carried a gradient.
+def no_gradient_caveats(steps: Iterable[tuple[str, str, Mapping[str, float]]]) -> list[str]:
+    """What phases in which no step had an informative group mean, and what to try.
 
-    Attributes:
-        has_groups: whether there was any group at all.
-        updated: whether updates were made all the same, for the KL term alone.
+    One text covers all phases of a role that are alike: in whether there was any group at all, and in whether updates
+    were made all the same, for the KL term alone.
+
+    Args:
+        steps: (phase, role, values) of every step of whole phases.
     """
-
-    phase: str
-    role: str
-    has_groups: bool
-    updated: bool
-
-
-def phases_without_gradient(steps: Iterable[tuple[str, str, Mapping[str, float]]]) -> list[PhaseWithoutGradient]:
-    """The phases in which no step had an informative group; steps of whole phases are (phase, role, values)."""
     by_phase: dict[tuple[str, str], list[Mapping[str, float]]] = {}
     for phase, role, values in steps:
         by_phase.setdefault((phase, role), []).append(values)
-    return [
-        PhaseWithoutGradient(*key, *(any(row.get(name, 1.0) > 0 for row in rows) for name in ("groups", "updates")))
-        for key, rows in by_phase.items()
-        if all(row.get("groups/informative") == 0 for row in rows)
-    ]
-
-
-def no_gradient_caveats(phases: Iterable[PhaseWithoutGradient]) -> list[str]:
-    """What phases without a gradient mean and what to try, in one text for all phases of a role that are alike."""
     alike: dict[tuple[str, bool, bool], list[str]] = {}
-    for phase in phases:
-        name = f"the {phase.role} in {phase.phase}" if "+" in phase.phase else phase.phase
-        alike.setdefault((phase.role, phase.has_groups, phase.updated), []).append(name)
-    return [_no_gradient_text(names, *kind) for kind, names in alike.items()]
-
-
-def _no_gradient_text(names: list[str], role: str, has_groups: bool, updated: bool) -> str:
-    joined = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-    outcome = "only its KL term could move the adapter" if updated else "the adapter did not move"
-    if has_groups:
-        cause = "All samples of each group earned the same reward"
-        fix = f"a warm-up (warmup.source), more samples ({role}.num_generations) or a higher {role}.temperature"
-    else:
-        cause = "There was no group, since no rubric could be read"
-        fix = "a warm-up (warmup.source) or another prompts.rubric_template"
-    return f"No group of {joined} carried a gradient: {outcome}. {cause}. Try {fix}."
-
-
-def _is_pointwise(values: Mapping[str, float]) -> bool:
-    return "tie_rate" in values
+    for (phase, role), rows in by_phase.items():
+        if all(row.get("groups/informative") == 0 for row in rows):
+            grouped, updated = (any(row.get(key, 1.0) > 0 for row in rows) for key in ("groups", "updates"))
+            name = f"the {role} in {phase}" if "+" in phase else phase
+            alike.setdefault((role, grouped, updated), []).append(name)
+    caveats = []
+    for (role, grouped, updated), names in alike.items():
+        joined = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+        outcome = "only its KL term could move the adapter" if updated else "the adapter did not move"
+        if grouped:
+            cause = "All samples of each group earned the same reward"
+            fix = f"a warm-up (warmup.source), more samples ({role}.num_generations) or a higher {role}.temperature"
+        else:
+            cause = "There was no group, since no rubric could be read"
+            fix = "a warm-up (warmup.source) or another prompts.rubric_template"
+        caveats.append(f"No group of {joined} carried a gradient: {outcome}. {cause}. Try {fix}.")
+    return caveats

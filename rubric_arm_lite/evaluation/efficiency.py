@@ -7,8 +7,9 @@ once. On request some pairs are also judged one at a time, which gives the secon
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -17,14 +18,13 @@ from rubric_arm_lite.data import load_data
 from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.evaluation.evaluate import AdapterPair
 from rubric_arm_lite.evaluation.metrics import mean, order_statistics, verdict_row
-from rubric_arm_lite.models import AdapterModel, ChatSampler, Sampler, Sampling
+from rubric_arm_lite.models import AdapterModel, ChatSampler, Sampling
 from rubric_arm_lite.models.journaled import Account, MeteredSampler
 from rubric_arm_lite.prompts import prompt_hash
 from rubric_arm_lite.prompts.builder import DirectPrompts
 from rubric_arm_lite.prompts.parsing import parse_direct
 from rubric_arm_lite.recipe import Recipe, derive_seed
 from rubric_arm_lite.reward_model import (
-    Judge,
     RubricCache,
     RubricGenerator,
     RubricRewardModel,
@@ -35,94 +35,33 @@ from rubric_arm_lite.reward_model import (
 from rubric_arm_lite.reward_model.judge import pairwise_judge
 from rubric_arm_lite.reward_model.verdict import Orders
 from rubric_arm_lite.runs import package_versions
-from rubric_arm_lite.types import Example, ParseStatus, PreferencePair, Prompt, Rubric
+from rubric_arm_lite.types import Comparison, Example, ParseStatus, PreferencePair, Prompt, Rubric
 
-
-@dataclass
-class RubricMethod:
-    """Write a rubric per prompt, then judge by it: the method itself, or the bare base prompted in the same way."""
-
-    title: str
-    verdict_judge: Judge
-    rubric_sampling: Sampling
-    adapter: str | None
-
-    def __post_init__(self) -> None:
-        self._rubrics: dict[str, Rubric] = {}
-
-    def prepare(self, pairs: Sequence[PreferencePair]) -> list[Rubric]:
-        """Write the greedy rubrics, each prompt's once."""
-        judge, prompts = self.verdict_judge, [pair.prompt for pair in pairs]
-        generator = RubricGenerator(judge.sampler, judge.prompts, RubricCache(max(1, len(pairs))))
-        rubrics = generator.write(prompts, self.rubric_sampling, judge.seed, adapter=self.adapter)
-        self._rubrics = dict(zip(map(prompt_hash, prompts), rubrics, strict=True))
-        return list(self._rubrics.values())
-
-    def judge(self, pairs: Sequence[PreferencePair], orders: Orders) -> list[Verdict]:
-        """One verdict per prepared pair, whose chosen response is A; empty without a usable rubric."""
-        rubrics = [self._rubrics[prompt_hash(pair.prompt)] for pair in pairs]
-        return self.verdict_judge.judge([pair.present("A").comparison for pair in pairs], rubrics, orders)
-
-
-@dataclass
-class DirectMethod:
-    """Judge without a rubric; of several judgements the majority counts."""
-
-    title: str
-    sampler: Sampler
-    prompt: Callable[[Prompt, str, str], str]
-    sampling: Sampling
-    seed: int
-
-    def prepare(self, pairs: Sequence[PreferencePair]) -> list[Rubric]:
-        """No rubric is written."""
-        return []
-
-    def judge(self, pairs: Sequence[PreferencePair], orders: Orders) -> list[Verdict]:
-        """One verdict per pair, whose chosen response is A, in one order."""
-        examples = []
-        for pair in pairs:
-            c = pair.present("A" if orders == "original" else "B").comparison
-            text = self.prompt(c.prompt, c.response_a, c.response_b)
-            examples.append(Example(c.comparison_id, text, derive_seed(self.seed, text)))
-        verdicts = []
-        for group in self.sampler.sample(None, examples, self.sampling):
-            judgements = [parse_direct(s.text, s.finish_reason) for s in group.samples]
-            voted = (replace(judgements[0], winner=majority([j.winner for j in judgements])),)
-            verdicts.append(Verdict(_NO_RUBRIC, **{orders: voted}))
-        return verdicts
-
-
-_NO_RUBRIC = Rubric("", (), ParseStatus.OK)
 JudgeName = Literal["trained", "base", "direct", "reasoning", "votes"]
 JUDGES: tuple[JudgeName, ...] = get_args(JudgeName)
-PAPER_SECONDS: tuple[tuple[str, str], ...] = (
-    ("JudgeLRM-7B", "25.71"),
-    ("Rubric-ARM (8B)", "33.50"),
-    ("Rubric-RM (8B, SFT only)", "105.12"),
-    ("RM-R1-7B", "170.76 to 260.37"),
-    ("RRM-7B", "203.40"),
-    ("RM-R1-14B", "322.79 to 382.02"),
-)
+PAPER_SECONDS: Mapping[str, str] = {
+    "JudgeLRM-7B": "25.71",
+    "Rubric-ARM (8B)": "33.50",
+    "Rubric-RM (8B, SFT only)": "105.12",
+    "RM-R1-7B": "170.76 to 260.37",
+    "RRM-7B": "203.40",
+    "RM-R1-14B": "322.79 to 382.02",
+}
 """Seconds for 100 prompts of RewardBench 2 on vLLM, from the paper: other hardware, other data."""
-_WARM_UP = Sampling(4, 1, 0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class InferenceSettings:
-    """Settings of :func:`measure`.
+@dataclass(frozen=True)
+class JudgingMethod:
+    """One way to judge.
 
     Attributes:
-        pairs: most pairs, the first ones.
-        votes: judgements per pair of the judge by majority.
-        thinking_tokens: most tokens of thoughts and verdict of the judge that thinks; fewer if the context is short.
-        one_by_one: number of pairs that are also judged one at a time.
+        judge: one verdict per comparison under its rubric, in one order; empty where the rubric is not usable.
+        write: one greedy rubric per prompt, equal prompts' written once; none for a judge without rubrics.
     """
 
-    pairs: int = 100
-    votes: int = 5
-    thinking_tokens: int = 8192
-    one_by_one: int = 0
+    title: str
+    judge: Callable[[Sequence[Comparison], Sequence[Rubric], Orders], list[Verdict]]
+    write: Callable[[Sequence[Prompt]], list[Rubric]] = lambda prompts: []
 
 
 def check_judges(names: Sequence[str], trained: bool, base: bool = True) -> list[JudgeName]:
@@ -135,18 +74,17 @@ def check_judges(names: Sequence[str], trained: bool, base: bool = True) -> list
     Raises:
         ConfigError: for an unknown judge, or one that is not available.
     """
-    unknown = [name for name in names if name not in JUDGES]
-    if unknown:
-        raise ConfigError(f"--judge {unknown[0]}: not a judge. Use one of {', '.join(JUDGES)}.")
+    for name in names:
+        if name not in JUDGES:
+            raise ConfigError(f"--judge {name}: not a judge. Use one of {', '.join(JUDGES)}.")
+        if name == "trained" and not trained:
+            raise ConfigError("--judge trained: a recipe's model is not trained. Give --run, or omit this judge.")
+        if name != "trained" and not base:
+            raise ConfigError(
+                f"--judge {name}: it needs a base without adapters, and two full checkpoints have none. Use "
+                "--judge trained."
+            )
     available = [name for name in JUDGES if (trained if name == "trained" else base)]
-    absent = [name for name in names if name not in available]
-    if absent == ["trained"]:
-        raise ConfigError("--judge trained: a recipe's model is not trained. Give --run, or omit this judge.")
-    if absent:
-        raise ConfigError(
-            f"--judge {absent[0]}: it needs a base without adapters, and two full checkpoints have none. Use "
-            "--judge trained."
-        )
     return [name for name in available if not names or name in names]
 
 
@@ -154,45 +92,58 @@ def measure(
     model: RubricRewardModel,
     pairs: Sequence[PreferencePair] | None,
     names: Sequence[JudgeName],
-    settings: InferenceSettings,
+    limit: int = 100,
+    votes: int = 5,
+    thinking_tokens: int = 8192,
+    one_by_one: int = 0,
     progress: Callable[[str], None] = lambda title: None,
 ) -> dict[str, Any]:
     """Measure the judges of these names on the first of the pairs, or of those that the recipe holds out.
+
+    Args:
+        limit: most pairs, the first ones.
+        votes: judgements per pair of the judge by majority.
+        thinking_tokens: most tokens of thoughts and verdict of the judge that thinks; fewer if the context is short.
+        one_by_one: number of pairs that are also judged one at a time.
 
     Raises:
         DataError: if no pair fits the context.
     """
     recipe, e = model.recipe, model.recipe.evaluation
     prompts = DirectPrompts(model.model.control_tokens())
-    pairs, skipped = _fitting(model, prompts, pairs, settings.pairs)
+    pairs, skipped = _fitting(model, prompts, pairs, limit)
     meter = MeteredSampler(model.model)
     longest = max(model.model.prompt_tokens(prompts.reasoning_prompt(p.prompt, p.chosen, p.rejected)) for p in pairs)
     room = recipe.model.max_context - longest - 8  # a template with thoughts on may be a few tokens longer
-    thinking = max(1, min(settings.thinking_tokens, room))
+    thinking = max(1, min(thinking_tokens, room))
     text = prompts.direct_prompt(pairs[0].prompt, pairs[0].chosen, pairs[0].rejected)
     adapter = "judge" if names[0] == "trained" else None
-    meter.sample(adapter, [Example("warm-up", text, 0)], _WARM_UP)  # set-up at the first call is not timed
+    meter.sample(adapter, [Example("warm-up", text, 0)], Sampling(4, 1, 0.0))  # set-up at the first call is not timed
     judges = []
     for name in names:
-        method = _method(name, model, meter, prompts, settings, thinking)
+        if name in ("trained", "base"):
+            method = _rubric_method(name, model, meter, len(pairs))
+        else:
+            method = _direct_method(name, recipe, meter, prompts, votes, thinking)
         progress(method.title)
-        judges.append({"name": name, **_measure_one(method, pairs, meter, recipe, settings.one_by_one)})
+        judges.append({"name": name, **_measure_one(method, pairs, meter, recipe, one_by_one)})
     copied = ("rubric_max_tokens", "judge_max_tokens", "judge_temperature", "vote_temperature", "unparsed_value")
     return {
         "verb": "inference",
         "judges": judges,
         "paper_seconds_for_100_prompts": dict(PAPER_SECONDS),
         "settings": {
-            **asdict(settings),
             "pairs": len(pairs),
-            "prompts": len({pair.prompt for pair in pairs}),
-            "left_out_too_long": skipped,
+            "votes": votes,
             "thinking_tokens": thinking,
+            "one_by_one": one_by_one,
+            "prompts": len({pair.prompt for pair in pairs}),
+            "skipped_too_long": skipped,
             "base": recipe.model.base,
             **{name: getattr(e, name) for name in copied},
         },
         "versions": package_versions(("torch", "transformers", "trl", "peft", "accelerate")),
-        "notes": _notes(model.model, names, thinking, settings.thinking_tokens, skipped, e.unparsed_value),
+        "notes": _notes(model.model, names, thinking, thinking_tokens, skipped, e.unparsed_value),
     }
 
 
@@ -200,19 +151,21 @@ def _fitting(
     model: RubricRewardModel, prompts: DirectPrompts, pairs: Sequence[PreferencePair] | None, count: int
 ) -> tuple[list[PreferencePair], int]:
     """The first ``count`` pairs that fit the context of every judge, and the number of pairs skipped before them."""
-    recipe, sampler = model.recipe, model.model
-    skipped = 0
-    if pairs is None:
-        data = load_data(recipe, lambda pair: longest_prompt(pair, recipe, sampler, model.prompts), training=False)
-        pairs, skipped = data.test, data.too_long
-    room = recipe.model.max_context
+    recipe, sampler, room = model.recipe, model.model, model.recipe.model.max_context
     fitting: list[PreferencePair] = []
+    skipped = 0
+
+    def length(pair: PreferencePair) -> int:
+        return longest_prompt(pair, recipe, sampler, model.prompts)
+
+    if pairs is None:
+        data = load_data(recipe, length, training=False)
+        pairs, skipped = data.test, data.too_long
     for pair in pairs:
         if len(fitting) == count:
             break
         direct = sampler.prompt_tokens(prompts.direct_prompt(pair.prompt, pair.chosen, pair.rejected))
-        longest = longest_prompt(pair, recipe, sampler, model.prompts)
-        if max(longest, direct + recipe.evaluation.judge_max_tokens) <= room:
+        if max(length(pair), direct + recipe.evaluation.judge_max_tokens) <= room:
             fitting.append(pair)
         else:
             skipped += 1
@@ -224,43 +177,67 @@ def _fitting(
     return fitting, skipped
 
 
-def _method(
-    name: JudgeName,
-    model: RubricRewardModel,
-    meter: MeteredSampler,
-    prompts: DirectPrompts,
-    settings: InferenceSettings,
-    thinking: int,
-) -> RubricMethod | DirectMethod:
-    e, seed = model.recipe.evaluation, derive_seed(model.recipe.seed, "direct")
-    if name in ("trained", "base"):
-        adapters = AdapterPair() if name == "trained" else AdapterPair(None, None)
-        judge = replace(
-            pairwise_judge(model.recipe, meter, model.prompts),
-            seed=derive_seed(model.recipe.seed, "evaluation"),  # the verdicts are those of an evaluation
-            adapter=adapters.judge,
-        )
-        return RubricMethod(f"{name} rubric + judge", judge, Sampling(e.rubric_max_tokens, 1, 0.0), adapters.rubric)
-    if name == "reasoning":
-        long = Sampling(thinking, 1, e.judge_temperature, thinking=True)
-        return DirectMethod("long reasoning", meter, prompts.reasoning_prompt, long, seed)
-    if name == "votes":
-        votes = Sampling(e.judge_max_tokens, settings.votes, e.vote_temperature)
-        return DirectMethod(f"direct, {settings.votes} votes", meter, prompts.direct_prompt, votes, seed)
-    once = Sampling(e.judge_max_tokens, 1, e.judge_temperature)
-    return DirectMethod("direct", meter, prompts.direct_prompt, once, seed)
+def _rubric_method(name: JudgeName, model: RubricRewardModel, meter: MeteredSampler, pairs: int) -> JudgingMethod:
+    """Write a rubric per prompt, then judge by it: the method itself, or the bare base prompted in the same way."""
+    e, adapters = model.recipe.evaluation, AdapterPair() if name == "trained" else AdapterPair(None, None)
+    seed = derive_seed(model.recipe.seed, "evaluation")  # the verdicts are those of an evaluation
+    judge = replace(pairwise_judge(model.recipe, meter, model.prompts), seed=seed, adapter=adapters.judge)
+    generator = RubricGenerator(meter, model.prompts, RubricCache(pairs))
+
+    def write(prompts: Sequence[Prompt]) -> list[Rubric]:
+        greedy = Sampling(e.rubric_max_tokens, 1, 0.0)
+        return generator.with_new_cache().write(prompts, greedy, seed, adapter=adapters.rubric)
+
+    return JudgingMethod(f"{name} rubric + judge", judge.judge, write)
+
+
+def _direct_method(
+    name: JudgeName, recipe: Recipe, meter: MeteredSampler, prompts: DirectPrompts, votes: int, thinking: int
+) -> JudgingMethod:
+    """Judge without a rubric; of several judgements the majority counts."""
+    e, seed = recipe.evaluation, derive_seed(recipe.seed, "direct")
+    title, prompt, sampling = {
+        "direct": ("direct", prompts.direct_prompt, Sampling(e.judge_max_tokens, 1, e.judge_temperature)),
+        "reasoning": (
+            "long reasoning",
+            prompts.reasoning_prompt,
+            Sampling(thinking, 1, e.judge_temperature, thinking=True),
+        ),
+        "votes": (
+            f"direct, {votes} votes",
+            prompts.direct_prompt,
+            Sampling(e.judge_max_tokens, votes, e.vote_temperature),
+        ),
+    }[name]
+
+    def judge(comparisons: Sequence[Comparison], rubrics: Sequence[Rubric], order: Orders) -> list[Verdict]:
+        examples, verdicts = [], []
+        for comparison in comparisons:
+            c = comparison if order == "original" else comparison.swapped()
+            text = prompt(c.prompt, c.response_a, c.response_b)
+            examples.append(Example(c.comparison_id, text, derive_seed(seed, text)))
+        for group in meter.sample(None, examples, sampling):
+            judgements = [parse_direct(sample.text, sample.finish_reason) for sample in group.samples]
+            voted = replace(judgements[0], winner=majority([judgement.winner for judgement in judgements]))
+            verdicts.append(Verdict(Rubric("", (), ParseStatus.OK), **{order: (voted,)}))
+        return verdicts
+
+    return JudgingMethod(title, judge)
 
 
 def _measure_one(
-    method: RubricMethod | DirectMethod,
-    pairs: Sequence[PreferencePair],
-    meter: MeteredSampler,
-    recipe: Recipe,
-    one_by_one: int,
+    method: JudgingMethod, pairs: Sequence[PreferencePair], meter: MeteredSampler, recipe: Recipe, one_by_one: int
 ) -> dict[str, Any]:
-    rubrics, writing = meter.timed(lambda: method.prepare(pairs))
-    original, judging = meter.timed(lambda: method.judge(pairs, "original"))
-    swapped, other_order = meter.timed(lambda: method.judge(pairs, "swapped"))
+    """The measured values of one method; the chosen response of a pair is A."""
+    comparisons = [pair.present("A").comparison for pair in pairs]
+
+    def answer(comparison: Comparison) -> list[Verdict]:
+        """From a request with two responses to its verdict, without other requests."""
+        return method.judge([comparison], method.write([comparison.prompt]), "original")
+
+    rubrics, writing = meter.timed(lambda: method.write([pair.prompt for pair in pairs]))
+    original, judging = meter.timed(lambda: method.judge(comparisons, rubrics, "original"))
+    swapped, other_order = meter.timed(lambda: method.judge(comparisons, rubrics, "swapped"))
     verdicts = [Verdict(a.rubric, a.original, b.swapped) for a, b in zip(original, swapped, strict=True)]
     unparsed = recipe.evaluation.unparsed_value
     rows = [verdict_row(p, v, unparsed, recipe.seed) for p, v in zip(pairs, verdicts, strict=True)]
@@ -269,17 +246,13 @@ def _measure_one(
     written = [judging.written[p.pair_id] + (writing.written[prompt_hash(p.prompt)] if rubrics else 0) for p in pairs]
     seconds = writing.seconds + judging.seconds
     tokens = writing.completion_tokens + judging.completion_tokens
-
-    def alone(pair: PreferencePair) -> float:
-        """Seconds from a request with two responses to its verdict, without other requests."""
-        return meter.timed(lambda: (method.prepare([pair]), method.judge([pair], "original")))[1].seconds
-
-    answer_seconds = [alone(pair) for pair in pairs[:one_by_one]]
+    usable = {pair.prompt: rubric.usable for pair, rubric in zip(pairs, rubrics, strict=False)}
+    alone = [meter.timed(partial(answer, comparison))[1].seconds for comparison in comparisons[:one_by_one]]
     return {
         "title": method.title,
         **order_statistics(rows, recipe.evaluation.bootstrap, recipe.seed),
         "truncated": mean([judgement.status is ParseStatus.TRUNCATED for judgement in judgements]),
-        "rubric_usable": mean([rubric.usable for rubric in rubrics]) if rubrics else None,
+        "rubric_usable": mean(list(usable.values())) if rubrics else None,
         "seconds": seconds,
         "seconds_per_pair": seconds / len(pairs),
         "tokens": tokens,
@@ -288,7 +261,7 @@ def _measure_one(
         "rubric": _stage(writing) if rubrics else None,
         "judge": _stage(judging),
         "other_order": _stage(other_order),
-        "one_by_one": {"pairs": float(len(answer_seconds)), **_percentiles("", answer_seconds)} if one_by_one else None,
+        "one_by_one": {"pairs": float(len(alone)), **_percentiles("", alone)} if one_by_one else None,
     }
 
 

@@ -7,23 +7,25 @@ A verdict that cannot be parsed counts ``unparsed_value`` and is reported; it ne
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rubric_arm_lite.evaluation.metrics import (
-    bootstrap_interval,
-    format_reward,
-    mean,
-    order_statistics,
-    rubric_statistics,
-    verdict_row,
-)
+from rubric_arm_lite.data import load_data
+from rubric_arm_lite.errors import DataError
+from rubric_arm_lite.evaluation import metrics
 from rubric_arm_lite.models import Sampling
 from rubric_arm_lite.prompts import prompt_text
 from rubric_arm_lite.recipe import EvaluationSettings, Recipe, derive_seed
-from rubric_arm_lite.reward_model import Judge, PointwiseVerdict, RubricGenerator, Verdict, make_judge, mean_score
+from rubric_arm_lite.reward_model import (
+    PointwiseVerdict,
+    RubricCache,
+    RubricGenerator,
+    RubricRewardModel,
+    longest_prompt,
+    make_judge,
+    mean_score,
+)
 from rubric_arm_lite.reward_model.verdict import is_tie, margin_accuracy, score_of_words
 from rubric_arm_lite.types import ParseStatus, PreferencePair, Recall, Rubric, Side
 
@@ -46,11 +48,12 @@ class AdapterPair:
     judge: str | None = "judge"
 
 
-class Evaluator(ABC):
+class Evaluator:
     """Measures adapters on a fixed set of held-out pairs, the same way every time.
 
-    Every pair is judged under one greedy rubric per prompt; subclasses compute the values from the verdicts. The
-    chosen response of a pair is response A of its comparison.
+    Every pair is judged under one greedy rubric per prompt. The chosen response of a pair is response A of its
+    comparison. This class computes the values of a pairwise judge: accuracy in both orders, position bias,
+    consistency, format.
     """
 
     def __init__(
@@ -78,14 +81,10 @@ class Evaluator(ABC):
         """
         adapters = adapters or AdapterPair()
         settings, sampler = self._settings, self._generator.sampler
-        start = sampler.tokens_written
+        start, prompts = sampler.tokens_written, [pair.prompt for pair in self.pairs]
         # A new cache: an evaluation does not change the cached rubrics of training or of another evaluation.
-        rubrics = self._generator.with_new_cache().write(
-            [pair.prompt for pair in self.pairs],
-            Sampling(settings.rubric_max_tokens, 1, 0.0),
-            self._seed,
-            adapter=adapters.rubric,
-        )
+        generator, greedy = self._generator.with_new_cache(), Sampling(settings.rubric_max_tokens, 1, 0.0)
+        rubrics = generator.write(prompts, greedy, self._seed, adapter=adapters.rubric)
         judge = replace(self._judge, adapter=adapters.judge)
         verdicts = judge.judge(self._comparisons, rubrics)
         tokens = sampler.tokens_written - start
@@ -94,36 +93,16 @@ class Evaluator(ABC):
         sampled = replace(judge, temperature=judge.vote_temperature).judge(
             self._comparisons[:count], rubrics[:count], votes=votes
         )
+        format_sampled, voting = self._sampled(sampled)
         values = {
             **self._accuracies(rows),
-            **rubric_statistics([pair.prompt for pair in self.pairs], rubrics, self._recall),
+            **metrics.rubric_statistics(prompts, rubrics, self._recall),
             "tokens_per_pair": tokens / len(self.pairs),
             "pairs": float(len(self.pairs)),
-            "format_sampled": mean(self._formats(sampled)),
+            "format_sampled": format_sampled,
+            **({f"voting@{votes}": voting} if votes > 1 else {}),
         }
-        if votes > 1:
-            values[f"voting@{votes}"] = mean(self._votings(sampled))
         return Evaluation(name, values, rows, self._examples(rubrics, verdicts))
-
-    @abstractmethod
-    def _row(self, pair: PreferencePair, verdict: Any) -> dict[str, Any]:
-        """The measured values of one pair."""
-
-    @abstractmethod
-    def _accuracies(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-        """Means over the rows."""
-
-    @abstractmethod
-    def _formats(self, verdicts: Sequence[Any]) -> list[float]:
-        """The format reward of every judgement."""
-
-    @abstractmethod
-    def _votings(self, verdicts: Sequence[Any]) -> list[float]:
-        """Accuracies of the majorities of several votes."""
-
-    @abstractmethod
-    def _shown(self, verdict: Any) -> tuple[str, Side | None]:
-        """The text of a judgement and its winner, to be shown as an example."""
 
     def _examples(self, rubrics: Sequence[Rubric], verdicts: Sequence[Any]) -> list[dict[str, Any]]:
         """A few prompts, one per subset, with the rubric and the judgement written for them."""
@@ -135,50 +114,45 @@ class Evaluator(ABC):
             if pair.subset:
                 subsets.add(pair.subset)
             text, winner = self._shown(verdict)
-            examples.append(
-                {
-                    "pair_id": pair.pair_id,
-                    "prompt": prompt_text(pair.prompt),
-                    "response_a": pair.chosen,
-                    "response_b": pair.rejected,
-                    "preferred": "A",
-                    "rubric": rubric.text,
-                    "rubric_status": rubric.status.value,
-                    "judgement": text,
-                    "winner": winner,
-                    "recall": self._recall(pair.prompt, rubric) if self._recall else None,
-                }
-            )
+            example = {
+                "pair_id": pair.pair_id,
+                "prompt": prompt_text(pair.prompt),
+                "response_a": pair.chosen,
+                "response_b": pair.rejected,
+                "preferred": "A",
+                "rubric": rubric.text,
+                "rubric_status": rubric.status.value,
+                "judgement": text,
+                "winner": winner,
+                "recall": self._recall(pair.prompt, rubric) if self._recall else None,
+            }
+            examples.append(example)
         return examples
 
-
-class PairwiseEvaluator(Evaluator):
-    """Measures a pairwise judge: accuracy in both orders, position bias, consistency, format."""
-
-    def _row(self, pair: PreferencePair, verdict: Verdict) -> dict[str, Any]:
-        first = [judgements[0] if judgements else None for judgements in (verdict.original, verdict.swapped)]
-        formats = [0.0 if j is None else format_reward(j, verdict.rubric, "strict") for j in first]
-        return {
-            **verdict_row(pair, verdict, self._settings.unparsed_value, self._seed),
-            "rubric": verdict.rubric.status.value,
-            "original_format": formats[0],
-            "swapped_format": formats[1],
-        }
+    def _row(self, pair: PreferencePair, verdict: Any) -> dict[str, Any]:
+        """The measured values of one pair."""
+        row = metrics.verdict_row(pair, verdict, self._settings.unparsed_value, self._seed)
+        row["rubric"] = verdict.rubric.status.value
+        for order, judgements in (("original", verdict.original), ("swapped", verdict.swapped)):
+            reward = metrics.format_reward(judgements[0], verdict.rubric, "strict") if judgements else 0.0
+            row[f"{order}_format"] = reward
+        return row
 
     def _accuracies(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-        return {
-            **order_statistics(rows, self._settings.bootstrap, self._seed),
-            "format": mean([row[f"{order}_format"] for row in rows for order in ("original", "swapped")]),
-        }
+        """Means over the rows."""
+        formats = [row[f"{order}_format"] for row in rows for order in ("original", "swapped")]
+        return {**metrics.order_statistics(rows, self._settings.bootstrap, self._seed), "format": metrics.mean(formats)}
 
-    def _formats(self, verdicts: Sequence[Verdict]) -> list[float]:
-        return [format_reward(j, v.rubric, "strict") for v in verdicts for j in (*v.original, *v.swapped)]
-
-    def _votings(self, verdicts: Sequence[Verdict]) -> list[float]:
+    def _sampled(self, verdicts: Sequence[Any]) -> tuple[float, float]:
+        """The mean format reward of sampled judgements, and the accuracy of their majorities."""
+        formats = [metrics.format_reward(j, v.rubric, "strict") for v in verdicts for j in (*v.original, *v.swapped)]
         winners = [winner for verdict in verdicts for winner in verdict.order_winners]
-        return [self._settings.unparsed_value if winner is None else float(winner == "A") for winner in winners]
+        unparsed = self._settings.unparsed_value
+        accuracies = [unparsed if winner is None else float(winner == "A") for winner in winners]
+        return metrics.mean(formats), metrics.mean(accuracies)
 
-    def _shown(self, verdict: Verdict) -> tuple[str, Side | None]:
+    def _shown(self, verdict: Any) -> tuple[str, Side | None]:
+        """The text of a judgement and its winner, to be shown as an example."""
         return (verdict.original[0].text, verdict.original[0].winner) if verdict.original else ("", None)
 
 
@@ -206,29 +180,28 @@ class PointwiseEvaluator(Evaluator):
             "margin_words": margin_words,
             "accuracy": verdict.correct("A", unparsed),
             "accuracy_words": margin_accuracy(margin_words, unparsed),
-            "format": mean([bool(votes) and votes[0].status is ParseStatus.OK for votes in scores]),
+            "format": metrics.mean([bool(votes) and votes[0].status is ParseStatus.OK for votes in scores]),
         }
 
     def _accuracies(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         accuracies = [row["accuracy"] for row in rows]
-        low, high = bootstrap_interval(accuracies, self._settings.bootstrap, self._seed)
+        low, high = metrics.bootstrap_interval(accuracies, self._settings.bootstrap, self._seed)
         return {
-            "accuracy": mean(accuracies),
+            "accuracy": metrics.mean(accuracies),
             "accuracy_low": low,
             "accuracy_high": high,
-            "tie_rate": mean([is_tie(row["margin"]) for row in rows]),
-            "margin": mean([row["margin"] for row in rows if row["margin"] is not None]),
-            "accuracy_words": mean([row["accuracy_words"] for row in rows]),
-            "tie_rate_words": mean([is_tie(row["margin_words"]) for row in rows]),
-            "unparsed": mean([row["margin"] is None for row in rows]),
-            "format": mean([row["format"] for row in rows]),
+            "tie_rate": metrics.mean([is_tie(row["margin"]) for row in rows]),
+            "margin": metrics.mean([row["margin"] for row in rows if row["margin"] is not None]),
+            "accuracy_words": metrics.mean([row["accuracy_words"] for row in rows]),
+            "tie_rate_words": metrics.mean([is_tie(row["margin_words"]) for row in rows]),
+            "unparsed": metrics.mean([row["margin"] is None for row in rows]),
+            "format": metrics.mean([row["format"] for row in rows]),
         }
 
-    def _formats(self, verdicts: Sequence[PointwiseVerdict]) -> list[float]:
-        return [float(score.status is ParseStatus.OK) for v in verdicts for score in (*v.scores_a, *v.scores_b)]
-
-    def _votings(self, verdicts: Sequence[PointwiseVerdict]) -> list[float]:
-        return [verdict.correct("A", self._settings.unparsed_value) for verdict in verdicts]
+    def _sampled(self, verdicts: Sequence[PointwiseVerdict]) -> tuple[float, float]:
+        statuses = [score.status for verdict in verdicts for score in (*verdict.scores_a, *verdict.scores_b)]
+        accuracies = [verdict.correct("A", self._settings.unparsed_value) for verdict in verdicts]
+        return metrics.mean([status is ParseStatus.OK for status in statuses]), metrics.mean(accuracies)
 
     def _shown(self, verdict: PointwiseVerdict) -> tuple[str, Side | None]:
         parts = []
@@ -247,5 +220,33 @@ def make_evaluator(
 ) -> Evaluator:
     """The evaluator for a recipe's judge, with the generator's sampler and prompts."""
     judge = make_judge(recipe.model_copy(update={"evaluation": settings}), generator.sampler, generator.prompts)
-    kind = PairwiseEvaluator if isinstance(judge, Judge) else PointwiseEvaluator
+    kind = PointwiseEvaluator if recipe.pointwise else Evaluator
     return kind(judge, generator, settings, pairs, recipe.seed, recall)
+
+
+def evaluate_run(
+    reward_model: RubricRewardModel, pairs: Sequence[PreferencePair] | None, votes: int, limit: int | None
+) -> tuple[Evaluation, int]:
+    """The evaluation on given pairs, or on those that the recipe holds out, and the number of pairs too long for it.
+
+    Raises:
+        DataError: if no pair fits the context.
+    """
+    recipe, prompts = reward_model.recipe, reward_model.prompts
+    room, recall = recipe.model.max_context, None
+
+    def length(pair: PreferencePair) -> int:
+        return longest_prompt(pair, recipe, reward_model.model, prompts)
+
+    if pairs is None:
+        data = load_data(recipe, length, training=False)
+        fitting, recall, skipped = data.test, data.recall, data.too_long
+    else:
+        fitting = [pair for pair in pairs if length(pair) <= room]
+        if not fitting:
+            raise DataError(f"None of {len(pairs)} pairs fits model.max_context ({room} tokens).")
+        skipped = len(pairs) - len(fitting)
+    settings = recipe.evaluation.model_copy(update={"pairs": limit or len(fitting), "votes": votes})
+    generator = RubricGenerator(reward_model.model, prompts, RubricCache(recipe.cache.capacity))
+    evaluator = make_evaluator(recipe, generator, settings, fitting, recall)
+    return evaluator.evaluate("evaluation", votes=votes), skipped

@@ -51,9 +51,7 @@ def order_statistics(rows: Sequence[Mapping[str, Any]], bootstrap: int, seed: in
         "accuracy_high": high,
         **{f"accuracy_{order}": value for order, value in orders.items()},
         "position_bias": max(orders.values()) - min(orders.values()),
-        "consistency": mean(
-            [first is not None and second is not None and first != second for first, second in winners]
-        ),
+        "consistency": mean([None not in pair and pair[0] != pair[1] for pair in winners]),
         "unparsed": mean([winner is None for pair in winners for winner in pair]),
         "says_a": mean([winner == "A" for pair in winners for winner in pair]),
     }

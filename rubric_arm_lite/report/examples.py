@@ -28,11 +28,6 @@ class Verdicts:
     original: Outcome
     swapped: Outcome
 
-    @property
-    def right(self) -> int:
-        """How many of the two are right."""
-        return (self.original, self.swapped).count("right")
-
 
 @dataclass(frozen=True, slots=True)
 class Version:
@@ -69,48 +64,41 @@ def examples(evaluations: Sequence[EvaluationRow]) -> list[Example]:
 
 def clearest(candidates: Sequence[Example]) -> Example | None:
     """The first example whose verdicts improved from the first version to the last, or else the first one."""
-    better = [e for e in candidates if e.versions[-1].verdicts.right > e.versions[0].verdicts.right]
+
+    def right(version: Version) -> int:
+        return (version.verdicts.original, version.verdicts.swapped).count("right")
+
+    better = [example for example in candidates if right(example.versions[-1]) > right(example.versions[0])]
     return next(iter([*better, *candidates]), None)
 
 
 def _example(items: Sequence[tuple[Verdicts, Mapping[str, Any]]]) -> Example:
+    """A column per phase that trained the generator, the warm-up and the last one; equal neighbors share one."""
     names = [verdicts.phase for verdicts, _ in items]
+    generator = [name for name in names if "rubric" in name] or [name for name in names if name != "base"]
     versions: list[Version] = []
     for verdicts, item in items:
-        if not _has_column(verdicts.phase, names):
+        name, before = verdicts.phase, versions[-1] if versions else None
+        if name not in ("warm-up", names[-1], *generator):
             continue
-        before = versions[-1] if versions else None
-        if before is not None and _same(before, verdicts, item):
-            versions[-1] = replace(before, phases=(*before.phases, verdicts.phase), verdicts=verdicts)
+        same = before and all(before.item[key] == item[key] for key in ("rubric", "judgement"))
+        if before and same and replace(before.verdicts, phase=name) == verdicts:
+            versions[-1] = replace(before, phases=(*before.phases, name), verdicts=verdicts)
         else:
             lines = marked_lines(str(before.item["rubric"]) if before else None, str(item["rubric"]))
-            versions.append(Version((verdicts.phase,), verdicts, tuple(lines), item))
+            versions.append(Version((name,), verdicts, tuple(lines), item))
     return Example(items[-1][1], tuple(verdicts for verdicts, _ in items), tuple(versions))
 
 
-def _same(before: Version, verdicts: Verdicts, item: Mapping[str, Any]) -> bool:
-    texts = all(before.item[name] == item[name] for name in ("rubric", "judgement"))
-    return texts and replace(before.verdicts, phase=verdicts.phase) == verdicts
-
-
-def _has_column(name: str, names: Sequence[str]) -> bool:
-    """Whether a phase gets a column: the warm-up, the phases that trained the generator, and the last one."""
-    if name in ("warm-up", names[-1]):
-        return True
-    return "rubric" in name if any("rubric" in other for other in names) else name != "base"
-
-
 def _verdicts(evaluation: EvaluationRow, item: Mapping[str, Any]) -> Verdicts:
+    def outcome(winner: Any, label: str) -> Outcome:
+        return "none" if winner not in ("A", "B") else "right" if winner == label else "wrong"
+
     row = next((row for row in evaluation.rows if row["pair_id"] == item["pair_id"]), None)
-    first = _outcome(item["winner"], "A")
+    first = outcome(item["winner"], "A")
     if row is None or "accuracy" in row:
         return Verdicts(evaluation.name, first, "none" if row is None else first)
-    original, swapped = _outcome(row["original_winner"], "A"), _outcome(row["swapped_winner"], "B")
-    return Verdicts(evaluation.name, original, swapped)
-
-
-def _outcome(winner: Any, label: str) -> Outcome:
-    return "none" if winner not in ("A", "B") else "right" if winner == label else "wrong"
+    return Verdicts(evaluation.name, outcome(row["original_winner"], "A"), outcome(row["swapped_winner"], "B"))
 
 
 def marked_lines(before: str | None, after: str) -> list[MarkedLine]:

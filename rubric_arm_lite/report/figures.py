@@ -67,8 +67,8 @@ class _Frame:
         # Neighbors of one tint are one piece: two would show a seam.
         for tint, run in itertools.groupby(bands, key=lambda band: band.tint):
             pieces = list(run)
-            color, span = _HEX[tint], (pieces[0].start, pieces[-1].stop)
-            axes.axvspan(*span, facecolor=color, edgecolor="none", linewidth=0, zorder=0)
+            span = (pieces[0].start, pieces[-1].stop)
+            axes.axvspan(*span, facecolor=_HEX[tint], edgecolor="none", linewidth=0, zorder=0)
         # As many labels as fit: every one, every second, …
         room = int(inner[0] / (0.62 * self.font))
         every = max(1, -(-sum(max(len(band.label), 2) + 1 for band in bands) // room))
@@ -112,16 +112,10 @@ def draw_panel(key: str, title: str, panel: Panel) -> Markup:
 def draw_accuracy(evaluations: Sequence[EvaluationRow], oracle: Mapping[str, float], wide: bool) -> Markup:
     """Accuracy over the evaluations, with its interval, both orders, and what an oracle reaches."""
     frame, xs = _WIDE if wide else _NARROW, range(len(evaluations))
-    accuracy, low, high = (
-        [row.values.get(key, row.values["accuracy"]) for row in evaluations]
-        for key in ("accuracy", "accuracy_low", "accuracy_high")
-    )
-    orders = {
-        key: [(i, row.values[key]) for i, row in enumerate(evaluations) if key in row.values] for key in _ORDER_STYLES
-    }
-    seen = [*low, *high, *oracle.values(), *(y for points in orders.values() for _, y in points)]
-    bottom = max(0.0, min(0.5, *seen) - 0.04)
-    accent = _HEX["accent"]
+    keys, accent = ("accuracy", "accuracy_low", "accuracy_high"), _HEX["accent"]
+    accuracy, low, high = ([row.values.get(key, row.values["accuracy"]) for row in evaluations] for key in keys)
+    orders = {key: [row.values[key] for row in evaluations if key in row.values] for key in _ORDER_STYLES}
+    bottom = max(0.0, min(0.5, *low, *high, *oracle.values(), *itertools.chain(*orders.values())) - 0.04)
     with matplotlib.style.context(_STYLE):
         labels = [row.name[:12] for row in evaluations] if wide else None
         figure, axes = frame.axes(evaluation_axis(evaluations, labels).bands)
@@ -130,22 +124,20 @@ def draw_accuracy(evaluations: Sequence[EvaluationRow], oracle: Mapping[str, flo
         axes.yaxis.set_major_formatter(_PERCENT)
         _draw_oracle(axes, oracle, frame, bottom)
         for key, style in _ORDER_STYLES.items():
-            points = ([x for x, _ in orders[key]], [y for _, y in orders[key]])
-            axes.plot(*points, color=_HEX["muted"], linewidth=1.1, linestyle=style)
+            places = [x for x in xs if key in evaluations[x].values]
+            axes.plot(places, orders[key], color=_HEX["muted"], linewidth=1.1, linestyle=style)
         axes.fill_between(xs, low, high, color=_HEX["band"], linewidth=0)
         axes.vlines(xs, low, high, color=accent, linewidth=1.2)
         axes.plot(xs, accuracy, color=accent, linewidth=2.4)
-        edge = {"markeredgecolor": _HEX["paper"], "markeredgewidth": 1.4}
-        axes.plot(xs, accuracy, "o", color=accent, markersize=7, **edge)
+        axes.plot(xs, accuracy, "o", color=accent, markersize=7, markeredgecolor=_HEX["paper"], markeredgewidth=1.4)
         # Numbers at the first point, after the warm-up, and at the last point.
         for x in sorted({0, len(evaluations) - 1} | {i for i in xs if evaluations[i].name == "warm-up"}):
             # Below the point where the top of the picture, and the ceiling in it, is near.
             above = _TOP - accuracy[x] > 0.17 * (_TOP - bottom)
-            place = {"ha": "center", "va": "bottom"} if above else {"ha": "center", "va": "top"}
-            font = {"fontsize": frame.font + 1, "fontweight": "bold", "color": _HEX["ink"]}
-            offset = (0, 9 if above else -9)
-            text = f"{100 * accuracy[x]:.1f}"
-            axes.annotate(text, (x, accuracy[x]), offset, textcoords="offset points", **place, **font)
+            font = {"fontsize": frame.font + 1, "fontweight": "bold", "color": _HEX["ink"], "ha": "center"}
+            offset, text = (0, 9 if above else -9), f"{100 * accuracy[x]:.1f}"
+            align = "bottom" if above else "top"
+            axes.annotate(text, (x, accuracy[x]), offset, textcoords="offset points", va=align, **font)
         values = ", ".join(f"{row.name} {row.values['accuracy']:.1%}" for row in evaluations)
         key = "p-accuracy-wide" if wide else "p-accuracy-narrow"
         return _svg(figure, key, f"Held-out accuracy over the schedule: {values}")

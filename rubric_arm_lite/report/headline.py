@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rubric_arm_lite.evaluation import bootstrap_interval
-from rubric_arm_lite.evaluation.caveats import (
-    MOSTLY,
-    evaluation_caveats,
-    no_gradient_caveats,
-    phases_without_gradient,
-    unparsed_share,
-)
+from rubric_arm_lite.evaluation.caveats import MOSTLY, evaluation_caveats, no_gradient_caveats, unparsed_share
 from rubric_arm_lite.report.read import EvaluationRow, RunRecord
 from rubric_arm_lite.report.tables import ACCURACY, INTERVAL, Table
 
 SIDES = ("warm-up", "trained")
 _RESAMPLES = 2000
+_ORACLES = {
+    "true": "the true rubrics",
+    "generic": "the best rubric that is the same for all prompts",
+    "hard_rule": "the hard rule alone",
+}
+"""Kinds of rubric whose ceiling is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class Headline:
 
 def headline(record: RunRecord) -> Headline:
     """From the warm-up to the last evaluation, with intervals and the oracle's ceiling."""
-    phases = record.phases
+    phases, unparsed = record.phases, record.recipe.evaluation.unparsed_value if record.recipe else None
     if not phases:
         return Headline("Nothing has been evaluated yet.")
     last, start = phases[-1], next((row for row in phases if row.name == "warm-up"), None)
@@ -152,31 +152,13 @@ def headline(record: RunRecord) -> Headline:
         chance = "more than chance explains" if gain.clear else "which chance alone could explain"
         resampled = f" ({gain.interval_text} with the same pairs resampled), {chance}" if gain.interval else ""
         details.append(f"Measured on {pairs}. The change is {points(gain.value)} points{resampled}.")
-        details += _form(record, start, last)
-    return Headline(lead, (*details, *_ceiling(record)), tuple(_caveats(record, last)))
-
-
-def _form(record: RunRecord, start: EvaluationRow, last: EvaluationRow) -> list[str]:
-    """The share of a gain that is one of form, where the judge named no winners after the warm-up."""
-    before, after = (row.values.get("unparsed", 0.0) for row in (start, last))
-    if before < MOSTLY or after > before / 2:
-        return []
-    share = unparsed_share(start.values, record.unparsed_value)
-    return [f"After the warm-up {share}: part of the change is that the judge learned its form."]
-
-
-def _ceiling(record: RunRecord) -> list[str]:
-    rubrics = {
-        "true": "the true rubrics",
-        "generic": "the best rubric that is the same for all prompts",
-        "hard_rule": "the hard rule alone",
-    }
-    levels = [f"{record.oracle[kind]:.1%} with {name}" for kind, name in rubrics.items() if kind in record.oracle]
-    return [f"A judge that never misreads reaches {', '.join(levels)}."] if "true" in record.oracle else []
-
-
-def _caveats(record: RunRecord, last: EvaluationRow) -> list[str]:
-    """Why the last evaluation, or the training before it, may mean less than it seems to."""
+        unread, still = (row.values.get("unparsed", 0.0) for row in (start, last))
+        if unread >= MOSTLY and still <= unread / 2:
+            share = unparsed_share(start.values, unparsed)
+            details.append(f"After the warm-up {share}: part of the change is that the judge learned its form.")
+    if "true" in record.oracle:
+        levels = [f"{record.oracle[kind]:.1%} with {name}" for kind, name in _ORACLES.items() if kind in record.oracle]
+        details.append(f"A judge that never misreads reaches {', '.join(levels)}.")
     steps = [(row.phase, row.role, row.values) for row in record.steps if record.parts.get(row.phase)]
-    caveats = evaluation_caveats(last.values, record.unparsed_value)
-    return [*caveats, *no_gradient_caveats(phases_without_gradient(steps))]
+    caveats = [*evaluation_caveats(last.values, unparsed), *no_gradient_caveats(steps)]
+    return Headline(lead, tuple(details), tuple(caveats))

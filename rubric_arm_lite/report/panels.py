@@ -63,31 +63,23 @@ class Panel:
 
     def ends(self, series: Series) -> str:
         """The first and the last value of a series, as written beside the picture."""
-        return " → ".join(self._shown(value) for value in series.values[:1] + series.values[1:][-1:])
-
-    def _shown(self, value: float) -> str:
+        values = series.values[:1] + series.values[1:][-1:]
         if self.unit != "number":
-            return f"{value:.1%}"
-        digits = ".1f" if abs(value) >= 10 else ".2f" if abs(value) >= 0.1 or value == 0 else ".2g"
-        return f"{value:{digits}}"
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """Measured values at one place of an axis, of a source, for example a role."""
-
-    x: float
-    values: Mapping[str, float]
-    source: str = ""
-    segment: int = 0
+            return " → ".join(f"{value:.1%}" for value in values)
+        digits = [".1f" if abs(v) >= 10 else ".2f" if abs(v) >= 0.1 or v == 0 else ".2g" for v in values]
+        return " → ".join(map(format, values, digits))
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A horizontal axis: its bands, and the points that lie on it."""
+    """A horizontal axis: its bands, and the points that lie on it.
+
+    Attributes:
+        points: place, measured values, their source (a role, ``probe``, or empty), and the segment of a series.
+    """
 
     bands: tuple[Band, ...]
-    points: tuple[Point, ...]
+    points: tuple[tuple[float, Mapping[str, float], str, int], ...]
 
     def panel(self, series: Iterable[tuple[Any, ...]], unit: Unit = "share", guide: float | None = None) -> Panel:
         """A panel of the series that have points, each given as the arguments of :meth:`series`."""
@@ -101,38 +93,32 @@ class Axis:
     def series(self, metric: str, name: str, color: Color, dashed: bool = False, source: str = "") -> Series:
         """A metric over the points of one source."""
         segments: dict[int, list[tuple[float, float]]] = {}
-        for point in self.points:
-            if point.source == source and metric in point.values:
-                segments.setdefault(point.segment, []).append((point.x, point.values[metric]))
+        for x, values, of, segment in self.points:
+            if of == source and metric in values:
+                segments.setdefault(segment, []).append((x, values[metric]))
         thin = (thinned(points, max(1, MAX_POINTS // len(segments))) for points in segments.values())
         return Series(name, color, tuple(thin), dashed)
 
 
 def step_axis(steps: Sequence[StepRow], probes: Sequence[StepRow]) -> Axis:
     """The steps of the whole schedule, phase after phase; probes of the phases have the source ``probe``."""
-    phases: dict[int, list[StepRow]] = {}
-    for row in sorted(steps, key=lambda row: row.slot):
-        phases.setdefault(row.slot, []).append(row)
-    bands, starts, start = [], {}, 0
-    for slot, rows in phases.items():
-        starts[slot], stop, label = start, start + max(row.step for row in rows) + 1, rows[-1].phase
+    bands, starts, points, stop = [], {}, [], 0
+    for slot, group in itertools.groupby(sorted(steps, key=lambda row: row.slot), key=lambda row: row.slot):
+        rows, start = list(group), stop
+        stop, label = start + max(row.step for row in rows) + 1, rows[-1].phase
+        starts[slot] = start
         bands.append(Band(short_label(label), start, stop, tint_of(label)))
-        start = stop
-    points = [
-        *(Point(starts[slot] + row.step + 0.5, row.values, row.role, slot) for slot in phases for row in phases[slot]),
-        *(Point(starts[row.slot] + row.step + 0.5, row.values, "probe") for row in probes if row.slot in starts),
-    ]
+        points += [(start + row.step + 0.5, row.values, row.role, slot) for row in rows]
+    points += [(starts[row.slot] + row.step + 0.5, row.values, "probe", 0) for row in probes if row.slot in starts]
     return Axis(tuple(bands), tuple(points))
 
 
 def evaluation_axis(evaluations: Sequence[EvaluationRow], labels: Iterable[str] | None = None) -> Axis:
     """The evaluations one after the other, tinted by the role trained just before; labels are short by default."""
     labels = labels or [short_label(row.name) for row in evaluations]
-    bands = (
-        Band(label, i - 0.5, i + 0.5, tint_of(row.name))
-        for i, (label, row) in enumerate(zip(labels, evaluations, strict=True))
-    )
-    return Axis(tuple(bands), tuple(Point(float(i), row.values) for i, row in enumerate(evaluations)))
+    places = list(enumerate(zip(labels, evaluations, strict=True)))
+    bands = (Band(label, i - 0.5, i + 0.5, tint_of(row.name)) for i, (label, row) in places)
+    return Axis(tuple(bands), tuple((float(i), row.values, "", 0) for i, (_, row) in places))
 
 
 def short_label(phase: str) -> str:
@@ -167,11 +153,11 @@ _REWARD_PARTS = {
 def reward_panel(record: RunRecord, role: str) -> Panel:
     """The parts of a role's reward over the steps of its phases."""
     rows = [row.values for row in record.steps if row.role == role]
-    parts = dict.fromkeys(name.split("/", 1)[1] for row in rows for name in row if name.startswith("reward/"))
+    names = dict.fromkeys(name for row in rows for name in row if name.startswith("reward/"))
     # Masked samples are rare: a series only where there are any.
-    shown = [part for part in parts if part != "masked" or any(row.get("reward/masked") for row in rows)]
+    parts = [n.split("/", 1)[1] for n in names if n != "reward/masked" or any(row.get(n) for row in rows)]
     series = [
-        (f"reward/{part}", _REWARD_PARTS[role].get(part, part), role, i > 0, role) for i, part in enumerate(shown)
+        (f"reward/{part}", _REWARD_PARTS[role].get(part, part), role, i > 0, role) for i, part in enumerate(parts)
     ]
     return step_axis(record.steps, record.probes).panel(series)
 
@@ -179,7 +165,7 @@ def reward_panel(record: RunRecord, role: str) -> Panel:
 def warmup_panel(record: RunRecord) -> Panel:
     """The loss of both roles over the steps of the warm-up."""
     last = max([1, *(row.step for row in record.warmup)])
-    points = tuple(Point(float(row.step), row.values, row.role) for row in record.warmup)
+    points = tuple((float(row.step), row.values, row.role, 0) for row in record.warmup)
     return Axis((Band(f"{last} steps", 0.0, float(last)),), points).roles("loss", "number")
 
 

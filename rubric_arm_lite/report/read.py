@@ -57,11 +57,6 @@ class EvaluationRow:
     rows: tuple[Mapping[str, Any], ...] = ()
     examples: tuple[Mapping[str, Any], ...] = ()
 
-    @property
-    def voting(self) -> list[tuple[str, float]]:
-        """The accuracies with several votes, by name."""
-        return [(key, value) for key, value in self.values.items() if key.startswith("voting@")]
-
     def scores(self) -> dict[str, float]:
         """Accuracy per pair id, the mean of both orders where there are two; empty without rows."""
         return {
@@ -102,12 +97,7 @@ class RunRecord:
     @property
     def pointwise(self) -> bool:
         """Whether the judge checks one response at a time, so that the order of two responses has no meaning."""
-        return self.recipe is not None and self.recipe.reward.judge == "pointwise"
-
-    @property
-    def unparsed_value(self) -> float | None:
-        """What a judgement without a verdict counts; None if the recipe cannot be read."""
-        return None if self.recipe is None else self.recipe.evaluation.unparsed_value
+        return self.recipe is not None and self.recipe.pointwise
 
     @property
     def phases(self) -> list[EvaluationRow]:
@@ -135,6 +125,10 @@ def read_run(run: Path) -> RunRecord:
     files = [_read_optional(file) for file in sorted((run / "evaluations").glob("*.json"))]
     details = {str(file.get("name")): file for file in files}
     cross_play = _read_optional(run / "cross_play.json")
+    times: dict[str, tuple[float, float]] = {}
+    for row in map(_safe, read_jsonl(run / "timings.jsonl")):
+        values, (seconds, tokens) = finite_numbers(row), times.get(str(row["stage"]), (0.0, 0.0))
+        times[str(row["stage"])] = (seconds + values.get("seconds", 0.0), tokens + values.get("tokens", 0.0))
     return RunRecord(
         recipe=recipe,
         recipe_text=_read_text(run / RECIPE),
@@ -147,12 +141,13 @@ def read_run(run: Path) -> RunRecord:
         probes=_steps(logged["probe"]),
         evaluations={str(row["name"]): _evaluation(str(row["name"]), row, details) for row in logged["evaluation"]},
         cross_play={name: _evaluation(name, row, details, _CROSS_PLAY) for name, row in cross_play.items()},
-        times=_times(read_rows(run / "timings.jsonl")),
-        benchmarks=tuple(read_results(run / BENCHMARKS_FOLDER)[1]),
+        times=times,
+        benchmarks=tuple(read_results(run / BENCHMARKS_FOLDER).benchmarks.values()),
     )
 
 
 def _parts(file: Path, recipe: Recipe | None) -> dict[str, bool]:
+    """The stages and phases, and whether each is done."""
     try:
         state = RunState.loads(_read_text(file)) if file.exists() else RunState("")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -187,28 +182,15 @@ def _evaluation(name: str, values: Any, details: Mapping[str, LogRow], prefix: s
     return EvaluationRow(name, finite_numbers(values), judged, examples)
 
 
-def _times(rows: Iterable[LogRow]) -> dict[str, tuple[float, float]]:
-    times: dict[str, tuple[float, float]] = {}
-    for row in rows:
-        values, (seconds, tokens) = finite_numbers(row), times.get(str(row["stage"]), (0.0, 0.0))
-        times[str(row["stage"])] = (seconds + values.get("seconds", 0.0), tokens + values.get("tokens", 0.0))
-    return times
-
-
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
 def read_metrics(run: Path) -> Mapping[str, list[LogRow]]:
     """The rows of a run's metrics by kind: ``evaluation``, ``step`` and so on."""
     by_kind: dict[str, list[LogRow]] = defaultdict(list)
-    for row in read_rows(run / METRICS):
+    for row in map(_safe, read_jsonl(run / METRICS)):
         by_kind[str(row["kind"])].append(row)
     return by_kind
-
-
-def read_rows(file: Path) -> list[LogRow]:
-    """The rows of a log, every text in them safe to show."""
-    return [_safe(row) for row in read_jsonl(file)]
 
 
 def read_file(file: Path) -> LogRow:
@@ -229,20 +211,17 @@ def finite_numbers(values: Any) -> dict[str, float]:
     """The finite numbers of a log row; a missing one is an error that names the row. Empty for anything else."""
     if not isinstance(values, LogRow):
         return {}
-    is_number = {k: isinstance(v, (int, float)) and not isinstance(v, bool) for k, v in values.items()}
-    return LogRow(values.where, {k: float(v) for k, v in values.items() if is_number[k] and math.isfinite(v)})
+    numbers = {k: v for k, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    return LogRow(values.where, {k: float(v) for k, v in numbers.items() if math.isfinite(v)})
 
 
 def _safe(value: Any) -> Any:
-    match value:
-        case str():
-            return safe_text(value)
-        case list():
-            return [_safe(item) for item in value]
-        case LogRow():
-            return LogRow(value.where, {safe_text(k): _safe(v) for k, v in value.items()})
-        case _:
-            return value
+    """The value of a log, every text in it safe to show."""
+    if isinstance(value, LogRow):
+        return LogRow(value.where, {safe_text(k): _safe(v) for k, v in value.items()})
+    if isinstance(value, list):
+        return [_safe(item) for item in value]
+    return safe_text(value) if isinstance(value, str) else value
 
 
 def safe_text(text: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,22 +18,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rubric_arm_lite.evaluation import Result
+from rubric_arm_lite.report import panels, tables
 from rubric_arm_lite.report.examples import clearest, examples
 from rubric_arm_lite.report.headline import SIDES, by_role, cross_play, headline
-from rubric_arm_lite.report.panels import evaluation_axis, probe_panel, reward_panel, step_axis, warmup_panel
 from rubric_arm_lite.report.read import RunRecord, read_run
-from rubric_arm_lite.report.tables import (
-    Table,
-    evaluation_columns,
-    evaluation_table,
-    markdown_table,
-    numbers_table,
-    paper_table,
-    summary_table,
-    timing_table,
-)
 from rubric_arm_lite.runs import atomic_write
-from rubric_arm_lite.types import ROLES
 
 WIDTH = 96
 """Columns of the Markdown text; its tables may need up to 100."""
@@ -56,45 +46,25 @@ def write_pair(run: Path, html: str, text: str) -> tuple[Path, Path]:
 
 
 def render_report(record: RunRecord) -> tuple[str, str]:
-    """The HTML page and the Markdown text of a run."""
-    from rubric_arm_lite.report.figures import draw_accuracy, draw_panel
+    """The HTML page and the Markdown text of a run; the templates take what they show from the record."""
+    from rubric_arm_lite.report import figures
 
-    phases, cross_evaluations = record.phases, list(record.cross_play.values())
-    columns, prompts = evaluation_columns([*phases, *cross_evaluations]), examples(phases)
+    prompts = examples(record.phases)
     values = {
         "record": record,
-        "open_parts": [name for name, done in record.parts.items() if not done],
         "headline": headline(record),
-        "by_role": by_role(record),
         "cross_play": cross_play(record),
-        "sides": SIDES,
         "marks": {"right": "✓", "wrong": "✗", "none": "–"},
-        "evaluations": evaluation_table(phases, columns),
-        "brief_evaluations": evaluation_table(phases, evaluation_columns(phases, brief=True)),
-        "cross_evaluations": evaluation_table(cross_evaluations, columns),
-        "examples": prompts,
-        "clearest": clearest(prompts),
-        "timing": timing_table(record.times),
-        "benchmarks": [(result, numbers_table(result, 5)) for result in record.benchmarks],
-        "benchmark_summary": summary_table(record.benchmarks),
-        "paper": paper_table(record.benchmarks),
+        "tables": tables,
     }
-    pictures = {
-        "draw": draw_panel,
-        "accuracy": [draw_accuracy(phases, record.oracle, wide) for wide in (True, False)] if phases else [],
-        "steps": step_axis(record.steps, record.probes),
-        "phases": evaluation_axis(phases),
-        "rewards": {role: reward_panel(record, role) for role in ROLES},
-        "warmup": warmup_panel(record),
-        "probes": probe_panel(record),
-    }
-    return render("report.html.jinja", **values, **pictures), render("report.md.jinja", **values)
+    page = {"by_role": by_role(record), "sides": SIDES, "examples": prompts, "panels": panels, "figures": figures}
+    html = render("report.html.jinja", **values, **page)
+    return html, render("report.md.jinja", **values, clearest=clearest(prompts))
 
 
 def benchmarks_text(results: Sequence[Result]) -> str:
     """Results of benchmarks as Markdown: ours above the paper's if it has them, then every number of each."""
-    tables = [(result, numbers_table(result)) for result in results]
-    return render("benchmarks.md.jinja", paper=paper_table(results), tables=tables)
+    return render("benchmarks.md.jinja", results=results, tables=tables)
 
 
 def render(template: str, **values: Any) -> str:
@@ -111,8 +81,8 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(**values).rstrip() + "\n"
 
 
-def _table(table: Table) -> str:
-    return markdown_table(Table(table.header, tuple(tuple(map(_cell, row)) for row in table.rows)))
+def _table(table: tables.Table) -> str:
+    return tables.markdown_table(replace(table, rows=tuple(tuple(map(_cell, row)) for row in table.rows)))
 
 
 def _cell(text: str) -> str:

@@ -5,12 +5,12 @@ Evaluations, timings and results of public benchmarks go in; tables come out, al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from rubric_arm_lite.evaluation import Result
-from rubric_arm_lite.evaluation.benchmarks.paper import AVERAGES, COLUMNS, ROWS, SOURCE, WRITING
+from rubric_arm_lite.evaluation.benchmarks.paper import COLUMNS, ROWS, SOURCE, WRITING
 from rubric_arm_lite.evaluation.benchmarks.results import Number
 from rubric_arm_lite.report.read import EvaluationRow, safe_text
 
@@ -46,18 +46,17 @@ class Column:
 
     def text(self, values: Mapping[str, float]) -> str:
         """The cell of an evaluation; :data:`ABSENT` without a value."""
+
+        def number(key: str) -> str:
+            return f"{values[key]:{self.form}}".removesuffix("%")
+
         low, high = f"{self.key}_low", f"{self.key}_high"
         if (low if self.part == "interval" else self.key) not in values:
             return ABSENT
         if self.part == "interval":
-            return f"{self._number(values[low])}–{self._number(values[high])}"
-        value = self._number(values[self.key])
-        if self.part == "value" or low not in values:
-            return value
-        return f"{value} [{self._number(values[low])}, {self._number(values[high])}]"
-
-    def _number(self, value: float) -> str:
-        return f"{value:{self.form}}".removesuffix("%")
+            return f"{number(low)}–{number(high)}"
+        interval = f" [{number(low)}, {number(high)}]" if self.part == "both" and low in values else ""
+        return number(self.key) + interval
 
 
 ACCURACY = Column("accuracy", "accuracy", brief=True)
@@ -85,13 +84,9 @@ _COLUMNS = (
 
 def evaluation_columns(evaluations: Sequence[EvaluationRow], brief: bool = False) -> list[Column]:
     """The columns that at least one evaluation has a value for, those of voting last."""
-    votes = dict.fromkeys(key for row in evaluations for key, _ in row.voting)
-    columns = [*_COLUMNS, *(Column(key, key) for key in votes)]
-    return [
-        column
-        for column in columns
-        if (column.brief or not brief) and any(column.text(row.values) != ABSENT for row in evaluations)
-    ]
+    votes = dict.fromkeys(key for row in evaluations for key in row.values if key.startswith("voting@"))
+    columns = [column for column in (*_COLUMNS, *(Column(key, key) for key in votes)) if column.brief or not brief]
+    return [column for column in columns if any(column.text(row.values) != ABSENT for row in evaluations)]
 
 
 def evaluation_table(evaluations: Iterable[EvaluationRow], columns: Sequence[Column]) -> Table:
@@ -102,13 +97,11 @@ def evaluation_table(evaluations: Iterable[EvaluationRow], columns: Sequence[Col
 
 def timing_table(times: Mapping[str, tuple[float, float]]) -> Table:
     """Seconds and sampled tokens per stage, the total in the last row."""
-    total, all_tokens = (sum(column) for column in zip(*times.values(), strict=True)) if times else (0.0, 0.0)
-
-    def row(stage: str, seconds: float, tokens: float) -> tuple[str, ...]:
+    total = sum(seconds for seconds, _ in times.values())
+    rows = []
+    for stage, (seconds, tokens) in [*times.items(), ("total", (total, sum(tokens for _, tokens in times.values())))]:
         rate = f"{tokens / (seconds or 1):,.0f}" if tokens else ABSENT
-        return (stage, f"{seconds:.1f}", f"{seconds / (total or 1):.0%}", f"{tokens:,.0f}", rate)
-
-    rows = [*(row(stage, *sums) for stage, sums in times.items()), row("total", total, all_tokens)]
+        rows.append((stage, f"{seconds:.1f}", f"{seconds / (total or 1):.0%}", f"{tokens:,.0f}", rate))
     return Table(("stage", "seconds", "share", "tokens", "tokens/s"), tuple(rows))
 
 
@@ -143,33 +136,29 @@ def paper_table(results: Sequence[Result]) -> Table | None:
     None if the table has no column for any of the results, for example for pair files of one's own.
     """
     by_name = {result.name: result for result in results}
-    if all(column.benchmark not in by_name for column in COLUMNS):
+    shared = [(by_name.get(column.benchmark), column) for column in COLUMNS]
+    if not any(result for result, _ in shared):
         return None
     votes = max(result.votes for result in results)
-    numbers = [by_name[c.benchmark].number(c.number) if c.benchmark in by_name else None for c in COLUMNS]
-    gaps = [
-        "" if number is None else "; ".join(filter(None, [*by_name[column.benchmark].gaps, number.note]))
-        for column, number in zip(COLUMNS, numbers, strict=True)
-    ]
-    absent = [column.title for column, number in zip(COLUMNS, numbers, strict=True) if number is None]
-    partial = [f"{column.title} ({gap})" for column, gap in zip(COLUMNS, gaps, strict=True) if gap]
-
-    def ours(name: str, value: Callable[[Number], float]) -> tuple[str, ...]:
-        cells = [
-            ABSENT if number is None else _percent(value(number)) + (PARTIAL if gap else "")
-            for number, gap in zip(numbers, gaps, strict=True)
-        ]
-        values = [value(number) for number in numbers if number is not None]
-        return (name, *cells, ABSENT if absent or partial else _percent(sum(values) / len(values)))
-
-    rows = [ours("ours", lambda number: number.single)]
-    if votes > 1:
-        rows.append(ours(f"ours, voting@{votes}", lambda number: number.value))
-    rows += [(name, *(f"{value:.1f}" for value in values), f"{AVERAGES[name]:.1f}") for name, values in ROWS.items()]
+    numbers = [result.number(column.number) if result else None for result, column in shared]
+    absent = [column.title for (_, column), number in zip(shared, numbers, strict=True) if number is None]
+    gaps = {
+        column.title: "; ".join(filter(None, [*result.gaps, number.note]))
+        for (result, column), number in zip(shared, numbers, strict=True)
+        if result and number and (result.gaps or number.note)
+    }
+    rows = []
+    for name, key in (("ours", "single"), (f"ours, voting@{votes}", "value"))[: 1 if votes == 1 else 2]:
+        values = {c.title: getattr(number, key) for c, number in zip(COLUMNS, numbers, strict=True) if number}
+        shown = {title: _percent(value) + (PARTIAL if title in gaps else "") for title, value in values.items()}
+        average = ABSENT if absent or gaps else _percent(sum(values.values()) / len(values))
+        rows.append((name, *(shown.get(column.title, ABSENT) for column in COLUMNS), average))
+    rows += [(name, *(f"{value:.1f}" for value in values)) for name, values in ROWS.items()]
     notes = [f"The paper's figures: {SOURCE}."]
     notes += [f"Not evaluated: {', '.join(absent)}."] if absent else []
-    notes += [f"Only in part, with an asterisk: {', '.join(partial)}."] if partial else []
-    if absent or partial:
+    partial = ", ".join(f"{title} ({gap})" for title, gap in gaps.items())
+    notes += [f"Only in part, with an asterisk: {partial}."] if gaps else []
+    if absent or gaps:
         notes.append("We show no average of ours, because it would be the plain mean of ten whole columns.")
     return Table(("", *(column.title for column in COLUMNS), "average"), tuple(rows), tuple(notes))
 
@@ -196,20 +185,15 @@ def _notes(result: Result) -> list[str]:
     notes += [f"Not the whole benchmark: {'; '.join(gaps)}."] if gaps else []
     notes += [f"{rates['rows_skipped']:,.0f} rows skipped: {result.skips}."] if rates["rows_skipped"] else []
     notes += [f"Not computed: {result.lacks}."] if result.lacks else []
-    return [safe_text(note) for note in [*notes, *_paper_notes(result)]]
-
-
-def _paper_notes(result: Result) -> list[str]:
-    """The paper's numbers of the benchmark, if it has any."""
     if result.name == "writing":
-        numbers = [f"{name} {value:.1f}" for name, value in WRITING.items()]
-        return [f"Paper: {', '.join(numbers)}."]
-    numbers = [
+        notes.append(f"Paper: {', '.join(f'{name} {value:.1f}' for name, value in WRITING.items())}.")
+    paper = [
         f"{column.number} {single:.1f}, {voted:.1f} with voting@5"
-        for column, single, voted in zip(COLUMNS, ROWS["Rubric-ARM"], ROWS["Rubric-ARM voting@5"], strict=True)
+        for column, single, voted in zip(COLUMNS, ROWS["Rubric-ARM"], ROWS["Rubric-ARM voting@5"], strict=False)
         if column.benchmark == result.name
     ]
-    return [f"Paper: {'; '.join(numbers)}."] if numbers else []
+    notes += [f"Paper: {'; '.join(paper)}."] if paper else []
+    return [safe_text(note) for note in notes]
 
 
 def _percent(value: float) -> str:

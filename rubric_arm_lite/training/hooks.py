@@ -10,7 +10,7 @@ from typing import Any
 
 from rubric_arm_lite.errors import TrainingError
 from rubric_arm_lite.evaluation import make_evaluator
-from rubric_arm_lite.evaluation.caveats import no_gradient_caveats, phases_without_gradient
+from rubric_arm_lite.evaluation.caveats import no_gradient_caveats
 from rubric_arm_lite.training.alternating import Hooks, Position, RoleStep, alternate
 from rubric_arm_lite.training.pointwise_phases import make_phases
 from rubric_arm_lite.training.schedule import ScheduledPhase, scheduled_phases
@@ -144,7 +144,7 @@ class AlternatingStage:
         steps = [
             (row["phase"], row["role"], row) for row in rows if row["kind"] == "step" and row["slot"] == phase.index
         ]
-        for caveat in no_gradient_caveats(phases_without_gradient(steps)):
+        for caveat in no_gradient_caveats(steps):
             self._state.progress.note(caveat)
 
     def _ends_early(self, phase: ScheduledPhase, step: int) -> bool:

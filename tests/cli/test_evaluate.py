@@ -68,8 +68,6 @@ def test_errors_before_a_model_is_loaded(tmp_path: Path) -> None:
     for arguments, message in (
         (("--benchmarks", "rewardbench", "--benchmark-dir", f"rewardbench={bad}"), "column `rejected` is missing"),
         (("--benchmarks", "rm-bench", "--benchmark-dir", "rm-bench"), "write NAME=PATH"),
-        (("--benchmarks", "rb", "--best-of", "two"), "--best-of two: use strict or round-robin"),
-        (("--benchmarks", "rb", "--if-exists", "maybe"), "--if-exists maybe: use raise, resume or overwrite"),
         (("--benchmarks", " , "), "--benchmarks names none"),
         (("--benchmarks", "rewardbanch"), "Did you mean rewardbench?"),
         (("--resume", "--out", "x"), "--out, --resume belongs to benchmarks"),
@@ -78,3 +76,9 @@ def test_errors_before_a_model_is_loaded(tmp_path: Path) -> None:
     ):
         assert message in error_of(run, *arguments)
     assert "not a run directory" in error_of(tmp_path, "--benchmarks", pairs)
+    for option, choices in (
+        ("--best-of", ("strict", "round-robin")),
+        ("--if-exists", ("raise", "resume", "overwrite")),
+    ):
+        result = CliRunner().invoke(app, ["evaluate", str(run), "--benchmarks", "rb", option, "maybe"])
+        assert result.exit_code == 2 and all(choice in result.output for choice in choices)

@@ -78,7 +78,7 @@ def test_evaluate_explains_every_value_and_warns(finished_run: Path, tmp_path: P
     values = json.loads(raw)
     assert values["pairs"] == 3.0 and "Only 3 held-out pairs" in warnings
     rows_shown = {row.split()[0]: row.split(None, 2)[2] for row in text.split("\n\n")[-1].splitlines()}
-    assert rows_shown.keys() == values.keys() - {"left_out_too_long"} and all(rows_shown.values())
+    assert rows_shown.keys() == values.keys() - {"skipped_too_long"} and all(rows_shown.values())
 
 
 @pytest.mark.slow

@@ -15,18 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rubric_arm_lite.evaluation.benchmarks.averages import SECTIONS
 from rubric_arm_lite.evaluation.benchmarks.catalogue import BENCHMARKS
 from rubric_arm_lite.evaluation.benchmarks.load import load_benchmarks
 from rubric_arm_lite.evaluation.benchmarks.results import numbers_of
 from rubric_arm_lite.evaluation.benchmarks.run import evaluate_benchmarks
 from rubric_arm_lite.evaluation.benchmarks.scoring import (
+    SECTIONS,
     Answer,
     Item,
     Outcome,
-    Scores,
     best_of_scores,
-    ties_score,
 )
 from rubric_arm_lite.recipe.fields import EvaluationSettings
 from tests import benchmark_rows as made
@@ -78,28 +76,6 @@ def test_best_of_four_scores_by_the_package(peer: Any, four: list[float]) -> Non
 
     rows = datasets.Dataset.from_dict({"text": list("abcd"), "scores": four, "id": ["x"] * 4})
     assert peer.reroll_and_score_dataset(rows, [4])["results"] == [best_of_scores(four)]
-
-
-@settings(max_examples=50)
-@given(
-    st.dictionaries(
-        st.integers(0, 5),
-        st.tuples(
-            st.tuples(scores, st.lists(scores, min_size=1, max_size=3)), st.lists(scores, min_size=3, max_size=6)
-        ),
-        min_size=1,
-    )
-)
-def test_ties_by_the_package(peer: Any, prompts: dict[int, tuple[tuple[float, list[float]], list[float]]]) -> None:
-    rows: list[dict[str, Any]] = []
-    reference: dict[str, Scores] = {}
-    tied: dict[str, Scores] = {}
-    for prompt, ((right, wrong), several) in prompts.items():
-        rows.append({"id": f"ref:{prompt}", "scores": [right, *wrong], "num_correct": 1})
-        rows.append({"id": f"tied:{prompt}", "scores": several, "num_correct": 2})
-        reference[str(prompt)] = ([right], wrong)
-        tied[str(prompt)] = (several[:2], several[2:])
-    assert ties_score(reference, tied) == pytest.approx(peer.process_single_model(rows)[1])
 
 
 # --- second implementations -----------------------------------------------------------------------------------------

@@ -225,7 +225,7 @@ def test_unusable_sources_are_errors(tmp_path: Path, folders: dict[str, Path]) -
 
 def test_sizes_of_rewardbench_are_its_own() -> None:
     """2,985 prompts: those of the sections, with 447 of math-prm in place of the 984 that it counts as."""
-    from rubric_arm_lite.evaluation.benchmarks.averages import SECTIONS
+    from rubric_arm_lite.evaluation.benchmarks.scoring import SECTIONS
 
     sizes = {name: sum(weights.values()) for name, weights in SECTIONS.items()}
     assert (sizes["Chat"], sizes["Chat Hard"], sizes["Safety"]) == (358, 456, 740)

@@ -9,16 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError
-from rubric_arm_lite.evaluation.benchmarks.judging import batches
 from rubric_arm_lite.evaluation.benchmarks.load import LoadedBenchmark, load_benchmarks
 from rubric_arm_lite.evaluation.benchmarks.results import Result
-from rubric_arm_lite.evaluation.benchmarks.run import check_folder, evaluate_benchmarks, read_results
+from rubric_arm_lite.evaluation.benchmarks.run import batches, check_folder, evaluate_benchmarks, read_results
 from rubric_arm_lite.evaluation.benchmarks.scoring import Item
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.recipe.seeds import derive_seed
@@ -67,7 +67,7 @@ def pairs(path: Path, count: int, per_prompt: int = 4) -> Path:
 
 
 def without_timing(results: list[Result]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in result.as_json().items() if key != "timing"} for result in results]
+    return [{key: value for key, value in asdict(result).items() if key != "timing"} for result in results]
 
 
 def of_file(path: Path, limit: int | None = None) -> list[LoadedBenchmark]:
@@ -123,7 +123,7 @@ def test_too_long_items_are_skipped_and_items_without_a_rubric_count_as_unparsed
     (result,) = evaluate_benchmarks(judge, of_file(made.as_jsonl(tmp_path / "f.jsonl", rows)), tmp_path / "o", 1)
     accuracy = result.numbers[0]
     assert (accuracy.value, accuracy.count) == (0.625, 2), "(1 + 0.25) / 2"
-    assert result.gaps == ("2 items longer than the context skipped",) and not result.whole
+    assert result.gaps == ("2 items longer than the context skipped",)
     assert (result.rates["without_rubric"], result.rates["unparsed"], result.unparsed) == (0.5, 0.5, "0.25")
 
 
@@ -153,7 +153,7 @@ def test_pairs_by_hand(tmp_path: Path) -> None:
     assert number.position_bias == max(0.625, 0.5, number.mixed) - min(0.625, 0.5, number.mixed)
     # both orders name one response in pairs 0 (right) and 3 (wrong); 1 of 8 judgements names none
     assert (result.rates["consistency"], result.rates["unparsed"], result.rates["undecided"]) == (0.5, 0.125, 0.125)
-    assert result.whole and result.unparsed == "0.5"
+    assert not result.gaps and result.unparsed == "0.5"
 
 
 def test_a_subset_cannot_pass_for_the_headline(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_sections_of_rewardbench_by_hand(tmp_path: Path) -> None:
 
 
 def test_all_sections_are_averaged_plainly(tmp_path: Path) -> None:
-    from rubric_arm_lite.evaluation.benchmarks.averages import SECTIONS
+    from rubric_arm_lite.evaluation.benchmarks.scoring import SECTIONS
 
     names = [subset for weights in SECTIONS.values() for subset in weights]
     path = made.as_jsonl(tmp_path / "rb.jsonl", made.rewardbench(names))
@@ -384,7 +384,7 @@ def test_a_folder_collects_benchmarks_of_one_model(tmp_path: Path) -> None:
     evaluate_benchmarks(reward_model(), one, out, 1)
     both = evaluate_benchmarks(reward_model(), two, out, 1)
     assert [result.name for result in both] == ["one", "two"]
-    assert read_results(out)[1] == both
+    assert list(read_results(out).benchmarks.values()) == both
     with pytest.raises(CheckpointError, match=r"results of other adapters or settings .*votes: 1 there, 3 now"):
         evaluate_benchmarks(reward_model(), two, out, 3, "resume")
     other = reward_model()
@@ -418,7 +418,7 @@ def test_results_with_a_text_for_a_number_are_damaged(tmp_path: Path) -> None:
     evaluate_benchmarks(reward_model(), of_file(pairs(tmp_path / "f.jsonl", 2)), out, 1)
     file = out / "results.json"
     whole = file.read_text("utf-8")
-    assert read_results(out)[1]
+    assert read_results(out).benchmarks
     for old, new in (('"value": ', '"value": "x", "unknown": '), ('"consistency": ', '"consistency": null, "c": ')):
         file.write_text(whole.replace(old, new))
         with pytest.raises(CheckpointError, match="damaged"):

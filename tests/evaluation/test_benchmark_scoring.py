@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rubric_arm_lite.evaluation.benchmarks.averages import Average
 from rubric_arm_lite.evaluation.benchmarks.scoring import (
     Answer,
+    Average,
     Outcome,
     beats_all,
     best_of_scores,
@@ -21,7 +20,6 @@ from rubric_arm_lite.evaluation.benchmarks.scoring import (
     share_won,
     style_values,
     sum_of_orders,
-    ties_score,
 )
 from rubric_arm_lite.evaluation.metrics import stratified_interval
 
@@ -129,29 +127,6 @@ def test_each_cell_of_rm_bench_counts_in_its_own_difficulty(row: int, column: in
 )  # fmt: skip
 def test_judgebench_adds_both_orders(original: Outcome, swapped: Outcome, value: float) -> None:
     assert sum_of_orders(original, swapped) == value
-
-
-def test_ties_by_hand() -> None:
-    """Three prompts: the first in both kinds, the second without a right margin, the third without its reference."""
-    reference = {
-        "1": ((9.0,), (2.0, 4.0)),  # accurate, margin 5
-        "2": ((3.0,), (5.0,)),  # not accurate, margin -2
-    }
-    tied = {
-        "1": ((8.0, 9.0), (4.0, 1.0)),  # accurate, margin 4, spread 1
-        "2": ((6.0, 2.0), (5.0,)),  # not accurate, margin -3, spread 4
-        "3": ((7.0, 7.0), (1.0,)),  # accurate, but no reference
-    }
-    # accuracy: tied 2/3, reference 1/2. Prompts 1 and 2: margin above spread 1 of 2; min(margins) above it 1 of 2:
-    # min(5, 4) = 4 > 1, min(-2, -3) = -3 < 4. tanh(4/1 - 1) and tanh(-3/4 - 1).
-    by_hand = 0.3 * 2 / 3 + 0.3 / 2 + 0.2 / 2 + 0.2 / 2 + 0.01 * (math.tanh(3) + math.tanh(-1.75)) / 2
-    assert ties_score(reference, tied) == pytest.approx(by_hand)
-    assert ties_score({}, {}) == 0.0
-
-
-def test_a_perfect_judge_of_ties_scores_above_one_by_the_last_term() -> None:
-    same = {"1": ((9.0, 8.0), (1.0,))}
-    assert ties_score({"1": ((9.0,), (1.0,))}, same) == pytest.approx(1 + 0.01 * math.tanh(7 / 1 - 1))
 
 
 @pytest.mark.parametrize(

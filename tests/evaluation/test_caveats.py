@@ -7,11 +7,9 @@ from pathlib import Path
 import pytest
 
 from rubric_arm_lite.evaluation.caveats import (
-    PhaseWithoutGradient,
     evaluation_caveats,
     few_pairs_caveats,
     no_gradient_caveats,
-    phases_without_gradient,
     unparsed_caveats,
 )
 from rubric_arm_lite.recipe.load import load_recipe
@@ -74,25 +72,21 @@ def test_a_phase_has_no_gradient_only_if_none_of_its_steps_has() -> None:
         ("rubric 2", "rubric", step(0.0, updates=1.0)),
         ("judge 3", "judge", {}),
     ]
-    assert phases_without_gradient(steps) == [
-        PhaseWithoutGradient("rubric 1", "rubric", True, False),
-        PhaseWithoutGradient("judge 2", "judge", False, False),
-        PhaseWithoutGradient("rubric 2", "rubric", True, True),
-    ]
+    rubric, without_groups, updated = no_gradient_caveats(steps)
+    assert rubric.startswith("No group of rubric 1 carried a gradient: the adapter did not move. All samples of each")
+    assert without_groups.startswith("No group of judge 2 carried a gradient: the adapter did not move. There was no")
+    assert updated.startswith("No group of rubric 2 carried a gradient: only its KL term could move the adapter. All")
 
 
 def test_phases_that_are_alike_share_a_text() -> None:
-    phases = [PhaseWithoutGradient(f"judge {i}", "judge", True, False) for i in (1, 2, 3)]
-    phases += [
-        PhaseWithoutGradient("rubric 1", "rubric", True, True),
-        PhaseWithoutGradient("judge 4", "judge", False, False),
-    ]
-    judge, rubric, without_groups = no_gradient_caveats(phases)
+    steps = [(f"judge {i}", "judge", step(0.0)) for i in (1, 2, 3)]
+    steps += [("rubric 1", "rubric", step(0.0, updates=1.0)), ("judge 4", "judge", step(0.0, groups=0.0))]
+    judge, rubric, without_groups = no_gradient_caveats(steps)
     assert judge.startswith("No group of judge 1, judge 2 and judge 3 carried a gradient: the adapter did not move. ")
     assert "judge.num_generations" in judge and "judge.temperature" in judge
     assert "No group of rubric 1 carried a gradient: only its KL term could move the adapter." in rubric
     assert "no rubric could be read" in without_groups and "num_generations" not in without_groups
-    both = no_gradient_caveats([PhaseWithoutGradient("judge+rubric 1", "rubric", True, False)])
+    both = no_gradient_caveats([("judge+rubric 1", "rubric", step(0.0))])
     assert both[0].startswith("No group of the rubric in judge+rubric 1 carried")
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from rubric_arm_lite.cli import main as cli
 from rubric_arm_lite.cli.bench import markdown
 from rubric_arm_lite.errors import ConfigError, DataError
-from rubric_arm_lite.evaluation.efficiency import JUDGES, InferenceSettings, JudgeName, check_judges, measure
+from rubric_arm_lite.evaluation.efficiency import JUDGES, JudgeName, check_judges, measure
 from rubric_arm_lite.models.journaled import MeteredSampler, answered
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.prompts.parsing import parse_rubric
@@ -57,8 +57,7 @@ def measured(
     names: Sequence[JudgeName] = JUDGES, pairs: Sequence[PreferencePair] = PAIRS, limit: int = 100, **changes: Any
 ) -> tuple[dict[str, dict[str, Any]], ChatScript, dict[str, Any]]:
     sampler = ChatScript(player)
-    settings = InferenceSettings(limit, **{"votes": 3, **changes})
-    result = measure(RubricRewardModel(sampler, ROOMY), pairs, names, settings)
+    result = measure(RubricRewardModel(sampler, ROOMY), pairs, names, limit, **{"votes": 3, **changes})
     return {judge["name"]: judge for judge in result["judges"]}, sampler, result
 
 
@@ -139,10 +138,10 @@ def test_pairs_one_by_one() -> None:
     assert rubrics == [4, 1, 1, 1]
 
 
-def test_pairs_that_are_too_long_are_left_out_and_counted() -> None:
+def test_pairs_that_are_too_long_are_skipped_and_counted() -> None:
     long = PreferencePair("long", "request x", "good " * 5000, "poor")
     _, sampler, result = measured(["direct"], [long, *PAIRS], limit=2)
-    assert result["settings"]["pairs"] == 2 and result["settings"]["left_out_too_long"] == 1
+    assert result["settings"]["pairs"] == 2 and result["settings"]["skipped_too_long"] == 1
     assert {e.example_id for call in sampler.calls for e in call.examples} == {"warm-up", "id-a", "id-b"}
     with pytest.raises(DataError, match="None of the pairs fits"):
         measured(["direct"], [long])

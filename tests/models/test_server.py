@@ -828,7 +828,7 @@ def test_evaluate_on_the_command_line(start: Start, run_folder: Path, tmp_path: 
     done = call("evaluate", run_folder, source, "--server", f"{server.url}/v1", "--json")
     assert done.returncode == 0, done.stderr
     values = json.loads(done.stdout)
-    assert values["accuracy"] == 1.0 and values["pairs"] == 3 and values["left_out_too_long"] == 0
+    assert values["accuracy"] == 1.0 and values["pairs"] == 3 and values["skipped_too_long"] == 0
 
 
 def test_errors_on_the_command_line(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
-from rubric_arm_lite.evaluation.benchmarks.paper import AVERAGES, COLUMNS, ROWS
+from rubric_arm_lite.evaluation.benchmarks.paper import COLUMNS, ROWS
 from rubric_arm_lite.evaluation.benchmarks.results import Number, Result
 from rubric_arm_lite.report.read import RunRecord
 from rubric_arm_lite.report.render import benchmarks_text, render_report
@@ -59,11 +61,10 @@ def record(results: list[Result]) -> RunRecord:
 
 
 def test_the_papers_averages_are_those_of_its_columns() -> None:
-    assert ROWS.keys() == AVERAGES.keys()
-    for name, values in ROWS.items():
+    for name, (*values, average) in ROWS.items():
         assert len(values) == len(COLUMNS) == 10
         # each column is rounded to 0.1, and so is the average
-        assert abs(sum(values) / 10 - AVERAGES[name]) <= 0.1, name
+        assert abs(sum(values) / 10 - average) <= 0.1, name
 
 
 def test_the_average_of_ten_whole_columns() -> None:
@@ -148,6 +149,6 @@ def test_names_from_data_stay_text() -> None:
     assert "\n# a" not in text and "<script>/" in text
 
 
-def test_results_survive_json(tmp_path: Path) -> None:
+def test_results_survive_json() -> None:
     for each in all_ten():
-        assert Result.from_json(each.as_json()) == each
+        assert TypeAdapter(Result).validate_json(json.dumps(asdict(each)), strict=True) == each

@@ -13,9 +13,8 @@ from functools import partial
 from typing import Literal
 
 from rubric_arm_lite.data import Row
-from rubric_arm_lite.evaluation.benchmarks import averages, readers, scoring
-from rubric_arm_lite.evaluation.benchmarks.averages import Average
-from rubric_arm_lite.evaluation.benchmarks.scoring import Item, Outcome, Values
+from rubric_arm_lite.evaluation.benchmarks import readers, scoring
+from rubric_arm_lite.evaluation.benchmarks.scoring import Average, Item, Outcome, Values
 from rubric_arm_lite.recipe import EvaluationSettings
 
 BestOf = Literal["strict", "round-robin"]
@@ -68,7 +67,8 @@ class Benchmark:
         score: values of one item from the outcomes of one order.
         averages: what is averaged, the headline first.
         score_both: value of one item from its outcomes in both orders; None for the mean of the two.
-        unparsed: what a verdict that names neither response counts for, in words.
+        unparsed: what a verdict that names neither response counts for, in words;
+            ``{pair:g}`` and ``{best_of:g}`` stand for the recipe's values.
         skips: which rows give no item.
         lacks: what cannot be computed from a pairwise judge.
     """
@@ -80,15 +80,11 @@ class Benchmark:
     rows: int | None = None
     rule: str = PAIR_RULE
     score: Score = score_pair
-    averages: Callable[[Sequence[Item]], list[Average]] = averages.overall
+    averages: Callable[[Sequence[Item]], list[Average]] = scoring.overall
     score_both: Callable[[Outcome, Outcome], float] | None = None
-    unparsed: str = "{pair}"
+    unparsed: str = "{pair:g}"
     skips: str = ""
     lacks: str = ""
-
-    def unparsed_text(self, settings: EvaluationSettings) -> str:
-        """What a verdict that names neither response counts for under these settings."""
-        return self.unparsed.format(pair=f"{settings.unparsed_value:g}", best_of=f"{settings.unparsed_best_of:g}")
 
     def score_orders(self, item: Item, original: Outcomes, swapped: Outcomes, settings: EvaluationSettings) -> Values:
         """Values of an item from both orders: the benchmark's own rule, or the mean of the two."""
@@ -110,7 +106,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         parts=(Part(readers.rewardbench, split="filtered"),),
         rows=2985,
         rule=f"{PAIR_RULE}; sections weighted by their prompts (math-prm as 984)",
-        averages=averages.sections,
+        averages=scoring.sections,
     ),
     Benchmark(
         name="rewardbench2",
@@ -120,8 +116,8 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         rows=1865,
         rule=f"{STRICT}, mean of both orders",
         score=score_strict,
-        averages=averages.by_group,
-        unparsed="{best_of}",
+        averages=scoring.by_group,
+        unparsed="{best_of:g}",
         skips="rows of the subset Ties",
         lacks="the subset Ties and so the average of six subsets: its rule needs a score per response",
     ),
@@ -134,7 +130,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         rule="3×3 styles: hard above the diagonal, normal on it, easy below; mean of both orders",
         score=lambda item, outcomes, settings: scoring.style_values(outcomes, settings.unparsed_value),
         averages=partial(
-            averages.by_group, rules=("", "hard", "normal", "easy"), key=lambda s: s.partition("-")[0], parts=4
+            scoring.by_group, rules=("", "hard", "normal", "easy"), key=lambda s: s.partition("-")[0], parts=4
         ),
     ),
     Benchmark(
@@ -146,8 +142,8 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         rule="+1 for right and −1 for wrong in each order, correct if the sum is positive",
         score=lambda item, outcomes, settings: {"": scoring.share_won(outcomes, 0.0)},
         averages=lambda items: [
-            *averages.by_group(items, key=lambda subset: subset.partition(",")[0]),
-            *averages.by_group(items),
+            *scoring.by_group(items, key=lambda subset: subset.partition(",")[0]),
+            *scoring.by_group(items),
         ],
         score_both=scoring.sum_of_orders,
         unparsed="no vote",
@@ -158,8 +154,8 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         parts=(Part(readers.rmb_pairs, config="Pairwise_set"), Part(readers.rmb_best_of, config="BoN_set")),
         rule=f"pairs: {PAIR_RULE}; best of n: the best beats every loser, mean of both orders; means over items",
         score=score_rmb,
-        averages=partial(averages.by_group, parts=4),
-        unparsed="{pair} in a pair, {best_of} in best of n",
+        averages=partial(scoring.by_group, parts=4),
+        unparsed="{pair:g} in a pair, {best_of:g} in best of n",
     ),
     Benchmark(
         name="ppe-ifeval",
@@ -202,6 +198,6 @@ def with_rule(benchmark: Benchmark, best_of: BestOf) -> Benchmark:
         parts=(replace(benchmark.parts[0], read=read_all_pairs),),
         rule="round robin: 1 / (responses with as many wins) if the chosen one has most, mean of both orders",
         score=score_round_robin,
-        averages=partial(averages.by_group, rules=("", STRICT)),
-        unparsed="{pair} in a pair, {best_of} in best of n",
+        averages=partial(scoring.by_group, rules=("", STRICT)),
+        unparsed="{pair:g} in a pair, {best_of:g} in best of n",
     )

@@ -1,4 +1,4 @@
-"""The numbers of a benchmark from the rows of its journal, as values for JSON, tables and the report.
+"""The rows of a benchmark's journal, and its numbers from them, as values for JSON, tables and the report.
 
 Every number is given for both orders together, with its interval, and for the original, swapped and mixed order. With
 several votes a duel's outcome is their majority; ``single`` is the mean of what each vote alone would score.
@@ -6,23 +6,27 @@ several votes a duel's outcome is their majority; ``single`` is the mean of what
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from rubric_arm_lite.evaluation.benchmarks.catalogue import Benchmark, mean_values
-from rubric_arm_lite.evaluation.benchmarks.judging import JUDGED, NO_RUBRIC, TOO_LONG, answer_of
 from rubric_arm_lite.evaluation.benchmarks.load import LoadedBenchmark
-from rubric_arm_lite.evaluation.benchmarks.scoring import Answer, Item, Values, mix_orders
+from rubric_arm_lite.evaluation.benchmarks.scoring import Answer, Item, Outcome, Values, mix_orders
 from rubric_arm_lite.evaluation.metrics import mean, stratified_interval
+from rubric_arm_lite.prompts import prompt_hash
 from rubric_arm_lite.recipe import EvaluationSettings
+from rubric_arm_lite.reward_model import Verdict, is_skipped
+from rubric_arm_lite.types import Side
 
 ItemAnswers = Sequence[tuple[Item, Answer]]
+Rows = Mapping[str, Mapping[str, Any]]
+"""A journal's rows by item id."""
+JUDGED, NO_RUBRIC, TOO_LONG = "judged", "no rubric", "too long"
+"""Status of an item's row: only the first has verdicts, the second counts as unparsed, the third is skipped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ class Result:
         unparsed: what an unparsed verdict counts for, in words.
         temperature: of the judge.
         numbers: the headline first.
-        gaps: what is missing to be the whole benchmark.
+        gaps: what is missing to be the whole benchmark; empty if all of it was judged.
         timing: the one part that differs between a killed and an unbroken evaluation.
         skips: which rows give no item.
         lacks: what cannot be computed from a pairwise judge.
@@ -110,23 +114,9 @@ class Result:
     skips: str = ""
     lacks: str = ""
 
-    @property
-    def whole(self) -> bool:
-        """Whether all of the benchmark was judged."""
-        return not self.gaps
-
     def number(self, name: str) -> Number | None:
         """The first number of this name."""
         return next((number for number in self.numbers if number.name == name), None)
-
-    def as_json(self) -> dict[str, Any]:
-        """The result as JSON values; :meth:`from_json` reads them."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Result:
-        """The result that :meth:`as_json` gave; raises ValueError for anything else."""
-        return TypeAdapter(cls).validate_json(json.dumps(value), strict=True)
 
 
 def judge_temperature(settings: EvaluationSettings, votes: int) -> float:
@@ -134,36 +124,37 @@ def judge_temperature(settings: EvaluationSettings, votes: int) -> float:
     return settings.judge_temperature if votes == 1 else settings.vote_temperature
 
 
-def result_of(
-    loaded: LoadedBenchmark,
-    rows: Mapping[str, Mapping[str, Any]],
-    settings: EvaluationSettings,
-    votes: int,
-    seed: int,
-) -> Result:
+def result_of(loaded: LoadedBenchmark, rows: Rows, settings: EvaluationSettings, votes: int, seed: int) -> Result:
     """The result of a benchmark whose items are all in ``rows``.
 
     Args:
-        rows: the journal's rows by item id.
         settings: what an unparsed verdict counts for, and the number of bootstrap resamples.
         seed: of the mixed order and the intervals.
     """
-    benchmark = loaded.benchmark
-    answers = [
-        (item, answer_of(item, rows[item.item_id])) for item in loaded.items if rows[item.item_id]["status"] != TOO_LONG
-    ]
+    benchmark, items = loaded.benchmark, loaded.items
+    judged = [item for item in items if rows[item.item_id]["status"] != TOO_LONG]
+    answers = [(item, answer_of(item, rows[item.item_id])) for item in judged]
+    gaps = []
+    if benchmark.rows not in (None, loaded.rows):
+        gaps.append(f"{loaded.rows:,} of the benchmark's {benchmark.rows:,} rows read")
+    if len(items) < loaded.available:
+        gaps.append(f"a sample of {len(items):,} of {loaded.available:,} items")
+    if too_long := len(items) - len(answers):
+        gaps.append(f"{too_long:,} items longer than the context skipped")
+    duels = sum(len(item.duels) for item in items)
+    seconds, tokens = (math.fsum(rows[item.item_id][name] for item in items) for name in ("seconds", "tokens"))
     return Result(
         name=benchmark.name,
         title=benchmark.title,
         source=loaded.source,
         rule=benchmark.rule,
-        unparsed=benchmark.unparsed_text(settings),
+        unparsed=benchmark.unparsed.format(pair=settings.unparsed_value, best_of=settings.unparsed_best_of),
         votes=votes,
         temperature=judge_temperature(settings, votes),
         numbers=numbers_of(benchmark, answers, settings, votes, seed) if answers else (),
-        gaps=tuple(_gaps(loaded, len(loaded.items) - len(answers))),
+        gaps=tuple(gaps),
         rates=_rates(loaded, rows, answers, votes),
-        timing=_timing(loaded, rows),
+        timing=Timing(seconds=seconds, seconds_per_pair=seconds / duels, tokens_per_pair=tokens / duels),
         skips=benchmark.skips,
         lacks=benchmark.lacks,
     )
@@ -196,29 +187,13 @@ def numbers_of(
     return tuple(numbers)
 
 
-def _gaps(loaded: LoadedBenchmark, too_long: int) -> list[str]:
-    gaps = []
-    if loaded.benchmark.rows not in (None, loaded.rows):
-        gaps.append(f"{loaded.rows:,} of the benchmark's {loaded.benchmark.rows:,} rows read")
-    if len(loaded.items) < loaded.available:
-        gaps.append(f"a sample of {len(loaded.items):,} of {loaded.available:,} items")
-    if too_long:
-        gaps.append(f"{too_long:,} items longer than the context skipped")
-    return gaps
-
-
-def _rates(loaded: LoadedBenchmark, rows: Mapping[str, Mapping[str, Any]], answers: ItemAnswers, votes: int) -> Rates:
-    own_rows = [rows[item.item_id] for item in loaded.items]
-    statuses = [row["status"] for row in own_rows]
-    judged = [row for row in own_rows if row["status"] == JUDGED]
+def _rates(loaded: LoadedBenchmark, rows: Rows, answers: ItemAnswers, votes: int) -> Rates:
+    statuses = [rows[item.item_id]["status"] for item in loaded.items]
+    judged = [rows[item.item_id] for item in loaded.items if rows[item.item_id]["status"] == JUDGED]
     prompts = len({row["prompt"] for row in judged})
     outcomes = [pair for _, answer in answers for pair in zip(*answer.outcomes(), strict=True)]
-    verdicts = [
-        vote
-        for _, answer in answers
-        for duel in (*answer.original, *answer.swapped)
-        for vote in (duel or (None,) * votes)
-    ]
+    duels = [duel for _, answer in answers for duel in (*answer.original, *answer.swapped)]
+    verdicts = [vote for duel in duels for vote in (duel or (None,) * votes)]
     return Rates(
         items=float(len(answers)),
         duels=float(len(outcomes)),
@@ -233,7 +208,53 @@ def _rates(loaded: LoadedBenchmark, rows: Mapping[str, Mapping[str, Any]], answe
     )
 
 
-def _timing(loaded: LoadedBenchmark, rows: Mapping[str, Mapping[str, Any]]) -> Timing:
-    duels = sum(len(item.duels) for item in loaded.items)
-    seconds, tokens = (math.fsum(rows[item.item_id][name] for item in loaded.items) for name in ("seconds", "tokens"))
-    return Timing(seconds=seconds, seconds_per_pair=seconds / duels, tokens_per_pair=tokens / duels)
+# --- rows of the journal --------------------------------------------------------------------------------------------
+
+
+def row_of(item: Item, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """An item's row of the journal, from one verdict per duel."""
+    rubric = verdicts[0].rubric
+    judged = all(verdict.original for verdict in verdicts)
+    return {
+        "status": JUDGED if judged else TOO_LONG if any(map(is_skipped, verdicts)) else NO_RUBRIC,
+        "prompt": prompt_hash(item.prompt),
+        "subset": item.subset,
+        "rubric": _storable(rubric.text),
+        "rubric_status": rubric.status.value,
+        "duels": [_duel(*pair) for pair in zip(item.duels, verdicts, strict=True)] if judged else [],
+    }
+
+
+def answer_of(item: Item, row: Mapping[str, Any]) -> Answer:
+    """The answer in an item's row of the journal."""
+    if not row["duels"]:
+        return Answer(((),) * len(item.duels), ((),) * len(item.duels))
+
+    def outcomes(order: str) -> tuple[tuple[Outcome, ...], ...]:
+        return tuple(
+            tuple(None if index is None else index == first for index in duel[order])
+            for duel, (first, _) in zip(row["duels"], item.duels, strict=True)
+        )
+
+    return Answer(outcomes("original"), outcomes("swapped"))
+
+
+def _duel(responses: tuple[int, int], verdict: Verdict) -> dict[str, Any]:
+    """Texts and verdicts of one duel; a verdict is the index of the response that it names, or null."""
+    votes = len(verdict.original)
+
+    def named(sides: Sequence[Side | None]) -> list[int | None]:
+        return [None if side is None else responses["AB".index(side)] for side in sides]
+
+    return {
+        "responses": list(responses),
+        "original": named(verdict.winners[:votes]),
+        "swapped": named(verdict.winners[votes:]),
+        "judgements": [_storable(judgement.text) for judgement in verdict.original],
+        "judgements_swapped": [_storable(judgement.text) for judgement in verdict.swapped],
+    }
+
+
+def _storable(text: str) -> str:
+    """The text without halves of surrogate pairs, which no file can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
