@@ -8,16 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
+from rubric_arm_lite import data, models, reward_model
 from rubric_arm_lite.cli.common import (
     JsonOption,
-    ServerOption,
     err,
     from_checkout,
     import_first,
@@ -27,12 +27,8 @@ from rubric_arm_lite.cli.common import (
     quiet_libraries,
 )
 from rubric_arm_lite.errors import ConfigError
-from rubric_arm_lite.recipe import load_recipe
+from rubric_arm_lite.recipe import Recipe, load_recipe
 from rubric_arm_lite.runs import atomic_write, recipe_of_run
-
-if TYPE_CHECKING:
-    from rubric_arm_lite.recipe import Recipe
-    from rubric_arm_lite.reward_model import RubricRewardModel
 
 _ENGINE = "engine"
 _INFERENCE = "inference"
@@ -87,7 +83,9 @@ def inference(
         int, typer.Option(min=0, help="Also judge this many pairs one at a time, for p50 and p95 of the latency.")
     ] = 0,
     state: Annotated[str, typer.Option(help="Which adapters of --run: final, warm-up or latest.")] = "final",
-    server: ServerOption = None,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Use this OpenAI-compatible server; load no model here.")
+    ] = None,
     rubric_model: Annotated[str, typer.Option(help="The server's name of the generator.")] = "rubric",
     judge_model: Annotated[str, typer.Option(help="The server's name of the judge.")] = "judge",
     base_model: Annotated[str | None, typer.Option(help="The server's name of the model without adapters.")] = None,
@@ -104,7 +102,6 @@ def inference(
         raise ConfigError("--set belongs to --recipe; a run has its own. Leave one of them out.")
     settings = load_recipe(recipe, overrides or []) if run is None else recipe_of_run(run)
     import_first(settings)
-    from rubric_arm_lite.data import load_pairs
     from rubric_arm_lite.evaluation.efficiency import check_judges, measure
 
     checkpoints = settings.model.checkpoints is not None
@@ -113,7 +110,7 @@ def inference(
     )
     if server is not None and base_model is None and any(name != "trained" for name in names):
         raise ConfigError("Judges without adapters use the base model. Give --base-model, or only --judge trained.")
-    chosen_pairs = None if pairs is None else load_pairs(pairs)
+    chosen_pairs = None if pairs is None else data.load_pairs(pairs)
     model = _load_model(run, settings, state, server, (rubric_model, judge_model, base_model))
     with err.status("bench") as status:
         result = measure(model, chosen_pairs, names, limit, votes, thinking_tokens, one_by_one, status.update)
@@ -128,21 +125,18 @@ def inference(
 
 def _load_model(
     run: Path | None, recipe: Recipe, state: str, server: str | None, names: tuple[str, str, str | None]
-) -> RubricRewardModel:
+) -> reward_model.RubricRewardModel:
     """The adapters of a run, a recipe's checkpoints or its untrained model, on this machine or behind a server."""
-    from rubric_arm_lite.models import ServerSettings, load_model
-    from rubric_arm_lite.reward_model import RubricRewardModel
-
     if server is not None:
         if state != "final":
             raise ConfigError(f"--state {state} is for adapters on this machine. A server has its own.")
-        return RubricRewardModel.from_server(ServerSettings(server, *names), recipe)
+        return reward_model.RubricRewardModel.from_server(models.ServerSettings(server, *names), recipe)
     quiet_libraries()
     if run is not None:
-        return RubricRewardModel.from_run(run, state)
+        return reward_model.RubricRewardModel.from_run(run, state)
     if recipe.model.checkpoints is not None:
-        return RubricRewardModel.from_recipe(recipe)
-    return RubricRewardModel(load_model(recipe.model, recipe.seed), recipe)
+        return reward_model.RubricRewardModel.from_recipe(recipe)
+    return reward_model.RubricRewardModel(models.load_model(recipe.model, recipe.seed), recipe)
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from rubric_arm_lite import data, evaluation, report
 from rubric_arm_lite.cli.common import (
     JsonOption,
     ModelSource,
@@ -124,10 +125,7 @@ def evaluate(
 
 
 def _evaluate_pairs(source: ModelSource, file: Path | None, votes: int, limit: int | None, as_json: bool) -> None:
-    from rubric_arm_lite.data import load_pairs
-    from rubric_arm_lite.evaluation import evaluate_run
-
-    pairs = None if file is None else load_pairs(file)
+    pairs = None if file is None else data.load_pairs(file)
     model = source.load()
     if pairs is not None:
         texts: list[str] = []
@@ -135,16 +133,16 @@ def _evaluate_pairs(source: ModelSource, file: Path | None, votes: int, limit: i
             turns = [pair.prompt] if isinstance(pair.prompt, str) else [message.content for message in pair.prompt]
             texts += [*turns, pair.chosen, pair.rejected]
         warn_unknown_words(model, *texts)
-    evaluation, too_long = evaluate_run(model, pairs, votes, limit)
+    result, too_long = evaluation.evaluate_run(model, pairs, votes, limit)
     if too_long:
         warn(f"{too_long} pairs are longer than the context and were skipped.")
     unparsed_value = model.recipe.evaluation.unparsed_value
     if as_json:
-        for caveat in evaluation_caveats(evaluation.values, unparsed_value):
+        for caveat in evaluation_caveats(result.values, unparsed_value):
             warn(caveat)
-        print_json({**evaluation.values, "skipped_too_long": too_long})
+        print_json({**result.values, "skipped_too_long": too_long})
     else:
-        print(evaluation_text(evaluation.values, unparsed_value))
+        print(evaluation_text(result.values, unparsed_value))
 
 
 def _evaluate_benchmarks(
@@ -152,7 +150,6 @@ def _evaluate_benchmarks(
 ) -> None:
     """Evaluate benchmarks and write their results, and the run's report if they are in its own folder."""
     from rubric_arm_lite.evaluation.benchmarks.run import BENCHMARKS_FOLDER, evaluate_benchmarks
-    from rubric_arm_lite.report import benchmarks_text, write_report
 
     model = source.load()  # only after all checks
     with explained_disk_errors(folder), err.status("benchmarks") as status:
@@ -161,11 +158,11 @@ def _evaluate_benchmarks(
             status.update(f"{title}: {done:,} of {items:,}")
 
         results = evaluate_benchmarks(model, loaded, folder, votes, exists, progress)
-        text = benchmarks_text(results)
+        text = report.benchmarks_text(results)
         atomic_write(folder / "results.md", text.encode())
     written = [folder / "results.md"]
     if folder.resolve() == (source.run / BENCHMARKS_FOLDER).resolve():
-        written.append(write_report(source.run)[0])
+        written.append(report.write_report(source.run)[0])
     print_result([asdict(result) for result in results], as_json, lambda: print(text, end=""))
     err.print(f"Written: {', '.join(map(str, written))}, and every judgement beside them.", markup=False)
 
