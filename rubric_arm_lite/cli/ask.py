@@ -28,7 +28,7 @@ from rubric_arm_lite.cli.common import (
     warn_unknown_words,
     with_source,
 )
-from rubric_arm_lite.data.pairs import load_comparisons, load_single_responses
+from rubric_arm_lite.data.pairs import load_responses
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.runs import atomic_write
 
@@ -86,7 +86,7 @@ def judge(
         print_result(verdict_row("pair", verdict), as_json, lambda: print_verdict(verdict))
         return
     check_target(file, target, overwrite)
-    pairs = load_comparisons(file)
+    pairs = load_responses(file, "response_a", "response_b")
     cases = [(pair.prompt, pair.responses[0], pair.responses[1], pair.rubric or rubric_text) for pair in pairs]
     verdicts = source.load().compare_many(cases, votes, [f"{file}, pair {pair.set_id}" for pair in pairs])
     rows = [verdict_row(pair.set_id, verdict) for pair, verdict in zip(pairs, verdicts, strict=True)]
@@ -114,7 +114,7 @@ def score(
     texts = _one_case(file, "case", {"--prompt": prompt, "--response": response})
     if file is not None:
         check_target(file, target, overwrite)
-    responses = [] if file is None else load_single_responses(file)
+    responses = [] if file is None else load_responses(file, "response")
     model = source.load()
     if not model.recipe.pointwise:
         warn(

@@ -224,7 +224,7 @@ def convert(
     """Write a source as JSONL of pairs (data.source), or of trajectories (warmup.source) with --warmup."""
     from rubric_arm_lite.data import BadRows
     from rubric_arm_lite.data.pairs import pair_as_row, trajectory_as_row
-    from rubric_arm_lite.data.rows import JSON_SUFFIXES
+    from rubric_arm_lite.data.sources import JSON_SUFFIXES
     from rubric_arm_lite.errors import DataError
     from rubric_arm_lite.report import safe_text
 

@@ -8,14 +8,14 @@ Exported: readers of every kind of file, :func:`load_data` for a recipe, and how
 
 from __future__ import annotations
 
-from rubric_arm_lite.data.blocks import blocks_from_pairs as blocks_from_pairs
-from rubric_arm_lite.data.blocks import shuffle_blocks as shuffle_blocks
-from rubric_arm_lite.data.blocks import split_blocks as split_blocks
 from rubric_arm_lite.data.counts import BadRows as BadRows
 from rubric_arm_lite.data.counts import Counts as Counts
 from rubric_arm_lite.data.load import RunData as RunData
+from rubric_arm_lite.data.load import blocks_from_pairs as blocks_from_pairs
 from rubric_arm_lite.data.load import load_data as load_data
 from rubric_arm_lite.data.load import read_blocks as read_blocks
+from rubric_arm_lite.data.load import shuffle_blocks as shuffle_blocks
+from rubric_arm_lite.data.load import split_blocks as split_blocks
 from rubric_arm_lite.data.pairs import WarmupRow as WarmupRow
 from rubric_arm_lite.data.pairs import load_pairs as load_pairs
 from rubric_arm_lite.data.pairs import prompt_as_json as prompt_as_json

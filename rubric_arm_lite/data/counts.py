@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rubric_arm_lite.data.rows import Row, RowError, show, show_names, without
+from rubric_arm_lite.data.rows import RowError, missing_reason, names_list, short_repr
 from rubric_arm_lite.errors import DataError
 
 MAX_SHOWN = 10
@@ -51,14 +51,18 @@ class Counts:
 
     def line(self, what: str = "pairs") -> str:
         """One line of text."""
-        reasons = "; ".join(f"{count:,} {reason}" for reason, count in self.skipped)
-        skipped = f"; skipped: {reasons}" if reasons else ""
+        skipped = f"; skipped: {reasons_text(self.skipped)}" if self.skipped else ""
         return f"{self.source}: {self.rows:,} rows read, {self.kept:,} {what} kept{skipped}."
 
 
 def sorted_reasons(reasons: Counter[str]) -> tuple[tuple[str, int], ...]:
     """Reasons with their counts, the largest first, ties by name."""
     return tuple(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
+
+
+def reasons_text(reasons: Iterable[tuple[str, int]]) -> str:
+    """Reasons with their counts in one line."""
+    return "; ".join(f"{count:,} {reason}" for reason, count in reasons)
 
 
 class BadRows:
@@ -68,31 +72,24 @@ class BadRows:
 
     Attributes:
         expected: the columns that every row should have.
+        columns: the names of the columns of all rows, as keys in the order in which they first came.
         reasons: counts of bad rows by reason.
-        unread_lines: how many of them are lines that are not rows at all.
         stopped: whether the last one ended the reading, so that later rows were not seen.
         outcome: the error that ended the reading for another reason, such as that no row is left.
     """
 
     def __init__(self) -> None:
         self.expected: tuple[str, ...] = ()
+        self.columns: dict[str, None] = {}
         self.reasons: Counter[str] = Counter()
-        self.unread_lines = 0
         self.stopped = False
         self.outcome = ""
         self._messages: dict[str, list[tuple[int, str]]] = {}
-        self._columns: dict[str, None] = {}
 
     @property
     def total(self) -> int:
         """The number of bad rows."""
         return self.reasons.total()
-
-    def watched(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """The same rows; the names of their columns are recorded."""
-        for row in rows:
-            self._columns.update(dict.fromkeys(row.columns))
-            yield row
 
     def add(self, error: RowError) -> None:
         """Count a bad row."""
@@ -100,11 +97,6 @@ class BadRows:
         messages = self._messages.setdefault(error.reason, [])
         if len(messages) < MAX_SHOWN:
             messages.append((self.total, str(error)))
-
-    def add_line(self, error: RowError) -> None:
-        """Count a line that is not a row."""
-        self.unread_lines += 1
-        self.add(error)
 
     def end(self, error: DataError) -> None:
         """Record the error that ended the reading."""
@@ -117,12 +109,12 @@ class BadRows:
     @property
     def absent(self) -> tuple[str, ...]:
         """Expected columns that no row has, if a row was bad without one: a conversation needs no `prompt`."""
-        absent = tuple(name for name in self.expected if name not in self._columns)
-        return absent if any(without(name) in self.reasons for name in absent) else ()
+        absent = tuple(name for name in self.expected if name not in self.columns)
+        return absent if any(missing_reason(name) in self.reasons for name in absent) else ()
 
     def first(self) -> list[str]:
         """Messages of the first bad rows, without those that only lack an absent column."""
-        hidden = {without(name) for name in self.absent}
+        hidden = {missing_reason(name) for name in self.absent}
         shown = [entry for reason, entries in self._messages.items() if reason not in hidden for entry in entries]
         return [text for _, text in sorted(shown)[:MAX_SHOWN]]
 
@@ -138,32 +130,32 @@ class BadRows:
         }
 
     def lines(self, source: str) -> Iterator[str]:
-        """The report, line by line."""
+        """The report, line by line; none without bad rows."""
+        if not self.total:
+            return
         if self.outcome:
             yield self.outcome
         if self.absent:
-            yield self._absent_line(source)
+            spare = {other.casefold(): other for other in self.columns if other not in self.expected}
+            likely = [
+                f"`{short_repr(other)[1:-1]}` for `{name}`" for name in self.absent if (other := _likely(name, spare))
+            ]
+            names = ", ".join(f"`{name}`" for name in self.absent)
+            hint = f"Did you mean {', '.join(likely)}? " if likely else ""
+            yield (
+                f"{source}: no row has the column{'s' * (len(self.absent) > 1)} {names}; found: "
+                f"{names_list(self.columns)}. {hint}Rename the columns. Rows in the format of a known data set are "
+                "converted with rubric-arm data convert and its --format."
+            )
         yield from self.first()
         if self.stopped:
             yield "Rows after the last of these were not read."
-        counted = "; ".join(f"{count:,} {reason}" for reason, count in sorted_reasons(self.reasons))
+        counted = reasons_text(sorted_reasons(self.reasons))
         yield f"{self.total:,} row{'' if self.total == 1 else 's'} of {source} cannot be used: {counted}."
 
-    def _absent_line(self, source: str) -> str:
-        spare = [name for name in self._columns if name not in self.expected]
-        likely = [f"`{show(other)[1:-1]}` for `{name}`" for name in self.absent if (other := _likely(name, spare))]
-        names = ", ".join(f"`{name}`" for name in self.absent)
-        hint = f"Did you mean {', '.join(likely)}? " if likely else ""
-        return (
-            f"{source}: no row has the column{'s' * (len(self.absent) > 1)} {names}; found: "
-            f"{show_names(self._columns)}. {hint}Rename the columns. Rows in the format of a known data set are "
-            "converted with rubric-arm data convert and its --format."
-        )
 
-
-def _likely(name: str, others: Iterable[str]) -> str | None:
-    """The column that may be ``name``: a misspelling, or another project's name for it."""
-    folded = {other.casefold(): other for other in others}
-    likely = difflib.get_close_matches(name, folded, n=1, cutoff=_CUTOFF)
-    likely += [other for other in _OTHER_NAMES.get(name, ()) if other in folded]
-    return folded[likely[0]] if likely else None
+def _likely(name: str, others: dict[str, str]) -> str | None:
+    """The one of ``others`` (by their folded names) that may be ``name``: a misspelling, or another project's name."""
+    likely = difflib.get_close_matches(name, others, n=1, cutoff=_CUTOFF)
+    likely += [other for other in _OTHER_NAMES.get(name, ()) if other in others]
+    return others[likely[0]] if likely else None

@@ -11,24 +11,42 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from rubric_arm_lite.data.rows import Row, kind, show, without, wrong_type
+from rubric_arm_lite.data.rows import Row, missing_reason, short_repr, type_name
 from rubric_arm_lite.errors import first_line
 from rubric_arm_lite.prompts import prompt_hash
 from rubric_arm_lite.recipe import is_plugin, load_plugin
 from rubric_arm_lite.types import Message, PreferencePair, Prompt, Side
 
 _WINNER = re.compile(r"(?:(?:response|answer|assistant|model)[ _-]*)?([ab])")
-_TIES = ("tie", "draw", "equal")
 
 
 class SkippedRow(Exception):  # noqa: N818 - it is not an error
-    """A row that is left out for a reason that is no error; ``reason`` names the group in which it is counted."""
+    """A row that is left out for a reason that is no error; its text names the group in which it is counted."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+
+# --- labels ---------------------------------------------------------------------------------------------------------
+
+
+def by_name(row: Row, column: str) -> Side | None:
+    """The side that a column names, such as ``A`` or ``Response B``; None for a tie."""
+    text = row.text(column).strip().lower()
+    match = _WINNER.fullmatch(text)
+    if match is not None:
+        return "A" if match[1] == "a" else "B"
+    if text in ("tie", "draw", "equal"):
+        return None
+    raise row.error(f"column `{column}` is {short_repr(row.text(column))}. Give A, B or tie.")
+
+
+def by_sign(row: Row, column: str) -> Side | None:
+    """The first side for a negative number, the second for a positive one; None for 0, a tie."""
+    value = row.number(column)
+    return None if value == 0 else "A" if value < 0 else "B"
+
+
+# --- formats --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,26 +56,27 @@ class Format:
     Attributes:
         hub_id, config, split: where a published format is found, and what is read there by default; our own has none.
         responses: the columns of the two responses, in the order in which the source shows them.
-        label: how to tell the chosen one. `first`: it is the first; `winner`: ``label_column`` names A or B;
-            `sign`: ``label_column`` is negative for the first, positive for the second, 0 for a tie.
+        label, label_column: a function that reads from a column which response is chosen; without one it is the first.
         prompt: the prompt's column, or None if the turns before the responses are the prompt.
         scores: two columns of scores, in the order of ``responses``; equal scores are a tie.
         subset: a column that names the row's part of the data.
         judgement: names of the column with a judge's text about (first, second) under the column ``rubric``.
+        unmistakable: its columns alone tell it, because they cannot be our own.
         plugin: maps a row to the columns of our own format, or to None to skip it.
     """
 
     name: str
-    hub_id: str
-    responses: tuple[str, str] = ("chosen", "rejected")
-    label: Literal["first", "winner", "sign"] = "first"
-    prompt: str | None = "prompt"
-    label_column: str = ""
+    hub_id: str = ""
     config: str | None = None
     split: str = "train"
+    prompt: str | None = "prompt"
+    responses: tuple[str, str] = ("chosen", "rejected")
+    label: Callable[[Row, str], Side | None] | None = None
+    label_column: str = ""
     scores: tuple[str, str] | None = None
     subset: str = ""
     judgement: tuple[str, ...] = ()
+    unmistakable: bool = False
     plugin: Callable[[dict[str, Any]], Any] | None = None
 
     @property
@@ -69,7 +88,7 @@ class Format:
     def columns(self) -> tuple[str, ...]:
         """The columns that every row must have."""
         names = (self.prompt or "", *self.responses, self.label_column, *(self.scores or ()))
-        return tuple(name for name in names if name)
+        return tuple(filter(None, names))
 
     def converted(self, row: Row) -> Row:
         """The row with the columns that the format describes.
@@ -93,54 +112,51 @@ class Format:
             raise SkippedRow(f"skipped by {self.name}")
         if not isinstance(columns, Mapping):
             raise row.error(
-                f"the format {self.name} returns {kind(columns)}. Return a dict with prompt, chosen and rejected (for "
-                "a warm-up: prompt, rubric, response_a, response_b, judgement), or None to skip the row.",
+                f"the format {self.name} returns {type_name(columns)}. Return a dict with prompt, chosen and rejected "
+                "(for a warm-up: prompt, rubric, response_a, response_b, judgement), or None to skip the row.",
                 reason,
             )
         return Row(f"{row.where}, as returned by {self.name}", columns)
 
 
-OWN = Format("pairs", "", subset="subset")
-FORMATS: dict[str, Format] = {
-    format.name: format
-    for format in (
-        Format(
-            "openrubric",
-            "OpenRubrics/OpenRubric-v2",
-            ("response_a", "response_b"),
-            "winner",
-            prompt="instruction",
-            label_column="winner",
-            subset="source",
-            # The card calls it the judge's trajectory; which of these the column is named was not verified.
-            judgement=("judge", "judgement", "judgment", "judge_trajectory", "trajectory"),
-        ),
-        Format(
-            "ultrafeedback",
-            "HuggingFaceH4/ultrafeedback_binarized",
-            split="train_prefs",
-            scores=("score_chosen", "score_rejected"),
-        ),
-        Format("skywork", "Skywork/Skywork-Reward-Preference-80K-v0.2", prompt=None, subset="source"),
-        Format(
-            "helpsteer3",
-            "nvidia/HelpSteer3",
-            ("response1", "response2"),
-            "sign",
-            prompt="context",
-            label_column="overall_preference",
-            config="preference",
-            subset="domain",
-        ),
-        Format("rubricarm-arena", "chardizard/RubricARM-ChatbotArena-ARMJudge-Correct"),
-    )
-}
+OWN = Format("pairs", subset="subset")
+_PUBLISHED = (
+    Format(
+        "openrubric",
+        "OpenRubrics/OpenRubric-v2",
+        prompt="instruction",
+        responses=("response_a", "response_b"),
+        label=by_name,
+        label_column="winner",
+        subset="source",
+        # The card calls it the judge's trajectory; which of these the column is named was not verified.
+        judgement=("judge", "judgement", "judgment", "judge_trajectory", "trajectory"),
+        unmistakable=True,
+    ),
+    Format(
+        "ultrafeedback",
+        "HuggingFaceH4/ultrafeedback_binarized",
+        split="train_prefs",
+        scores=("score_chosen", "score_rejected"),
+    ),
+    Format("skywork", "Skywork/Skywork-Reward-Preference-80K-v0.2", prompt=None, subset="source"),
+    Format(
+        "helpsteer3",
+        "nvidia/HelpSteer3",
+        config="preference",
+        prompt="context",
+        responses=("response1", "response2"),
+        label=by_sign,
+        label_column="overall_preference",
+        subset="domain",
+        unmistakable=True,
+    ),
+    Format("rubricarm-arena", "chardizard/RubricARM-ChatbotArena-ARMJudge-Correct"),
+)
+FORMATS = {format.name: format for format in _PUBLISHED}
 """Every published format, by name."""
-
 FIRST_RELEASE = "OpenRubrics/OpenRubrics"
 """The first release of OpenRubrics; its columns are assumed to be those of the second, and checked."""
-_UNMISTAKABLE = ("openrubric", "helpsteer3")
-"""Formats recognized by their columns alone, because they cannot be our own."""
 
 
 def known_format(source: str) -> Format | None:
@@ -150,21 +166,21 @@ def known_format(source: str) -> Format | None:
     return by_id.get("/".join(Path(source).parts[-2:]).lower())
 
 
-def named_format(name: str) -> Format:
-    """The format of that name, which is not `auto`.
+def choose_format(name: str, source: str, columns: Collection[str]) -> Format:
+    """The format of that name; for `auto` the one that the Hub id or the columns of the first row tell, else our own.
 
     Raises:
         ConfigError: if the name is a plug-in's that cannot be loaded.
     """
     if is_plugin(name):
         return replace(OWN, name=name, plugin=load_plugin(name, "format"))
-    return FORMATS.get(name, OWN)
+    if name != "auto":
+        return FORMATS.get(name, OWN)
+    told = (format for format in FORMATS.values() if format.unmistakable and set(format.columns) <= set(columns))
+    return known_format(source) or next(told, OWN)
 
 
-def recognized_format(source: str, columns: Collection[str]) -> Format:
-    """The format that the Hub id or the columns of the first row tell, else our own."""
-    unmistakable = (FORMATS[name] for name in _UNMISTAKABLE if set(FORMATS[name].columns) <= set(columns))
-    return known_format(source) or next(unmistakable, OWN)
+# --- pairs ----------------------------------------------------------------------------------------------------------
 
 
 class RowIds:
@@ -182,29 +198,24 @@ class RowIds:
         value = row.columns.get("id")
         if value is None or value == "":
             value = f"{prompt_id}-{number}"
-        elif not isinstance(value, str | int) or isinstance(value, bool):
-            raise row.error(f"id is {kind(value)}. Give a text or a whole number, or leave it out.", wrong_type("id"))
-        row_id = row.checked("id", str(value))
+        elif isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        fix = "Give a text or a whole number, or leave it out."
+        row_id = row.checked_text("id", value, "id", blank=True, fix=fix)
         if row_id in self._places:
             raise row.error(
-                f"id {show(row_id)} was used before ({self._places[row_id]}). Give each row its own, or leave the ids "
-                "out.",
+                f"id {short_repr(row_id)} was used before ({self._places[row_id]}). Give each row its own, or leave "
+                "the ids out.",
                 "id used before",
             )
         self._places[row_id] = row.where
         return row_id
 
 
-@dataclass(frozen=True, slots=True)
-class LabeledPair:
-    """A pair, and on which side its source shows the chosen response; None if its columns are named for the label."""
+def read_pair(row: Row, format: Format, ids: RowIds, source: str = "") -> tuple[PreferencePair, Side]:
+    """The pair of a row, and on which side its source shows the chosen response.
 
-    pair: PreferencePair
-    chosen_side: Side | None
-
-
-def read_pair(row: Row, format: Format, ids: RowIds, source: str = "") -> LabeledPair:
-    """The pair of a row; pairs of published formats have ``source`` as their source.
+    Pairs of published formats have ``source`` as their source.
 
     Raises:
         RowError: if the row does not have the format, or (skippable) cannot serve as a pair.
@@ -222,16 +233,18 @@ def read_pair(row: Row, format: Format, ids: RowIds, source: str = "") -> Labele
         raise row.error(
             f"`{first}` and `{second}` must be lists of messages: the turns before the response are the prompt."
         )
-    side = _chosen_side(row, format)
+    side = "A" if format.label is None else format.label(row, format.label_column)
+    if side is None or (format.scores and row.number(format.scores[0]) == row.number(format.scores[1])):
+        problem = f"`{format.label_column or format.scores}` is a tie. Leave the row out."
+        raise row.error(problem, "tie", skippable=True)
     if response_a == response_b:
-        problem = f"{first} equals {second} ({show(response_b)}). Leave the row out."
+        problem = f"{first} equals {second} ({short_repr(response_b)}). Leave the row out."
         raise row.error(problem, "identical responses", skippable=True)
     chosen, rejected = (response_a, response_b) if side == "A" else (response_b, response_a)
     pair_id = ids.next(Row(row.where, {}) if format.published else row, prompt)  # ids of published sources repeat
-    source = source if format.published else row.label("source")
-    subset = row.label(format.subset) if format.subset else ""
-    pair = PreferencePair(pair_id, prompt, chosen, rejected, source, subset)
-    return LabeledPair(pair, None if format.label == "first" else side)
+    source = source if format.published else row.optional_text("source")
+    subset = row.optional_text(format.subset) if format.subset else ""
+    return PreferencePair(pair_id, prompt, chosen, rejected, source, subset), side
 
 
 def _shared_prompt(row: Row, turns_a: tuple[Message, ...], turns_b: tuple[Message, ...]) -> Prompt:
@@ -247,33 +260,6 @@ def _shared_prompt(row: Row, turns_a: tuple[Message, ...], turns_b: tuple[Messag
         raise row.error(
             "no `prompt`, and no messages before the response. Add a `prompt` column, or the conversation that leads "
             "to the response.",
-            without("prompt"),
+            missing_reason("prompt"),
         )
     return row.conversation("chosen", turns_a)
-
-
-def _chosen_side(row: Row, format: Format) -> Side:
-    """Which of the two responses is chosen, in the source's order."""
-    side: Side | None = "A"
-    if format.scores is not None and row.number(format.scores[0]) == row.number(format.scores[1]):
-        side = None
-    elif format.label == "sign":
-        value = row.number(format.label_column)
-        side = None if value == 0 else "A" if value < 0 else "B"
-    elif format.label == "winner":
-        side = winner_of(row, format.label_column)
-    if side is None:
-        problem = f"`{format.label_column or format.scores}` is a tie. Leave the row out."
-        raise row.error(problem, "tie", skippable=True)
-    return side
-
-
-def winner_of(row: Row, name: str) -> Side | None:
-    """The side that a column names, such as ``A`` or ``Response B``; None for a tie."""
-    text = row.text(name).strip().lower()
-    match = _WINNER.fullmatch(text)
-    if match is not None:
-        return "A" if match[1] == "a" else "B"
-    if text in _TIES:
-        return None
-    raise row.error(f"column `{name}` is {show(row.text(name))}. Give A, B or tie.")

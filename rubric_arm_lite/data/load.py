@@ -1,7 +1,8 @@
 """The data of a run: its training prompts and held-out pairs that fit the context.
 
-A recipe enters, with a function that measures a pair in the model's tokens; a :class:`RunData` leaves. Skipped rows are
-counted. For the testbed it also holds the world and the share of the world's principles that a rubric names.
+A recipe enters, with a function that measures a pair in the model's tokens; a :class:`RunData` leaves. Pairs are
+grouped by prompt, split into training and test, shuffled, and filtered by length. Skipped rows are counted. For the
+testbed the data also holds the world and the share of the world's principles that a rubric names.
 """
 
 from __future__ import annotations
@@ -9,20 +10,81 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from rubric_arm_lite.data.blocks import blocks_from_pairs, filter_by_length, shuffle_blocks, split_blocks
 from rubric_arm_lite.data.counts import Counts
 from rubric_arm_lite.data.decontaminate import Decontaminator, decontaminator_of
 from rubric_arm_lite.data.reader import read_pairs
 from rubric_arm_lite.data.rows import RowError
-from rubric_arm_lite.data.testbed import TRAIN_PROMPTS, World, parse_task
-from rubric_arm_lite.data.testbed.world import named_attributes
+from rubric_arm_lite.data.testbed import TRAIN_PROMPTS, World
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.prompts import prompt_hash
-from rubric_arm_lite.recipe import DataSettings, Recipe, is_plugin
-from rubric_arm_lite.types import PreferencePair, Prompt, PromptBlock, Recall, Rubric
+from rubric_arm_lite.recipe import DataSettings, Recipe, derive_seed, is_plugin
+from rubric_arm_lite.types import PreferencePair, PromptBlock, Recall
+
+_SEED_RANGE = 2**63
+
+
+def blocks_from_pairs(pairs: Iterable[PreferencePair]) -> list[PromptBlock]:
+    """Group pairs by prompt; prompts and pairs keep the order in which they first came."""
+    groups: dict[str, list[PreferencePair]] = {}
+    for pair in pairs:
+        groups.setdefault(prompt_hash(pair.prompt), []).append(pair)
+    return [PromptBlock(prompt_id, group[0].prompt, tuple(group)) for prompt_id, group in groups.items()]
+
+
+def split_blocks(
+    blocks: Sequence[PromptBlock], test_fraction: float, seed: int
+) -> tuple[list[PromptBlock], list[PromptBlock]]:
+    """Training and test blocks, each in the given order and with at least one block.
+
+    Each prompt's side is drawn from (seed, prompt id) alone, so more rows never move a prompt (except that the last
+    prompt of an empty side is borrowed from the other). The share is therefore ``test_fraction`` on average only.
+
+    Raises:
+        DataError: if there are fewer than two prompts.
+        ValueError: if ``test_fraction`` is not between 0 and 1.
+    """
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"test_fraction: {test_fraction} must lie between 0 and 1, both excluded.")
+    if len(blocks) < 2:
+        raise DataError(
+            f"{len(blocks)} prompt(s) cannot be split into training and test. Give at least 2 different prompts, or a "
+            "file of held-out pairs as data.evaluation."
+        )
+    draws = [derive_seed("split", seed, block.prompt_id) for block in blocks]
+    in_test = [draw < test_fraction * _SEED_RANGE for draw in draws]
+    if not any(in_test):
+        in_test[draws.index(min(draws))] = True
+    elif all(in_test):
+        in_test[draws.index(max(draws))] = False
+    train = [block for block, held_out in zip(blocks, in_test, strict=True) if not held_out]
+    test = [block for block, held_out in zip(blocks, in_test, strict=True) if held_out]
+    return train, test
+
+
+def shuffle_blocks(blocks: Sequence[PromptBlock], seed: int) -> list[PromptBlock]:
+    """The blocks in an order that depends on the seed and their prompt ids, not on the order they came in."""
+    return sorted(blocks, key=lambda block: (derive_seed("shuffle", seed, block.prompt_id), block.prompt_id))
+
+
+def filter_by_length(
+    blocks: Sequence[PromptBlock], longest: Callable[[PreferencePair], int], limit: int
+) -> tuple[list[PromptBlock], int]:
+    """Leave out pairs whose ``longest(pair)`` exceeds ``limit``, and blocks without pairs.
+
+    Returns:
+        The blocks that remain, and the number of pairs left out.
+    """
+    kept: list[PromptBlock] = []
+    dropped = 0
+    for block in blocks:
+        pairs = tuple(pair for pair in block.pairs if longest(pair) <= limit)
+        dropped += len(block.pairs) - len(pairs)
+        if pairs:
+            kept.append(PromptBlock(block.prompt_id, block.prompt, pairs))
+    return kept, dropped
 
 
 def read_blocks(
@@ -113,16 +175,13 @@ def load_data(recipe: Recipe, longest: Callable[[PreferencePair], int], training
         DataError: if either is empty.
     """
     settings = recipe.data
-    world = None
-    recall: Recall | None = None
+    world = decontaminator = None
     counts: tuple[Counts, ...] = ()
-    decontaminator: Decontaminator | None = None
     if settings.source == "testbed":
         world = World(recipe.seed, settings.world)
         train = world.blocks("train", settings.train_prompts or TRAIN_PROMPTS)
         clean = World(recipe.seed, settings.world.model_copy(update={"label_noise": 0.0}))
         test = clean.blocks("test", settings.test_prompts or recipe.evaluation.pairs)
-        recall = _recall_of(world)
     else:
         decontaminator = decontaminator_of(settings.decontaminate, settings.overlap_words)
         train, test, counts = read_blocks(settings, recipe.seed, decontaminator)
@@ -144,17 +203,5 @@ def load_data(recipe: Recipe, longest: Callable[[PreferencePair], int], training
     # One pair per held-out prompt first, so that a bounded evaluation sees as many prompts as it can.
     deepest = max(len(block.pairs) for block in test)
     pairs = [block.pairs[i] for i in range(deepest) for block in test if i < len(block.pairs)]
+    recall = None if world is None else world.recall
     return RunData(train, pairs, dropped_train + dropped_test, recall, world, counts, decontaminator)
-
-
-def _recall_of(world: World) -> Recall:
-    """The share of a topic's principles that a rubric names."""
-
-    def recall(prompt: Prompt, rubric: Rubric) -> float:
-        task = parse_task(str(prompt))
-        if task is None:
-            return 0.0
-        likes = set(world.likes[task.topic])
-        return len(named_attributes(rubric) & likes) / len(likes)
-
-    return recall

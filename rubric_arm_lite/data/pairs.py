@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rubric_arm_lite.data.formats import OWN, RowIds, read_pair
-from rubric_arm_lite.data.rows import Row, file_rows, kind
+from rubric_arm_lite.data.rows import Row, type_name
+from rubric_arm_lite.data.sources import file_rows
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.prompts import prompt_hash
 from rubric_arm_lite.types import PreferencePair, Prompt
@@ -54,48 +55,43 @@ def load_pairs(path: str | Path) -> list[PreferencePair]:
     ``prompt``, the messages before it, which both lists share, are the prompt.
     """
     ids = RowIds()
-    return [read_pair(row, OWN, ids).pair for row in file_rows(path)]
+    return [read_pair(row, OWN, ids)[0] for row in file_rows(path)]
 
 
-def load_trajectories(path: str | Path, pointwise: bool = False) -> list[WarmupRow]:
+def load_trajectories(path: str | Path, pointwise: bool | None = False) -> list[WarmupRow]:
     """Warm-up rows from columns ``prompt``, ``rubric``, ``response_a``, ``response_b``, ``judgement``.
 
     Args:
-        pointwise: one ``response`` in place of the two, for a pointwise judge.
+        pointwise: one ``response`` in place of the two, for a pointwise judge; None: as each row is.
     """
     return [trajectory_of_row(row, pointwise) for row in file_rows(path)]
 
 
-def trajectory_of_row(row: Row, pointwise: bool = False) -> WarmupRow:
+def trajectory_columns(row: Row, pointwise: bool | None) -> tuple[str, ...]:
+    """The columns of a trajectory like ``row``; for ``pointwise`` None those of the kind that it is."""
+    if pointwise is None:
+        pointwise = "response" in row.columns and "response_a" not in row.columns
+    return ("prompt", "rubric", *(("response",) if pointwise else ("response_a", "response_b")), "judgement")
+
+
+def trajectory_of_row(row: Row, pointwise: bool | None = False) -> WarmupRow:
     """The trajectory of one row of :func:`load_trajectories`; a RowError if it cannot be used."""
-    if pointwise:
-        return WarmupRow(row.prompt(), row.text("rubric"), row.text("response"), None, row.text("judgement"))
-    return WarmupRow(row.prompt(), *map(row.text, ("rubric", "response_a", "response_b", "judgement")))
+    prompt, names = row.prompt(), trajectory_columns(row, pointwise)
+    rubric, *responses, judgement = map(row.text, names[1:])
+    return WarmupRow(prompt, rubric, responses[0], responses[1] if len(responses) > 1 else None, judgement)
 
 
-def load_comparisons(path: str | Path) -> list[ResponseSet]:
-    """Pairs to judge from columns ``prompt``, ``response_a``, ``response_b`` and optional ``id``, ``rubric``."""
-    return _load_sets(path, "response_a", "response_b")
+def load_responses(path: str | Path, *columns: str, listed: str | None = None) -> list[ResponseSet]:
+    """Prompts with their responses, from columns ``prompt``, ``columns`` and optional ``id``, ``rubric``.
 
-
-def load_single_responses(path: str | Path) -> list[ResponseSet]:
-    """Responses to score from columns ``prompt``, ``response`` and optional ``id``, ``rubric``."""
-    return _load_sets(path, "response")
-
-
-def load_responses(path: str | Path) -> list[ResponseSet]:
-    """Rows to label from columns ``prompt`` and ``responses`` (a list of texts), or ``response_a``, ``response_b``.
-
-    Optional columns are ``id`` and ``rubric``.
+    Args:
+        columns: one column per response, such as ``response_a``, ``response_b``.
+        listed: a column that may hold all responses of a row as a list, in place of the others.
     """
-    return _load_sets(path, "response_a", "response_b", listed="responses")
-
-
-def _load_sets(path: str | Path, *columns: str, listed: str | None = None) -> list[ResponseSet]:
     ids = RowIds()
     sets = []
     for row in file_rows(path):
-        prompt, rubric = row.prompt(), row.label("rubric") or None
+        prompt, rubric = row.prompt(), row.optional_text("rubric") or None
         responses = row.texts(listed) if listed and row.has(listed) else tuple(map(row.text, columns))
         if len(responses) < len(columns):
             raise row.error(f"column `{listed}` is a list of 1. Give a list of two or more texts.")
@@ -133,7 +129,7 @@ def answer_of(value: Any, where: str) -> str:
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
-        raise DataError(f"{where} is {kind(value)}. Give a text or a list of messages.")
+        raise DataError(f"{where} is {type_name(value)}. Give a text or a list of messages.")
     match value[-1:]:
         case [{"role": "tool"}] | [{"role": "assistant", "content": None, "tool_calls": _}]:
             return ""
@@ -156,8 +152,9 @@ def pair_as_row(pair: PreferencePair) -> dict[str, Any]:
 
 def trajectory_as_row(row: WarmupRow) -> dict[str, Any]:
     """The columns from which :func:`load_trajectories` reads this trajectory again."""
-    texts = {name: getattr(row, name) for name in ("rubric", "response_a", "response_b", "judgement")}
-    return {"prompt": prompt_as_json(row.prompt), **texts}
+    pair = {"response_a": row.response_a, "response_b": row.response_b}
+    responses = pair if row.response_b is not None else {"response": row.response_a}
+    return {"prompt": prompt_as_json(row.prompt), "rubric": row.rubric, **responses, "judgement": row.judgement}
 
 
 def prompt_as_json(prompt: Prompt) -> str | list[dict[str, str]]:

@@ -10,41 +10,35 @@ import hashlib
 import heapq
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from itertools import chain, islice
 from typing import Generic, TypeVar
 
 from rubric_arm_lite.data.counts import BadRows, Counts, sorted_reasons
 from rubric_arm_lite.data.decontaminate import Decontaminator
-from rubric_arm_lite.data.formats import (
-    Format,
-    LabeledPair,
-    RowIds,
-    SkippedRow,
-    known_format,
-    named_format,
-    read_pair,
-    recognized_format,
-)
+from rubric_arm_lite.data.formats import RowIds, SkippedRow, choose_format, known_format, read_pair
 from rubric_arm_lite.data.rows import Row, RowError
 from rubric_arm_lite.data.sources import open_rows, was_saved
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.prompts import prompt_hash
 from rubric_arm_lite.recipe import DataSettings, SourceSettings, derive_seed
-from rubric_arm_lite.types import PreferencePair, Prompt
+from rubric_arm_lite.types import PreferencePair, Prompt, Side
 
 Item = TypeVar("Item")
 
 
 class SourceReader(Generic[Item]):
-    """Reads one source.
+    """Opens one source and reads it.
 
     Args:
         seed: draws the sample.
         decontaminator: prompts of benchmarks that must not be trained on.
         held_out: ids of prompts that must not be trained on.
         bad: gathers rows that cannot be used, which are then skipped; without it the first one is an error.
+
+    Attributes:
+        first_row: the source's first row, by which its format is told.
     """
 
     def __init__(
@@ -56,12 +50,28 @@ class SourceReader(Generic[Item]):
         bad: BadRows | None = None,
     ) -> None:
         self._settings = settings
+        self._seed = seed
         self._decontaminator = decontaminator
         self._held_out = held_out
         self._bad = bad
         self._subsets: Counter[str] = Counter()
-        self._sample: Sample[Item] = Sample(settings.sample, seed)
-        self.format, self._rows = self._open()
+        source = str(settings.source)
+        split, config = settings.split, settings.config
+        known = known_format(source)
+        if known is not None and not was_saved(source):
+            split, config = split or known.split, config or known.config
+        rows = open_rows(
+            source,
+            config=config,
+            split=split,
+            revision=settings.revision,
+            streaming=settings.streaming,
+            on_bad=None if bad is None else bad.add,
+        )
+        rows = islice(rows, settings.rows)
+        self.first_row = next(rows)
+        self._rows = chain([self.first_row], rows)
+        self.format = choose_format(settings.format, source, self.first_row.columns)
 
     def check_subset(self, subset: str) -> None:
         """Raise :class:`SkippedRow` unless the settings select this subset."""
@@ -74,6 +84,9 @@ class SourceReader(Generic[Item]):
     ) -> tuple[list[Item], Counts]:
         """The selected items, in the source's order, and the counts of all rows.
 
+        Of a sample, all items of the drawn prompts are kept. The draw depends on (seed, prompt id) alone, so with more
+        rows a prompt leaves the sample only for one with a smaller draw.
+
         Args:
             read: makes an item of a row; may raise :class:`SkippedRow`.
             columns: the columns that every row should have; ``name`` is their format, ``what`` they become.
@@ -81,10 +94,14 @@ class SourceReader(Generic[Item]):
         Raises:
             DataError: for a source or row that cannot be used, or if no item is selected.
         """
-        if self._bad is not None:
-            self._bad.expected = () if self.format.plugin else tuple(columns)
-        skipped, number = Counter[str](), 0
-        for number, row in enumerate(self._rows, start=1):  # noqa: B007 - read after the loop
+        bad, size = self._bad, self._settings.sample
+        if bad is not None:
+            bad.expected = () if self.format.plugin else tuple(columns)
+        skipped = Counter[str]()
+        kept: dict[str, list[tuple[int, Item]]] = {}
+        for number, row in enumerate(self._rows):
+            if bad is not None:
+                bad.columns.update(dict.fromkeys(row.columns))
             try:
                 prompt, item = read(self.format.converted(row))
                 prompt_id = prompt_hash(prompt)
@@ -92,48 +109,40 @@ class SourceReader(Generic[Item]):
                     raise SkippedRow("overlapping with a benchmark")
                 if prompt_id in self._held_out:
                     raise SkippedRow("with a held-out prompt")
-                self._sample.add(prompt_id, item)
+                kept.setdefault(prompt_id, []).append((number, item))
+                if size is not None and len(kept) > 2 * size:  # bounds the memory
+                    kept = self._draw(kept, size, skipped)
             except SkippedRow as skip:
-                skipped[skip.reason] += 1
+                skipped[str(skip)] += 1
             except RowError as error:
                 if error.skippable and self.format.published:
                     skipped[error.reason] += 1
-                elif self._bad is not None:
-                    self._bad.add(error)
-                else:
+                elif bad is None:
                     raise
-        items, dropped = self._sample.items()
-        if dropped:
-            skipped["not in the sample"] = dropped
-        if self._bad is not None:
-            number, skipped = number + self._bad.unread_lines, skipped + self._bad.reasons
-        counts = Counts(str(self._settings.source), name, number, len(items), sorted_reasons(skipped))
+                else:
+                    bad.add(error)
+        if size is not None:
+            kept = self._draw(kept, size, skipped)
+        items = [item for _, item in sorted(chain(*kept.values()), key=lambda entry: entry[0])]
+        if bad is not None:
+            skipped += bad.reasons
+        rows = len(items) + skipped.total()
+        counts = Counts(str(self._settings.source), name, rows, len(items), sorted_reasons(skipped))
         if not items:
             subsets = ", ".join(subset or "(none)" for subset, _ in self._subsets.most_common(20))
             hint = f"It has the subsets: {subsets}. " if self._settings.subset and subsets else ""
             raise DataError(f"{counts.line(what)} {hint}Loosen the selection, or give another source.")
         return items, counts
 
-    def _open(self) -> tuple[Format, Iterator[Row]]:
-        settings, bad = self._settings, self._bad
-        source = str(settings.source)
-        format = None if settings.format == "auto" else named_format(settings.format)
-        split, config = settings.split, settings.config
-        known = known_format(source)
-        if known is not None and not was_saved(source):
-            split, config = split or known.split, config or known.config
-        rows = open_rows(
-            source,
-            config=config,
-            split=split,
-            revision=settings.revision,
-            streaming=settings.streaming,
-            on_bad=None if bad is None else bad.add_line,
-        )
-        rows = islice(rows, settings.rows)
-        first = next(rows)
-        rows = chain([first], rows)
-        return format or recognized_format(source, first.columns), rows if bad is None else bad.watched(rows)
+    def _draw(
+        self, kept: dict[str, list[tuple[int, Item]]], size: int, skipped: Counter[str]
+    ) -> dict[str, list[tuple[int, Item]]]:
+        """The prompts with the smallest draws; another item of a dropped prompt cannot bring it back."""
+        drawn = heapq.nsmallest(size, kept, key=lambda prompt_id: derive_seed("sample", self._seed, prompt_id))
+        dropped = sum(map(len, kept.values())) - sum(len(kept[prompt_id]) for prompt_id in drawn)
+        if dropped:
+            skipped["not in the sample"] += dropped
+        return {prompt_id: kept[prompt_id] for prompt_id in drawn}
 
 
 def read_pairs(
@@ -150,12 +159,11 @@ def read_pairs(
     Raises:
         DataError: for a source or row that cannot be used, or if no pair is selected.
     """
-    reader: SourceReader[LabeledPair] = SourceReader(settings, seed, decontaminator, held_out, bad)
-    ids, seen = RowIds(), set[bytes]()
+    reader: SourceReader[tuple[PreferencePair, Side]] = SourceReader(settings, seed, decontaminator, held_out, bad)
+    format, ids, seen = reader.format, RowIds(), set[bytes]()
 
-    def read(row: Row) -> tuple[Prompt, LabeledPair]:
-        labeled = read_pair(row, reader.format, ids, str(settings.source))
-        pair = labeled.pair
+    def read(row: Row) -> tuple[Prompt, tuple[PreferencePair, Side]]:
+        pair, side = read_pair(row, format, ids, str(settings.source))
         reader.check_subset(pair.subset or pair.source)
         if settings.deduplicate != "none":
             texts = [] if settings.deduplicate == "prompts" else [pair.chosen, pair.rejected]
@@ -163,41 +171,10 @@ def read_pairs(
             if key in seen:
                 raise SkippedRow("equal to an earlier pair" if texts else "with the prompt of an earlier pair")
             seen.add(key)
-        return pair.prompt, labeled
+        return pair.prompt, (pair, side)
 
-    labeled, counts = reader.read(read, reader.format.columns, reader.format.name, "pairs")
-    sides = [one.chosen_side for one in labeled if one.chosen_side is not None]
-    return [one.pair for one in labeled], replace(counts, ordered=len(sides), chosen_first=sides.count("A"))
-
-
-class Sample(Generic[Item]):
-    """At most ``size`` prompts with all their items, drawn by (seed, prompt id); None keeps all.
-
-    The draw depends neither on the order of the rows nor on the other rows: with more rows a kept prompt leaves only
-    for one with a smaller draw.
-    """
-
-    def __init__(self, size: int | None, seed: int) -> None:
-        self._size = size
-        self._seed = seed
-        self._added = 0
-        self._kept: dict[str, list[tuple[int, Item]]] = {}
-
-    def add(self, prompt_id: str, item: Item) -> None:
-        """Consider an item of a prompt."""
-        self._added += 1
-        self._kept.setdefault(prompt_id, []).append((self._added, item))
-        if self._size is not None and len(self._kept) > 2 * self._size:
-            self._prune(self._size)
-
-    def items(self) -> tuple[list[Item], int]:
-        """The kept items, in the order in which they were added, and the number of others."""
-        if self._size is not None:
-            self._prune(self._size)
-        numbered = sorted(chain(*self._kept.values()), key=lambda entry: entry[0])
-        return [item for _, item in numbered], self._added - len(numbered)
-
-    def _prune(self, size: int) -> None:
-        """Keep the prompts with the smallest draws; another item of a dropped prompt cannot bring it back."""
-        kept = heapq.nsmallest(size, self._kept, key=lambda prompt_id: derive_seed("sample", self._seed, prompt_id))
-        self._kept = {prompt_id: self._kept[prompt_id] for prompt_id in kept}
+    labeled, counts = reader.read(read, format.columns, format.name, "pairs")
+    if format.label is not None:
+        sides = [side for _, side in labeled]
+        counts = replace(counts, ordered=len(sides), chosen_first=sides.count("A"))
+    return [pair for pair, _ in labeled], counts

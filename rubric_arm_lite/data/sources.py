@@ -1,23 +1,31 @@
 """Opens a source of rows: a file, a folder, or a data set of the Hub.
 
-:mod:`rubric_arm_lite.data.rows` reads files and keeps their line numbers. The `datasets` library reads folders and Hub
-data sets; it runs no code of theirs, so a data set that needs a loading script is refused.
+Files are read here, by the reader of their suffix in :data:`READERS`, and keep their line numbers. The `datasets`
+library reads folders and Hub data sets; it runs no code of theirs, so one that needs a loading script is refused.
 """
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from rubric_arm_lite.data.rows import FILE_SUFFIXES, OnBadRow, Row, at_least_one, file_rows, show
+from rubric_arm_lite.data.rows import Row, RowError, short_repr, type_name
 from rubric_arm_lite.errors import DataError, first_line
 
+JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
+OnBadRow = Callable[[RowError], None]
+"""Receives each row that cannot be read; reading then goes on."""
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_LONGEST_CELL = 2**31 - 1
 
 
 def open_rows(
@@ -55,13 +63,13 @@ def open_rows(
     if was_saved(source):
         _refuse(f"{source} was written by save_to_disk", config=config)
     with _explained_errors(f"{source} cannot be opened"):
-        if path is None:
-            loaded = _load(str(source), config, revision, streaming)
-        elif was_saved(source):
-            loaded = _load_from_disk(path)
-        else:
-            loaded = _load(str(path.resolve()), config, revision, streaming)  # `datasets` never takes this for a Hub id
-    return _rows_of(str(source), loaded, split)
+        if was_saved(source):
+            from datasets import load_from_disk
+
+            loaded = load_from_disk(str(path))
+        else:  # `datasets` never takes an absolute path for a Hub id
+            loaded = _load(str(source if path is None else path.resolve()), config, revision, streaming)
+    return _dataset_rows(str(source), loaded, split)
 
 
 def was_saved(source: str | Path) -> bool:
@@ -85,7 +93,151 @@ def _on_disk(source: str | Path) -> Path | None:
 def _refuse(what: str, **choices: str | None) -> None:
     for name, value in choices.items():
         if value is not None:
-            raise DataError(f"{what}, so it has no {name} {show(value)} to choose. Leave `{name}` out.")
+            raise DataError(f"{what}, so it has no {name} {short_repr(value)} to choose. Leave `{name}` out.")
+
+
+def _at_least_one(rows: Iterable[Row | RowError], source: str, on_bad: OnBadRow | None = None) -> Iterator[Row]:
+    """The rows; an error among them goes to ``on_bad`` or is raised, and having no row is a DataError."""
+    empty = True
+    for row in rows:
+        if isinstance(row, Row):
+            empty = False
+            yield row
+        elif on_bad is None:
+            raise row
+        else:
+            on_bad(row)
+    if empty:
+        raise DataError(f"{source} has no rows. Give at least one.")
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def file_rows(path: str | Path, on_bad: OnBadRow | None = None) -> Iterator[Row]:
+    """The rows of a JSON Lines, CSV or Parquet file, by its suffix.
+
+    Args:
+        on_bad: receives each line that is not a row, and reading goes on; without it the first one is an error. Damage
+            after which no row can be found (open quotes in a CSV, a broken Parquet file) is always an error.
+
+    Raises:
+        DataError: for a file or row that cannot be read, or if there is no row.
+    """
+    path = Path(path)
+    if os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir it takes names that are too long
+        raise DataError(f"{path} is a folder. Give a file: JSONL, CSV or Parquet.")
+    if not os.path.exists(path):  # noqa: PTH110
+        raise DataError(
+            f"There is no file {path}. Check the path; a relative one starts at the working directory or, in a recipe, "
+            "beside the recipe."
+        )
+    suffix = path.suffix.lower()
+    if suffix not in READERS:
+        raise DataError(f"{path} ends in {suffix or 'nothing'}. Give a .jsonl, .json, .csv or .parquet file.")
+    yield from _at_least_one(READERS[suffix](path), str(path), on_bad)
+
+
+def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Lines split at line feeds only, each with its place; the byte order mark is removed."""
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                yield f"{path}, line {number}", line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}). Check its permissions.") from error
+
+
+def _decoded(where: str, line: bytes) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        problem = f"not UTF-8 ({error.reason}, byte {error.start}). Save the file as UTF-8."
+        raise RowError(f"{where}: {problem}", "not UTF-8") from error
+
+
+def _json_rows(path: Path) -> Iterator[Row | RowError]:
+    for where, line in _lines(path):
+        try:
+            text = _decoded(where, line).rstrip("\r\n")
+            if not text.strip():
+                continue
+            value = json.loads(text)
+        except RowError as error:
+            yield error
+        except json.JSONDecodeError as error:
+            is_array = where.endswith(", line 1") and text.lstrip().startswith("[")
+            fix = (
+                "Write one object per line in place of an array." if is_array else "Write one complete object per line."
+            )
+            yield RowError(f"{where}: not JSON ({error.msg}, column {error.colno}). {fix}", "not JSON")
+        except (RecursionError, ValueError) as error:  # nested too deeply; a number of thousands of digits
+            yield RowError(f"{where}: JSON that cannot be read ({error}). Simplify the row.", "not JSON")
+        else:
+            problem = f'{where}: {type_name(value)}. Write one object per line: {{"prompt": …, …}}.'
+            yield Row(where, value) if isinstance(value, dict) else RowError(problem, "no object")
+
+
+def _csv_rows(path: Path) -> Iterator[Row | RowError]:
+    """Rows of a CSV file with a header, each named by the line it begins on (pandas does not keep these)."""
+    reader = csv.reader((_decoded(*line) for line in _lines(path)), strict=True)
+    header: Sequence[str] = ()
+    while True:
+        where = f"{path}, line {reader.line_num + 1}"
+        usual_limit = csv.field_size_limit(_LONGEST_CELL)  # global to the csv module, so it is restored at once
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise RowError(
+                f"{where}: not CSV ({error}). Put cells with commas, quotes or line breaks into double quotes, and "
+                "double the quotes inside.",
+                "not CSV",
+            ) from error
+        finally:
+            csv.field_size_limit(usual_limit)
+        if cells is None:
+            return
+        if not header:
+            header = cells
+            repeated = [name for name, count in Counter(header).items() if count > 1]
+            if repeated:
+                raise DataError(f"{where}: the header has {short_repr(repeated[0])} twice. Rename one of the columns.")
+        elif cells and len(cells) != len(header):
+            problem = f"{where}: {len(cells)} cells under a header of {len(header)}. Quote cells that contain commas, "
+            yield RowError(f"{problem}quotes or line breaks.", "more or fewer cells than the header")
+        elif cells:
+            yield Row(where, dict(zip(header, cells, strict=True)))
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    """Rows of a Parquet file, numbered from 1."""
+    import pyarrow  # type: ignore[import-untyped]
+    from pyarrow import parquet
+
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for number, columns in enumerate(batch.to_pylist(), start=number + 1):  # noqa: B020
+                    yield Row(f"{path}, row {number}", columns)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}, after row {number}: text that is not UTF-8. Write the file again with UTF-8 texts."
+        ) from error
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path} is not a readable Parquet file ({first_line(error)}). Write it again.") from error
+
+
+READERS: dict[str, Callable[[Path], Iterator[Row | RowError]]] = {
+    **dict.fromkeys(JSON_SUFFIXES, _json_rows),
+    ".csv": _csv_rows,
+    ".parquet": _parquet_rows,
+}
+"""The reader of each suffix: rows, and errors in place of lines that are no rows."""
+FILE_SUFFIXES = tuple(READERS)
+
+
+# --- folders and the Hub --------------------------------------------------------------------------------------------
 
 
 def _load(path: str, config: str | None, revision: str | None, streaming: bool) -> Any:
@@ -100,40 +252,34 @@ def _load(path: str, config: str | None, revision: str | None, streaming: bool) 
         return load_dataset(path, data_dir=config, revision=revision, streaming=streaming)
     except (FileNotFoundError, ValueError) as error:  # ValueError: there are other files of it in the cache
         raise DataError(
-            f"{path} has neither a configuration nor a folder {show(config)} that can be read. It declares: "
+            f"{path} has neither a configuration nor a folder {short_repr(config)} that can be read. It declares: "
             f"{', '.join(declared)}."
         ) from error
 
 
-def _load_from_disk(folder: Path) -> Any:
-    from datasets import load_from_disk
-
-    return load_from_disk(str(folder))
-
-
-def _rows_of(source: str, loaded: Any, split: str | None) -> Iterator[Row]:
+def _dataset_rows(source: str, loaded: Any, split: str | None) -> Iterator[Row]:
     """The rows of the chosen split, numbered from 1."""
     if isinstance(loaded, Mapping):
         names = list(map(str, loaded))
         name = split or (names[0] if len(names) == 1 else "train")
         if name not in names:
-            raise DataError(f"{source} has no split {show(name)}. Choose one of: {', '.join(names)}.")
+            raise DataError(f"{source} has no split {short_repr(name)}. Choose one of: {', '.join(names)}.")
         loaded = loaded[name]
     else:
         name = "" if loaded.split is None else str(loaded.split)
         if split not in (None, name):
-            raise DataError(f"{source} has no split {show(split)}; it is one split, {name or 'without a name'}.")
+            raise DataError(f"{source} has no split {short_repr(split)}; it is one split, {name or 'without a name'}.")
     where = f"{source}, split {name}" if name else source
-    return at_least_one(_numbered(where, iter(loaded)), where)
 
+    def numbered(rows: Iterator[Mapping[str, Any]]) -> Iterator[Row]:
+        for number in count(1):
+            with _explained_errors(f"{where}, after row {number - 1}: cannot be read"):  # downloaded and decoded here
+                columns = next(rows, None)
+            if columns is None:
+                return
+            yield Row(f"{where}, row {number}", columns)
 
-def _numbered(where: str, rows: Iterator[Mapping[str, Any]]) -> Iterator[Row]:
-    for number in count(1):
-        with _explained_errors(f"{where}, after row {number - 1}: cannot be read"):  # downloaded and decoded only now
-            columns = next(rows, None)
-        if columns is None:
-            return
-        yield Row(f"{where}, row {number}", columns)
+    return _at_least_one(numbered(iter(loaded)), where)
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from collections.abc import Collection
 
 from rubric_arm_lite.data.counts import BadRows, Counts
 from rubric_arm_lite.data.decontaminate import Decontaminator
-from rubric_arm_lite.data.formats import FORMATS, Format, winner_of
-from rubric_arm_lite.data.pairs import WarmupRow, trajectory_of_row
+from rubric_arm_lite.data.formats import FORMATS, Format
+from rubric_arm_lite.data.pairs import WarmupRow, trajectory_columns, trajectory_of_row
 from rubric_arm_lite.data.reader import SourceReader
 from rubric_arm_lite.data.rows import Row
 from rubric_arm_lite.errors import DataError
@@ -25,8 +25,6 @@ from rubric_arm_lite.types import Judgement, ParseStatus, Prompt, Rubric
 _ITEM = re.compile(r"(?:[-*•][ \t]+)?[(*_]{0,3}([0-9]{1,2})[.):][)*_]{0,2}[ \t]*(\S.*)")
 _TAGGED = re.compile(r"(.*?\S)[ \t]*(?P<bold>\*\*|__)?\[(?P<kind>Hard Rule|Principle)\](?(bold)(?P=bold))\.?")
 _ANY_TAG = re.compile(r"\[\W*(?:hard\W*rule|principle)s?\W*\]", re.IGNORECASE)
-_COLUMNS = ("prompt", "rubric", "response_a", "response_b", "judgement")
-_POINTWISE_COLUMNS = ("prompt", "rubric", "response", "judgement")
 
 
 def read_trajectories(
@@ -34,14 +32,14 @@ def read_trajectories(
     seed: int,
     decontaminator: Decontaminator | None = None,
     held_out: Collection[str] = (),
-    pointwise: bool = False,
+    pointwise: bool | None = False,
     bad: BadRows | None = None,
 ) -> tuple[list[WarmupRow], Counts]:
     """The trajectories of ``settings.source``, in the source's order, and the counts of its rows.
 
     Args:
-        pointwise: rows of our own format have one ``response``, for a pointwise judge. The other arguments are those
-            of :class:`~rubric_arm_lite.data.reader.SourceReader`.
+        pointwise: rows of our own format have one ``response``, for a pointwise judge; None: as the rows are. The other
+            arguments are those of :class:`~rubric_arm_lite.data.reader.SourceReader`.
 
     Raises:
         DataError: for a source or row that cannot be used, or if no trajectory is selected.
@@ -63,13 +61,13 @@ def read_trajectories(
     def read(row: Row) -> tuple[Prompt, WarmupRow]:
         if settings.subset:
             own = not format.published
-            reader.check_subset(row.label(format.subset) or (row.label("source") if own else ""))
+            reader.check_subset(row.optional_text(format.subset) or (row.optional_text("source") if own else ""))
         item = _checked_trajectory(row, format) if format.published else trajectory_of_row(row, pointwise)
         return item.prompt, item
 
     if format.published:
         return reader.read(read, format.columns, format.name, "trajectories")
-    columns = _POINTWISE_COLUMNS if pointwise else _COLUMNS
+    columns = trajectory_columns(reader.first_row, pointwise)
     return reader.read(read, columns, format.name if format.plugin else "trajectories", "trajectories")
 
 
@@ -127,12 +125,12 @@ def _checked_trajectory(row: Row, format: Format) -> WarmupRow:
     """
     column = next((name for name in format.judgement if name in row.columns), format.judgement[0])
     row.require(*format.columns, "rubric", column)
-    assert format.prompt is not None
+    assert format.prompt is not None and format.label is not None
     prompt = row.prompt(format.prompt)
     response_a, response_b = (row.text(name) for name in format.responses)
-    rubric = canonical_rubric(row.label("rubric"))
-    judgement = checked_judgement(row.label(column), rubric) if rubric.usable else None
-    side = winner_of(row, format.label_column) if judgement is not None else None
+    rubric = canonical_rubric(row.optional_text("rubric"))
+    judgement = checked_judgement(row.optional_text(column), rubric) if rubric.usable else None
+    side = None if judgement is None else format.label(row, format.label_column)
     if not rubric.usable:
         problem, reason = "column `rubric` is no list of tagged criteria", "with a malformed rubric"
     elif judgement is None:

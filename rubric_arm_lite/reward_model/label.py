@@ -123,7 +123,7 @@ def _check_target(source: Path, target: Path, part: Path, if_exists: IfExists) -
 def _pairs(source: Path) -> list[_Pair]:
     """Every two responses of every row."""
     pairs: dict[str, _Pair] = {}
-    for row in load_responses(source):
+    for row in load_responses(source, "response_a", "response_b", listed="responses"):
         rubric = None if row.rubric is None else given_rubric(row.rubric, f"{source}, row {row.set_id}")
         for (i, a), (j, b) in combinations(enumerate(row.responses, start=1), 2):
             key = row.set_id if len(row.responses) == 2 else f"{row.set_id}/{i}-{j}"

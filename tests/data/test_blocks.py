@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rubric_arm_lite.data.blocks import blocks_from_pairs, filter_by_length, shuffle_blocks, split_blocks
+from rubric_arm_lite.data.load import blocks_from_pairs, filter_by_length, shuffle_blocks, split_blocks
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.prompts.builder import prompt_hash
 from rubric_arm_lite.types import Message, PreferencePair, PromptBlock

@@ -20,7 +20,7 @@ from rubric_arm_lite.data.decontaminate import BENCHMARKS, Decontaminator, decon
 from rubric_arm_lite.data.formats import FIRST_RELEASE, FORMATS, OWN, RowIds, known_format, read_pair
 from rubric_arm_lite.data.load import held_out_settings
 from rubric_arm_lite.data.pairs import WarmupRow, pair_as_row, trajectory_as_row, trajectory_of_row
-from rubric_arm_lite.data.reader import Sample, read_pairs
+from rubric_arm_lite.data.reader import read_pairs
 from rubric_arm_lite.data.rows import Row
 from rubric_arm_lite.data.trajectories import read_trajectories
 from rubric_arm_lite.errors import DataError
@@ -188,7 +188,7 @@ def test_long_and_other_scripts_come_through(tmp_path: Path, monkeypatch: pytest
 def test_pairs_round_trip_through_our_own_format(tmp_path: Path) -> None:
     pairs, _ = read([skywork(1), skywork(2)], tmp_path, format="skywork")
     ids = RowIds()
-    assert [read_pair(Row("", pair_as_row(pair)), OWN, ids).pair for pair in pairs] == pairs
+    assert [read_pair(Row("", pair_as_row(pair)), OWN, ids)[0] for pair in pairs] == pairs
 
 
 # --- selection --------------------------------------------------------------------------------------------------------
@@ -221,16 +221,19 @@ def test_a_sample_depends_on_the_seed_and_not_on_the_order(tmp_path: Path) -> No
     assert len(read(rows, tmp_path, rows=3)[0]) == 3
 
 
-@given(prompts=st.lists(st.integers(0, 12), max_size=60), size=st.integers(1, 8), seed=st.integers(0, 50))
-def test_a_sample_keeps_whole_prompts_and_counts_the_rest(prompts: list[int], size: int, seed: int) -> None:
-    sample = Sample[tuple[int, int]](size, seed)
-    for number, prompt in enumerate(prompts):
-        sample.add(str(prompt), (number, prompt))
-    kept, dropped = sample.items()
-    chosen = {prompt for _, prompt in kept}
+@given(prompts=st.lists(st.integers(0, 12), min_size=1, max_size=60), size=st.integers(1, 8), seed=st.integers(0, 50))
+def test_a_sample_keeps_whole_prompts_and_counts_the_rest(
+    tmp_path_factory: pytest.TempPathFactory, prompts: list[int], size: int, seed: int
+) -> None:
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    given = [(f"p{prompt}", f"a {number}") for number, prompt in enumerate(prompts)]
+    write_jsonl(path, [{"prompt": prompt, "chosen": text, "rejected": "b"} for prompt, text in given])
+    pairs, counts = read_pairs(settings(path, sample=size), seed)
+    chosen = {pair.prompt for pair in pairs}
     assert len(chosen) == min(size, len(set(prompts)))
-    assert kept == [(number, prompt) for number, prompt in enumerate(prompts) if prompt in chosen]
-    assert dropped == len(prompts) - len(kept)
+    assert [(pair.prompt, pair.chosen) for pair in pairs] == [row for row in given if row[0] in chosen]
+    dropped = len(prompts) - len(pairs)
+    assert dict(counts.skipped) == ({"not in the sample": dropped} if dropped else {})
 
 
 def test_held_out_prompts_are_not_trained_on(tmp_path: Path) -> None:

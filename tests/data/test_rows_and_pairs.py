@@ -19,9 +19,9 @@ from rubric_arm_lite.data.pairs import (
     ResponseSet,
     WarmupRow,
     load_answers,
-    load_comparisons,
     load_pairs,
     load_prompts,
+    load_responses,
     load_trajectories,
 )
 from rubric_arm_lite.errors import DataError
@@ -34,6 +34,12 @@ Loader = Callable[[Path], object]
 PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
 TRAJECTORY = {"prompt": "p", "rubric": "r", "response_a": "a", "response_b": "b", "judgement": "j"}
 COMPARISON = {"prompt": "p", "response_a": "a", "response_b": "b"}
+
+
+def load_comparisons(path: Path) -> list[ResponseSet]:
+    return load_responses(path, "response_a", "response_b")
+
+
 LOADERS: dict[str, tuple[Loader, dict[str, str]]] = {
     "pairs": (load_pairs, PAIR),
     "trajectories": (load_trajectories, TRAJECTORY),

@@ -11,14 +11,16 @@ import torch
 from benchmarks.testbed_base.build import BuildSettings, Corpus, build
 from benchmarks.testbed_base.tokenizer import build_tokenizer, write_tokenizer
 from rubric_arm_lite.data.testbed import base_folder
-from rubric_arm_lite.data.testbed.oracle import oracle, oracle_accuracy, points
 from rubric_arm_lite.data.testbed.trajectories import Teacher
 from rubric_arm_lite.data.testbed.world import (
     World,
     criterion_met,
     make_rubric,
     named_attributes,
+    oracle,
+    oracle_accuracy,
     parse_task,
+    points,
     principle_criterion,
 )
 from rubric_arm_lite.prompts.builder import PromptBuilder, Templates

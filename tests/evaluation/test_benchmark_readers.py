@@ -172,7 +172,7 @@ BAD: list[tuple[str, str, Any, str]] = [
     ("helpsteer3", "overall_preference", "1", "`overall_preference` is '1'"),
     ("helpsteer3", "context", [], "`context` is an empty list"),
     ("helpsteer3", "context", [{"role": "assistant", "content": "x"}], "End it with the user"),
-    ("writing", "chosen", {"score": 1}, r"`chosen` is no object with `response` or `text` \(found: score\)"),
+    ("writing", "chosen", {"score": 1}, r"column `response` is missing \(found: score\)"),
     ("writing", "chosen", 4, "`chosen` is a number"),
 ]
 
@@ -185,26 +185,26 @@ def test_a_bad_row_is_named_with_its_place(tmp_path: Path, name: str, column: st
         del rows[1][column]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    with pytest.raises(DataError, match=f"rows.jsonl, line 2: .*{message}"):
+    with pytest.raises(DataError, match=f"rows.jsonl, line 2.*: .*{message}"):
         load(NAMED[name], path)
 
 
 @pytest.mark.parametrize(
     ("kind", "change", "message"),
     [
-        (0, {"reject": "text"}, "`reject` is no object with `answer`"),
+        (0, {"reject": "text"}, "`reject` is a text. Give an object"),
         (0, {"category_path": "Pairwise_set/Else"}, "names neither Helpfulness nor Harmlessness"),
         (
             1,
             {"loser_list": [{"llm_name": "y"}]},
-            "item 1 of `loser_list` is no object with `answer` \\(found: llm_name\\)",
+            "item 1 of `loser_list`: column `answer` is missing \\(found: llm_name\\)",
         ),
         (1, {"bon_best": None}, "`bon_best` is null"),
     ],
 )
 def test_a_bad_row_of_rmb(kind: int, change: dict[str, Any], message: str) -> None:
     row = {**made.rmb()[kind][1], **change}
-    with pytest.raises(DataError, match=f"S1.json, row 1: .*{message}"):
+    with pytest.raises(DataError, match=f"S1.json, row 1[:,] .*{message}"):
         NAMED["rmb"].parts[kind].read(Row("S1.json, row 1", row))
 
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from rubric_arm_lite.data.testbed.oracle import oracle as oracle
 from rubric_arm_lite.data.testbed.world import PRINCIPLES as PRINCIPLES
 from rubric_arm_lite.data.testbed.world import World as World
+from rubric_arm_lite.data.testbed.world import oracle as oracle
 from rubric_arm_lite.data.testbed.world import parse_task as parse_task
 
 TRAIN_PROMPTS = 480

@@ -16,8 +16,8 @@ from rubric_arm_lite.data.testbed.world import (
     criterion_met,
     criterion_weight,
     make_rubric,
-    parse_task,
     principle_criterion,
+    task_of,
 )
 from rubric_arm_lite.prompts.parsing import (
     ANALYSIS_HEADING,
@@ -129,11 +129,8 @@ class Teacher:
         for block in blocks:
             for pair in block.pairs:
                 rng = random.Random(f"trajectory:{self.world.seed}:{seed}:{pair.pair_id}")
-                task = parse_task(str(pair.prompt))
-                if task is None:
-                    raise ValueError(f"Not a prompt of the testbed's world: {pair.prompt!r}")
                 comparison = pair.present(rng.choice(("A", "B"))).comparison
-                rubric = self.rubric(task, rng)
+                rubric = self.rubric(task_of(pair), rng)
                 text = rubric.text if rng.random() >= self.settings.malformed_rubric else break_rubric(rubric, rng)
                 judge = self.judgement if self.words is None else self.pointwise_judgement
                 trajectories.append(Trajectory(comparison, text, rubric, judge(comparison, rubric, rng)))

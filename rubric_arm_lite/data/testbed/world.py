@@ -12,12 +12,14 @@ The seed of a world decides which topic likes what; words and their meanings are
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 
 from rubric_arm_lite.prompts import prompt_hash
 from rubric_arm_lite.recipe import WorldSettings
-from rubric_arm_lite.types import Criterion, CriterionKind, ParseStatus, PreferencePair, PromptBlock, Rubric
+from rubric_arm_lite.types import Criterion, CriterionKind, ParseStatus, PreferencePair, Prompt, PromptBlock, Rubric
 
 TOPICS = ("gardens", "rivers", "trains", "kitchens", "markets", "castles")
 READERS = ("children", "students", "doctors", "pilots", "farmers", "sailors", "teachers", "painters")
@@ -64,11 +66,6 @@ class Task:
         """The prompt as text."""
         return f"Write a {self.genre} about {self.topic} for {self.reader}. {RULES[self.rule][0]} {self.word}."
 
-    @property
-    def combination(self) -> tuple[str, str, str]:
-        """Topic × hard rule: whole combinations are held out."""
-        return (self.topic, self.rule, self.word)
-
     def hard_rule(self) -> Criterion:
         """The criterion that states this task's hard rule."""
         return hard_rule_criterion(self.rule, self.word)
@@ -103,6 +100,14 @@ class World:
         """The two attributes each topic dislikes: the pair that the next topic likes."""
         following = self.topics[1:] + self.topics[:1]
         return {topic: self.likes[after] for topic, after in zip(self.topics, following, strict=True)}
+
+    def recall(self, prompt: Prompt, rubric: Rubric) -> float:
+        """The share of the principles of a prompt's topic that a rubric names; 0 for a prompt of another world."""
+        task = parse_task(str(prompt))
+        if task is None:
+            return 0.0
+        likes = set(self.likes[task.topic])
+        return len(named_attributes(rubric) & likes) / len(likes)
 
     def true_rubric(self, task: Task) -> Rubric:
         """The rubric a perfect generator writes."""
@@ -258,3 +263,57 @@ def parse_task(prompt: str) -> Task | None:
         if task.prompt == prompt and phrase in prompt:
             return task
     return None
+
+
+def task_of(pair: PreferencePair) -> Task:
+    """The task of a pair's prompt.
+
+    Raises:
+        ValueError: if the prompt is not of this world.
+    """
+    task = parse_task(str(pair.prompt))
+    if task is None:
+        raise ValueError(f"Not a prompt of the testbed's world: {pair.prompt!r}")
+    return task
+
+
+# --- the accuracy of a perfect judge: the ceiling, and the floors, that a report shows beside its results -----------
+
+
+def points(rubric: Rubric, response: str) -> int:
+    """Weighted count of the criteria that a response meets."""
+    return sum(criterion_weight(c) * criterion_met(c, response) for c in rubric.criteria)
+
+
+def oracle_accuracy(pairs: Sequence[PreferencePair], rubric_of: Callable[[Task], Rubric]) -> float:
+    """Accuracy of a judge without errors under the rubrics that ``rubric_of`` returns; a tie counts ½.
+
+    Raises:
+        ValueError: if a prompt is not of the testbed's world, or there are no pairs.
+    """
+    if not pairs:
+        raise ValueError("The oracle needs at least one pair.")
+    total = 0.0
+    for pair in pairs:
+        rubric = rubric_of(task_of(pair))
+        gap = points(rubric, pair.chosen) - points(rubric, pair.rejected)
+        total += 1.0 if gap > 0 else 0.5 if gap == 0 else 0.0
+    return total / len(pairs)
+
+
+def oracle(world: World, pairs: Sequence[PreferencePair]) -> dict[str, float]:
+    """Accuracy under the true rubric, the hard rule alone, the best generic pair of principles, and a random pair."""
+
+    def fixed(*names: str) -> Callable[[Task], Rubric]:
+        return lambda task: make_rubric([task.hard_rule(), *map(principle_criterion, names)])
+
+    def drawn(task: Task) -> Rubric:
+        names = random.Random(f"oracle:{world.seed}:{task.prompt}").sample(world.attributes, 2)
+        return fixed(*names)(task)
+
+    return {
+        "true": oracle_accuracy(pairs, world.true_rubric),
+        "hard_rule": oracle_accuracy(pairs, fixed()),
+        "generic": max(oracle_accuracy(pairs, fixed(*names)) for names in combinations(world.attributes, 2)),
+        "random": oracle_accuracy(pairs, drawn),
+    }

@@ -6,12 +6,12 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rubric_arm_lite.data import load_pairs, open_rows
-from rubric_arm_lite.data.rows import FILE_SUFFIXES
+from rubric_arm_lite.data.sources import FILE_SUFFIXES
 from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark, BestOf, with_rule
 from rubric_arm_lite.evaluation.benchmarks.scoring import Item
@@ -102,7 +102,7 @@ def load(benchmark: Benchmark, source: str | Path | None = None, limit: int | No
             f"{benchmark.title} has no data set of its own on the Hub. Name your copy: "
             f"--benchmark-dir {benchmark.name}=FOLDER."
         )
-    rows = list(_items_by_row(benchmark, source))
+    rows = _items_by_row(benchmark, source)
     items = available = _with_unique_ids([item for row in rows for item in row])
     if not items:
         raise DataError(f"{source}: none of {len(rows)} rows has a question for a judge.")
@@ -127,21 +127,17 @@ def _pair_file(path: str, catalogue: Mapping[str, Benchmark]) -> Benchmark:
     return Benchmark(name, name)
 
 
-def _items_by_row(benchmark: Benchmark, source: str | Path) -> Iterator[list[Item]]:
+def _items_by_row(benchmark: Benchmark, source: str | Path) -> list[list[Item]]:
     if not benchmark.parts:
-        for pair in load_pairs(source):
-            yield [Item(pair.pair_id, pair.prompt, (pair.chosen, pair.rejected), subset=pair.subset)]
-        return
+        pairs = load_pairs(source)
+        return [[Item(p.pair_id, p.prompt, (p.chosen, p.rejected), subset=p.subset)] for p in pairs]
     if not Path(source).is_file():
-        for part in benchmark.parts:
-            for row in open_rows(source, config=part.config, split=part.split):
-                yield part.read(row)
-        return
+        parts = benchmark.parts
+        return [part.read(row) for part in parts for row in open_rows(source, config=part.config, split=part.split)]
     if len({part.read for part in benchmark.parts}) > 1:
         folders = ", ".join(str(part.config) for part in benchmark.parts)
         raise DataError(f"{source} is a file. Give the folder of {benchmark.title} that holds {folders}.")
-    for row in open_rows(source):
-        yield benchmark.parts[0].read(row)
+    return list(map(benchmark.parts[0].read, open_rows(source)))
 
 
 def _with_unique_ids(items: Sequence[Item]) -> list[Item]:

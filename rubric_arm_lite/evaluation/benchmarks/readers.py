@@ -10,16 +10,14 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Sequence
-from typing import Any
 
 from rubric_arm_lite.data import Row
-from rubric_arm_lite.data.rows import kind, show
+from rubric_arm_lite.data.rows import short_repr, type_name
 from rubric_arm_lite.evaluation.benchmarks.scoring import STYLES, Item
 from rubric_arm_lite.recipe import derive_seed
 
 PPE_PAIRS = 5
 """Pairs per question of PPE, as many as its own column `sampled_conflict_pairs` has."""
-JUDGEBENCH_LABELS = ("A>B", "B>A")
 JUDGEBENCH_CATEGORIES = {"livebench-reasoning": "reasoning", "livebench-math": "math", "livecodebench": "coding"}
 RM_BENCH_DOMAINS = ("chat", "code", "math", "safety-refuse", "safety-response")
 
@@ -27,8 +25,7 @@ RM_BENCH_DOMAINS = ("chat", "code", "math", "safety-refuse", "safety-response")
 def rewardbench(row: Row) -> list[Item]:
     """prompt, chosen, rejected, subset, id."""
     row.require("prompt", "chosen", "rejected", "subset", "id")
-    subset = row.text("subset")
-    responses = (_response(row, "chosen"), _response(row, "rejected"))
+    subset, responses = row.text("subset"), _columns(row, "chosen", "rejected")
     return [Item(f"{subset}/{_id(row, 'id')}", row.prompt(), responses, subset=subset, where=row.where)]
 
 
@@ -38,7 +35,7 @@ def rewardbench2(row: Row) -> list[Item]:
     subset = row.text("subset")
     if subset == "Ties":
         return []
-    chosen, rejected = _responses(row, "chosen"), _responses(row, "rejected")
+    chosen, rejected = row.texts("chosen", blank=True), row.texts("rejected", blank=True)
     if len(chosen) != 1:
         raise row.error(f"column `chosen` has {len(chosen)} responses. Outside the subset Ties there is one.")
     responses = (*chosen, *rejected)
@@ -51,10 +48,10 @@ def rewardbench2(row: Row) -> list[Item]:
 def rm_bench(row: Row) -> list[Item]:
     """id, prompt, chosen[3], rejected[3], domain: nine duels, chosen style by rejected style, row by row."""
     row.require("id", "prompt", "chosen", "rejected", "domain")
-    domain = _one_of(row, "domain", RM_BENCH_DOMAINS)
+    domain = row.one_of("domain", RM_BENCH_DOMAINS)
     responses: tuple[str, ...] = ()
     for name in ("chosen", "rejected"):
-        texts = _responses(row, name)
+        texts = row.texts(name, blank=True)
         if len(texts) != STYLES:
             raise row.error(f"column `{name}` has {len(texts)} responses. RM-Bench has {STYLES}, one per style.")
         responses += texts
@@ -65,8 +62,8 @@ def rm_bench(row: Row) -> list[Item]:
 def judgebench(row: Row) -> list[Item]:
     """pair_id, source, question, response_model, response_A, response_B, label; the subset is model and category."""
     row.require("pair_id", "source", "question", "response_model", "response_A", "response_B", "label")
-    label = _one_of(row, "label", JUDGEBENCH_LABELS)
-    responses = _ordered(row, "response_A", "response_B", label == "A>B")
+    label = row.one_of("label", ("A>B", "B>A"))
+    responses = _columns(row, *("response_A", "response_B")[:: 1 if label == "A>B" else -1])
     model, source = row.text("response_model"), row.text("source")
     model = next((name for name in ("gpt", "claude") if model.startswith(name)), model)
     category = "knowledge" if source.startswith("mmlu-pro") else JUDGEBENCH_CATEGORIES.get(source, source)
@@ -77,7 +74,7 @@ def judgebench(row: Row) -> list[Item]:
 def rmb_pairs(row: Row) -> list[Item]:
     """pair_uid, conversation_input, chosen{answer}, reject{answer}, category_path."""
     row.require("pair_uid", "conversation_input", "chosen", "reject", "category_path")
-    responses = tuple(_text_under(row, f"`{name}`", row.value(name), "answer") for name in ("chosen", "reject"))
+    responses = tuple(row.inner(name).text("answer", blank=True) for name in ("chosen", "reject"))
     prompt, subset = row.prompt("conversation_input"), f"pairwise {_goal(row)}"
     return [Item(f"pair/{_id(row, 'pair_uid')}", prompt, responses, subset=subset, where=row.where)]
 
@@ -85,9 +82,8 @@ def rmb_pairs(row: Row) -> list[Item]:
 def rmb_best_of(row: Row) -> list[Item]:
     """bon_uid, conversation_input, bon_best{answer}, loser_list[{answer}], category_path."""
     row.require("bon_uid", "conversation_input", "bon_best", "loser_list", "category_path")
-    texts = {"`bon_best`": row.value("bon_best")}
-    texts |= {f"item {number} of `loser_list`": value for number, value in enumerate(row.items("loser_list"), start=1)}
-    responses = tuple(_text_under(row, what, value, "answer") for what, value in texts.items())
+    candidates = (row.inner("bon_best"), *row.inner_rows("loser_list"))
+    responses = tuple(candidate.text("answer", blank=True) for candidate in candidates)
     prompt, subset = row.prompt("conversation_input"), f"best of n {_goal(row)}"
     return [Item(f"best-of-n/{_id(row, 'bon_uid')}", prompt, responses, _best_first(responses), subset, row.where)]
 
@@ -104,7 +100,7 @@ def ppe_best_of_k(row: Row) -> list[Item]:
     if not all(isinstance(score, bool) for score in scores):
         raise row.error("column `scores` holds something other than true and false. Give one of them per response.")
     question, prompt = _id(row, "question_id"), row.prompt()
-    responses = [_response(row, f"response_{number}") for number in range(1, len(scores) + 1)]
+    responses = _columns(row, *(f"response_{number}" for number in range(1, len(scores) + 1)))
     if row.has(f"response_{len(scores) + 1}"):
         raise row.error(f"column `scores` has {len(scores)} entries, and there are more responses. Give one for each.")
     if row.has("sampled_conflict_pairs"):
@@ -126,7 +122,7 @@ def helpsteer3(row: Row) -> list[Item]:
     preference = row.number("overall_preference")
     if preference not in range(-3, 4):
         raise row.error(f"column `overall_preference` is {preference:g}. Give a whole number from -3 to 3.")
-    responses = _ordered(row, "response1", "response2", preference < 0)
+    responses = _columns(row, *("response1", "response2")[:: 1 if preference < 0 else -1])
     prompt = row.prompt("context")
     if preference == 0:
         return []
@@ -136,19 +132,25 @@ def helpsteer3(row: Row) -> list[Item]:
 def writing(row: Row) -> list[Item]:
     """prompt, chosen{response or text}, rejected{…}, and an id and a language if there are any."""
     row.require("prompt", "chosen", "rejected")
-    responses = tuple(
-        _response(row, name)
-        if not isinstance(row.value(name), dict)
-        else _text_under(row, f"`{name}`", row.value(name), "response", "text")
-        for name in ("chosen", "rejected")
-    )
+    responses = []
+    for name in ("chosen", "rejected"):
+        place, column = row, name
+        if isinstance(row.value(name), dict):
+            place = row.inner(name)
+            column = "text" if place.has("text") and not place.has("response") else "response"
+        responses.append(place.text(column, blank=True))
     prompt = row.prompt()
     id_column = next((name for name in ("prompt_id", "id") if row.has(name)), None)
     item_id = row.where.rpartition(", ")[2] if id_column is None else _id(row, id_column)
-    return [Item(item_id, prompt, responses, subset=row.label("language"), where=row.where)]
+    return [Item(item_id, prompt, tuple(responses), subset=row.optional_text("language"), where=row.where)]
 
 
 # --- columns --------------------------------------------------------------------------------------------------------
+
+
+def _columns(row: Row, *names: str) -> tuple[str, ...]:
+    """The responses in these columns."""
+    return tuple(row.text(name, blank=True) for name in names)
 
 
 def _best_first(responses: Sequence[str]) -> tuple[tuple[int, int], ...]:
@@ -162,58 +164,20 @@ def _id(row: Row, name: str) -> str:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else row.text(name)
 
 
-def _one_of(row: Row, name: str, allowed: Sequence[str]) -> str:
-    value = row.text(name)
-    if value not in allowed:
-        raise row.error(f"column `{name}` is {show(value)}. Use one of {', '.join(allowed)}.")
-    return value
-
-
-def _response(row: Row, name: str) -> str:
-    return _text(row, f"column `{name}`", row.value(name))
-
-
-def _responses(row: Row, name: str) -> tuple[str, ...]:
-    return tuple(_text(row, f"item {number} of `{name}`", item) for number, item in enumerate(row.items(name), start=1))
-
-
-def _ordered(row: Row, first: str, second: str, first_is_better: bool) -> tuple[str, str]:
-    """Two columns of responses, the better one first."""
-    a, b = _response(row, first), _response(row, second)
-    return (a, b) if first_is_better else (b, a)
-
-
-def _text(row: Row, what: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise row.error(f"{what} is {kind(value)}. Give a text.")
-    return row.checked(what, value)
-
-
-def _text_under(row: Row, what: str, value: Any, *keys: str) -> str:
-    """The text under the first of these keys that an object has."""
-    values = value if isinstance(value, dict) else {}
-    for key in keys:
-        if values.get(key) is not None:
-            return _text(row, f"`{key}` in {what}", values[key])
-    found = (", ".join(map(str, values)) or "nothing") if isinstance(value, dict) else kind(value)
-    expected = " or ".join(f"`{key}`" for key in keys)
-    raise row.error(f"{what} is no object with {expected} (found: {found}). Give one.")
-
-
 def _goal(row: Row) -> str:
     """RMB's two goals, from a path such as ``Pairwise_set/Helpfulness/Chat``."""
     path = row.text("category_path")
     for goal in ("Helpfulness", "Harmlessness"):
         if goal in path.split("/"):
             return goal.lower()
-    raise row.error(f"column `category_path` is {show(path)}. It names neither Helpfulness nor Harmlessness.")
+    raise row.error(f"column `category_path` is {short_repr(path)}. It names neither Helpfulness nor Harmlessness.")
 
 
 def _conflict_pairs(row: Row, scores: Sequence[bool]) -> list[tuple[int, int]]:
     """PPE's own pairs, the right response first."""
     value = row.value("sampled_conflict_pairs")
     if not isinstance(value, list):
-        raise row.error(f"column `sampled_conflict_pairs` is {kind(value)}. Give a list of pairs.")
+        raise row.error(f"column `sampled_conflict_pairs` is {type_name(value)}. Give a list of pairs.")
     pairs = []
     for number, pair in enumerate(value, start=1):
         what = f"pair {number} of `sampled_conflict_pairs`"
