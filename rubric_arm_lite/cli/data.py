@@ -19,6 +19,7 @@ from rubric_arm_lite.cli.common import (
     err,
     out,
     print_json,
+    print_result,
     quiet_libraries,
     with_source,
 )
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from rubric_arm_lite.models import ChatSampler
     from rubric_arm_lite.models.journaled import JournaledSampler
     from rubric_arm_lite.prompts import PromptBuilder
+    from rubric_arm_lite.recipe import Recipe
     from rubric_arm_lite.training.synthesize import Synthesis
     from rubric_arm_lite.types import PreferencePair
 
@@ -64,36 +66,42 @@ class SourceOptions:
     seed: Annotated[int, typer.Option(min=0, help="Seed of all draws.")] = 0
 
     def read(
-        self, warmup: bool = False, deduplicate: str = "none", bad: BadRows | None = None
+        self,
+        warmup: bool = False,
+        deduplicate: str = "none",
+        bad: BadRows | None = None,
+        pointwise: bool | None = None,
     ) -> tuple[list[PreferencePair] | list[WarmupRow], Counts]:
-        """The selected pairs, or trajectories with ``warmup``, and the counts of all rows."""
-        from rubric_arm_lite.data import read_pairs, read_trajectories
-        from rubric_arm_lite.data.decontaminate import decontaminator_of
-        from rubric_arm_lite.recipe import DataSettings, WarmupSettings
+        """The selected pairs and the counts of all rows; with ``warmup`` trajectories, ``pointwise`` as they are.
 
-        kind, more = (WarmupSettings, {}) if warmup else (DataSettings, {"deduplicate": deduplicate})
-        settings = self._settings(kind, **more)
-        decontaminator = decontaminator_of(self.decontaminate or (), DataSettings().overlap_words)
-        if warmup:
-            return read_trajectories(settings, self.seed, decontaminator, bad=bad)
-        return read_pairs(settings, self.seed, decontaminator, bad=bad)
-
-    def _settings(self, settings_type: Any, **more: Any) -> Any:
-        """The settings, or an error about the first option that is wrong."""
+        Raises:
+            ConfigError: for the first option that is wrong.
+        """
         from pydantic import ValidationError
 
+        from rubric_arm_lite.data import read_pairs, read_trajectories
+        from rubric_arm_lite.data.decontaminate import decontaminator_of
         from rubric_arm_lite.errors import ConfigError, DataError
+        from rubric_arm_lite.recipe import DataSettings, WarmupSettings
 
         if self.source == "testbed":
             raise DataError("The testbed generates its rows. Write some with rubric-arm testbed pairs OUT.jsonl.")
-        chosen = {name: value for name, value in asdict(self).items() if name not in ("decontaminate", "seed")}
+        options = {name: value for name, value in asdict(self).items() if name not in ("decontaminate", "seed")}
+        options["subset"] = tuple(self.subset or ())
         try:
-            return settings_type.model_validate({**chosen, "subset": tuple(self.subset or ()), **more})
+            if warmup:
+                trajectories = WarmupSettings.model_validate(options)
+            else:
+                pairs = DataSettings.model_validate({**options, "deduplicate": deduplicate})
         except ValidationError as error:
             first = error.errors()[0]
             option = first["loc"][0]
             plugin = ", or a plug-in: my_module:my_format or file.py:my_format" if option == "format" else ""
             raise ConfigError(f"--{option} {first['input']!r}: {first['msg']}{plugin}.") from None
+        decontaminator = decontaminator_of(self.decontaminate or (), DataSettings().overlap_words)
+        if warmup:
+            return read_trajectories(trajectories, self.seed, decontaminator, pointwise=pointwise, bad=bad)
+        return read_pairs(pairs, self.seed, decontaminator, bad=bad)
 
 
 WarmupOption = Annotated[bool, typer.Option("--warmup", help="Trajectories (rubric and judgement) in place of pairs.")]
@@ -122,16 +130,22 @@ def check(
     from rubric_arm_lite.data import BadRows
     from rubric_arm_lite.data.check import survey_pairs, survey_trajectories
     from rubric_arm_lite.errors import DataError
+    from rubric_arm_lite.recipe import Recipe, load_recipe
     from rubric_arm_lite.report import safe_text
 
-    builder, unit, measure = _prompts_and_measure(model, recipe)
+    settings = Recipe() if recipe is None else load_recipe(recipe)
+    builder, unit, measure = _prompts_and_measure(settings, model, recipe is None)
+    pointwise = None if recipe is None else settings.reward.judge == "pointwise"
     bad = BadRows()
     survey: Survey | None = None
     shown: list[str] = []
     try:
-        items, counts = source.read(warmup, bad=bad)
-        survey_of: Any = survey_trajectories if warmup else survey_pairs
-        survey = survey_of(items, counts, unit, measure)
+        items: Any
+        items, counts = source.read(warmup, bad=bad, pointwise=pointwise)
+        if warmup:
+            survey = survey_trajectories(items, counts, unit, measure, settings.prompts.pointwise_words)
+        else:
+            survey = survey_pairs(items, counts, unit, measure)
         shown = [_shown(item, builder) for item in items[:show]]
     except DataError as error:
         if not bad.total:
@@ -150,20 +164,19 @@ def check(
         raise typer.Exit(2)
 
 
-def _prompts_and_measure(model: str | None, recipe: str | None) -> tuple[PromptBuilder, str, Measure]:
-    """The prompt builder, and the unit and measure of lengths."""
+def _prompts_and_measure(recipe: Recipe, model: str | None, in_words: bool) -> tuple[PromptBuilder, str, Measure]:
+    """The prompt builder, and the unit and measure of lengths: those of a model, or with ``in_words`` without one."""
     from rubric_arm_lite.prompts import PromptBuilder, Templates
-    from rubric_arm_lite.recipe import ModelSettings, Recipe, load_recipe
+    from rubric_arm_lite.recipe import ModelSettings
 
-    loaded = Recipe() if recipe is None else load_recipe(recipe)
-    templates = Templates.load(loaded.prompts.rubric_template, loaded.prompts.judge_template)
-    if model is None and recipe is None:
+    templates = Templates.of(recipe.prompts)
+    if model is None and in_words:
         return PromptBuilder(templates), "words", lambda text: len(text.split())
     quiet_libraries()
     from rubric_arm_lite.models import load_tokenizer
     from rubric_arm_lite.models.chat import control_tokens
 
-    tokenizer = load_tokenizer(loaded.model if model is None else ModelSettings(base=model))
+    tokenizer = load_tokenizer(recipe.model if model is None else ModelSettings(base=model))
     builder = PromptBuilder(templates, control_tokens(tokenizer))
     # verbose=False: no warning about texts beyond the model's context, which are measured on purpose.
     return builder, "tokens", lambda text: len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
@@ -179,12 +192,9 @@ def _shown(item: PreferencePair | WarmupRow, builder: PromptBuilder) -> str:
         parts |= {"chosen": builder.neutralize(item.chosen), "rejected": builder.neutralize(item.rejected)}
     else:
         rubric = parse_rubric(item.rubric)
-        if not rubric.usable:
-            prompt = "(The rubric does not parse: this row teaches the generator only.)"
-        elif item.response_b is None:
-            prompt = builder.pointwise_prompt(item.prompt, rubric, item.response_a)
-        else:
-            prompt = builder.judge_prompt(item.prompt, rubric, item.response_a, item.response_b)
+        prompt = "(The rubric does not parse: this row teaches the generator only.)"
+        if rubric.usable:
+            prompt = item.judge_prompt(builder, rubric)
         parts |= {"its rubric": item.rubric, "the judge's prompt": prompt, "its judgement": item.judgement}
     return "\n".join(f"=== {name} ===\n{text.strip()}" for name, text in parts.items())
 
@@ -235,7 +245,7 @@ def convert(
     try:
         items, counts = source.read(warmup, deduplicate, bad)
     finally:  # bad rows are reported even if no row is left without them
-        for line in bad.lines(source.source) if bad is not None and bad.total else ():
+        for line in bad.lines(source.source) if bad is not None else ():
             err.print(safe_text(line), markup=False, highlight=False)
     as_row: Any = trajectory_as_row if warmup else pair_as_row
     _write_jsonl(target, [as_row(item) for item in items])
@@ -289,7 +299,7 @@ def synthesize(
     well-formed. OUT.jsonl.part keeps each answer: run the same command again after a stop, or with more --attempts or a
     higher --limit, and only the missing answers are requested.
     """
-    from rubric_arm_lite.errors import ConfigError, DataError
+    from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError
     from rubric_arm_lite.models.journaled import JournaledSampler
     from rubric_arm_lite.runs import Journal, explained_disk_errors
     from rubric_arm_lite.training import SynthesisSettings, Synthesizer
@@ -301,14 +311,22 @@ def synthesize(
     )
     if if_exists not in ("resume", "raise", "overwrite"):
         raise ConfigError(f"--if-exists {if_exists}: use resume, raise or overwrite.")
-    part = _part_file(Path(source.source), target, if_exists)
+    if target.suffix != ".jsonl":
+        raise DataError(f"{target} must end in .jsonl, the format that is written. Rename it.")
+    answers = target.with_name(f"{target.name}.part")
+    for written in (target, answers):
+        check_target(Path(source.source), written, overwrite=True)
+    if target.exists() and (if_exists == "raise" or (if_exists == "resume" and not answers.exists())):
+        raise CheckpointError(
+            f"{target} exists and is not replaced. Name another file, or replace it with --if-exists overwrite."
+        )
     all_pairs, counts = source.read()
     pairs: Any = all_pairs[:limit]
     if counts.skipped:
         err.print(counts.line(), markup=False, highlight=False)
     sampler = _teacher(model, server, server_key_env, concurrency, nf4, context)
     with explained_disk_errors(target.parent):
-        with Journal.open(part, {"answers of": model}, if_exists) as journal:  # type: ignore[arg-type]
+        with Journal.open(answers, {"answers of": model}, if_exists) as journal:  # type: ignore[arg-type]
             teacher = JournaledSampler(sampler, journal)
             with err.status("asking the teacher") as status:
                 synthesis = Synthesizer(teacher, settings).run(
@@ -318,32 +336,15 @@ def synthesize(
         if rows:
             _write_jsonl(target, rows)
     summary = _summary(synthesis, teacher, len(pairs), price_in, price_out)
-    if as_json:
-        print_json(summary)
-    else:
-        _print_summary(summary)
+    print_result(summary, as_json, lambda: _print_summary(summary))
     if not rows:
         raise DataError(
             f"No pair of {source.source} was kept, so {target} was not written. See the reasons above; raise "
-            f"--attempts or --judge-max-tokens, or name a stronger teacher. Its answers are in {part}."
+            f"--attempts or --judge-max-tokens, or name a stronger teacher. Its answers are in {answers}."
         )
-    err.print(f"{len(rows)} rows written to {target}; the answers are kept in {part}.", markup=False, highlight=False)
-
-
-def _part_file(source: Path, target: Path, if_exists: str) -> Path:
-    """The file that keeps the answers; refuses a target that this job must not write."""
-    from rubric_arm_lite.errors import CheckpointError, DataError
-
-    if target.suffix != ".jsonl":
-        raise DataError(f"{target} must end in .jsonl, the format that is written. Rename it.")
-    part = target.with_name(f"{target.name}.part")
-    check_target(source, target, overwrite=True)
-    check_target(source, part, overwrite=True)
-    if target.exists() and (if_exists == "raise" or (if_exists == "resume" and not part.exists())):
-        raise CheckpointError(
-            f"{target} exists and is not replaced. Name another file, or replace it with --if-exists overwrite."
-        )
-    return part
+    err.print(
+        f"{len(rows)} rows written to {target}; the answers are kept in {answers}.", markup=False, highlight=False
+    )
 
 
 def _teacher(

@@ -9,8 +9,10 @@ from typing import Any
 
 from rubric_arm_lite.data.counts import Counts, sorted_reasons
 from rubric_arm_lite.data.pairs import WarmupRow
-from rubric_arm_lite.prompts import parse_judgement, parse_rubric, prompt_hash
-from rubric_arm_lite.types import PreferencePair, Prompt
+from rubric_arm_lite.prompts import parse_judgement, parse_pointwise, parse_rubric, prompt_hash
+from rubric_arm_lite.prompts.pointwise import OUR_WORDS
+from rubric_arm_lite.recipe import PointwiseWords
+from rubric_arm_lite.types import ParseStatus, PreferencePair, Prompt
 
 Measure = Callable[[str], int]
 """The length of a text, in tokens or words."""
@@ -60,8 +62,18 @@ def survey_pairs(pairs: Sequence[PreferencePair], counts: Counts, unit: str, mea
     return Survey(counts, unit, _quantiles(lengths), facts, dict(sorted_reasons(subsets)))
 
 
-def survey_trajectories(rows: Sequence[WarmupRow], counts: Counts, unit: str, measure: Measure) -> Survey:
-    """Lengths of the texts, how many our parsers accept, and which response the judgements name."""
+def survey_trajectories(
+    rows: Sequence[WarmupRow],
+    counts: Counts,
+    unit: str,
+    measure: Measure,
+    words: PointwiseWords = OUR_WORDS,
+) -> Survey:
+    """Lengths of the texts, how many our parsers accept, and what the judgements say.
+
+    Args:
+        words: those of pointwise judgements.
+    """
     lengths = {
         "prompt": [measure(_text(row.prompt)) for row in rows],
         "rubric": [measure(row.rubric) for row in rows],
@@ -69,15 +81,20 @@ def survey_trajectories(rows: Sequence[WarmupRow], counts: Counts, unit: str, me
     }
     rubrics = [parse_rubric(row.rubric) for row in rows]
     usable = [(row, rubric) for row, rubric in zip(rows, rubrics, strict=True) if rubric.usable]
-    judgements = [parse_judgement(row.judgement, rubric) for row, rubric in usable]
+    pairwise = [parse_judgement(row.judgement, rubric) for row, rubric in usable if row.response_b is not None]
+    pointwise = [parse_pointwise(r.judgement, rubric, words=words) for r, rubric in usable if r.response_b is None]
+    statuses = [*(judgement.status for judgement in pairwise), *(judgement.status for judgement in pointwise)]
     facts: dict[str, float] = {
         "prompts": len({prompt_hash(row.prompt) for row in rows}),
         "conversations": sum(not isinstance(row.prompt, str) for row in rows),
         "well_formed_rubrics": len(usable) / len(rows),
-        "well_formed_judgements": sum(judgement.status.value == "ok" for judgement in judgements) / len(rows),
+        "well_formed_judgements": statuses.count(ParseStatus.OK) / len(rows),
         "criteria": _mean(len(rubric.criteria) for _, rubric in usable),
-        "winner_first": _mean(judgement.winner == "A" for judgement in judgements if judgement.winner is not None),
     }
+    if any(row.response_b is None for row in rows):
+        facts["criteria_met"] = _mean(answer.met for judgement in pointwise for answer in judgement.answers)
+    else:
+        facts["winner_first"] = _mean(judgement.winner == "A" for judgement in pairwise if judgement.winner is not None)
     return Survey(counts, unit, _quantiles(lengths), facts, {})
 
 

@@ -16,8 +16,8 @@ from rubric_arm_lite.data.formats import OWN, RowIds, read_pair
 from rubric_arm_lite.data.rows import Row, type_name
 from rubric_arm_lite.data.sources import file_rows
 from rubric_arm_lite.errors import DataError
-from rubric_arm_lite.prompts import prompt_hash
-from rubric_arm_lite.types import PreferencePair, Prompt
+from rubric_arm_lite.prompts import PromptBuilder, prompt_hash
+from rubric_arm_lite.types import PreferencePair, Prompt, Rubric
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,12 @@ class WarmupRow:
     response_b: str | None
     judgement: str
     judged_rubric: str | None = None
+
+    def judge_prompt(self, prompts: PromptBuilder, rubric: Rubric) -> str:
+        """The user turn that the judgement answers, under this rubric."""
+        if self.response_b is None:
+            return prompts.pointwise_prompt(self.prompt, rubric, self.response_a)
+        return prompts.judge_prompt(self.prompt, rubric, self.response_a, self.response_b)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -68,11 +68,7 @@ class Templates:
 
     @classmethod
     def of(cls, settings: PromptSettings) -> Templates:
-        """The templates that a recipe names.
-
-        Raises:
-            ConfigError: as :meth:`load`.
-        """
+        """The templates that a recipe names, as :meth:`load`."""
         return cls.load(settings.rubric_template, settings.judge_template, pointwise=settings.pointwise_template)
 
     def fingerprint(self) -> str:
@@ -81,19 +77,20 @@ class Templates:
 
 
 class Neutralizer:
-    """Takes the meaning, not the wording, from text that could pass for the structure of some templates.
+    """Fills in templates with text whose meaning as structure is taken from it.
 
     Args:
-        templates: Jinja sources whose section tags are guarded.
+        sources: Jinja sources by name; their section tags are guarded.
         special_tokens: strings the tokenizer would read as control tokens; they are broken up wherever they occur in
             outside text (one that is a single character becomes U+FFFD, blank ones are left alone).
         more_tags: names of further tags to guard.
     """
 
     def __init__(
-        self, templates: Iterable[str], special_tokens: Iterable[str] = (), more_tags: Iterable[str] = ()
+        self, sources: Mapping[str, str], special_tokens: Iterable[str] = (), more_tags: Iterable[str] = ()
     ) -> None:
-        parts = [part for source in templates for part in static_parts(source)]
+        self._templates = {name: _ENVIRONMENT.from_string(source) for name, source in sources.items()}
+        parts = [part for source in sources.values() for part in static_parts(source)]
         names = sorted({*(name for part in parts for name in _TAG_NAME.findall(part)), *more_tags})
         self._section = re.compile("|".join(map(_tag_pattern, names)) or "(?!)")
         self._initials = {name[0].casefold() for name in names}
@@ -121,10 +118,14 @@ class Neutralizer:
         is_tag = fold(behind[:1])[:1] in self._initials and self._section.match(fold(behind)) is not None
         return f"‹{opening[1]}" if is_tag else opening[0]
 
-    def _instruction(self, prompt: Prompt) -> str:
+    def _fill(self, template: str, prompt: Prompt, **texts: str) -> str:
+        """The template with the request and these texts, all neutralized."""
         if isinstance(prompt, str):
-            return self.neutralize(prompt)
-        return "\n".join(f"[{_role(m.role)}]\n{self.neutralize(m.content)}" for m in prompt)
+            instruction = self.neutralize(prompt)
+        else:
+            instruction = "\n".join(f"[{_role(m.role)}]\n{self.neutralize(m.content)}" for m in prompt)
+        values = {name: self.neutralize(text) for name, text in texts.items()}
+        return self._templates[template].render(instruction=instruction, **values)
 
 
 class PromptBuilder(Neutralizer):
@@ -134,15 +135,12 @@ class PromptBuilder(Neutralizer):
     """
 
     def __init__(self, templates: Templates, special_tokens: Iterable[str] = ()) -> None:
-        super().__init__((templates.rubric, templates.judge, templates.pointwise), special_tokens)
+        super().__init__(asdict(templates), special_tokens)
         self.templates = templates
-        self._rubric = _ENVIRONMENT.from_string(templates.rubric)
-        self._judge = _ENVIRONMENT.from_string(templates.judge)
-        self._pointwise = _ENVIRONMENT.from_string(templates.pointwise)
 
     def rubric_prompt(self, prompt: Prompt) -> str:
         """The generator's user turn: it sees the request only (paper, sec. 3)."""
-        return self._rubric.render(instruction=self._instruction(prompt))
+        return self._fill("rubric", prompt)
 
     def policy_prompt(self, request: str) -> str:
         """The policy's user turn: the request as it is, but for the tokenizer's control tokens."""
@@ -154,12 +152,7 @@ class PromptBuilder(Neutralizer):
         Raises:
             ValueError: if the rubric did not parse; such a rubric is never shown to a judge.
         """
-        return self._judge.render(
-            instruction=self._instruction(prompt),
-            response_a=self.neutralize(response_a),
-            response_b=self.neutralize(response_b),
-            rubric=self._shown(rubric),
-        )
+        return self._fill("judge", prompt, response_a=response_a, response_b=response_b, rubric=_shown(rubric))
 
     def pointwise_prompt(self, prompt: Prompt, rubric: Rubric, response: str) -> str:
         """The user turn of a judge that checks one response (RUBRIC-ARROW).
@@ -167,14 +160,13 @@ class PromptBuilder(Neutralizer):
         Raises:
             ValueError: if the rubric did not parse; such a rubric is never shown to a judge.
         """
-        return self._pointwise.render(
-            instruction=self._instruction(prompt), response=self.neutralize(response), rubric=self._shown(rubric)
-        )
+        return self._fill("pointwise", prompt, response=response, rubric=_shown(rubric))
 
-    def _shown(self, rubric: Rubric) -> str:
-        if not rubric.usable:
-            raise ValueError(f"A rubric with status {rubric.status.value} cannot be shown to a judge.")
-        return self.neutralize(rubric.render())
+
+def _shown(rubric: Rubric) -> str:
+    if not rubric.usable:
+        raise ValueError(f"A rubric with status {rubric.status.value} cannot be shown to a judge.")
+    return rubric.render()
 
 
 class DirectPrompts(Neutralizer):
@@ -186,23 +178,15 @@ class DirectPrompts(Neutralizer):
 
     def __init__(self, special_tokens: Iterable[str] = ()) -> None:
         sources = {name: _built_in(name) for name in ("judge_direct", "judge_reasoning")}
-        super().__init__(sources.values(), special_tokens, ("think",))
-        self._direct, self._reasoning = map(_ENVIRONMENT.from_string, sources.values())
+        super().__init__(sources, special_tokens, ("think",))
 
     def direct_prompt(self, prompt: Prompt, response_a: str, response_b: str) -> str:
         """The turn of a judge that answers at once."""
-        return self._direct.render(**self._values(prompt, response_a, response_b))
+        return self._fill("judge_direct", prompt, response_a=response_a, response_b=response_b)
 
     def reasoning_prompt(self, prompt: Prompt, response_a: str, response_b: str) -> str:
         """The turn of a judge that first thinks at length."""
-        return self._reasoning.render(**self._values(prompt, response_a, response_b))
-
-    def _values(self, prompt: Prompt, response_a: str, response_b: str) -> dict[str, str]:
-        return {
-            "instruction": self._instruction(prompt),
-            "response_a": self.neutralize(response_a),
-            "response_b": self.neutralize(response_b),
-        }
+        return self._fill("judge_reasoning", prompt, response_a=response_a, response_b=response_b)
 
 
 class ContrastPrompts(Neutralizer):
@@ -212,17 +196,11 @@ class ContrastPrompts(Neutralizer):
     """
 
     def __init__(self, special_tokens: Iterable[str] = ()) -> None:
-        source = _built_in("rubric_contrast")
-        super().__init__((source,), special_tokens)
-        self._contrast = _ENVIRONMENT.from_string(source)
+        super().__init__({"contrast": _built_in("rubric_contrast")}, special_tokens)
 
     def contrast_prompt(self, prompt: Prompt, preferred: str, other: str) -> str:
         """The teacher's turn: the request, the preferred response and the other one."""
-        return self._contrast.render(
-            instruction=self._instruction(prompt),
-            preferred_response=self.neutralize(preferred),
-            other_response=self.neutralize(other),
-        )
+        return self._fill("contrast", prompt, preferred_response=preferred, other_response=other)
 
 
 def _role(role: str) -> str:
@@ -245,9 +223,8 @@ def _tag_pattern(name: str) -> str:
 
 def static_parts(template: str) -> list[str]:
     """The fixed text of a template between its placeholders, in order (the testbed's tokenizer has words for it)."""
-    rendered = _ENVIRONMENT.from_string(template).render(
-        dict.fromkeys(meta.find_undeclared_variables(_ENVIRONMENT.parse(template)), "\x00")
-    )
+    placeholders = meta.find_undeclared_variables(_ENVIRONMENT.parse(template))
+    rendered = _ENVIRONMENT.from_string(template).render(dict.fromkeys(placeholders, "\x00"))
     return [part for part in rendered.split("\x00") if part]
 
 

@@ -46,11 +46,7 @@ def role_examples(
             rubric = parse_rubric(row.judged_rubric or row.rubric)
             if not rubric.usable:
                 continue
-            if row.response_b is None:
-                prompt = prompts.pointwise_prompt(row.prompt, rubric, row.response_a)
-            else:
-                prompt = prompts.judge_prompt(row.prompt, rubric, row.response_a, row.response_b)
-            text = row.judgement
+            prompt, text = row.judge_prompt(prompts, rubric), row.judgement
         ids = (model.encode(prompt), model.encode_completion(text))
         if len(ids[0]) + len(ids[1]) > model.settings.max_context:
             too_long += 1

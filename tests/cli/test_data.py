@@ -44,6 +44,29 @@ def test_check_as_json_and_in_tokens(source: Path) -> None:
     assert "=== the judge's prompt ===" in found["shown"][0]
 
 
+def test_pointwise_trajectories_are_checked_and_converted(tmp_path: Path) -> None:
+    rubric = "1. The response is short [Hard Rule]\n2. The response is kind [Principle]"
+    judgement = "- Criterion 1 [Hard Rule]: Answer: true\n- Criterion 2 [Principle]: Answer: false"
+    row = {"prompt": "p", "rubric": rubric, "response": "a", "judgement": judgement}
+    path = write_jsonl(tmp_path / "pointwise.jsonl", [row, {**row, "judgement": "No."}])
+    for options in ((), ("--recipe", "arrow-testbed", "--show", "2")):
+        found = json.loads(call("data", "check", path, "--warmup", "--json", *options).stdout)
+        assert found["kept"] == 2 and "criteria_met" in found and "winner_first" not in found
+        assert "<response>" in found["shown"][0] and judgement in found["shown"][0]
+    words = json.loads(call("data", "check", path, "--warmup", "--json").stdout)
+    assert (words["well_formed_judgements"], words["criteria_met"]) == (0.5, 0.5)
+    target = tmp_path / "out.jsonl"
+    call("data", "convert", path, target, "--warmup")
+    assert load_trajectories(target, pointwise=True) == load_trajectories(path, pointwise=True)
+    # A recipe says which judge the rows are for.
+    done = call("data", "check", path, "--warmup", "--recipe", "testbed")
+    assert done.returncode == 2 and "no row has the columns `response_a`, `response_b`" in done.stdout
+    pairwise = write_jsonl(tmp_path / "pairs.jsonl", [openrubric(1)])
+    assert "cannot warm up a pointwise judge" in refused(
+        "data", "check", pairwise, "--warmup", "--recipe", "arrow-testbed"
+    )
+
+
 def test_check_prints_no_control_characters(tmp_path: Path) -> None:
     row = {"prompt": "p\x1b[31m", "chosen": "a\x1b]0;x\x07", "rejected": "b"}
     shown = call("data", "check", write_jsonl(tmp_path / "rows.jsonl", [row])).stdout
