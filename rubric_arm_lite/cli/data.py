@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.markup import escape
 from rich.table import Table
 
@@ -23,23 +24,25 @@ from rubric_arm_lite.cli.common import (
     quiet_libraries,
     with_source,
 )
+from rubric_arm_lite.data import BadRows, Counts, WarmupRow, read_pairs, read_trajectories
+from rubric_arm_lite.data.check import QUANTILES, Measure, Survey, survey_pairs, survey_trajectories
+from rubric_arm_lite.data.decontaminate import decontaminator_of
+from rubric_arm_lite.data.pairs import pair_as_row, trajectory_as_row
+from rubric_arm_lite.data.sources import JSON_SUFFIXES
+from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError
+from rubric_arm_lite.prompts import PromptBuilder, Templates, parse_rubric
+from rubric_arm_lite.recipe import DataSettings, ModelSettings, Recipe, WarmupSettings, load_recipe
+from rubric_arm_lite.report import safe_text
+from rubric_arm_lite.runs import Journal, atomic_write, explained_disk_errors
 
 if TYPE_CHECKING:
-    from rubric_arm_lite.data import BadRows, Counts, WarmupRow
-    from rubric_arm_lite.data.check import Measure, Survey
     from rubric_arm_lite.models import ChatSampler
-    from rubric_arm_lite.models.journaled import JournaledSampler
-    from rubric_arm_lite.prompts import PromptBuilder
-    from rubric_arm_lite.recipe import Recipe
-    from rubric_arm_lite.training.synthesize import Synthesis
     from rubric_arm_lite.types import PreferencePair
 
 LOCAL_CONTEXT = 8192
 """Context in tokens of a model on this machine, unless --max-context is given."""
 data_app = typer.Typer(help="Check data, convert it to our own format, make warm-up data.", no_args_is_help=True)
-
-
-# --- the options that the three verbs share -------------------------------------------------------------------------
+WarmupOption = Annotated[bool, typer.Option("--warmup", help="Trajectories (rubric and judgement) in place of pairs.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,45 +69,30 @@ class SourceOptions:
     seed: Annotated[int, typer.Option(min=0, help="Seed of all draws.")] = 0
 
     def read(
-        self,
-        warmup: bool = False,
-        deduplicate: str = "none",
-        bad: BadRows | None = None,
-        pointwise: bool | None = None,
+        self, warmup: bool = False, deduplicate: str = "none", bad: BadRows | None = None, pointwise: bool | None = None
     ) -> tuple[list[PreferencePair] | list[WarmupRow], Counts]:
         """The selected pairs and the counts of all rows; with ``warmup`` trajectories, ``pointwise`` as they are.
 
         Raises:
             ConfigError: for the first option that is wrong.
         """
-        from pydantic import ValidationError
-
-        from rubric_arm_lite.data import read_pairs, read_trajectories
-        from rubric_arm_lite.data.decontaminate import decontaminator_of
-        from rubric_arm_lite.errors import ConfigError, DataError
-        from rubric_arm_lite.recipe import DataSettings, WarmupSettings
-
         if self.source == "testbed":
             raise DataError("The testbed generates its rows. Write some with rubric-arm testbed pairs OUT.jsonl.")
         options = {name: value for name, value in asdict(self).items() if name not in ("decontaminate", "seed")}
         options["subset"] = tuple(self.subset or ())
         try:
-            if warmup:
-                trajectories = WarmupSettings.model_validate(options)
-            else:
-                pairs = DataSettings.model_validate({**options, "deduplicate": deduplicate})
+            pairs = None if warmup else DataSettings.model_validate({**options, "deduplicate": deduplicate})
+            trajectories = WarmupSettings.model_validate(options) if warmup else None
         except ValidationError as error:
             first = error.errors()[0]
             option = first["loc"][0]
             plugin = ", or a plug-in: my_module:my_format or file.py:my_format" if option == "format" else ""
             raise ConfigError(f"--{option} {first['input']!r}: {first['msg']}{plugin}.") from None
         decontaminator = decontaminator_of(self.decontaminate or (), DataSettings().overlap_words)
-        if warmup:
+        if trajectories is not None:
             return read_trajectories(trajectories, self.seed, decontaminator, pointwise=pointwise, bad=bad)
+        assert pairs is not None
         return read_pairs(pairs, self.seed, decontaminator, bad=bad)
-
-
-WarmupOption = Annotated[bool, typer.Option("--warmup", help="Trajectories (rubric and judgement) in place of pairs.")]
 
 
 # --- check ----------------------------------------------------------------------------------------------------------
@@ -127,18 +115,10 @@ def check(
     Rows that cannot be used are listed, the first ten one by one, and the exit code is 2. Duplicates are counted here
     and kept; `data convert` and a recipe skip them.
     """
-    from rubric_arm_lite.data import BadRows
-    from rubric_arm_lite.data.check import survey_pairs, survey_trajectories
-    from rubric_arm_lite.errors import DataError
-    from rubric_arm_lite.recipe import Recipe, load_recipe
-    from rubric_arm_lite.report import safe_text
-
     settings = Recipe() if recipe is None else load_recipe(recipe)
     builder, unit, measure = _prompts_and_measure(settings, model, recipe is None)
     pointwise = None if recipe is None else settings.reward.judge == "pointwise"
-    bad = BadRows()
-    survey: Survey | None = None
-    shown: list[str] = []
+    bad, survey, shown = BadRows(), None, []
     try:
         items: Any
         items, counts = source.read(warmup, bad=bad, pointwise=pointwise)
@@ -166,9 +146,6 @@ def check(
 
 def _prompts_and_measure(recipe: Recipe, model: str | None, in_words: bool) -> tuple[PromptBuilder, str, Measure]:
     """The prompt builder, and the unit and measure of lengths: those of a model, or with ``in_words`` without one."""
-    from rubric_arm_lite.prompts import PromptBuilder, Templates
-    from rubric_arm_lite.recipe import ModelSettings
-
     templates = Templates.of(recipe.prompts)
     if model is None and in_words:
         return PromptBuilder(templates), "words", lambda text: len(text.split())
@@ -184,25 +161,18 @@ def _prompts_and_measure(recipe: Recipe, model: str | None, in_words: bool) -> t
 
 def _shown(item: PreferencePair | WarmupRow, builder: PromptBuilder) -> str:
     """A pair as the models will see it, or a trajectory with the prompts that lead to it."""
-    from rubric_arm_lite.data import WarmupRow
-    from rubric_arm_lite.prompts import parse_rubric
-
     parts = {"the generator's prompt": builder.rubric_prompt(item.prompt)}
-    if not isinstance(item, WarmupRow):
-        parts |= {"chosen": builder.neutralize(item.chosen), "rejected": builder.neutralize(item.rejected)}
-    else:
+    if isinstance(item, WarmupRow):
         rubric = parse_rubric(item.rubric)
-        prompt = "(The rubric does not parse: this row teaches the generator only.)"
-        if rubric.usable:
-            prompt = item.judge_prompt(builder, rubric)
+        unusable = "(The rubric does not parse: this row teaches the generator only.)"
+        prompt = item.judge_prompt(builder, rubric) if rubric.usable else unusable
         parts |= {"its rubric": item.rubric, "the judge's prompt": prompt, "its judgement": item.judgement}
+    else:
+        parts |= {"chosen": builder.neutralize(item.chosen), "rejected": builder.neutralize(item.rejected)}
     return "\n".join(f"=== {name} ===\n{text.strip()}" for name, text in parts.items())
 
 
 def _print_survey(survey: Survey, what: str) -> None:
-    from rubric_arm_lite.data.check import QUANTILES
-    from rubric_arm_lite.report import safe_text
-
     print(survey.counts.line(what))
     print(f"format: {survey.counts.format}")
     for name, value in survey.facts.items():
@@ -232,12 +202,6 @@ def convert(
     as_json: JsonOption = False,
 ) -> None:
     """Write a source as JSONL of pairs (data.source), or of trajectories (warmup.source) with --warmup."""
-    from rubric_arm_lite.data import BadRows
-    from rubric_arm_lite.data.pairs import pair_as_row, trajectory_as_row
-    from rubric_arm_lite.data.sources import JSON_SUFFIXES
-    from rubric_arm_lite.errors import DataError
-    from rubric_arm_lite.report import safe_text
-
     if not target.is_dir() and target.suffix.lower() not in JSON_SUFFIXES:
         raise DataError(f"{target}: JSON Lines are written. Give a name that ends in .jsonl.")
     check_target(Path(source.source), target, overwrite)
@@ -247,18 +211,16 @@ def convert(
     finally:  # bad rows are reported even if no row is left without them
         for line in bad.lines(source.source) if bad is not None else ():
             err.print(safe_text(line), markup=False, highlight=False)
+    what = "trajectories" if warmup else "pairs"
     as_row: Any = trajectory_as_row if warmup else pair_as_row
-    _write_jsonl(target, [as_row(item) for item in items])
+    _write_jsonl(target, map(as_row, items))
     if as_json:
         print_json({"target": str(target), **counts.as_json()})
     else:
-        what = "trajectories" if warmup else "pairs"
         print(f"{counts.line(what)}\n{len(items):,} {what} written to {target}")
 
 
-def _write_jsonl(target: Path, rows: Sequence[dict[str, Any]]) -> None:
-    from rubric_arm_lite.runs import atomic_write
-
+def _write_jsonl(target: Path, rows: Iterable[dict[str, Any]]) -> None:
     atomic_write(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
 
 
@@ -299,11 +261,9 @@ def synthesize(
     well-formed. OUT.jsonl.part keeps each answer: run the same command again after a stop, or with more --attempts or a
     higher --limit, and only the missing answers are requested.
     """
-    from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError
     from rubric_arm_lite.models.journaled import JournaledSampler
-    from rubric_arm_lite.runs import Journal, explained_disk_errors
     from rubric_arm_lite.training import SynthesisSettings, Synthesizer
-    from rubric_arm_lite.training.synthesize import warmup_rows
+    from rubric_arm_lite.training.synthesize import Outcome, warmup_rows
 
     context = max_context if server or max_context else LOCAL_CONTEXT
     settings = SynthesisSettings(
@@ -313,10 +273,10 @@ def synthesize(
         raise ConfigError(f"--if-exists {if_exists}: use resume, raise or overwrite.")
     if target.suffix != ".jsonl":
         raise DataError(f"{target} must end in .jsonl, the format that is written. Rename it.")
-    answers = target.with_name(f"{target.name}.part")
-    for written in (target, answers):
+    part = target.with_name(f"{target.name}.part")
+    for written in (target, part):
         check_target(Path(source.source), written, overwrite=True)
-    if target.exists() and (if_exists == "raise" or (if_exists == "resume" and not answers.exists())):
+    if target.exists() and (if_exists == "raise" or (if_exists == "resume" and not part.exists())):
         raise CheckpointError(
             f"{target} exists and is not replaced. Name another file, or replace it with --if-exists overwrite."
         )
@@ -326,7 +286,7 @@ def synthesize(
         err.print(counts.line(), markup=False, highlight=False)
     sampler = _teacher(model, server, server_key_env, concurrency, nf4, context)
     with explained_disk_errors(target.parent):
-        with Journal.open(answers, {"answers of": model}, if_exists) as journal:  # type: ignore[arg-type]
+        with Journal.open(part, {"answers of": model}, if_exists) as journal:  # type: ignore[arg-type]
             teacher = JournaledSampler(sampler, journal)
             with err.status("asking the teacher") as status:
                 synthesis = Synthesizer(teacher, settings).run(
@@ -335,23 +295,33 @@ def synthesize(
         rows = list(warmup_rows(synthesis.kept, source.seed))
         if rows:
             _write_jsonl(target, rows)
-    summary = _summary(synthesis, teacher, len(pairs), price_in, price_out)
+    prompt_tokens = sum(usage.prompt_tokens for usage in teacher.used.values())
+    completion_tokens = sum(usage.completion_tokens for usage in teacher.used.values())
+    cost = ((price_in or 0) * prompt_tokens + (price_out or 0) * completion_tokens) / 1e6
+    summary = {
+        "pairs": len(pairs),
+        "kept": len(synthesis.kept),
+        "yield": len(synthesis.kept) / len(pairs),
+        "attempts": {outcome.value: synthesis.attempts[outcome] for outcome in Outcome},
+        "lost": {outcome.value: synthesis.lost[outcome] for outcome in Outcome if outcome is not Outcome.KEPT},
+        "requests": len(teacher.used),
+        "requests_now": teacher.sampled,
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "cost": None if price_in is None and price_out is None else cost,
+    }
     print_result(summary, as_json, lambda: _print_summary(summary))
     if not rows:
         raise DataError(
             f"No pair of {source.source} was kept, so {target} was not written. See the reasons above; raise "
-            f"--attempts or --judge-max-tokens, or name a stronger teacher. Its answers are in {answers}."
+            f"--attempts or --judge-max-tokens, or name a stronger teacher. Its answers are in {part}."
         )
-    err.print(
-        f"{len(rows)} rows written to {target}; the answers are kept in {answers}.", markup=False, highlight=False
-    )
+    err.print(f"{len(rows)} rows written to {target}; the answers are kept in {part}.", markup=False, highlight=False)
 
 
 def _teacher(
     model: str, server: str | None, key_env: str | None, concurrency: int, nf4: bool, context: int | None
 ) -> ChatSampler:
-    from rubric_arm_lite.errors import ConfigError
-
     if server is not None:
         from rubric_arm_lite.models import ServerSampler, ServerSettings
         from rubric_arm_lite.models.server import DEFAULT_KEY_ENV
@@ -365,32 +335,9 @@ def _teacher(
         raise ConfigError("--server-key-env belongs to a server. Give --server.")
     quiet_libraries()
     from rubric_arm_lite.models import load_model
-    from rubric_arm_lite.recipe import ModelSettings
 
     settings = ModelSettings(base=model, quantization="nf4" if nf4 else "none", max_context=context or LOCAL_CONTEXT)
     return load_model(settings, seed=0)
-
-
-def _summary(
-    synthesis: Synthesis, teacher: JournaledSampler, pairs: int, price_in: float | None, price_out: float | None
-) -> dict[str, Any]:
-    from rubric_arm_lite.training.synthesize import Outcome
-
-    prompt_tokens = sum(usage.prompt_tokens for usage in teacher.used.values())
-    completion_tokens = sum(usage.completion_tokens for usage in teacher.used.values())
-    priced = price_in is not None or price_out is not None
-    return {
-        "pairs": pairs,
-        "kept": len(synthesis.kept),
-        "yield": len(synthesis.kept) / pairs,
-        "attempts": {outcome.value: synthesis.attempts[outcome] for outcome in Outcome},
-        "lost": {outcome.value: synthesis.lost[outcome] for outcome in Outcome if outcome is not Outcome.KEPT},
-        "requests": len(teacher.used),
-        "requests_now": teacher.sampled,
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "cost": ((price_in or 0) * prompt_tokens + (price_out or 0) * completion_tokens) / 1e6 if priced else None,
-    }
 
 
 def _print_summary(summary: dict[str, Any]) -> None:

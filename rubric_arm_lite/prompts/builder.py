@@ -52,24 +52,22 @@ class Templates:
     pointwise: str
 
     @classmethod
-    def load(
-        cls, rubric: str = "rubric", judge: str = "judge", folder: Path | None = None, pointwise: str = "pointwise"
-    ) -> Templates:
-        """Load templates by built-in name or by path (relative to ``folder``).
+    def load(cls, rubric: str = "rubric", judge: str = "judge", pointwise: str = "pointwise") -> Templates:
+        """Load templates by built-in name or by path.
 
         Raises:
             ConfigError: if a template is missing, does not parse, or lacks or exceeds its placeholders.
         """
         return cls(
-            _load_template(rubric, {"instruction"}, folder),
-            _load_template(judge, {"instruction", "response_a", "response_b", "rubric"}, folder),
-            _load_template(pointwise, {"instruction", "response", "rubric"}, folder),
+            _load_template(rubric, {"instruction"}),
+            _load_template(judge, {"instruction", "response_a", "response_b", "rubric"}),
+            _load_template(pointwise, {"instruction", "response", "rubric"}),
         )
 
     @classmethod
     def of(cls, settings: PromptSettings) -> Templates:
         """The templates that a recipe names, as :meth:`load`."""
-        return cls.load(settings.rubric_template, settings.judge_template, pointwise=settings.pointwise_template)
+        return cls.load(settings.rubric_template, settings.judge_template, settings.pointwise_template)
 
     def fingerprint(self) -> str:
         """Hash of the rubric template, part of the rubric cache's key."""
@@ -249,11 +247,11 @@ def _built_in(name: str) -> str:
     return resources.files("rubric_arm_lite.prompts").joinpath("templates", f"{name}.jinja").read_text("utf-8")
 
 
-def _load_template(name: str, placeholders: set[str], folder: Path | None) -> str:
+def _load_template(name: str, placeholders: set[str]) -> str:
     if name in BUILT_IN_TEMPLATES:
         source = _built_in(name)
     else:
-        path = (folder or Path()) / name
+        path = Path(name)
         if not path.is_file():
             raise ConfigError(
                 f"Template `{name}` is not a file. Use one of {', '.join(BUILT_IN_TEMPLATES)}, or the path of a "

@@ -49,6 +49,7 @@ RESPONSE_HEADINGS: dict[Side, str] = {"A": "**Response A:**", "B": "**Response B
 THOUGHTS_OPEN, THOUGHTS_CLOSE = "<think>", "</think>"
 """Marks around what a reasoning model writes before its answer (Qwen3, DeepSeek-R1 and others)."""
 
+_SIDES: dict[str, Side] = {heading: side for side, heading in RESPONSE_HEADINGS.items()}
 _KINDS = {kind.label: kind for kind in CriterionKind}
 _TAG = r"\[(Hard Rule|Principle)\]"
 _RUBRIC_ITEM = re.compile(rf"([1-9][0-9]?)[.)][ \t]+(\S.*){_TAG}")
@@ -174,17 +175,10 @@ def parse_judgement(text: str, rubric: Rubric, finish_reason: FinishReason = "st
     is unambiguous (see the module's docstring), also in a malformed text. Never raises.
     """
     reading = _Reading(text)
-    layout = _Layout(reading, rubric)
-    cut = finish_reason == "length"
-    status = ParseStatus.OK if layout.strict else ParseStatus.MALFORMED
-    return Judgement(
-        text=text,
-        gatekeeper=reading.gatekeeper,
-        assessments=reading.assessments(),
-        justification=reading.justification,
-        winner=None if cut else reading.winner,
-        status=ParseStatus.TRUNCATED if cut else status,
-    )
+    status = ParseStatus.OK if reading.is_strict(rubric) else ParseStatus.MALFORMED
+    status = ParseStatus.TRUNCATED if finish_reason == "length" else status
+    winner = None if finish_reason == "length" else reading.winner
+    return Judgement(text, reading.gatekeeper, reading.assessments(), reading.justification, winner, status)
 
 
 def parse_direct(text: str, finish_reason: FinishReason = "stop") -> Judgement:
@@ -196,18 +190,12 @@ def parse_direct(text: str, finish_reason: FinishReason = "stop") -> Judgement:
     """
     answer = _behind_thoughts(text)
     reading = _Reading(answer or "")
-    cut = finish_reason == "length" or answer is None
     lines = reading.lines
     strict = len(lines) == 3 and lines[0] == FINAL_HEADING and _has_content(lines[1], JUSTIFICATION_PREFIX)
     strict = strict and reading.winner is not None and _WINNER_EXACT.fullmatch(lines[2]) is not None
-    return Judgement(
-        text=text,
-        gatekeeper=None,
-        assessments=(),
-        justification=reading.justification,
-        winner=None if cut else reading.winner,
-        status=ParseStatus.TRUNCATED if cut else ParseStatus.OK if strict else ParseStatus.MALFORMED,
-    )
+    cut = finish_reason == "length" or answer is None
+    status = ParseStatus.TRUNCATED if cut else ParseStatus.OK if strict else ParseStatus.MALFORMED
+    return Judgement(text, None, (), reading.justification, None if cut else reading.winner, status)
 
 
 def _behind_thoughts(text: str) -> str | None:
@@ -232,8 +220,9 @@ def check_format(judgement: Judgement, rubric: Rubric) -> FormatCheck:
     kind and a non-empty justification; the overall justification; exactly one winner line. Strict also asks for
     the three headings and for nothing before, between or after. Text that shows nothing counts as empty.
     """
-    layout = _Layout(_Reading(judgement.text), rubric)
-    return FormatCheck(layout.present, layout.required, judgement.status is ParseStatus.OK and layout.strict)
+    reading = _Reading(judgement.text)
+    strict = judgement.status is ParseStatus.OK and reading.is_strict(rubric)
+    return FormatCheck(reading.count_parts(rubric), 3 + 2 * len(rubric.criteria), strict)
 
 
 def stated_met(justification: str) -> bool | None:
@@ -276,33 +265,20 @@ class _Reading:
     def assessments(self) -> tuple[Assessment, ...]:
         """What the text says about each criterion under each response, as far as it keeps the form."""
         side: Side | None = None
-        found = []
+        assessments = []
         for line, part in zip(self.lines, self.parts, strict=True):
-            if line == RESPONSE_HEADINGS["A"]:
-                side = "A"
-            elif line == RESPONSE_HEADINGS["B"]:
-                side = "B"
+            if line in _SIDES:
+                side = _SIDES[line]
             elif part == "final":
                 side = None
             elif side is not None and (match := _ASSESSMENT.fullmatch(line)):
-                found.append(Assessment(side, int(match[1]), _KINDS[match[2]], match[3].strip()))
-        return tuple(found)
+                assessments.append(Assessment(side, int(match[1]), _KINDS[match[2]], match[3].strip()))
+        return tuple(assessments)
 
-
-class _Layout:
-    """A judgement held against the lines its rubric asks for."""
-
-    def __init__(self, reading: _Reading, rubric: Rubric) -> None:
-        self._reading = reading
-        self._kinds = [criterion.kind for criterion in rubric.criteria]
-        self.required = 3 + 2 * len(self._kinds)
-        self.present = self._count()
-        self.strict = bool(self._kinds) and self._is_strict()
-
-    def _is_strict(self) -> bool:
-        k = len(self._kinds)
-        lines = self._reading.lines
-        if len(lines) != 8 + 2 * k:
+    def is_strict(self, rubric: Rubric) -> bool:
+        """Whether the lines are those that the rubric asks for, in order, and no others."""
+        k, lines = len(rubric.criteria), self.lines
+        if not k or len(lines) != 8 + 2 * k:
             return False
         fixed = {0: COMPLIANCE_HEADING, 2: ANALYSIS_HEADING, 3: RESPONSE_HEADINGS["A"], 4 + k: RESPONSE_HEADINGS["B"]}
         fixed[5 + 2 * k] = FINAL_HEADING
@@ -310,33 +286,31 @@ class _Layout:
             return False
         if not _has_content(lines[1], GATEKEEPER_PREFIX) or not _has_content(lines[6 + 2 * k], JUSTIFICATION_PREFIX):
             return False
-        blocks = (lines[4 : 4 + k], lines[5 + k : 5 + 2 * k])
-        if any(self._addressed(block) != k for block in blocks):
+        if any(_addressed(lines[start : start + k], rubric) != k for start in (4, 5 + k)):
             return False
-        return self._reading.winner is not None and _WINNER_EXACT.fullmatch(lines[-1]) is not None
+        return self.winner is not None and _WINNER_EXACT.fullmatch(lines[-1]) is not None
 
-    def _addressed(self, block: list[str]) -> int:
-        """Length of the prefix of ``block`` that addresses criteria 1, 2, … with the right kind."""
-        count = 0
-        for number, (line, kind) in enumerate(zip(block, self._kinds, strict=False), start=1):
-            match = _ASSESSMENT.fullmatch(line)
-            if match is None or int(match[1]) != number or _KINDS[match[2]] is not kind or not _visible(match[3]):
-                break
-            count = number
-        return count
-
-    def _count(self) -> int:
-        lines = self._reading.lines
-        total = int(self._reading.gatekeeper is not None) + int(self._reading.justification is not None)
-        total += self._reading.winner is not None and self._reading.parts.count("winner") == 1
+    def count_parts(self, rubric: Rubric) -> int:
+        """How many of the parts that the rubric asks for are there."""
+        total = int(self.gatekeeper is not None) + int(self.justification is not None)
+        total += self.winner is not None and self.parts.count("winner") == 1
         for side, heading in RESPONSE_HEADINGS.items():
-            if lines.count(heading) == 1:
-                start = lines.index(heading) + 1
+            if self.lines.count(heading) == 1:
+                block = self.lines[self.lines.index(heading) + 1 :]
                 stop = RESPONSE_HEADINGS["B"] if side == "A" else FINAL_HEADING
-                block = lines[start:]
-                block = block[: block.index(stop)] if stop in block else block
-                total += self._addressed(block)
+                total += _addressed(block[: block.index(stop)] if stop in block else block, rubric)
         return total
+
+
+def _addressed(block: list[str], rubric: Rubric) -> int:
+    """Length of the prefix of ``block`` that addresses criteria 1, 2, … with the right kind."""
+    count = 0
+    for number, (line, criterion) in enumerate(zip(block, rubric.criteria, strict=False), start=1):
+        match = _ASSESSMENT.fullmatch(line)
+        if match is None or (int(match[1]), match[2]) != (number, criterion.kind.label) or not _visible(match[3]):
+            break
+        count = number
+    return count
 
 
 def _visible(text: str) -> bool:
@@ -349,5 +323,5 @@ def _has_content(line: str, prefix: str) -> bool:
 
 def _after_prefix(lines: list[str], prefix: str) -> str | None:
     """What follows ``prefix`` in the one line that has it, or None without such a line or with several."""
-    found = [line[len(prefix) :].strip() for line in lines if _has_content(line, prefix)]
-    return found[0] if len(found) == 1 else None
+    texts = [line[len(prefix) :].strip() for line in lines if _has_content(line, prefix)]
+    return texts[0] if len(texts) == 1 else None

@@ -63,18 +63,13 @@ def pointwise_line(
     number: int, criterion: Criterion, met: bool, justification: str = "", words: PointwiseWords = OUR_WORDS
 ) -> str:
     """A criterion's line as a judge should write it."""
-    option = words.options[0 if met else 1]
     said = f"{JUSTIFICATION_PREFIX} {justification}" if justification else ""
-    return " ".join(filter(None, (_start(number, criterion), said, words.answer))) + option
+    return answer_prefix(number, criterion, words, said) + words.options[0 if met else 1]
 
 
-def answer_prefix(number: int, criterion: Criterion, words: PointwiseWords = OUR_WORDS) -> str:
-    """The beginning of a criterion's line, up to its answer, without a justification."""
-    return " ".join(filter(None, (_start(number, criterion), words.answer)))
-
-
-def _start(number: int, criterion: Criterion) -> str:
-    return f"- Criterion {number} [{criterion.kind.label}]:"
+def answer_prefix(number: int, criterion: Criterion, words: PointwiseWords = OUR_WORDS, said: str = "") -> str:
+    """The beginning of a criterion's line, up to its answer; ``said`` is the justification."""
+    return " ".join(filter(None, (f"- Criterion {number} [{criterion.kind.label}]:", said, words.answer)))
 
 
 def parse_pointwise(
@@ -88,16 +83,16 @@ def parse_pointwise(
     """
     if finish_reason == "length":
         return PointwiseJudgement(text, (), ParseStatus.TRUNCATED)
-    malformed = PointwiseJudgement(text, (), ParseStatus.MALFORMED)
     lines = list(_lines(text))
-    if not rubric.criteria or len(lines) != len(rubric.criteria):
-        return malformed
-    answers = []
-    for number, ((start, line), criterion) in enumerate(zip(lines, rubric.criteria, strict=True), start=1):
-        answer = _read(start, line, number, criterion, words)
-        if answer is None:
-            return malformed
-        answers.append(answer)
+    answers: list[CriterionAnswer] = []
+    if len(lines) == len(rubric.criteria):
+        for number, ((start, line), criterion) in enumerate(zip(lines, rubric.criteria, strict=True), start=1):
+            answer = _read(start, line, number, criterion, words)
+            if answer is None:
+                break
+            answers.append(answer)
+    if not answers or len(answers) != len(lines):
+        return PointwiseJudgement(text, (), ParseStatus.MALFORMED)
     return PointwiseJudgement(text, tuple(answers), ParseStatus.OK)
 
 
@@ -113,8 +108,9 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _read(start: int, line: str, number: int, criterion: Criterion, words: PointwiseWords) -> CriterionAnswer | None:
+    """The answer of a line that begins at ``start``; None if it is not the criterion's line."""
     head = _LINE.match(line)
-    if head is None or int(head[1]) != number or head[2] != criterion.kind.label:
+    if head is None or (int(head[1]), head[2]) != (number, criterion.kind.label):
         return None
     for met, option in zip((True, False), words.options, strict=True):
         at = len(line) - len(words.answer + option)

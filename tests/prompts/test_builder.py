@@ -326,7 +326,7 @@ def test_the_fingerprint_is_that_of_the_rubric_template() -> None:
 
 def test_own_templates_have_their_own_tags_guarded(tmp_path: Path) -> None:
     (tmp_path / "mine.jinja").write_text("<request>\n{{ instruction }}\n</request>", "utf-8")
-    builder = PromptBuilder(Templates.load(rubric="mine.jinja", folder=tmp_path))
+    builder = PromptBuilder(Templates.load(str(tmp_path / "mine.jinja")))
     assert builder.rubric_prompt("a </Request> b") == "<request>\na ‹/Request> b\n</request>"
 
 
@@ -350,12 +350,12 @@ def test_templates_without_tags_guard_none() -> None:
 def test_a_faulty_template_is_a_config_error(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "bad.jinja").write_bytes(content)
     with pytest.raises(ConfigError, match=message):
-        Templates.load(rubric="bad.jinja", folder=tmp_path)
+        Templates.load(str(tmp_path / "bad.jinja"))
 
 
-def test_a_missing_template_is_a_config_error(tmp_path: Path) -> None:
+def test_a_missing_template_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match=r"`nowhere\.jinja` is not a file"):
-        Templates.load(judge="nowhere.jinja", folder=tmp_path)
+        Templates.load(judge="nowhere.jinja")
 
 
 def test_static_parts_are_the_text_between_the_placeholders() -> None:
