@@ -66,18 +66,8 @@ def teacher_rows(
     """The testbed teacher's trajectories as warm-up rows; with ``words`` their judgements are pointwise."""
     from rubric_arm_lite.data.testbed.trajectories import Teacher
 
-    teacher = Teacher(world, settings.teacher, words)
-    return [
-        WarmupRow(
-            prompt=t.comparison.prompt,
-            rubric=t.rubric_text,
-            response_a=t.comparison.response_a,
-            response_b=t.comparison.response_b if words is None else None,
-            judgement=t.judgement_text,
-            judged_rubric=t.rubric.text,
-        )
-        for t in teacher.trajectories(world.blocks("train", settings.prompts), seed)
-    ]
+    blocks = world.blocks("train", settings.prompts)
+    return Teacher(world, settings.teacher, words).trajectories(blocks, seed)
 
 
 def warm_up_role(

@@ -23,7 +23,7 @@ from rubric_arm_lite.data.testbed.world import (
     points,
     principle_criterion,
 )
-from rubric_arm_lite.prompts.builder import PromptBuilder, Templates
+from rubric_arm_lite.prompts import PromptBuilder, Templates, parse_rubric
 from rubric_arm_lite.recipe.fields import ModelSettings, WorldSettings
 from rubric_arm_lite.recipe.load import load_recipe
 
@@ -50,14 +50,9 @@ def test_shipped_tokenizer_is_the_one_the_code_writes(tmp_path: Path) -> None:
 def test_every_text_of_the_world_has_its_words_and_decodes_exactly(judge: str) -> None:
     tokenizer = build_tokenizer()
     prompts = PromptBuilder(Templates.load(judge=judge))
-    for trajectory in Teacher(WORLD).trajectories(WORLD.blocks("train", 60), seed=0):
-        c = trajectory.comparison
-        texts = [
-            prompts.rubric_prompt(c.prompt),
-            prompts.judge_prompt(c.prompt, trajectory.rubric, c.response_a, c.response_b),
-            trajectory.rubric_text,
-            trajectory.judgement_text,
-        ]
+    for row in Teacher(WORLD).trajectories(WORLD.blocks("train", 60), seed=0):
+        judge_prompt = row.judge_prompt(prompts, parse_rubric(row.judged_rubric or ""))
+        texts = [prompts.rubric_prompt(row.prompt), judge_prompt, row.rubric, row.judgement]
         for text in texts:
             chat = tokenizer.apply_chat_template(
                 [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
@@ -74,9 +69,9 @@ def test_a_pointwise_judge_s_texts_have_their_words_and_its_prompts_but_for_the_
     options = [tokenizer(option, add_special_tokens=False)["input_ids"] for option in words.options]
     assert len(options[0]) == len(options[1]) == 1 and options[0] != options[1], "a probability is that of one token"
     for t in Teacher(WORLD, words=words).trajectories(WORLD.blocks("train", 60), seed=0):
-        ids = tokenizer(t.judgement_text, add_special_tokens=False)["input_ids"]
-        assert tokenizer.unk_token_id not in ids and tokenizer.decode(ids) == t.judgement_text
-        text = prompts.pointwise_prompt(t.comparison.prompt, t.rubric, t.comparison.response_a)
+        ids = tokenizer(t.judgement, add_special_tokens=False)["input_ids"]
+        assert tokenizer.unk_token_id not in ids and tokenizer.decode(ids) == t.judgement
+        text = t.judge_prompt(prompts, parse_rubric(t.judged_rubric or ""))
         assert tokenizer(text, add_special_tokens=False)["input_ids"].count(tokenizer.unk_token_id) == 5
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rubric_arm_lite.data import WarmupRow
 from rubric_arm_lite.data.testbed.trajectories import (
     Teacher,
     break_judgement,
@@ -45,11 +45,9 @@ from rubric_arm_lite.prompts.parsing import parse_judgement, parse_rubric
 from rubric_arm_lite.prompts.pointwise import parse_pointwise
 from rubric_arm_lite.recipe.fields import PointwiseWords, TeacherSettings, WorldSettings
 from rubric_arm_lite.types import (
-    Comparison,
     CriterionKind,
     ParseStatus,
     PreferencePair,
-    PromptBlock,
     Side,
     other_side,
 )
@@ -246,41 +244,42 @@ def test_other_prompts_are_no_tasks(text: str) -> None:
 # --- the teacher --------------------------------------------------------------------------------------------------
 
 
-def preferred(blocks: Sequence[PromptBlock], comparison: Comparison) -> Side:
-    """The side of the chosen response, looked up in the pair that was laid out."""
-    (pair,) = (p for block in blocks for p in block.pairs if p.pair_id == comparison.comparison_id)
-    return "A" if comparison.response_a == pair.chosen else "B"
+def preferred(world: World, row: WarmupRow) -> Side:
+    """The side of the response with the higher score."""
+    task = parse_task(str(row.prompt))
+    assert task is not None and row.response_b is not None
+    return "A" if world.score(task, row.response_a) > world.score(task, row.response_b) else "B"
+
+
+def judged(row: WarmupRow) -> Rubric:
+    return parse_rubric(row.judged_rubric or "")
 
 
 def test_a_teacher_without_faults_writes_what_a_perfect_one_would() -> None:
     world = World(0)
     teacher = Teacher(world, NO_FAULTS)
-    blocks = world.blocks("train", 40)
-    for trajectory in teacher.trajectories(blocks, seed=0):
-        task = parse_task(str(trajectory.comparison.prompt))
+    for row in teacher.trajectories(world.blocks("train", 40), seed=0):
+        task = parse_task(str(row.prompt))
         assert task is not None
-        assert parse_rubric(trajectory.rubric_text) == trajectory.rubric
-        assert named_attributes(trajectory.rubric) == set(world.likes[task.topic])
-        judgement = parse_judgement(trajectory.judgement_text, trajectory.rubric)
-        assert (judgement.status, judgement.winner) == (ParseStatus.OK, preferred(blocks, trajectory.comparison))
+        assert row.rubric == row.judged_rubric
+        assert named_attributes(judged(row)) == set(world.likes[task.topic])
+        judgement = parse_judgement(row.judgement, judged(row))
+        assert (judgement.status, judgement.winner) == (ParseStatus.OK, preferred(world, row))
 
 
 def test_the_default_teacher_errs_as_often_as_it_should() -> None:
     world = World(0)
     settings = TeacherSettings()
-    blocks = world.blocks("train", 300)
-    found = Teacher(world, settings).trajectories(blocks, seed=0)
-    judgements = [parse_judgement(t.judgement_text, t.rubric) for t in found]
-    unusable = sum(not parse_rubric(t.rubric_text).usable for t in found) / len(found)
-    malformed = sum(j.status is not ParseStatus.OK for j in judgements) / len(found)
+    rows = Teacher(world, settings).trajectories(world.blocks("train", 300), seed=0)
+    judgements = [parse_judgement(row.judgement, judged(row)) for row in rows]
+    unusable = sum(not parse_rubric(row.rubric).usable for row in rows) / len(rows)
+    malformed = sum(j.status is not ParseStatus.OK for j in judgements) / len(rows)
     assert unusable == pytest.approx(settings.malformed_rubric, abs=0.04)
     assert malformed == pytest.approx(settings.malformed_judgement, abs=0.04)
     assert all(j.winner is not None for j in judgements)
-    right = sum(j.winner == preferred(blocks, t.comparison) for j, t in zip(judgements, found, strict=True)) / len(
-        found
-    )
+    right = sum(j.winner == preferred(world, row) for j, row in zip(judgements, rows, strict=True)) / len(rows)
     assert 0.5 < right < 0.8
-    first = sum(j.winner == "A" for j in judgements) / len(found)
+    first = sum(j.winner == "A" for j in judgements) / len(rows)
     assert first > 0.55
 
 
@@ -291,10 +290,10 @@ def test_a_careful_pointwise_teacher_is_right_about_every_criterion() -> None:
     world = World(0)
     kinds = set()
     for t in Teacher(world, NO_FAULTS, WORDS).trajectories(world.blocks("train", 40), seed=0):
-        found = parse_pointwise(t.judgement_text, t.rubric, words=WORDS)
+        found = parse_pointwise(t.judgement, judged(t), words=WORDS)
         assert found.status is ParseStatus.OK
-        for check, criterion in zip(found.answers, t.rubric.criteria, strict=True):
-            assert check.met is criterion_met(criterion, t.comparison.response_a)
+        for check, criterion in zip(found.answers, judged(t).criteria, strict=True):
+            assert check.met is criterion_met(criterion, t.response_a)
             kinds.add((criterion.text.split()[2], check.met))
     assert kinds == {(verb, met) for verb in ("includes", "avoids", "is") for met in (True, False)}
 
@@ -302,16 +301,16 @@ def test_a_careful_pointwise_teacher_is_right_about_every_criterion() -> None:
 def test_the_default_pointwise_teacher_errs_as_often_as_it_should() -> None:
     world, settings = World(0), TeacherSettings()
     trajectories = Teacher(world, settings, WORDS).trajectories(world.blocks("train", 300), seed=0)
-    found = [(t, parse_pointwise(t.judgement_text, t.rubric, words=WORDS)) for t in trajectories]
+    found = [(t, parse_pointwise(t.judgement, judged(t), words=WORDS)) for t in trajectories]
     whole = [(t, f) for t, f in found if f.status is ParseStatus.OK]
     assert 1 - len(whole) / len(found) == pytest.approx(settings.malformed_judgement, abs=0.04)
-    rules = [f.answers[0].met is criterion_met(t.rubric.criteria[0], t.comparison.response_a) for t, f in whole]
+    rules = [f.answers[0].met is criterion_met(judged(t).criteria[0], t.response_a) for t, f in whole]
     assert 1 - sum(rules) / len(rules) == pytest.approx(settings.careless, abs=0.04)
     met = [
         check.met
         for t, f in whole
-        for check, criterion in zip(f.answers[1:], t.rubric.criteria[1:], strict=True)
-        if criterion_met(criterion, t.comparison.response_a)
+        for check, criterion in zip(f.answers[1:], judged(t).criteria[1:], strict=True)
+        if criterion_met(criterion, t.response_a)
     ]
     seen = (1 - settings.ignores_principles) * (1 - settings.careless) + settings.ignores_principles * settings.careless
     assert sum(met) / len(met) == pytest.approx(seen, abs=0.05)
@@ -348,8 +347,8 @@ def test_trajectories_are_the_same_for_a_seed_and_keep_the_order_of_the_pairs() 
     blocks = world.blocks("train", 10)
     teacher = Teacher(world)
     assert teacher.trajectories(blocks, 1) == teacher.trajectories(blocks, 1) != teacher.trajectories(blocks, 2)
-    ids = [pair.pair_id for block in blocks for pair in block.pairs]
-    assert [t.comparison.comparison_id for t in teacher.trajectories(blocks, 1)] == ids
+    texts = [{pair.chosen, pair.rejected} for block in blocks for pair in block.pairs]
+    assert [{row.response_a, row.response_b} for row in teacher.trajectories(blocks, 1)] == texts
     assert teacher.trajectories(blocks[5:], 1) == teacher.trajectories(blocks, 1)[20:]
 
 

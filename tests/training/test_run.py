@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from rubric_arm_lite.data.load import load_data
+from rubric_arm_lite.data.pairs import trajectory_as_row
 from rubric_arm_lite.data.testbed.trajectories import Teacher
 from rubric_arm_lite.data.testbed.world import World
 from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError, TrainingError
@@ -68,16 +69,8 @@ def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     blocks = WORLD.blocks("train", 30)
     pairs = [{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for b in blocks for p in b.pairs]
     long = {"prompt": "stone " * 400, "chosen": "a", "rejected": "b"}
-    rows = [
-        {
-            "prompt": t.comparison.prompt,
-            "rubric": t.rubric.text,
-            "response_a": t.comparison.response_a,
-            "response_b": t.comparison.response_b,
-            "judgement": t.judgement_text,
-        }
-        for t in Teacher(WORLD).trajectories(blocks[:12], seed=1)
-    ]
+    taught = Teacher(WORLD).trajectories(blocks[:12], seed=1)
+    rows = [{**trajectory_as_row(row), "rubric": row.judged_rubric} for row in taught]
     return {
         "pairs": write_rows(folder / "pairs.jsonl", [*pairs, long]),
         "warmup": write_rows(folder / "warmup.jsonl", rows),

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from rubric_arm_lite.data.pairs import WarmupRow
 from rubric_arm_lite.data.testbed.world import (
     Task,
     World,
@@ -31,16 +31,6 @@ from rubric_arm_lite.prompts.parsing import (
 from rubric_arm_lite.prompts.pointwise import pointwise_line
 from rubric_arm_lite.recipe import PointwiseWords, TeacherSettings
 from rubric_arm_lite.types import Comparison, Criterion, CriterionKind, PromptBlock, Rubric, Side
-
-
-@dataclass(frozen=True, slots=True)
-class Trajectory:
-    """One warm-up example of both roles; a pointwise judgement is of response A."""
-
-    comparison: Comparison
-    rubric_text: str
-    rubric: Rubric
-    judgement_text: str
 
 
 def write_judgement(
@@ -123,18 +113,19 @@ class Teacher:
         rng = random.Random(f"teacher:{world.seed}")
         self.generic = tuple(rng.sample(world.attributes, 2))
 
-    def trajectories(self, blocks: Sequence[PromptBlock], seed: int) -> list[Trajectory]:
-        """One trajectory per pair of ``blocks``, in their order."""
-        trajectories = []
-        for block in blocks:
-            for pair in block.pairs:
-                rng = random.Random(f"trajectory:{self.world.seed}:{seed}:{pair.pair_id}")
-                comparison = pair.present(rng.choice(("A", "B"))).comparison
-                rubric = self.rubric(task_of(pair), rng)
-                text = rubric.text if rng.random() >= self.settings.malformed_rubric else break_rubric(rubric, rng)
-                judge = self.judgement if self.words is None else self.pointwise_judgement
-                trajectories.append(Trajectory(comparison, text, rubric, judge(comparison, rubric, rng)))
-        return trajectories
+    def trajectories(self, blocks: Sequence[PromptBlock], seed: int) -> list[WarmupRow]:
+        """One row per pair of ``blocks``, in their order; a pointwise judgement is of one of the two responses."""
+        rows = []
+        for pair in (pair for block in blocks for pair in block.pairs):
+            rng = random.Random(f"trajectory:{self.world.seed}:{seed}:{pair.pair_id}")
+            shown = pair.present(rng.choice(("A", "B"))).comparison
+            rubric = self.rubric(task_of(pair), rng)
+            text = rubric.text if rng.random() >= self.settings.malformed_rubric else break_rubric(rubric, rng)
+            judge = self.judgement if self.words is None else self.pointwise_judgement
+            response_b = shown.response_b if self.words is None else None
+            judgement = judge(shown, rubric, rng)
+            rows.append(WarmupRow(shown.prompt, text, shown.response_a, response_b, judgement, rubric.text))
+        return rows
 
     def rubric(self, task: Task, rng: random.Random) -> Rubric:
         """The hard rule and two distinct principles of the teacher's quality."""
