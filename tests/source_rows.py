@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rubric_arm_lite.data import WarmupRow
+from rubric_arm_lite.data.pairs import trajectory_of_row
+from rubric_arm_lite.data.sources import file_rows
 from rubric_arm_lite.prompts.parsing import parse_rubric
 from tests.judgements import write_judgement
 
@@ -110,3 +113,7 @@ def lay_out(root: Path, hub_id: str, split: str, rows: list[dict[str, Any]], con
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return path
+
+
+def load_trajectories(path: Path, pointwise: bool = False) -> list[WarmupRow]:
+    return [trajectory_of_row(row, pointwise) for row in file_rows(path)]

@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from rubric_arm_lite.data.rows import Row
 from rubric_arm_lite.data.sources import open_rows
@@ -57,20 +58,22 @@ class Decontaminator:
 
     def add(self, prompt: Prompt) -> None:
         """Add a benchmark's prompt."""
-        turns = _turns(prompt)
-        self._prompts.add(_joined(turns))
-        self._runs.update(self._runs_of(turns))
+        text, runs = self._words_of(prompt)
+        self._prompts.add(text)
+        self._runs.update(runs)
 
     def matches(self, prompt: Prompt) -> bool:
         """Whether the prompt overlaps with a benchmark's prompt."""
-        turns = _turns(prompt)
-        text = _joined(turns)
-        return bool(text) and (text in self._prompts or any(run in self._runs for run in self._runs_of(turns)))
+        text, runs = self._words_of(prompt)
+        return bool(text) and (text in self._prompts or any(run in self._runs for run in runs))
 
-    def _runs_of(self, turns: list[list[str]]) -> Iterator[str]:
-        for turn in turns:
-            for start in range(len(turn) - self.words + 1):
-                yield " ".join(turn[start : start + self.words])
+    def _words_of(self, prompt: Prompt) -> tuple[str, Iterator[str]]:
+        """All words of a prompt as one text, and every run of ``words`` words of a turn."""
+        texts = [prompt] if isinstance(prompt, str) else [message.content for message in prompt]
+        turns = [_WORD.findall(_plain(text)) for text in texts]
+        n = self.words
+        runs = (" ".join(turn[start : start + n]) for turn in turns for start in range(len(turn) - n + 1))
+        return " ".join(chain(*turns)), runs
 
 
 def decontaminator_of(benchmarks: Collection[str], words: int) -> Decontaminator | None:
@@ -109,16 +112,6 @@ def _prompt(row: Row, columns: tuple[str, ...]) -> Prompt:
         row.require(columns[0])
         raise row.error(f"no prompt. Give one in a column {' or '.join(columns)}.")
     return row.messages(name) if isinstance(row.columns[name], list) else row.text(name)
-
-
-def _turns(prompt: Prompt) -> list[list[str]]:
-    """The words of each turn."""
-    texts = [prompt] if isinstance(prompt, str) else [message.content for message in prompt]
-    return [_WORD.findall(_plain(text)) for text in texts]
-
-
-def _joined(turns: list[list[str]]) -> str:
-    return " ".join(word for turn in turns for word in turn)
 
 
 def _plain(text: str) -> str:

@@ -26,9 +26,6 @@ class SkippedRow(Exception):  # noqa: N818 - it is not an error
     """A row that is left out for a reason that is no error; its text names the group in which it is counted."""
 
 
-# --- labels ---------------------------------------------------------------------------------------------------------
-
-
 def by_name(row: Row, column: str) -> Side | None:
     """The side that a column names, such as ``A`` or ``Response B``; None for a tie."""
     text = row.text(column).strip().lower()
@@ -46,15 +43,13 @@ def by_sign(row: Row, column: str) -> Side | None:
     return None if value == 0 else "A" if value < 0 else "B"
 
 
-# --- formats --------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Format:
     """How columns are read.
 
     Attributes:
         hub_id, config, split: where a published format is found, and what is read there by default; our own has none.
+        older_id: another data set whose columns are assumed to be the same, and checked.
         responses: the columns of the two responses, in the order in which the source shows them.
         label, label_column: a function that reads from a column which response is chosen; without one it is the first.
         prompt: the prompt's column, or None if the turns before the responses are the prompt.
@@ -67,6 +62,7 @@ class Format:
 
     name: str
     hub_id: str = ""
+    older_id: str = ""
     config: str | None = None
     split: str = "train"
     prompt: str | None = "prompt"
@@ -124,6 +120,7 @@ _PUBLISHED = (
     Format(
         "openrubric",
         "OpenRubrics/OpenRubric-v2",
+        "OpenRubrics/OpenRubrics",
         prompt="instruction",
         responses=("response_a", "response_b"),
         label=by_name,
@@ -155,15 +152,13 @@ _PUBLISHED = (
 )
 FORMATS = {format.name: format for format in _PUBLISHED}
 """Every published format, by name."""
-FIRST_RELEASE = "OpenRubrics/OpenRubrics"
-"""The first release of OpenRubrics; its columns are assumed to be those of the second, and checked."""
 
 
 def known_format(source: str) -> Format | None:
     """The format of a known Hub id, in any letter case, or of a folder whose path ends in one, as a clone's may."""
-    by_id = {format.hub_id.lower(): format for format in FORMATS.values()}
-    by_id[FIRST_RELEASE.lower()] = FORMATS["openrubric"]
-    return by_id.get("/".join(Path(source).parts[-2:]).lower())
+    name = "/".join(Path(source).parts[-2:]).lower()
+    by_id = {hub_id.lower(): format for format in FORMATS.values() for hub_id in (format.hub_id, format.older_id)}
+    return by_id.get(name) if name else None
 
 
 def choose_format(name: str, source: str, columns: Collection[str]) -> Format:
@@ -178,9 +173,6 @@ def choose_format(name: str, source: str, columns: Collection[str]) -> Format:
         return FORMATS.get(name, OWN)
     told = (format for format in FORMATS.values() if format.unmistakable and set(format.columns) <= set(columns))
     return known_format(source) or next(told, OWN)
-
-
-# --- pairs ----------------------------------------------------------------------------------------------------------
 
 
 class RowIds:

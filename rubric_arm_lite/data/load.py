@@ -23,8 +23,6 @@ from rubric_arm_lite.prompts import prompt_hash
 from rubric_arm_lite.recipe import DataSettings, Recipe, derive_seed, is_plugin
 from rubric_arm_lite.types import PreferencePair, PromptBlock, Recall
 
-_SEED_RANGE = 2**63
-
 
 def blocks_from_pairs(pairs: Iterable[PreferencePair]) -> list[PromptBlock]:
     """Group pairs by prompt; prompts and pairs keep the order in which they first came."""
@@ -44,17 +42,14 @@ def split_blocks(
 
     Raises:
         DataError: if there are fewer than two prompts.
-        ValueError: if ``test_fraction`` is not between 0 and 1.
     """
-    if not 0 < test_fraction < 1:
-        raise ValueError(f"test_fraction: {test_fraction} must lie between 0 and 1, both excluded.")
     if len(blocks) < 2:
         raise DataError(
             f"{len(blocks)} prompt(s) cannot be split into training and test. Give at least 2 different prompts, or a "
             "file of held-out pairs as data.evaluation."
         )
     draws = [derive_seed("split", seed, block.prompt_id) for block in blocks]
-    in_test = [draw < test_fraction * _SEED_RANGE for draw in draws]
+    in_test = [draw < test_fraction * 2**63 for draw in draws]
     if not any(in_test):
         in_test[draws.index(min(draws))] = True
     elif all(in_test):

@@ -64,15 +64,6 @@ def load_pairs(path: str | Path) -> list[PreferencePair]:
     return [read_pair(row, OWN, ids)[0] for row in file_rows(path)]
 
 
-def load_trajectories(path: str | Path, pointwise: bool | None = False) -> list[WarmupRow]:
-    """Warm-up rows from columns ``prompt``, ``rubric``, ``response_a``, ``response_b``, ``judgement``.
-
-    Args:
-        pointwise: one ``response`` in place of the two, for a pointwise judge; None: as each row is.
-    """
-    return [trajectory_of_row(row, pointwise) for row in file_rows(path)]
-
-
 def trajectory_columns(row: Row, pointwise: bool | None) -> tuple[str, ...]:
     """The columns of a trajectory like ``row``; for ``pointwise`` None those of the kind that it is."""
     if pointwise is None:
@@ -81,7 +72,11 @@ def trajectory_columns(row: Row, pointwise: bool | None) -> tuple[str, ...]:
 
 
 def trajectory_of_row(row: Row, pointwise: bool | None = False) -> WarmupRow:
-    """The trajectory of one row of :func:`load_trajectories`; a RowError if it cannot be used."""
+    """The trajectory of one row; a RowError if it cannot be used.
+
+    Columns: ``prompt``, ``rubric``, ``response_a``, ``response_b``, ``judgement``; for a pointwise judge one
+    ``response`` in place of the two. With ``pointwise`` None each row is taken as it is.
+    """
     prompt, names = row.prompt(), trajectory_columns(row, pointwise)
     rubric, *responses, judgement = map(row.text, names[1:])
     return WarmupRow(prompt, rubric, responses[0], responses[1] if len(responses) > 1 else None, judgement)
@@ -157,7 +152,7 @@ def pair_as_row(pair: PreferencePair) -> dict[str, Any]:
 
 
 def trajectory_as_row(row: WarmupRow) -> dict[str, Any]:
-    """The columns from which :func:`load_trajectories` reads this trajectory again."""
+    """The columns from which :func:`trajectory_of_row` reads this trajectory again."""
     pair = {"response_a": row.response_a, "response_b": row.response_b}
     responses = pair if row.response_b is not None else {"response": row.response_a}
     return {"prompt": prompt_as_json(row.prompt), "rubric": row.rubric, **responses, "judgement": row.judgement}

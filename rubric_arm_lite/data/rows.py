@@ -115,16 +115,10 @@ class Row:
         items = enumerate(self.items(name), start=1)
         return tuple(self.checked_text(f"item {number} of `{name}`", item, name, blank) for number, item in items)
 
-    def inner(self, name: str) -> Row:
-        """The object in a column, as a row of its own."""
-        return self._object(f"`{name}`", self.value(name))
-
-    def inner_rows(self, name: str) -> list[Row]:
-        """A list of at least one object, each as a row of its own."""
-        items = enumerate(self.items(name), start=1)
-        return [self._object(f"item {number} of `{name}`", item) for number, item in items]
-
-    def _object(self, what: str, value: Any) -> Row:
+    def inner(self, name: str, number: int | None = None) -> Row:
+        """The object in a column, or item ``number`` (from 1) of the list there, as a row of its own."""
+        what = f"`{name}`" if number is None else f"item {number} of `{name}`"
+        value = self.value(name) if number is None else self.items(name)[number - 1]
         if not isinstance(value, dict):
             raise self.error(f"{what} is {type_name(value)}. Give an object.")
         return Row(f"{self.where}, {what}", value)

@@ -243,7 +243,7 @@ def _outcome(pair: PreferencePair, verdict: Verdict) -> Trajectory | Outcome:
 
 
 def warmup_rows(kept: Sequence[Trajectory], seed: int) -> Iterator[dict[str, Any]]:
-    """Warm-up rows as :func:`~rubric_arm_lite.data.pairs.load_trajectories` reads them.
+    """Warm-up rows as :func:`~rubric_arm_lite.data.pairs.trajectory_of_row` reads them.
 
     The preferred response comes first in a random half of them, drawn by ``seed`` (rounded down), so that the warm-up
     teaches no position.

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rubric_arm_lite.data.pairs import load_pairs, load_trajectories
+from rubric_arm_lite.data.pairs import load_pairs
 from tests.cli.test_cli import call, refused
-from tests.source_rows import RUBRIC, helpsteer3, openrubric, write_jsonl
+from tests.source_rows import RUBRIC, helpsteer3, load_trajectories, openrubric, write_jsonl
 
 
 @pytest.fixture

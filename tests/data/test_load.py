@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rubric_arm_lite.data.check import survey_pairs, survey_trajectories
 from rubric_arm_lite.data.counts import Counts
 from rubric_arm_lite.data.decontaminate import BENCHMARKS, Decontaminator, decontaminator_of
-from rubric_arm_lite.data.formats import FIRST_RELEASE, FORMATS, OWN, RowIds, known_format, read_pair
+from rubric_arm_lite.data.formats import FORMATS, OWN, RowIds, known_format, read_pair
 from rubric_arm_lite.data.load import held_out_settings
 from rubric_arm_lite.data.pairs import WarmupRow, pair_as_row, trajectory_as_row, trajectory_of_row
 from rubric_arm_lite.data.reader import read_pairs
@@ -77,7 +77,7 @@ def message_of(call: Callable[[], object]) -> str:
 
 def test_recipes_name_every_format() -> None:
     assert {"auto", "pairs", *FORMATS} == set(get_args(FormatName))
-    assert known_format("openrubrics/openrubric-V2") is FORMATS["openrubric"] is known_format(FIRST_RELEASE)
+    assert known_format("openrubrics/openrubric-V2") is FORMATS["openrubric"] is known_format("OpenRubrics/OpenRubrics")
     assert known_format("/data/nvidia/HelpSteer3") is FORMATS["helpsteer3"]
     assert known_format("me/mine") is known_format("HelpSteer3") is known_format("") is None
 

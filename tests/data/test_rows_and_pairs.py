@@ -22,11 +22,11 @@ from rubric_arm_lite.data.pairs import (
     load_pairs,
     load_prompts,
     load_responses,
-    load_trajectories,
 )
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.prompts.builder import prompt_hash
 from rubric_arm_lite.types import Message, PreferencePair
+from tests.source_rows import load_trajectories
 
 IN_ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200)
 Loader = Callable[[Path], object]

@@ -26,7 +26,6 @@ from rubric_arm_lite.data.testbed.world import (
     RESPONSE_WORDS,
     RULE_WORDS,
     RULES,
-    SPLITS,
     TOPICS,
     Task,
     World,
@@ -48,10 +47,12 @@ from rubric_arm_lite.types import (
     CriterionKind,
     ParseStatus,
     PreferencePair,
+    Rubric,
     Side,
     other_side,
 )
 
+SPLITS = ("train", "validation", "test")
 SIDES: tuple[Side, ...] = ("A", "B")
 NO_FAULTS = TeacherSettings(
     true_principle=1.0,

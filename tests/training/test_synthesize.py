@@ -18,7 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rubric_arm_lite.cli import main as cli
-from rubric_arm_lite.data.pairs import load_trajectories
 from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError
 from rubric_arm_lite.models.journaled import JournaledSampler
 from rubric_arm_lite.models.server import ServerSampler, ServerSettings
@@ -31,6 +30,7 @@ from rubric_arm_lite.types import Example, Message, ParseStatus, PreferencePair
 from tests.fake_server import FakeServer, Reply, Request, serve
 from tests.players import RUBRIC_TEXT, judgement, pair, section
 from tests.scripted import Script, ScriptedSampler, Written
+from tests.source_rows import load_trajectories
 from tests.teachers import pairs, teaching, write_pairs
 from tests.tiny import make_folder
 from tests.training.test_warmup import SETTINGS, fresh, quiet

@@ -48,7 +48,6 @@ RULES: dict[str, tuple[str, str]] = {
 
 RESPONSE_WORDS = 6
 HARD_WEIGHT = 2
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +121,13 @@ class World:
 
     def combinations(self, split: str) -> list[tuple[str, str, str]]:
         """The topic × hard-rule combinations of a split: 3/4 train, 1/8 validation, 1/8 test."""
-        if split not in SPLITS:
-            raise ValueError(f"split: {split!r} is not one of {SPLITS}.")
         everything = [(t, rule, word) for t in self.topics for rule in RULES for word in RULE_WORDS]
         random.Random(f"split:{self.seed}").shuffle(everything)
-        eighth = len(everything) // 8
-        bounds = {"test": (0, eighth), "validation": (eighth, 2 * eighth), "train": (2 * eighth, len(everything))}
-        first, last = bounds[split]
-        return everything[first:last]
+        first, second = len(everything) // 8, 2 * (len(everything) // 8)
+        parts = {"train": everything[second:], "validation": everything[first:second], "test": everything[:first]}
+        if split not in parts:
+            raise ValueError(f"split: {split!r} is not one of {tuple(parts)}.")
+        return parts[split]
 
     def blocks(self, split: str, prompts: int) -> list[PromptBlock]:
         """``prompts`` distinct prompts of a split, topics in turn, each with its pairs.
@@ -207,14 +205,9 @@ def expressed(response: str) -> frozenset[str]:
 
 def meets_rule(rule: str, word: str, response: str) -> bool:
     """Whether a response keeps the hard rule."""
-    words = response.split()
-    match rule:
-        case "include":
-            return word in words
-        case "avoid":
-            return word not in words
-        case _:
-            raise ValueError(f"rule: {rule!r} is not one of {tuple(RULES)}.")
+    if rule not in RULES:
+        raise ValueError(f"rule: {rule!r} is not one of {tuple(RULES)}.")
+    return (word in response.split()) == (rule == "include")
 
 
 def principle_criterion(attribute: str) -> Criterion:

@@ -82,8 +82,8 @@ def rmb_pairs(row: Row) -> list[Item]:
 def rmb_best_of(row: Row) -> list[Item]:
     """bon_uid, conversation_input, bon_best{answer}, loser_list[{answer}], category_path."""
     row.require("bon_uid", "conversation_input", "bon_best", "loser_list", "category_path")
-    candidates = (row.inner("bon_best"), *row.inner_rows("loser_list"))
-    responses = tuple(candidate.text("answer", blank=True) for candidate in candidates)
+    losers = [row.inner("loser_list", number + 1) for number in range(len(row.items("loser_list")))]
+    responses = tuple(response.text("answer", blank=True) for response in (row.inner("bon_best"), *losers))
     prompt, subset = row.prompt("conversation_input"), f"best of n {_goal(row)}"
     return [Item(f"best-of-n/{_id(row, 'bon_uid')}", prompt, responses, _best_first(responses), subset, row.where)]
 
