@@ -63,17 +63,9 @@ def survey_pairs(pairs: Sequence[PreferencePair], counts: Counts, unit: str, mea
 
 
 def survey_trajectories(
-    rows: Sequence[WarmupRow],
-    counts: Counts,
-    unit: str,
-    measure: Measure,
-    words: PointwiseWords = OUR_WORDS,
+    rows: Sequence[WarmupRow], counts: Counts, unit: str, measure: Measure, words: PointwiseWords = OUR_WORDS
 ) -> Survey:
-    """Lengths of the texts, how many our parsers accept, and what the judgements say.
-
-    Args:
-        words: those of pointwise judgements.
-    """
+    """Lengths of the texts, how many our parsers accept, and what the judgements say; ``words`` for pointwise ones."""
     lengths = {
         "prompt": [measure(_text(row.prompt)) for row in rows],
         "rubric": [measure(row.rubric) for row in rows],
@@ -99,11 +91,9 @@ def survey_trajectories(
 
 
 def _quantiles(lengths: dict[str, list[int]]) -> dict[str, tuple[int, ...]]:
-    import numpy as np
+    from numpy import quantile
 
-    return {
-        kind: tuple(np.quantile(values, QUANTILES, method="inverted_cdf").tolist()) for kind, values in lengths.items()
-    }
+    return {kind: tuple(quantile(lengths[kind], QUANTILES, method="inverted_cdf").tolist()) for kind in lengths}
 
 
 def _mean(values: Iterable[float]) -> float:

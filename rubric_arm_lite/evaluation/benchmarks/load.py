@@ -6,8 +6,9 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 
 from rubric_arm_lite.data import load_pairs, open_rows
@@ -70,7 +71,17 @@ def load_benchmarks(
         if name in catalogue:
             benchmark, source = with_rule(catalogue[name], best_of), paths.get(name)
         elif name.lower().endswith(FILE_SUFFIXES):
-            benchmark, source = _pair_file(name, catalogue), name
+            stem = Path(name).stem.lower()
+            if _FILE_NAME.fullmatch(stem) is None:
+                raise ConfigError(
+                    f"--benchmarks {name}: results cannot be called {stem!r}. Give the file a plain name."
+                )
+            if stem in catalogue:
+                raise ConfigError(
+                    f"--benchmarks {name}: {stem} is the name of a benchmark. Use --benchmarks {stem} --benchmark-dir "
+                    f"{stem}={name}, or rename your file of pairs."
+                )
+            benchmark, source = Benchmark(stem, stem), name
         else:
             near = difflib.get_close_matches(name, catalogue, 1)
             hint = f"Did you mean {near[0]}? " if near else ""
@@ -103,7 +114,7 @@ def load(benchmark: Benchmark, source: str | Path | None = None, limit: int | No
             f"--benchmark-dir {benchmark.name}=FOLDER."
         )
     rows = _items_by_row(benchmark, source)
-    items = available = _with_unique_ids([item for row in rows for item in row])
+    items = available = _with_unique_ids(chain(*rows))
     if not items:
         raise DataError(f"{source}: none of {len(rows)} rows has a question for a judge.")
     if limit is not None and limit < len(items):
@@ -112,19 +123,6 @@ def load(benchmark: Benchmark, source: str | Path | None = None, limit: int | No
         items = [item for item in items if item.item_id in ids]
     skipped = sum(not row for row in rows)
     return LoadedBenchmark(benchmark, str(source), tuple(items), len(available), len(rows), skipped)
-
-
-def _pair_file(path: str, catalogue: Mapping[str, Benchmark]) -> Benchmark:
-    """The description of a user's own file: prompt, chosen, rejected, and optional id and subset."""
-    name = Path(path).stem.lower()
-    if _FILE_NAME.fullmatch(name) is None:
-        raise ConfigError(f"--benchmarks {path}: results cannot be called {name!r}. Give the file a plain name.")
-    if name in catalogue:
-        raise ConfigError(
-            f"--benchmarks {path}: {name} is the name of a benchmark. Use --benchmarks {name} --benchmark-dir "
-            f"{name}={path}, or rename your file of pairs."
-        )
-    return Benchmark(name, name)
 
 
 def _items_by_row(benchmark: Benchmark, source: str | Path) -> list[list[Item]]:
@@ -140,15 +138,11 @@ def _items_by_row(benchmark: Benchmark, source: str | Path) -> list[list[Item]]:
     return list(map(benchmark.parts[0].read, open_rows(source)))
 
 
-def _with_unique_ids(items: Sequence[Item]) -> list[Item]:
+def _with_unique_ids(items: Iterable[Item]) -> list[Item]:
     """The items; the second one of a name is called ``name#2``."""
-    used: set[str] = set()
-    unique = []
+    unique: dict[str, Item] = {}
     for item in items:
-        name, number = item.item_id, 1
-        while name in used:
-            number += 1
-            name = f"{item.item_id}#{number}"
-        used.add(name)
-        unique.append(replace(item, item_id=name))
-    return unique
+        names = chain([item.item_id], (f"{item.item_id}#{number}" for number in count(2)))
+        name = next(name for name in names if name not in unique)
+        unique[name] = replace(item, item_id=name)
+    return list(unique.values())
