@@ -11,13 +11,13 @@ import heapq
 import json
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Generic, TypeVar
 
 from rubric_arm_lite.data.counts import BadRows, Counts, sorted_reasons
 from rubric_arm_lite.data.decontaminate import Decontaminator
-from rubric_arm_lite.data.formats import RowIds, SkippedRow, choose_format, known_format, read_pair
+from rubric_arm_lite.data.formats import Format, RowIds, SkippedRow, choose_format, known_format, read_pair
 from rubric_arm_lite.data.rows import Row, RowError
 from rubric_arm_lite.data.sources import open_rows, was_saved
 from rubric_arm_lite.errors import DataError
@@ -28,34 +28,29 @@ from rubric_arm_lite.types import PreferencePair, Prompt, Side
 Item = TypeVar("Item")
 
 
+@dataclass
 class SourceReader(Generic[Item]):
     """Opens one source and reads it.
 
-    Args:
+    Attributes:
         seed: draws the sample.
         decontaminator: prompts of benchmarks that must not be trained on.
         held_out: ids of prompts that must not be trained on.
         bad: gathers rows that cannot be used, which are then skipped; without it the first one is an error.
-
-    Attributes:
         first_row: the source's first row, by which its format is told.
     """
 
-    def __init__(
-        self,
-        settings: SourceSettings,
-        seed: int,
-        decontaminator: Decontaminator | None = None,
-        held_out: Collection[str] = (),
-        bad: BadRows | None = None,
-    ) -> None:
-        self._settings = settings
-        self._seed = seed
-        self._decontaminator = decontaminator
-        self._held_out = held_out
-        self._bad = bad
-        self._subsets: Counter[str] = Counter()
-        source = str(settings.source)
+    settings: SourceSettings
+    seed: int
+    decontaminator: Decontaminator | None = None
+    held_out: Collection[str] = ()
+    bad: BadRows | None = None
+    first_row: Row = field(init=False)
+    format: Format = field(init=False)
+    _subsets: Counter[str] = field(init=False, default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        settings, source = self.settings, str(self.settings.source)
         split, config = settings.split, settings.config
         known = known_format(source)
         if known is not None and not was_saved(source):
@@ -66,17 +61,16 @@ class SourceReader(Generic[Item]):
             split=split,
             revision=settings.revision,
             streaming=settings.streaming,
-            on_bad=None if bad is None else bad.add,
+            on_bad=None if self.bad is None else self.bad.add,
         )
-        rows = islice(rows, settings.rows)
-        self.first_row = next(rows)
-        self._rows = chain([self.first_row], rows)
+        self._rows = islice(rows, settings.rows)
+        self.first_row = next(self._rows)
         self.format = choose_format(settings.format, source, self.first_row.columns)
 
     def check_subset(self, subset: str) -> None:
         """Raise :class:`SkippedRow` unless the settings select this subset."""
         self._subsets[subset] += 1
-        if self._settings.subset and subset not in self._settings.subset:
+        if self.settings.subset and subset not in self.settings.subset:
             raise SkippedRow("of another subset")
 
     def read(
@@ -94,20 +88,20 @@ class SourceReader(Generic[Item]):
         Raises:
             DataError: for a source or row that cannot be used, or if no item is selected.
         """
-        bad, size = self._bad, self._settings.sample
+        bad, size = self.bad, self.settings.sample
         if bad is not None:
             bad.expected = () if self.format.plugin else tuple(columns)
         skipped = Counter[str]()
         kept: dict[str, list[tuple[int, Item]]] = {}
-        for number, row in enumerate(self._rows):
+        for number, row in enumerate(chain([self.first_row], self._rows)):
             if bad is not None:
                 bad.columns.update(dict.fromkeys(row.columns))
             try:
                 prompt, item = read(self.format.converted(row))
                 prompt_id = prompt_hash(prompt)
-                if self._decontaminator is not None and self._decontaminator.matches(prompt):
+                if self.decontaminator is not None and self.decontaminator.matches(prompt):
                     raise SkippedRow("overlapping with a benchmark")
-                if prompt_id in self._held_out:
+                if prompt_id in self.held_out:
                     raise SkippedRow("with a held-out prompt")
                 kept.setdefault(prompt_id, []).append((number, item))
                 if size is not None and len(kept) > 2 * size:  # bounds the memory
@@ -127,10 +121,10 @@ class SourceReader(Generic[Item]):
         if bad is not None:
             skipped += bad.reasons
         rows = len(items) + skipped.total()
-        counts = Counts(str(self._settings.source), name, rows, len(items), sorted_reasons(skipped))
+        counts = Counts(str(self.settings.source), name, rows, len(items), sorted_reasons(skipped))
         if not items:
             subsets = ", ".join(subset or "(none)" for subset, _ in self._subsets.most_common(20))
-            hint = f"It has the subsets: {subsets}. " if self._settings.subset and subsets else ""
+            hint = f"It has the subsets: {subsets}. " if self.settings.subset and subsets else ""
             raise DataError(f"{counts.line(what)} {hint}Loosen the selection, or give another source.")
         return items, counts
 
@@ -138,7 +132,7 @@ class SourceReader(Generic[Item]):
         self, kept: dict[str, list[tuple[int, Item]]], size: int, skipped: Counter[str]
     ) -> dict[str, list[tuple[int, Item]]]:
         """The prompts with the smallest draws; another item of a dropped prompt cannot bring it back."""
-        drawn = heapq.nsmallest(size, kept, key=lambda prompt_id: derive_seed("sample", self._seed, prompt_id))
+        drawn = heapq.nsmallest(size, kept, key=lambda prompt_id: derive_seed("sample", self.seed, prompt_id))
         dropped = sum(map(len, kept.values())) - sum(len(kept[prompt_id]) for prompt_id in drawn)
         if dropped:
             skipped["not in the sample"] += dropped

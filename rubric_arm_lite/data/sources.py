@@ -52,42 +52,35 @@ def open_rows(
         DataError: for a source that does not exist, needs code, or has no such config or split; for the first row that
             cannot be read; if there is no row.
     """
-    path = _on_disk(source)
-    if path is None and not is_hub_id(source):
-        return file_rows(source)  # raises an error that names the problem
-    if path is not None and path.is_file():
-        _refuse(f"{source} is a file", config=config, split=split, revision=revision)
-        return file_rows(path, on_bad)
-    if path is not None:
+    in_folder = os.path.isdir(source)  # noqa: PTH112 - unlike Path.is_dir it takes any name, however long
+    if not in_folder and not is_hub_id(source):
+        if os.path.exists(source):  # noqa: PTH110
+            _refuse(f"{source} is a file", config=config, split=split, revision=revision)
+        return file_rows(source, on_bad)
+    if in_folder:
         _refuse(f"{source} is a folder on this machine", revision=revision)
-    if was_saved(source):
-        _refuse(f"{source} was written by save_to_disk", config=config)
     with _explained_errors(f"{source} cannot be opened"):
         if was_saved(source):
             from datasets import load_from_disk
 
-            loaded = load_from_disk(str(path))
+            _refuse(f"{source} was written by save_to_disk", config=config)
+            loaded = load_from_disk(str(source))
         else:  # `datasets` never takes an absolute path for a Hub id
-            loaded = _load(str(source if path is None else path.resolve()), config, revision, streaming)
+            loaded = _load(str(Path(source).resolve() if in_folder else source), config, revision, streaming)
     return _dataset_rows(str(source), loaded, split)
 
 
 def was_saved(source: str | Path) -> bool:
     """Whether this is a folder that the `datasets` library's `save_to_disk` wrote."""
-    folder = _on_disk(source)
-    return folder is not None and any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    names = ("state.json", "dataset_dict.json")
+    return os.path.isdir(source) and any((Path(source) / name).is_file() for name in names)  # noqa: PTH112
 
 
 def is_hub_id(source: str | Path) -> bool:
     """Whether this names a data set of the Hub rather than something on disk."""
     text = str(source)
     matches = _HUB_ID.fullmatch(text) is not None and ".." not in text and "--" not in text
-    return matches and not text.lower().endswith(FILE_SUFFIXES) and _on_disk(source) is None
-
-
-def _on_disk(source: str | Path) -> Path | None:
-    # Unlike Path.exists it takes a name that is too long or has a null character.
-    return Path(source) if str(source) and os.path.exists(source) else None  # noqa: PTH110
+    return matches and not text.lower().endswith(FILE_SUFFIXES) and not os.path.exists(text)  # noqa: PTH110
 
 
 def _refuse(what: str, **choices: str | None) -> None:
@@ -125,7 +118,7 @@ def file_rows(path: str | Path, on_bad: OnBadRow | None = None) -> Iterator[Row]
         DataError: for a file or row that cannot be read, or if there is no row.
     """
     path = Path(path)
-    if os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir it takes names that are too long
+    if os.path.isdir(path):  # noqa: PTH112
         raise DataError(f"{path} is a folder. Give a file: JSONL, CSV or Parquet.")
     if not os.path.exists(path):  # noqa: PTH110
         raise DataError(

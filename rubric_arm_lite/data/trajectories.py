@@ -65,10 +65,9 @@ def read_trajectories(
         item = _checked_trajectory(row, format) if format.published else trajectory_of_row(row, pointwise)
         return item.prompt, item
 
-    if format.published:
-        return reader.read(read, format.columns, format.name, "trajectories")
-    columns = trajectory_columns(reader.first_row, pointwise)
-    return reader.read(read, columns, format.name if format.plugin else "trajectories", "trajectories")
+    columns = format.columns if format.published else trajectory_columns(reader.first_row, pointwise)
+    name = format.name if format.published or format.plugin else "trajectories"
+    return reader.read(read, columns, name, "trajectories")
 
 
 def canonical_rubric(text: str) -> Rubric:
