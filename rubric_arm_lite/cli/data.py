@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 from rich.markup import escape
 from rich.table import Table
 
+from rubric_arm_lite import models, training
 from rubric_arm_lite.cli.common import (
     JsonOption,
     OverwriteOption,
@@ -33,11 +34,8 @@ from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError
 from rubric_arm_lite.prompts import PromptBuilder, Templates, parse_rubric
 from rubric_arm_lite.recipe import DataSettings, ModelSettings, Recipe, WarmupSettings, load_recipe
 from rubric_arm_lite.report import safe_text
-from rubric_arm_lite.runs import Journal, atomic_write, explained_disk_errors
-
-if TYPE_CHECKING:
-    from rubric_arm_lite.models import ChatSampler
-    from rubric_arm_lite.types import PreferencePair
+from rubric_arm_lite.runs import IfExists, Journal, atomic_write, explained_disk_errors
+from rubric_arm_lite.types import PreferencePair
 
 LOCAL_CONTEXT = 8192
 """Context in tokens of a model on this machine, unless --max-context is given."""
@@ -150,10 +148,9 @@ def _prompts_and_measure(recipe: Recipe, model: str | None, in_words: bool) -> t
     if model is None and in_words:
         return PromptBuilder(templates), "words", lambda text: len(text.split())
     quiet_libraries()
-    from rubric_arm_lite.models import load_tokenizer
     from rubric_arm_lite.models.chat import control_tokens
 
-    tokenizer = load_tokenizer(recipe.model if model is None else ModelSettings(base=model))
+    tokenizer = models.load_tokenizer(recipe.model if model is None else ModelSettings(base=model))
     builder = PromptBuilder(templates, control_tokens(tokenizer))
     # verbose=False: no warning about texts beyond the model's context, which are measured on purpose.
     return builder, "tokens", lambda text: len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
@@ -251,7 +248,7 @@ def synthesize(
     ] = None,
     price_in: Annotated[float | None, typer.Option(min=0, help="Price of a million prompt tokens.")] = None,
     price_out: Annotated[float | None, typer.Option(min=0, help="Price of a million completion tokens.")] = None,
-    if_exists: Annotated[str, typer.Option(help="resume, raise or overwrite.")] = "resume",
+    if_exists: Annotated[IfExists, typer.Option(help="What to do with an existing OUT or OUT.part.")] = "resume",
     as_json: JsonOption = False,
 ) -> None:
     """Write rubrics and judgements for preference pairs, for a warm-up.
@@ -262,15 +259,12 @@ def synthesize(
     higher --limit, and only the missing answers are requested.
     """
     from rubric_arm_lite.models.journaled import JournaledSampler
-    from rubric_arm_lite.training import SynthesisSettings, Synthesizer
     from rubric_arm_lite.training.synthesize import Outcome, warmup_rows
 
     context = max_context if server or max_context else LOCAL_CONTEXT
-    settings = SynthesisSettings(
+    settings = training.SynthesisSettings(
         attempts, temperature, rubric_max_tokens, judge_max_tokens, max_context=context, seed=source.seed
     )
-    if if_exists not in ("resume", "raise", "overwrite"):
-        raise ConfigError(f"--if-exists {if_exists}: use resume, raise or overwrite.")
     if target.suffix != ".jsonl":
         raise DataError(f"{target} must end in .jsonl, the format that is written. Rename it.")
     part = target.with_name(f"{target.name}.part")
@@ -286,10 +280,10 @@ def synthesize(
         err.print(counts.line(), markup=False, highlight=False)
     sampler = _teacher(model, server, server_key_env, concurrency, nf4, context)
     with explained_disk_errors(target.parent):
-        with Journal.open(part, {"answers of": model}, if_exists) as journal:  # type: ignore[arg-type]
+        with Journal.open(part, {"answers of": model}, if_exists) as journal:
             teacher = JournaledSampler(sampler, journal)
             with err.status("asking the teacher") as status:
-                synthesis = Synthesizer(teacher, settings).run(
+                synthesis = training.Synthesizer(teacher, settings).run(
                     pairs, lambda done, kept: status.update(f"{done} of {len(pairs)} pairs, {kept} kept")
                 )
         rows = list(warmup_rows(synthesis.kept, source.seed))
@@ -321,23 +315,20 @@ def synthesize(
 
 def _teacher(
     model: str, server: str | None, key_env: str | None, concurrency: int, nf4: bool, context: int | None
-) -> ChatSampler:
+) -> models.ChatSampler:
     if server is not None:
-        from rubric_arm_lite.models import ServerSampler, ServerSettings
         from rubric_arm_lite.models.server import DEFAULT_KEY_ENV
 
         if nf4:
             raise ConfigError("--nf4 is for a model on this machine. Leave it out, or leave --server out.")
-        return ServerSampler(
-            ServerSettings(server, base_model=model, api_key_env=key_env or DEFAULT_KEY_ENV, concurrency=concurrency)
-        )
+        key_env = key_env or DEFAULT_KEY_ENV
+        settings = models.ServerSettings(server, base_model=model, api_key_env=key_env, concurrency=concurrency)
+        return models.ServerSampler(settings)
     if key_env is not None:
         raise ConfigError("--server-key-env belongs to a server. Give --server.")
     quiet_libraries()
-    from rubric_arm_lite.models import load_model
-
-    settings = ModelSettings(base=model, quantization="nf4" if nf4 else "none", max_context=context or LOCAL_CONTEXT)
-    return load_model(settings, seed=0)
+    local = ModelSettings(base=model, quantization="nf4" if nf4 else "none", max_context=context or LOCAL_CONTEXT)
+    return models.load_model(local, seed=0)
 
 
 def _print_summary(summary: dict[str, Any]) -> None:

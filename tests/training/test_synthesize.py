@@ -362,7 +362,7 @@ def test_calls_that_cannot_work(
     base = command(source, target, served.url)[3:]
     assert "must end in .jsonl" in refused(*command(source, tmp_path / "warm.csv", served.url)[3:])
     assert "also the input" in refused(*command(source, source, served.url)[3:])
-    assert "use resume, raise or overwrite" in refused(*base, "--if-exists", "maybe")
+    assert "'maybe' is not one of" in refused(*base, "--if-exists", "maybe")
     assert "at 0 every attempt" in refused(*base, "--temperature", "0").lower()
     assert "Give --server" in refused(*base[:4], "--model", "teacher", "--server-key-env", "KEY")
     assert "--nf4 is for a model" in refused(*base, "--nf4")
