@@ -171,8 +171,8 @@ def choose_format(name: str, source: str, columns: Collection[str]) -> Format:
         return replace(OWN, name=name, plugin=load_plugin(name, "format"))
     if name != "auto":
         return FORMATS.get(name, OWN)
-    told = (format for format in FORMATS.values() if format.unmistakable and set(format.columns) <= set(columns))
-    return known_format(source) or next(told, OWN)
+    candidates = (format for format in FORMATS.values() if format.unmistakable and set(format.columns) <= set(columns))
+    return known_format(source) or next(candidates, OWN)
 
 
 class RowIds:

@@ -70,8 +70,8 @@ class Row:
             return self.columns[name]
         if name in self.columns:
             raise self.error(f"column `{name}` is null. Each row needs one.", f"`{name}` null")
-        found = names_list(self.columns)
-        raise self.error(f"column `{name}` is missing (found: {found}). Each row needs one.", missing_reason(name))
+        problem = f"column `{name}` is missing (found: {names_list(self.columns)}). Each row needs one."
+        raise self.error(problem, missing_reason(name))
 
     def text(self, name: str, blank: bool = False) -> str:
         """A text, which may be blank if ``blank`` says so."""

@@ -262,12 +262,12 @@ def _load_template(name: str, placeholders: set[str]) -> str:
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"Template `{name}` cannot be read: {error}. Save it as UTF-8 text.") from error
     try:
-        found = meta.find_undeclared_variables(_ENVIRONMENT.parse(source))
+        names = meta.find_undeclared_variables(_ENVIRONMENT.parse(source))
     except TemplateError as error:
         raise ConfigError(f"Template `{name}` does not parse: {error}. Correct its Jinja syntax.") from error
-    if found != placeholders:
+    if names != placeholders:
         raise ConfigError(
-            f"Template `{name}` has placeholders {sorted(found)}; it needs exactly {sorted(placeholders)}. "
+            f"Template `{name}` has placeholders {sorted(names)}; it needs exactly {sorted(placeholders)}. "
             "Add the missing ones or take the others out."
         )
     try:

@@ -99,12 +99,12 @@ def parse_pointwise(
 def _lines(text: str) -> Iterator[tuple[int, str]]:
     """The lines that are not blank, each with the place where it begins."""
     start = 0
-    for found in [*LINE_BREAK.finditer(text), None]:
-        stop = len(text) if found is None else found.start()
+    for line_break in [*LINE_BREAK.finditer(text), None]:
+        stop = len(text) if line_break is None else line_break.start()
         line = text[start:stop]
         if line.strip():
             yield start + len(line) - len(line.lstrip()), line.strip()
-        start = stop if found is None else found.end()
+        start = stop if line_break is None else line_break.end()
 
 
 def _read(start: int, line: str, number: int, criterion: Criterion, words: PointwiseWords) -> CriterionAnswer | None:
