@@ -108,19 +108,56 @@ class GreedyAnswers(TrainerCallback):  # type: ignore[misc]
         return answers
 
 
+def _pairs_of_groups(prompts: Sequence[Prompt]) -> list[tuple[int, int]]:
+    """Every two completions of the same prompt, by their index."""
+    groups: dict[str, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        groups.setdefault(prompt_hash(prompt), []).append(i)
+    if any(len(group) < 2 for group in groups.values()):
+        raise DataError(
+            "The group baseline needs at least 2 completions of a prompt in one call. Raise num_generations, keep "
+            "each group on one process, or choose another baseline."
+        )
+    return [pair for group in groups.values() for pair in combinations(group, 2)]
+
+
 class RubricArmReward:
-    """The TRL reward function that :func:`rubric_arm_reward` returns; it counts its judgements.
+    """A reward function for ``trl.GRPOTrainer(reward_funcs=…)``: half the orders won against a baseline (eq. 16).
+
+    An unparsed judgement loses its order, and a completion that cannot be judged (no usable rubric, too long) earns 0;
+    both are counted and logged with the trainer's own metrics as ``rubric_arm/…``.
+
+    Args:
+        baseline: the answer that a completion has to beat.
+
+            - ``greedy``: the policy's own greedy answer, as in the paper; pass ``callbacks=[reward.callback]`` to the
+              trainer. It costs one more answer per prompt and step, and 2 judgements per completion.
+            - ``column``: a column of the dataset with one answer per prompt; 2 judgements per completion.
+            - ``group``: every other completion of the group; the reward is the mean, no longer in {0, ½, 1}. It costs
+              G (G − 1) judgements per prompt.
+            - a function from prompts, in the trainer's format, to texts.
+        column: name of the column, for ``column``.
+        votes: judgements per order; with more than one their majority wins the order.
+        max_new_tokens: longest greedy answer; by default the trainer's ``max_completion_length``.
 
     Attributes:
         callback: pass it to the trainer with the greedy baseline; otherwise None.
         totals: counts over all calls: ``judgements``, ``unparsed``, ``comparisons``, ``not_judged`` (no usable rubric,
             or too long for the judge).
+
+    Raises:
+        ConfigError: for an unknown baseline, no votes, or a pointwise judge.
     """
 
     def __init__(
-        self, model: RubricRewardModel, baseline: Baseline, column: str, votes: int, max_new_tokens: int | None
+        self,
+        reward_model: RubricRewardModel,
+        baseline: Baseline = "greedy",
+        column: str = "baseline",
+        votes: int = 1,
+        max_new_tokens: int | None = None,
     ) -> None:
-        check_compares(model.recipe)
+        check_compares(reward_model.recipe)
         if votes < 1:
             raise ConfigError(f"votes: {votes} gives no judgement. Use at least 1.")
         if baseline not in ("greedy", "column", "group") and not callable(baseline):
@@ -128,10 +165,8 @@ class RubricArmReward:
         self.__name__ = "rubric_arm_reward"  # its name in the logs of trainers
         self.callback = GreedyAnswers(max_new_tokens) if baseline == "greedy" else None
         self.totals: Counter[str] = Counter()
-        self._model = model
-        self._baseline = self.callback or baseline
-        self._column = column
-        self._votes = votes
+        self._model, self._votes = reward_model, votes
+        self._baseline, self._column = self.callback or baseline, column
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
         """One reward in [0, 1] per completion; called by the trainer.
@@ -189,45 +224,5 @@ class RubricArmReward:
             log_metric("rubric_arm/rubric_cache_hit_rate", self._model.cache.hit_rate)
 
 
-def _pairs_of_groups(prompts: Sequence[Prompt]) -> list[tuple[int, int]]:
-    """Every two completions of the same prompt, by their index."""
-    groups: dict[str, list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        groups.setdefault(prompt_hash(prompt), []).append(i)
-    if any(len(group) < 2 for group in groups.values()):
-        raise DataError(
-            "The group baseline needs at least 2 completions of a prompt in one call. Raise num_generations, keep "
-            "each group on one process, or choose another baseline."
-        )
-    return [pair for group in groups.values() for pair in combinations(group, 2)]
-
-
-def rubric_arm_reward(
-    reward_model: RubricRewardModel,
-    baseline: Baseline = "greedy",
-    column: str = "baseline",
-    votes: int = 1,
-    max_new_tokens: int | None = None,
-) -> RubricArmReward:
-    """A reward function for ``trl.GRPOTrainer(reward_funcs=…)``: half the orders won against a baseline (eq. 16).
-
-    An unparsed judgement loses its order, and a completion that cannot be judged (no usable rubric, too long) earns 0;
-    both are counted and logged with the trainer's own metrics as ``rubric_arm/…``.
-
-    Args:
-        baseline: the answer that a completion has to beat.
-
-            - ``greedy``: the policy's own greedy answer, as in the paper; pass ``callbacks=[reward.callback]`` to the
-              trainer. It costs one more answer per prompt and step, and 2 judgements per completion.
-            - ``column``: a column of the dataset with one answer per prompt; 2 judgements per completion.
-            - ``group``: every other completion of the group; the reward is the mean, no longer in {0, ½, 1}. It costs
-              G (G − 1) judgements per prompt.
-            - a function from prompts, in the trainer's format, to texts.
-        column: name of the column, for ``column``.
-        votes: judgements per order; with more than one their majority wins the order.
-        max_new_tokens: longest greedy answer; by default the trainer's ``max_completion_length``.
-
-    Raises:
-        ConfigError: for an unknown baseline, no votes, or a pointwise judge.
-    """
-    return RubricArmReward(reward_model, baseline, column, votes, max_new_tokens)
+rubric_arm_reward = RubricArmReward
+"""What TRL calls is a function with a state, and is made like one."""

@@ -12,7 +12,7 @@ from rubric_arm_lite.data.pairs import load_answers, load_prompts
 from rubric_arm_lite.data.testbed import TRAIN_PROMPTS, World
 from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.prompts import PromptBuilder, prompt_hash
-from rubric_arm_lite.recipe import PolicyRecipe, Recipe, derive_seed
+from rubric_arm_lite.recipe import PolicyRecipe, derive_seed
 from rubric_arm_lite.types import Comparison, Example, Prompt, PromptBlock
 
 
@@ -50,22 +50,6 @@ class Requests:
         """Hash of all requests in their order."""
         rows = [[r.prompt_id for r in self.train], [r.prompt_id for r in self.test]]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
-
-
-def world_of(recipe: PolicyRecipe, reward_recipe: Recipe) -> World | None:
-    """The testbed's world, if the requests are its prompts.
-
-    Raises:
-        ConfigError: if the reward model was not trained in one.
-    """
-    if recipe.data.source != "testbed":
-        return None
-    if reward_recipe.data.source != "testbed":
-        raise ConfigError(
-            f"data.source: testbed means the world that the reward model was trained in, but {recipe.reward.run} was "
-            f"trained on {reward_recipe.data.source}. Give a file of prompts, or a run of the testbed."
-        )
-    return World(reward_recipe.seed, reward_recipe.data.world)
 
 
 def load_requests(recipe: PolicyRecipe, world: World | None, fits: Callable[[str], bool]) -> Requests:

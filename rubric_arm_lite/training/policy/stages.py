@@ -26,6 +26,7 @@ from rubric_arm_lite.training.policy.pairs import labeled_pairs, sampled_pairs
 from rubric_arm_lite.training.policy.state import PolicyState
 from rubric_arm_lite.training.stages import log_evaluation, versions
 from rubric_arm_lite.training.warmup import updates, warm_up_role
+from rubric_arm_lite.types import ROLES, Role
 
 Save = Callable[[Path], None]
 """Writes a checkpoint into an empty folder."""
@@ -96,14 +97,19 @@ def _run_stage(state: PolicyState, stage: str, trainer: Path) -> Save | None:
 
 def _check_or_describe_data(state: PolicyState) -> None:
     """Compare data and judges with those that the run began with; at its start, write them and the versions down."""
-    directory, requests, note = state.directory, state.requests, state.progress.note
+    directory, requests, note, server = state.directory, state.requests, state.progress.note, state.server
+    reward: dict[Role, str]
+    if server is None:
+        reward = {role: state.models.reward.model.fingerprint(role) for role in ROLES}
+    else:  # its address may change
+        reward = {"rubric": f"served as {server.rubric_model}", "judge": f"served as {server.judge_model}"}
     description: dict[str, Any] = {
         "train_requests": len(requests.train),
         "test_requests": len(requests.test),
         "skipped_conversations": requests.conversations,
         "skipped_too_long": requests.too_long,
         "fingerprint": requests.fingerprint(),
-        "reward_model": state.reward_identity(),
+        "reward_model": reward,
     }
     if state.judge_adapters:
         description["independent_judge"] = {

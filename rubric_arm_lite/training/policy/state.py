@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from rubric_arm_lite.data.testbed import World
 from rubric_arm_lite.errors import CheckpointError, ConfigError
 from rubric_arm_lite.models import AdapterModel, ServerSettings, load_model, release
 from rubric_arm_lite.prompts import PromptBuilder, Templates, parse_rubric
@@ -19,7 +20,7 @@ from rubric_arm_lite.reward_model import RubricRewardModel, check_compares
 from rubric_arm_lite.runs import Journal, Progress, RunDirectory, adapter_folder, recipe_of_run
 from rubric_arm_lite.training.learner import Learner
 from rubric_arm_lite.training.policy.judges import FixedRubricJudge, IndependentJudge, oracle, run_judge
-from rubric_arm_lite.training.policy.requests import Request, load_requests, start_answers, world_of
+from rubric_arm_lite.training.policy.requests import Request, load_requests, start_answers
 from rubric_arm_lite.types import ROLES, ParseStatus, Role
 
 BATCH = 64
@@ -58,7 +59,15 @@ class PolicyState:
         # Through transformers, as DPO's trainer loads it so.
         self.model_settings = (recipe.model or self.reward_recipe.model).model_copy(update={"backend": "transformers"})
         recipe.check_room(self.model_settings.max_context)
-        self.world = world_of(recipe, self.reward_recipe)
+        self.world: World | None = None
+        if recipe.data.source == "testbed":
+            data = self.reward_recipe.data
+            if data.source != "testbed":
+                raise ConfigError(
+                    f"data.source: testbed means the world that the reward model was trained in, but {r.run} was "
+                    f"trained on {data.source}. Give a file of prompts, or a run of the testbed."
+                )
+            self.world = World(self.reward_recipe.seed, data.world)
         self.requests = load_requests(recipe, self.world, self._fits)
         if recipe.method == "grpo" and len(self.requests.train) < recipe.rounds:
             raise ConfigError(
@@ -166,12 +175,6 @@ class PolicyState:
             self.models.policy.save_adapter(adapter, folder / adapter)
         if self.recipe.method == "grpo":
             self.learner.save_optimizers(folder / "optimizers.safetensors")
-
-    def reward_identity(self) -> dict[str, str]:
-        """What must stay the same over a run: fingerprints of weights loaded here, or the models' names on a server."""
-        if self.server is not None:
-            return {"rubric": f"served as {self.server.rubric_model}", "judge": f"served as {self.server.judge_model}"}
-        return {role: self.models.reward.model.fingerprint(role) for role in ROLES}
 
     def _fits(self, request: str) -> bool:
         length = self.models.policy.prompt_tokens(self.prompts.policy_prompt(request))
