@@ -198,10 +198,8 @@ class RunDirectory:
         stages = self.state.stages if stage is None else (*self.state.stages, stage)
         at = self.state.position if position is None else position
         self._write_state(RunState(self.state.recipe_hash, stages, checkpoint, at, logs))
-        kept = sorted((self.path / "checkpoints").glob("state-*"))
-        committed = [folder for folder in kept if folder.name <= (checkpoint or "")]
-        for folder in kept:  # those after the committed one were left by a kill between rename and commit
-            if folder not in (committed if keep is None else committed[-keep:]):
+        if keep is not None:
+            for folder in sorted((self.path / "checkpoints").glob("state-*"))[:-keep]:
                 shutil.rmtree(folder)
         self.after_commit()
 
@@ -253,8 +251,10 @@ class RunDirectory:
                 )
             if size > committed:
                 os.truncate(file, committed)
-        for draft in (self.path / "checkpoints").glob(".*.draft"):
-            shutil.rmtree(draft)
+        folders = self.path / "checkpoints"
+        later = [path for path in folders.glob("state-*") if path.name > (self.state.checkpoint or "")]
+        for folder in (*later, *folders.glob(".*.draft")):
+            shutil.rmtree(folder)
         for file in self.path.rglob(".*.part"):  # drafts of atomic_write; a journal has no dot before its name
             file.unlink()
 

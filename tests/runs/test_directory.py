@@ -168,7 +168,9 @@ def killed_at(moment: int, act: Callable[[Callable[[], None]], None]) -> tuple[b
 
 
 def leftovers(path: Path) -> list[str]:
-    return [p.name for p in path.rglob("*") if p.name.endswith((".draft", ".part")) or p.name == ".clearing"]
+    committed = RunState.loads((path / "state.json").read_text()).checkpoint or ""
+    later = [p.name for p in path.glob("checkpoints/state-*") if p.name > committed]
+    return later + [p.name for p in path.rglob("*") if p.name.endswith((".draft", ".part")) or p.name == ".clearing"]
 
 
 def test_killed_at_any_moment_it_reopens_at_the_last_commit(tmp_path: Path) -> None:
