@@ -81,9 +81,10 @@ def load_two_models(settings: ModelSettings, seed: int) -> TwoModels:
         raise ConfigError("model.checkpoints is not set. Name a generator and a judge: {rubric: …, judge: …}.")
     models: dict[Role, AdapterModel] = {}
     for role in ROLES:
+        base, revision = settings.checkpoints.of(role)
         changes = {
-            "base": settings.checkpoints.of(role),
-            "revision": settings.checkpoints.revision_of(role),
+            "base": base,
+            "revision": revision,
             "checkpoints": None,
             "gradient_checkpointing": False,
             "lora": LoraSettings(r=1),  # never used

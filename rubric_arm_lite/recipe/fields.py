@@ -37,6 +37,8 @@ class RunSettings(Settings):
 
     recipe_folder: ClassVar[str] = ""
     """Folder of the shipped recipes of this kind below ``recipes/``."""
+    roles: ClassVar[tuple[Role, ...]]
+    """The roles that a recipe of this kind trains."""
     unhashed_fields: ClassVar[tuple[str, ...]] = ()
     """Fields that do not change results, such as a server's address: a run can be resumed with other values."""
 
@@ -69,13 +71,9 @@ class CheckpointPair(Settings):
     """Commit or tag on the Hub."""
     judge_revision: str | None = None
 
-    def of(self, role: Role) -> str:
-        """The folder or id of a role's model."""
-        return self.judge if role == "judge" else self.rubric
-
-    def revision_of(self, role: Role) -> str | None:
-        """The revision of a role's model."""
-        return self.judge_revision if role == "judge" else self.rubric_revision
+    def of(self, role: Role) -> tuple[str, str | None]:
+        """The folder or id of a role's model, and its revision."""
+        return (self.judge, self.judge_revision) if role == "judge" else (self.rubric, self.rubric_revision)
 
 
 class ModelSettings(Settings):
@@ -455,6 +453,8 @@ class CheckpointSettings(Settings):
 class Recipe(RunSettings):
     """A complete recipe of a reward model's run."""
 
+    roles: ClassVar[tuple[Role, ...]] = ROLES
+
     model: ModelSettings = ModelSettings()
     prompts: PromptSettings = PromptSettings()
     data: DataSettings = DataSettings()
@@ -476,11 +476,6 @@ class Recipe(RunSettings):
     def grpo(self, role: Role) -> GRPOSettings:
         """The GRPO settings of a role."""
         return {"rubric": self.rubric, "judge": self.judge}[role]
-
-    @property
-    def roles(self) -> tuple[Role, ...]:
-        """The roles that this recipe trains."""
-        return ROLES
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:

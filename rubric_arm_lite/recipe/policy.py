@@ -111,6 +111,7 @@ class PolicyRecipe(RunSettings):
     """A complete recipe of a policy run."""
 
     recipe_folder: ClassVar[str] = "policy"
+    roles: ClassVar[tuple[Role, ...]] = ("policy",)
     unhashed_fields: ClassVar[tuple[str, ...]] = tuple(
         f"reward.{name}" for name in ("server", "rubric_model", "judge_model", "key_env", "concurrency")
     )
@@ -130,11 +131,6 @@ class PolicyRecipe(RunSettings):
     """Rounds of online GRPO: each uses an equal part of the prompts and ends with an evaluation."""
     evaluation: PolicyEvaluationSettings = PolicyEvaluationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
-
-    @property
-    def roles(self) -> tuple[Role, ...]:
-        """The roles that this recipe trains."""
-        return ("policy",)
 
     @property
     def inputs(self) -> list[str]:
