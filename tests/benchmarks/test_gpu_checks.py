@@ -10,40 +10,38 @@ from pathlib import Path
 
 import pytest
 
+from tests.warm import begin
+
 ROOT = Path(__file__).parents[2]
 GPU = ROOT / "benchmarks" / "gpu"
+SMALL = ("--rehearse", "--size", "tiny", "--completion-length", "24", "--rank", "4")
 CHECKS = {
-    "fits": ("--stages", "judge,rubric,update,rollout", "--cap", "12"),
-    "longest": ("--lengths", "64,96"),
-    "rollout": (),
-    "exact": (),
-    "update": ("--runs", "1"),
-    "backend": (),
+    "fits": ("--num-generations", "4", "--stages", "judge,rubric,update,rollout", "--cap", "12"),
+    "longest": ("--num-generations", "2", "--lengths", "64,96"),
+    "rollout": ("--num-generations", "8", "--bf16"),
+    "exact": ("--num-generations", "4"),
+    "update": ("--num-generations", "2", "--runs", "1"),
+    "backend": ("--num-generations", "2"),
 }
-REHEARSAL = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-import checks
-for name, options in json.loads(sys.argv[2]).items():
-    size = [] if name == "longest" else ["--prompt-length", "64"]
-    sys.argv = ["checks.py", name, "--rehearse", "--size", "tiny", *size, "--completion-length", "24",
-                "--num-generations", "4", "--rank", "4", *options, "--output", f"{name}.json"]
-    checks.main()
-"""
+
+
+def rehearse(folder: Path) -> None:
+    """Work for a process of its own, as a rehearsal replaces functions of torch; each check leaves a JSON file."""
+    sys.path.insert(0, str(GPU))
+    import checks
+
+    for name, options in CHECKS.items():
+        length = () if name == "longest" else ("--prompt-length", "64")
+        sys.argv = ["checks.py", name, *SMALL, *length, *options, "--output", str(folder / f"{name}.json")]
+        checks.main()
 
 
 @pytest.mark.slow
 def test_every_check(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", REHEARSAL, str(GPU), json.dumps(CHECKS)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    log = tmp_path / "log"
+    process = begin(rehearse, tmp_path, log=log)
+    process.join(600)
+    assert process.exitcode == 0, log.read_text()[-3000:]
     found = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in CHECKS}
     stages = {f"{name}: {stage}": seen for name in found for stage, seen in found[name].get("stages", {}).items()}
     assert not {name: seen["failed"] for name, seen in stages.items() if "failed" in seen}

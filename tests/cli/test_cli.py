@@ -97,7 +97,7 @@ def test_finished_demo_is_shown_again(finished_run: Path) -> None:
 @pytest.mark.slow
 def test_rubric_and_judge(finished_run: Path, tmp_path: Path) -> None:
     prompt = "Write a note about gardens for pilots. Include the word zinc."
-    written = json.loads(process("rubric", finished_run, prompt, "--json").stdout)
+    written = json.loads(call("rubric", finished_run, prompt, "--json").stdout)
     assert written["status"] in ("ok", "malformed", "truncated")
     from_stdin = call("rubric", finished_run, "-", stdin=prompt)
     assert from_stdin.stdout.strip() == written["text"].strip()

@@ -5,9 +5,6 @@ from __future__ import annotations
 import collections
 import json
 import random
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +25,7 @@ from tests import benchmark_rows as made
 from tests.players import judgement, recipe, right, sampler, says_a
 from tests.reward_model.test_model import Chat
 from tests.reward_model.test_model import prompts_for as asked
+from tests.warm import begin, kill_when
 
 
 class Killed(BaseException):
@@ -327,32 +325,21 @@ def test_a_killed_evaluation_of_1000_pairs_judges_nothing_twice_and_ends_the_sam
     assert not asked(again, "judge") and not asked(again, "rubric"), "a finished evaluation judges nothing"
 
 
-CHILD = """
-import sys, time
-from pathlib import Path
-from tests.evaluation.test_benchmark_run import by_text, evaluate_benchmarks, of_file, reward_model
+def slowly(path: Path, out: Path) -> None:
+    """Work for a process that is killed."""
 
-def slow(a, b, rubric, index):
-    time.sleep(0.002)
-    return by_text(a, b, rubric, index)
+    def judge(a: str, b: str, rubric: Rubric, index: int) -> str:
+        time.sleep(0.002)
+        return by_text(a, b, rubric, index)
 
-evaluate_benchmarks(reward_model(slow), of_file(Path(sys.argv[1])), Path(sys.argv[2]), 1, "resume", batch_duels=8)
-"""
+    evaluate_benchmarks(reward_model(judge), of_file(path), out, 1, "resume", batch_duels=8)
 
 
 def test_kill_9_leaves_a_journal_that_can_be_resumed(tmp_path: Path) -> None:
-    path, out = pairs(tmp_path / "f.jsonl", 240), tmp_path / "out"
+    path, out, log = pairs(tmp_path / "f.jsonl", 240), tmp_path / "out", tmp_path / "log"
     journal = out / "f.jsonl"
-    root = Path(__file__).resolve().parents[2]
-    process = subprocess.Popen([sys.executable, "-c", CHILD, str(path), str(out)], cwd=root)
-    try:
-        limit = time.monotonic() + 60
-        while not journal.exists() or journal.read_bytes().count(b"\n") < 40:
-            assert process.poll() is None and time.monotonic() < limit, "it should be at work"
-            time.sleep(0.005)
-    finally:
-        process.kill()
-    assert process.wait() == -signal.SIGKILL
+    process = begin(slowly, path, out, log=log)
+    kill_when(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 40, process, log)
     kept = {
         json.loads(line)["key"] for line in journal.read_bytes().splitlines(keepends=True)[1:] if line[-1:] == b"\n"
     }

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +23,7 @@ from tests.cli.test_cli import call, refused
 from tests.fake_server import scripted, serve
 from tests.players import RUBRIC_TEXT, judgement
 from tests.reward_model.test_model import model, prompts_for
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.warm import begin
 
 
 def judge(a: str, b: str, rubric: Rubric, index: int) -> str:
@@ -171,25 +169,20 @@ def test_killed_anywhere_it_ends_with_the_same_file(
     assert done == once, "nothing that was saved is judged again"
 
 
-KILL_SCRIPT = """
-import os, signal, sys
-from pathlib import Path
-from rubric_arm_lite.reward_model.label import LabelingState, label_responses
-from tests.reward_model.test_label import judge
-from tests.reward_model.test_model import model
+def label(source: Path, target: Path, asked: Path, last: int) -> None:
+    """Work for a process that ends by ``kill -9`` when the judge is asked its ``last`` question."""
+    count = 0
 
-source, target, log, last = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
-count = 0
-def ask(a, b, rubric, index):
-    global count
-    if count == last:
-        os.kill(os.getpid(), signal.SIGKILL)
-    count += 1
-    with log.open("a") as file:
-        file.write(f"{a} {b}\\n")
-    return judge(a, b, rubric, index)
-label_responses(source, target, lambda: model(ask), batch_size=2)
-"""
+    def ask(a: str, b: str, rubric: Rubric, index: int) -> str:
+        nonlocal count
+        if count == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        count += 1
+        with asked.open("a") as file:
+            file.write(f"{a} {b}\n")
+        return judge(a, b, rubric, index)
+
+    label_responses(source, target, lambda: model(ask), batch_size=2)
 
 
 def test_kill_minus_nine(tmp_path: Path) -> None:
@@ -198,9 +191,10 @@ def test_kill_minus_nine(tmp_path: Path) -> None:
     ]
     source, target, log = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl", tmp_path / "log"
 
-    def attempt(last: int) -> int:
-        command = [sys.executable, "-c", KILL_SCRIPT, str(source), str(target), str(log), str(last)]
-        return subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode
+    def attempt(last: int) -> int | None:
+        process = begin(label, source, target, log, last, log=tmp_path / "printed")
+        process.join()
+        return process.exitcode
 
     assert attempt(6) == -signal.SIGKILL and not target.exists()
     part = target.with_name("out.jsonl.part")

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import httpx
 import pytest
+from rubric_arm_lite.reward_model.serve.judge import BatchedJudge
 
 from rubric_arm_lite.errors import ConfigError
-from rubric_arm_lite.reward_model.serve.server import bind, check_installed, is_loopback, key_from, url_of
+from rubric_arm_lite.reward_model.serve.app import Service, build_app
+from rubric_arm_lite.reward_model.serve.batcher import Batcher
+from rubric_arm_lite.reward_model.serve.schema import Body, WrittenRubric
+from rubric_arm_lite.reward_model.serve.security import SecuritySettings
+from rubric_arm_lite.reward_model.serve.server import bind, check_installed, is_loopback, key_from, run, url_of
+from tests.serving import model
+from tests.warm import begin, wait_for
 
 
 def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,49 +66,60 @@ def test_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         key_from("A_KEY")
 
 
+def serve_scripted(go: Path) -> None:
+    """Work for a process: serve a scripted model that waits for the file ``go``, until a signal."""
+    scripted = model()
+    judge = BatchedJudge(scripted, "final")
+
+    def answer(requests: Sequence[Body]) -> list[WrittenRubric | Exception]:
+        until(go.exists)
+        return judge.answer(requests)
+
+    service = Service("script", judge, Batcher(answer, batch=1), 60.0)
+    with bind("127.0.0.1", 0) as bound:
+        url = url_of(bound, "127.0.0.1")
+        answered = run(build_app(service, SecuritySettings()), bound, 60.0, lambda: print(url, flush=True), 1.5)
+    print(f"answered {len(scripted.model.calls)}, all: {answered}")  # type: ignore[attr-defined]
+
+
 @contextmanager
-def serving() -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The service in a process of its own, and its address; its model waits for :func:`let_go`."""
-    root, pipe = Path(__file__).resolve().parents[2], subprocess.PIPE
-    command = [sys.executable, "-m", "tests.serve_script"]
-    served = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=root)
-    assert served.stdout is not None
+def serving(folder: Path) -> Iterator[tuple[BaseProcess, str]]:
+    """The service in a process of its own, and its address; its model waits for ``folder / "go"``."""
+    log = folder / "log"
+    served = begin(serve_scripted, folder / "go", log=log)
     try:
-        yield served, served.stdout.readline().strip()
+        wait_for(lambda: log.read_text().endswith("/\n"), served, log)
+        yield served, log.read_text().strip()
     finally:
         served.kill()
-        served.communicate()
-
-
-def let_go(served: subprocess.Popen[str]) -> None:
-    assert served.stdin is not None
-    served.stdin.write("go\n")
-    served.stdin.flush()
+        served.join()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_requests_taken_before_a_signal_are_answered(number: signal.Signals) -> None:
+def test_requests_taken_before_a_signal_are_answered(number: signal.Signals, tmp_path: Path) -> None:
     """Eight requests in batches of one, of which seven still wait when the signal comes."""
-    with serving() as (served, url):
+    with serving(tmp_path) as (served, url), httpx.Client(base_url=url, timeout=60) as client:
         with ThreadPoolExecutor(8) as pool:
             bodies = [{"prompt": f"request {i}"} for i in range(8)]
-            asked = [pool.submit(httpx.post, f"{url}v1/rubric", json=body, timeout=60) for body in bodies]
-            until(lambda: httpx.get(f"{url}healthz").json()["waiting"] == 7)
-            served.send_signal(number)
+            asked = [pool.submit(client.post, "v1/rubric", json=body) for body in bodies]
+            until(lambda: client.get("healthz").json()["waiting"] == 7)
+            assert served.pid is not None
+            os.kill(served.pid, number)
             until(lambda: not answers(url))
-            let_go(served)
+            (tmp_path / "go").touch()
             assert [future.result().json()["rubric"]["criteria"][0]["text"] for future in asked] == [
                 f"The response is number {i}" for i in range(8)
             ]
-        out, err = served.communicate(timeout=30)
-        assert (served.returncode, out) == (0, "answered 8, all: True\n")
-        assert "Traceback" not in err
+        served.join(30)
+        printed = (tmp_path / "log").read_text()
+        assert served.exitcode == 0 and printed.endswith("\nanswered 8, all: True\n"), printed
+        assert "Traceback" not in printed
 
 
-def test_idle_connections_are_closed() -> None:
+def test_idle_connections_are_closed(tmp_path: Path) -> None:
     """Without a first byte, without the end of a head, without the end of a second head; one with a request stays."""
-    with serving() as (served, url):
-        port, whole = int(url.rstrip("/").rpartition(":")[2]), b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with serving(tmp_path) as (_, url):
+        port, whole = port_of(url), b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
         body = b'{"prompt": "request 1"}'
         head = b"POST /v1/rubric HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         asked = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
@@ -110,7 +129,7 @@ def test_idle_connections_are_closed() -> None:
             client.sendall(content)
         received = [until_closed(client) for client in clients[:3]]
         assert [answer.count(b"HTTP/1.1 200") for answer in received] == [0, 0, 1]
-        let_go(served)
+        (tmp_path / "go").touch()
         assert b"The response is number 1" in until_closed(clients[3])
 
 
@@ -126,10 +145,14 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def port_of(url: str) -> int:
+    return int(url.rstrip("/").rpartition(":")[2])
+
+
 def answers(url: str) -> bool:
     """Whether the service accepts a new connection."""
     try:
-        httpx.get(f"{url}healthz", timeout=5)
-    except httpx.HTTPError:
+        socket.create_connection(("127.0.0.1", port_of(url)), timeout=5).close()
+    except OSError:
         return False
     return True

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-import signal
-import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,6 +24,7 @@ from rubric_arm_lite.runs.journal import Journal
 from rubric_arm_lite.training.synthesize import Outcome, SynthesisSettings, Synthesizer, warmup_rows
 from rubric_arm_lite.training.warmup import role_examples, warm_up_role
 from rubric_arm_lite.types import Example, Message, ParseStatus, PreferencePair
+from tests.cli.test_cli import call
 from tests.fake_server import FakeServer, Reply, Request, serve
 from tests.players import RUBRIC_TEXT, judgement, pair, section
 from tests.scripted import Script, ScriptedSampler, Written
@@ -34,8 +32,9 @@ from tests.source_rows import load_trajectories
 from tests.teachers import pairs, teaching, write_pairs
 from tests.tiny import make_folder
 from tests.training.test_warmup import SETTINGS, fresh, quiet
+from tests.warm import begin, kill_when
+from tests.warm import command as rubric_arm
 
-ROOT = Path(__file__).resolve().parents[2]
 JOB = {"answers of": "teacher"}
 
 
@@ -274,23 +273,16 @@ def test_a_journal_keeps_one_completion_per_example(tmp_path: Path) -> None:
 
 
 def command(source: Path, target: Path, url: str, *more: str) -> list[str]:
-    words = ["data", "synthesize", str(source), str(target), "--server", url, "--model", "teacher", *more]
-    return [sys.executable, "-m", "rubric_arm_lite", *words]
+    return ["data", "synthesize", str(source), str(target), "--server", url, "--model", "teacher", *more]
 
 
 def test_a_killed_command_is_run_again(served: FakeServer, tmp_path: Path) -> None:
-    source, target = write_pairs(tmp_path / "pairs.jsonl", 16), tmp_path / "out" / "warm.jsonl"
+    source, target, log = write_pairs(tmp_path / "pairs.jsonl", 16), tmp_path / "out" / "warm.jsonl", tmp_path / "log"
     served.behavior = teaching(delay=0.03)
-    running = subprocess.Popen(command(source, target, served.url, "--concurrency", "2"), cwd=ROOT)
-    deadline = time.monotonic() + 60
-    while len(served.requests) < 15 and time.monotonic() < deadline and running.poll() is None:
-        time.sleep(0.005)
-    running.send_signal(signal.SIGKILL)
-    assert running.wait() == -signal.SIGKILL and not target.exists()
-    done = subprocess.run(
-        command(source, target, served.url, "--json", "--price-in", "2", "--price-out", "10"),
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    running = begin(rubric_arm, *command(source, target, served.url, "--concurrency", "2"), log=log)
+    kill_when(lambda: len(served.requests) >= 15, running, log)
+    assert not target.exists()
+    done = call(*command(source, target, served.url, "--json", "--price-in", "2", "--price-out", "10"))
     assert done.returncode == 0, done.stderr
     assert asked_twice(served.requests) <= 2
     report = json.loads(done.stdout)
@@ -304,7 +296,7 @@ def test_a_killed_command_is_run_again(served: FakeServer, tmp_path: Path) -> No
     served.requests.clear()
     before = target.read_bytes()
     target.unlink()
-    subprocess.run(command(source, target, served.url), cwd=ROOT, capture_output=True, check=True)
+    assert call(*command(source, target, served.url)).returncode == 0
     assert target.read_bytes() == before and not served.requests
 
 
@@ -312,7 +304,7 @@ def test_what_the_teacher_wrote_warms_up_both_roles(
     served: FakeServer, tmp_path: Path, tiny_folder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target = write_pairs(tmp_path / "pairs.jsonl", 12), tmp_path / "warm.jsonl"
-    run(monkeypatch, *command(source, target, served.url)[3:])
+    run(monkeypatch, *command(source, target, served.url))
     model = fresh(tiny_folder("qwen3"))
     rows = load_trajectories(target)
     for role in ("rubric", "judge"):
@@ -336,14 +328,14 @@ def test_the_table_and_a_teacher_that_is_never_right(
     served: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, target = write_pairs(tmp_path / "pairs.jsonl", 6), tmp_path / "warm.jsonl"
-    words = command(source, target, served.url, "--attempts", "2", "--limit", "5")[3:]
+    words = command(source, target, served.url, "--attempts", "2", "--limit", "5")
     assert run(monkeypatch, *words) == 0
     printed = capsys.readouterr()
     assert "of 5 pairs kept" in printed.out and "wrong in one order" in printed.out
     assert "rows written to" in printed.err
     served.behavior = teaching(good=0.0)
     target = tmp_path / "none.jsonl"
-    assert run(monkeypatch, *command(source, target, served.url, "--attempts", "1")[3:]) == 2
+    assert run(monkeypatch, *command(source, target, served.url, "--attempts", "1")) == 2
     printed = capsys.readouterr()
     assert "No pair of" in printed.err and "0 of 6 pairs kept" in printed.out and not target.exists()
 
@@ -359,14 +351,14 @@ def test_calls_that_cannot_work(
         assert not printed.out
         return " ".join(printed.err.split())
 
-    base = command(source, target, served.url)[3:]
-    assert "must end in .jsonl" in refused(*command(source, tmp_path / "warm.csv", served.url)[3:])
-    assert "also the input" in refused(*command(source, source, served.url)[3:])
+    base = command(source, target, served.url)
+    assert "must end in .jsonl" in refused(*command(source, tmp_path / "warm.csv", served.url))
+    assert "also the input" in refused(*command(source, source, served.url))
     assert "'maybe' is not one of" in refused(*base, "--if-exists", "maybe")
     assert "at 0 every attempt" in refused(*base, "--temperature", "0").lower()
     assert "Give --server" in refused(*base[:4], "--model", "teacher", "--server-key-env", "KEY")
     assert "--nf4 is for a model" in refused(*base, "--nf4")
-    assert "There is no file" in refused(*command(tmp_path / "no.jsonl", target, served.url)[3:])
+    assert "There is no file" in refused(*command(tmp_path / "no.jsonl", target, served.url))
     assert "does not exist" in refused(*base[:4], "--model", "./nowhere")
     target.write_text("mine\n")
     assert "exists and is not replaced" in refused(*base)
