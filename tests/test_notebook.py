@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
+from tests.cli.test_cli import call
 from tests.short_run import SHORT
+from tests.warm import begin
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 SHORT_POLICY = (
@@ -21,21 +25,37 @@ SHORT_POLICY = (
 )
 
 
-def execute(name: str, parameters: str) -> str:
+def run_cells(cells: list[str]) -> None:
+    """Work for a process: the cells of a notebook; commands that it waits for run in this process."""
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
+
+    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        return call(*command[3:]) if command[1:3] == ["-m", "rubric_arm_lite"] else original(command, **options)
+
+    original, subprocess.run = subprocess.run, run  # type: ignore[assignment]
+    os.chdir(NOTEBOOKS)
+    shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
+    for cell in cells:
+        shell.run_cell(cell).raise_error()
+
+
+def execute(name: str, folder: Path, parameters: str) -> str:
     """Run a notebook with other parameters; returns what its cells printed."""
-    notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
-    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    assert len(cells) == 1
-    cells[0].source = parameters
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
-    return "".join(
-        output.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
-    )
+    cells = [cell for cell in nbformat.read(NOTEBOOKS / name, as_version=4).cells if cell.cell_type == "code"]
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in cells) == 1
+    texts = [parameters if "parameters" in cell.metadata.get("tags", []) else cell.source for cell in cells]
+    log = folder / "log"
+    process = begin(run_cells, texts, log=log, environment={"IPYTHONDIR": str(folder / "ipython")})
+    process.join(300)
+    process.kill()
+    assert process.exitcode == 0, log.read_text()
+    return log.read_text()
 
 
 @pytest.mark.slow
-def test_quickstart_runs(finished_run: Path) -> None:
-    printed = execute("01_quickstart.ipynb", f"RUN = {str(finished_run)!r}\nSETS = {list(SHORT)!r}")
+def test_quickstart_runs(finished_run: Path, tmp_path: Path) -> None:
+    printed = execute("01_quickstart.ipynb", tmp_path, f"RUN = {str(finished_run)!r}\nSETS = {list(SHORT)!r}")
     assert "true principles:" in printed
     assert "trained: The response" in printed
     assert "Winner: Response" in printed
@@ -49,6 +69,7 @@ def test_reward_model_at_work_runs(finished_run: Path, tmp_path: Path) -> None:
         port = free.getsockname()[1]
     printed = execute(
         "02_reward_model.ipynb",
+        tmp_path,
         f"RUN = {str(finished_run)!r}\nSETS = {list(SHORT)!r}\nPOLICY = {str(tmp_path / 'policy')!r}\n"
         f"POLICY_SETS = {list(SHORT_POLICY)!r}\nSTEPS = 4\nPORT = {port}",
     )
