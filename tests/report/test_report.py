@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.recipe.load import dump_recipe, load_recipe, recipe_hash
-from rubric_arm_lite.report import write_report
+from rubric_arm_lite.report import figures, write_report
 from rubric_arm_lite.report.examples import examples, marked_lines
 from rubric_arm_lite.report.headline import SIDES, contrast, cross_play, cross_play_name, headline, points
 from rubric_arm_lite.report.panels import MAX_POINTS, reward_panel, short_label, step_axis, thinned, warmup_panel
@@ -192,7 +193,32 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     return run, *report(run)
 
 
+def remembered(draw: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, called once for equal arguments."""
+    drawn: dict[str, Any] = {}
+
+    def look_up(*arguments: Any) -> Any:
+        key = repr(arguments)
+        if key not in drawn:
+            drawn[key] = draw(*arguments)
+        return drawn[key]
+
+    return look_up
+
+
+FIGURES = {name: remembered(getattr(figures, name)) for name in ("draw_panel", "draw_accuracy")}
+"""They take most of a report's time, and most runs of these tests have the same ones."""
+
+
 def report(path: Path) -> tuple[str, str]:
+    """Page and text of a run; a figure that an earlier test had is not drawn again."""
+    with pytest.MonkeyPatch.context() as changed:
+        for name, draw in FIGURES.items():
+            changed.setattr(figures, name, draw)
+        return drawn_anew(path)
+
+
+def drawn_anew(path: Path) -> tuple[str, str]:
     html, text = write_report(path)
     assert (html, text) == (path / "report.html", path / "report.md")
     return html.read_text("utf-8"), text.read_text("utf-8")
@@ -324,7 +350,7 @@ def test_pictures_take_their_colors_from_the_page(whole: tuple[Path, str, str]) 
 def test_only_the_timing_differs_between_equal_runs(tmp_path: Path) -> None:
     one = complete(tmp_path / "one", seconds=1.5).path
     other = complete(tmp_path / "deep" / "other-name", seconds=2.5).path
-    (page, text), (page_2, text_2) = report(one), report(other)
+    (page, text), (page_2, text_2) = report(one), drawn_anew(other)
     assert page != page_2
     assert without_timing(page) == without_timing(page_2)
     assert text.split("## Timing")[0] == text_2.split("## Timing")[0]
@@ -333,7 +359,7 @@ def test_only_the_timing_differs_between_equal_runs(tmp_path: Path) -> None:
 
 def test_writing_twice_gives_the_same_bytes(whole: tuple[Path, str, str]) -> None:
     run, page, text = whole
-    assert report(run) == (page, text)
+    assert drawn_anew(run) == (page, text)
     assert not list(run.glob("*.part"))
 
 

@@ -6,8 +6,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,9 +131,7 @@ def killed_at(moment: int, act: Callable[[Callable[[], None]], None]) -> tuple[b
     Returns whether it died, and how often it called the function it was given.
     """
     reader, writer = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside torch's idle threads
-        child = os.fork()
+    child = os.fork()
     if child == 0:
         left = moment
 
@@ -173,7 +171,7 @@ def leftovers(path: Path) -> list[str]:
     return later + [p.name for p in path.rglob("*") if p.name.endswith((".draft", ".part")) or p.name == ".clearing"]
 
 
-def test_killed_at_any_moment_it_reopens_at_the_last_commit(tmp_path: Path) -> None:
+def killed_at_any_moment_it_reopens_at_the_last_commit(tmp_path: Path) -> None:
     points = unbroken(tmp_path / "whole")
     assert len(points) == len(set(points)) == 5
     died = 0
@@ -195,7 +193,7 @@ def test_killed_at_any_moment_it_reopens_at_the_last_commit(tmp_path: Path) -> N
     assert died > 60 and told == 5
 
 
-def test_killed_again_while_it_reopens(tmp_path: Path) -> None:
+def killed_again_while_it_reopens(tmp_path: Path) -> None:
     points = unbroken(tmp_path / "whole")
     died = 0
     for first in range(14, 90, 5):
@@ -214,7 +212,7 @@ def test_killed_again_while_it_reopens(tmp_path: Path) -> None:
     assert died > 20
 
 
-def test_killed_while_it_is_overwritten(tmp_path: Path) -> None:
+def killed_while_it_is_overwritten(tmp_path: Path) -> None:
     """Either the old run is still whole or a new one begins; never something between."""
     points = unbroken(tmp_path / "whole")
     begun = set()
@@ -238,6 +236,26 @@ def test_killed_while_it_is_overwritten(tmp_path: Path) -> None:
         if not dead:
             break
     assert begun == {0, 4} and moment > 15
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        killed_at_any_moment_it_reopens_at_the_last_commit,
+        killed_again_while_it_reopens,
+        killed_while_it_is_overwritten,
+    ],
+)
+def test_killed(check: Callable[[Path], None], tmp_path: Path) -> None:
+    """In a process without torch, which forks in a hundredth of the time."""
+    code = (
+        "import os, sys; from pathlib import Path; from tests.runs import test_directory; "
+        "os.fsync = lambda handle: None; "
+        f"test_directory.{check.__name__}(Path(sys.argv[1])); assert 'torch' not in sys.modules"
+    )
+    call = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(call, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_run_that_did_nothing_leaves_its_name_free(tmp_path: Path) -> None:

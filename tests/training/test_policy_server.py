@@ -64,15 +64,15 @@ def test_online_grpo_equals_that_with_the_reward_model_here(
 ) -> None:
     here = tmp_path / "here"
     # A base of its own, as beside a server: equal settings would make it the reward model's, with other adapters on it.
-    own = "model={base: testbed, dtype: float32, max_context: 511}"
-    execute(recipe_for(finished_run, "grpo", own), here)
+    own = ("model={base: testbed, dtype: float32, max_context: 511}", "data.train_prompts=12", "evaluation.prompts=3")
+    execute(recipe_for(finished_run, "grpo", *own), here)
     there, served = tmp_path / "there", f"reward.server={server.url}"
     adapters.fails = True
     with pytest.raises(BackendError, match="501"):
-        execute(recipe_for(finished_run, "grpo", own, served), there)
+        execute(recipe_for(finished_run, "grpo", *own, served), there)
     adapters.fails = False
     with serve(adapters) as moved:
-        execute(recipe_for(finished_run, "grpo", own, f"reward.server={moved.url}", "reward.concurrency=3"), there)
+        execute(recipe_for(finished_run, "grpo", *own, f"reward.server={moved.url}", "reward.concurrency=3"), there)
     assert moved.most_at_once == 3
     assert bytes_of(there) == bytes_of(here)
     assert {request.body["model"] for request in moved.requests if "messages" in request.body} == {"rubric", "judge"}
@@ -80,14 +80,16 @@ def test_online_grpo_equals_that_with_the_reward_model_here(
     assert described["reward_model"] == {"rubric": "served as rubric", "judge": "served as judge"}
     for changes in ((), (served, "reward.judge_model=other")):
         with pytest.raises(CheckpointError, match="reward_model changed"):  # other weights than those of the beginning
-            execute(recipe_for(finished_run, "grpo", own, *changes), there)
+            execute(recipe_for(finished_run, "grpo", *own, *changes), there)
 
 
 def test_by_its_command_without_the_adapters_at_hand(server: FakeServer, finished_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "reward"
     run.mkdir()
     (run / "recipe.yaml").write_bytes((finished_run / "recipe.yaml").read_bytes())
-    call = [*command("dpo", run, tmp_path / "policy"), "--server", server.url, "--set", "dpo.max_steps=1"]
+    call = [*command("dpo", run, tmp_path / "policy"), "--server", server.url]
+    for value in ("dpo.max_steps=1", "data.train_prompts=8", "evaluation.prompts=2"):
+        call += ["--set", value]
     done = CliRunner().invoke(app, call, catch_exceptions=False)
     assert done.exit_code == 0 and json.loads(done.stdout)["method"] == "dpo"
     assert server.requests
