@@ -5,7 +5,7 @@ from collections import Counter
 from rubric_arm_lite.prompts.parsing import parse_judgement
 from tests.hostile_cases import BUILDER, ENDINGS, FALLBACK, faults, hostile_case, prompt_is_sound
 
-FUZZ_CASES = 20_000
+FUZZ_CASES = 10_000
 """``benchmarks/hostile_texts.py`` runs 100,000."""
 
 

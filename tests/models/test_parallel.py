@@ -39,20 +39,6 @@ def free_port() -> str:
         return str(free.getsockname()[1])
 
 
-def torchrun(arguments: list[str], limit: int = 280) -> subprocess.CompletedProcess[str]:
-    """Two processes by the launcher."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    return subprocess.run(
-        [*launcher, "--master_addr", "127.0.0.1", "--master_port", free_port(), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=limit,
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-
-
 def two(log: Path, work: Callable[..., object], *given: Any, limit: int = 280) -> None:
     """Two processes with a launcher's variables that have their libraries already, which saves most of the time."""
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
@@ -104,18 +90,41 @@ def test_two_processes_make_the_update_of_one(tiny_folder: tiny.Folders, tmp_pat
     assert measured[0]["micro_batches"] == 2, "each had a part"
 
 
+JOIN = """
+from rubric_arm_lite.models.parallel import join
+processes = join()
+print(f"{processes.rank}: {processes.gather(processes.rank)}", flush=True)
+processes.close()
+"""
+
+
+def test_two_processes_of_torchrun_find_each_other(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(JOIN)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1"]
+    done = subprocess.run(
+        [*launcher, "--master_port", free_port(), str(script)],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(done.stdout.split("\n")) == ["", "0: [0, 1]", "1: [0, 1]"]
+
+
 @pytest.mark.slow
 def test_a_run_of_two_processes_is_complete_and_resumes(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
+    folder, log = tmp_path / "run", tmp_path / "log"
     shorter = ("schedule.cycles=1", "warmup.rubric.max_steps=10", "warmup.judge.max_steps=10")
     verb = ["run", "testbed", *short_sets(*shorter), "--run-dir", str(folder), "--json"]
-    two(tmp_path / "log", command, *verb, "--stage", "warmup")
+    two(log, command, *verb, "--stage", "warmup")
     stages = json.loads((folder / "state.json").read_text())["stages"]
     assert stages[-1] == "warmup"
-    done = torchrun(["-m", "rubric_arm_lite", *verb, "--resume"])
-    assert done.returncode == 0, done.stderr[-3000:]
-    printed = [line for line in done.stdout.splitlines() if line.strip()]
-    assert json.loads("\n".join(printed))["run"] == str(folder), "one process prints"
+    log.write_text("")
+    two(log, command, *verb, "--resume")
+    assert log.read_text().count(f'"run": "{folder}"') == 1, "one process prints"
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     names = [row["name"] for row in rows if row["kind"] == "evaluation"]
     assert names[:2] == ["base", "warm-up"] and names[-1] == "final" and len(names) == len(set(names))

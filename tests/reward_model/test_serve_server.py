@@ -15,11 +15,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from rubric_arm_lite.reward_model.serve.judge import BatchedJudge
 
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.reward_model.serve.app import Service, build_app
-from rubric_arm_lite.reward_model.serve.batcher import Batcher
+from rubric_arm_lite.reward_model.serve.batcher import BatchedJudge, Batcher
 from rubric_arm_lite.reward_model.serve.schema import Body, WrittenRubric
 from rubric_arm_lite.reward_model.serve.security import SecuritySettings
 from rubric_arm_lite.reward_model.serve.server import bind, check_installed, is_loopback, key_from, run, url_of

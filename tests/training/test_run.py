@@ -80,11 +80,12 @@ def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def own_recipe(files: dict[str, Path], *more: str) -> Recipe:
     sources = (f"data.source={files['pairs']}", f"warmup.source={files['warmup']}", "data.test_fraction=0.3")
     shorter = ("schedule.cycles=1", "warmup.rubric.max_steps=4", "warmup.judge.max_steps=6")
-    return load_recipe("testbed", [*SHORT, *shorter, *sources, *more])
+    evaluation = ("evaluation.pairs=4", "evaluation.vote_pairs=2", "evaluation.bootstrap=20")
+    return load_recipe("testbed", [*SHORT, *shorter, *evaluation, *sources, *more])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma", "qwen3"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma"])  # the testbed's base is a qwen3
 def test_any_causal_lm_folder_and_own_data(
     kind: str, tiny_folder: Any, own_files: dict[str, Path], tmp_path: Path
 ) -> None:
