@@ -104,7 +104,8 @@ def trained(folder: Path) -> dict[str, Any]:
         "evaluation.vote_pairs=2", "evaluation.votes=1", "evaluation.after_phases=false",
     )  # fmt: skip
     sets = [part for change in changes for part in ("--set", change)]
-    app(["run", "testbed", *sets, "--run-dir", str(folder), "--json"], standalone_mode=False)
+    until = ["--stage", "alternating"]  # what comes then is not looked at
+    app(["run", "testbed", *sets, *until, "--run-dir", str(folder), "--json"], standalone_mode=False)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
     steps = [row for row in rows if row["kind"] == "step"]
     losses = [row["loss"] for row in rows if row["kind"] == "warmup"]
