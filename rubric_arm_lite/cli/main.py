@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -197,10 +198,10 @@ def testbed_pairs(
         blocks = World(seed, load_recipe("testbed").data.world).blocks(split, prompts)
     except ValueError as error:
         raise DataError(str(error)) from error
-    rows = [{**pair_as_row(pair), "source": "testbed"} for block in blocks for pair in block.pairs]
+    pairs = [replace(pair, source="testbed", subset="") for block in blocks for pair in block.pairs]
     target.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(target, "".join(json.dumps(row) + "\n" for row in rows).encode())
-    print(f"{len(rows)} pairs written to {target}")
+    atomic_write(target, "".join(json.dumps(pair_as_row(pair)) + "\n" for pair in pairs).encode())
+    print(f"{len(pairs)} pairs written to {target}")
 
 
 @app.callback(invoke_without_command=True)
