@@ -27,16 +27,13 @@ def unparsed_caveats(values: Mapping[str, float], unparsed_value: float | None) 
     """One caveat if most judgements name no winner."""
     if values.get("unparsed", 0.0) < MOSTLY:
         return []
-    text = f"{unparsed_share(values, unparsed_value)}, so this accuracy says nothing about the judge. "
-    usable = values.get("rubric_usable", 1.0)
-    if usable < MOSTLY:
-        share = f"Only {usable:.1%}" if usable else "None"
-        return [
-            f"{text}{share} of the rubrics can be read, and without one nothing is judged. Give the generator a "
-            "warm-up (warmup.source), or try another prompts.rubric_template."
-        ]
+    text = f"{unparsed_share(values, unparsed_value)}, so this accuracy says nothing about the judge."
+    usable, role = values.get("rubric_usable", 1.0), "judge"
     template = "pointwise_template" if "tie_rate" in values else "judge_template"
-    return [f"{text}Give the judge a warm-up (warmup.source), or try another prompts.{template}."]
+    if usable < MOSTLY:
+        share, role, template = f"Only {usable:.1%}" if usable else "None", "generator", "rubric_template"
+        text += f" {share} of the rubrics can be read, and without one nothing is judged."
+    return [f"{text} Give the {role} a warm-up (warmup.source), or try another prompts.{template}."]
 
 
 def unparsed_share(values: Mapping[str, float], unparsed_value: float | None) -> str:

@@ -152,12 +152,9 @@ def _fitting(
 ) -> tuple[list[PreferencePair], int]:
     """The first ``count`` pairs that fit the context of every judge, and the number of pairs skipped before them."""
     recipe, sampler, room = model.recipe, model.model, model.recipe.model.max_context
+    length = partial(longest_prompt, recipe=recipe, model=sampler, prompts=model.prompts)
     fitting: list[PreferencePair] = []
     skipped = 0
-
-    def length(pair: PreferencePair) -> int:
-        return longest_prompt(pair, recipe, sampler, model.prompts)
-
     if pairs is None:
         data = load_data(recipe, length, training=False)
         pairs, skipped = data.test, data.too_long

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from rubric_arm_lite.data import load_data
@@ -48,30 +49,21 @@ class AdapterPair:
     judge: str | None = "judge"
 
 
+@dataclass(frozen=True)
 class Evaluator:
-    """Measures adapters on a fixed set of held-out pairs, the same way every time.
+    """Measures adapters on a fixed set of held-out pairs, the same way every time; :func:`make_evaluator` makes one.
 
     Every pair is judged under one greedy rubric per prompt. The chosen response of a pair is response A of its
     comparison. This class computes the values of a pairwise judge: accuracy in both orders, position bias,
     consistency, format.
     """
 
-    def __init__(
-        self,
-        judge: Any,
-        generator: RubricGenerator,
-        settings: EvaluationSettings,
-        pairs: Sequence[PreferencePair],
-        seed: int,
-        recall: Recall | None = None,
-    ) -> None:
-        self.pairs = list(pairs[: settings.pairs])
-        self._comparisons = [pair.present("A").comparison for pair in self.pairs]
-        self._seed = derive_seed(seed, "evaluation")
-        self._judge = replace(judge, seed=self._seed)
-        self._generator = generator
-        self._settings = settings
-        self._recall = recall
+    judge: Any
+    generator: RubricGenerator
+    settings: EvaluationSettings
+    pairs: Sequence[PreferencePair]
+    seed: int
+    recall: Recall | None = None
 
     def evaluate(self, name: str, adapters: AdapterPair | None = None, votes: int = 1) -> Evaluation:
         """Judge every pair in both orders under one greedy rubric per prompt.
@@ -80,23 +72,22 @@ class Evaluator:
             votes: with more than one, also voting@k; sampled judgements are measured on ``vote_pairs`` pairs.
         """
         adapters = adapters or AdapterPair()
-        settings, sampler = self._settings, self._generator.sampler
+        settings, sampler = self.settings, self.generator.sampler
         start, prompts = sampler.tokens_written, [pair.prompt for pair in self.pairs]
+        comparisons = [pair.present("A").comparison for pair in self.pairs]
         # A new cache: an evaluation does not change the cached rubrics of training or of another evaluation.
-        generator, greedy = self._generator.with_new_cache(), Sampling(settings.rubric_max_tokens, 1, 0.0)
-        rubrics = generator.write(prompts, greedy, self._seed, adapter=adapters.rubric)
-        judge = replace(self._judge, adapter=adapters.judge)
-        verdicts = judge.judge(self._comparisons, rubrics)
+        generator, greedy = self.generator.with_new_cache(), Sampling(settings.rubric_max_tokens, 1, 0.0)
+        rubrics = generator.write(prompts, greedy, self.seed, adapter=adapters.rubric)
+        judge = replace(self.judge, adapter=adapters.judge)
+        verdicts = judge.judge(comparisons, rubrics)
         tokens = sampler.tokens_written - start
         rows = [self._row(pair, verdict) for pair, verdict in zip(self.pairs, verdicts, strict=True)]
-        count = settings.vote_pairs
-        sampled = replace(judge, temperature=judge.vote_temperature).judge(
-            self._comparisons[:count], rubrics[:count], votes=votes
-        )
+        sampling, count = replace(judge, temperature=judge.vote_temperature), settings.vote_pairs
+        sampled = sampling.judge(comparisons[:count], rubrics[:count], votes=votes)
         format_sampled, voting = self._sampled(sampled)
         values = {
             **self._accuracies(rows),
-            **metrics.rubric_statistics(prompts, rubrics, self._recall),
+            **metrics.rubric_statistics(prompts, rubrics, self.recall),
             "tokens_per_pair": tokens / len(self.pairs),
             "pairs": float(len(self.pairs)),
             "format_sampled": format_sampled,
@@ -109,7 +100,7 @@ class Evaluator:
         examples: list[dict[str, Any]] = []
         subsets: set[str] = set()
         for pair, rubric, verdict in zip(self.pairs, rubrics, verdicts, strict=True):
-            if len(examples) >= self._settings.showcase or pair.subset in subsets:
+            if len(examples) >= self.settings.showcase or pair.subset in subsets:
                 continue
             if pair.subset:
                 subsets.add(pair.subset)
@@ -124,14 +115,14 @@ class Evaluator:
                 "rubric_status": rubric.status.value,
                 "judgement": text,
                 "winner": winner,
-                "recall": self._recall(pair.prompt, rubric) if self._recall else None,
+                "recall": self.recall(pair.prompt, rubric) if self.recall else None,
             }
             examples.append(example)
         return examples
 
     def _row(self, pair: PreferencePair, verdict: Any) -> dict[str, Any]:
         """The measured values of one pair."""
-        row = metrics.verdict_row(pair, verdict, self._settings.unparsed_value, self._seed)
+        row = metrics.verdict_row(pair, verdict, self.settings.unparsed_value, self.seed)
         row["rubric"] = verdict.rubric.status.value
         for order, judgements in (("original", verdict.original), ("swapped", verdict.swapped)):
             reward = metrics.format_reward(judgements[0], verdict.rubric, "strict") if judgements else 0.0
@@ -141,13 +132,13 @@ class Evaluator:
     def _accuracies(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         """Means over the rows."""
         formats = [row[f"{order}_format"] for row in rows for order in ("original", "swapped")]
-        return {**metrics.order_statistics(rows, self._settings.bootstrap, self._seed), "format": metrics.mean(formats)}
+        return {**metrics.order_statistics(rows, self.settings.bootstrap, self.seed), "format": metrics.mean(formats)}
 
     def _sampled(self, verdicts: Sequence[Any]) -> tuple[float, float]:
         """The mean format reward of sampled judgements, and the accuracy of their majorities."""
         formats = [metrics.format_reward(j, v.rubric, "strict") for v in verdicts for j in (*v.original, *v.swapped)]
         winners = [winner for verdict in verdicts for winner in verdict.order_winners]
-        unparsed = self._settings.unparsed_value
+        unparsed = self.settings.unparsed_value
         accuracies = [unparsed if winner is None else float(winner == "A") for winner in winners]
         return metrics.mean(formats), metrics.mean(accuracies)
 
@@ -169,7 +160,7 @@ class PointwiseEvaluator(Evaluator):
         scores = (verdict.scores_a, verdict.scores_b)
         words = [score_of_words(votes[0]) if votes else None for votes in scores]
         margin_words = None if words[0] is None or words[1] is None else words[0] - words[1]
-        unparsed = self._settings.unparsed_value
+        unparsed = self.settings.unparsed_value
         return {
             "pair_id": pair.pair_id,
             "subset": pair.subset,
@@ -185,7 +176,7 @@ class PointwiseEvaluator(Evaluator):
 
     def _accuracies(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         accuracies = [row["accuracy"] for row in rows]
-        low, high = metrics.bootstrap_interval(accuracies, self._settings.bootstrap, self._seed)
+        low, high = metrics.bootstrap_interval(accuracies, self.settings.bootstrap, self.seed)
         return {
             "accuracy": metrics.mean(accuracies),
             "accuracy_low": low,
@@ -200,7 +191,7 @@ class PointwiseEvaluator(Evaluator):
 
     def _sampled(self, verdicts: Sequence[PointwiseVerdict]) -> tuple[float, float]:
         statuses = [score.status for verdict in verdicts for score in (*verdict.scores_a, *verdict.scores_b)]
-        accuracies = [verdict.correct("A", self._settings.unparsed_value) for verdict in verdicts]
+        accuracies = [verdict.correct("A", self.settings.unparsed_value) for verdict in verdicts]
         return metrics.mean([status is ParseStatus.OK for status in statuses]), metrics.mean(accuracies)
 
     def _shown(self, verdict: PointwiseVerdict) -> tuple[str, Side | None]:
@@ -220,8 +211,8 @@ def make_evaluator(
 ) -> Evaluator:
     """The evaluator for a recipe's judge, with the generator's sampler and prompts."""
     judge = make_judge(recipe.model_copy(update={"evaluation": settings}), generator.sampler, generator.prompts)
-    kind = PointwiseEvaluator if recipe.pointwise else Evaluator
-    return kind(judge, generator, settings, pairs, recipe.seed, recall)
+    kind, seed = PointwiseEvaluator if recipe.pointwise else Evaluator, derive_seed(recipe.seed, "evaluation")
+    return kind(replace(judge, seed=seed), generator, settings, list(pairs[: settings.pairs]), seed, recall)
 
 
 def evaluate_run(
@@ -232,12 +223,9 @@ def evaluate_run(
     Raises:
         DataError: if no pair fits the context.
     """
-    recipe, prompts = reward_model.recipe, reward_model.prompts
-    room, recall = recipe.model.max_context, None
-
-    def length(pair: PreferencePair) -> int:
-        return longest_prompt(pair, recipe, reward_model.model, prompts)
-
+    recipe, prompts, recall = reward_model.recipe, reward_model.prompts, None
+    room = recipe.model.max_context
+    length = partial(longest_prompt, recipe=recipe, model=reward_model.model, prompts=prompts)
     if pairs is None:
         data = load_data(recipe, length, training=False)
         fitting, recall, skipped = data.test, data.recall, data.too_long
