@@ -56,11 +56,8 @@ def refused(*arguments: str | Path) -> str:
     return " ".join(done.stderr.split())
 
 
-def test_version_and_help_need_no_torch() -> None:
+def test_version_and_help() -> None:
     assert call("--version").stdout.strip()
-    code = "import sys; from rubric_arm_lite import cli; print('torch' in sys.modules, 'transformers' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "False"]
     shown = call("--help").stdout
     verbs = (
         "run demo rubric judge score evaluate label report policy testbed show-recipe doctor plan bench data serve play"
