@@ -62,9 +62,9 @@ MUTATIONS = (
     ),
     Mutation(
         "order swap",
-        "types.py",
-        "self.prompt, self.response_b, self.response_a)",
-        "self.prompt, self.response_a, self.response_b)",
+        "reward_model/judge.py",
+        '[(b, a)] * (orders != "original")',
+        '[(a, b)] * (orders != "original")',
         "training/test_phases.py",
     ),
     Mutation("seed", "recipe/seeds.py", "json.dumps(parts)", "json.dumps(parts[:1])", "recipe/test_seeds.py"),
