@@ -40,44 +40,38 @@ class Padded:
 
 
 @dataclass(frozen=True, slots=True)
-class SelfBatch:
-    """Nodes whose own attention is computed in one call: ``padded`` ones, or the one from ``start`` to ``stop``."""
-
-    start: int
-    stop: int
-    padded: Padded | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class TreeLayout:
-    """The rectangles of a packed row."""
+    """The rectangles of a packed row.
 
-    selves: tuple[SelfBatch, ...]
+    Attributes:
+        selves: nodes whose attention to themselves is computed in one call, or the places of a single one.
+        parents: nodes that have descendants.
+    """
+
+    selves: tuple[Padded | slice, ...]
     parents: tuple[Node, ...]
 
 
 def tree_layout(nodes: Sequence[Node], device: torch.device) -> TreeLayout:
     """Rectangles for ``nodes``; short nodes of similar length are batched."""
-    selves = []
-    classes: dict[int, list[Node]] = {}
+    selves: list[Padded | slice] = []
+    by_length: dict[int, list[Node]] = {}
     for node in nodes:
         length = node.stop - node.start
         if length > LONG:
-            selves.append(SelfBatch(node.start, node.stop))
+            selves.append(slice(node.start, node.stop))
         else:
-            classes.setdefault(length.bit_length(), []).append(node)
-    for members in classes.values():
+            by_length.setdefault(length.bit_length(), []).append(node)
+    for members in by_length.values():
         if len(members) == 1:
-            selves.append(SelfBatch(members[0].start, members[0].stop))
+            selves.append(slice(members[0].start, members[0].stop))
             continue
-        longest = max(node.stop - node.start for node in members)
-        offsets = torch.arange(longest)
+        offsets = torch.arange(max(node.stop - node.start for node in members))
         starts = torch.tensor([node.start for node in members])[:, None]
         real = offsets < torch.tensor([node.stop - node.start for node in members])[:, None]
         places = torch.where(real, starts + offsets, starts)
         kept = real.flatten().nonzero().squeeze(-1)
-        tensors = (places, real, kept, places.flatten()[kept])
-        selves.append(SelfBatch(0, 0, Padded(*(tensor.to(device) for tensor in tensors))))
+        selves.append(Padded(*(tensor.to(device) for tensor in (places, real, kept, places.flatten()[kept]))))
     return TreeLayout(tuple(selves), tuple(node for node in nodes if node.subtree > node.stop))
 
 
@@ -105,20 +99,18 @@ class _TreeAttention(torch.autograd.Function):
         out = torch.empty((1, heads, tokens, value.shape[-1]), dtype=wide, device=query.device)
         lse = torch.empty((1, heads, tokens), dtype=wide, device=query.device)
         for batch in layout.selves:
-            part, part_lse = _attend(_own(query, batch), _own(key, batch), _own(value, batch), True, scale)
-            if batch.padded is None:
-                out[:, :, batch.start : batch.stop] = part
-                lse[:, :, batch.start : batch.stop] = part_lse
+            q, k, v = (_tokens_of(t, batch) for t in (query, key, value))
+            part, part_lse = _attend(q, k, v, True, scale)
+            if isinstance(batch, slice):
+                out[:, :, batch], lse[:, :, batch] = part, part_lse
             else:
-                out[0].index_copy_(1, batch.padded.places_N, _real(part, batch.padded).to(wide))
-                lse[0].index_copy_(1, batch.padded.places_N, _real(part_lse[..., None], batch.padded)[..., 0])
-        groups = heads // key.shape[1]
+                out[0].index_copy_(1, batch.places_N, _real(part, batch).to(wide))
+                lse[0].index_copy_(1, batch.places_N, _real(part_lse[..., None], batch)[..., 0])
         for node in layout.parents:
             below, above = slice(node.stop, node.subtree), slice(node.start, node.stop)
-            part, part_lse = _attend(
-                _fold(query[:, :, below], groups), key[:, :, above], value[:, :, above], False, scale
-            )
-            part, part_lse = _unfold(part, groups).to(wide), part_lse.reshape(1, heads, -1)
+            folded = _with_heads(query[:, :, below], key.shape[1])
+            part, part_lse = _attend(folded, key[:, :, above], value[:, :, above], False, scale)
+            part, part_lse = _with_heads(part, heads).to(wide), part_lse.reshape(1, heads, -1)
             merged = torch.logaddexp(lse[:, :, below], part_lse)
             out[:, :, below] *= (lse[:, :, below] - merged).exp()[..., None]
             out[:, :, below] += part * (part_lse - merged).exp()[..., None]
@@ -141,33 +133,29 @@ class _TreeAttention(torch.autograd.Function):
         wide = _wide(query)
         grads = [torch.zeros(t.shape, dtype=wide, device=t.device) for t in (query, key, value)]
         for batch in layout.selves:
-            own_grad, own_query, own_key, own_value, own_out = (
-                _own(t, batch) for t in (gradient, query, key, value, out)
-            )
-            if batch.padded is None:
-                part_lse = lse[:, :, batch.start : batch.stop]
-                found = _attend_backward(own_grad, own_query, own_key, own_value, own_out, part_lse, True, scale)
-                for total, part in zip(grads, found, strict=True):
-                    total[:, :, batch.start : batch.stop] += part
-            else:
-                places, real = batch.padded.places_BL, batch.padded.real_BL
-                # Padding: no gradient, and a log-sum-exp that makes its probabilities 0.
-                own_grad = own_grad * real[:, None, :, None]
-                part_lse = lse[0][:, places].transpose(0, 1).masked_fill(~real[:, None], float("inf"))
-                found = _attend_backward(own_grad, own_query, own_key, own_value, own_out, part_lse, True, scale)
-                for total, part in zip(grads, found, strict=True):
-                    total[0].index_add_(1, batch.padded.places_N, _real(part, batch.padded).to(wide))
-        groups = query.shape[1] // key.shape[1]
+            grad, q, k, v, part = (_tokens_of(t, batch) for t in (gradient, query, key, value, out))
+            if isinstance(batch, slice):
+                part_lse = lse[:, :, batch]
+            else:  # padding: no gradient, and a log-sum-exp that makes its probabilities 0
+                grad = grad * batch.real_BL[:, None, :, None]
+                part_lse = lse[0][:, batch.places_BL].transpose(0, 1)
+                part_lse = part_lse.masked_fill(~batch.real_BL[:, None], float("inf"))
+            parts = _attend_backward(grad, q, k, v, part, part_lse, True, scale)
+            for total, part in zip(grads, parts, strict=True):
+                if isinstance(batch, slice):
+                    total[:, :, batch] += part
+                else:
+                    total[0].index_add_(1, batch.places_N, _real(part, batch).to(wide))
+        heads, key_heads = query.shape[1], key.shape[1]
         for node in layout.parents:
             below, above = slice(node.stop, node.subtree), slice(node.start, node.stop)
-            folded = [_fold(t[:, :, below], groups) for t in (gradient, query, out)]
-            part_lse = lse[:, :, below].reshape(1, key.shape[1], -1)
-            found = _attend_backward(
-                folded[0], folded[1], key[:, :, above], value[:, :, above], folded[2], part_lse, False, scale
-            )
-            grads[0][:, :, below] += _unfold(found[0], groups)
-            grads[1][:, :, above] += found[1]
-            grads[2][:, :, above] += found[2]
+            grad, q, part = (_with_heads(t[:, :, below], key_heads) for t in (gradient, query, out))
+            part_lse = lse[:, :, below].reshape(1, key_heads, -1)
+            k, v = key[:, :, above], value[:, :, above]
+            dq, dk, dv = _attend_backward(grad, q, k, v, part, part_lse, False, scale)
+            grads[0][:, :, below] += _with_heads(dq, heads)
+            grads[1][:, :, above] += dk
+            grads[2][:, :, above] += dv
         dq, dk, dv = (g.to(t.dtype) for g, t in zip(grads, (query, key, value), strict=True))
         return dq, dk, dv, None, None
 
@@ -177,11 +165,11 @@ def _wide(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _own(tensor: Tensor, batch: SelfBatch) -> Tensor:
+def _tokens_of(tensor: Tensor, batch: Padded | slice) -> Tensor:
     """Tokens of a batch of nodes, (B, heads, L, D), out of (1, heads, T, D)."""
-    if batch.padded is None:
-        return tensor[:, :, batch.start : batch.stop]
-    return tensor[0].transpose(0, 1)[batch.padded.places_BL].transpose(1, 2)
+    if isinstance(batch, slice):
+        return tensor[:, :, batch]
+    return tensor[0].transpose(0, 1)[batch.places_BL].transpose(1, 2)
 
 
 def _real(tensor: Tensor, padded: Padded) -> Tensor:
@@ -190,16 +178,9 @@ def _real(tensor: Tensor, padded: Padded) -> Tensor:
     return flat.index_select(0, padded.kept_N).transpose(0, 1)
 
 
-def _fold(tensor: Tensor, groups: int) -> Tensor:
-    """(1, H, n, D) to (1, K, groups × n, D): the heads that share a key head, one after another as more queries."""
-    _, heads, tokens, size = tensor.shape
-    return tensor.reshape(1, heads // groups, groups * tokens, size)
-
-
-def _unfold(tensor: Tensor, groups: int) -> Tensor:
-    """The inverse of :func:`_fold`."""
-    _, heads, tokens, size = tensor.shape
-    return tensor.reshape(1, heads * groups, tokens // groups, size)
+def _with_heads(tensor: Tensor, heads: int) -> Tensor:
+    """(1, H, n, D) as (1, K, H / K × n, D), the heads of a key head one after another as more queries; and back."""
+    return tensor.reshape(1, heads, -1, tensor.shape[-1])
 
 
 def kernel_error(device: torch.device, dtype: torch.dtype) -> float:
@@ -215,7 +196,7 @@ def kernel_error(device: torch.device, dtype: torch.dtype) -> float:
     inputs = [tensor.requires_grad_() for tensor in inputs]
     try:
         out = tree_attention(inputs[0], inputs[1], inputs[2], layout, 0.2)
-        found = [out, *torch.autograd.grad(out, inputs, slope)]
+        measured = [out, *torch.autograd.grad(out, inputs, slope)]
     except RuntimeError:
         return float("inf")
     exact = [tensor.detach().float().requires_grad_() for tensor in inputs]
@@ -229,7 +210,7 @@ def kernel_error(device: torch.device, dtype: torch.dtype) -> float:
     expected = [weights @ values, *torch.autograd.grad(weights @ values, exact, slope.float(), retain_graph=True)]
     worst = max(
         float(((one.float() - other).abs().max() / other.abs().max()).detach())
-        for one, other in zip(found, expected, strict=True)
+        for one, other in zip(measured, expected, strict=True)
     )
     return worst if math.isfinite(worst) else float("inf")
 
@@ -300,14 +281,7 @@ def _wide_product(query: Tensor, key: Tensor) -> Tensor:
 
 
 def _attend_backward(
-    gradient: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    causal: bool,
-    scale: float,
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, where ``out`` and ``lse`` may include scores of other rectangles."""
     groups = query.shape[1] // key.shape[1]
@@ -353,22 +327,14 @@ def attend_plainly(query: Tensor, key: Tensor, value: Tensor, causal: bool, scal
 
 
 def attend_plainly_backward(
-    gradient: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    causal: bool,
-    scale: float,
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients in plain operations."""
     weights = (_scores(query, key, causal, scale) - lse[..., None]).exp()
     gradient, out, *inputs = (t.to(_wide(query)) for t in (gradient, out, query, key, value))
     slope = weights * (gradient @ inputs[2].mT - (gradient * out).sum(-1, keepdim=True))
-    found = (slope @ inputs[1] * scale, slope.mT @ inputs[0] * scale, weights.mT @ gradient)
-    dq, dk, dv = (grad.to(t.dtype) for grad, t in zip(found, (query, key, value), strict=True))
-    return dq, dk, dv
+    dq, dk = slope @ inputs[1] * scale, slope.mT @ inputs[0] * scale
+    return dq.to(query.dtype), dk.to(key.dtype), (weights.mT @ gradient).to(value.dtype)
 
 
 def _scores(query: Tensor, key: Tensor, causal: bool, scale: float) -> Tensor:

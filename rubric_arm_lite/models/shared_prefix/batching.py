@@ -19,6 +19,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from rubric_arm_lite.models.memory import TokenBudget
 from rubric_arm_lite.models.shared_prefix.attention import TreeLayout, tree_layout
@@ -80,7 +81,7 @@ class Packed:
 
 
 def pack(rows: Sequence[Row], device: torch.device) -> Packed:
-    """Lay rows out without padding; a row's last token predicts nothing and is left out."""
+    """Lay rows out without padding; a row's last token predicts nothing and is omitted."""
     tree = build_tree([(*row.prompt_ids, *row.token_ids[:-1]) for row in rows])
     source = [place for r, row in enumerate(rows) for place in tree.places(r)[len(row.prompt_ids) - 1 :]]
     ids, positions_T, source_N = (torch.tensor(x, device=device) for x in (tree.tokens, tree.positions, source))
@@ -89,10 +90,13 @@ def pack(rows: Sequence[Row], device: torch.device) -> Packed:
 
 def pad_left(rows: Sequence[Sequence[int]], value: int) -> tuple[Tensor, Tensor]:
     """Ids and mask of shape (rows, longest), padded on the left."""
-    longest = max(map(len, rows))
-    ids = torch.tensor([[value] * (longest - len(row)) + list(row) for row in rows], dtype=torch.long)
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], dtype=torch.long)
-    return ids, mask
+    return _padded(rows, value, side="left"), _padded([[1] * len(row) for row in rows], 0, side="left")
+
+
+def _padded(
+    rows: Sequence[Sequence[float]], value: float, dtype: torch.dtype = torch.long, side: str = "right"
+) -> Tensor:
+    return pad_sequence([torch.tensor(row, dtype=dtype) for row in rows], True, value, side)
 
 
 def positions(mask: Tensor) -> Tensor:
@@ -109,26 +113,16 @@ def make_batch(rows: Sequence[Row], pad_id: int, device: torch.device, layout: L
             prompts.append(row.prompt_ids)
         group_of.append(len(prompts) - 1)
     prompt_ids, prompt_mask = pad_left(prompts, pad_id)
-    longest = max(len(row.token_ids) for row in rows)
-    ids = torch.full((len(rows), longest), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(rows), longest), dtype=torch.long)
-    old = torch.zeros((len(rows), longest), dtype=torch.float32)
-    for r, row in enumerate(rows):
-        count = len(row.token_ids)
-        ids[r, :count] = torch.tensor(row.token_ids)
-        mask[r, :count] = 1
-        old[r, :count] = torch.tensor(row.logprobs)
-    weights = mask.float() * torch.tensor([row.weight for row in rows])[:, None]
-    advantages = torch.tensor([row.advantage for row in rows], dtype=torch.float32)
+    mask = _padded([[1] * len(row.token_ids) for row in rows], 0)
     return RowBatch(
         prompts_gP=prompt_ids.to(device),
         prompt_mask_gP=prompt_mask.to(device),
         group_of_R=torch.tensor(group_of, device=device),
-        completions_RC=ids.to(device),
+        completions_RC=_padded([row.token_ids for row in rows], pad_id).to(device),
         mask_RC=mask.to(device),
-        old_logprobs_RC=old.to(device),
-        advantages_R=advantages.to(device),
-        weights_RC=weights.to(device),
+        old_logprobs_RC=_padded([row.logprobs for row in rows], 0, torch.float32).to(device),
+        advantages_R=torch.tensor([row.advantage for row in rows], dtype=torch.float32, device=device),
+        weights_RC=(mask.float() * torch.tensor([row.weight for row in rows])[:, None]).to(device),
         packed=pack(rows, device) if layout == "packed" else None,
     )
 
@@ -162,17 +156,17 @@ def make_rows(
     With ``mask_truncated`` completions cut by length keep their place in the row count but weigh nothing, as in
     TRL's ``mask_truncated_completions``.
     """
-    found = []
-    for group, values in zip(groups, advantages, strict=True):
-        for sample, value in zip(group.samples, values, strict=True):
-            if value is not None and sample.token_ids:
-                dropped = mask_truncated and sample.finish_reason == "length"
-                found.append((group.prompt_ids, sample, value, dropped))
-    tokens = sum(len(sample.token_ids) for _, sample, _, dropped in found if not dropped)
+    used = [
+        (group.prompt_ids, sample, advantage, mask_truncated and sample.finish_reason == "length")
+        for group, values in zip(groups, advantages, strict=True)
+        for sample, advantage in zip(group.samples, values, strict=True)
+        if advantage is not None and sample.token_ids
+    ]
+    tokens = sum(len(sample.token_ids) for _, sample, _, dropped in used if not dropped)
     rows = []
-    for prompt_ids, sample, value, dropped in found:
-        weight = row_weight(loss_type, len(sample.token_ids), len(found), tokens, max_completion_length)
-        rows.append(Row(prompt_ids, sample.token_ids, sample.logprobs, value, 0.0 if dropped else weight))
+    for prompt_ids, sample, advantage, dropped in used:
+        weight = row_weight(loss_type, len(sample.token_ids), len(used), tokens, max_completion_length)
+        rows.append(Row(prompt_ids, sample.token_ids, sample.logprobs, advantage, 0.0 if dropped else weight))
     return rows
 
 

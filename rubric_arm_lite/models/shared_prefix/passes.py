@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from rubric_arm_lite.models.shared_prefix.attention import TreeLayout, attend_one_way, tree_attention, tree_layout
 from rubric_arm_lite.models.shared_prefix.tree import PrefixTree, build_tree
@@ -26,14 +27,6 @@ FIXED_ROOM = 256
 """The same where every step has the shapes of the last, which it reads in full and has to be recorded anew for."""
 LEVEL_FROM = 128
 """Tokens from which a shared prefix is read once for its rows; a shorter one is given to each, in fewer calls."""
-
-
-class SharedPass(Protocol):
-    """Computes attention in place of sdpa for the length of one forward pass."""
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Output (rows, tokens, heads, head size) for query, key and value of (rows, heads, tokens, head size)."""
-        ...
 
 
 def register() -> None:
@@ -52,22 +45,19 @@ def _attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    shared: SharedPass | None = None,
+    shared: PackedPass | DecodePass | None = None,
     **kwargs: Any,
-) -> tuple[Tensor, None]:
+) -> Any:
     if shared is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        out: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **kwargs
-        )
-        return out
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     with torch.autocast(query.device.type, enabled=False):  # what is float32 in here is meant to be
         return shared.attend(module.layer_idx, query, key, value, scale), None
 
 
-def forward(decoder: Any, ids: Tensor, positions: Tensor, shared: SharedPass) -> Tensor:
+def forward(decoder: Any, ids: Tensor, positions: Tensor, shared: PackedPass | DecodePass) -> Tensor:
     """Last hidden states of ``decoder`` for ids and positions of shape (rows, tokens), attention by ``shared``."""
     # A mask of four dimensions is taken as it is: the model builds none of its own. Nobody reads it.
     unread = torch.zeros((1, 1, 1, 1), dtype=torch.bool, device=ids.device)
@@ -85,7 +75,7 @@ class PackedPass:
     kept: list[tuple[Tensor, Tensor]] | None = None
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """See :class:`SharedPass`."""
+        """Output (1, T, heads, head size) for query, key and value of (1, heads, T, head size)."""
         if self.kept is not None:
             if layer != len(self.kept):
                 raise AssertionError(f"Layer {layer} came after {len(self.kept)} others.")
@@ -103,22 +93,17 @@ class Level:
     padded with row 0; None if rows divide evenly and in order. ``slot_R`` is each row's place among n × m.
     """
 
-    def __init__(
-        self, spans: Sequence[tuple[int, int]], node_of_R: Sequence[int], kept: Sequence[tuple[Tensor, Tensor]]
-    ):
-        self.lengths = [stop - start for start, stop in spans]
-        self.keys, self.values = ([_stack(pair[i], spans) for pair in kept] for i in (0, 1))
-        self.node_of_R = list(node_of_R)
-        self.rows_nm: Tensor | None = None
-        self.slot_R: Tensor | None = None
-        self._absent_R: Tensor | None = None
-        self._bias: Tensor | None = None
+    def __init__(self, spans: Sequence[slice], node_of_R: list[int], kept: Sequence[tuple[Tensor, Tensor]]) -> None:
+        self.lengths = [span.stop - span.start for span in spans]
+        longest = max(self.lengths)
+        padding = [(0, 0, 0, longest - length) for length in self.lengths]
+        # Slices of the packed (1, K, T, D) as (n, K, P, D).
+        self.keys, self.values = (
+            [torch.stack([pad(pair[i][0, :, s], p) for s, p in zip(spans, padding, strict=True)]) for pair in kept]
+            for i in (0, 1)
+        )
+        self.node_of_R = node_of_R
         self._index()
-
-    @property
-    def width(self) -> int:
-        """P, the longest prefix here."""
-        return max(self.lengths)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some rows; prefixes without rows are dropped, maybe all of them."""
@@ -131,25 +116,27 @@ class Level:
             return
         if dropped:
             index = torch.tensor(alive, device=self.keys[0].device)
+            width = max(self.lengths)
             self.keys, self.values = (
-                [t.index_select(0, index)[:, :, : self.width] for t in tensors] for tensors in (self.keys, self.values)
+                [t.index_select(0, index)[:, :, :width] for t in tensors] for tensors in (self.keys, self.values)
             )
         self._index()
 
     def _index(self) -> None:
-        """Which rows stand below which node, what they see of it, and who is not here at all."""
-        device = self.keys[0].device
-        self._bias = hidden_behind(self.lengths, self.width, self.keys[0]) if min(self.lengths) < self.width else None
+        """Which rows stand below which node, what they see of it, and which have no prefix here."""
+        device, width = self.keys[0].device, max(self.lengths)
+        self._bias = hidden_behind(self.lengths, width, self.keys[0]) if min(self.lengths) < width else None
         absent = [node < 0 for node in self.node_of_R]
         self._absent_R = torch.tensor(absent, device=device) if any(absent) else None
+        self.rows_nm: Tensor | None = None
+        self.slot_R: Tensor | None = None
         below: list[list[int]] = [[] for _ in self.lengths]
         for row, node in enumerate(self.node_of_R):
             if node >= 0:
                 below[node].append(row)
         most = max(map(len, below))
-        even = all(len(rows) == most for rows in below)
-        if even and [row for rows in below for row in rows] == list(range(len(self.node_of_R))):
-            self.rows_nm = self.slot_R = None
+        in_order = [row for rows in below for row in rows] == list(range(len(self.node_of_R)))
+        if in_order and all(len(rows) == most for rows in below):
             return
         slot = [0] * len(self.node_of_R)
         for node, rows in enumerate(below):
@@ -179,12 +166,6 @@ def hidden_behind(lengths: Sequence[int], width: int, like: Tensor) -> Tensor:
     return torch.zeros(hidden.shape, dtype=like.dtype).masked_fill(hidden, float("-inf")).to(like.device)[:, None, None]
 
 
-def _stack(tensor: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
-    """Slices of the packed (1, K, T, D) as (n, K, P, D), padded with zeros behind."""
-    longest = max(stop - start for start, stop in spans)
-    return torch.stack([torch.nn.functional.pad(tensor[0, :, a:b], (0, 0, 0, longest - (b - a))) for a, b in spans])
-
-
 class DecodePass:
     """Keys and values of all rows: long shared prefixes by level, and each row's own tokens.
 
@@ -196,17 +177,14 @@ class DecodePass:
     """
 
     def __init__(
-        self,
-        tree: PrefixTree,
-        prompt_of_R: Sequence[int],
-        kept: Sequence[tuple[Tensor, Tensor]],
-        fixed: bool = False,
+        self, tree: PrefixTree, prompt_of_R: Sequence[int], kept: Sequence[tuple[Tensor, Tensor]], fixed: bool = False
     ) -> None:
         self.fixed = fixed
+        self._growth = FIXED_ROOM if fixed else ROOM
         paths = [tree.paths[prompt] for prompt in prompt_of_R]
         rows_below = Counter(node for path in paths for node in path)
-        span = {node: (tree.nodes[node].start, tree.nodes[node].stop) for node in rows_below}
-        shared = {n for n, (start, stop) in span.items() if rows_below[n] > 1 and stop - start >= LEVEL_FROM}
+        span = {node: slice(tree.nodes[node].start, tree.nodes[node].stop) for node in rows_below}
+        shared = {n for n, s in span.items() if rows_below[n] > 1 and s.stop - s.start >= LEVEL_FROM}
         self.levels: list[Level] = []
         for depth in range(max(map(len, paths))):
             at_depth = [path[depth] if len(path) > depth and path[depth] in shared else -1 for path in paths]
@@ -214,22 +192,18 @@ class DecodePass:
             if nodes:
                 index = {node: i for i, node in enumerate(nodes)}
                 self.levels.append(Level([span[n] for n in nodes], [index.get(n, -1) for n in at_depth], kept))
-        own = [[place for node in path if node not in shared for place in range(*span[node])] for path in paths]
-        self._own_lengths = list(map(len, own))
+        unshared = [
+            [place for node in path if node not in shared for place in range(span[node].start, span[node].stop)]
+            for path in paths
+        ]
+        self._own_lengths = list(map(len, unshared))
         start = max(self._own_lengths)
-        places = torch.tensor([[0] * (start - len(row)) + row for row in own], dtype=torch.long)
+        places = torch.tensor([[0] * (start - len(row)) + row for row in unshared], dtype=torch.long)
         places = places.to(kept[0][0].device)
         # (K, R, tokens, D) as it comes, (R, K, tokens, D) as it is read, with room for what will be written.
-        self._rooms = [
-            [torch.nn.functional.pad(t[0][:, places].transpose(0, 1), (0, 0, 0, self._growth)) for t in pair]
-            for pair in kept
-        ]
+        self._rooms = [[pad(t[0][:, places].transpose(0, 1), (0, 0, 0, self._growth)) for t in pair] for pair in kept]
         self._filled = [start] * len(kept)
         self._set_bias()
-
-    @property
-    def _growth(self) -> int:
-        return FIXED_ROOM if self.fixed else ROOM
 
     @property
     def full(self) -> bool:
@@ -238,18 +212,16 @@ class DecodePass:
 
     def grow(self) -> None:
         """Make the buffers of all layers larger; with fixed shapes they never grow by themselves."""
-        self._rooms = [[torch.nn.functional.pad(t, (0, 0, 0, self._growth)) for t in pair] for pair in self._rooms]
+        self._rooms = [[pad(t, (0, 0, 0, self._growth)) for t in pair] for pair in self._rooms]
         self._set_bias()
 
     def begin_step(self) -> None:
         """Reveal the column that this step writes; runs on the device alone."""
-        if self.fixed:
-            self._seen.index_fill_(3, self._column, 0.0)
+        self._seen.index_fill_(3, self._column, 0.0)
 
     def end_step(self) -> None:
         """Move to the next column; runs on the device alone."""
-        if self.fixed:
-            self._column += 1
+        self._column += 1
 
     def count_step(self) -> None:
         """Note on the host that a step with fixed shapes was made, recorded or not."""
@@ -258,22 +230,20 @@ class DecodePass:
     def _set_bias(self) -> None:
         """What each row does not see in front of its own columns; None if there is nothing."""
         start = max(self._own_lengths)
-        missing = [start - length for length in self._own_lengths]
         # Hidden in front is hidden behind, mirrored.
-        behind = hidden_behind(self._own_lengths, start, self._rooms[0][0])
-        self._bias = behind.flip(-1) if any(missing) else None
+        front = hidden_behind(self._own_lengths, start, self._rooms[0][0]).flip(-1)
+        self._bias = front if min(self._own_lengths) < start else None
         self._mask: Tensor | None = None
         if self.fixed:
             room, filled = self._rooms[0][0], self._filled[0]
             # Every row has its own mask: one that all rows shared would be written to through all of them.
-            front = behind.flip(-1).expand(len(room), 1, 1, start)
-            written = torch.nn.functional.pad(front, (0, filled - start))
-            self._seen = torch.nn.functional.pad(written, (0, room.shape[2] - filled), value=float("-inf"))
+            written = pad(front.expand(len(room), 1, 1, start), (0, filled - start))
+            self._seen = pad(written, (0, room.shape[2] - filled), value=float("-inf"))
             self._column = torch.tensor([filled], device=room.device)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some rows."""
-        index = torch.tensor(list(rows), device=self._rooms[0][0].device)
+        index = torch.tensor(rows, device=self._rooms[0][0].device)
         for level in self.levels:
             level.keep(rows)
         self.levels = [level for level in self.levels if level.lengths]
@@ -286,7 +256,7 @@ class DecodePass:
         self._set_bias()
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """One query per row; its key and value join the row's own. See :class:`SharedPass`."""
+        """One query per row, whose key and value join the row's own; output (rows, 1, heads, head size)."""
         if self.fixed:
             keys, values = self._rooms[layer]
             for room, new in ((keys, key), (values, value)):
@@ -297,9 +267,7 @@ class DecodePass:
             mask = self._mask_of(keys.shape[2])
         if not self.levels and not self.fixed:
             grouped = key.shape[1] != query.shape[1]
-            attended = torch.nn.functional.scaled_dot_product_attention(
-                query, keys, values, attn_mask=mask, scale=scale, enable_gqa=grouped
-            )
+            attended = scaled_dot_product_attention(query, keys, values, mask, scale=scale, enable_gqa=grouped)
             return attended.transpose(1, 2)
         rows, heads, _, size = query.shape
         queries = (query * scale).reshape(rows, key.shape[1], heads // key.shape[1], size)
@@ -311,10 +279,8 @@ class DecodePass:
             mixed = torch.lerp(above.float(), own.float(), torch.sigmoid(own_lse - above_lse)[..., None])
         else:
             shares = torch.softmax(torch.stack([part_lse for _, part_lse in parts]), dim=0)[..., None]
-            mixed = sum(
-                (part.float() * share for (part, _), share in zip(parts, shares, strict=True)),
-                start=shares.new_zeros(()),
-            )
+            shared_parts = (part.float() * share for (part, _), share in zip(parts, shares, strict=True))
+            mixed = sum(shared_parts, start=shares.new_zeros(()))
         return mixed.to(value.dtype)[:, None]
 
     def _append(self, layer: int, key: Tensor, value: Tensor) -> list[Tensor]:
@@ -322,7 +288,7 @@ class DecodePass:
         old = self._filled[layer]
         rooms = self._rooms[layer]
         if rooms[0].shape[2] == old:
-            rooms = self._rooms[layer] = [torch.nn.functional.pad(tensor, (0, 0, 0, ROOM)) for tensor in rooms]
+            rooms = self._rooms[layer] = [pad(tensor, (0, 0, 0, self._growth)) for tensor in rooms]
         for room, new in zip(rooms, (key, value), strict=True):
             room[:, :, old : old + 1] = new
         self._filled[layer] = old + 1
@@ -333,7 +299,7 @@ class DecodePass:
         if self._bias is None:
             return None
         if self._mask is None or self._mask.shape[-1] != columns:
-            self._mask = torch.nn.functional.pad(self._bias, (0, columns - self._bias.shape[-1]))
+            self._mask = pad(self._bias, (0, columns - self._bias.shape[-1]))
         return self._mask
 
 
