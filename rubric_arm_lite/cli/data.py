@@ -148,10 +148,10 @@ def _prompts_and_measure(recipe: Recipe, model: str | None, in_words: bool) -> t
     if model is None and in_words:
         return PromptBuilder(templates), "words", lambda text: len(text.split())
     quiet_libraries()
-    from rubric_arm_lite.models.chat import control_tokens
+    from rubric_arm_lite.models.chat import ChatTokenizer
 
     tokenizer = models.load_tokenizer(recipe.model if model is None else ModelSettings(base=model))
-    builder = PromptBuilder(templates, control_tokens(tokenizer))
+    builder = PromptBuilder(templates, ChatTokenizer(tokenizer).control_tokens())
     # verbose=False: no warning about texts beyond the model's context, which are measured on purpose.
     return builder, "tokens", lambda text: len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 

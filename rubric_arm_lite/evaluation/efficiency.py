@@ -283,12 +283,12 @@ def _notes(
         f"unparsed verdict counts {unparsed:g}. Direct judges and long reasoning are given no rubric."
     ]
     if "reasoning" in names:
-        thinks = sampler.thinks() if isinstance(sampler, AdapterModel) else None
+        has_switch = sampler.has_thinking_switch() if isinstance(sampler, AdapterModel) else None
         switch = {
             True: "switched on in the chat template",
             False: "asked for in words only (this chat template has no switch for it)",
             None: "asked of the server (enable_thinking)",
-        }[thinks]
+        }[has_switch]
         notes.append(f"Long reasoning: thinking is {switch}, at most {thinking} tokens.")
         if thinking < requested:
             notes.append(f"The context leaves no room for the {requested} tokens of thought asked for.")

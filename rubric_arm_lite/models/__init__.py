@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from rubric_arm_lite.models.load import load_model as load_model
     from rubric_arm_lite.models.load import load_tokenizer as load_tokenizer
     from rubric_arm_lite.models.memory import TokenBudget as TokenBudget
-    from rubric_arm_lite.models.memory import release as release
     from rubric_arm_lite.models.parallel import ALONE as ALONE
     from rubric_arm_lite.models.parallel import Processes as Processes
     from rubric_arm_lite.models.sampler import ChatSampler as ChatSampler
@@ -35,7 +34,7 @@ __getattr__, __dir__, __all__ = lazy_door(
     {
         "adapter_model": ["AdapterModel"],
         "load": ["load_for_trainer", "load_model", "load_tokenizer"],
-        "memory": ["TokenBudget", "release"],
+        "memory": ["TokenBudget"],
         "parallel": ["ALONE", "Processes"],
         "sampler": ["ChatSampler", "NextWords", "Sampler", "Sampling", "WordReader"],
         "server": ["ServerSampler", "ServerSettings"],

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from rubric_arm_lite.errors import BackendError, PromptTooLongError
-from rubric_arm_lite.models.chat import Chat, control_tokens
+from rubric_arm_lite.models.chat import ChatTokenizer
 from rubric_arm_lite.models.generate import Completion, generate
 from rubric_arm_lite.models.logprobs import Head, TokenScores, next_word_logprobs, score_batch
 from rubric_arm_lite.models.lora import read_adapter, write_adapter
-from rubric_arm_lite.models.memory import SHARE_CUDA, free_cuda, is_out_of_memory, release
+from rubric_arm_lite.models.memory import SHARE_CUDA, free_cuda, is_out_of_memory
 from rubric_arm_lite.models.sampler import NextWords, Sampling
 from rubric_arm_lite.models.shared_prefix import passes as shared_prefix
-from rubric_arm_lite.models.shared_prefix.batching import Layout, RowBatch
+from rubric_arm_lite.models.shared_prefix.batching import Layout, Row, RowBatch, make_batch
 from rubric_arm_lite.recipe import ModelSettings
 from rubric_arm_lite.types import Example, RolloutGroup, Sample
 
@@ -34,12 +34,12 @@ MAX_ROWS_CPU = 512
 MAX_ROWS_CUDA = 64
 
 
-class AdapterModel:
+class AdapterModel(ChatTokenizer):
     """A base, its tokenizer and its adapters; samples completions and scores tokens for updates."""
 
     def __init__(self, model: Any, tokenizer: Any, settings: ModelSettings) -> None:
+        super().__init__(tokenizer)
         self.model = model
-        self.tokenizer = tokenizer
         self.settings = settings
         self._dtype: torch.dtype = model.dtype  # the property searches all parameters
         self.max_rows = MAX_ROWS_CUDA if self.device.type == "cuda" else MAX_ROWS_CPU
@@ -58,7 +58,6 @@ class AdapterModel:
         config = model.generation_config.eos_token_id if model.generation_config else None
         configured = config if isinstance(config, list) else [config]
         self.end_ids = frozenset(int(i) for i in [tokenizer.eos_token_id, *configured] if i is not None)
-        self._chat = Chat(tokenizer)
         self._rest()
 
     @property
@@ -207,32 +206,6 @@ class AdapterModel:
         self.changed(adapter)
         self._rest()
 
-    # --- prompts ------------------------------------------------------------------------------------------------
-
-    def encode(self, prompt: str) -> list[int]:
-        """Token ids of one user turn with the chat template around it, thinking off.
-
-        Raises:
-            BackendError: if the text contains control tokens, which `PromptBuilder` would have broken up.
-        """
-        return self._chat.encode_all([prompt])[0]
-
-    def prompt_tokens(self, prompt: str) -> int:
-        """Length of :meth:`encode`'s result."""
-        return len(self.encode(prompt))
-
-    def control_tokens(self) -> list[str]:
-        """Strings that the tokenizer reads as control tokens."""
-        return control_tokens(self.tokenizer)
-
-    def encode_completion(self, text: str) -> list[int]:
-        """Token ids of an assistant's text and the end token, for the warm-up."""
-        return self._chat.encode_completion(text)
-
-    def thinks(self) -> bool:
-        """Whether the chat template can switch a model's thoughts on (``Sampling.thinking``)."""
-        return self._chat.thinks()
-
     # --- sampling -----------------------------------------------------------------------------------------------
 
     def sample(self, adapter: str | None, examples: Sequence[Example], sampling: Sampling) -> list[RolloutGroup]:
@@ -246,7 +219,7 @@ class AdapterModel:
             PromptTooLongError: if no prompt fits.
             BackendError: if memory does not suffice for the completions of one prompt.
         """
-        prompts = self._chat.encode_all([example.prompt for example in examples], sampling.thinking)
+        prompts = self.encode_all([example.prompt for example in examples], sampling.thinking)
         room = self.settings.max_context - sampling.max_tokens
         fitting = [i for i, ids in enumerate(prompts) if len(ids) <= room]
         if examples and not fitting:
@@ -257,20 +230,24 @@ class AdapterModel:
             )
         samples = [(Sample("", (), (), "length"),) * sampling.num_generations for _ in examples]
         with self.using(adapter) as model:
-            texts, seeds = [prompts[i] for i in fitting], [examples[i].seed for i in fitting]
+            encoded, seeds = [prompts[i] for i in fitting], [examples[i].seed for i in fitting]
             groups: list[list[Completion]] = []
             while fitting and not groups:
-                rows = min(self.max_rows, self._rows_that_fit(max(map(len, texts)), sampling))
+                rows = min(self.max_rows, self._rows_that_fit(max(map(len, encoded)), sampling))
                 try:
-                    groups = self._write(model, texts, seeds, sampling, rows)
+                    groups = self._write(model, encoded, seeds, sampling, rows)
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
                         raise
                 if not groups:  # outside the handler, where the error no longer holds the tensors of its frames
                     self._halve_rows(sampling, len(fitting))
         for i, group in zip(fitting, groups, strict=True):
-            samples[i] = tuple(self._sample_of(completion) for completion in group)
-            self.tokens_written += sum(len(sample.token_ids) for sample in samples[i])
+            texts = [self.tokenizer.decode(c.token_ids[: -1 if c.stopped else None]) for c in group]
+            samples[i] = tuple(
+                Sample(text, c.token_ids, c.logprobs, "stop" if c.stopped else "length")
+                for text, c in zip(texts, group, strict=True)
+            )
+            self.tokens_written += sum(len(c.token_ids) for c in group)
         return [
             RolloutGroup(example, tuple(ids), group)
             for example, ids, group in zip(examples, prompts, samples, strict=True)
@@ -292,7 +269,7 @@ class AdapterModel:
         """Rows whose caches fit a GPU, each with its share of a prompt of this many tokens; at least one prompt's."""
         if self.device.type != "cuda":
             return self.max_rows
-        release(self.device)
+        torch.cuda.empty_cache()
         config = self.model.get_base_model().config.get_text_config()
         size = self._dtype.itemsize
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -311,7 +288,7 @@ class AdapterModel:
         Raises:
             BackendError: if only one prompt's completions were sampled at once.
         """
-        release(self.device)
+        torch.cuda.empty_cache()
         before = min(self.max_rows, prompts * sampling.num_generations)
         if before <= sampling.num_generations:
             raise BackendError(
@@ -324,14 +301,20 @@ class AdapterModel:
             stacklevel=2,
         )
 
-    def _sample_of(self, completion: Completion) -> Sample:
-        ids = completion.token_ids[:-1] if completion.stopped else completion.token_ids
-        text = self.tokenizer.decode(ids, skip_special_tokens=False)
-        return Sample(text, completion.token_ids, completion.logprobs, "stop" if completion.stopped else "length")
-
     def next_word_logprobs(self, adapter: str | None, questions: Sequence[NextWords]) -> list[tuple[float, ...]]:
-        """See :class:`~rubric_arm_lite.models.sampler.WordReader`."""
-        return next_word_logprobs(self, adapter, questions)
+        """See :class:`~rubric_arm_lite.models.sampler.WordReader`.
+
+        Raises:
+            BackendError: if the tokenizer does not distinguish the options.
+            PromptTooLongError: if a prompt with its answer exceeds ``max_context``.
+        """
+        with self.using(adapter) as model, torch.no_grad():
+
+            def score(rows: list[Row]) -> Tensor:
+                batch = make_batch(rows, int(self.tokenizer.pad_token_id), self.device, self.layout)
+                return (self.score(model, batch, 1.0, self.layout).logprobs * batch.mask_RC).sum(-1)
+
+            return next_word_logprobs(self, questions, self.settings.max_context, self.layout, score)
 
     # --- scoring for updates ------------------------------------------------------------------------------------
 

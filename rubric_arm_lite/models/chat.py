@@ -11,7 +11,7 @@ from typing import Any
 from rubric_arm_lite.errors import BackendError
 
 
-class Chat:
+class ChatTokenizer:
     """Renders and tokenizes turns; thinking is off by default."""
 
     def __init__(self, tokenizer: Any) -> None:
@@ -38,11 +38,19 @@ class Chat:
             )
         return encoded
 
+    def encode(self, prompt: str) -> list[int]:
+        """:meth:`encode_all` for one prompt, thinking off."""
+        return self.encode_all([prompt])[0]
+
+    def prompt_tokens(self, prompt: str) -> int:
+        """Length of a user turn in tokens, with the chat template around it."""
+        return len(self.encode(prompt))
+
     def encode_completion(self, text: str) -> list[int]:
         """Token ids of an assistant's text and the end token, for the warm-up."""
         return [*self._tokenize(text), self.tokenizer.eos_token_id]
 
-    def thinks(self) -> bool:
+    def has_thinking_switch(self) -> bool:
         """Whether the chat template can switch a model's thoughts on (``Sampling.thinking``)."""
         return self._wrap("", thinking=True) != self._wrap("")
 
@@ -59,11 +67,10 @@ class Chat:
     def _count_specials(self, ids: list[int]) -> int:
         return sum(i in self._specials for i in ids)
 
-
-def control_tokens(tokenizer: Any) -> list[str]:
-    """Strings that a tokenizer reads as control tokens; added tokens that are plain words do not count."""
-    added = tokenizer.added_tokens_decoder.values()
-    return [
-        *tokenizer.all_special_tokens,
-        *(token.content for token in added if token.special or not token.content.strip().isalnum()),
-    ]
+    def control_tokens(self) -> list[str]:
+        """Strings that the tokenizer reads as control tokens; added tokens that are plain words do not count."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        return [
+            *self.tokenizer.all_special_tokens,
+            *(token.content for token in added if token.special or not token.content.strip().isalnum()),
+        ]

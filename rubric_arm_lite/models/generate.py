@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -114,30 +114,14 @@ def choose_tokens(logits: Tensor, uniforms: Tensor | None, sampling: Sampling) -
         return ids, logp.gather(-1, ids[:, None]).squeeze(-1)
     logp = torch.log_softmax(logits.float() / sampling.temperature, dim=-1)
     if sampling.top_p < 1:
-        logp = _keep_top_p(logp, sampling.top_p)
+        ranked, order = logp.sort(-1, descending=True)
+        before = ranked.exp().cumsum(-1) - ranked.exp()
+        dropped = torch.zeros_like(logp, dtype=torch.bool).scatter(-1, order, before >= sampling.top_p)
+        logp = torch.log_softmax(logp.masked_fill(dropped, float("-inf")), dim=-1)
     cumulative = logp.exp().cumsum(-1)
     aim = uniforms.to(cumulative)[:, None] * cumulative[:, -1:]
     ids = torch.searchsorted(cumulative, aim, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
     return ids, logp.gather(-1, ids[:, None]).squeeze(-1)
-
-
-def _keep_top_p(logp: Tensor, top_p: float) -> Tensor:
-    ranked, order = logp.sort(-1, descending=True)
-    before = ranked.exp().cumsum(-1) - ranked.exp()
-    dropped = torch.zeros_like(logp, dtype=torch.bool).scatter(-1, order, before >= top_p)
-    return torch.log_softmax(logp.masked_fill(dropped, float("-inf")), dim=-1)
-
-
-class Decoding(Protocol):
-    """Rows on their way: what the loop needs of a way to compute them."""
-
-    def step(self, chosen_R: Tensor) -> Tensor:
-        """Take one more token per row and return the logits (R, V) of the next."""
-        ...
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with some rows."""
-        ...
 
 
 class SharedDecoding:
@@ -159,14 +143,14 @@ class SharedDecoding:
         self._record: StepRecord | None = None
 
     def step(self, chosen_R: Tensor) -> Tensor:
-        """See :class:`Decoding`."""
+        """Take one more token per row and return the logits (R, V) of the next."""
         if not self._fixed:
             hidden = forward(self._decoder, chosen_R[:, None], self._positions[:, None], self._rows)
             self._positions = self._positions + 1
             return self._head(hidden[:, -1])
         if self._rows.full:
             self._rows.grow()
-            self._changed()
+            self._unrecorded, self._record = 0.0, None
         # Once steps of this shape have cost as much as recording one does: shapes that soon change again are not
         # worth it, and the first step lets libraries set themselves up, which cannot be recorded.
         if self._record is None and self._unrecorded > StepRecord.cost and StepRecord.possible(chosen_R.device):
@@ -190,14 +174,10 @@ class SharedDecoding:
         return logits
 
     def keep(self, rows: Sequence[int]) -> None:
-        """See :class:`Decoding`."""
+        """Go on with some rows."""
         self._rows.keep(rows)
         self._positions = self._positions[torch.tensor(rows, device=self._positions.device)]
-        self._changed()
-
-    def _changed(self) -> None:
-        self._unrecorded = 0.0
-        self._record = None
+        self._unrecorded, self._record = 0.0, None
 
 
 class StepRecord:
@@ -254,14 +234,8 @@ class ExpandedDecoding:
         self._model = model
         ids, mask = (t.to(model.device) for t in pad_left(prompts, pad_id))
         self._cache = roomy_cache()
-        out = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions(mask),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        options = {"past_key_values": self._cache, "use_cache": True, "logits_to_keep": 1}
+        out = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), **options)
         self.logits: Tensor = out.logits[:, -1].repeat_interleave(n, dim=0)
         self._cache.batch_repeat_interleave(n)
         self._lengths = mask.sum(-1).repeat_interleave(n)
@@ -271,7 +245,7 @@ class ExpandedDecoding:
         self._done = 0
 
     def step(self, chosen_R: Tensor) -> Tensor:
-        """See :class:`Decoding`."""
+        """See :meth:`SharedDecoding.step`."""
         self._done += 1
         logits: Tensor = self._model(
             input_ids=chosen_R[:, None],
@@ -283,7 +257,7 @@ class ExpandedDecoding:
         return logits
 
     def keep(self, rows: Sequence[int]) -> None:
-        """See :class:`Decoding`."""
+        """Go on with some rows."""
         index = torch.tensor(rows, device=self._lengths.device)
         self._cache.batch_select_indices(index)
         self._lengths, self._mask = self._lengths[index], self._mask[index]
@@ -309,21 +283,21 @@ def generate(
             :data:`~rubric_arm_lite.models.shared_prefix.passes.NAME`; None decodes with an expanded cache.
     """
     n = sampling.num_generations
-    found: list[list[Completion]] = [[] for _ in prompts]
+    groups: list[list[Completion]] = [[] for _ in prompts]
     for batch in batches(prompts, max(1, max_rows // n), families=head is not None):
         texts = [prompts[i] for i in batch]
-        decoding = (
-            ExpandedDecoding(model, texts, n, pad_id, sampling.max_tokens)
-            if head is None
-            else SharedDecoding(model, head, texts, n)
-        )
+        decoding: SharedDecoding | ExpandedDecoding
+        if head is None:
+            decoding = ExpandedDecoding(model, texts, n, pad_id, sampling.max_tokens)
+        else:
+            decoding = SharedDecoding(model, head, texts, n)
         uniforms = None
         if sampling.temperature > 0:
             uniforms = torch.cat([draw_uniforms(seeds[i], n, sampling.max_tokens) for i in batch]).to(model.device)
-        flat = _decode(decoding, decoding.logits, uniforms, sampling, end_ids)
+        flat = _decode(decoding, uniforms, sampling, end_ids)
         for place, i in enumerate(batch):
-            found[i] = flat[place * n : (place + 1) * n]
-    return found
+            groups[i] = flat[place * n : (place + 1) * n]
+    return groups
 
 
 def batches(prompts: Sequence[Sequence[int]], size: int, families: bool) -> Iterator[list[int]]:
@@ -342,11 +316,11 @@ def batches(prompts: Sequence[Sequence[int]], size: int, families: bool) -> Iter
 
 
 def _decode(
-    decoding: Decoding, logits: Tensor, uniforms: Tensor | None, sampling: Sampling, end_ids: frozenset[int]
+    decoding: SharedDecoding | ExpandedDecoding, uniforms: Tensor | None, sampling: Sampling, end_ids: frozenset[int]
 ) -> list[Completion]:
     """The loop. On a GPU it asks only every few tokens whether rows have ended, since asking waits for the device."""
-    device = logits.device
-    rows = len(logits)
+    logits = decoding.logits
+    device, rows = logits.device, len(logits)
     every = ask_every(device)
     ends = torch.tensor(sorted(end_ids), device=device, dtype=torch.long)
     tokens = torch.zeros((rows, sampling.max_tokens), dtype=torch.long, device=device)
@@ -375,12 +349,9 @@ def _decode(
 
 def completed(tokens_RT: Tensor, logprobs_RT: Tensor, end_ids: frozenset[int]) -> list[Completion]:
     """Rows of tokens, each up to its first end token."""
-    rows = zip(tokens_RT.tolist(), logprobs_RT.tolist(), strict=True)
-    return [_completion(ids, logp, end_ids) for ids, logp in rows]
-
-
-def _completion(token_ids: list[int], logprobs: list[float], end_ids: frozenset[int]) -> Completion:
-    for i, token in enumerate(token_ids):
-        if token in end_ids:
-            return Completion(tuple(token_ids[: i + 1]), tuple(logprobs[: i + 1]), True)
-    return Completion(tuple(token_ids), tuple(logprobs), False)
+    completions = []
+    for ids, logprobs in zip(tokens_RT.tolist(), logprobs_RT.tolist(), strict=True):
+        end = next((i for i, token in enumerate(ids) if token in end_ids), None)
+        length = len(ids) if end is None else end + 1
+        completions.append(Completion(tuple(ids[:length]), tuple(logprobs[:length]), end is not None))
+    return completions

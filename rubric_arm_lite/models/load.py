@@ -1,23 +1,31 @@
-"""Loads and checks a base model and its tokenizer, from a folder or the Hub, and adds the adapters."""
+"""Loads and checks a base model and its tokenizer, from a folder or the Hub, and adds the adapters.
+
+Generator and judge may also be two full checkpoints: the released 8B models, or merged exports. Each is loaded like a
+base (safetensors only, quantized if the recipe says so) and used without adapters. They cannot be trained.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rubric_arm_lite.data.testbed import base_folder
-from rubric_arm_lite.errors import BackendError, first_line
+from rubric_arm_lite.errors import BackendError, ConfigError, first_line
 from rubric_arm_lite.models.adapter_model import AdapterModel
-from rubric_arm_lite.models.lora import import_peft, new_adapters, read_config
+from rubric_arm_lite.models.lora import add_adapters, import_peft, read_config
+from rubric_arm_lite.models.sampler import NextWords, Sampling
 from rubric_arm_lite.models.shared_prefix.attention import kernel_error
 from rubric_arm_lite.models.shared_prefix.passes import NAME, register, sharing_error
-from rubric_arm_lite.recipe import ModelSettings
-from rubric_arm_lite.types import ROLES, Role
+from rubric_arm_lite.recipe import LoraSettings, ModelSettings
+from rubric_arm_lite.types import ROLES, Example, Role, RolloutGroup
 
+_HASHED_NUMBERS = 64
+"""Numbers of each tensor in a fingerprint: training changes all of a model, and hashing 16 GB takes minutes."""
 _PROBE = "Write a note about rivers."
 SHARING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 """Largest relative difference of hidden states that rounding explains, with a margin."""
@@ -41,7 +49,7 @@ def load_model(settings: ModelSettings, seed: int, roles: Sequence[Role] = ROLES
         return model
     base = _load_base(settings)
     _check_sizes(base, tokenizer, settings)
-    return two_adapters(base, tokenizer, settings, seed, roles)
+    return with_adapters(base, tokenizer, settings, seed, roles)
 
 
 def _check_sizes(base: Any, tokenizer: Any, settings: ModelSettings) -> None:
@@ -60,7 +68,7 @@ def _check_sizes(base: Any, tokenizer: Any, settings: ModelSettings) -> None:
         )
 
 
-def two_adapters(
+def with_adapters(
     base: Any, tokenizer: Any, settings: ModelSettings, seed: int, roles: Sequence[Role] = ROLES
 ) -> AdapterModel:
     """Fresh adapters on a loaded base.
@@ -76,7 +84,7 @@ def two_adapters(
         base.gradient_checkpointing_enable({"use_reentrant": False})
         base.enable_input_require_grads()
     try:
-        model = new_adapters(base, settings, seed, roles)
+        model = add_adapters(base, settings, seed, roles)
     except ValueError as error:
         raise BackendError(f"model.lora does not fit `{settings.base}`: {error}") from error
     return AdapterModel(model, tokenizer, settings)
@@ -171,7 +179,7 @@ def _reads_text(tokenizer: Any) -> bool:
 
 def _load_base(settings: ModelSettings) -> Any:
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     import_peft(settings)
     name = _name(settings)
@@ -179,7 +187,19 @@ def _load_base(settings: ModelSettings) -> Any:
     if torch.cuda.is_available():
         options["device_map"] = {"": torch.cuda.current_device()}
     if settings.quantization == "nf4":
-        options["quantization_config"] = _nf4(options["dtype"])
+        try:
+            import bitsandbytes  # noqa: F401
+        except ImportError as error:
+            raise BackendError(
+                "model.quantization: nf4 needs bitsandbytes. Install it, in the project's folder, with pip install -e "
+                "'.[gpu]', or set model.quantization to none."
+            ) from error
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=options["dtype"],
+        )
     try:
         base, report = AutoModelForCausalLM.from_pretrained(
             name,
@@ -243,19 +263,77 @@ def sees_everything(base: Any) -> bool:
     )
 
 
-def _nf4(compute: torch.dtype) -> Any:
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError as error:
-        raise BackendError(
-            "model.quantization: nf4 needs bitsandbytes. Install it, in the project's folder, with pip install -e "
-            "'.[gpu]', or set model.quantization to none."
-        ) from error
-    from transformers import BitsAndBytesConfig
+class TwoModels:
+    """A :class:`~rubric_arm_lite.models.sampler.ChatSampler` in which each role is a model of its own."""
 
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute,
-    )
+    def __init__(self, models: Mapping[str | None, AdapterModel]) -> None:
+        self.models = models
+        self.tokens_written = 0
+        self._fingerprints: dict[AdapterModel, str] = {}
+
+    def sample(self, adapter: str | None, examples: Sequence[Example], sampling: Sampling) -> list[RolloutGroup]:
+        """See :class:`~rubric_arm_lite.models.sampler.Sampler`; ``adapter`` is a role."""
+        model = self.model_of(adapter)
+        before = model.tokens_written
+        try:
+            return model.sample(None, examples, sampling)
+        finally:
+            self.tokens_written += model.tokens_written - before
+
+    def next_word_logprobs(self, adapter: str | None, questions: Sequence[NextWords]) -> list[tuple[float, ...]]:
+        """See :class:`~rubric_arm_lite.models.sampler.WordReader`; ``adapter`` is a role."""
+        return self.model_of(adapter).next_word_logprobs(None, questions)
+
+    def fingerprint(self, adapter: str | None) -> str:
+        """Hash (16 hex digits) of the first numbers of all tensors of a role's model."""
+        model = self.model_of(adapter)
+        if model not in self._fingerprints:
+            digest = hashlib.sha256()
+            for name, tensor in model.model.get_base_model().state_dict().items():
+                if ".lora_" not in name:
+                    digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+                    digest.update(str(tensor.flatten()[:_HASHED_NUMBERS].cpu().tolist()).encode())
+            self._fingerprints[model] = digest.hexdigest()[:16]
+        return self._fingerprints[model]
+
+    def prompt_tokens(self, prompt: str) -> int:
+        """Length of a user turn in tokens, by the tokenizer that needs more of them."""
+        return max(model.prompt_tokens(prompt) for model in self.models.values())
+
+    def control_tokens(self) -> list[str]:
+        """Control tokens of both tokenizers."""
+        return list(dict.fromkeys(token for model in self.models.values() for token in model.control_tokens()))
+
+    def model_of(self, adapter: str | None) -> AdapterModel:
+        """The model of a role; its bare base is the checkpoint."""
+        if adapter not in self.models:
+            raise BackendError(
+                f"`{adapter or 'base'}` is not one of the two checkpoints; rubric and judge are. Use one of them."
+            )
+        return self.models[adapter]
+
+
+def load_two_models(settings: ModelSettings, seed: int) -> TwoModels:
+    """Load ``settings.checkpoints``, one after the other.
+
+    Raises:
+        ConfigError: if the settings name none.
+        BackendError: if one of them cannot be loaded; the message names it.
+    """
+    if settings.checkpoints is None:
+        raise ConfigError("model.checkpoints is not set. Name a generator and a judge: {rubric: …, judge: …}.")
+    models: dict[str | None, AdapterModel] = {}
+    for role in ROLES:
+        base, revision = settings.checkpoints.of(role)
+        changes = {
+            "base": base,
+            "revision": revision,
+            "checkpoints": None,
+            "gradient_checkpointing": False,
+            "lora": LoraSettings(r=1),  # never used
+        }
+        try:
+            models[role] = load_model(settings.model_copy(update=changes), seed)
+        except BackendError as error:
+            raise BackendError(f"model.checkpoints.{role}: {error}") from error
+    return TwoModels(models)

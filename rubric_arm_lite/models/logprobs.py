@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from rubric_arm_lite.errors import BackendError, PromptTooLongError
-from rubric_arm_lite.models.memory import is_out_of_memory, release
+from rubric_arm_lite.models.chat import ChatTokenizer
+from rubric_arm_lite.models.memory import is_out_of_memory
 from rubric_arm_lite.models.sampler import NextWords
 from rubric_arm_lite.models.shared_prefix import passes as shared_prefix
-from rubric_arm_lite.models.shared_prefix.batching import Layout, Row, RowBatch, make_batch, positions
+from rubric_arm_lite.models.shared_prefix.batching import Layout, Row, RowBatch, positions
 from rubric_arm_lite.models.shared_prefix.tree import common_length
-from rubric_arm_lite.recipe import ModelSettings
 
 LOGIT_BYTES = {"cpu": 256 * 1024 * 1024, "cuda": 64 * 1024 * 1024}
 """Limit of one chunk of float32 logits in bytes; backward holds several chunks at once."""
@@ -88,7 +87,13 @@ def score_batch(base: Any, head: Head, batch: RowBatch, temperature: float, layo
     kept = batch.mask_RC.bool().flatten()
     match layout:
         case "packed":
-            hidden_N = _packed_hidden(base, batch)
+            if batch.packed is None:
+                raise AssertionError("The batch was made for another layout.")
+            tree_pass = shared_prefix.PackedPass(batch.packed.tree)
+            hidden = shared_prefix.forward(
+                base.get_decoder(), batch.packed.ids_1T, batch.packed.positions_1T, tree_pass
+            )
+            hidden_N = hidden[0].index_select(0, batch.packed.source_N)
         case "expanded":
             hidden_N = _expanded_hidden(base, batch).flatten(0, 1)[kept]
         case "separate":
@@ -104,28 +109,15 @@ def score_batch(base: Any, head: Head, batch: RowBatch, temperature: float, layo
     )
 
 
-def _packed_hidden(base: Any, batch: RowBatch) -> Tensor:
-    """Hidden states (N, H) that predict each completion token; every distinct prefix is computed once."""
-    packed = batch.packed
-    if packed is None:
-        raise AssertionError("The batch was made for another layout.")
-    one_row = shared_prefix.PackedPass(packed.tree)
-    hidden = shared_prefix.forward(base.get_decoder(), packed.ids_1T, packed.positions_1T, one_row)
-    return hidden[0].index_select(0, packed.source_N)
-
-
 def _expanded_hidden(base: Any, batch: RowBatch) -> Tensor:
     """Hidden states (R, C, H) that predict each completion token; prompts are computed once."""
     from transformers import DynamicCache
 
     cache = DynamicCache()
     mask = batch.prompt_mask_gP
+    options = {"past_key_values": cache, "use_cache": True}
     prompt = base.get_decoder()(
-        input_ids=batch.prompts_gP,
-        attention_mask=mask,
-        position_ids=positions(mask),
-        past_key_values=cache,
-        use_cache=True,
+        input_ids=batch.prompts_gP, attention_mask=mask, position_ids=positions(mask), **options
     ).last_hidden_state
     last = torch.index_select(prompt[:, -1:], 0, batch.group_of_R)
     if batch.completions_RC.shape[1] == 1:
@@ -138,8 +130,7 @@ def _expanded_hidden(base: Any, batch: RowBatch) -> Tensor:
         input_ids=inputs,
         attention_mask=whole_mask,
         position_ids=lengths[:, None] + torch.arange(inputs.shape[1], device=lengths.device),
-        past_key_values=cache,
-        use_cache=True,
+        **options,
     ).last_hidden_state
     return torch.cat([last, rest], dim=1)
 
@@ -155,59 +146,58 @@ def _separate_hidden(base: Any, batch: RowBatch) -> Tensor:
     return torch.narrow(hidden, 1, width - 1, batch.completions_RC.shape[1])
 
 
-class Scorer(Protocol):
-    """Interface of the model that :func:`next_word_logprobs` needs."""
-
-    settings: ModelSettings
-    tokenizer: Any
-    layout: Layout
-
-    @property
-    def device(self) -> torch.device: ...
-    def encode(self, prompt: str) -> list[int]: ...
-    def encode_completion(self, text: str) -> list[int]: ...
-    def using(self, adapter: str | None) -> AbstractContextManager[Any]: ...
-    def score(self, model: Any, batch: RowBatch, temperature: float, layout: Layout) -> TokenScores: ...
-
-
 TOKENS_AT_ONCE = 16384
 """Tokens that go through the network in one pass, unless one prompt alone has more."""
 
 
-@torch.no_grad()
-def next_word_logprobs(model: Scorer, adapter: str | None, questions: Sequence[NextWords]) -> list[tuple[float, ...]]:
+def next_word_logprobs(
+    chat: ChatTokenizer,
+    questions: Sequence[NextWords],
+    max_context: int,
+    layout: Layout,
+    score: Callable[[list[Row]], Tensor],
+) -> list[tuple[float, ...]]:
     """Log-probabilities, in nats at temperature 1, of each question's options.
 
     An option of several tokens has the sum of theirs.
 
+    Args:
+        score: sums the log-probabilities of each row's completion, shape (rows,).
+
     Raises:
-        BackendError: if the tokenizer does not distinguish the options.
-        PromptTooLongError: if a prompt with its answer exceeds ``model.max_context``.
+        BackendError: if the tokenizer does not distinguish the options, or memory does not suffice for one prompt.
+        PromptTooLongError: if a prompt with its answer exceeds ``max_context``.
     """
-    prompts = {prompt: model.encode(prompt) for prompt in dict.fromkeys(q.prompt for q in questions)}
-    rows = [_rows(model, prompts[question.prompt], question) for question in questions]
-    sums: list[float] = []
-    flat = [row for own in rows for row in own]
-    most = TOKENS_AT_ONCE
-    with model.using(adapter) as active:
-        while len(sums) < len(flat):
-            run = _run(flat[len(sums) :], model.layout, most)
-            try:
-                batch = make_batch(run, int(model.tokenizer.pad_token_id), model.device, model.layout)
-                scores = model.score(active, batch, 1.0, model.layout).logprobs
-                sums += (scores * batch.mask_RC).sum(-1).tolist()
-                continue
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            most = _halved(model, run, most)
-    values = iter(sums)
-    return [tuple(next(values) for _ in own) for own in rows]
+    prompts = {prompt: chat.encode(prompt) for prompt in dict.fromkeys(q.prompt for q in questions)}
+    rows_by_question = [_option_rows(chat, prompts[q.prompt], q, max_context) for q in questions]
+    rows = [row for options in rows_by_question for row in options]
+    logprobs: list[float] = []
+    token_limit = TOKENS_AT_ONCE
+    while len(logprobs) < len(rows):
+        batch = _next_batch(rows[len(logprobs) :], layout, token_limit)
+        try:
+            logprobs += score(batch).tolist()
+            continue
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        torch.cuda.empty_cache()
+        if len({row.prompt_ids for row in batch}) == 1:
+            raise BackendError(
+                "Memory ran out while reading the probabilities of one answer. Lower model.max_context, or use a "
+                "smaller base or model.quantization: nf4."
+            )
+        warnings.warn(
+            f"Memory ran out with {token_limit} tokens at once; going on with {token_limit // 2}.", stacklevel=3
+        )
+        token_limit //= 2
+    values = iter(logprobs)
+    return [tuple(next(values) for _ in options) for options in rows_by_question]
 
 
-def _rows(model: Scorer, prompt: Sequence[int], question: NextWords) -> list[Row]:
+def _option_rows(chat: ChatTokenizer, prompt: Sequence[int], question: NextWords, max_context: int) -> list[Row]:
     """One row per option: their common prefix is the prompt, the rest is scored."""
-    whole = [tuple(model.encode_completion(question.written + option)[:-1]) for option in question.options]
+    whole = [tuple(chat.encode_completion(question.written + option)[:-1]) for option in question.options]
     common = min(common_length(whole[0], ids) for ids in whole)
     if any(len(ids) == common for ids in whole) or len(set(whole)) < len(whole):
         listed = ", ".join(repr(option) for option in question.options)
@@ -216,43 +206,27 @@ def _rows(model: Scorer, prompt: Sequence[int], question: NextWords) -> list[Row
             "that knows these words, or others in prompts.pointwise_words, as a run of arrow-testbed has."
         )
     longest = len(prompt) + max(map(len, whole))
-    if longest > model.settings.max_context:
+    if longest > max_context:
         raise PromptTooLongError(
             f"A prompt with its answer has {longest} tokens, more than model.max_context "
-            f"({model.settings.max_context}). Raise it or shorten the texts."
+            f"({max_context}). Raise it or shorten the texts."
         )
     return [Row((*prompt, *ids[:common]), ids[common:], (0.0,) * (len(ids) - common), 0.0, 0.0) for ids in whole]
 
 
-def _run(rows: Sequence[Row], layout: str, most: int) -> list[Row]:
-    """The first rows, of about ``most`` tokens; in the packed layout a row costs what it adds to the previous one."""
-    run: list[Row] = []
+def _next_batch(rows: Sequence[Row], layout: Layout, token_limit: int) -> list[Row]:
+    """The first rows, of about ``token_limit`` tokens; in the packed layout a row costs what it adds to the last."""
+    batch: list[Row] = []
     tokens = longest = 0
-    for prefix, same in groupby(rows, key=lambda row: row.prompt_ids):
-        group = list(same)
+    for prefix, same_prefix in groupby(rows, key=lambda row: row.prompt_ids):
+        group = list(same_prefix)
         if layout == "packed":
-            before = run[-1].prompt_ids if run else ()
+            before = batch[-1].prompt_ids if batch else ()
             tokens += len(prefix) - common_length(before, prefix) + sum(len(r.token_ids) for r in group)
         else:
             longest = max(longest, *(len(prefix) + len(row.token_ids) for row in group))
-            tokens = (len(run) + len(group)) * longest
-        if run and tokens > most:
+            tokens = (len(batch) + len(group)) * longest
+        if batch and tokens > token_limit:
             break
-        run += group
-    return run
-
-
-def _halved(model: Scorer, run: Sequence[Row], most: int) -> int:
-    """Fewer tokens at once after memory ran out.
-
-    Raises:
-        BackendError: if the pass had one prompt only.
-    """
-    release(model.device)
-    if len({row.prompt_ids for row in run}) == 1:
-        raise BackendError(
-            "Memory ran out while reading the probabilities of one answer. Lower model.max_context, or use a smaller "
-            "base or model.quantization: nf4."
-        )
-    warnings.warn(f"Memory ran out with {most} tokens at once; going on with {most // 2}.", stacklevel=3)
-    return most // 2
+        batch += group
+    return batch

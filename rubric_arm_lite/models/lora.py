@@ -13,7 +13,7 @@ import torch
 
 from rubric_arm_lite.errors import BackendError
 from rubric_arm_lite.recipe import LoraSettings, ModelSettings, derive_seed
-from rubric_arm_lite.types import ROLES, Role
+from rubric_arm_lite.types import Role
 
 _NOTICE = "Failed to load CPU gemm_4bit_forward"
 
@@ -37,31 +37,29 @@ def import_peft(settings: ModelSettings) -> None:
         logger.removeFilter(is_relevant)
 
 
-def new_adapters(model: Any, settings: ModelSettings, seed: int, roles: Sequence[Role] = ROLES) -> Any:
-    """Add a freshly initialized adapter per role; its values depend only on ``seed`` and the role."""
-    from peft import get_peft_model
-
-    config = lora_config(settings)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "lora", roles[0]))
-        peft_model: Any = get_peft_model(model, config, adapter_name=roles[0])
-        for role in roles[1:]:
-            torch.manual_seed(derive_seed(seed, "lora", role))
-            peft_model.add_adapter(role, config)
-    return peft_model
-
-
-def lora_config(settings: ModelSettings) -> Any:
-    """PEFT's configuration of each adapter."""
-    from peft import LoraConfig
-
-    return LoraConfig(**lora_options(settings.lora), task_type="CAUSAL_LM")
-
-
 def lora_options(lora: LoraSettings) -> dict[str, Any]:
     """The recipe's settings by PEFT's names."""
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
     return {"r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "target_modules": targets}
+
+
+def add_adapters(model: Any, settings: ModelSettings, seed: int, roles: Sequence[Role]) -> Any:
+    """A PEFT model with a freshly initialized adapter per role; its values depend only on ``seed`` and the role.
+
+    Args:
+        model: a base, or a PEFT model that gets the adapters in addition to its own.
+    """
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    config = LoraConfig(**lora_options(settings.lora), task_type="CAUSAL_LM")
+    with torch.random.fork_rng(devices=[]):
+        for role in roles:
+            torch.manual_seed(derive_seed(seed, "lora", role))
+            if isinstance(model, PeftModel):
+                model.add_adapter(role, config)
+            else:
+                model = get_peft_model(model, config, adapter_name=role)
+    return model
 
 
 def write_adapter(model: Any, adapter: str, folder: Path) -> None:
@@ -91,14 +89,15 @@ def read_adapter(
         state = load_file(folder / "adapter_model.safetensors")
     except Exception as error:  # safetensors raises its own type for a broken header
         raise BackendError(f"{folder}/adapter_model.safetensors cannot be read: {error}. Save it again.") from error
-    own = {name: p.shape for name, p in parameters}
+    expected = {name: p.shape for name, p in parameters}
     saved = {k.replace(".weight", f".{adapter}.weight"): v.shape for k, v in state.items()}
-    different = sorted(k for k in own.keys() | saved.keys() if own.get(k) != saved.get(k))
+    different = sorted(k for k in expected.keys() | saved.keys() if expected.get(k) != saved.get(k))
     if different:
         name = different[0]
+        there, here = ("×".join(map(str, shapes.get(name, ()))) or "missing" for shapes in (saved, expected))
         raise BackendError(
-            f"{folder} does not fit this base: `{name}` has shape {_shape(saved.get(name))} there and "
-            f"{_shape(own.get(name))} here ({len(different)} differ). Use the base it was trained on, or the same "
+            f"{folder} does not fit this base: `{name}` has shape {there} there and "
+            f"{here} here ({len(different)} differ). Use the base it was trained on, or the same "
             "model.lora.r and target_modules."
         )
     set_peft_model_state_dict(model, state, adapter_name=adapter)
@@ -143,7 +142,3 @@ def read_config(path: Path, fix: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise BackendError(f"{path} is not a mapping. {fix}")
     return config
-
-
-def _shape(shape: torch.Size | None) -> str:
-    return "missing" if shape is None else "×".join(map(str, shape))

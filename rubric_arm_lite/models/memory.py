@@ -101,7 +101,7 @@ def token_budget(
     except torch.OutOfMemoryError:
         many = high = 0
     if not many:  # outside the handler, where the error no longer holds the tensors of its frames
-        release(device)
+        torch.cuda.empty_cache()
         return TokenBudget.flat(max(longest, few))
     free = free_cuda(device) * SHARE_CUDA
     per_token = (high - low) / (many - few) if many > few and high > low else low / few
@@ -125,9 +125,3 @@ def free_cuda(device: torch.device) -> int:
     index = torch.cuda.current_device() if device.index is None else device.index
     cap = int(total * torch.cuda.get_per_process_memory_fraction(index))
     return max(0, min(free + torch.cuda.memory_reserved(device) - allocated, cap - allocated))
-
-
-def release(device: torch.device) -> None:
-    """Return cached blocks to the GPU after a failed allocation, so that smaller ones fit."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

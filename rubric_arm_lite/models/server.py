@@ -27,7 +27,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from rubric_arm_lite.errors import BackendError, ConfigError
 from rubric_arm_lite.models.sampler import Sampling, Usage
-from rubric_arm_lite.models.server_answers import Answer, RefusedRequest, clean, estimate_tokens, read_answer
+from rubric_arm_lite.models.server_answers import RefusedRequest, clean, estimate_tokens, read_answer
 from rubric_arm_lite.recipe import derive_seed
 from rubric_arm_lite.types import Example, RolloutGroup, Sample
 
@@ -120,8 +120,8 @@ def root_of(base_url: str) -> str:
     return base_url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
-class _TokenCount(BaseModel):
-    count: Annotated[int, Field(strict=True, gt=0)]
+class _TokenCount(BaseModel, strict=True):
+    count: Annotated[int, Field(gt=0)]
 
 
 class ServerSampler:
@@ -140,9 +140,8 @@ class ServerSampler:
 
         self.settings = settings
         self.tokens_written = 0
-        self._root = root_of(settings.base_url)
-        key = _read_key(settings.api_key_env)
-        self._client = ServerClient(self._root, key, settings.timeout, settings.retries, settings.concurrency)
+        root, key = root_of(settings.base_url), _read_key(settings.api_key_env)
+        self._client = ServerClient(root, key, settings.timeout, settings.retries, settings.concurrency)
         self._dropped: set[str] = set()
         self._one_by_one = False
         self._counts_tokens = True
@@ -192,7 +191,7 @@ class ServerSampler:
         It changes with :meth:`load_adapter`. If something else changes the weights, change ``revision``.
         """
         settings, model = self.settings, self._model(adapter)
-        parts: list[Any] = [self._root, model, settings.revision, settings.chat, settings.disable_thinking]
+        parts: list[Any] = [self._client.root, model, settings.revision, settings.chat, settings.disable_thinking]
         parts += [dict(settings.extra_body), self._loaded.get(model, [])]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -241,7 +240,7 @@ class ServerSampler:
 
     def close(self) -> None:
         """Close the connections."""
-        _run(self._client.close())
+        _run(self._client.openai.close())
 
     async def _load(self, model: str, path: str) -> None:
         body = {"lora_name": model, "lora_path": path}
@@ -277,17 +276,14 @@ class ServerSampler:
             ) from error
 
     def _model(self, adapter: str | None) -> str:
-        match adapter:
-            case "rubric":
-                return self.settings.rubric_model
-            case "judge":
-                return self.settings.judge_model
-            case None if self.settings.base_model:
-                return self.settings.base_model
-            case None:
-                raise BackendError("base_model is not set, so the base cannot be used. Name the server's base model.")
-            case _:
-                raise BackendError(f"Adapter `{adapter}` is not on a server; rubric and judge are. Use one of them.")
+        settings = self.settings
+        names = {"rubric": settings.rubric_model, "judge": settings.judge_model, None: settings.base_model}
+        if adapter not in names:
+            raise BackendError(f"Adapter `{adapter}` is not on a server; rubric and judge are. Use one of them.")
+        name = names[adapter]
+        if not name:
+            raise BackendError("base_model is not set, so the base cannot be used. Name the server's base model.")
+        return name
 
     async def _group(self, model: str, example: Example, sampling: Sampling) -> tuple[RolloutGroup, Usage]:
         """The completions of one example and the tokens they took: all in one request where the server can."""
@@ -299,20 +295,21 @@ class ServerSampler:
             n = total if not samples and not refused and not self._one_by_one else 1
             seed = derive_seed(example.seed, len(samples)) % 2**31  # fits what any server takes for a seed
             try:
-                answer = await self._complete(model, example.prompt, sampling, n, seed)
+                completions, usage = await self._complete(model, example.prompt, sampling, n, seed)
             except RefusedRequest as error:
                 if n == 1 or error.status not in (400, 422):
                     raise
                 refused = True  # perhaps because of n; if not, the next request is refused as well
                 continue
-            samples += answer.samples
-            completion_tokens += answer.completion_tokens
-            counted = answer.prompt_tokens
-            prompt_tokens += estimate_tokens(example.prompt) if counted is None else counted
+            samples += completions
+            prompt_tokens += usage.prompt_tokens
+            completion_tokens += usage.completion_tokens
             self._one_by_one = self._one_by_one or refused
         return RolloutGroup(example, (), tuple(samples)), Usage(prompt_tokens, completion_tokens)
 
-    async def _complete(self, model: str, prompt: str, sampling: Sampling, n: int, seed: int) -> Answer:
+    async def _complete(
+        self, model: str, prompt: str, sampling: Sampling, n: int, seed: int
+    ) -> tuple[list[Sample], Usage]:
         settings = self.settings
         body: dict[str, Any] = {
             **settings.extra_body,
@@ -338,7 +335,7 @@ class ServerSampler:
                     raise
                 self._dropped |= refused  # each round drops at least one more field
         try:
-            return read_answer(answer, n, settings.stream)
+            return read_answer(answer, prompt, n, settings.stream)
         except BackendError as error:
             raise BackendError(self._client.redact(str(error), 1000)) from None
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from rubric_arm_lite.errors import BackendError
+from rubric_arm_lite.models.sampler import Usage
 from rubric_arm_lite.types import Sample
 
 MAX_MESSAGE = 300
@@ -40,15 +40,11 @@ class RefusedRequest(BackendError):  # noqa: N818  (names the event)
         self.message = message
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-
-class _Message(_Strict):
+class _Message(BaseModel, strict=True):
     content: str | None = None
 
 
-class _Choice(_Strict):
+class _Choice(BaseModel, strict=True):
     """Chat completions hold their text in ``message`` or, streamed, ``delta``; plain completions in ``text``."""
 
     index: int | None = None
@@ -58,12 +54,12 @@ class _Choice(_Strict):
     delta: _Message | None = None
 
 
-class _Usage(_Strict):
+class _Usage(BaseModel, strict=True):
     prompt_tokens: Annotated[int, Field(ge=0, lt=2**40)] | None = None
     completion_tokens: Annotated[int, Field(ge=0, lt=2**40)] | None = None
 
 
-class _Event(_Strict):
+class _Event(BaseModel, strict=True):
     """A whole answer, or one event of a stream."""
 
     choices: list[_Choice]
@@ -73,23 +69,11 @@ class _Event(_Strict):
 _EVENTS = TypeAdapter(list[_Event])
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The completions of one request, ordered by their index, and the tokens they took.
+def read_answer(body: bytes, prompt: str, requested: int, stream: bool) -> tuple[list[Sample], Usage]:
+    """Completions of a response body, ordered by their index: one object, or with ``stream`` a list of events.
 
-    ``prompt_tokens`` is None if the server does not count them.
-    """
-
-    samples: tuple[Sample, ...]
-    completion_tokens: int
-    prompt_tokens: int | None
-
-
-def read_answer(body: bytes, requested: int, stream: bool) -> Answer:
-    """Completions of a response body: one object, or with ``stream`` the list of a stream's events.
-
-    Completion tokens come from ``usage``. Without it every event with text counts as one token; of an answer in one
-    piece, every 4 bytes.
+    Tokens come from ``usage``. Without it every event with text counts as one completion token; of a prompt or an
+    answer in one piece, every 4 bytes.
 
     Raises:
         BackendError: if the answer does not follow the protocol, has more than ``requested`` completions, or has one
@@ -122,12 +106,12 @@ def read_answer(body: bytes, requested: int, stream: bool) -> Answer:
         reasons[index] = choice.finish_reason or reasons.get(index)
     if not parts:
         raise _unusable("has no completions")
-    samples = tuple(_sample("".join(parts[index]), reasons[index]) for index in sorted(parts))
+    samples = [_sample("".join(parts[index]), reasons[index]) for index in sorted(parts)]
     usage = next((event.usage for event in reversed(events) if event.usage), _Usage())
-    tokens = usage.completion_tokens
+    prompt_tokens, tokens = usage.prompt_tokens, usage.completion_tokens
     if tokens is None:
         tokens = sum(map(len, parts.values())) if stream else sum(estimate_tokens(s.text) for s in samples)
-    return Answer(samples, tokens, usage.prompt_tokens)
+    return samples, Usage(estimate_tokens(prompt) if prompt_tokens is None else prompt_tokens, tokens)
 
 
 def estimate_tokens(text: str, bytes_per_token: int = BYTES_PER_TOKEN) -> int:

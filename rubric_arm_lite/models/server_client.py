@@ -7,6 +7,7 @@ This module imports ``openai``; import it only where a server is used.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -24,10 +25,10 @@ MAX_MATCHED = 64 * 2**10
 """Characters of an error message that are kept, to find the name of a refused field in it."""
 EVENT_STREAM = "text/event-stream"
 LOAD_ADAPTER = "/v1/load_lora_adapter"
-_NAMES = "Check the names of the models, and that prompt and answer fit the server's context."
 _KEY = "Check the key in the environment variable that the settings name (--server-key-env)."
 _ADDRESS = "Check the address, and that the server has models of these names (--rubric-model, --judge-model)."
 _HINTS = {401: _KEY, 403: _KEY, 404: _ADDRESS, 405: _ADDRESS}
+_OTHER_HINT = "Check the names of the models, and that prompt and answer fit the server's context."
 
 
 class BoundedHttpClient(httpx2.AsyncClient):
@@ -51,10 +52,8 @@ class BoundedHttpClient(httpx2.AsyncClient):
         try:
             async with asyncio.timeout(self._seconds):
                 response = await super().send(request, **options | {"stream": True})
-                try:
+                async with contextlib.aclosing(response):
                     body = await _read(response)
-                finally:
-                    await response.aclose()
         except TimeoutError as error:
             raise httpx2.ReadTimeout("the answer took too long", request=request) from error
         status, headers = response.status_code, response.headers
@@ -120,13 +119,13 @@ class ServerClient:
     """
 
     def __init__(self, root: str, key: str | None, timeout: float, retries: int, connections: int) -> None:
-        self._root, self._key, self._timeout = root, key, timeout
+        self.root, self._key, self._timeout = root, key, timeout
         # `openai` would also send an admin key, an organization and a project from the environment.
         authorization = Omit() if key is None else f"Bearer {key}"
         self._headers = {"Authorization": authorization, "OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
         try:
             http = BoundedHttpClient(timeout, connections)
-            self._client = AsyncOpenAI(
+            self.openai = AsyncOpenAI(
                 api_key=key or "none", base_url=root, timeout=timeout, max_retries=retries, http_client=http
             )
         except (ValueError, ImportError, httpx2.InvalidURL) as error:  # its text may hold a proxy's password
@@ -145,7 +144,7 @@ class ServerClient:
         headers = self._headers | {"Accept": EVENT_STREAM if stream else "application/json"}
         content = json.dumps(body).encode("ascii")  # \u escapes: the request is well-formed whatever the text is
         try:
-            response = await self._client.post(
+            response = await self.openai.post(
                 path, cast_to=httpx2.Response, content=content, options={"headers": headers}
             )
         except APIStatusError as error:
@@ -157,10 +156,6 @@ class ServerClient:
                 reason = f"no complete answer within {self._timeout:g} s"
             raise self._failed(path, error, reason) from error
         return response.content
-
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._client.close()
 
     def redact(self, text: str, limit: int = MAX_MESSAGE) -> str:
         """Untrusted text for an error (see :func:`~.server_answers.clean`), without the key."""
@@ -178,7 +173,7 @@ class ServerClient:
         text = self.redact(message if isinstance(message, str) else response.text, MAX_MATCHED)
         may_pass = status >= 500 or status in (408, 409, 429)
         if not may_pass or response.headers.get("x-should-retry") == "false":
-            return RefusedRequest(path, status, text, _HINTS.get(status, _NAMES))
+            return RefusedRequest(path, status, text, _HINTS.get(status, _OTHER_HINT))
         delay = self.redact(response.headers.get("Retry-After", ""))
         retry_after = f", with Retry-After: {delay}" if delay else ""
         return self._failed(path, error, f"the server answered {describe_status(status, text)}{retry_after}")
@@ -186,6 +181,6 @@ class ServerClient:
     def _failed(self, path: str, error: APIConnectionError | APIStatusError, reason: str) -> BackendError:
         attempts = int(error.request.headers["x-stainless-retry-count"]) + 1
         return BackendError(
-            f"POST {path} failed {attempts} times at {self._root}, at last: {reason}. Check that the server runs there "
+            f"POST {path} failed {attempts} times at {self.root}, at last: {reason}. Check that the server runs there "
             "and is not overloaded; or allow it more time, more retries or less concurrency."
         )

@@ -22,10 +22,10 @@ from transformers import GenerationConfig, LogitsProcessor
 from rubric_arm_lite.errors import BackendError, first_line
 from rubric_arm_lite.models.adapter_model import AdapterModel
 from rubric_arm_lite.models.generate import Completion, batches, choose_tokens, completed, draw_uniforms
-from rubric_arm_lite.models.lora import lora_config, lora_options
+from rubric_arm_lite.models.lora import add_adapters, lora_options
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.models.shared_prefix.batching import make_batch, make_rows, pad_left
-from rubric_arm_lite.recipe import ModelSettings, derive_seed
+from rubric_arm_lite.recipe import ModelSettings
 from rubric_arm_lite.types import ROLES, Example, Role
 
 
@@ -114,15 +114,8 @@ def load_unsloth(
 def _with_adapters(fast: Any, base: Any, settings: ModelSettings, seed: int, roles: Sequence[Role]) -> Any:
     """Apply unsloth's patches with its ``get_peft_model``, then replace its one adapter by ours."""
     with torch.random.fork_rng(devices=[]), quiet():
-        model = fast.get_peft_model(
-            base,
-            **lora_options(settings.lora),
-            use_gradient_checkpointing=_checkpointing(settings),
-            max_seq_length=settings.max_context,
-        )
-        for role in roles:
-            torch.manual_seed(derive_seed(seed, "lora", role))
-            model.add_adapter(role, lora_config(settings))
+        options = {"use_gradient_checkpointing": _checkpointing(settings), "max_seq_length": settings.max_context}
+        model = add_adapters(fast.get_peft_model(base, **lora_options(settings.lora), **options), settings, seed, roles)
         model.delete_adapter("default")
     return model
 

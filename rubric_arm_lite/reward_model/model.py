@@ -109,7 +109,7 @@ class RubricRewardModel:
             ConfigError: if the recipe has none.
             BackendError: if one of them cannot be loaded.
         """
-        from rubric_arm_lite.models.checkpoints import load_two_models
+        from rubric_arm_lite.models.load import load_two_models
 
         return cls(load_two_models(recipe.model, recipe.seed), recipe)
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rubric_arm_lite.errors import CheckpointError, TrainingError
-from rubric_arm_lite.models import ALONE, AdapterModel, Processes, TokenBudget, release
+from rubric_arm_lite.models import ALONE, AdapterModel, Processes, TokenBudget
 from rubric_arm_lite.models.memory import is_out_of_memory, token_budget
 from rubric_arm_lite.models.optimizers import make_optimizer, put_state, state_of
 from rubric_arm_lite.models.shared_prefix.batching import (
@@ -177,7 +177,7 @@ class Learner:
             TrainingError: if a micro-batch is a single row already.
         """
         self.optimizers[role].zero_grad(set_to_none=True)
-        release(self.model.device)
+        torch.cuda.empty_cache()
         longest = max(len(row.prompt_ids) + len(row.token_ids) for row in rows)
         # Halving a budget far above the largest micro-batch would change nothing, so start from that batch.
         present = self.budgets.get(role, TokenBudget.flat(2 * longest))

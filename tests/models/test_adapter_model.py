@@ -408,12 +408,12 @@ THINKING_TEMPLATE = (
 
 def test_thinking_is_switched_on_in_the_template(tiny_folder: tiny.Folders) -> None:
     model = tiny.load(tiny_folder("qwen3"))
-    assert not model.thinks(), "the testbed's template has no switch"
+    assert not model.has_thinking_switch(), "the testbed's template has no switch"
     (usual,) = model.sample(None, tiny.examples(("stone",)), Sampling(3, 1, 0.0))
     (same,) = model.sample(None, tiny.examples(("stone",)), Sampling(3, 1, 0.0, thinking=True))
     assert usual == same
     model.tokenizer.chat_template = THINKING_TEMPLATE
-    assert model.thinks()
+    assert model.has_thinking_switch()
     (off,) = model.sample(None, tiny.examples(("stone",)), Sampling(3, 1, 0.0))
     (on,) = model.sample(None, tiny.examples(("stone",)), Sampling(3, 1, 0.0, thinking=True))
     assert on.prompt_ids == usual.prompt_ids and len(off.prompt_ids) == len(on.prompt_ids) + 1

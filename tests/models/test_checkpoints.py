@@ -8,8 +8,7 @@ import pytest
 
 from benchmarks.testbed_base.tokenizer import build_tokenizer
 from rubric_arm_lite.errors import BackendError, ConfigError
-from rubric_arm_lite.models.checkpoints import TwoModels, load_two_models
-from rubric_arm_lite.models.load import load_model
+from rubric_arm_lite.models.load import TwoModels, load_model, load_two_models
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.recipe.fields import CheckpointPair, ModelSettings
 from rubric_arm_lite.recipe.load import load_recipe

@@ -117,15 +117,6 @@ def test_a_cpus_budget_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert token_budget(layer, CPU, lambda tokens, backward: 1, longest=10) == TokenBudget.flat(CPU_CAP), "none saved"
 
 
-def test_cached_blocks_are_given_back_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    card = Card(0, 1, 1)
-    card.install(monkeypatch)
-    memory.release(CPU)
-    assert card.reserved == 1500
-    memory.release(CUDA)
-    assert card.reserved == card.held
-
-
 @pytest.mark.parametrize(
     ("error", "expected"),
     [

@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.testbed_base.tokenizer import build_tokenizer
 from rubric_arm_lite.errors import BackendError, ConfigError, DataError, PromptTooLongError
+from rubric_arm_lite.models import adapter_model
 from rubric_arm_lite.models import logprobs as answers
 from rubric_arm_lite.models.adapter_model import AdapterModel
 from rubric_arm_lite.models.load import load_model
@@ -169,14 +170,14 @@ def test_the_places_of_one_text_cost_its_tokens_once(folders: dict[str, Path], m
     loaded = load_model(tiny.settings(folders["qwen3"]), 0)
     assert loaded.layout == "packed"
     seen: list[int] = []
-    whole = answers.make_batch
+    whole = adapter_model.make_batch
 
     def counted(rows: Any, *more: Any) -> Any:
         batch = whole(rows, *more)
         seen.append(batch.packed.ids_1T.numel())
         return batch
 
-    monkeypatch.setattr(answers, "make_batch", counted)
+    monkeypatch.setattr(adapter_model, "make_batch", counted)
     text = " stone table" * 20 + " Answer:" + " window" * 20 + " Answer:"
     prefixes = [text[: text.index(" Answer:") + 8], text]
     loaded.next_word_logprobs("judge", [NextWords("gardens", p, OPTIONS) for p in prefixes])

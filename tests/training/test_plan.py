@@ -15,8 +15,7 @@ from benchmarks.against_trl.work import BenchSettings, Work, make_folder
 from benchmarks.testbed_base.tokenizer import build_tokenizer
 from rubric_arm_lite.cli.plan import best
 from rubric_arm_lite.errors import ConfigError
-from rubric_arm_lite.models.checkpoints import TwoModels
-from rubric_arm_lite.models.load import load_model, two_adapters
+from rubric_arm_lite.models.load import TwoModels, load_model, with_adapters
 from rubric_arm_lite.models.memory import saved_bytes
 from rubric_arm_lite.models.shared_prefix.batching import make_batch
 from rubric_arm_lite.prompts.builder import PromptBuilder, Templates
@@ -263,7 +262,7 @@ def test_every_recipe_is_built_to_the_backend(name: str) -> None:
     """Its adapters on one layer of its base's widths, without weights."""
     settings = load_recipe(name).model
     shape, base = shape_of(settings.base), one_layer(settings.base)
-    model = two_adapters(base, build_tokenizer(), settings, 0)
+    model = with_adapters(base, build_tokenizer(), settings, 0)
     weights = sum(p.numel() for _, p in model.parameters("rubric"))
     assert weights * shape.layers == shape.lora_weights(settings)
     assert base.is_gradient_checkpointing
@@ -278,7 +277,7 @@ def test_the_released_checkpoints_are_two_models_to_be_asked() -> None:
     assert plan.least > 2 * plan_for(load_recipe("qwen3-8b-16gb"), 40).stages[0].parts["weights"]
     assert plan_for(recipe, 12).fits is False
     base = recipe.model.base
-    two = TwoModels(*(two_adapters(one_layer(base), build_tokenizer(), recipe.model, 0) for _ in ROLES))
+    two = TwoModels({role: with_adapters(one_layer(base), build_tokenizer(), recipe.model, 0) for role in ROLES})
     assert two.prompt_tokens("gardens") == two.model_of("judge").prompt_tokens("gardens")
     prompts = PromptBuilder(Templates.of(recipe.prompts), two.control_tokens())
     assert two.prompt_tokens(prompts.rubric_prompt("gardens")) < recipe.model.max_context

@@ -13,7 +13,7 @@ import torch
 
 from rubric_arm_lite.data.testbed import World
 from rubric_arm_lite.errors import CheckpointError, ConfigError
-from rubric_arm_lite.models import AdapterModel, ServerSettings, load_model, release
+from rubric_arm_lite.models import AdapterModel, ServerSettings, load_model
 from rubric_arm_lite.prompts import PromptBuilder, Templates, parse_rubric
 from rubric_arm_lite.recipe import PolicyRecipe, Recipe
 from rubric_arm_lite.reward_model import RubricRewardModel, check_compares
@@ -153,11 +153,10 @@ class PolicyState:
 
     def release_models(self) -> None:
         """Free the memory of all models: a trainer loads a base of its own, and two may not fit."""
-        device = self.models.policy.device
         for name in ("models", "learner", "prompts", "judge", "independent_judge"):
             vars(self).pop(name, None)
         gc.collect()
-        release(device)
+        torch.cuda.empty_cache()
 
     def round_journal(self, number: int, name: str) -> AbstractContextManager[Journal]:
         """A journal of a round of DPO, to be opened; the run directory checks the recipe."""
