@@ -22,7 +22,7 @@ from rubric_arm_lite.errors import BackendError, PromptTooLongError
 from rubric_arm_lite.models.chat import ChatTokenizer
 from rubric_arm_lite.models.generate import Completion, generate
 from rubric_arm_lite.models.logprobs import Head, TokenScores, next_word_logprobs, score_batch
-from rubric_arm_lite.models.lora import read_adapter, write_adapter
+from rubric_arm_lite.models.lora import read_adapter
 from rubric_arm_lite.models.memory import SHARE_CUDA, free_cuda, is_out_of_memory
 from rubric_arm_lite.models.sampler import NextWords, Sampling
 from rubric_arm_lite.models.shared_prefix import passes as shared_prefix
@@ -194,7 +194,13 @@ class AdapterModel(ChatTokenizer):
 
     def save_adapter(self, adapter: str, folder: Path) -> None:
         """Write an adapter as a plain PEFT folder (safetensors)."""
-        write_adapter(self.model, adapter, folder)
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        state = get_peft_model_state_dict(self.model, adapter_name=adapter, save_embedding_layers=False)
+        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, folder / "adapter_model.safetensors")
+        self.model.peft_config[adapter].save_pretrained(str(folder))
 
     def load_adapter(self, adapter: str, folder: Path) -> None:
         """Copy a saved adapter's weights into the adapter of that name.

@@ -51,12 +51,9 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     """A cache layer that writes into room kept free behind its tokens, in place of copying all at every token."""
 
     growth = 32
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.keys: Tensor
-        self.values: Tensor
-        self._rooms: list[Tensor] | None = None
+    keys: Tensor
+    values: Tensor
+    _rooms: list[Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append keys and values of shape (rows, heads, tokens, head size); returns all of them as views."""
@@ -66,9 +63,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         new = old + key_states.shape[-2]
         if self._rooms is None or self._rooms[0].shape[-2] < new:
             shape = (*key_states.shape[:2], new + self.growth)
-            self._rooms = [
-                torch.empty((*shape, s.shape[-1]), dtype=s.dtype, device=s.device) for s in (key_states, value_states)
-            ]
+            self._rooms = [s.new_empty((*shape, s.shape[-1])) for s in (key_states, value_states)]
             if old:
                 self._rooms[0][:, :, :old] = self.keys
                 self._rooms[1][:, :, :old] = self.values

@@ -112,9 +112,10 @@ class JournaledSampler(SamplerWrapper):
         """See :class:`~rubric_arm_lite.models.sampler.Sampler`."""
         if sampling.num_generations != 1:
             raise ValueError("A journal keeps one completion per example; give each an example of its own.")
-        keys = [_key(adapter, example, sampling) for example in examples]
+        identities = [[adapter, example.prompt, example.seed, sampling.describe()] for example in examples]
+        keys = [hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32] for parts in identities]
         missing = {key: e for key, e in zip(keys, examples, strict=True) if key not in self._journal.rows}
-        places = list(missing)
+        missing_keys = list(missing)
         for place, group, usage in answered(self._sampler, adapter, list(missing.values()), sampling, self._piece):
             row = {
                 "text": group.samples[0].text,
@@ -122,7 +123,7 @@ class JournaledSampler(SamplerWrapper):
                 "prompt_tokens": usage.prompt_tokens,
                 "completion_tokens": usage.completion_tokens,
             }
-            self._journal.add([(places[place], row)])
+            self._journal.add([(missing_keys[place], row)])
             self.sampled += 1
             self.tokens_written += usage.completion_tokens
         groups = []
@@ -131,8 +132,3 @@ class JournaledSampler(SamplerWrapper):
             self.used[key] = Usage(stored["prompt_tokens"], stored["completion_tokens"])
             groups.append(RolloutGroup(example, (), (Sample(stored["text"], (), (), stored["finish_reason"]),)))
         return groups
-
-
-def _key(adapter: str | None, example: Example, sampling: Sampling) -> str:
-    parts = [adapter, example.prompt, example.seed, sampling.describe()]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

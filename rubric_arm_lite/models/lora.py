@@ -1,18 +1,21 @@
-"""LoRA adapters of a base: creates them, and writes and reads checked PEFT folders."""
+"""LoRA adapters: creates them, writes and reads checked PEFT folders; their optimizers, and the state of these."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rubric_arm_lite.errors import BackendError
-from rubric_arm_lite.recipe import LoraSettings, ModelSettings, derive_seed
+from rubric_arm_lite.recipe import GRPOSettings, LoraSettings, ModelSettings, derive_seed
 from rubric_arm_lite.types import Role
 
 _NOTICE = "Failed to load CPU gemm_4bit_forward"
@@ -60,17 +63,6 @@ def add_adapters(model: Any, settings: ModelSettings, seed: int, roles: Sequence
             else:
                 model = get_peft_model(model, config, adapter_name=role)
     return model
-
-
-def write_adapter(model: Any, adapter: str, folder: Path) -> None:
-    """Write an adapter of a PEFT model as a plain PEFT folder (safetensors)."""
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
-    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, folder / "adapter_model.safetensors")
-    model.peft_config[adapter].save_pretrained(str(folder))
 
 
 def read_adapter(
@@ -142,3 +134,42 @@ def read_config(path: Path, fix: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise BackendError(f"{path} is not a mapping. {fix}")
     return config
+
+
+def make_optimizer(settings: GRPOSettings, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """AdamW over the parameters of one adapter, as the recipe configures it.
+
+    Raises:
+        BackendError: if the recipe asks for 8 bits and bitsandbytes is not installed.
+    """
+    betas = (settings.adam_beta1, settings.adam_beta2)
+    options: dict[str, Any] = {"lr": settings.learning_rate, "betas": betas, "weight_decay": settings.weight_decay}
+    if settings.optim == "adamw_torch":
+        return torch.optim.AdamW(parameters, **options)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # it prints a notice about kernels
+            from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise BackendError(
+            "optim: adamw_8bit needs bitsandbytes. Install it, in the project's folder, with pip install -e '.[gpu]', "
+            "or set optim to adamw_torch."
+        ) from error
+    optimizer: torch.optim.Optimizer = AdamW8bit(parameters, **options)
+    return optimizer
+
+
+def state_of(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> dict[str, Tensor]:
+    """The optimizer's state of a parameter, copied to the CPU; empty before its first step."""
+    state = optimizer.state.get(parameter, {})
+    return {name: torch.as_tensor(value).detach().cpu().contiguous().clone() for name, value in state.items()}
+
+
+def put_state(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter, state: Mapping[str, Tensor]) -> None:
+    """Restore what :func:`state_of` returned."""
+    placed: dict[str, Tensor | int] = {}
+    for name, value in state.items():
+        if name != "step":
+            placed[name] = value.to(parameter.device, copy=True)
+        else:  # torch keeps its step count as a tensor on the CPU, bitsandbytes as a number
+            placed[name] = value.clone() if isinstance(optimizer, torch.optim.AdamW) else int(value)
+    optimizer.state[parameter] = placed

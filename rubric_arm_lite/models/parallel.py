@@ -9,7 +9,7 @@ compute the same logs; the first one writes them.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -51,22 +51,21 @@ class Processes:
         torch.distributed.all_gather_object(values, value, group=self._group)
         return values
 
-    def add_up(self, tensor: Tensor) -> None:
+    def sum_in_place(self, tensor: Tensor) -> None:
         """Replace a tensor by its sum over processes, bit-identical in all of them."""
         if self.world > 1:
             group = self._group if tensor.device.type == "cpu" else None
             torch.distributed.all_reduce(tensor, group=group)
 
-    def share(self, weights: Sequence[int], rank: int | None = None) -> range:
-        """Indices of one process's part of a sequence: contiguous, and about equal in weight."""
-        rank = self.rank if rank is None else rank
+    def own_indices(self, weights: Sequence[int]) -> range:
+        """Indices of this process's part of a sequence: contiguous, and about equal in weight."""
         total, passed = sum(weights), 0
         owners = []
         for weight in weights:
             middle = passed + weight / 2
             owners.append(min(self.world - 1, int(self.world * middle / total)) if total else 0)
             passed += weight
-        mine = [i for i, owner in enumerate(owners) if owner == rank]
+        mine = [i for i, owner in enumerate(owners) if owner == self.rank]
         return range(mine[0], mine[-1] + 1) if mine else range(0)
 
     def close(self) -> None:
@@ -78,7 +77,7 @@ class Processes:
 ALONE = Processes()
 
 
-def join() -> Processes:
+def connect_processes() -> Processes:
     """Connect the processes that ``torchrun`` or ``accelerate launch`` started; :data:`ALONE` without a launcher.
 
     Raises:
@@ -129,25 +128,15 @@ class ParallelSampler(SamplerWrapper):
         Raises:
             BackendError: in all processes if one of them raised it.
         """
-        mine = [examples[i] for i in self._processes.share([len(example.prompt) for example in examples])]
-        groups: list[RolloutGroup] = []
-        problem, too_long = "", False
-        try:
-            groups = self._sampler.sample(adapter, mine, sampling) if mine else []
-        except BackendError as error:
-            problem, too_long = str(error), isinstance(error, PromptTooLongError)
-            # Where only this part has no prompt that fits, its samples are empty, as within a part.
-            empty = (Sample("", (), (), "length"),) * sampling.num_generations
-            groups = [RolloutGroup(example, (), empty) for example in mine]
-        parts = self._processes.gather((groups, problem, too_long))
-        for _, message, long in parts:
-            if message and not long:
-                raise BackendError(message)
-        if any(part for part, _, _ in parts) and all(long for part, _, long in parts if part):
-            raise PromptTooLongError(next(message for _, message, _ in parts if message))
-        gathered = [group for part, _, _ in parts for group in part]
-        self.tokens_written += sum(len(sample.token_ids) for group in gathered for sample in group.samples)
-        return gathered
+        # Where only one part has no prompt that fits, its samples are empty, as within a part.
+        empty = (Sample("", (), (), "length"),) * sampling.num_generations
+        groups = self._divide(
+            [len(example.prompt) for example in examples],
+            lambda indices: self._sampler.sample(adapter, [examples[i] for i in indices], sampling),
+            lambda i: RolloutGroup(examples[i], (), empty),
+        )
+        self.tokens_written += sum(len(sample.token_ids) for group in groups for sample in group.samples)
+        return groups
 
     def next_word_logprobs(self, adapter: str | None, questions: Sequence[NextWords]) -> list[tuple[float, ...]]:
         """See :class:`~rubric_arm_lite.models.sampler.WordReader`.
@@ -155,17 +144,35 @@ class ParallelSampler(SamplerWrapper):
         Raises:
             BackendError: in all processes if one of them raised it, or if the sampler has no probabilities.
         """
-        if not isinstance(self._sampler, WordReader):
+        reader = self._sampler
+        if not isinstance(reader, WordReader):
             raise BackendError("This backend does not give the probabilities of words.")
-        mine = [questions[i] for i in self._processes.share([len(q.prompt) + len(q.written) for q in questions])]
-        logprobs: list[tuple[float, ...]] = []
-        problem = ""
+        return self._divide(
+            [len(question.prompt) + len(question.written) for question in questions],
+            lambda indices: reader.next_word_logprobs(adapter, [questions[i] for i in indices]),
+        )
+
+    def _divide(
+        self, weights: Sequence[int], work: Callable[[range], list[T]], too_long: Callable[[int], T] | None = None
+    ) -> list[T]:
+        """Results of all processes, each of which works on its own indices; an error of one is raised in all.
+
+        With ``too_long``, which makes the result of one index, a part whose prompts are all too long is no error
+        unless no part has a prompt that fits.
+        """
+        indices = self._processes.own_indices(weights)
+        results: list[T] = []
+        problem, long = "", False
         try:
-            logprobs = self._sampler.next_word_logprobs(adapter, mine) if mine else []
+            results = work(indices) if indices else []
         except BackendError as error:
             problem = str(error)
-        parts = self._processes.gather((logprobs, problem))
-        for _, message in parts:
-            if message:
+            if too_long and isinstance(error, PromptTooLongError):
+                results, long = [too_long(i) for i in indices], True
+        parts = self._processes.gather((results, problem, long))
+        for _, message, long in parts:
+            if message and not long:
                 raise BackendError(message)
-        return [options for part, _ in parts for options in part]
+        if any(part for part, _, _ in parts) and all(long for part, _, long in parts if part):
+            raise PromptTooLongError(next(message for _, message, _ in parts if message))
+        return [result for part, _, _ in parts for result in part]

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from rubric_arm_lite.errors import CheckpointError, TrainingError
 from rubric_arm_lite.models import ALONE, AdapterModel, Processes, TokenBudget
+from rubric_arm_lite.models.lora import make_optimizer, put_state, state_of
 from rubric_arm_lite.models.memory import is_out_of_memory, token_budget
-from rubric_arm_lite.models.optimizers import make_optimizer, put_state, state_of
 from rubric_arm_lite.models.shared_prefix.batching import (
     Row,
     RowBatch,
@@ -127,7 +127,7 @@ class Learner:
         if self.processes.world == 1:
             return rows
         groups = [list(group) for _, group in itertools.groupby(rows, key=lambda row: row.prompt_ids)]
-        indices = self.processes.share([count_tokens(group, self.layout) for group in groups])
+        indices = self.processes.own_indices([count_tokens(group, self.layout) for group in groups])
         return [row for i in indices for row in groups[i]]
 
     def _combine(self, role: Role, sums: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ class Learner:
             return sums
         parameters = [p for _, p in self.model.parameters(role)]
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
-        self.processes.add_up(flat)
+        self.processes.sum_in_place(flat)
         for parameter, summed in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
             parameter.grad = summed.view_as(parameter).clone()
         gathered = torch.stack(self.processes.gather(sums))

@@ -94,9 +94,9 @@ def train(
     with explained_disk_errors(path), ExitStack() as stack:
         processes = None
         if os.environ.get("WORLD_SIZE", "1") != "1":
-            from rubric_arm_lite.models.parallel import join
+            from rubric_arm_lite.models.parallel import connect_processes
 
-            processes = stack.enter_context(closing(join()))
+            processes = stack.enter_context(closing(connect_processes()))
         if processes is None or processes.first:
             directory = RunDirectory.open(path, dump_recipe(settings), recipe_hash(settings), if_exists)
             stack.enter_context(closing(directory))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from rubric_arm_lite.errors import BackendError, ConfigError, PromptTooLongError
-from rubric_arm_lite.models.parallel import ALONE, ParallelSampler, Processes, join
+from rubric_arm_lite.models.parallel import ALONE, ParallelSampler, Processes, connect_processes
 from rubric_arm_lite.models.sampler import NextWords, Sampling
 from rubric_arm_lite.recipe.fields import SFTSettings
 from rubric_arm_lite.training.learner import Learner
@@ -66,7 +66,7 @@ def one_update(folder: Path, processes: Processes, **changes: Any) -> tuple[dict
 
 def one_of_two(folder: Path, out: Path, loss_type: str) -> None:
     """What each of two processes does."""
-    processes = join()
+    processes = connect_processes()
     weights, values = one_update(folder, processes, loss_type=loss_type)
     save_file(weights, out / f"weights-{processes.rank}.safetensors")
     (out / f"values-{processes.rank}.json").write_text(json.dumps(values))
@@ -140,7 +140,7 @@ def test_a_run_of_two_processes_is_complete_and_resumes(tmp_path: Path) -> None:
 
 @given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 6))
 def test_shares_cover_everything_once_and_in_order(weights: list[int], world: int) -> None:
-    parts = [list(Processes(rank, world).share(weights)) for rank in range(world)]
+    parts = [list(Processes(rank, world).own_indices(weights)) for rank in range(world)]
     assert [i for part in parts for i in part] == list(range(len(weights)))
     if weights:
         most = max(sum(weights[i] for i in part) for part in parts)
@@ -188,10 +188,12 @@ def test_probabilities_are_shared_out_and_gathered_in_order() -> None:
     questions = [NextWords(prompt, "x", (" a", " b")) for prompt in prompts]
     scripted = PointwiseSampler()
     theirs = [(-7.0, -8.0)] * 2
-    found = ParallelSampler(scripted, Both([(theirs, "")])).next_word_logprobs("judge", questions)
+    found = ParallelSampler(scripted, Both([(theirs, "", False)])).next_word_logprobs("judge", questions)
     assert scripted.questions == questions[:2] and found[2:] == theirs and len(found) == 4
     with pytest.raises(BackendError, match="cannot be told apart"):
-        ParallelSampler(scripted, Both([([], "they cannot be told apart")])).next_word_logprobs("judge", questions)
+        ParallelSampler(scripted, Both([([], "they cannot be told apart", False)])).next_word_logprobs(
+            "judge", questions
+        )
     with pytest.raises(BackendError, match="does not give the probabilities"):
         ParallelSampler(ScriptedSampler(lambda *_: "x"), Both([])).next_word_logprobs("judge", questions)
 
@@ -224,10 +226,10 @@ def test_a_launcher_that_makes_no_sense(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=message):
-        join()
+        connect_processes()
 
 
 def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert join() is ALONE and ALONE.first
+    assert connect_processes() is ALONE and ALONE.first
     assert ALONE.gather(3) == [3]
