@@ -55,8 +55,8 @@ class AdapterModel(ChatTokenizer):
         self._parameters: dict[str, list[tuple[str, torch.nn.Parameter]]] = {}
         self._fingerprints: dict[str, str] = {}
         self._rounded: dict[str, list[tuple[Any, Tensor, Tensor]]] = {}
-        config = model.generation_config.eos_token_id if model.generation_config else None
-        configured = config if isinstance(config, list) else [config]
+        configured = model.generation_config.eos_token_id if model.generation_config else None
+        configured = configured if isinstance(configured, list) else [configured]
         self.end_ids = frozenset(int(i) for i in [tokenizer.eos_token_id, *configured] if i is not None)
         self._rest()
 
@@ -65,8 +65,6 @@ class AdapterModel(ChatTokenizer):
         """Device of the base."""
         device: torch.device = self.model.device
         return device
-
-    # --- adapters -----------------------------------------------------------------------------------------------
 
     @contextmanager
     def using(self, adapter: str | None, train: bool = False) -> Iterator[Any]:
@@ -105,11 +103,9 @@ class AdapterModel(ChatTokenizer):
                 self._rest()
 
     def _precision(self) -> torch.autocast:
-        """Multiply adapters in the base's dtype; they are stored in float32, so that small steps are not lost.
-
-        The cache of casts is off: it would outlive the step that changes the weights, and cannot be recorded.
-        """
+        """Multiply adapters in the base's dtype; they are stored in float32, so that small steps are not lost."""
         half = self._half()
+        # The cache of casts is off: it would outlive the step that changes the weights, and cannot be recorded.
         return torch.autocast(self.device.type, self._dtype if half else None, enabled=half, cache_enabled=False)
 
     def _half(self) -> bool:
@@ -212,8 +208,6 @@ class AdapterModel(ChatTokenizer):
         self.changed(adapter)
         self._rest()
 
-    # --- sampling -----------------------------------------------------------------------------------------------
-
     def sample(self, adapter: str | None, examples: Sequence[Example], sampling: Sampling) -> list[RolloutGroup]:
         """One group of completions per example (see :class:`~rubric_arm_lite.models.sampler.Sampler`).
 
@@ -308,12 +302,7 @@ class AdapterModel(ChatTokenizer):
         )
 
     def next_word_logprobs(self, adapter: str | None, questions: Sequence[NextWords]) -> list[tuple[float, ...]]:
-        """See :class:`~rubric_arm_lite.models.sampler.WordReader`.
-
-        Raises:
-            BackendError: if the tokenizer does not distinguish the options.
-            PromptTooLongError: if a prompt with its answer exceeds ``max_context``.
-        """
+        """See :class:`~rubric_arm_lite.models.sampler.WordReader`; errors as in :mod:`.logprobs`."""
         with self.using(adapter) as model, torch.no_grad():
 
             def score(rows: list[Row]) -> Tensor:
@@ -321,8 +310,6 @@ class AdapterModel(ChatTokenizer):
                 return (self.score(model, batch, 1.0, self.layout).logprobs * batch.mask_RC).sum(-1)
 
             return next_word_logprobs(self, questions, self.settings.max_context, self.layout, score)
-
-    # --- scoring for updates ------------------------------------------------------------------------------------
 
     def score(self, model: Any, batch: RowBatch, temperature: float, layout: Layout) -> TokenScores:
         """Log-probabilities and entropies of a batch's completion tokens under the active adapter."""

@@ -40,14 +40,8 @@ def score_tokens(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy of each target, without holding all logits at once.
 
-    The head is applied to chunks of tokens; where there is more than one chunk, each is recomputed in backward.
-
-    Args:
-        hidden_NH: last hidden states, one per target.
-        targets_N: token ids.
-        head: maps hidden states (n, H) to logits (n, V).
-        temperature: logits are divided by it.
-        vocabulary: V, which bounds the chunk.
+    The head, from hidden states (n, H) to logits (n, V), is applied to chunks of tokens, whose size V (``vocabulary``)
+    bounds; where there is more than one chunk, each is recomputed in backward. Logits are divided by ``temperature``.
     """
 
     def scores(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -76,16 +76,11 @@ def tree_layout(nodes: Sequence[Node], device: torch.device) -> TreeLayout:
 
 
 def tree_attention(query: Tensor, key: Tensor, value: Tensor, layout: TreeLayout, scale: float) -> Tensor:
-    """Attention of a packed row, differentiable.
+    """Attention of a packed row, differentiable, of the query's shape.
 
     Args:
-        query: shape (1, H, T, D).
-        key: shape (1, K, T, D) with K a divisor of H.
-        value: shape (1, K, T, D).
+        query: shape (1, H, T, D); key and value (1, K, T, D) with K a divisor of H.
         scale: factor on the scores.
-
-    Returns:
-        Shape (1, H, T, D).
     """
     out: Tensor = _TreeAttention.apply(query, key, value, layout, scale)  # type: ignore[no-untyped-call]
     return out
@@ -123,41 +118,37 @@ class _TreeAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         with torch.autocast(gradients[0].device.type, enabled=False):
-            return _TreeAttention._gradients(ctx, *gradients)
-
-    @staticmethod
-    def _gradients(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        query, key, value, out, lse = ctx.saved_tensors
-        layout, scale = ctx.layout, ctx.scale
-        gradient = gradients[0].to(query.dtype)
-        wide = _wide(query)
-        grads = [torch.zeros(t.shape, dtype=wide, device=t.device) for t in (query, key, value)]
-        for batch in layout.selves:
-            grad, q, k, v, part = (_tokens_of(t, batch) for t in (gradient, query, key, value, out))
-            if isinstance(batch, slice):
-                part_lse = lse[:, :, batch]
-            else:  # padding: no gradient, and a log-sum-exp that makes its probabilities 0
-                grad = grad * batch.real_BL[:, None, :, None]
-                part_lse = lse[0][:, batch.places_BL].transpose(0, 1)
-                part_lse = part_lse.masked_fill(~batch.real_BL[:, None], float("inf"))
-            parts = _attend_backward(grad, q, k, v, part, part_lse, True, scale)
-            for total, part in zip(grads, parts, strict=True):
+            query, key, value, out, lse = ctx.saved_tensors
+            layout, scale = ctx.layout, ctx.scale
+            gradient = gradients[0].to(query.dtype)
+            wide = _wide(query)
+            grads = [torch.zeros(t.shape, dtype=wide, device=t.device) for t in (query, key, value)]
+            for batch in layout.selves:
+                grad, q, k, v, part = (_tokens_of(t, batch) for t in (gradient, query, key, value, out))
                 if isinstance(batch, slice):
-                    total[:, :, batch] += part
-                else:
-                    total[0].index_add_(1, batch.places_N, _real(part, batch).to(wide))
-        heads, key_heads = query.shape[1], key.shape[1]
-        for node in layout.parents:
-            below, above = slice(node.stop, node.subtree), slice(node.start, node.stop)
-            grad, q, part = (_with_heads(t[:, :, below], key_heads) for t in (gradient, query, out))
-            part_lse = lse[:, :, below].reshape(1, key_heads, -1)
-            k, v = key[:, :, above], value[:, :, above]
-            dq, dk, dv = _attend_backward(grad, q, k, v, part, part_lse, False, scale)
-            grads[0][:, :, below] += _with_heads(dq, heads)
-            grads[1][:, :, above] += dk
-            grads[2][:, :, above] += dv
-        dq, dk, dv = (g.to(t.dtype) for g, t in zip(grads, (query, key, value), strict=True))
-        return dq, dk, dv, None, None
+                    part_lse = lse[:, :, batch]
+                else:  # padding: no gradient, and a log-sum-exp that makes its probabilities 0
+                    grad = grad * batch.real_BL[:, None, :, None]
+                    part_lse = lse[0][:, batch.places_BL].transpose(0, 1)
+                    part_lse = part_lse.masked_fill(~batch.real_BL[:, None], float("inf"))
+                parts = _attend_backward(grad, q, k, v, part, part_lse, True, scale)
+                for total, part in zip(grads, parts, strict=True):
+                    if isinstance(batch, slice):
+                        total[:, :, batch] += part
+                    else:
+                        total[0].index_add_(1, batch.places_N, _real(part, batch).to(wide))
+            heads, key_heads = query.shape[1], key.shape[1]
+            for node in layout.parents:
+                below, above = slice(node.stop, node.subtree), slice(node.start, node.stop)
+                grad, q, part = (_with_heads(t[:, :, below], key_heads) for t in (gradient, query, out))
+                part_lse = lse[:, :, below].reshape(1, key_heads, -1)
+                k, v = key[:, :, above], value[:, :, above]
+                dq, dk, dv = _attend_backward(grad, q, k, v, part, part_lse, False, scale)
+                grads[0][:, :, below] += _with_heads(dq, heads)
+                grads[1][:, :, above] += dk
+                grads[2][:, :, above] += dv
+            dq, dk, dv = (g.to(t.dtype) for g, t in zip(grads, (query, key, value), strict=True))
+            return dq, dk, dv, None, None
 
 
 def _wide(tensor: Tensor) -> torch.dtype:
@@ -213,9 +204,6 @@ def kernel_error(device: torch.device, dtype: torch.dtype) -> float:
         for one, other in zip(measured, expected, strict=True)
     )
     return worst if math.isfinite(worst) else float("inf")
-
-
-# --- kernels ------------------------------------------------------------------------------------------------------
 
 
 def _kernel(tensor: Tensor) -> str:

@@ -83,9 +83,6 @@ class PackedPass:
         return tree_attention(query, key, value, self.layout, scale).transpose(1, 2)
 
 
-# --- decoding -----------------------------------------------------------------------------------------------------
-
-
 class Level:
     """Prefixes at one depth of the tree, each shared by several rows.
 
