@@ -297,8 +297,7 @@ class AdapterModel(ChatTokenizer):
             )
         self.max_rows = before // 2
         warnings.warn(
-            f"Memory ran out while sampling {before} completions at once; going on with {self.max_rows}.",
-            stacklevel=2,
+            f"Memory ran out while sampling {before} completions at once; going on with {self.max_rows}.", stacklevel=2
         )
 
     def next_word_logprobs(self, adapter: str | None, questions: Sequence[NextWords]) -> list[tuple[float, ...]]:

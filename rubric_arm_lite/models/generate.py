@@ -160,11 +160,11 @@ class SharedDecoding:
         return logits
 
     def _step(self, chosen_R: Tensor) -> Tensor:
-        """A step in which all state is updated in place."""
-        self._rows.begin_step()
+        """A step in which all state is updated in place, on the device alone."""
+        self._rows.reveal_column()
         hidden = forward(self._decoder, chosen_R[:, None], self._positions[:, None], self._rows)
         logits = self._head(hidden[:, -1])
-        self._rows.end_step()
+        self._rows.column += 1
         self._positions += 1
         return logits
 

@@ -38,10 +38,6 @@ class TokenBudget:
         """The same limit for both."""
         return cls(tokens, tokens)
 
-    def within(self, most: int) -> TokenBudget:
-        """This budget with at most ``most`` tokens."""
-        return TokenBudget(most, min(most, self.aim))
-
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on a GPU or a CPU."""
@@ -53,7 +49,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 @contextmanager
 def saved_bytes(model: torch.nn.Module) -> Iterator[list[int]]:
     """Count, in a list of one number, the bytes that autograd saves for backward beyond the model's own tensors."""
-    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    of_model = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     # Storages, not tensors: tensors would hold the graph, which holds this function, forever. They are kept while
     # counting, so that no address is used again.
     seen: dict[int, torch.UntypedStorage] = {}
@@ -61,7 +57,7 @@ def saved_bytes(model: torch.nn.Module) -> Iterator[list[int]]:
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own and storage.data_ptr() not in seen:
+        if storage.data_ptr() not in of_model and storage.data_ptr() not in seen:
             seen[storage.data_ptr()] = storage
             total[0] += storage.nbytes()
         # Detached: an operation that saves its own output would otherwise hold itself, and the whole graph, forever.

@@ -21,6 +21,8 @@ from rubric_arm_lite.models.sampler import NextWords, Sampler, SamplerWrapper, S
 from rubric_arm_lite.types import Example, RolloutGroup, Sample
 
 T = TypeVar("T")
+LAUNCHER_VARIABLES = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}
+"""What ``torchrun`` tells a process, and what holds without it."""
 TIMEOUT = timedelta(hours=4)
 """How long a process waits for the others, which may be writing a report or sampling long texts."""
 
@@ -83,10 +85,16 @@ def connect_processes() -> Processes:
     Raises:
         ConfigError: if the launcher's variables are invalid, or there are more processes than GPUs.
     """
-    world, rank, local = _number("WORLD_SIZE", 1), _number("RANK", 0), _number("LOCAL_RANK", 0)
+    variables = {name: os.environ.get(name, default) for name, default in LAUNCHER_VARIABLES.items()}
+    for name, value in variables.items():
+        if not value.isdecimal():
+            raise ConfigError(
+                f"{name}={value!r} is not a number. Start the processes with torchrun --nproc_per_node N."
+            )
+    world, rank, local = map(int, variables.values())
     if world <= 1:
         return ALONE
-    if not 0 <= rank < world:
+    if rank >= world:
         raise ConfigError(f"RANK={rank} with WORLD_SIZE={world}: start the processes with torchrun --nproc_per_node N.")
     cuda = torch.cuda.is_available()
     if cuda:
@@ -100,16 +108,6 @@ def connect_processes() -> Processes:
         torch.distributed.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT)
     group = torch.distributed.new_group(backend="gloo", timeout=TIMEOUT) if cuda else None
     return Processes(rank, world, group)
-
-
-def _number(name: str, default: int) -> int:
-    value = os.environ.get(name, str(default))
-    try:
-        return int(value)
-    except ValueError:
-        raise ConfigError(
-            f"{name}={value!r} is not a number. Start the processes with torchrun --nproc_per_node N."
-        ) from None
 
 
 class ParallelSampler(SamplerWrapper):

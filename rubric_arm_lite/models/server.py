@@ -203,7 +203,7 @@ class ServerSampler:
         if self._counts_tokens:
             body: dict[str, Any] = {"model": self.settings.base_model or self.settings.rubric_model}
             body |= self._prompt(prompt) | ({"add_generation_prompt": True} if self.settings.chat else {})
-            body = self._without_dropped(body)
+            body = {name: value for name, value in body.items() if name not in self._dropped}
             try:
                 return _TokenCount.model_validate_json(_run(self._client.post("/tokenize", body))).count
             except RefusedRequest as error:
@@ -325,7 +325,7 @@ class ServerSampler:
         body |= {"stream": True, "stream_options": {"include_usage": True}} if settings.stream else {}
         path = "/v1/chat/completions" if settings.chat else "/v1/completions"
         while True:
-            request = self._without_dropped(body)
+            request = {name: value for name, value in body.items() if name not in self._dropped}
             try:
                 answer = await self._client.post(path, request, settings.stream)
                 break
@@ -346,9 +346,6 @@ class ServerSampler:
         if self.settings.disable_thinking or thinking:
             body["chat_template_kwargs"] = {"enable_thinking": thinking}
         return body
-
-    def _without_dropped(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in body.items() if name not in self._dropped}
 
 
 def _read_key(variable: str) -> str | None:

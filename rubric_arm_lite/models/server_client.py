@@ -108,11 +108,8 @@ def _unwrap(stream: bytes, request: httpx2.Request) -> tuple[int, bytes]:
 class ServerClient:
     """POSTs JSON to the paths of one server; the ``openai`` client retries failures that may pass.
 
-    Args:
-        root: address that paths are appended to.
-        key: sent as a Bearer token; no error shows it, even if the server repeats it.
-        timeout: seconds for one attempt, from connecting to the last byte.
-        retries: further attempts after the first.
+    ``timeout`` is for one attempt, from connecting to the last byte. The key is sent as a Bearer token; no error shows
+    it, even if the server repeats it.
 
     Raises:
         BackendError: if the address or the environment's proxies cannot be used.

@@ -194,9 +194,7 @@ class UnslothModel(AdapterModel):
 class SeededChoice(LogitsProcessor):  # type: ignore[misc]
     """Chooses the next token from numbers drawn beforehand, and forces greedy decoding to take it.
 
-    Attributes:
-        ids: per step the token of every row.
-        logprobs: per step their log-probabilities.
+    ``ids`` and ``logprobs`` hold the token of every row and its log-probability, per step.
     """
 
     def __init__(self, uniforms: Tensor | None, sampling: Sampling) -> None:

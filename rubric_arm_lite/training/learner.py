@@ -189,7 +189,8 @@ class Learner:
                 "model.gradient_checkpointing: true, lower model.max_context or "
                 f"{role}.max_completion_length, or use a smaller base or model.quantization: nf4."
             )
-        self.budgets[role] = present.within(max(longest, budget // 2))
+        limit = max(longest, budget // 2)
+        self.budgets[role] = TokenBudget(limit, min(limit, present.aim))
         warnings.warn(
             f"Memory ran out in an update of `{role}`; it is repeated with {self.budgets[role].most} tokens at once "
             f"instead of {budget}. The result is the same.",

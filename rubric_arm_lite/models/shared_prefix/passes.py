@@ -170,7 +170,7 @@ class DecodePass:
     front. Attention does not depend on the order of keys, whose positions are in their rotation.
 
     With ``fixed`` shapes a step reads the whole buffer, hides what is not written yet, and finds the column to write
-    in a tensor, so that a CUDA graph can repeat it until :attr:`full`.
+    in a tensor, ``column``, so that a CUDA graph can repeat it until :attr:`full`.
     """
 
     def __init__(
@@ -212,13 +212,9 @@ class DecodePass:
         self._rooms = [[pad(t, (0, 0, 0, self._growth)) for t in pair] for pair in self._rooms]
         self._set_bias()
 
-    def begin_step(self) -> None:
-        """Reveal the column that this step writes; runs on the device alone."""
-        self._seen.index_fill_(3, self._column, 0.0)
-
-    def end_step(self) -> None:
-        """Move to the next column; runs on the device alone."""
-        self._column += 1
+    def reveal_column(self) -> None:
+        """Let a step with fixed shapes see the column that it writes."""
+        self._seen.index_fill_(3, self.column, 0.0)
 
     def count_step(self) -> None:
         """Note on the host that a step with fixed shapes was made, recorded or not."""
@@ -236,7 +232,7 @@ class DecodePass:
             # Every row has its own mask: one that all rows shared would be written to through all of them.
             written = pad(front.expand(len(room), 1, 1, start), (0, filled - start))
             self._seen = pad(written, (0, room.shape[2] - filled), value=float("-inf"))
-            self._column = torch.tensor([filled], device=room.device)
+            self.column = torch.tensor([filled], device=room.device)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some rows."""
@@ -257,7 +253,7 @@ class DecodePass:
         if self.fixed:
             keys, values = self._rooms[layer]
             for room, new in ((keys, key), (values, value)):
-                room.index_copy_(2, self._column, new)
+                room.index_copy_(2, self.column, new)
             mask: Tensor | None = self._seen
         else:
             keys, values = self._append(layer, key, value)
