@@ -282,8 +282,8 @@ def _attend_backward(
             seed = torch.zeros((), dtype=torch.long, device=query.device)
             flash = torch.ops.aten._scaled_dot_product_flash_attention_backward
             lengths = (None, None, query.shape[2], key.shape[2])
-            tensors = (gradient, query, key, value, out, lse.contiguous())
-            dq, dk, dv = flash(*tensors, *lengths, 0.0, causal, seed, seed, scale=scale)
+            inputs = (gradient, query, key, value, out, lse.contiguous())
+            dq, dk, dv = flash(*inputs, *lengths, 0.0, causal, seed, seed, scale=scale)
         case "efficient":
             # In half precision the kernel takes tokens to come before heads in memory, whatever the strides say.
             out = out.transpose(1, 2).contiguous().transpose(1, 2)
