@@ -51,9 +51,6 @@ class ResponseSet:
     rubric: str | None = None
 
 
-# --- loading --------------------------------------------------------------------------------------------------------
-
-
 def load_pairs(path: str | Path) -> list[PreferencePair]:
     """Preference pairs from columns ``prompt``, ``chosen``, ``rejected`` and optional ``id``, ``source``, ``subset``.
 
@@ -140,9 +137,6 @@ def answer_of(value: Any, where: str) -> str:
     if last.role != "assistant":
         raise DataError(f"{where} ends with a message by {last.role!r}. End it with the assistant's response.")
     return last.content
-
-
-# --- writing --------------------------------------------------------------------------------------------------------
 
 
 def pair_as_row(pair: PreferencePair) -> dict[str, Any]:

@@ -196,9 +196,6 @@ class Row:
         return self.checked_text(f"column `{name}`", value, name, fix="Give a text or a list of messages.")
 
 
-# --- wording --------------------------------------------------------------------------------------------------------
-
-
 def short_repr(value: Any) -> str:
     """A value for a message: short, and printable whatever it holds."""
     if isinstance(value, str):

@@ -58,16 +58,12 @@ def write_judgement(
         for number, criterion in enumerate(rubric.criteria, start=1):
             met = number not in overlooked and criterion_met(criterion, responses[side])
             points[side] += criterion_weight(criterion) * met
-            lines.append(
-                f"- Criterion {number} [{criterion.kind.label}]: {JUSTIFICATION_PREFIX} "
-                + _finding(criterion, responses[side], met)
-            )
+            finding = _finding(criterion, responses[side], met)
+            lines.append(f"- Criterion {number} [{criterion.kind.label}]: {JUSTIFICATION_PREFIX} {finding}")
     if winner is None:
         winner = if_equal if points["A"] == points["B"] else ("A" if points["A"] > points["B"] else "B")
-    lines.append(FINAL_HEADING)
-    lines.append(f"{JUSTIFICATION_PREFIX} A earns {points['A']}, B earns {points['B']}.")
-    lines.append(f"{WINNER_PREFIX} {winner}")
-    return "\n".join(lines)
+    justification = f"{JUSTIFICATION_PREFIX} A earns {points['A']}, B earns {points['B']}."
+    return "\n".join([*lines, FINAL_HEADING, justification, f"{WINNER_PREFIX} {winner}"])
 
 
 def _finding(criterion: Criterion, response: str, met: bool) -> str:
@@ -110,8 +106,7 @@ class Teacher:
         self.world = world
         self.words = words
         self.settings = settings or TeacherSettings()
-        rng = random.Random(f"teacher:{world.seed}")
-        self.generic = tuple(rng.sample(world.attributes, 2))
+        self.generic = random.Random(f"teacher:{world.seed}").sample(world.attributes, 2)
 
     def trajectories(self, blocks: Sequence[PromptBlock], seed: int) -> list[WarmupRow]:
         """One row per pair of ``blocks``, in their order; a pointwise judgement is of one of the two responses."""
@@ -148,9 +143,7 @@ class Teacher:
         leaning: Side = "A" if rng.random() < settings.prefers_first else "B"
         overlooked = self._overlooked(rubric, rng)
         winner = leaning if rng.random() < settings.careless else None
-        text = write_judgement(
-            rubric, comparison.response_a, comparison.response_b, winner, overlooked, if_equal=leaning
-        )
+        text = write_judgement(rubric, comparison.response_a, comparison.response_b, winner, overlooked, leaning)
         return break_judgement(text, rng) if rng.random() < settings.malformed_judgement else text
 
     def pointwise_judgement(self, comparison: Comparison, rubric: Rubric, rng: random.Random) -> str:
@@ -196,9 +189,7 @@ def break_judgement(text: str, rng: random.Random) -> str:
         case 2:
             del lines[-2]
         case _:
-            half = len(criteria) // 2
-            for i in reversed(criteria[half:]):
-                del lines[i]
+            del lines[criteria[len(criteria) // 2] : criteria[-1] + 1]
     return "\n".join(lines)
 
 

@@ -145,9 +145,6 @@ def writing(row: Row) -> list[Item]:
     return [Item(item_id, prompt, tuple(responses), subset=row.optional_text("language"), where=row.where)]
 
 
-# --- columns --------------------------------------------------------------------------------------------------------
-
-
 def _columns(row: Row, *names: str) -> tuple[str, ...]:
     """The responses in these columns."""
     return tuple(row.text(name, blank=True) for name in names)
