@@ -43,6 +43,11 @@ def by_sign(row: Row, column: str) -> Side | None:
     return None if value == 0 else "A" if value < 0 else "B"
 
 
+def unless_equal(row: Row, first: str, second: str) -> Side | None:
+    """The first side, whatever its score; None if both columns have the same score, a tie."""
+    return None if row.number(first) == row.number(second) else "A"
+
+
 @dataclass(frozen=True, slots=True)
 class Format:
     """How columns are read.
@@ -51,9 +56,9 @@ class Format:
         hub_id, config, split: where a published format is found, and what is read there by default; our own has none.
         older_id: another data set whose columns are assumed to be the same, and checked.
         responses: the columns of the two responses, in the order in which the source shows them.
-        label, label_column: a function that reads from a column which response is chosen; without one it is the first.
+        label, label_columns: a function that reads from columns which response is chosen (None: a tie); without one it
+            is the first.
         prompt: the prompt's column, or None if the turns before the responses are the prompt.
-        scores: two columns of scores, in the order of ``responses``; equal scores are a tie.
         subset: a column that names the row's part of the data.
         judgement: names of the column with a judge's text about (first, second) under the column ``rubric``.
         unmistakable: its columns alone tell it, because they cannot be our own.
@@ -67,9 +72,8 @@ class Format:
     split: str = "train"
     prompt: str | None = "prompt"
     responses: tuple[str, str] = ("chosen", "rejected")
-    label: Callable[[Row, str], Side | None] | None = None
-    label_column: str = ""
-    scores: tuple[str, str] | None = None
+    label: Callable[..., Side | None] | None = None
+    label_columns: tuple[str, ...] = ()
     subset: str = ""
     judgement: tuple[str, ...] = ()
     unmistakable: bool = False
@@ -83,8 +87,11 @@ class Format:
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that every row must have."""
-        names = (self.prompt or "", *self.responses, self.label_column, *(self.scores or ()))
-        return tuple(filter(None, names))
+        return (*((self.prompt,) if self.prompt else ()), *self.responses, *self.label_columns)
+
+    def chosen_side(self, row: Row) -> Side | None:
+        """On which side a row shows the chosen response; None for a tie."""
+        return "A" if self.label is None else self.label(row, *self.label_columns)
 
     def converted(self, row: Row) -> Row:
         """The row with the columns that the format describes.
@@ -124,7 +131,7 @@ _PUBLISHED = (
         prompt="instruction",
         responses=("response_a", "response_b"),
         label=by_name,
-        label_column="winner",
+        label_columns=("winner",),
         subset="source",
         # The card calls it the judge's trajectory; which of these the column is named was not verified.
         judgement=("judge", "judgement", "judgment", "judge_trajectory", "trajectory"),
@@ -134,7 +141,8 @@ _PUBLISHED = (
         "ultrafeedback",
         "HuggingFaceH4/ultrafeedback_binarized",
         split="train_prefs",
-        scores=("score_chosen", "score_rejected"),
+        label=unless_equal,
+        label_columns=("score_chosen", "score_rejected"),
     ),
     Format("skywork", "Skywork/Skywork-Reward-Preference-80K-v0.2", prompt=None, subset="source"),
     Format(
@@ -144,7 +152,7 @@ _PUBLISHED = (
         prompt="context",
         responses=("response1", "response2"),
         label=by_sign,
-        label_column="overall_preference",
+        label_columns=("overall_preference",),
         subset="domain",
         unmistakable=True,
     ),
@@ -225,10 +233,10 @@ def read_pair(row: Row, format: Format, ids: RowIds, source: str = "") -> tuple[
         raise row.error(
             f"`{first}` and `{second}` must be lists of messages: the turns before the response are the prompt."
         )
-    side = "A" if format.label is None else format.label(row, format.label_column)
-    if side is None or (format.scores and row.number(format.scores[0]) == row.number(format.scores[1])):
-        problem = f"`{format.label_column or format.scores}` is a tie. Leave the row out."
-        raise row.error(problem, "tie", skippable=True)
+    side = format.chosen_side(row)
+    if side is None:
+        names = "`, `".join(format.label_columns)
+        raise row.error(f"`{names}` is a tie. Leave the row out.", "tie", skippable=True)
     if response_a == response_b:
         problem = f"{first} equals {second} ({short_repr(response_b)}). Leave the row out."
         raise row.error(problem, "identical responses", skippable=True)

@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 
 from rubric_arm_lite.data.counts import BadRows, Counts, sorted_reasons
 from rubric_arm_lite.data.decontaminate import Decontaminator
-from rubric_arm_lite.data.formats import Format, RowIds, SkippedRow, choose_format, known_format, read_pair
+from rubric_arm_lite.data.formats import OWN, Format, RowIds, SkippedRow, choose_format, known_format, read_pair
 from rubric_arm_lite.data.rows import Row, RowError
 from rubric_arm_lite.data.sources import open_rows, was_saved
 from rubric_arm_lite.errors import DataError
@@ -168,7 +168,7 @@ def read_pairs(
         return pair.prompt, (pair, side)
 
     labeled, counts = reader.read(read, format.columns, format.name, "pairs")
-    if format.label is not None:
+    if format.responses != OWN.responses:  # the source has an order of its own
         sides = [side for _, side in labeled]
         counts = replace(counts, ordered=len(sides), chosen_first=sides.count("A"))
     return [pair for pair, _ in labeled], counts

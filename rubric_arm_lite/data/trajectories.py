@@ -124,21 +124,21 @@ def _checked_trajectory(row: Row, format: Format) -> WarmupRow:
     """
     column = next((name for name in format.judgement if name in row.columns), format.judgement[0])
     row.require(*format.columns, "rubric", column)
-    assert format.prompt is not None and format.label is not None
+    assert format.prompt is not None
     prompt = row.prompt(format.prompt)
     response_a, response_b = (row.text(name) for name in format.responses)
     rubric = canonical_rubric(row.optional_text("rubric"))
     judgement = checked_judgement(row.optional_text(column), rubric) if rubric.usable else None
-    side = None if judgement is None else format.label(row, format.label_column)
+    side = None if judgement is None else format.chosen_side(row)
     if not rubric.usable:
         problem, reason = "column `rubric` is no list of tagged criteria", "with a malformed rubric"
     elif judgement is None:
         problem = f"column `{column}` is no judgement in our format for its rubric"
         reason = "with a malformed judgement"
     elif side is None:
-        problem, reason = f"column `{format.label_column}` is a tie", "tie"
+        problem, reason = f"column `{format.label_columns[0]}` is a tie", "tie"
     elif judgement.winner != side:
-        problem = f"column `{column}` names another winner than `{format.label_column}`"
+        problem = f"column `{column}` names another winner than `{format.label_columns[0]}`"
         reason = "with a judgement against its label"
     else:
         return WarmupRow(prompt, rubric.text, response_a, response_b, judgement.text)
