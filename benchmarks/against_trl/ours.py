@@ -30,7 +30,6 @@ from rubric_arm_lite.training.advantages import group_advantages
 from rubric_arm_lite.training.alternating import rollout_step
 from rubric_arm_lite.training.learner import Learner
 from rubric_arm_lite.training.phases import Phase
-from rubric_arm_lite.training.schedule import ScheduledPhase
 from rubric_arm_lite.types import ROLES, Example, PromptBlock, Reward, Role, RolloutGroup, Sample, StepMetrics
 
 STIR, MOVE = 1, 2
@@ -158,9 +157,9 @@ class SeededRewards:
         self._phase.score(groups, seed)
         return self._work.seeded_rewards(self.role, self.step)
 
-    def measured(self) -> dict[str, float]:
-        """The phase's measurements."""
-        return self._phase.measured()
+    def metrics(self) -> dict[str, float]:
+        """The phase's metrics."""
+        return self._phase.metrics()
 
 
 class Ours:
@@ -176,8 +175,8 @@ class Ours:
         generator = RubricGenerator(self._sampler, work.prompts, RubricCache(self.recipe.cache.capacity))
         judge = make_judge(self.recipe, self._sampler, work.prompts)
         self._phases = {
-            "judge": SeededRewards(JudgePhase(self.recipe, generator, work.prompts), work),
-            "rubric": SeededRewards(RubricPhase(self.recipe, judge, work.prompts), work),
+            "judge": SeededRewards(JudgePhase(self.recipe, generator, judge), work),
+            "rubric": SeededRewards(RubricPhase(self.recipe, generator, judge), work),
         }
         self._rollouts: list[RolloutGroup] | None = None
 
@@ -232,7 +231,7 @@ class Ours:
     def _step(self, role: Role, step: int) -> None:
         phase = self._phases[role]
         phase.step = step
-        done = rollout_step(self.recipe, phase, self._blocks, self._sampler, ScheduledPhase(0, 0, (role,)), step)
+        done = rollout_step(self.recipe, phase, self._blocks, self._sampler, 0, step)
         prompts = self.work.settings.prompts
         if len(done.groups) != prompts or not all(a.informative for a in done.advantages):
             raise AssertionError(f"A {role} step has {len(done.groups)} groups instead of {prompts} informative ones.")

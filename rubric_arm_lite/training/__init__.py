@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from rubric_arm_lite.training.phases import ScoredSample as ScoredSample
     from rubric_arm_lite.training.plan import make_plan as make_plan
     from rubric_arm_lite.training.plan import plan_for as plan_for
-    from rubric_arm_lite.training.pointwise_phases import PointwiseJudgePhase as PointwiseJudgePhase
-    from rubric_arm_lite.training.pointwise_phases import PointwiseRubricPhase as PointwiseRubricPhase
     from rubric_arm_lite.training.policy.run import train_policy as train_policy
     from rubric_arm_lite.training.run import RunResult as RunResult
     from rubric_arm_lite.training.run import train as train
@@ -34,7 +32,6 @@ __getattr__, __dir__, __all__ = lazy_door(
     {
         "phases": ["JudgePhase", "Phase", "RubricPhase", "ScoredSample"],
         "plan": ["make_plan", "plan_for"],
-        "pointwise_phases": ["PointwiseJudgePhase", "PointwiseRubricPhase"],
         "policy.run": ["train_policy"],
         "run": ["RunResult", "train"],
         "schedule": ["STAGES"],

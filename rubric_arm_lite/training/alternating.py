@@ -29,9 +29,9 @@ class Updater(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where the loop stands: the phase, and the step within it that comes next."""
+    """Where the loop stands: the index of the phase, and the step within it that comes next."""
 
-    slot: int = 0
+    phase: int = 0
     step: int = 0
 
 
@@ -66,25 +66,25 @@ def alternate(
 ) -> None:
     """Run the schedule from ``start``: within a phase only its roles' adapters change (eqs. 10 and 11)."""
     start = start or Position()
-    for slot in schedule[start.slot :]:
-        part = part_of_data(blocks, slot.cycle, schedule[-1].cycle + 1)
-        steps = max(steps_in_phase(part, recipe.grpo(role)) for role in slot.roles)
-        hooks.before_phase(slot, steps)
-        for step in range(start.step if slot.index == start.slot else 0, steps):
+    for scheduled in schedule[start.phase :]:
+        part = part_of_data(blocks, scheduled.cycle, schedule[-1].cycle + 1)
+        steps = max(steps_in_phase(part, recipe.grpo(role)) for role in scheduled.roles)
+        hooks.before_phase(scheduled, steps)
+        for step in range(start.step if scheduled.index == start.phase else 0, steps):
             # Both roles of a simultaneous step roll out before either is updated.
-            turns = [rollout_step(recipe, phases[role], part, sampler, slot, step) for role in slot.roles]
-            done = [(turn, learner.update(turn.role, turn.groups, turn.advantages)) for turn in turns]
-            if hooks.after_step(slot, step, done):
+            rollouts = [rollout_step(recipe, phases[r], part, sampler, scheduled.cycle, step) for r in scheduled.roles]
+            done = [(rollout, learner.update(rollout.role, rollout.groups, rollout.advantages)) for rollout in rollouts]
+            if hooks.after_step(scheduled, step, done):
                 break
-        hooks.after_phase(slot)
+        hooks.after_phase(scheduled)
 
 
 def rollout_step(
-    recipe: GRPORecipe, phase: Phase, part: Sequence[PromptBlock], sampler: Sampler, slot: ScheduledPhase, step: int
+    recipe: GRPORecipe, phase: Phase, part: Sequence[PromptBlock], sampler: Sampler, cycle: int, step: int
 ) -> RoleStep:
     """Prepare, sample and score one step of one role."""
     settings = recipe.grpo(phase.role)
-    seed = derive_seed(recipe.seed, slot.cycle, phase.role, step)
+    seed = derive_seed(recipe.seed, cycle, phase.role, step)
     examples = phase.prepare(batch_of_step(part, step, settings), seed)
     sampling = Sampling(settings.max_completion_length, settings.num_generations, settings.temperature)
     groups = sampler.sample(phase.role, examples, sampling)

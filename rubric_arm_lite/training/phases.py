@@ -1,8 +1,10 @@
-"""The two phases of alternating GRPO: the prompts of the active policy, and the rewards of its samples.
+"""The two phases of alternating GRPO: the prompts of the active role, and the rewards of its samples.
 
-Both share one path: prepare → sample → score → update. Only ``prepare`` and ``score`` differ; a third variant is a new
-class with these two methods. Departures from the paper: the cached rubric of the judge phase is redrawn if it does not
-parse, and a prompt without a usable rubric is skipped in the step and counted.
+Both share one path: prepare → sample → score → update. A new phase is a class with the members of :class:`Phase`. With
+a pointwise judge (RUBRIC-ARROW, arXiv 2605.29156) the judge phase has two groups per pair, each with its own
+advantages: the judge's samples on response A, then those on response B (the paper has six of each). Departures from
+the paper: the cached rubric of the judge phase is redrawn if it does not parse, and a prompt without a usable rubric is
+skipped in the step and counted.
 """
 
 from __future__ import annotations
@@ -15,26 +17,24 @@ from typing import Any, Protocol
 
 from rubric_arm_lite.errors import ConfigError, first_line
 from rubric_arm_lite.models import Sampling
-from rubric_arm_lite.prompts import PromptBuilder, parse_judgement, parse_rubric
-from rubric_arm_lite.recipe import Recipe, derive_seed
-from rubric_arm_lite.reward_model import RubricGenerator
-from rubric_arm_lite.training.rewards import judge_reward, rubric_reward
-from rubric_arm_lite.types import (
-    Example,
-    LabeledComparison,
-    PreferencePair,
-    PromptBlock,
-    Reward,
-    Role,
-    RolloutGroup,
-    Rubric,
-    Sample,
-    Side,
+from rubric_arm_lite.prompts import parse_judgement, parse_rubric
+from rubric_arm_lite.recipe import Recipe, derive_seed, load_plugin
+from rubric_arm_lite.reward_model import Judge, PointwiseJudge, PointwiseVerdict, RubricGenerator, make_judge
+from rubric_arm_lite.reward_model.judge import JudgedText
+from rubric_arm_lite.training.rewards import (
+    judge_reward,
+    pointwise_judge_rewards,
+    pointwise_rubric_rewards,
+    rubric_reward,
 )
+from rubric_arm_lite.types import Example, PromptBlock, Reward, Role, RolloutGroup, Rubric, Sample, Side
+
+STATUSES = ("ok", "malformed", "truncated")
+VERDICTS = ("verdicts", ("A", "B", "none"))
 
 
-def shares(counts: Counter[str], prefix: str, names: Sequence[str]) -> dict[str, float]:
-    """Each name's share among the counts of ``names``, as ``prefix/name``; 0 if nothing was counted."""
+def fractions(counts: Counter[str], prefix: str, names: Sequence[str]) -> dict[str, float]:
+    """Each name's fraction of the counts of ``names``, as ``prefix/name``; 0 if nothing was counted."""
     total = sum(counts[f"{prefix}/{name}"] for name in names)
     return {f"{prefix}/{name}": counts[f"{prefix}/{name}"] / total if total else 0.0 for name in names}
 
@@ -45,15 +45,15 @@ class Phase(Protocol):
     role: Role
 
     def prepare(self, batch: Sequence[PromptBlock], seed: int) -> list[Example]:
-        """The prompts of one step for the active policy; every draw derives from ``seed``."""
+        """The prompts of one step for the active role; every draw derives from ``seed``."""
         ...
 
     def score(self, groups: Sequence[RolloutGroup], seed: int) -> list[list[Reward]]:
         """One reward per sample of every group."""
         ...
 
-    def measured(self) -> dict[str, float]:
-        """The counts of the last step's prepare and score, as shares."""
+    def metrics(self) -> dict[str, float]:
+        """Values for the log, from the last step's ``prepare`` and ``score``."""
         ...
 
 
@@ -66,96 +66,116 @@ class JudgePhase:
     """Generator frozen: the judge sees each pair in a drawn order with its prompt's cached rubric."""
 
     role: Role = "judge"
-    counted: tuple[str, tuple[str, ...]] = ("verdicts", ("A", "B", "none"))
 
-    def __init__(self, recipe: Recipe, generator: RubricGenerator, prompts: PromptBuilder) -> None:
-        self._reward = recipe.reward
-        self._rubrics_per_prompt = recipe.cache.rubrics_per_prompt
-        self._sampling = Sampling(recipe.rubric.max_completion_length, 1, recipe.reward.rubric_temperature)
-        self._seed = recipe.seed
+    def __init__(self, recipe: Recipe, generator: RubricGenerator, judge: Judge | PointwiseJudge) -> None:
+        self._recipe = recipe
         self._generator = generator
-        self._prompts = prompts
+        self._judge = judge
         self._counts: Counter[str] = Counter()
 
     def prepare(self, batch: Sequence[PromptBlock], seed: int) -> list[Example]:
-        """The examples of every pair whose prompt has a usable rubric.
+        """One example per pair whose prompt has a usable rubric; two, for A and B, with a pointwise judge.
 
         A rubric's seed does not depend on the step, so that the cache serves a prompt that comes again.
         """
-        self._counts = Counter()
+        recipe = self._recipe
         pairs = [pair for block in batch for pair in block.pairs]
-        draws = [random.Random(derive_seed(seed, "draw", p.pair_id)).randrange(self._rubrics_per_prompt) for p in pairs]
         rubrics = self._generator.write(
             [pair.prompt for pair in pairs],
-            self._sampling,
-            derive_seed(self._seed, "judge phase rubrics"),
-            draws,
-            attempts=self._reward.rubric_attempts,
+            Sampling(recipe.rubric.max_completion_length, 1, recipe.reward.rubric_temperature),
+            derive_seed(recipe.seed, "judge phase rubrics"),
+            [
+                random.Random(derive_seed(seed, "draw", pair.pair_id)).randrange(recipe.cache.rubrics_per_prompt)
+                for pair in pairs
+            ],
+            attempts=recipe.reward.rubric_attempts,
         )
+        self._counts = Counter(f"rubrics/{'usable' if rubric.usable else 'unusable'}" for rubric in rubrics)
         examples: list[Example] = []
         for pair, rubric in zip(pairs, rubrics, strict=True):
-            self._counts[f"rubrics/{'usable' if rubric.usable else 'unusable'}"] += 1
             if rubric.usable:
-                examples += self._examples(pair.present(drawn_side(seed, pair.pair_id)), rubric, seed)
+                labeled = pair.present(drawn_side(seed, pair.pair_id))
+                prompts = self._judge.user_prompts(labeled.comparison, rubric, "original")
+                names = [(pair.pair_id, "A"), (pair.pair_id, "B")] if len(prompts) == 2 else [(pair.pair_id,)]
+                examples += [
+                    Example(" ".join(name), prompt, derive_seed(seed, *name), (labeled,), rubric)
+                    for name, prompt in zip(names, prompts, strict=True)
+                ]
         return examples
 
-    def _examples(self, labeled: LabeledComparison, rubric: Rubric, seed: int) -> list[Example]:
-        """The judge's examples of one pair."""
-        c = labeled.comparison
-        text = self._prompts.judge_prompt(c.prompt, rubric, c.response_a, c.response_b)
-        return [Example(c.comparison_id, text, derive_seed(seed, c.comparison_id), (labeled,), rubric)]
-
     def score(self, groups: Sequence[RolloutGroup], seed: int) -> list[list[Reward]]:
-        """Accuracy plus weighted format for every sample (paper, sec. 4.2)."""
+        """Accuracy plus weighted format for every sample (paper, sec. 4.2); +1, 0 or −1 with a pointwise judge."""
+        if isinstance(self._judge, PointwiseJudge):
+            return self._pointwise_rewards(groups, self._judge)
         rewards = []
         for group in groups:
-            rubric = rubric_of(group)
+            labeled, rubric = group.example.comparisons[0], group.example.rubric
+            assert rubric is not None, "An example of the judge phase carries its rubric."
             judgements = [parse_judgement(s.text, rubric, s.finish_reason) for s in group.samples]
             self._counts.update(f"parse/{judgement.status.value}" for judgement in judgements)
             self._counts.update(f"verdicts/{judgement.winner or 'none'}" for judgement in judgements)
-            labeled = group.example.comparisons[0]
-            rewards.append([judge_reward(judgement, rubric, labeled, self._reward) for judgement in judgements])
+            rewards.append([judge_reward(j, rubric, labeled, self._recipe.reward) for j in judgements])
         return rewards
 
-    def measured(self) -> dict[str, float]:
-        """Shares of usable rubrics, parse statuses and verdicts (or answers), and the cache's hit rate."""
+    def _pointwise_rewards(self, groups: Sequence[RolloutGroup], judge: PointwiseJudge) -> list[list[Reward]]:
+        """Every two groups are one pair. The adapter has not been updated since, so the scores are its own."""
+        texts: list[list[JudgedText]] = []
+        for group in groups:
+            rubric = group.example.rubric
+            assert rubric is not None, "An example of the judge phase carries its rubric."
+            texts.append(judge.parse(group.example.prompt, rubric, group.samples))
+            for judgement in (text.judgement for text in texts[-1] if text.judgement):
+                self._counts[f"parse/{judgement.status.value}"] += 1
+                self._counts.update(f"answers/{'true' if answer.met else 'false'}" for answer in judgement.answers)
+        scores = judge.read([text for judged in texts for text in judged])
+        values = [[scores[text].value for text in judged] for judged in texts]
+        rewards: list[list[Reward]] = []
+        for group, values_a, values_b in zip(groups[::2], values[::2], values[1::2], strict=True):
+            rewards += pointwise_judge_rewards(values_a, values_b, group.example.comparisons[0])
+        return rewards
+
+    def metrics(self) -> dict[str, float]:
+        """Fractions of usable rubrics, parse statuses and verdicts (or answers), and the cache's hit rate."""
+        pointwise = isinstance(self._judge, PointwiseJudge)
         return {
-            **shares(self._counts, "rubrics", ("usable", "unusable")),
-            **shares(self._counts, "parse", ("ok", "malformed", "truncated")),
-            **shares(self._counts, *self.counted),
+            **fractions(self._counts, "rubrics", ("usable", "unusable")),
+            **fractions(self._counts, "parse", STATUSES),
+            **fractions(self._counts, *(("answers", ("true", "false")) if pointwise else VERDICTS)),
             "cache/hit_rate": self._generator.cache.hit_rate,
         }
 
 
 class RubricPhase:
-    """Judge frozen: each sampled rubric earns the share of right judgements of the judge that uses it (eq. 8)."""
+    """Judge frozen: each sampled rubric earns the share of right judgements of the judge that uses it (eq. 8).
+
+    With a pointwise judge it earns +1 if the preferred response scores above the other one under it, else −1.
+    """
 
     role: Role = "rubric"
-    counted: tuple[str, tuple[str, ...]] = ("verdicts", ("A", "B", "none"))
 
-    def __init__(self, recipe: Recipe, judge: Any, prompts: PromptBuilder) -> None:
+    def __init__(self, recipe: Recipe, generator: RubricGenerator, judge: Judge | PointwiseJudge) -> None:
         self._reward = recipe.reward
         # One judgement is greedy; several are drawn at the temperature at which the judge is trained.
         self._judge = replace(
             judge, max_tokens=recipe.reward.judge_max_tokens, temperature=0.0, vote_temperature=recipe.judge.temperature
         )
-        self._prompts = prompts
+        self._prompts = generator.prompts
         self._counts: Counter[str] = Counter()
 
     def prepare(self, batch: Sequence[PromptBlock], seed: int) -> list[Example]:
         """One example per prompt; its pairs get one shuffled order for the whole group, or both orders."""
         self._counts = Counter()
-
-        def comparisons(pair: PreferencePair) -> list[LabeledComparison]:
-            one = self._reward.judge_orders == "one"
-            return [pair.present(side) for side in ((drawn_side(seed, pair.pair_id),) if one else ("A", "B"))]
-
+        one = self._reward.judge_orders == "one"
         return [
             Example(
                 block.prompt_id,
                 self._prompts.rubric_prompt(block.prompt),
                 derive_seed(seed, block.prompt_id),
-                tuple(labeled for pair in block.pairs for labeled in comparisons(pair)),
+                tuple(
+                    pair.present(side)
+                    for pair in block.pairs
+                    for side in ((drawn_side(seed, pair.pair_id),) if one else ("A", "B"))
+                ),
             )
             for block in batch
         ]
@@ -172,40 +192,36 @@ class RubricPhase:
         ]
         judge = replace(self._judge, seed=derive_seed(seed, "judge"))
         verdicts = judge.judge([c for c, _ in cases], [r for _, r in cases], "original", self._reward.judge_samples)
-        self._count(verdicts)
-        one_by_one = iter(verdicts)
+        for verdict in verdicts:
+            if isinstance(verdict, PointwiseVerdict):
+                self._counts["scores/unread" if verdict.margin is None else "scores/read"] += 1
+            else:
+                self._counts.update(f"verdicts/{winner or 'none'}" for winner in verdict.winners)
+        one_by_one: Any = iter(verdicts)
         rewards = []
         for group, written in zip(groups, rubrics, strict=True):
             judged = [[(c, next(one_by_one)) for c in group.example.comparisons] if r.usable else [] for r in written]
-            rewards.append(self._rewards(written, judged))
+            if isinstance(judge, PointwiseJudge):
+                rewards.append(pointwise_rubric_rewards(written, judged, self._reward))
+            else:
+                rewards.append(
+                    [rubric_reward(r, pairs, self._reward) for r, pairs in zip(written, judged, strict=True)]
+                )
             self._counts.update(f"parse/{rubric.status.value}" for rubric in written)
             self._counts["criteria"] += sum(len(rubric.criteria) for rubric in written)
         return rewards
 
-    def _count(self, verdicts: Sequence[Any]) -> None:
-        self._counts.update(f"verdicts/{winner or 'none'}" for verdict in verdicts for winner in verdict.winners)
-
-    def _rewards(
-        self, rubrics: Sequence[Rubric], judged: Sequence[Sequence[tuple[LabeledComparison, Any]]]
-    ) -> list[Reward]:
-        """Rewards of one group of rubrics, each with its labeled comparisons and the verdicts on them."""
-        return [rubric_reward(rubric, verdicts, self._reward) for rubric, verdicts in zip(rubrics, judged, strict=True)]
-
-    def measured(self) -> dict[str, float]:
-        """Shares of parse statuses and of the judge's verdicts (or scores), and criteria per usable rubric."""
-        usable = self._counts["parse/ok"]
+    def metrics(self) -> dict[str, float]:
+        """Fractions of parse statuses and of the judge's verdicts (or scores), and criteria per usable rubric."""
+        usable, pointwise = self._counts["parse/ok"], isinstance(self._judge, PointwiseJudge)
         return {
-            **shares(self._counts, "parse", ("ok", "malformed", "truncated")),
-            **shares(self._counts, *self.counted),
+            **fractions(self._counts, "parse", STATUSES),
+            **fractions(self._counts, *(("scores", ("read", "unread")) if pointwise else VERDICTS)),
             "criteria": self._counts["criteria"] / usable if usable else 0.0,
         }
 
 
-def rubric_of(group: RolloutGroup) -> Rubric:
-    """The rubric of a judge phase's example."""
-    if group.example.rubric is None:
-        raise AssertionError("An example of the judge phase carries its rubric.")
-    return group.example.rubric
+# --- plug-ins -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +249,7 @@ class CustomReward:
     def __init__(self, phase: Phase, function: Callable[[ScoredSample], float], name: str) -> None:
         self.role = phase.role
         self.prepare = phase.prepare
-        self.measured = phase.measured
+        self.metrics = phase.metrics
         self._phase = phase
         self._function = function
         self._name = name
@@ -244,12 +260,10 @@ class CustomReward:
         Raises:
             ConfigError: if the function fails or returns no finite number.
         """
+        rewards = self._phase.score(groups, seed)
         return [
-            [
-                self._replaced(group.example, sample, reward)
-                for sample, reward in zip(group.samples, rewards, strict=True)
-            ]
-            for group, rewards in zip(groups, self._phase.score(groups, seed), strict=True)
+            [self._replaced(group.example, sample, reward) for sample, reward in zip(group.samples, row, strict=True)]
+            for group, row in zip(groups, rewards, strict=True)
         ]
 
     def _replaced(self, example: Example, sample: Sample, reward: Reward) -> Reward:
@@ -262,3 +276,21 @@ class CustomReward:
                 f"reward.function: {self._name} gave no reward for a sample of the {self.role} "
                 f"({type(error).__name__}: {first_line(error)}). It takes a ScoredSample and returns a finite number."
             ) from error
+
+
+def make_phases(recipe: Recipe, generator: RubricGenerator) -> dict[Role, Phase]:
+    """The phases of both roles: the method's own, or those that the recipe names (``phases``, ``reward.function``).
+
+    Raises:
+        ConfigError: if a named class or function cannot be loaded.
+    """
+    judge = make_judge(recipe, generator.sampler, generator.prompts)
+    kinds: dict[Role, Callable[..., Phase]] = {"judge": JudgePhase, "rubric": RubricPhase}
+    for role in kinds:
+        if name := recipe.phases.of(role):
+            kinds[role] = load_plugin(name, f"phases.{role}")
+    phases = {role: kind(recipe, generator, judge) for role, kind in kinds.items()}
+    if name := recipe.reward.function:
+        function = load_plugin(name, "reward.function")
+        return {role: CustomReward(phase, function, name) for role, phase in phases.items()}
+    return phases

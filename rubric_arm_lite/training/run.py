@@ -104,6 +104,7 @@ def train(
             from rubric_arm_lite.models.unsloth import prepare
 
             prepare()  # it patches other libraries, so it is imported before them
+        from rubric_arm_lite.models import ALONE
         from rubric_arm_lite.training.stages import run_stages
         from rubric_arm_lite.training.state import TrainingState
 
@@ -113,7 +114,7 @@ def train(
                 progress = None
                 directory = RunDirectory.follow(path, recipe_hash(settings))
                 stack.enter_context(closing(directory))
-        run_stages(TrainingState(settings, directory, progress or Progress(), processes), until)
+        run_stages(TrainingState(settings, directory, progress or Progress(), processes or ALONE), until)
         return RunResult.of(directory, settings)
 
 

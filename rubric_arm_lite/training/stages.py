@@ -11,21 +11,26 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rubric_arm_lite.errors import CheckpointError
-from rubric_arm_lite.evaluation import AdapterPair
-from rubric_arm_lite.evaluation.caveats import few_pairs_caveats, unparsed_caveats
+from rubric_arm_lite.evaluation import AdapterPair, make_evaluator
+from rubric_arm_lite.evaluation.caveats import (
+    few_pairs_caveats,
+    no_gradient_caveats,
+    unparsed_caveats,
+)
 from rubric_arm_lite.models import AdapterModel
 from rubric_arm_lite.runs import RunDirectory, package_versions, read_object
-from rubric_arm_lite.training.hooks import AlternatingStage
-from rubric_arm_lite.training.schedule import STAGES
+from rubric_arm_lite.training.hooks import LoggedTraining
+from rubric_arm_lite.training.phases import make_phases
+from rubric_arm_lite.training.schedule import STAGES, ScheduledPhase, scheduled_phases
 from rubric_arm_lite.training.state import TrainingState
-from rubric_arm_lite.training.warmup import role_examples, teacher_rows, updates, warm_up_role
+from rubric_arm_lite.training.warmup import role_examples, updates, warm_up_role
 from rubric_arm_lite.types import ROLES, Role
 
 CROSS_PLAY = {
@@ -52,12 +57,13 @@ def run_stages(state: TrainingState, until: str | None = None) -> None:
         _describe_data(state)
     for stage in STAGES[: STAGES.index(until) + 1] if until else STAGES:
         if stage not in state.directory.state.stages:
-            start = state.clock()
-            _run_stage(state, stage)
-            if stage != "alternating":  # whose phases are timed one by one
-                state.log_time(stage, start)
-    if "final" in state.directory.state.stages:
-        _restore_lost_adapters(state)
+            with nullcontext() if stage == "alternating" else state.timed(stage):  # its phases are timed one by one
+                _run_stage(state, stage)
+    for role in ROLES if state.directory.writes and "final" in state.directory.state.stages else ():
+        folder = state.directory.path / "adapters" / role
+        if not (folder / "adapter_model.safetensors").is_file():
+            state.progress.note(f"{folder} was missing; it was written again from the last checkpoint.")
+            state.model.save_adapter(role, folder)
 
 
 def _run_stage(state: TrainingState, stage: str) -> None:
@@ -75,7 +81,7 @@ def _run_stage(state: TrainingState, stage: str) -> None:
             for caveat in unparsed_caveats(values, state.recipe.evaluation.unparsed_value):
                 state.progress.note(caveat)
         case "alternating":
-            AlternatingStage(state, lambda name: evaluate(state, name)).train()
+            _alternate(state)
         case "cross-play":
             values_of = {name: evaluate(state, f"cross-play: {name}", pair) for name, pair in CROSS_PLAY.items()}
             state.directory.write_json("cross_play.json", values_of)
@@ -86,6 +92,72 @@ def _run_stage(state: TrainingState, stage: str) -> None:
             summary = {"recipe": state.recipe.name, "seed": state.recipe.seed, **values}
             state.directory.write_json("summary.json", summary)
     state.directory.commit(stage=stage)
+
+
+# --- warm-up and alternating GRPO -----------------------------------------------------------------------------------
+
+
+def _warm_up(state: TrainingState, role: Role, stage: str) -> None:
+    settings, rows = state.recipe.warmup, state.warmup_rows
+    folder = state.directory.path / "warmup" / role
+    if settings.source is not None:
+        examples, too_long = role_examples(rows, role, state.model, state.prompts)
+        if too_long:
+            state.progress.note(f"{too_long} warm-up rows of the {role} are longer than the context and were skipped.")
+        if unusable := len(rows) - len(examples) - too_long:
+            state.progress.note(f"{unusable} warm-up rows have a rubric that does not parse; the judge skips them.")
+        sft = settings.rubric if role == "rubric" else settings.judge
+        state.progress.stage(f"warm-up {role}", updates(sft, len(examples)))
+        losses = warm_up_role(
+            state.model, role, examples, sft, state.recipe.seed, folder, state.progress.step, state.processes
+        )
+        for step, loss in losses:
+            state.directory.append("metrics.jsonl", {"kind": "warmup", "role": role, "step": step, "loss": loss})
+    if role == "judge":
+        state.model.freeze_references()
+    state.directory.commit(state.save, stage=stage, keep=state.recipe.checkpoint.save_total_limit)
+    if state.directory.writes:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _alternate(state: TrainingState) -> None:
+    """Train both adapters through the rest of the schedule."""
+
+    def place(phase: ScheduledPhase, role: Role) -> dict[str, Any]:
+        return {"slot": phase.index, "phase": phase.label, "role": role}
+
+    def after_phase(phase: ScheduledPhase, seconds: float, tokens: int) -> None:
+        state.log_time(phase.label, seconds, tokens)
+        if state.recipe.evaluation.after_phases:
+            with state.timed(f"evaluate {phase.label}"):
+                evaluate(state, phase.label)
+        if state.directory.writes:
+            steps = [
+                (row["phase"], row["role"], row)
+                for row in state.directory.read_log("metrics.jsonl")
+                if row["kind"] == "step" and row["slot"] == phase.index
+            ]
+            for caveat in no_gradient_caveats(steps):
+                state.progress.note(caveat)
+
+    def ends_early(phase: ScheduledPhase, step: int) -> bool:
+        """Whether the recipe's ``until`` ends this phase after this step."""
+        until = state.recipe.schedule.until
+        if until is None or until.phase not in phase.roles or (step + 1) % until.every:
+            return False
+        probe = [pair for block in reversed(state.data.train) for pair in block.pairs][: until.pairs]
+        settings = state.recipe.evaluation.model_copy(update={"pairs": until.pairs, "vote_pairs": 1, "showcase": 0})
+        value = make_evaluator(state.recipe, state.generator, settings, probe).evaluate("probe").values[until.metric]
+        row = {"slot": phase.index, "phase": phase.label, "step": step, until.metric: value}
+        state.directory.append("metrics.jsonl", {"kind": "probe", **row})
+        return value >= until.at_least
+
+    phases = make_phases(state.recipe, state.generator)
+    training = LoggedTraining(state, state.sampler, phases, place, after_phase, ends_early)
+    training.train(scheduled_phases(state.recipe.schedule), state.data.train)
+
+
+# --- evaluation -----------------------------------------------------------------------------------------------------
 
 
 def evaluate(
@@ -119,38 +191,34 @@ def describe_evaluation(values: Mapping[str, float]) -> str:
     return "  ".join(parts)
 
 
+# --- versions and data ----------------------------------------------------------------------------------------------
+
+
 def versions(model: AdapterModel) -> dict[str, Any]:
     """Versions of the packages, device, CPU threads and, in a checkout, git revision of this run."""
     names = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes")
+    package, revision = Path(__file__).resolve().parents[1], ""
+    command = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12"]
+    if (package.parent / ".git").exists():
+        with suppress(OSError, subprocess.SubprocessError):
+            revision = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     return {
         **package_versions(names),
         "device": torch.cuda.get_device_name() if model.device.type == "cuda" else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
-        "git": _git_revision(),
+        "git": revision or None,
     }
 
 
-def _git_revision() -> str | None:
-    package = Path(__file__).resolve().parents[1]
-    command = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12"]
-    if (package.parent / ".git").exists():
-        with suppress(OSError, subprocess.SubprocessError):
-            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-            return done.stdout.strip() or None
-    return None
-
-
 def _note_skipped_data(state: TrainingState) -> None:
-    for counts in state.counts:
-        if counts.skipped:
-            state.progress.note(counts.line("rows"))
+    notes = [counts.line("rows") for counts in state.counts if counts.skipped]
     if state.data.too_long:
-        state.progress.note(
+        notes.append(
             f"{state.data.too_long} pairs are longer than model.max_context ({state.recipe.model.max_context} tokens) "
             "and were skipped."
         )
-    for caveat in few_pairs_caveats(len(state.evaluator.pairs)):
-        state.progress.note(caveat)
+    for note in (*notes, *few_pairs_caveats(len(state.evaluator.pairs))):
+        state.progress.note(note)
 
 
 def _describe_data(state: TrainingState) -> None:
@@ -177,39 +245,3 @@ def _check_same_data(state: TrainingState) -> None:
             f"{state.recipe.data.source} now holds other pairs than when {state.directory.path} began. Restore the "
             "data, or start anew under another name."
         )
-
-
-def _warm_up(state: TrainingState, role: Role, stage: str) -> None:
-    recipe, settings, note = state.recipe, state.recipe.warmup, state.progress.note
-    folder = state.directory.path / "warmup" / role
-    if settings.source is not None:
-        rows = state.warmup_rows
-        if settings.source == "testbed":
-            words = recipe.prompts.pointwise_words if recipe.reward.judge == "pointwise" else None
-            rows = teacher_rows(settings, state.data.world, recipe.seed, words)
-        examples, too_long = role_examples(rows, role, state.model, state.prompts)
-        if too_long:
-            note(f"{too_long} warm-up rows of the {role} are longer than the context and were skipped.")
-        if unusable := len(rows) - len(examples) - too_long:
-            note(f"{unusable} warm-up rows have a rubric that does not parse; the judge skips them.")
-        sft = settings.rubric if role == "rubric" else settings.judge
-        state.progress.stage(f"warm-up {role}", updates(sft, len(examples)))
-        losses = warm_up_role(
-            state.model, role, examples, sft, recipe.seed, folder, state.progress.step, state.processes
-        )
-        for step, loss in losses:
-            state.directory.append("metrics.jsonl", {"kind": "warmup", "role": role, "step": step, "loss": loss})
-    if role == "judge":
-        state.model.freeze_references()
-    state.directory.commit(state.save, stage=stage, keep=recipe.checkpoint.save_total_limit)
-    if state.directory.writes:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _restore_lost_adapters(state: TrainingState) -> None:
-    """Write the adapters of a finished run again if they were removed."""
-    for role in ROLES if state.directory.writes else ():
-        folder = state.directory.path / "adapters" / role
-        if not (folder / "adapter_model.safetensors").is_file():
-            state.progress.note(f"{folder} was missing; it was written again from the last checkpoint.")
-            state.model.save_adapter(role, folder)

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rubric_arm_lite.data import WarmupRow
+from rubric_arm_lite.data import Counts, RunData, WarmupRow, read_trajectories
 from rubric_arm_lite.errors import ConfigError, DataError, TrainingError
 from rubric_arm_lite.models import ALONE, AdapterModel, Processes
-from rubric_arm_lite.prompts import PromptBuilder, parse_rubric
-from rubric_arm_lite.recipe import PointwiseWords, SFTSettings, WarmupSettings, derive_seed
+from rubric_arm_lite.prompts import PromptBuilder, parse_rubric, prompt_hash
+from rubric_arm_lite.recipe import Recipe, SFTSettings, derive_seed
 from rubric_arm_lite.types import Role
 
 LARGE_VOCABULARY = 32768
@@ -60,14 +60,24 @@ def role_examples(
     return examples, too_long
 
 
-def teacher_rows(
-    settings: WarmupSettings, world: Any, seed: int, words: PointwiseWords | None = None
-) -> list[WarmupRow]:
-    """The testbed teacher's trajectories as warm-up rows; with ``words`` their judgements are pointwise."""
+def read_warmup_rows(recipe: Recipe, data: RunData) -> tuple[list[WarmupRow], tuple[Counts, ...]]:
+    """The rows of a recipe's warm-up, and what a source outside the testbed skipped; none without a warm-up.
+
+    Raises:
+        DataError: for a source or row that cannot be used.
+    """
     from rubric_arm_lite.data.testbed.trajectories import Teacher
 
-    blocks = world.blocks("train", settings.prompts)
-    return Teacher(world, settings.teacher, words).trajectories(blocks, seed)
+    settings = recipe.warmup
+    if settings.source is None:
+        return [], ()
+    if settings.source != "testbed":
+        held_out = {prompt_hash(pair.prompt) for pair in data.test}
+        rows, counts = read_trajectories(settings, recipe.seed, data.decontaminator, held_out, recipe.pointwise)
+        return rows, (counts,)
+    assert data.world is not None, "Recipes refuse warmup.source: testbed with other data."
+    teacher = Teacher(data.world, settings.teacher, recipe.prompts.pointwise_words if recipe.pointwise else None)
+    return teacher.trajectories(data.world.blocks("train", settings.prompts), recipe.seed), ()
 
 
 def warm_up_role(

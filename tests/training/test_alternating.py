@@ -30,7 +30,7 @@ class Recorder:
     data: list[PromptBlock]
     end: set[tuple[int, int]] = field(default_factory=set)
     events: list[Event] = field(default_factory=list)
-    turns: list[tuple[ScheduledPhase, int, RoleStep]] = field(default_factory=list)
+    rollouts: list[tuple[ScheduledPhase, int, RoleStep]] = field(default_factory=list)
     sampler: ScriptedSampler = field(default_factory=lambda: sampler(says_a))
 
     def __post_init__(self) -> None:
@@ -50,22 +50,23 @@ class Recorder:
         self.sampler.fingerprints[role] = f"{role}-{version}"
         return StepMetrics({"version": float(version)})
 
-    def before_phase(self, slot: ScheduledPhase, steps: int) -> None:
-        self.events.append(("before", slot.label, steps))
+    def before_phase(self, phase: ScheduledPhase, steps: int) -> None:
+        self.events.append(("before", phase.label, steps))
 
-    def after_step(self, slot: ScheduledPhase, step: int, done: list[tuple[RoleStep, StepMetrics]]) -> bool:
-        self.events.append(("step", slot.index, step))
-        self.turns += [(slot, step, turn) for turn, _ in done]
-        return (slot.index, step) in self.end
+    def after_step(self, phase: ScheduledPhase, step: int, done: list[tuple[RoleStep, StepMetrics]]) -> bool:
+        self.events.append(("step", phase.index, step))
+        self.rollouts += [(phase, step, rollout) for rollout, _ in done]
+        return (phase.index, step) in self.end
 
-    def after_phase(self, slot: ScheduledPhase) -> None:
-        self.events.append(("after", slot.label))
+    def after_phase(self, phase: ScheduledPhase) -> None:
+        self.events.append(("after", phase.label))
 
     def run(self, start: Position | None = None) -> Recorder:
-        writer = RubricGenerator(self.sampler, PROMPTS, RubricCache(1000))
+        generator = RubricGenerator(self.sampler, PROMPTS, RubricCache(1000))
+        judge = judge_of(self.sampler, self.settings)
         phases: dict[Role, Phase] = {
-            "judge": JudgePhase(self.settings, writer, PROMPTS),
-            "rubric": RubricPhase(self.settings, judge_of(self.sampler, self.settings), PROMPTS),
+            "judge": JudgePhase(self.settings, generator, judge),
+            "rubric": RubricPhase(self.settings, generator, judge),
         }
         hooks = Hooks(self.before_phase, self.after_step, self.after_phase)
         alternate(
@@ -73,9 +74,13 @@ class Recorder:
         )
         return self
 
-    def seen(self, slot: int) -> set[str]:
+    def seen(self, phase: int) -> set[str]:
         """Ids of the prompts or pairs that a phase was trained on."""
-        return {g.example.example_id for s, _, turn in self.turns if s.index == slot for g in turn.groups}
+        return {g.example.example_id for s, _, rollout in self.rollouts if s.index == phase for g in rollout.groups}
+
+
+def example_of(group: RolloutGroup) -> tuple[Any, ...]:
+    return group.example.prompt, group.example.seed, group.example.comparisons
 
 
 def phases_of(recorder: Recorder) -> list[str]:
@@ -126,7 +131,7 @@ def test_a_phase_updates_its_own_adapter_only() -> None:
             role = event[1].split()[0]
         if event[0] == "update":
             assert event[1] == role
-    assert [turn.role for _, _, turn in recorder.turns] == ["judge"] * 2 + ["rubric"] * 2 + (
+    assert [rollout.role for _, _, rollout in recorder.rollouts] == ["judge"] * 2 + ["rubric"] * 2 + (
         ["judge"] * 2 + ["rubric"] * 2
     ) * 2
 
@@ -154,7 +159,7 @@ def test_simultaneous_phases_last_as_long_as_the_longer_role() -> None:
     )
     recorder = Recorder(settings, blocks(4)).run()
     assert recorder.events[0] == ("before", "judge+rubric 1", 4)
-    sizes = [(step, turn.role, len(turn.groups)) for _, step, turn in recorder.turns]
+    sizes = [(step, rollout.role, len(rollout.groups)) for _, step, rollout in recorder.rollouts]
     assert sizes[:2] == [(0, "judge", 1), (0, "rubric", 4)]
     assert sizes[2:] == [(s, r, n) for s in (1, 2, 3) for r, n in (("judge", 1), ("rubric", 0))]
 
@@ -162,8 +167,8 @@ def test_simultaneous_phases_last_as_long_as_the_longer_role() -> None:
 def test_cycles_take_parts_of_the_data_without_overlap() -> None:
     data = blocks(13)
     recorder = Recorder(recipe(schedule={"cycles": 3}), data).run()
-    judged = [recorder.seen(slot) for slot in (0, 2, 4)]
-    written = [recorder.seen(slot) for slot in (1, 3, 5)]
+    judged = [recorder.seen(phase) for phase in (0, 2, 4)]
+    written = [recorder.seen(phase) for phase in (1, 3, 5)]
     assert set.union(*judged) == {p.pair_id for b in data for p in b.pairs}
     assert set.union(*written) == {b.prompt_id for b in data}
     assert sum(map(len, judged)) == sum(map(len, written)) == 13
@@ -195,30 +200,30 @@ def test_advantages_are_those_of_the_rewards(scale: Any) -> None:
         blocks(4),
         sampler=sampler(says_a, lambda request, example, index: kinds[index]),
     ).run()
-    assert recorder.turns
-    for _, _, turn in recorder.turns:
-        assert turn.advantages == [group_advantages(row, scale) for row in turn.rewards]
-        assert [len(row) for row in turn.rewards] == [len(g.samples) for g in turn.groups]
+    assert recorder.rollouts
+    for _, _, rollout in recorder.rollouts:
+        assert rollout.advantages == [group_advantages(row, scale) for row in rollout.rewards]
+        assert [len(row) for row in rollout.rewards] == [len(g.samples) for g in rollout.groups]
 
 
 @pytest.mark.parametrize("order", ["judge_first", "simultaneous"])
-@pytest.mark.parametrize("slot", [0, 1])
+@pytest.mark.parametrize("phase", [0, 1])
 @pytest.mark.parametrize("step", [0, 1, 2])
-def test_a_later_start_retraces_the_rest(order: str, slot: int, step: int) -> None:
+def test_a_later_start_retraces_the_rest(order: str, phase: int, step: int) -> None:
     """From any position, also one behind a phase's last step: the same prompts, seeds and orders follow."""
     settings = recipe(schedule={"order": order, "cycles": 2}, seed=3)
     whole = Recorder(settings, blocks(8)).run()
-    rest = Recorder(settings, blocks(8)).run(Position(slot, step))
+    rest = Recorder(settings, blocks(8)).run(Position(phase, step))
 
     def asked(recorder: Recorder) -> list[Any]:
         return [
-            (s.index, n, turn.role, [(g.example.prompt, g.example.seed, g.example.comparisons) for g in turn.groups])
-            for s, n, turn in recorder.turns
+            (scheduled.index, n, rollout.role, [example_of(group) for group in rollout.groups])
+            for scheduled, n, rollout in recorder.rollouts
         ]
 
-    expected = [row for row in asked(whole) if (row[0], row[1]) >= (slot, step)]
+    expected = [row for row in asked(whole) if (row[0], row[1]) >= (phase, step)]
     assert asked(rest) == expected
-    assert phases_of(rest) == phases_of(whole)[slot:]
+    assert phases_of(rest) == phases_of(whole)[phase:]
     if step == 2:
         label = phases_of(rest)[0]
         assert rest.events[:2] == [("before", label, 2), ("after", label)], "a finished phase is only closed"
@@ -238,5 +243,5 @@ def test_a_phase_may_end_early() -> None:
 def test_seeds_differ_between_steps_cycles_and_roles() -> None:
     settings = recipe(schedule={"cycles": 2}, judge={"max_steps": 2}, rubric={"max_steps": 2})
     recorder = Recorder(settings, blocks(4)).run()
-    seeds = [g.example.seed for _, _, turn in recorder.turns for g in turn.groups]
+    seeds = [g.example.seed for _, _, rollout in recorder.rollouts for g in rollout.groups]
     assert len(set(seeds)) == len(seeds) == 16

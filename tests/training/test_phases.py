@@ -34,12 +34,14 @@ from tests.scripted import ScriptedSampler, Written
 
 def judge_phase(scripted: ScriptedSampler, settings: Recipe | None = None) -> JudgePhase:
     settings = settings or recipe()
-    return JudgePhase(settings, RubricGenerator(scripted, PROMPTS, RubricCache(settings.cache.capacity)), PROMPTS)
+    generator = RubricGenerator(scripted, PROMPTS, RubricCache(settings.cache.capacity))
+    return JudgePhase(settings, generator, judge_of(scripted, settings))
 
 
 def rubric_phase(scripted: ScriptedSampler, settings: Recipe | None = None) -> RubricPhase:
     settings = settings or recipe()
-    return RubricPhase(settings, judge_of(scripted, settings), PROMPTS)
+    generator = RubricGenerator(scripted, PROMPTS, RubricCache(settings.cache.capacity))
+    return RubricPhase(settings, generator, judge_of(scripted, settings))
 
 
 def rollout(phase: Any, scripted: ScriptedSampler, batch: list[PromptBlock], seed: int = 0, n: int = 2) -> Any:
@@ -108,7 +110,7 @@ def test_cached_rubrics_are_served_until_the_generator_changes() -> None:
     assert len(scripted.prompts("rubric")) == 2, "one rubric per prompt, not per pair"
     phase.prepare([block("x", pairs=3), block("y")], seed=2)
     assert len(scripted.prompts("rubric")) == 2, "a later step is served from the cache"
-    assert phase.measured()["cache/hit_rate"] == pytest.approx(4 / 8)
+    assert phase.metrics()["cache/hit_rate"] == pytest.approx(4 / 8)
     phase.prepare([block("z")], seed=2)
     assert len(scripted.prompts("rubric")) == 3
     scripted.fingerprints["rubric"] = "after an update"
@@ -145,8 +147,8 @@ def test_unusable_rubrics_are_redrawn_then_left_out() -> None:
     names = [name.removeprefix("request ") for name, _ in draws]
     assert names == ["x", "y", "z", "y", "z", "y", "z"], "only what did not parse is asked again"
     assert len({seed for _, seed in draws}) == len(draws), "each attempt is a new draw"
-    assert phase.measured()["rubrics/usable"] == pytest.approx(3 / 5)
-    assert phase.measured()["rubrics/unusable"] == pytest.approx(2 / 5)
+    assert phase.metrics()["rubrics/usable"] == pytest.approx(3 / 5)
+    assert phase.metrics()["rubrics/unusable"] == pytest.approx(2 / 5)
     phase.prepare(batch, seed=2)
     assert len(draws) == 7, "that a prompt has no usable rubric is remembered too"
 
@@ -154,7 +156,7 @@ def test_unusable_rubrics_are_redrawn_then_left_out() -> None:
 def test_a_cut_rubric_is_not_used() -> None:
     phase = judge_phase(sampler(generator=lambda request, example, i: (RUBRIC_TEXT, "length")))
     assert phase.prepare(blocks(3), seed=1) == []
-    assert phase.measured()["rubrics/unusable"] == 1.0
+    assert phase.metrics()["rubrics/unusable"] == 1.0
 
 
 def test_greedy_rubrics_are_drawn_once() -> None:
@@ -194,12 +196,12 @@ def test_judge_rewards_by_hand() -> None:
     _, rewards = rollout(phase, scripted, blocks(2), n=5)
     assert totals(rewards) == [[1.3, 1.0, 0.3, 0.0, 0.0]] * 2
     assert rewards[0][0].parts == (("accuracy", 1.0), ("format", 1.0))
-    measured = phase.measured()
-    assert measured["parse/ok"] == pytest.approx(2 / 5)
-    assert measured["parse/malformed"] == pytest.approx(2 / 5)
-    assert measured["parse/truncated"] == pytest.approx(1 / 5)
-    assert measured["verdicts/none"] == pytest.approx(2 / 5)
-    assert measured["verdicts/A"] + measured["verdicts/B"] == pytest.approx(3 / 5)
+    values = phase.metrics()
+    assert values["parse/ok"] == pytest.approx(2 / 5)
+    assert values["parse/malformed"] == pytest.approx(2 / 5)
+    assert values["parse/truncated"] == pytest.approx(1 / 5)
+    assert values["verdicts/none"] == pytest.approx(2 / 5)
+    assert values["verdicts/A"] + values["verdicts/B"] == pytest.approx(3 / 5)
 
 
 def test_graded_format() -> None:
@@ -227,7 +229,7 @@ def test_the_tally_is_of_one_step() -> None:
     phase = judge_phase(scripted)
     rollout(phase, scripted, blocks(2))
     phase.prepare([], seed=1)
-    assert phase.measured()["parse/ok"] == phase.measured()["rubrics/usable"] == 0.0
+    assert phase.metrics()["parse/ok"] == phase.metrics()["rubrics/usable"] == 0.0
 
 
 def test_scoring_needs_the_rubric() -> None:
@@ -302,10 +304,10 @@ def test_rubrics_earn_what_the_judge_makes_of_them() -> None:
     judged = scripted.prompts("judge")
     assert len(judged) == 2 * 3 * 2, "the rubric that does not parse is never sent to the judge"
     assert not any("no rubric" in text for text in judged)
-    measured = phase.measured()
-    assert measured["parse/ok"] == 0.75 and measured["parse/malformed"] == 0.25
-    assert measured["verdicts/none"] == pytest.approx(1 / 3)
-    assert measured["criteria"] == 1.0
+    values = phase.metrics()
+    assert values["parse/ok"] == 0.75 and values["parse/malformed"] == 0.25
+    assert values["verdicts/none"] == pytest.approx(1 / 3)
+    assert values["criteria"] == 1.0
 
 
 def test_an_unparsed_verdict_can_leave_the_rubric_out() -> None:
@@ -343,7 +345,7 @@ def test_without_a_usable_rubric_the_judge_is_not_asked() -> None:
     _, rewards = rollout(phase, scripted, blocks(2))
     assert totals(rewards) == [[0.0, 0.0]] * 2
     assert scripted.prompts("judge") == []
-    assert phase.measured()["criteria"] == 0.0
+    assert phase.metrics()["criteria"] == 0.0
 
 
 def test_verdicts_come_back_to_their_comparisons() -> None:

@@ -10,7 +10,7 @@ import pytest
 from rubric_arm_lite.models import Sampling
 from rubric_arm_lite.prompts import PromptBuilder, Templates, parse_rubric
 from rubric_arm_lite.reward_model import RubricCache, RubricGenerator
-from rubric_arm_lite.training.pointwise_phases import make_phases
+from rubric_arm_lite.training.phases import make_phases
 from tests.players import PROMPTS, blocks, recipe, right, sampler, totals
 
 PAGE = Path(__file__).parents[2] / "docs" / "plugins.md"

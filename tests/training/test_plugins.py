@@ -9,7 +9,7 @@ import pytest
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.models import Sampling
 from rubric_arm_lite.reward_model import RubricCache, RubricGenerator
-from rubric_arm_lite.training.pointwise_phases import make_phases
+from rubric_arm_lite.training.phases import make_phases
 from rubric_arm_lite.types import Role
 from tests.players import PROMPTS, RUBRIC_TEXT, blocks, recipe, right, sampler, totals
 
@@ -29,8 +29,6 @@ def fails(sample):
     raise KeyError("weight")
 
 class TwoFold(JudgePhase):
-    def __init__(self, recipe, generator, judge):
-        super().__init__(recipe, generator, judge.prompts)
     def prepare(self, batch, seed):
         return super().prepare(list(batch) * 2, seed)
 """
@@ -54,7 +52,7 @@ def test_a_reward_replaces_the_method_s_own_and_keeps_its_parts(plugins: Path, r
     default, rewards = plain.score(groups, 1), phase.score(groups, 1)
     assert totals(rewards)[0][0] == pytest.approx(totals(default)[0][0] - length / 1000)
     assert rewards[0][0].parts == default[0][0].parts
-    assert phase.measured().keys() == plain.measured().keys()
+    assert phase.metrics().keys() == plain.metrics().keys()
 
 
 @pytest.mark.parametrize(

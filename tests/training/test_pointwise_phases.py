@@ -10,8 +10,7 @@ from rubric_arm_lite.errors import BackendError
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.reward_model.generator import RubricCache, RubricGenerator
 from rubric_arm_lite.reward_model.judge import make_judge, pointwise_judge
-from rubric_arm_lite.training.phases import JudgePhase, RubricPhase
-from rubric_arm_lite.training.pointwise_phases import PointwiseJudgePhase, PointwiseRubricPhase, make_phases
+from rubric_arm_lite.training.phases import JudgePhase, RubricPhase, make_phases
 from rubric_arm_lite.types import Example, Reward, RolloutGroup, Rubric
 from tests.players import PROMPTS, block, blocks, recipe, sampler, section, totals
 from tests.pointwise_players import PointwiseSampler, checks
@@ -20,19 +19,20 @@ from tests.scripted import Written
 POINTWISE = {"judge": "pointwise", "rubric_attempts": 1}
 
 
-def judge_phase(scripted: PointwiseSampler, **reward: Any) -> PointwiseJudgePhase:
+def judge_phase(scripted: PointwiseSampler, **reward: Any) -> JudgePhase:
     settings = recipe(reward={**POINTWISE, **reward})
     generator = RubricGenerator(scripted, PROMPTS, RubricCache(9))
-    return PointwiseJudgePhase(settings, generator, pointwise_judge(settings, scripted, PROMPTS))
+    return JudgePhase(settings, generator, pointwise_judge(settings, scripted, PROMPTS))
 
 
-def rubric_phase(scripted: PointwiseSampler, **reward: Any) -> PointwiseRubricPhase:
+def rubric_phase(scripted: PointwiseSampler, **reward: Any) -> RubricPhase:
     settings = recipe(reward={**POINTWISE, **reward})
-    return PointwiseRubricPhase(settings, pointwise_judge(settings, scripted, PROMPTS), PROMPTS)
+    generator = RubricGenerator(scripted, PROMPTS, RubricCache(9))
+    return RubricPhase(settings, generator, pointwise_judge(settings, scripted, PROMPTS))
 
 
 def played(
-    phase: PointwiseJudgePhase | PointwiseRubricPhase, scripted: PointwiseSampler, count: int = 1, n: int = 2
+    phase: JudgePhase | RubricPhase, scripted: PointwiseSampler, count: int = 1, n: int = 2
 ) -> tuple[list[RolloutGroup], list[list[Reward]]]:
     groups = scripted.sample(phase.role, phase.prepare(blocks(count), 3), Sampling(90, n))
     return groups, phase.score(groups, 3)
@@ -96,8 +96,8 @@ def test_a_broken_form_earns_minus_one_and_is_in_no_mean() -> None:
     scripted = PointwiseSampler(judge=judge)
     phase = judge_phase(scripted)
     assert totals(played(phase, scripted)[1]) == [[1, -1]] * 2
-    measured = phase.measured()
-    assert measured["parse/malformed"] == 0.5 and measured["answers/true"] == 1.0 and measured["rubrics/usable"] == 1.0
+    values = phase.metrics()
+    assert values["parse/malformed"] == 0.5 and values["answers/true"] == 1.0 and values["rubrics/usable"] == 1.0
     cut = PointwiseSampler(judge=lambda response, rubric, index: (checks(rubric), "length"))
     assert totals(played(judge_phase(cut), cut)[1]) == [[-1, -1]] * 2 and not cut.questions
 
@@ -116,7 +116,7 @@ def test_a_prompt_without_a_usable_rubric_is_left_out() -> None:
     scripted = PointwiseSampler(generator=lambda request, example, index: "no rubric")
     phase = judge_phase(scripted)
     assert phase.prepare(blocks(2), 3) == [] and phase.score([], 3) == []
-    assert phase.measured()["rubrics/unusable"] == 1.0
+    assert phase.metrics()["rubrics/unusable"] == 1.0
 
 
 def test_a_backend_without_probabilities_says_so() -> None:
@@ -142,8 +142,8 @@ def test_a_rubric_earns_by_the_frozen_greedy_judge() -> None:
     assert totals(rewards) == [[1, -1, -1]]
     call = scripted.calls[-1]
     assert call.adapter == "judge" and call.sampling.temperature == 0.0 and len(call.examples) == 4
-    measured = phase.measured()
-    assert measured["scores/read"] == 1.0 and measured["criteria"] == 1.0 and measured["parse/ok"] == 2 / 3
+    values = phase.metrics()
+    assert values["scores/read"] == 1.0 and values["criteria"] == 1.0 and values["parse/ok"] == 2 / 3
 
 
 def test_several_pairs_are_averaged_and_equal_prompts_asked_once() -> None:
@@ -163,7 +163,7 @@ def test_a_judge_that_cannot_be_read(unparsed: str, masked: bool) -> None:
     phase = rubric_phase(scripted, unparsed=unparsed)
     _, rewards = played(phase, scripted)
     assert [(r.total, r.masked) for r in rewards[0]] == [(-1, masked)] * 2
-    assert phase.measured()["scores/unread"] == 1.0
+    assert phase.metrics()["scores/unread"] == 1.0
 
 
 def test_sampled_judgements_are_averaged() -> None:
@@ -182,12 +182,9 @@ def test_the_recipe_chooses_the_form() -> None:
     generator = RubricGenerator(scripted, PROMPTS, RubricCache(9))
     pair = block("x").pairs[0]
     rubric = generator.write([pair.prompt], Sampling(9), 0)[0]
-    for form, kinds, prompts in (
-        ("pairwise", (JudgePhase, RubricPhase), 2),
-        ("pointwise", (PointwiseJudgePhase, PointwiseRubricPhase), 2),
-    ):
+    for form, prompts, counted in (("pairwise", 1, "verdicts/none"), ("pointwise", 2, "answers/true")):
         settings = recipe(reward={"judge": form})
         phases = make_phases(settings, generator)
-        assert (type(phases["judge"]), type(phases["rubric"])) == kinds
-        shown = make_judge(settings, scripted, PROMPTS).user_prompts(pair.present("A").comparison, rubric)
+        assert counted in phases["judge"].metrics() and len(phases["judge"].prepare([block("x")], 0)) == prompts
+        shown = make_judge(settings, scripted, PROMPTS).user_prompts(pair.present("A").comparison, rubric, "original")
         assert len(shown) == prompts

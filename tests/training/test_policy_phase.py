@@ -8,7 +8,6 @@ from rubric_arm_lite.recipe.policy import PolicyRecipe
 from rubric_arm_lite.training.alternating import rollout_step
 from rubric_arm_lite.training.policy.online import PolicyPhase
 from rubric_arm_lite.training.rewards import policy_reward
-from rubric_arm_lite.training.schedule import ScheduledPhase
 from rubric_arm_lite.types import Example, PromptBlock
 from tests.players import Judge, right, says_a, section, totals
 from tests.policy_players import Chat, StandIn, chat, fixed_judge, requests
@@ -37,25 +36,25 @@ def phase_of(judge: Judge, broken: tuple[str, ...] = ()) -> tuple[PolicyPhase, C
 
 def test_an_answer_earns_half_the_orders_it_wins() -> None:
     phase, sampler = phase_of(right)
-    turn = rollout_step(RECIPE, phase, BLOCKS, sampler, ScheduledPhase(0, 0, ("policy",)), 0)
+    rollout = rollout_step(RECIPE, phase, BLOCKS, sampler, 0, 0)
     # Poor against poor: the judge falls back on B, so each wins one order.
-    assert totals(turn.rewards) == [[1.0, 0.5, 1.0]] * 2
-    assert phase.measured()["orders/2"] == pytest.approx(4 / 6)
-    assert phase.measured()["rubrics/usable"] == 1.0
+    assert totals(rollout.rewards) == [[1.0, 0.5, 1.0]] * 2
+    assert phase.metrics()["orders/2"] == pytest.approx(4 / 6)
+    assert phase.metrics()["rubrics/usable"] == 1.0
     policy_calls = [call for call in sampler.calls if call.adapter == "policy"]
     assert [(c.sampling.num_generations, c.sampling.temperature) for c in policy_calls] == [(3, 1.0), (1, 0.0)]
 
 
 def test_a_judge_that_always_says_a_gives_half_to_everybody() -> None:
     phase, sampler = phase_of(says_a)
-    turn = rollout_step(RECIPE, phase, BLOCKS, sampler, ScheduledPhase(0, 0, ("policy",)), 0)
-    assert totals(turn.rewards) == [[0.5] * 3] * 2
-    assert not any(a.informative for a in turn.advantages)
+    rollout = rollout_step(RECIPE, phase, BLOCKS, sampler, 0, 0)
+    assert totals(rollout.rewards) == [[0.5] * 3] * 2
+    assert not any(a.informative for a in rollout.advantages)
 
 
 def test_both_orders_are_asked_under_the_same_rubric_and_none_is_written() -> None:
     phase, sampler = phase_of(right)
-    rollout_step(RECIPE, phase, BLOCKS[:1], sampler, ScheduledPhase(0, 0, ("policy",)), 0)
+    rollout_step(RECIPE, phase, BLOCKS[:1], sampler, 0, 0)
     prompts = sampler.prompts("judge")
     assert len(prompts) == 6
     pairs = {(section("response_a", p), section("response_b", p)) for p in prompts}
@@ -66,9 +65,9 @@ def test_both_orders_are_asked_under_the_same_rubric_and_none_is_written() -> No
 
 def test_requests_without_a_usable_rubric_are_left_out_and_counted() -> None:
     phase, sampler = phase_of(right, broken=("id0",))
-    turn = rollout_step(RECIPE, phase, BLOCKS, sampler, ScheduledPhase(0, 0, ("policy",)), 0)
-    assert [group.example.example_id for group in turn.groups] == ["id1"]
-    assert phase.measured()["rubrics/unusable"] == 0.5
+    rollout = rollout_step(RECIPE, phase, BLOCKS, sampler, 0, 0)
+    assert [group.example.example_id for group in rollout.groups] == ["id1"]
+    assert phase.metrics()["rubrics/unusable"] == 0.5
     assert phase.score([], 0) == []
 
 

@@ -8,17 +8,19 @@ from typing import Any
 import pytest
 import torch
 
+from rubric_arm_lite.data import RunData
 from rubric_arm_lite.data.pairs import WarmupRow
 from rubric_arm_lite.data.testbed.world import World
 from rubric_arm_lite.errors import DataError, TrainingError
 from rubric_arm_lite.prompts.builder import PromptBuilder, Templates
 from rubric_arm_lite.prompts.parsing import parse_rubric
-from rubric_arm_lite.recipe.fields import PointwiseWords, SFTSettings, WarmupSettings
+from rubric_arm_lite.recipe import load_recipe
+from rubric_arm_lite.recipe.fields import SFTSettings
 from rubric_arm_lite.training.warmup import (
     COMPLETE,
     last_complete,
+    read_warmup_rows,
     role_examples,
-    teacher_rows,
     updates,
     warm_up_role,
 )
@@ -31,9 +33,16 @@ def quiet(step: int, values: dict[str, float]) -> None:
     """Log nothing."""
 
 
+def testbed_rows(name: str, prompts: int) -> list[WarmupRow]:
+    """The rows of a recipe's teacher in the world of seed 5."""
+    recipe = load_recipe(name, ["seed=5", f"warmup.prompts={prompts}"])
+    data = RunData([], [], 0, world=World(5, recipe.data.world))
+    return read_warmup_rows(recipe, data)[0]
+
+
 @pytest.fixture(scope="module")
 def rows() -> list[WarmupRow]:
-    return teacher_rows(WarmupSettings(prompts=6), World(5), seed=5)
+    return testbed_rows("testbed", prompts=6)
 
 
 def builder(model: Any) -> PromptBuilder:
@@ -70,7 +79,7 @@ def test_examples_are_what_inference_would_see(tiny_folder: Any, rows: list[Warm
 def test_a_pointwise_row_shows_one_response(tiny_folder: Any) -> None:
     model = fresh(tiny_folder("qwen3"))
     prompts = PromptBuilder(Templates.load(pointwise="pointwise_bare"), model.control_tokens())
-    found = teacher_rows(WarmupSettings(prompts=2), World(5), 5, PointwiseWords())
+    found = testbed_rows("arrow-testbed", prompts=2)
     assert [row.response_b for row in found] == [None] * len(found)
     (prompt_ids, text_ids), *_ = role_examples(found, "judge", model, prompts)[0]
     rubric = parse_rubric(found[0].judged_rubric or "")

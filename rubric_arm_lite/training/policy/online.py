@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from rubric_arm_lite.errors import TrainingError
 from rubric_arm_lite.models import Sampling
-from rubric_arm_lite.training.alternating import Hooks, Position, RoleStep, alternate
-from rubric_arm_lite.training.hooks import rollout_rows, summarize
-from rubric_arm_lite.training.phases import shares
+from rubric_arm_lite.training.hooks import LoggedTraining
+from rubric_arm_lite.training.phases import fractions
 from rubric_arm_lite.training.policy.state import PolicyState
 from rubric_arm_lite.training.rewards import policy_reward
 from rubric_arm_lite.training.schedule import ScheduledPhase
-from rubric_arm_lite.types import Example, PromptBlock, Reward, Role, RolloutGroup, StepMetrics
+from rubric_arm_lite.types import Example, PromptBlock, Reward, Role, RolloutGroup
 
 
 class PolicyPhase:
@@ -48,11 +46,11 @@ class PolicyPhase:
         rewards = iter([policy_reward(verdict.winners) for verdict in verdicts])
         return [[next(rewards) for _ in group.samples] for group in groups]
 
-    def measured(self) -> dict[str, float]:
-        """Shares of usable rubrics, and of answers by the number of orders they won."""
+    def metrics(self) -> dict[str, float]:
+        """Fractions of usable rubrics, and of answers by the number of orders they won."""
         return {
-            **shares(self._counts, "rubrics", ("usable", "unusable")),
-            **shares(self._counts, "orders", ("0", "1", "2", "unjudged")),
+            **fractions(self._counts, "rubrics", ("usable", "unusable")),
+            **fractions(self._counts, "orders", ("0", "1", "2", "unjudged")),
         }
 
 
@@ -62,33 +60,12 @@ def train_online(state: PolicyState, evaluate: Callable[[str], None]) -> None:
     Raises:
         TrainingError: if a frozen adapter changed.
     """
-    recipe, model, directory = state.recipe, state.models.policy, state.directory
-    keep, save_steps = recipe.checkpoint.save_total_limit, recipe.checkpoint.save_steps
     blocks = [PromptBlock(request.prompt_id, request.text, ()) for request in state.requests.train]
-    phase = PolicyPhase(state)
-    schedule = [ScheduledPhase(i, i, ("policy",)) for i in range(recipe.rounds)]
-    frozen = {name: model.fingerprint(name) for name in model.model.peft_config if name != "policy"}
-
-    def before_phase(scheduled: ScheduledPhase, steps: int) -> None:
-        state.progress.stage(scheduled.label, steps)
-
-    def after_step(scheduled: ScheduledPhase, step: int, done: list[tuple[RoleStep, StepMetrics]]) -> bool:
-        for role_step, metrics in done:
-            values = summarize(role_step, metrics, phase.measured())
-            directory.append("metrics.jsonl", {"kind": "step", "round": scheduled.cycle + 1, "step": step, **values})
-            for row in rollout_rows(scheduled, step, role_step):
-                directory.append("rollouts.jsonl", row)
-            state.progress.step(step + 1, values)
-        if (step + 1) % save_steps == 0:
-            directory.commit(state.save, position=(scheduled.index, step + 1), keep=keep)
-        return False
-
-    def after_phase(scheduled: ScheduledPhase) -> None:
-        for name, fingerprint in frozen.items():
-            if model.fingerprint(name) != fingerprint:
-                raise TrainingError(f"The frozen adapter `{name}` changed in {scheduled.label}.")
-        evaluate(f"round {scheduled.cycle + 1}")
-        directory.commit(state.save, position=(scheduled.index + 1, 0), keep=keep)
-
-    hooks, start = Hooks(before_phase, after_step, after_phase), Position(*directory.state.position)
-    alternate(recipe, schedule, {"policy": phase}, blocks, model, state.learner, hooks, start)
+    training = LoggedTraining(
+        state,
+        state.models.policy,
+        {"policy": PolicyPhase(state)},
+        place=lambda scheduled, _: {"round": scheduled.cycle + 1},
+        after_phase=lambda scheduled, *_: evaluate(f"round {scheduled.cycle + 1}"),
+    )
+    training.train([ScheduledPhase(i, i, ("policy",)) for i in range(state.recipe.rounds)], blocks)
