@@ -33,7 +33,7 @@ def quiet(step: int, values: dict[str, float]) -> None:
     """Log nothing."""
 
 
-def testbed_rows(name: str, prompts: int) -> list[WarmupRow]:
+def rows_of_teacher(name: str, prompts: int) -> list[WarmupRow]:
     """The rows of a recipe's teacher in the world of seed 5."""
     recipe = load_recipe(name, ["seed=5", f"warmup.prompts={prompts}"])
     data = RunData([], [], 0, world=World(5, recipe.data.world))
@@ -42,7 +42,7 @@ def testbed_rows(name: str, prompts: int) -> list[WarmupRow]:
 
 @pytest.fixture(scope="module")
 def rows() -> list[WarmupRow]:
-    return testbed_rows("testbed", prompts=6)
+    return rows_of_teacher("testbed", prompts=6)
 
 
 def builder(model: Any) -> PromptBuilder:
@@ -79,7 +79,7 @@ def test_examples_are_what_inference_would_see(tiny_folder: Any, rows: list[Warm
 def test_a_pointwise_row_shows_one_response(tiny_folder: Any) -> None:
     model = fresh(tiny_folder("qwen3"))
     prompts = PromptBuilder(Templates.load(pointwise="pointwise_bare"), model.control_tokens())
-    found = testbed_rows("arrow-testbed", prompts=2)
+    found = rows_of_teacher("arrow-testbed", prompts=2)
     assert [row.response_b for row in found] == [None] * len(found)
     (prompt_ids, text_ids), *_ = role_examples(found, "judge", model, prompts)[0]
     rubric = parse_rubric(found[0].judged_rubric or "")
