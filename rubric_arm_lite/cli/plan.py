@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from dataclasses import asdict
 from importlib import util
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -15,11 +14,10 @@ from rich.table import Table
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.recipe import Recipe, load_recipe, shipped_recipes
 from rubric_arm_lite.runs import package_versions
-from rubric_arm_lite.training import make_plan
-from rubric_arm_lite.training.plan import GIB, Plan
+from rubric_arm_lite.training.plan import GIB, Plan, make_plan
 from rubric_arm_lite.training.shapes import shape_of
 
-PARTS = (
+ROWS = (
     "weights",
     "adapters",
     "rounded adapters",
@@ -41,24 +39,11 @@ def as_json(recipe: Recipe, plan: Plan, tokens_per_second: float | None) -> dict
     Raises:
         ConfigError: if the speed is not positive and finite.
     """
-    return {
-        "recipe": recipe.name,
-        "base": recipe.model.base,
-        "card_bytes": plan.card,
-        "fits": plan.fits,
-        "least_bytes": plan.least,
-        "peak_bytes": plan.peak,
-        "stages": [
-            {"stage": stage.name, "least_bytes": stage.least, "peak_bytes": stage.used, "parts": stage.parts}
-            for stage in plan.stages
-        ],
-        "advice": [{"set": change, "least_bytes": needed} for change, needed in plan.advice],
-        "train_prompts": plan.length.prompts,
-        "steps_per_phase": plan.length.steps,
-        "tokens_per_cycle": plan.length.tokens,
-        "hours_per_cycle": hours(plan, tokens_per_second),
-        "length_unknown": plan.length.unknown or None,
-    }
+    values = asdict(plan)
+    length = values.pop("length")
+    values["advice"] = [{"set": change, "least_bytes": needed} for change, needed in plan.advice]
+    names = {"recipe": recipe.name, "base": recipe.model.base}
+    return {**names, **values, **length, "hours_per_cycle": hours(plan, tokens_per_second)}
 
 
 def hours(plan: Plan, tokens_per_second: float | None) -> float | None:
@@ -73,35 +58,33 @@ def hours(plan: Plan, tokens_per_second: float | None) -> float | None:
         return None
     if not 0 < tokens_per_second < math.inf:
         raise ConfigError(f"--tokens-per-second {tokens_per_second:g}: give a speed above 0, such as 300.")
-    if plan.length.unknown or not plan.length.tokens:
-        return None
-    return sum(plan.length.tokens.values()) / tokens_per_second / 3600
+    known = plan.length.tokens_per_cycle and not plan.length.length_unknown
+    return sum(plan.length.tokens_per_cycle.values()) / tokens_per_second / 3600 if known else None
 
 
 def show(recipe: Recipe, plan: Plan, tokens_per_second: float | None, console: Console) -> None:
-    """Print the plan.
+    """Print the plan: bytes by stage, whether it fits, what to change if not, and the length of a cycle.
 
     Raises:
         ConfigError: if the speed is not positive and finite.
     """
-    sentences = list(_length(recipe, plan, tokens_per_second))
-    card = "a card of any size" if plan.card is None else f"{plan.card / GIB:.1f} GiB"
+    length, cycles, needed_hours = plan.length, recipe.schedule.cycles, hours(plan, tokens_per_second)
+    card = "a card of any size" if plan.card_bytes is None else f"{plan.card_bytes / GIB:.1f} GiB"
     weights = "unquantized" if recipe.model.quantization == "none" else recipe.model.quantization
     console.print(f"{recipe.name}: {recipe.model.base}, {weights} on {card}", highlight=False)
     table = Table("GiB", box=None, pad_edge=False)
     for stage in plan.stages:
-        table.add_column(stage.name.replace(" ", "\n"), justify="right", no_wrap=True)
-    for part in PARTS:
+        table.add_column(stage.stage.replace(" ", "\n"), justify="right", no_wrap=True)
+    for part in ROWS:
         sizes = [stage.parts.get(part, 0.0) for stage in plan.stages]
         if max(sizes) >= SHOWN_FROM:
             table.add_row(part, *map(_gib, sizes))
-    table.add_row("least", *(_gib(stage.least) for stage in plan.stages), style="bold")
-    table.add_row("peak", *(_gib(stage.used) for stage in plan.stages), style="bold")
+    table.add_row("least", *(_gib(stage.least_bytes) for stage in plan.stages), style="bold")
+    table.add_row("peak", *(_gib(stage.peak_bytes) for stage in plan.stages), style="bold")
     console.print(table)
-    least, peak = _gib(plan.least), _gib(plan.peak)
     lines = [
-        f"Least {least} GiB, with prompts of full length and one row of a group at once; automatic micro-batches use "
-        f"{peak} GiB."
+        f"Least {_gib(plan.least_bytes)} GiB, with prompts of full length and one row of a group at once; automatic "
+        f"micro-batches use {_gib(plan.peak_bytes)} GiB."
     ]
     if plan.fits is not None:
         lines.append("It fits." if plan.fits else f"It does not fit {card}.")
@@ -109,25 +92,22 @@ def show(recipe: Recipe, plan: Plan, tokens_per_second: float | None, console: C
         lines.append(f"  --set {change.replace(' ', ' --set ')}: {_gib(needed)} GiB at the least")
     if plan.fits is False and not plan.advice:
         lines.append("  No setting makes it fit: use a smaller base.")
-    for line in lines + sentences:
-        console.print(line, highlight=False, markup=False)
-
-
-def _length(recipe: Recipe, plan: Plan, tokens_per_second: float | None) -> Iterator[str]:
-    """Prompts, steps, tokens and hours, as far as they are known."""
-    length, cycles, needed = plan.length, recipe.schedule.cycles, hours(plan, tokens_per_second)
-    if length.prompts is not None:
-        yield f"{length.prompts:,} training prompts, once through in {_times(cycles, 'cycle')}."
-    for role, tokens in length.tokens.items():
-        yield f"A {role} phase of {_times(length.steps[role], 'step')} generates at most {tokens:,} tokens."
-    if length.unknown:
-        yield length.unknown
-    if needed is not None:
-        total = f", all {cycles} cycles {cycles * needed:.1f}" if cycles > 1 else ""
-        yield (
-            f"At {tokens_per_second:g} tokens/s the generation of a cycle takes at most {needed:.1f} hours{total}; "
-            "updates come on top."
+    if length.train_prompts is not None:
+        lines.append(f"{length.train_prompts:,} training prompts, once through in {_times(cycles, 'cycle')}.")
+    for role, tokens in length.tokens_per_cycle.items():
+        lines.append(
+            f"A {role} phase of {_times(length.steps_per_phase[role], 'step')} generates at most {tokens:,} tokens."
         )
+    if length.length_unknown:
+        lines.append(length.length_unknown)
+    if needed_hours is not None:
+        total = f", all {cycles} cycles {cycles * needed_hours:.1f}" if cycles > 1 else ""
+        lines.append(
+            f"At {tokens_per_second:g} tokens/s the generation of a cycle takes at most {needed_hours:.1f} "
+            f"hours{total}; updates come on top."
+        )
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
 
 
 def _times(count: int, noun: str) -> str:
@@ -138,6 +118,9 @@ def _gib(size: float) -> str:
     return f"{size / GIB:.2f}"
 
 
+# --- what this machine can run --------------------------------------------------------------------------------------
+
+
 def examine() -> dict[str, Any]:
     """Packages, processor, memory, GPU, and one row per shipped recipe."""
     import torch
@@ -145,13 +128,10 @@ def examine() -> dict[str, Any]:
     gpu: dict[str, Any] | None = None
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-        gpu = {
-            "name": properties.name,
-            "memory_gb": properties.total_memory / GIB,
-            "bf16": torch.cuda.is_bf16_supported(),
-        }
+        memory, bf16 = properties.total_memory / GIB, torch.cuda.is_bf16_supported()
+        gpu = {"name": properties.name, "memory_gb": memory, "bf16": bf16}
     versions = package_versions(_PACKAGES)
-    recipes = [_fit(path, gpu) for name, path in shipped_recipes().items() if name != "base"]  # others extend base.yaml
+    rows = [_recipe_row(name, gpu) for name in shipped_recipes() if name != "base"]  # others extend base.yaml
     return {
         "rubric-arm-lite": versions.pop("rubric-arm-lite"),
         "python": versions.pop("python"),
@@ -159,8 +139,8 @@ def examine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB,
         "gpu": gpu,
-        "recipes": sorted(recipes, key=lambda row: (row["weights"], row["least_gb"] or 0.0)),
-        "best": best(recipes),
+        "recipes": sorted(rows, key=lambda row: (row["weights"], row["least_gb"] or 0.0)),
+        "best": best(rows),
     }
 
 
@@ -169,21 +149,20 @@ def best(rows: list[dict[str, Any]]) -> str | None:
     fitting = [row for row in rows if row["fits"] and row["least_gb"] is not None]  # None: the shipped base
     if not fitting:
         return "testbed" if any(row["fits"] for row in rows) else None
-    name: str = max(fitting, key=lambda row: (row["weights"], row["least_gb"]))["recipe"]
-    return name
+    return str(max(fitting, key=lambda row: (row["weights"], row["least_gb"]))["recipe"])
 
 
-def _fit(path: Path, gpu: dict[str, Any] | None) -> dict[str, Any]:
+def _recipe_row(name: str, gpu: dict[str, Any] | None) -> dict[str, Any]:
     """Whether a shipped recipe runs on this machine, and why."""
-    recipe = load_recipe(str(path))
-    row: dict[str, Any] = {"recipe": path.stem, "fits": None, "why": "", "least_gb": None, "weights": 0}
+    recipe = load_recipe(name)
+    row: dict[str, Any] = {"recipe": name, "fits": None, "why": "", "least_gb": None, "weights": 0}
     if recipe.model.base == "testbed":
         return {**row, "fits": True, "why": "the shipped base, CPU"}
     try:
         shape = shape_of(recipe.model.base)
     except ConfigError as error:
         return {**row, "why": str(error)}
-    row["least_gb"] = needed = make_plan(recipe, shape, None).least / GIB
+    row["least_gb"] = needed = make_plan(recipe, shape, None).least_bytes / GIB
     if recipe.model.checkpoints is None:  # else there is nothing to train, whatever its size
         row["weights"] = shape.linear_weights + shape.other_weights
     if gpu is None:
@@ -196,16 +175,15 @@ def _fit(path: Path, gpu: dict[str, Any] | None) -> dict[str, Any]:
 
 def show_machine(machine: dict[str, Any], console: Console) -> None:
     """Print what :func:`examine` returned."""
-    gpu = machine["gpu"]
-    lines = [
+    gpu_line = "No CUDA GPU: models run on the CPU, in float32."
+    if gpu := machine["gpu"]:
+        bf16 = "bfloat16" if gpu["bf16"] else "no bfloat16 (float16 is used)"
+        gpu_line = f"GPU: {gpu['name']}, {gpu['memory_gb']:.1f} GiB, {bf16}"
+    for line in (
         f"rubric-arm-lite {machine['rubric-arm-lite']}, Python {machine['python']}",
         f"{machine['cores']} CPU cores, {machine['memory_gb']:.1f} GiB memory",
-        "No CUDA GPU: models run on the CPU, in float32.",
-    ]
-    if gpu:
-        bf16 = "bfloat16" if gpu["bf16"] else "no bfloat16 (float16 is used)"
-        lines[2] = f"GPU: {gpu['name']}, {gpu['memory_gb']:.1f} GiB, {bf16}"
-    for line in lines:
+        gpu_line,
+    ):
         console.print(line, highlight=False)
     packages = Table("package", "version", box=None, pad_edge=False)
     for name, version in machine["packages"].items():

@@ -18,12 +18,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, get_args
 
 from pydantic import TypeAdapter
 
 from rubric_arm_lite import __version__
-from rubric_arm_lite.errors import CheckpointError, first_line
+from rubric_arm_lite.errors import CheckpointError, ConfigError, first_line
 from rubric_arm_lite.runs.files import LogRow, atomic_write, fsync, lock_file, read_jsonl
 
 STATE = "state.json"
@@ -100,9 +100,12 @@ class RunDirectory:
         """Create, continue or replace a run directory.
 
         Raises:
+            ConfigError: if ``if_exists`` is another word.
             CheckpointError: if it exists and ``if_exists`` is "raise", belongs to another recipe, is damaged, or is in
                 use.
         """
+        if if_exists not in get_args(IfExists):
+            raise ConfigError(f"--if-exists {if_exists}: use raise, resume or overwrite.")
         state_file = path / STATE
         if path.exists() and not path.is_dir():
             raise CheckpointError(f"{path} is a file. Choose another --run-dir.")

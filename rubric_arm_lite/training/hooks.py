@@ -5,18 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rubric_arm_lite.errors import TrainingError
 from rubric_arm_lite.evaluation.metrics import mean
 from rubric_arm_lite.models import Sampler
-from rubric_arm_lite.runs import Progress, RunDirectory
 from rubric_arm_lite.training.alternating import Hooks, Position, RoleStep, alternate
-from rubric_arm_lite.training.learner import Learner
 from rubric_arm_lite.training.phases import Phase
-from rubric_arm_lite.training.schedule import GRPORecipe, ScheduledPhase
+from rubric_arm_lite.training.schedule import ScheduledPhase
 from rubric_arm_lite.types import PromptBlock, Role, StepMetrics
+
+if TYPE_CHECKING:
+    from rubric_arm_lite.training.policy.state import PolicyState
+    from rubric_arm_lite.training.state import TrainingState
 
 
 def rollout_rows(phase: ScheduledPhase, step: int, rollout: RoleStep) -> Iterator[dict[str, Any]]:
@@ -57,21 +58,6 @@ def summarize(rollout: RoleStep) -> dict[str, float]:
     }
 
 
-class GRPOState(Protocol):
-    """What :class:`LoggedTraining` needs of a run's state, a reward model's or a policy's."""
-
-    directory: RunDirectory
-    progress: Progress
-
-    @property
-    def recipe(self) -> GRPORecipe: ...
-
-    @property
-    def learner(self) -> Learner: ...
-
-    def save(self, folder: Path) -> None: ...
-
-
 @dataclass
 class LoggedTraining:
     """Alternating GRPO in a run: every step is logged and may be committed, and frozen adapters are checked.
@@ -82,7 +68,7 @@ class LoggedTraining:
         ends_early: whether the phase ends after this step.
     """
 
-    state: GRPOState
+    state: TrainingState | PolicyState
     sampler: Sampler
     phases: Mapping[Role, Phase]
     place: Callable[[ScheduledPhase, Role], dict[str, Any]]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -47,13 +48,14 @@ class Learner:
         self.layout = model.layout
         self.budgets: dict[Role, TokenBudget] = {}
         self.loss_scale = HALF_SCALE if model.model.dtype == torch.float16 else 1.0
-        self.optimizers: dict[Role, torch.optim.Optimizer] = {role: self._optimizer(role) for role in recipe.roles}
+        self.optimizers: dict[Role, torch.optim.Optimizer] = {}
+        for role in recipe.roles:
+            if not (parameters := self._parameters(role)):
+                raise TrainingError(f"The adapter `{role}` has no parameters. Check model.lora.target_modules.")
+            self.optimizers[role] = make_optimizer(recipe.grpo(role), parameters)
 
-    def _optimizer(self, role: Role) -> torch.optim.Optimizer:
-        parameters = [p for _, p in self.model.parameters(role)]
-        if not parameters:
-            raise TrainingError(f"The adapter `{role}` has no parameters. Check model.lora.target_modules.")
-        return make_optimizer(self.recipe.grpo(role), parameters)
+    def _parameters(self, role: Role) -> list[torch.nn.Parameter]:
+        return [parameter for _, parameter in self.model.parameters(role)]
 
     def save_optimizers(self, file: Path) -> None:
         """Write the moments and step counts of both optimizers, and the token budgets, as safetensors."""
@@ -74,8 +76,13 @@ class Learner:
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{file} cannot be read: {error}. Start anew with --if-exists overwrite.") from error
         for role, optimizer in self.optimizers.items():
-            if f"{role}|budget" in state:
-                self.budgets[role] = _read_budget(state[f"{role}|budget"], file)
+            if (budget := state.get(f"{role}|budget")) is not None:
+                if budget.shape != (2,):
+                    raise CheckpointError(
+                        f"{file}: a token budget of shape {tuple(budget.shape)} instead of (2,), so another version "
+                        "wrote it. Resume with that version, or start anew with --if-exists overwrite."
+                    )
+                self.budgets[role] = TokenBudget(*budget.tolist())
             for name, parameter in self.model.parameters(role):
                 start = f"{role}|{name}|"
                 moments = {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
@@ -93,34 +100,30 @@ class Learner:
         if not all_rows:
             return StepMetrics({"updates": 0.0})
         rows = self._share(all_rows)
-        totals: dict[str, float] = {}
-        batches: list[RowBatch] = []
-        references: list[Tensor] | None = None
+        values: dict[str, float] = {}
+        batches: list[tuple[RowBatch, Tensor | None]] = []
         done, micro_batch_total = 0, 0
         while done < settings.num_iterations:
             sums = None
             try:
-                if not batches and rows:
-                    batches = self._batches(role, rows, settings)
-                    references = self._reference_logprobs(role, batches, settings)
-                sums = self._accumulate(role, batches, references, settings)
+                batches = batches or self._batches(role, rows)
+                sums = self._accumulate(role, batches)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
             if sums is None:  # outside the handler, where the error no longer keeps the tensors of its frames alive
-                batches, references = [], None
+                batches = []
                 self._halve_budget(role, rows)
                 continue
             sums = self._combine(role, sums)
             if not self._unscale(role):
                 continue
-            micro_batch_total = int(sums[5])
-            means = {**_means(sums), "grad_norm": self._apply(role, settings)}
-            for name, value in means.items():
-                totals[name] = totals.get(name, 0.0) + value / settings.num_iterations
+            loss, kl, clipped, entropy, tokens, micro_batch_total, ratio_error = sums.tolist()
+            means = {"loss": loss, "kl": kl / tokens, "clip_ratio": clipped / tokens, "entropy": entropy / tokens}
+            for name, value in {**means, "log_ratio/max": ratio_error, "grad_norm": self._step(role)}.items():
+                values[name] = values.get(name, 0.0) + value / settings.num_iterations
             done += 1
-        counts = {"updates": float(settings.num_iterations), "micro_batches": float(micro_batch_total)}
-        return StepMetrics({**totals, **counts})
+        return StepMetrics({**values, "updates": float(settings.num_iterations), "micro_batches": micro_batch_total})
 
     def _share(self, rows: list[Row]) -> list[Row]:
         """This process's rows: whole groups, with about as many tokens as each other process has."""
@@ -134,7 +137,7 @@ class Learner:
         """Add up the gradients and the sums of :meth:`_accumulate` over all processes."""
         if self.processes.world == 1:
             return sums
-        parameters = [p for _, p in self.model.parameters(role)]
+        parameters = self._parameters(role)
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
         self.processes.sum_in_place(flat)
         for parameter, summed in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
@@ -142,33 +145,43 @@ class Learner:
         gathered = torch.stack(self.processes.gather(sums))
         return torch.cat([gathered[:, :-1].sum(0), gathered[:, -1:].max(0).values])
 
-    def _budget(self, role: Role, rows: Sequence[Row], settings: GRPOSettings) -> TokenBudget:
-        """Tokens per micro-batch: the recipe's, or measured at the role's first update."""
+    def _batches(self, role: Role, rows: Sequence[Row]) -> list[tuple[RowBatch, Tensor | None]]:
+        """Micro-batches of the recipe's tokens, or of those measured at the first update; each with reference logprobs.
+
+        The reference is needed only if beta is positive.
+        """
+        settings, model = self.recipe.grpo(role), self.model
+        if not rows:
+            return []
         if role not in self.budgets:
             tokens = settings.micro_batch_tokens
             if tokens == "auto":
                 longest = max(len(row.prompt_ids) + len(row.token_ids) for row in rows)
-                probe = self._probe(role, rows, settings)
-                self.budgets[role] = token_budget(self.model.model, self.model.device, probe, longest)
+                self.budgets[role] = token_budget(model.model, model.device, partial(self._probe, role, rows), longest)
             else:
                 self.budgets[role] = TokenBudget.flat(tokens)
-        return self.budgets[role]
+        batches = [self._batch(run) for run in micro_batches(rows, self.budgets[role], self.layout)]
+        if settings.beta == 0:
+            return [(batch, None) for batch in batches]
+        with torch.no_grad(), model.using(f"{role}_ref") as active:
+            return [(b, model.score(active, b, settings.temperature, self.layout).logprobs) for b in batches]
 
-    def _probe(self, role: Role, rows: Sequence[Row], settings: GRPOSettings) -> Callable[[int, bool], int]:
-        def step(tokens: int, backward: bool) -> int:
-            run = next(iter(micro_batches(rows, TokenBudget.flat(tokens), self.layout)))
-            batch = make_batch(run, int(self.model.tokenizer.pad_token_id), self.model.device, self.layout)
-            # Dropout must not consume the random numbers of the update.
-            with torch.random.fork_rng(), self.model.using(role, train=True) as model:
-                # Only the log-probs: entropies would keep their recomputed activations alive (a few copies of the
-                # logits), which an update does not.
-                logprobs = self.model.score(model, batch, settings.temperature, self.layout).logprobs
-                if backward:
-                    torch.autograd.backward((logprobs * batch.weights_RC).sum())
-            self.optimizers[role].zero_grad(set_to_none=True)
-            return count_tokens(run, self.layout)
+    def _batch(self, rows: Sequence[Row]) -> RowBatch:
+        return make_batch(rows, int(self.model.tokenizer.pad_token_id), self.model.device, self.layout)
 
-        return step
+    def _probe(self, role: Role, rows: Sequence[Row], tokens: int, backward: bool) -> int:
+        """Score about ``tokens`` tokens as an update does, with its backward pass if asked; returns their number."""
+        run = next(iter(micro_batches(rows, TokenBudget.flat(tokens), self.layout)))
+        batch = self._batch(run)
+        # Dropout must not consume the random numbers of the update.
+        with torch.random.fork_rng(), self.model.using(role, train=True) as model:
+            # Only the log-probs: entropies would keep their recomputed activations alive (a few copies of the logits),
+            # which an update does not.
+            logprobs = self.model.score(model, batch, self.recipe.grpo(role).temperature, self.layout).logprobs
+            if backward:
+                torch.autograd.backward((logprobs * batch.weights_RC).sum())
+        self.optimizers[role].zero_grad(set_to_none=True)
+        return count_tokens(run, self.layout)
 
     def _halve_budget(self, role: Role, rows: Sequence[Row]) -> None:
         """Halve the tokens per micro-batch.
@@ -209,38 +222,23 @@ class Learner:
             rows = [row for row in rows if row.advantage != 0.0]
         return [row for row in rows if row.weight > 0.0]
 
-    def _batches(self, role: Role, rows: Sequence[Row], settings: GRPOSettings) -> list[RowBatch]:
-        pad = int(self.model.tokenizer.pad_token_id)
-        runs = micro_batches(rows, self._budget(role, rows, settings), self.layout)
-        return [make_batch(run, pad, self.model.device, self.layout) for run in runs]
-
-    @torch.no_grad()
-    def _reference_logprobs(
-        self, role: Role, batches: Sequence[RowBatch], settings: GRPOSettings
-    ) -> list[Tensor] | None:
-        if settings.beta == 0:
-            return None
-        with self.model.using(f"{role}_ref") as model:
-            return [self.model.score(model, batch, settings.temperature, self.layout).logprobs for batch in batches]
-
-    def _accumulate(
-        self, role: Role, batches: Sequence[RowBatch], references: list[Tensor] | None, settings: GRPOSettings
-    ) -> Tensor:
+    def _accumulate(self, role: Role, batches: Sequence[tuple[RowBatch, Tensor | None]]) -> Tensor:
         """Run forward and backward over every micro-batch: leaves the gradient in place and returns sums.
 
         In this order: loss, KL, clipped tokens, entropy, tokens, micro-batches (sums), largest log-ratio (a maximum).
         """
+        settings = self.recipe.grpo(role)
         sums = torch.zeros(4, dtype=torch.float64)
         ratio_error = 0.0
         with self.model.using(role, train=True) as model:
-            if not any(p.requires_grad for _, p in self.model.parameters(role)):
+            if not any(p.requires_grad for p in self._parameters(role)):
                 raise TrainingError(f"No parameter of the adapter `{role}` is trainable.")
             self.optimizers[role].zero_grad(set_to_none=True)
-            for i, batch in enumerate(batches):
+            for batch, reference_RC in batches:
                 parts = grpo_loss(
                     self.model.score(model, batch, settings.temperature, self.layout),
                     batch.old_logprobs_RC,
-                    None if references is None else references[i],
+                    reference_RC,
                     batch.advantages_R,
                     batch.mask_RC,
                     batch.weights_RC,
@@ -253,7 +251,7 @@ class Learner:
                 addends = (parts.loss.detach(), parts.kl_sum, parts.clipped_sum, parts.entropy_sum)
                 sums += torch.stack([addend.double().cpu() for addend in addends])
                 ratio_error = max(ratio_error, float(parts.ratio_error))
-        tokens = sum(int(batch.mask_RC.sum()) for batch in batches)
+        tokens = sum(int(batch.mask_RC.sum()) for batch, _ in batches)
         counts = torch.tensor([tokens, len(batches), ratio_error], dtype=torch.float64)
         return torch.cat([sums, counts])
 
@@ -261,7 +259,7 @@ class Learner:
         """Divide the gradient by :attr:`loss_scale`; if it has overflowed, halve the scale and return False."""
         if self.loss_scale == 1.0:
             return True
-        gradients = [p.grad for _, p in self.model.parameters(role) if p.grad is not None]
+        gradients = [p.grad for p in self._parameters(role) if p.grad is not None]
         if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
             self.loss_scale /= 2
             return False
@@ -269,9 +267,9 @@ class Learner:
             gradient /= self.loss_scale
         return True
 
-    def _apply(self, role: Role, settings: GRPOSettings) -> float:
+    def _step(self, role: Role) -> float:
         """Clip the gradient and step; returns its norm before clipping."""
-        parameters = [p for _, p in self.model.parameters(role)]
+        settings, parameters = self.recipe.grpo(role), self._parameters(role)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm))
         if norm != norm or norm == float("inf"):
             raise TrainingError(
@@ -288,25 +286,3 @@ class Learner:
                 f"{role}.learning_rate ({settings.learning_rate:g}) is too small for its dtype ({before.dtype})."
             )
         return norm
-
-
-def _means(sums: Tensor) -> dict[str, float]:
-    """The metrics of an update, per token, from the sums of :meth:`Learner._accumulate`."""
-    loss, kl, clipped, entropy, tokens, _, ratio_error = sums.tolist()
-    return {
-        "loss": loss,
-        "kl": kl / tokens,
-        "clip_ratio": clipped / tokens,
-        "entropy": entropy / tokens,
-        "log_ratio/max": ratio_error,
-    }
-
-
-def _read_budget(saved: Tensor, file: Path) -> TokenBudget:
-    if saved.shape != (2,):
-        raise CheckpointError(
-            f"{file}: a token budget of shape {tuple(saved.shape)} instead of (2,), so another version wrote it. "
-            "Resume with that version, or start anew with --if-exists overwrite."
-        )
-    most, aim = saved.tolist()
-    return TokenBudget(most, aim)

@@ -9,12 +9,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from rubric_arm_lite.errors import ConfigError
+from rubric_arm_lite.data import blocks_from_pairs, read_blocks, read_pairs
+from rubric_arm_lite.data.testbed import TRAIN_PROMPTS
+from rubric_arm_lite.errors import ConfigError, DataError
+from rubric_arm_lite.models.logprobs import LOGIT_BYTES
+from rubric_arm_lite.models.memory import CPU_AIM, SHARE_CUDA
 from rubric_arm_lite.recipe import GRPOSettings, Recipe, SFTSettings
-from rubric_arm_lite.training.length import Length, length_of
+from rubric_arm_lite.training.schedule import scheduled_phases
 from rubric_arm_lite.training.shapes import Shape, shape_of
+from rubric_arm_lite.training.warmup import LARGE_VOCABULARY
 from rubric_arm_lite.types import Role
 
 GIB = 2**30
@@ -42,25 +48,25 @@ SPARE = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Bytes of a stage by what takes them, on the card that the plan is for and with an automatic micro-batch.
+    """Bytes of a stage on the card that the plan is for, with an automatic micro-batch.
 
     Attributes:
-        slack: bytes of them that a smaller micro-batch would not need.
+        stage: its name.
+        least_bytes: bytes that it needs, with a smaller micro-batch if that needs less.
+        peak_bytes: bytes that it takes.
+        parts: these bytes by what takes them.
     """
 
-    name: str
+    stage: str
+    least_bytes: float
+    peak_bytes: float
     parts: dict[str, float]
-    slack: float = 0.0
 
-    @property
-    def used(self) -> float:
-        """Bytes that the stage takes."""
-        return sum(self.parts.values())
 
-    @property
-    def least(self) -> float:
-        """Bytes that the stage needs."""
-        return self.used - self.slack
+def _stage(name: str, parts: dict[str, float], slack: float = 0.0) -> Stage:
+    """A stage that could do without ``slack`` of its bytes."""
+    peak = sum(parts.values())
+    return Stage(name, peak - slack, peak, parts)
 
 
 class Planner:
@@ -76,14 +82,15 @@ class Planner:
         self.context = CONTEXT if cuda else PROCESS
 
     def stages(self) -> Iterator[Stage]:
-        """Every stage, in order."""
+        """Every stage, in order; of full checkpoints, both of them and one judgment in progress."""
         if self.recipe.model.checkpoints is not None:
-            yield self._inference()
+            context = self.recipe.model.max_context
+            parts = {"weights": 2 * self.weights, "context": self.context}
+            yield _stage("inference", {**parts, **self._generation(1, context, context)})
             return
         if self.recipe.warmup.source is not None:
             yield self._warmup()
-        roles: dict[str, tuple[Role, ...]] = {"judge_only": ("judge",), "rubric_only": ("rubric",)}
-        for role in roles.get(self.recipe.schedule.order, ("judge", "rubric")):
+        for role in _trained_roles(self.recipe):
             yield self._rollout(role)
             yield self._update(role)
 
@@ -100,8 +107,6 @@ class Planner:
 
     def _activations(self, tokens: float, targets: float) -> float:
         """Bytes that so many tokens take in an update, ``targets`` of which have their logits in one chunk."""
-        from rubric_arm_lite.models.logprobs import LOGIT_BYTES
-
         shape, wide = self.shape, self.size / 2
         chunk = float(LOGIT_BYTES["cuda" if self.cuda else "cpu"])
         logits = LOGITS_HELD * min(chunk, 4.0 * targets * shape.vocabulary)
@@ -121,52 +126,130 @@ class Planner:
         }
 
     def _warmup(self) -> Stage:
-        from rubric_arm_lite.training.warmup import LARGE_VOCABULARY
-
         warmup = self.recipe.warmup
         settings = max((warmup.judge, warmup.rubric), key=lambda sft: sft.per_device_train_batch_size)
         tokens = settings.per_device_train_batch_size * self.recipe.model.max_context
         chunk = CHUNK if self.shape.vocabulary >= LARGE_VOCABULARY else tokens
-        activations = self._activations(tokens, chunk)
-        return Stage("warm-up", {**self._fixed(2, (settings,), True), "activations": activations})
-
-    def _inference(self) -> Stage:
-        """Two checkpoints of the base's shape, and one judgment in progress."""
-        context = self.recipe.model.max_context
-        parts = {"weights": 2 * self.weights, "context": self.context}
-        return Stage("inference", {**parts, **self._generation(1, context, context)})
+        return _stage("warm-up", {**self._fixed(2, (settings,), True), "activations": self._activations(tokens, chunk)})
 
     def _rollout(self, role: Role) -> Stage:
         settings, model = self.recipe.grpo(role), self.recipe.model
         prompt, rows = model.max_context - settings.max_completion_length, settings.num_generations
         parts = self._fixed(4, (self.recipe.judge, self.recipe.rubric), False)
         ours = model.backend == "transformers"
-        rounded = ours and self.cuda and self.size == 2
-        parts["rounded adapters"] = 2.0 * 2 * self.lora if rounded else 0.0
+        parts["rounded adapters"] = 2.0 * 2 * self.lora if ours and self.cuda and self.size == 2 else 0.0
         prompts = 1 if ours and model.shared_prefix else rows
         cached = prompts * prompt + rows * settings.max_completion_length
-        return Stage(f"{role} rollout", {**parts, **self._generation(rows, prompt if ours else rows * prompt, cached)})
+        return _stage(f"{role} rollout", {**parts, **self._generation(rows, prompt if ours else rows * prompt, cached)})
 
     def _update(self, role: Role) -> Stage:
-        from rubric_arm_lite.models.memory import CPU_AIM, SHARE_CUDA
-
         settings = self.recipe.grpo(role)
         length, group = settings.max_completion_length, settings.num_generations
         row_tokens = self.recipe.model.max_context
         group_tokens = row_tokens + (group - 1) * length
         parts = self._fixed(4, (self.recipe.judge, self.recipe.rubric), True)
-        fixed = sum(parts.values())
         least = self._activations(row_tokens, length)
         whole = self._activations(group_tokens, group * length)
         if settings.micro_batch_tokens != "auto":
             tokens = max(row_tokens, min(settings.micro_batch_tokens, group_tokens))
             used = least = self._activations(tokens, length)
         elif self.cuda:
-            room = whole if self.card is None else SHARE_CUDA * (self.card - fixed)
+            room = whole if self.card is None else SHARE_CUDA * (self.card - sum(parts.values()))
             used = max(least, min(room, settings.prompts_per_step * whole))
         else:
             least, used = whole, max(whole, min(float(CPU_AIM), settings.prompts_per_step * whole))
-        return Stage(f"{role} update", {**parts, "activations": used}, used - least)
+        return _stage(f"{role} update", {**parts, "activations": used}, used - least)
+
+
+# --- the length of a cycle ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """Steps and tokens by role; a role whose length is unknown is in neither.
+
+    Attributes:
+        train_prompts: training prompts that a phase without ``max_steps`` goes through, over all cycles; None if unused
+            or unknown.
+        steps_per_phase: steps of one phase; of the longest where cycles differ by a prompt.
+        tokens_per_cycle: most tokens that one cycle generates: rollouts, and the other role's part in their rewards.
+        length_unknown: what is unknown, why, and what to add; None if nothing is.
+    """
+
+    train_prompts: int | None = None
+    steps_per_phase: dict[Role, int] = field(default_factory=dict)
+    tokens_per_cycle: dict[Role, int] = field(default_factory=dict)
+    length_unknown: str | None = None
+
+
+def length_of(recipe: Recipe) -> Length:
+    """Steps and tokens of a cycle of the roles that are trained."""
+    if recipe.model.checkpoints is not None:
+        return Length()
+    limits = {role: recipe.grpo(role).max_steps for role in _trained_roles(recipe)}
+    fields = [f"{role}.max_steps" for role, limit in limits.items() if limit is None]
+    prompts, problem = _training_prompts(recipe) if fields else (None, "")
+    steps: dict[Role, int] = {}
+    for role, limit in limits.items():
+        if limit is not None:
+            steps[role] = limit
+        elif prompts is not None:
+            steps[role] = -(-prompts // (recipe.schedule.cycles * recipe.grpo(role).prompts_per_step))
+    unknown = problem and (
+        f"Tokens and hours are unknown: {' and '.join(fields)} {'is' if len(fields) == 1 else 'are'} null, so a "
+        f"phase goes once through the data, and {problem}. Add {' '.join(f'--set {name}=N' for name in fields)}"
+        f"{'' if _is_file(recipe.data.source) else ', or --set data.source=FILE'}."
+    )
+    tokens = {role: count * _tokens_per_step(recipe, role) for role, count in steps.items()}
+    return Length(prompts, steps, tokens, unknown or None)
+
+
+def _trained_roles(recipe: Recipe) -> list[Role]:
+    return list(dict.fromkeys(role for phase in scheduled_phases(recipe.schedule) for role in phase.roles))
+
+
+def _training_prompts(recipe: Recipe) -> tuple[int | None, str]:
+    """Most prompts that a run trains on, or None and why they cannot be counted.
+
+    Decontamination, held-out pairs that are not on this machine and lengths in tokens are not looked up, so a run may
+    train on a few less.
+    """
+    settings = recipe.data
+    if settings.source == "testbed":
+        return settings.train_prompts or TRAIN_PROMPTS, ""
+    if not _is_file(settings.source):
+        return settings.train_prompts, "" if settings.train_prompts else f"{settings.source} is no file on this machine"
+    try:
+        if settings.evaluation is None or _is_file(settings.evaluation):
+            return len(read_blocks(settings, recipe.seed)[0]), ""
+        blocks = blocks_from_pairs(read_pairs(settings, recipe.seed)[0])
+        return len(blocks[: settings.train_prompts]), ""
+    except DataError as error:
+        return None, f"the prompts cannot be counted ({str(error).rstrip('.')})"
+
+
+def _is_file(source: str) -> bool:
+    try:
+        return Path(source).is_file()
+    except (OSError, ValueError):  # a name that is too long, or with a null character
+        return False
+
+
+def _tokens_per_step(recipe: Recipe, role: Role) -> int:
+    """Most tokens that a step generates: the role's rollouts, and what the other role adds to their rewards."""
+    settings, reward = recipe.grpo(role), recipe.reward
+    rollouts = settings.num_generations * settings.max_completion_length
+    if role == "judge":
+        rollouts *= settings.pairs_per_prompt * (2 if recipe.pointwise else 1)
+        # Rubrics drawn for one prompt, those that do not parse included; a greedy one is not drawn again.
+        attempts = reward.rubric_attempts if reward.rubric_temperature else 1
+        rubrics = attempts * min(settings.pairs_per_prompt, recipe.cache.rubrics_per_prompt)
+        other = rubrics * recipe.rubric.max_completion_length
+    else:
+        orders = 2 if reward.judge_orders == "both" or recipe.pointwise else 1
+        judgements = settings.num_generations * settings.pairs_per_prompt * orders * reward.judge_samples
+        other = judgements * reward.judge_max_tokens
+    return settings.prompts_per_step * (rollouts + other)
 
 
 # --- plans ----------------------------------------------------------------------------------------------------------
@@ -177,28 +260,22 @@ class Plan:
     """What a recipe needs.
 
     Attributes:
-        stages: in the order of a run.
-        card: bytes of the card that the plan is for, None for none in particular.
+        card_bytes: of the card that the plan is for, None for none in particular.
         fits: None without a card.
+        least_bytes: of the stage that needs most.
+        peak_bytes: of the stage that takes most.
+        stages: in the order of a run.
         advice: changes that make it fit, each a ``--set`` value with the bytes it then needs.
         length: steps and tokens of a cycle.
     """
 
-    stages: tuple[Stage, ...]
-    card: float | None
+    card_bytes: float | None
     fits: bool | None
-    advice: tuple[tuple[str, float], ...]
+    least_bytes: float
+    peak_bytes: float
+    stages: tuple[Stage, ...]
+    advice: tuple[tuple[str, float], ...] = ()
     length: Length = field(default_factory=Length)
-
-    @property
-    def least(self) -> float:
-        """Bytes of the stage that needs most."""
-        return max(stage.least for stage in self.stages)
-
-    @property
-    def peak(self) -> float:
-        """Bytes used at the peak."""
-        return max(stage.used for stage in self.stages)
 
 
 def plan_for(recipe: Recipe, gpu_gb: float | None = None, prompt_length: int | None = None) -> Plan:
@@ -214,20 +291,19 @@ def plan_for(recipe: Recipe, gpu_gb: float | None = None, prompt_length: int | N
     if gpu_gb is not None and not 0 < gpu_gb < 10_000:
         raise ConfigError(f"--gpu-gb {gpu_gb:g}: give the size of a card in GiB, such as 24.")
     if prompt_length is not None:
-        longest = max(recipe.judge.max_completion_length, recipe.rubric.max_completion_length)
+        longest = _longest_completion(recipe)
         if not 0 < prompt_length <= recipe.model.max_context - longest:
             raise ConfigError(
                 f"--prompt-length {prompt_length}: must be at least 1 and leave room for {longest} tokens in "
                 f"model.max_context ({recipe.model.max_context}). Use a shorter one, or --set model.max_context."
             )
-        recipe = _with_model(recipe, {"max_context": prompt_length + longest})
-    shape = shape_of(recipe.model.base)
+        recipe = _changed(recipe, "model.max_context", prompt_length + longest)
     card, cuda = None if gpu_gb is None else gpu_gb * GIB, True
     if card is None and torch.cuda.is_available():
         card = float(torch.cuda.get_device_properties(0).total_memory)
     elif card is None and recipe.model.base == "testbed":
         card, cuda = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), False
-    return replace(make_plan(recipe, shape, card, cuda), length=length_of(recipe))
+    return replace(make_plan(recipe, shape_of(recipe.model.base), card, cuda), length=length_of(recipe))
 
 
 def make_plan(recipe: Recipe, shape: Shape, card: float | None, cuda: bool = True) -> Plan:
@@ -236,40 +312,42 @@ def make_plan(recipe: Recipe, shape: Shape, card: float | None, cuda: bool = Tru
     Args:
         cuda: whether the base is on a GPU, in half precision unless the recipe says float32; else float32 on a CPU.
     """
-    plan = Plan(tuple(Planner(recipe, shape, card, cuda).stages()), card, None, ())
-    if card is None:
-        return plan
-    fits = plan.least <= card * (1 - SPARE)
-    return replace(plan, fits=fits, advice=() if fits else tuple(_advice(recipe, shape, card, cuda)))
+    stages = tuple(Planner(recipe, shape, card, cuda).stages())
+    least, peak = max(stage.least_bytes for stage in stages), max(stage.peak_bytes for stage in stages)
+    room = None if card is None else card * (1 - SPARE)
+    advice = () if room is None or least <= room else tuple(_advice(recipe, shape, room, cuda))
+    return Plan(card, None if room is None else least <= room, least, peak, stages, advice)
 
 
-def _advice(recipe: Recipe, shape: Shape, card: float, cuda: bool) -> list[tuple[str, float]]:
+def _advice(recipe: Recipe, shape: Shape, room: float, cuda: bool) -> list[tuple[str, float]]:
     """Single changes that make the recipe fit; where none does, all of them together if they do."""
-    model = recipe.model
-    longest = max(recipe.judge.max_completion_length, recipe.rubric.max_completion_length)
-    changes: dict[str, dict[str, Any]] = {}
-    if model.quantization == "none":
-        changes["model.quantization=nf4"] = {"quantization": "nf4"}
-    if not model.gradient_checkpointing:
-        changes["model.gradient_checkpointing=true"] = {"gradient_checkpointing": True}
-    if model.lora.r > 8:
-        changes["model.lora.r=8"] = {"lora": model.lora.model_copy(update={"r": 8})}
+    model, longest = recipe.model, _longest_completion(recipe)
     contexts = [context for context in (16384, 8192, 6144, 4096, 3072, 2048) if longest < context < model.max_context]
-    changes |= {f"model.max_context={context}": {"max_context": context} for context in contexts}
+    candidates = [
+        ("model.quantization", "nf4", model.quantization == "none"),
+        ("model.gradient_checkpointing", True, not model.gradient_checkpointing),
+        ("model.lora.r", 8, model.lora.r > 8),
+        *(("model.max_context", context, True) for context in contexts),
+    ]
+    changes: list[tuple[str, Any]] = [(name, value) for name, value, helps in candidates if helps]
 
-    def needed(fields: dict[str, Any]) -> float:
-        return make_plan(_with_model(recipe, fields), shape, None, cuda).least
+    def needed(*fields: tuple[str, Any]) -> tuple[str, float]:
+        changed = recipe
+        for name, value in fields:
+            changed = _changed(changed, name, value)
+        text = " ".join(f"{name}={str(value).lower()}" for name, value in fields)
+        return text, make_plan(changed, shape, None, cuda).least_bytes
 
-    room = card * (1 - SPARE)
-    fitting = [(text, least) for text, fields in changes.items() if (least := needed(fields)) <= room]
-    if not fitting and changes:
-        longer = {f"model.max_context={context}" for context in contexts[:-1]}
-        together = [text for text in changes if text not in longer]
-        least = needed({name: value for text in together for name, value in changes[text].items()})
-        fitting = [(" ".join(together), least)] if least <= room else []
-    return fitting
+    together = [change for change in changes if change[0] != "model.max_context" or change == changes[-1]]
+    fitting = [(text, least) for text, least in map(needed, changes) if least <= room]
+    return fitting or [(text, least) for text, least in [needed(*together)] if changes and least <= room]
 
 
-def _with_model(recipe: Recipe, fields: dict[str, Any]) -> Recipe:
-    """The recipe with some fields of its model section replaced."""
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update=fields)})
+def _longest_completion(recipe: Recipe) -> int:
+    return max(recipe.judge.max_completion_length, recipe.rubric.max_completion_length)
+
+
+def _changed(settings: Any, name: str, value: Any) -> Any:
+    """Settings with the field of a dotted name replaced."""
+    section, _, field = name.partition(".")
+    return settings.model_copy(update={section: _changed(getattr(settings, section), field, value) if field else value})

@@ -89,7 +89,6 @@ def train(
         )
     if until is not None and until not in STAGES:
         raise ConfigError(f"--stage {until}: not a stage. Use one of {', '.join(STAGES)}.")
-    check_if_exists(if_exists)
     path = Path("runs") / settings.name if run_dir is None else Path(run_dir)
     with explained_disk_errors(path), ExitStack() as stack:
         processes = None
@@ -131,13 +130,3 @@ def read_recipe(kind: type[AnyRecipe], recipe: AnyRecipe | str | Path, overrides
             f"{overrides[0]}: a loaded recipe takes no overrides. Give them to load_recipe, or pass the recipe's file."
         )
     return recipe
-
-
-def check_if_exists(if_exists: str) -> None:
-    """Refuse a word that is none of :data:`~rubric_arm_lite.runs.IfExists`.
-
-    Raises:
-        ConfigError: if it is another one.
-    """
-    if if_exists not in ("raise", "resume", "overwrite"):
-        raise ConfigError(f"--if-exists {if_exists}: use raise, resume or overwrite.")

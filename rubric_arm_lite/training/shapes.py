@@ -74,6 +74,7 @@ def shape_of(base: str) -> Shape:
         ConfigError: if its configuration cannot be read, or transformers builds no causal language model from it.
     """
     import torch
+    from torch import nn
     from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config
 
     try:
@@ -84,38 +85,32 @@ def shape_of(base: str) -> Shape:
             config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        return _measure(model, config.get_text_config())
+        text = config.get_text_config()
+        linears: dict[str, int] = {}
+        linear_weights = 0
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear) and module is not model.get_output_embeddings():
+                kind = name.rpartition(".")[2]
+                linears[kind] = linears.get(kind, 0) + module.in_features + module.out_features
+                linear_weights += module.weight.numel()
+        mlp = text.intermediate_size
+        if experts := getattr(text, "num_experts_per_tok", None):
+            mlp = experts * (getattr(text, "moe_intermediate_size", None) or mlp)
+        heads = text.num_attention_heads
+        head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
+        keys = getattr(text, "num_key_value_heads", None) or heads
+        return Shape(
+            layers=text.num_hidden_layers,
+            hidden=text.hidden_size,
+            mlp=mlp,
+            vocabulary=text.vocab_size,
+            cache=2 * text.num_hidden_layers * keys * head_size,
+            linears=linears,
+            linear_weights=linear_weights,
+            other_weights=sum(p.numel() for p in model.parameters()) - linear_weights,
+        )
     except Exception as error:  # transformers raises nearly any type for a configuration that it cannot use
         raise ConfigError(
             f"model.base: the configuration of `{base}` cannot be read ({first_line(error)}). Give a folder "
             f"with config.json, a Hub id that can be reached, or one of {', '.join(QWEN3)}."
         ) from error
-
-
-def _measure(model: Any, config: Any) -> Shape:
-    """The shape of a model, whose weights may be on the meta device, from its modules and configuration."""
-    from torch import nn
-
-    linears: dict[str, int] = {}
-    linear_weights = 0
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and module is not model.get_output_embeddings():
-            kind = name.rpartition(".")[2]
-            linears[kind] = linears.get(kind, 0) + module.in_features + module.out_features
-            linear_weights += module.weight.numel()
-    mlp = config.intermediate_size
-    if experts := getattr(config, "num_experts_per_tok", None):
-        mlp = experts * (getattr(config, "moe_intermediate_size", None) or mlp)
-    heads = config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    keys = getattr(config, "num_key_value_heads", None) or heads
-    return Shape(
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        mlp=mlp,
-        vocabulary=config.vocab_size,
-        cache=2 * config.num_hidden_layers * keys * head_size,
-        linears=linears,
-        linear_weights=linear_weights,
-        other_weights=sum(p.numel() for p in model.parameters()) - linear_weights,
-    )

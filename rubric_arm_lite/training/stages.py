@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from rubric_arm_lite.data.testbed.oracle import oracle
 from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.evaluation import AdapterPair, make_evaluator
 from rubric_arm_lite.evaluation.caveats import (
@@ -49,12 +50,15 @@ def run_stages(state: TrainingState, until: str | None = None) -> None:
         TrainingError: if training fails.
     """
     state.restore()
-    _note_skipped_data(state)
-    if state.directory.state.stages:
-        _check_same_data(state)
-    else:
-        state.directory.write_json("versions.json", versions(state.model))
-        _describe_data(state)
+    notes = [counts.line("rows") for counts in state.counts if counts.skipped]
+    if state.data.too_long:
+        notes.append(
+            f"{state.data.too_long} pairs are longer than model.max_context ({state.recipe.model.max_context} tokens) "
+            "and were skipped."
+        )
+    for note in (*notes, *few_pairs_caveats(len(state.evaluator.pairs))):
+        state.progress.note(note)
+    _check_or_describe_data(state)
     for stage in STAGES[: STAGES.index(until) + 1] if until else STAGES:
         if stage not in state.directory.state.stages:
             with nullcontext() if stage == "alternating" else state.timed(stage):  # its phases are timed one by one
@@ -210,19 +214,16 @@ def versions(model: AdapterModel) -> dict[str, Any]:
     }
 
 
-def _note_skipped_data(state: TrainingState) -> None:
-    notes = [counts.line("rows") for counts in state.counts if counts.skipped]
-    if state.data.too_long:
-        notes.append(
-            f"{state.data.too_long} pairs are longer than model.max_context ({state.recipe.model.max_context} tokens) "
-            "and were skipped."
-        )
-    for note in (*notes, *few_pairs_caveats(len(state.evaluator.pairs))):
-        state.progress.note(note)
-
-
-def _describe_data(state: TrainingState) -> None:
-    data, pairs = state.data, state.evaluator.pairs
+def _check_or_describe_data(state: TrainingState) -> None:
+    """Compare the data with those that the run began with; at its start, write them and the versions down."""
+    data, pairs, directory = state.data, state.evaluator.pairs, state.directory
+    if directory.state.stages:
+        if read_object(directory.path / "data.json")["fingerprint"] != data.fingerprint():
+            raise CheckpointError(
+                f"{state.recipe.data.source} now holds other pairs than when {directory.path} began. Restore the data, "
+                "or start anew under another name."
+            )
+        return
     described: dict[str, Any] = {
         "train_prompts": len(data.train),
         "train_pairs": sum(len(block.pairs) for block in data.train),
@@ -233,15 +234,6 @@ def _describe_data(state: TrainingState) -> None:
     if state.counts:
         described["sources"] = [counts.as_json() for counts in state.counts]
     if data.world is not None:
-        from rubric_arm_lite.data.testbed import oracle
-
         described |= {"oracle": oracle(data.world, pairs), "likes": data.world.likes}
-    state.directory.write_json("data.json", described)
-
-
-def _check_same_data(state: TrainingState) -> None:
-    if read_object(state.directory.path / "data.json")["fingerprint"] != state.data.fingerprint():
-        raise CheckpointError(
-            f"{state.recipe.data.source} now holds other pairs than when {state.directory.path} began. Restore the "
-            "data, or start anew under another name."
-        )
+    directory.write_json("versions.json", versions(state.model))
+    directory.write_json("data.json", described)

@@ -65,7 +65,7 @@ def test_updates_raise_what_earned_more(tiny_folder: tiny.Folders) -> None:
 
     def mean_logprob(index: int) -> float:
         rows = [r for i, r in enumerate(learner._rows(settings, groups, advantages)) if i % 4 == index]
-        batch = learner._batches("judge", rows, settings)[0]
+        batch, _ = learner._batches("judge", rows)[0]
         with model.using("judge") as active, torch.no_grad():
             return float(model.score(active, batch, 1.0, model.layout).logprobs.mean())
 
@@ -449,7 +449,7 @@ def test_measuring_the_budget_holds_no_entropies(tiny_folder: tiny.Folders, monk
 
     monkeypatch.setattr(learner.model, "score", score)
     monkeypatch.setattr(torch.autograd, "backward", backward)
-    assert learner._probe("judge", rows, learner.recipe.judge)(50, True) > 0
+    assert learner._probe("judge", rows, 50, backward=True) > 0
     assert len(seen) == 1
 
 

@@ -69,7 +69,7 @@ def checked(prompt: int, completion: int, rank: int = 16) -> Recipe:
 
 
 def stage(plan: Plan, name: str) -> Stage:
-    return next(stage for stage in plan.stages if stage.name == name)
+    return next(stage for stage in plan.stages if stage.stage == name)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_the_plan_is_within_a_tenth_of_what_a_gpu_measured(size: str, check: str
     compared = 0
     for name, (planned, difference) in expected.items():
         if name in measured:
-            found = (stage(plan, planned).used - CONTEXT + difference) / GIB
+            found = (stage(plan, planned).peak_bytes - CONTEXT + difference) / GIB
             assert found == pytest.approx(measured[name]["allocated_gib"], rel=0.1)
             compared += 1
     assert compared >= 1
@@ -207,7 +207,7 @@ def test_what_does_not_fit_gets_advice() -> None:
     assert plan.fits is False
     changes = dict(plan.advice)
     assert changes["model.quantization=nf4"] == pytest.approx(
-        make_plan(recipe, shape_of("Qwen/Qwen3-8B"), 12 * GIB).least
+        make_plan(recipe, shape_of("Qwen/Qwen3-8B"), 12 * GIB).least_bytes
     )
     small = make_plan(recipe, shape_of("Qwen/Qwen3-8B"), 6 * GIB)
     assert small.fits is False and small.advice == ()
@@ -219,14 +219,14 @@ def test_what_does_not_fit_gets_advice() -> None:
 def test_more_of_anything_needs_more_memory() -> None:
     base = make_plan(checked(2048, 1024), shape_of("Qwen/Qwen3-8B"), None)
     for changed in (checked(4096, 1024), checked(2048, 2048), checked(2048, 1024, 64)):
-        assert make_plan(changed, shape_of("Qwen/Qwen3-8B"), None).least > base.least
-    assert make_plan(checked(2048, 1024), shape_of("Qwen/Qwen3-14B"), None).least > base.least
-    assert all(stage.used >= stage.least for stage in base.stages)
+        assert make_plan(changed, shape_of("Qwen/Qwen3-8B"), None).least_bytes > base.least_bytes
+    assert make_plan(checked(2048, 1024), shape_of("Qwen/Qwen3-14B"), None).least_bytes > base.least_bytes
+    assert all(stage.peak_bytes >= stage.least_bytes for stage in base.stages)
 
 
 def test_orders_of_one_role_leave_the_other_out() -> None:
     recipe = load_recipe("testbed", ["schedule.order=judge_only"])
-    names = [stage.name for stage in plan_for(recipe, 8).stages]
+    names = [stage.stage for stage in plan_for(recipe, 8).stages]
     assert names == ["warm-up", "judge rollout", "judge update"]
 
 
@@ -245,7 +245,7 @@ def test_every_recipe_fits_the_card_it_is_named_after() -> None:
     for name, card in CARDS.items():
         plan = plan_for(load_recipe(name), card)
         assert plan.fits, name
-        assert plan.peak <= card * GIB, name
+        assert plan.peak_bytes <= card * GIB, name
 
 
 def one_layer(base: str) -> Any:
@@ -273,8 +273,8 @@ def test_the_released_checkpoints_are_two_models_to_be_asked() -> None:
     pair = recipe.model.checkpoints
     assert pair is not None and pair.rubric != pair.judge
     plan = plan_for(recipe, 40)
-    assert [stage.name for stage in plan.stages] == ["inference"] and plan.length.tokens == {}
-    assert plan.least > 2 * plan_for(load_recipe("qwen3-8b-16gb"), 40).stages[0].parts["weights"]
+    assert [stage.stage for stage in plan.stages] == ["inference"] and plan.length.tokens_per_cycle == {}
+    assert plan.least_bytes > 2 * plan_for(load_recipe("qwen3-8b-16gb"), 40).stages[0].parts["weights"]
     assert plan_for(recipe, 12).fits is False
     base = recipe.model.base
     two = TwoModels({role: with_adapters(one_layer(base), build_tokenizer(), recipe.model, 0) for role in ROLES})

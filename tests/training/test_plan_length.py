@@ -15,8 +15,7 @@ from rubric_arm_lite.data.load import read_blocks
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.recipe.fields import Recipe
 from rubric_arm_lite.recipe.load import load_recipe
-from rubric_arm_lite.training.length import Length, length_of
-from rubric_arm_lite.training.plan import Plan
+from rubric_arm_lite.training.plan import Length, Plan, length_of
 from rubric_arm_lite.training.schedule import part_of_data, scheduled_phases, steps_in_phase
 from tests.source_rows import write_jsonl
 
@@ -93,33 +92,36 @@ def test_the_rubrics_of_a_judge_step_count_with_every_attempt(
 def test_steps_of_a_file_are_those_of_a_run(tmp_path: Path, prompts: int, sets: tuple[str, ...]) -> None:
     chosen = recipe(pairs(tmp_path / "pairs.jsonl", prompts), *sets)
     found = length_of(chosen)
-    assert found.steps == trained_steps(chosen) and not found.unknown
-    assert found.prompts == len(read_blocks(chosen.data, chosen.seed)[0]) < prompts
-    assert found.tokens["judge"] == found.steps["judge"] * 16 * (8 * 1024 + 3 * 512)
+    assert found.steps_per_phase == trained_steps(chosen) and not found.length_unknown
+    assert found.train_prompts == len(read_blocks(chosen.data, chosen.seed)[0]) < prompts
+    assert found.tokens_per_cycle["judge"] == found.steps_per_phase["judge"] * 16 * (8 * 1024 + 3 * 512)
 
 
 def test_prompts_of_an_evaluation_file_are_left_out(tmp_path: Path) -> None:
     source = pairs(tmp_path / "pairs.jsonl", 40)
     held_out = pairs(tmp_path / "test.jsonl", 10, first=35)
-    assert length_of(recipe(source, f"data.evaluation={held_out}")).prompts == 35
-    assert length_of(recipe(source, "data.evaluation=owner/elsewhere")).prompts == 40, "the Hub is not asked"
+    assert length_of(recipe(source, f"data.evaluation={held_out}")).train_prompts == 35
+    assert length_of(recipe(source, "data.evaluation=owner/elsewhere")).train_prompts == 40, "the Hub is not asked"
 
 
 def test_only_roles_that_are_trained_count(tmp_path: Path) -> None:
     source = pairs(tmp_path / "pairs.jsonl", 40)
-    assert list(length_of(recipe(source, "schedule.order=judge_only")).tokens) == ["judge"]
+    assert list(length_of(recipe(source, "schedule.order=judge_only")).tokens_per_cycle) == ["judge"]
     told = length_of(recipe("none.jsonl", "schedule.order=judge_only", "judge.max_steps=4"))
-    assert told.steps == {"judge": 4} and not told.unknown
+    assert told.steps_per_phase == {"judge": 4} and not told.length_unknown
 
 
 def test_the_testbed_needs_no_file() -> None:
     sets = ["judge.max_steps=null", "data.train_prompts=null"]
-    assert length_of(load_recipe("testbed", sets)).steps == {"judge": 10, "rubric": 16}  # 480 prompts / (3 × 16)
+    assert length_of(load_recipe("testbed", sets)).steps_per_phase == {
+        "judge": 10,
+        "rubric": 16,
+    }  # 480 prompts / (3 × 16)
 
 
 def test_a_bound_by_the_recipe_needs_no_data() -> None:
     found = length_of(recipe("owner/somewhere", "data.train_prompts=480"))
-    assert found.steps == {"judge": 10, "rubric": 7} and not found.unknown
+    assert found.steps_per_phase == {"judge": 10, "rubric": 7} and not found.length_unknown
 
 
 @pytest.mark.parametrize(
@@ -131,19 +133,19 @@ def test_a_bound_by_the_recipe_needs_no_data() -> None:
 )
 def test_what_cannot_be_told_says_why(sets: tuple[str, ...], parts: tuple[str, ...]) -> None:
     found = length_of(recipe("none.jsonl", *sets))
-    assert all(part in found.unknown for part in (*parts, "none.jsonl is no file on this machine"))
-    assert "rubric" not in found.tokens
-    assert hours(Plan((), None, None, (), found), 300) is None, "half of the tokens would be a wrong figure"
+    assert all(part in found.length_unknown for part in (*parts, "none.jsonl is no file on this machine"))
+    assert "rubric" not in found.tokens_per_cycle
+    assert hours(Plan(None, None, 0.0, 0.0, (), (), found), 300) is None, "half of the tokens would be a wrong figure"
 
 
 def test_a_file_that_cannot_be_read_does_not_stop_the_plan(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "pairs.jsonl", [{"prompt": "p", "chosen": "a"}])
     found = length_of(recipe(source))
-    assert "column `rejected` is missing" in found.unknown and "data.source=FILE" not in found.unknown
+    assert "column `rejected` is missing" in found.length_unknown and "data.source=FILE" not in found.length_unknown
 
 
 def test_hours() -> None:
-    plan = Plan((), None, None, (), Length(None, {"judge": 1}, {"judge": 7_200_000}))
+    plan = Plan(None, None, 0.0, 0.0, (), (), Length(None, {"judge": 1}, {"judge": 7_200_000}))
     assert hours(plan, 1000) == 2.0 and hours(plan, None) is None
     for speed in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ConfigError, match="above 0"):

@@ -14,7 +14,7 @@ from pathlib import Path
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.recipe import PolicyRecipe, dump_recipe, recipe_hash
 from rubric_arm_lite.runs import IfExists, Progress, RunDirectory, explained_disk_errors
-from rubric_arm_lite.training.run import RunResult, check_if_exists, read_recipe
+from rubric_arm_lite.training.run import RunResult, read_recipe
 
 
 def train_policy(
@@ -46,7 +46,6 @@ def train_policy(
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ConfigError("A policy is trained by one process. Start rubric-arm policy without a launcher.")
-    check_if_exists(if_exists)
     fields = {"run": reward, "server": server}
     sets = [f"reward.{name}={json.dumps(str(value))}" for name, value in fields.items() if value is not None]
     settings = read_recipe(PolicyRecipe, recipe, [*overrides, *sets])
