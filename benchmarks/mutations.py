@@ -49,8 +49,8 @@ MUTATIONS = (
     Mutation(
         "reference adapter",
         "training/learner.py",
-        'self.model.using(f"{role}_ref")',
-        "self.model.using(role)",
+        'model.using(f"{role}_ref")',
+        "model.using(role)",
         "training/test_learner.py",
     ),
     Mutation(

@@ -28,7 +28,6 @@ from rubric_arm_lite.models.shared_prefix.batching import (
     make_rows,
     micro_batches,
 )
-from rubric_arm_lite.recipe import GRPOSettings
 from rubric_arm_lite.training.advantages import GroupAdvantages
 from rubric_arm_lite.training.losses import grpo_loss
 from rubric_arm_lite.training.schedule import GRPORecipe
@@ -96,7 +95,7 @@ class Learner:
             TrainingError: if nothing is trainable, the loss is not finite, or a step left the adapter unchanged.
         """
         settings = self.recipe.grpo(role)
-        all_rows = self._rows(settings, groups, advantages)
+        all_rows = self._rows(role, groups, advantages)
         if not all_rows:
             return StepMetrics({"updates": 0.0})
         rows = self._share(all_rows)
@@ -210,10 +209,9 @@ class Learner:
             stacklevel=2,
         )
 
-    def _rows(
-        self, settings: GRPOSettings, groups: Sequence[RolloutGroup], advantages: Sequence[GroupAdvantages]
-    ) -> list[Row]:
+    def _rows(self, role: Role, groups: Sequence[RolloutGroup], advantages: Sequence[GroupAdvantages]) -> list[Row]:
         """Rows that have a gradient; skipped ones still count in the weights of the others."""
+        settings = self.recipe.grpo(role)
         values = [a.values for a in advantages]
         rows = make_rows(
             groups, values, settings.loss_type, settings.max_completion_length, settings.mask_truncated_completions

@@ -72,11 +72,8 @@ def run_stages(state: TrainingState, until: str | None = None) -> None:
 
 def _run_stage(state: TrainingState, stage: str) -> None:
     match stage:
-        case "warmup-rubric":
-            _warm_up(state, "rubric", stage)
-            return
-        case "warmup-judge":
-            _warm_up(state, "judge", stage)
+        case "warmup-rubric" | "warmup-judge":
+            _warm_up(state, "rubric" if stage == "warmup-rubric" else "judge")
             return
         case "base":
             evaluate(state, "base", AdapterPair(None, None))
@@ -101,7 +98,7 @@ def _run_stage(state: TrainingState, stage: str) -> None:
 # --- warm-up and alternating GRPO -----------------------------------------------------------------------------------
 
 
-def _warm_up(state: TrainingState, role: Role, stage: str) -> None:
+def _warm_up(state: TrainingState, role: Role) -> None:
     settings, rows = state.recipe.warmup, state.warmup_rows
     folder = state.directory.path / "warmup" / role
     if settings.source is not None:
@@ -119,7 +116,7 @@ def _warm_up(state: TrainingState, role: Role, stage: str) -> None:
             state.directory.append("metrics.jsonl", {"kind": "warmup", "role": role, "step": step, "loss": loss})
     if role == "judge":
         state.model.freeze_references()
-    state.directory.commit(state.save, stage=stage, keep=state.recipe.checkpoint.save_total_limit)
+    state.directory.commit(state.save, stage=f"warmup-{role}", keep=state.recipe.checkpoint.save_total_limit)
     if state.directory.writes:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -131,7 +128,7 @@ def _alternate(state: TrainingState) -> None:
         return {"slot": phase.index, "phase": phase.label, "role": role}
 
     def after_phase(phase: ScheduledPhase, seconds: float, tokens: int) -> None:
-        state.log_time(phase.label, seconds, tokens)
+        state.directory.append("timings.jsonl", {"stage": phase.label, "seconds": seconds, "tokens": tokens})
         if state.recipe.evaluation.after_phases:
             with state.timed(f"evaluate {phase.label}"):
                 evaluate(state, phase.label)

@@ -80,8 +80,5 @@ class TrainingState:
         """Log the seconds and the sampled tokens of a stage."""
         start, tokens = time.perf_counter(), self.sampler.tokens_written
         yield
-        self.log_time(stage, time.perf_counter() - start, self.sampler.tokens_written - tokens)
-
-    def log_time(self, stage: str, seconds: float, tokens: int) -> None:
-        """Log what a stage took."""
+        seconds, tokens = time.perf_counter() - start, self.sampler.tokens_written - tokens
         self.directory.append("timings.jsonl", {"stage": stage, "seconds": seconds, "tokens": tokens})

@@ -192,7 +192,7 @@ def test_accumulation_retraces_one_large_batch(loss_type: str, layout: Layout, t
         learner.layout = layout
         groups = tiny.rollouts(learner.model)
         advantages = tiny.spread(groups)
-        counts[budget] = len(learner._batches("judge", learner._rows(recipe.judge, groups, advantages)))
+        counts[budget] = len(learner._batches("judge", learner._rows("judge", groups, advantages)))
         metrics = learner.update("judge", groups, advantages).values
         found[budget] = (metrics, tiny.weights(learner.model, "judge"))
     assert counts[100_000] == 1 < counts[60] < counts[1] == 16

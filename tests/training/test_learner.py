@@ -64,12 +64,11 @@ def test_updates_raise_what_earned_more(tiny_folder: tiny.Folders) -> None:
     groups = tiny.rollouts(model)
 
     def mean_logprob(index: int) -> float:
-        rows = [r for i, r in enumerate(learner._rows(settings, groups, advantages)) if i % 4 == index]
+        rows = [r for i, r in enumerate(learner._rows("judge", groups, advantages)) if i % 4 == index]
         batch, _ = learner._batches("judge", rows)[0]
         with model.using("judge") as active, torch.no_grad():
             return float(model.score(active, batch, 1.0, model.layout).logprobs.mean())
 
-    settings = learner.recipe.judge
     advantages = rewarded(*[(1.0, 0.0, 0.0, 0.0)] * len(groups))
     before = [mean_logprob(0), mean_logprob(1)]
     learner.update("judge", groups, advantages)
@@ -108,7 +107,7 @@ def test_uninformative_groups_are_skipped_but_counted(loss_type: str, tiny_folde
         groups = tiny.rollouts(learner.model)
         advantages = rewarded((1.0, 0.0, 0.0, 1.0), (1.0,) * 4, (0.0,) * 4, (0.0, 0.5, 1.0, 1.0))
         assert [a.informative for a in advantages] == [True, False, False, True]
-        rows = learner._rows(learner.recipe.judge, groups, advantages)
+        rows = learner._rows("judge", groups, advantages)
         assert len(rows) == (8 if skip else 16)
         loss = learner.update("judge", groups, advantages).values["loss"]
         found[skip] = (loss, gradients(learner.model, "judge"))
@@ -434,7 +433,7 @@ def test_measuring_the_budget_holds_no_entropies(tiny_folder: tiny.Folders, monk
     """They would keep copies of the logits alive in backward, and the budget would be half of what it could be."""
     learner = learner_on(tiny_folder())
     groups = tiny.rollouts(learner.model)
-    rows = learner._rows(learner.recipe.judge, groups, tiny.spread(groups))
+    rows = learner._rows("judge", groups, tiny.spread(groups))
     seen: list[weakref.ref[torch.Tensor]] = []
     real_score, real_backward = learner.model.score, torch.autograd.backward
 

@@ -153,7 +153,7 @@ def test_what_an_update_saves_on_a_cpu_is_estimated(width: int, prompt: int, dty
     ours = Ours(work, tmp_path, 1, model)
     ours.use_random_rollouts()
     advantages = [group_advantages(group) for group in work.seeded_rewards("judge", 0)]
-    rows = ours.learner._rows(ours.recipe.judge, ours.rollouts(), advantages)
+    rows = ours.learner._rows("judge", ours.rollouts(), advantages)
     batch = make_batch(rows, 0, ours.model.device, "packed")
     with ours.model.using("judge", train=True) as active, saved_bytes(ours.model.model) as total:
         held = ours.model.score(active, batch, 1.0, "packed")
