@@ -9,22 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from rubric_arm_lite.models import Sampler, Sampling
 from rubric_arm_lite.recipe import derive_seed
 from rubric_arm_lite.training.advantages import GroupAdvantages, group_advantages
+from rubric_arm_lite.training.learner import Learner
 from rubric_arm_lite.training.phases import Phase
 from rubric_arm_lite.training.schedule import GRPORecipe, ScheduledPhase, batch_of_step, part_of_data, steps_in_phase
 from rubric_arm_lite.types import PromptBlock, Reward, Role, RolloutGroup, StepMetrics
-
-
-class Updater(Protocol):
-    """Updates one adapter from its rollouts."""
-
-    def update(
-        self, role: Role, groups: Sequence[RolloutGroup], advantages: Sequence[GroupAdvantages]
-    ) -> StepMetrics: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +52,7 @@ def alternate(
     phases: Mapping[Role, Phase],
     blocks: Sequence[PromptBlock],
     sampler: Sampler,
-    learner: Updater,
+    learner: Learner,
     hooks: Hooks,
     start: Position | None = None,
 ) -> None:

@@ -322,12 +322,11 @@ def make_plan(recipe: Recipe, shape: Shape, card: float | None, cuda: bool = Tru
 def _advice(recipe: Recipe, shape: Shape, room: float, cuda: bool) -> list[tuple[str, float]]:
     """Single changes that make the recipe fit; where none does, all of them together if they do."""
     model, longest = recipe.model, _longest_completion(recipe)
-    contexts = [context for context in (16384, 8192, 6144, 4096, 3072, 2048) if longest < context < model.max_context]
     candidates = [
         ("model.quantization", "nf4", model.quantization == "none"),
         ("model.gradient_checkpointing", True, not model.gradient_checkpointing),
         ("model.lora.r", 8, model.lora.r > 8),
-        *(("model.max_context", context, True) for context in contexts),
+        *(("model.max_context", n, longest < n < model.max_context) for n in (16384, 8192, 6144, 4096, 3072, 2048)),
     ]
     changes: list[tuple[str, Any]] = [(name, value) for name, value, helps in candidates if helps]
 
