@@ -81,7 +81,7 @@ def test_the_rubrics_of_a_judge_step_count_with_every_attempt(
         "reward": reward,
         "cache": {"rubrics_per_prompt": per_prompt},
     }
-    assert length_of(Recipe.model_validate(fields)).tokens["judge"] == 2 * (3 * 4 * 12 + drawn * 7)
+    assert length_of(Recipe.model_validate(fields)).tokens_per_cycle["judge"] == 2 * (3 * 4 * 12 + drawn * 7)
 
 
 @pytest.mark.parametrize("prompts", [47, 400])
