@@ -17,17 +17,7 @@ from rubric_arm_lite.runs import package_versions
 from rubric_arm_lite.training.plan import GIB, Plan, make_plan
 from rubric_arm_lite.training.shapes import shape_of
 
-ROWS = (
-    "weights",
-    "adapters",
-    "rounded adapters",
-    "optimizer",
-    "gradients",
-    "cache",
-    "activations",
-    "logits",
-    "context",
-)
+HELD = ("weights", "adapters", "rounded adapters", "optimizer", "gradients")
 SHOWN_FROM = 0.005 * GIB
 """Smaller parts would be shown as 0.00."""
 _PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth")
@@ -75,7 +65,7 @@ def show(recipe: Recipe, plan: Plan, tokens_per_second: float | None, console: C
     table = Table("GiB", box=None, pad_edge=False)
     for stage in plan.stages:
         table.add_column(stage.stage.replace(" ", "\n"), justify="right", no_wrap=True)
-    for part in ROWS:
+    for part in (*HELD, "cache", "activations", "logits", "context"):
         sizes = [stage.parts.get(part, 0.0) for stage in plan.stages]
         if max(sizes) >= SHOWN_FROM:
             table.add_row(part, *map(_gib, sizes))
