@@ -44,7 +44,7 @@ EXPLANATIONS: Mapping[str, tuple[str, str]] = {
     "accuracy_words": ("share", "accuracy by the words true and false alone, without their probabilities"),
     "tie_rate_words": ("share", "pairs with equal scores by the words alone"),
     "unparsed": ("share", "judgements whose verdict cannot be read"),
-    "says_a": ("share", "verdicts for Response A; far from 50%, the judge prefers a position"),
+    "verdicts_for_a": ("share", "verdicts for Response A; far from 50%, the judge prefers a position"),
     "format": ("share", "judgements in the required form"),
     "format_sampled": ("share", "the same among judgements sampled at evaluation.vote_temperature"),
     "rubric_usable": ("share", "rubrics that can be read"),

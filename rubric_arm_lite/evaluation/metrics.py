@@ -53,7 +53,7 @@ def order_statistics(rows: Sequence[Mapping[str, Any]], bootstrap: int, seed: in
         "position_bias": max(orders.values()) - min(orders.values()),
         "consistency": mean([None not in pair and pair[0] != pair[1] for pair in winners]),
         "unparsed": mean([winner is None for pair in winners for winner in pair]),
-        "says_a": mean([winner == "A" for pair in winners for winner in pair]),
+        "verdicts_for_a": mean([winner == "A" for pair in winners for winner in pair]),
     }
 
 

@@ -74,7 +74,7 @@ _COLUMNS = (
     Column("by words", "accuracy_words", brief=True),
     Column("ties by words", "tie_rate_words", brief=True),
     Column("no verdict", "unparsed"),
-    Column("for A", "says_a"),
+    Column("for A", "verdicts_for_a"),
     Column("format", "format"),
     Column("sampled", "format_sampled", brief=True),
     Column("named", "principle_recall", brief=True),

@@ -36,7 +36,11 @@ def test_a_sentence_comes_first_and_counts_are_whole() -> None:
         "Accuracy 85.4% (95% interval 80.4% to 90.4%) on 1,234 pairs, each judged in both orders; position bias 4.0 "
         "points."
     )
-    assert table["pairs"][1] == "1,234" and table["tokens_per_pair"][1] == "120.0" and table["says_a"][1] == "52.0%"
+    assert (
+        table["pairs"][1] == "1,234"
+        and table["tokens_per_pair"][1] == "120.0"
+        and table["verdicts_for_a"][1] == "52.0%"
+    )
 
 
 def test_a_pointwise_judge_has_ties_in_place_of_orders() -> None:

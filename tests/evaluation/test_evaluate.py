@@ -65,7 +65,7 @@ def test_accuracies_by_hand(evaluation: Evaluation) -> None:
     assert values["position_bias"] == max(three) - min(three)
     assert values["consistency"] == 0.25, "only the first pair gets one response named in both orders"
     assert values["unparsed"] == 3 / 8
-    assert values["says_a"] == 3 / 8
+    assert values["verdicts_for_a"] == 3 / 8
     assert values["format"] == 5 / 8
     assert values["pairs"] == 4.0
 
@@ -101,12 +101,12 @@ def test_position_bias() -> None:
     pairs = [pair(str(i)) for i in range(50)]
     biased = evaluator(sampler(says_a), pairs).evaluate("e").values
     assert (biased["accuracy_original"], biased["accuracy_swapped"], biased["position_bias"]) == (1.0, 0.0, 1.0)
-    assert (biased["accuracy"], biased["consistency"], biased["says_a"]) == (0.5, 0.0, 1.0)
+    assert (biased["accuracy"], biased["consistency"], biased["verdicts_for_a"]) == (0.5, 0.0, 1.0)
     other = evaluator(sampler(lambda a, b, rubric, i: judgement(rubric, "B")), pairs).evaluate("e").values
     assert (other["accuracy_original"], other["accuracy_swapped"], other["position_bias"]) == (0.0, 1.0, 1.0)
     perfect = evaluator(sampler(right), pairs).evaluate("e").values
     assert (perfect["accuracy"], perfect["position_bias"], perfect["consistency"]) == (1.0, 0.0, 1.0)
-    assert (perfect["says_a"], perfect["unparsed"], perfect["format"]) == (0.5, 0.0, 1.0)
+    assert (perfect["verdicts_for_a"], perfect["unparsed"], perfect["format"]) == (0.5, 0.0, 1.0)
     assert (perfect["accuracy_low"], perfect["accuracy_high"]) == (1.0, 1.0)
 
 

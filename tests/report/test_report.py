@@ -49,7 +49,7 @@ def values_of(accuracy: float, **more: float) -> dict[str, float]:
         "position_bias": 0.04,
         "consistency": 0.9,
         "unparsed": 0.01,
-        "says_a": 0.52,
+        "verdicts_for_a": 0.52,
         "format": 0.99,
         "rubric_usable": 1.0,
         "rubric_criteria": 3.0,
@@ -512,7 +512,7 @@ def test_values_that_are_no_numbers_are_not_shown(tmp_path: Path) -> None:
     file = run / "metrics.jsonl"
     file.write_text(
         file.read_text()
-        .replace('"says_a": 0.52', '"says_a": "<b>"')
+        .replace('"verdicts_for_a": 0.52', '"verdicts_for_a": "<b>"')
         .replace('"consistency": 0.9', '"consistency": NaN')
     )
     page, _ = report(run)

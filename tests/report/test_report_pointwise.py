@@ -13,7 +13,7 @@ from rubric_arm_lite.report.headline import contrast
 from rubric_arm_lite.report.read import read_run
 from tests.report.test_report import PAIRS, Made, report, section, showcase_of, values_of
 
-ORDERS = ("accuracy_original", "accuracy_swapped", "accuracy_mixed", "position_bias", "consistency", "says_a")
+ORDERS = ("accuracy_original", "accuracy_swapped", "accuracy_mixed", "position_bias", "consistency", "verdicts_for_a")
 
 
 class PointwiseMade(Made):
