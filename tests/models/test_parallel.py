@@ -91,8 +91,8 @@ def test_two_processes_make_the_update_of_one(tiny_folder: tiny.Folders, tmp_pat
 
 
 JOIN = """
-from rubric_arm_lite.models.parallel import join
-processes = join()
+from rubric_arm_lite.models.parallel import connect_processes
+processes = connect_processes()
 print(f"{processes.rank}: {processes.gather(processes.rank)}", flush=True)
 processes.close()
 """
