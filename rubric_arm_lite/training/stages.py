@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from rubric_arm_lite.data.testbed.oracle import oracle
+from rubric_arm_lite.data.testbed import oracle
 from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.evaluation import AdapterPair, make_evaluator
 from rubric_arm_lite.evaluation.caveats import (
