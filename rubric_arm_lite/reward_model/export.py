@@ -16,11 +16,11 @@ from rubric_arm_lite.recipe import ModelSettings, Recipe, dump_recipe
 from rubric_arm_lite.runs import adapter_folder, read_object, recipe_of_run
 from rubric_arm_lite.types import ROLES, Role
 
-TASKS: dict[Role, str] = {
+TASKS = {
     "rubric": "writes a rubric, a numbered list of criteria, for a request",
-    "judge": "compares two responses to a request under a rubric and names the better one",
+    "pairwise": "compares two responses to a request under a rubric and names the better one",
+    "pointwise": "checks one response to a request against every criterion of a rubric (RUBRIC-ARROW, 2605.29156)",
 }
-POINTWISE_TASK = "checks one response to a request against every criterion of a rubric (RUBRIC-ARROW, 2605.29156)"
 METRICS = (
     ("accuracy", "accuracy, both orders"),
     ("position_bias", "position bias"),
@@ -32,6 +32,8 @@ METRICS = (
     ("rubric_criteria", "criteria per rubric"),
     ("pairs", "held-out pairs"),
 )
+SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md", ".yaml")
+REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 CARD = Path(__file__).with_name("templates") / "model_card.md.jinja"
 
 
@@ -84,20 +86,15 @@ def write_merged(settings: ModelSettings, adapter: Path, folder: Path) -> None:
 
 
 def model_card(run: Path, recipe: Recipe, role: Role, state: str, merge: bool) -> str:
-    """The model card of one role as Markdown.
-
-    Raises:
-        CheckpointError: if a file of the run cannot be read.
-    """
+    """The model card of one role as Markdown; a CheckpointError if a file of the run cannot be read."""
     from huggingface_hub import ModelCard, ModelCardData
 
     files = [run / name for name in ("data.json", "summary.json", "versions.json")]
     data, summary, versions = (read_object(file) if file.exists() else {} for file in files)
     counts = [f"{data[k]} {k.replace('_', ' ')}" for k in ("train_prompts", "train_pairs", "test_pairs") if k in data]
     results = [(label, f"{summary[key]:.3f}") for key, label in METRICS if key in summary]
-    if summary.get("accuracy_low") is not None and summary.get("accuracy_high") is not None:
-        interval = f"{summary['accuracy_low']:.3f} to {summary['accuracy_high']:.3f}"
-        results.append(("accuracy, 95 % interval", interval))
+    if None not in (low := summary.get("accuracy_low"), high := summary.get("accuracy_high")):
+        results.append(("accuracy, 95 % interval", f"{low:.3f} to {high:.3f}"))
     metadata = ModelCardData(
         base_model=recipe.model.base,
         library_name="transformers" if merge else "peft",
@@ -109,7 +106,7 @@ def model_card(run: Path, recipe: Recipe, role: Role, state: str, merge: bool) -
         template_path=str(CARD),
         recipe=recipe,
         role=role,
-        task=POINTWISE_TASK if role == "judge" and recipe.reward.judge == "pointwise" else TASKS[role],
+        task=TASKS[role if role == "rubric" else recipe.reward.judge],
         merge=merge,
         state=state,
         source=Path(recipe.data.source).name,
@@ -119,12 +116,6 @@ def model_card(run: Path, recipe: Recipe, role: Role, state: str, merge: bool) -
         versions=versions,
     )
     return str(card.content)
-
-
-# --- upload -----------------------------------------------------------------------------------------------------
-
-SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md", ".yaml")
-REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
 def files_to_push(folder: Path, repo: str) -> list[Path]:
@@ -140,13 +131,11 @@ def files_to_push(folder: Path, repo: str) -> list[Path]:
     files = sorted(path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
     for path in files:
         if path.is_symlink() or path.suffix not in SUFFIXES:
-            raise ConfigError(
-                f"{path} is not uploaded: only plain files that end in {', '.join(SUFFIXES)} are. Take it out of the "
-                "folder."
-            )
+            allowed = f"only plain files that end in {', '.join(SUFFIXES)} are"
+            raise ConfigError(f"{path} is not uploaded: {allowed}. Take it out of the folder.")
     if not {"README.md", ".safetensors"} <= {path.name for path in files} | {path.suffix for path in files}:
         raise ConfigError(
-            f"{folder} has no model card and weights, so it is no export. Make one with rubric-arm export RUN TARGET."
+            f"{folder} is no export: it lacks a model card or weights. Make one with rubric-arm export RUN TARGET."
         )
     return files
 

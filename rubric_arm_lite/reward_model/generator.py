@@ -7,9 +7,8 @@ parameters. When the adapter changes, its fingerprint changes, and the cache ser
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 from rubric_arm_lite.errors import CheckpointError
@@ -39,27 +38,27 @@ class RubricCache:
         self.capacity = capacity
         self.hits = 0
         self.misses = 0
-        self._entries: OrderedDict[CacheKey, Rubric] = OrderedDict()
+        self._entries: dict[CacheKey, Rubric] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def get(self, key: CacheKey) -> Rubric | None:
         """The rubric, or None; counts a hit or a miss."""
-        rubric = self._entries.get(key)
+        rubric = self._entries.pop(key, None)
         if rubric is None:
             self.misses += 1
             return None
         self.hits += 1
-        self._entries.move_to_end(key)
+        self._entries[key] = rubric  # at the end, as the last one used
         return rubric
 
     def put(self, key: CacheKey, rubric: Rubric) -> None:
         """Store a rubric, and drop the least recently used one if the cache is full."""
+        self._entries.pop(key, None)
         self._entries[key] = rubric
-        self._entries.move_to_end(key)
-        while len(self._entries) > self.capacity:
-            self._entries.popitem(last=False)
+        if len(self._entries) > self.capacity:
+            del self._entries[next(iter(self._entries))]
 
     @property
     def hit_rate(self) -> float:
@@ -69,29 +68,17 @@ class RubricCache:
 
     def dumps(self) -> str:
         """The cache as JSON text, in order of use."""
-        rows = [
-            {
-                "key": [key.prompt, key.adapter, key.template, key.decoding, key.draw],
-                "text": rubric.text,
-                "criteria": [[c.text, c.kind.value] for c in rubric.criteria],
-                "status": rubric.status.value,
-            }
-            for key, rubric in self._entries.items()
-        ]
+        rows = [{"key": astuple(key), **asdict(rubric)} for key, rubric in self._entries.items()]
         return json.dumps({"hits": self.hits, "misses": self.misses, "rows": rows}, ensure_ascii=True)
 
     @classmethod
     def loads(cls, text: str, capacity: int) -> RubricCache:
-        """The cache that :meth:`dumps` wrote.
-
-        Raises:
-            CheckpointError: for any other text.
-        """
+        """The cache that :meth:`dumps` wrote; a CheckpointError for any other text."""
         cache = cls(capacity)
         try:
             state: dict[str, Any] = json.loads(text)
             for row in state["rows"]:
-                criteria = tuple(Criterion(words, CriterionKind(kind)) for words, kind in row["criteria"])
+                criteria = tuple(Criterion(c["text"], CriterionKind(c["kind"])) for c in row["criteria"])
                 cache.put(CacheKey(*row["key"]), Rubric(row["text"], criteria, ParseStatus(row["status"])))
             cache.hits, cache.misses = int(state["hits"]), int(state["misses"])
         except (ValueError, KeyError, TypeError) as error:
@@ -102,17 +89,13 @@ class RubricCache:
         return cache
 
 
+@dataclass
 class RubricGenerator:
     """Writes rubrics for prompts with the current rubric adapter (paper, sec. 3), through a cache."""
 
-    def __init__(self, sampler: Sampler, prompts: PromptBuilder, cache: RubricCache) -> None:
-        self.sampler = sampler
-        self.prompts = prompts
-        self.cache = cache
-
-    def with_new_cache(self) -> RubricGenerator:
-        """The same generator with a new, empty cache."""
-        return RubricGenerator(self.sampler, self.prompts, RubricCache(self.cache.capacity))
+    sampler: Sampler
+    prompts: PromptBuilder
+    cache: RubricCache
 
     def write(
         self,
@@ -135,20 +118,17 @@ class RubricGenerator:
         decoding = f"{sampling.describe()}-s{seed}-a{attempts}" if sampling.temperature else sampling.describe()
         draws = draws or [0] * len(prompts)
         keys = [CacheKey(prompt_hash(p), state, template, decoding, n) for p, n in zip(prompts, draws, strict=True)]
-        rubrics: dict[CacheKey, Rubric] = {}
-        missing: dict[CacheKey, Prompt] = {}
-        for key, prompt in zip(keys, prompts, strict=True):
-            if cached := self.cache.get(key):
-                rubrics[key] = cached
-            else:
-                missing[key] = prompt
+        cached = [self.cache.get(key) for key in keys]
+        rubrics = {key: rubric for key, rubric in zip(keys, cached, strict=True) if rubric}
+        missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in rubrics}
         for attempt in range(attempts if sampling.temperature else 1):
             open_keys = [key for key in missing if key not in rubrics or not rubrics[key].usable]
             if not open_keys:
                 break
-            seeds = [derive_seed(seed, key.prompt, key.draw, attempt) for key in open_keys]
-            texts = [self.prompts.rubric_prompt(missing[key]) for key in open_keys]
-            examples = [Example(k.prompt, text, s) for k, text, s in zip(open_keys, texts, seeds, strict=True)]
+            examples = [
+                Example(k.prompt, self.prompts.rubric_prompt(missing[k]), derive_seed(seed, k.prompt, k.draw, attempt))
+                for k in open_keys
+            ]
             for key, group in zip(open_keys, self.sampler.sample(adapter, examples, sampling), strict=True):
                 rubrics[key] = parse_rubric(group.samples[0].text, group.samples[0].finish_reason)
         for key in missing:

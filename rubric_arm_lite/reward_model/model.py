@@ -139,23 +139,20 @@ class RubricRewardModel:
         """
         names = names or [f"prompt {i}" for i in range(1, len(prompts) + 1)]
         requests = [*map(_prompt, prompts, names)]
-        tokens = self.recipe.evaluation.rubric_max_tokens
         distinct: dict[Prompt, str] = {}
         for request, name in zip(requests, names, strict=True):
             distinct.setdefault(request, name)
-        fitting = [
-            request
-            for request, name in distinct.items()
-            if self._fits(name, self.prompts.rubric_prompt(request), tokens, too_long)
-        ]
-        written = self.generator.write(fitting, Sampling(tokens, 1, 0.0), self.recipe.seed) if fitting else []
+        fitting = [request for request, name in distinct.items() if self.has_room_for(request, name, too_long)]
+        greedy = Sampling(self.recipe.evaluation.rubric_max_tokens, 1, 0.0)
+        written = self.generator.write(fitting, greedy, self.recipe.seed) if fitting else []
         rubrics = dict(zip(fitting, written, strict=True))
         return [rubrics.get(request, Rubric("", (), ParseStatus.TRUNCATED)) for request in requests]
 
-    def has_room_for(self, prompt: Prompt) -> bool:
-        """Whether a prompt and its rubric fit the context."""
-        tokens = self.recipe.evaluation.rubric_max_tokens
-        return self._fits("the prompt", self.prompts.rubric_prompt(prompt), tokens, "skip")
+    def has_room_for(self, prompt: Prompt, name: str = "the prompt", too_long: TooLong = "skip") -> bool:
+        """Whether a prompt and its rubric fit the context; with ``raise`` a DataError if they do not."""
+        return self._fits(
+            name, [self.prompts.rubric_prompt(prompt)], self.recipe.evaluation.rubric_max_tokens, too_long
+        )
 
     def compare(
         self,
@@ -192,7 +189,6 @@ class RubricRewardModel:
         Args:
             names: names of the cases in errors.
             too_long: ``skip`` gives a case that does not fit the context a verdict without judgements.
-            progress: called with (cases done, cases in all).
 
         Raises:
             ConfigError: if this judge was trained to check one response at a time.
@@ -208,9 +204,8 @@ class RubricRewardModel:
         judge = replace(pairwise_judge(self.recipe, self.model, self.prompts), seed=seed)
 
         def fits(i: int) -> bool:
-            # Both orders hold the same texts, but a tokenizer may join them differently.
             shown = judge.user_prompts(comparisons[i], rubrics[i], orders)
-            return all(self._fits(names[i], prompt, judge.max_tokens, too_long) for prompt in shown)
+            return self._fits(names[i], shown, judge.max_tokens, too_long)
 
         def judged(batch: Sequence[int]) -> list[Verdict]:
             return judge.judge([comparisons[i] for i in batch], [rubrics[i] for i in batch], orders, votes)
@@ -290,8 +285,8 @@ class RubricRewardModel:
         """:meth:`score` for many cases at once, batched; equal prompts share one rubric."""
         justify = self.recipe.pointwise if justify is None else justify
         tokens = self.recipe.evaluation.judge_max_tokens if justify else LINE_TOKENS
-        seed = derive_seed(self.recipe.seed, "score")
         judge = pointwise_judge(self.recipe, self.model, self.prompts)
+        seed = derive_seed(self.recipe.seed, "score")
         judge = replace(judge, max_tokens=tokens, temperature=0.0, seed=seed, justify=justify)
         judge.read([])  # raises before anything is sampled
         names, prompts, rubrics = self._prepared([(case[0], case[2]) for case in cases], names, too_long)
@@ -299,25 +294,19 @@ class RubricRewardModel:
 
         def fits(i: int) -> bool:
             prompt, response, rubric = shown[i]
-            return self._fits(names[i], self.prompts.pointwise_prompt(prompt, rubric, response), tokens, too_long)
+            user_prompt = self.prompts.pointwise_prompt(prompt, rubric, response)
+            return self._fits(names[i], [user_prompt], judge.max_tokens, too_long)
 
         def scored(batch: Sequence[int]) -> list[PointwiseScore]:
             return [scores[0] for scores in judge.score([shown[i] for i in batch])]
 
-        statuses = [ParseStatus.TRUNCATED if rubric.usable else rubric.status for rubric in rubrics]
-        skipped = [
-            PointwiseScore(None, (), rubric, "", status) for rubric, status in zip(rubrics, statuses, strict=True)
-        ]
+        skipped = [PointwiseScore(None, (), r, "", ParseStatus.TRUNCATED if r.usable else r.status) for r in rubrics]
         return _answered(skipped, fits, scored, progress)
 
     def _prepared(
         self, cases: Sequence[tuple[Request, Rubric | str | None]], names: Sequence[str] | None, too_long: TooLong
     ) -> tuple[Sequence[str], list[Prompt], list[Rubric]]:
-        """Names, prompts and rubrics of cases: the rubric given with a prompt, or else the generator's.
-
-        Raises:
-            DataError: as :meth:`rubrics`, or if a given rubric does not parse; nothing has been sampled then.
-        """
+        """Names, prompts and rubrics of cases: the rubric given with a prompt, checked, or else the generator's."""
         names = names or [f"case {i}" for i in range(1, len(cases) + 1)]
         prompts = [_prompt(request, name) for (request, _), name in zip(cases, names, strict=True)]
         parsed = [None if r is None else given_rubric(r, name) for (_, r), name in zip(cases, names, strict=True)]
@@ -325,22 +314,24 @@ class RubricRewardModel:
         written = iter(self.rubrics([prompts[i] for i in missing], [names[i] for i in missing], too_long))
         return names, prompts, [next(written) if rubric is None else rubric for rubric in parsed]
 
-    def _fits(self, name: str, turn: str, max_tokens: int, too_long: TooLong) -> bool:
-        """Whether a user turn and its answer fit the context.
+    def _fits(self, name: str, prompts: Sequence[str], max_tokens: int, too_long: TooLong) -> bool:
+        """Whether each user prompt fits the context with its answer; with ``raise`` a DataError if one does not.
 
-        Raises:
-            DataError: if they do not and ``too_long`` is ``raise``.
+        Two orders of responses hold the same texts, but a tokenizer may join them differently.
         """
         limit = self.recipe.model.max_context
-        if len(turn.encode("utf-8", "surrogatepass")) + ROOM_FOR_TEMPLATE + max_tokens <= limit:
-            return True
-        length = self.model.prompt_tokens(turn) + max_tokens
-        if length > limit and too_long == "raise":
-            raise DataError(
-                f"{name}: {length} tokens with the answer, more than model.max_context ({limit}). Shorten the texts, "
-                "or use a run with a longer context."
-            )
-        return length <= limit
+        for prompt in prompts:
+            if len(prompt.encode("utf-8", "surrogatepass")) + ROOM_FOR_TEMPLATE + max_tokens <= limit:
+                continue
+            length = self.model.prompt_tokens(prompt) + max_tokens
+            if length > limit and too_long == "raise":
+                raise DataError(
+                    f"{name}: {length} tokens with the answer, more than model.max_context ({limit}). Shorten the "
+                    "texts, or use a run with a longer context."
+                )
+            if length > limit:
+                return False
+        return True
 
     def unknown_words(self, *texts: str) -> tuple[str, ...]:
         """Words that the tokenizer maps to its unknown token, in order; empty for a model on a server."""
@@ -378,5 +369,4 @@ def _answered(
 
 
 def _prompt(request: Request, name: str) -> Prompt:
-    """A request as a :data:`~rubric_arm_lite.types.Prompt`."""
     return request if isinstance(request, str | tuple) else prompt_of(request, name)

@@ -137,23 +137,19 @@ class Verdict:
         """One entry per criterion; empty if nothing was judged."""
         if not self.winners:
             return ()
-        remarks: dict[tuple[Side, int], Counter[str]] = {}
-        for judgement, swapped in [*((j, False) for j in self.original), *((j, True) for j in self.swapped)]:
-            lines = Counter((a.side, a.number) for a in judgement.assessments)
-            for a in judgement.assessments:
-                matches = a.number <= len(self.rubric.criteria) and self.rubric.criteria[a.number - 1].kind is a.kind
-                if matches and lines[a.side, a.number] == 1 and a.justification:
-                    side = other_side(a.side) if swapped else a.side
-                    remarks.setdefault((side, a.number), Counter())[a.justification] += 1
-
-        def of(side: Side, number: int) -> tuple[Remark, ...]:
+        findings = []
+        for number, criterion in enumerate(self.rubric.criteria, start=1):
+            remarks: dict[Side, Counter[str]] = {"A": Counter(), "B": Counter()}
+            for i, judgement in enumerate((*self.original, *self.swapped)):
+                for side in ("A", "B"):
+                    lines = [a for a in judgement.assessments if (a.side, a.number) == (side, number)]
+                    if len(lines) == 1 and lines[0].kind is criterion.kind and lines[0].justification:
+                        shown = side if i < len(self.original) else other_side(side)
+                        remarks[shown][lines[0].justification] += 1
             # most_common keeps the order of first appearance among equals
-            return tuple(Remark(text, n) for text, n in remarks.get((side, number), Counter()).most_common())
-
-        return tuple(
-            Finding(number, criterion, of("A", number), of("B", number))
-            for number, criterion in enumerate(self.rubric.criteria, start=1)
-        )
+            counts = [tuple(Remark(*counted) for counted in remarks[side].most_common()) for side in ("A", "B")]
+            findings.append(Finding(number, criterion, *counts))
+        return tuple(findings)
 
 
 # --- pointwise ------------------------------------------------------------------------------------------------------
