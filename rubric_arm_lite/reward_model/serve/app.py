@@ -99,16 +99,10 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
 
 async def _answer(service: Service, body: schema.Body, request: Request) -> schema.WrittenRubric:
-    """Wait for the answer, as long as the client does and the time lasts.
-
-    Raises:
-        HTTPException: if the state is not served, the queue is full, the client left or the time is over.
-        Exception: what the reward model raised for this request.
-    """
+    """Wait for the answer or the error of a request, as long as the client does and the time lasts."""
     if body.state not in (None, service.judge.state) and body.state not in (states := service.judge.states()):
-        raise HTTPException(
-            422, f"state: {schema.printable(body.state)} is not served here. Use one of {', '.join(states)}."
-        )
+        state = schema.printable(body.state)
+        raise HTTPException(422, f"state: {state} is not served here. Use one of {', '.join(states)}.")
 
     async def disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -174,16 +168,14 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def failed(request: Request, error: errors.RubricArmError) -> Response:
         match error:
             case errors.DataError() | errors.PromptTooLongError():
-                status = 422
+                return refusal(422, str(error))
             case errors.CheckpointError():
-                status = 409
+                return refusal(409, str(error))
             case errors.BackendError() if request.url.path != "/v1/score":  # the server behind this one
-                status = 502
+                return refusal(502, str(error))
             case errors.ConfigError() | errors.BackendError():  # wrong kind of judge; no probabilities
-                status = 501
-            case _:
-                raise error
-        return refusal(status, str(error))
+                return refusal(501, str(error))
+        raise error
 
     @app.exception_handler(Exception)  # logged by the middleware, without its message
     async def broken(_: Request, error: Exception) -> Response:

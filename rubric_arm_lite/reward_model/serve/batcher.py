@@ -37,9 +37,6 @@ from rubric_arm_lite.types import ROLES
 R = TypeVar("R")
 A = TypeVar("A")
 
-MAX_RETRY_AFTER = 60
-"""Seconds: upper limit of the retry-after header."""
-
 
 class Batcher(Generic[R, A]):
     """Answers requests in batches, in a thread of its own.
@@ -81,7 +78,7 @@ class Batcher(Generic[R, A]):
                 raise HTTPException(503, "The service is stopping. Use another one, or try again later.")
             if (waiting := len(self._waiting)) >= self._queue:
                 seconds = math.ceil((math.ceil(waiting / self._batch) + 1) * self._seconds_per_batch)
-                headers = {"retry-after": str(min(MAX_RETRY_AFTER, max(1, seconds)))}
+                headers = {"retry-after": str(min(60, max(1, seconds)))}
                 raise HTTPException(503, f"{waiting} requests are waiting already. Try again later.", headers)
             self._waiting[future] = request
             self._changed.notify_all()
@@ -163,10 +160,8 @@ class BatchedJudge:
     """
 
     def __init__(self, model: RubricRewardModel, state: str, run: Path | None = None, all_states: bool = False) -> None:
-        self.model = model
-        self.state = state
-        self._run = run
-        self._all_states = all_states
+        self.model, self.state = model, state
+        self._run, self._all_states = run, all_states
         self._loaded = self._folders(state)
 
     def states(self) -> list[str]:

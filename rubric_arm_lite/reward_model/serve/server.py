@@ -41,10 +41,8 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         if bound is not None:
             bound.close()
-        raise ConfigError(
-            f"--host {host} --port {port} cannot be used: {error.strerror or error}. Choose another port (0 takes a "
-            "free one) or host."
-        ) from error
+        problem = f"--host {host} --port {port} cannot be used: {error.strerror or error}"
+        raise ConfigError(f"{problem}. Choose another port (0 takes a free one) or host.") from error
     return bound
 
 
@@ -67,10 +65,8 @@ def key_from(variable: str) -> str:
     """
     key = os.environ.get(variable, "").strip()
     if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigError(
-            f"--key-env {variable}: the variable is not set, or has blanks or letters that a key cannot have. Set it "
-            "to the key."
-        )
+        problem = "the variable is not set, or has blanks or letters that a key cannot have"
+        raise ConfigError(f"--key-env {variable}: {problem}. Set it to the key.")
     return key
 
 
