@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from rubric_arm_lite import __version__, errors
 from rubric_arm_lite.recipe import Recipe
+from rubric_arm_lite.recipe.entries import printable
 from rubric_arm_lite.reward_model.serve import schema
 from rubric_arm_lite.reward_model.serve.batcher import BatchedJudge, Batcher
 from rubric_arm_lite.reward_model.serve.security import AsciiJSON, SecurityMiddleware, SecuritySettings, refusal
@@ -101,7 +102,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 async def _answer(service: Service, body: schema.Body, request: Request) -> schema.WrittenRubric:
     """Wait for the answer or the error of a request, as long as the client does and the time lasts."""
     if body.state not in (None, service.judge.state) and body.state not in (states := service.judge.states()):
-        state = schema.printable(body.state)
+        state = printable(body.state)
         raise HTTPException(422, f"state: {state} is not served here. Use one of {', '.join(states)}.")
 
     async def disconnected() -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
 from rubric_arm_lite.data import prompt_of
+from rubric_arm_lite.recipe.entries import printable
 from rubric_arm_lite.reward_model.judge import given_rubric
 from rubric_arm_lite.reward_model.verdict import Orders, PointwiseScore, Verdict
 from rubric_arm_lite.types import CriterionKind, ParseStatus, Prompt, Rubric, Side, other_side
@@ -147,11 +148,6 @@ def validation_message(errors: Sequence[Mapping[str, Any]]) -> str:
         case _:
             message = f"{field}: {error['msg']}. Correct it; /docs lists what is allowed."
     return message + (f" ({len(errors) - 1} more to correct.)" if len(errors) > 1 else "")
-
-
-def printable(text: str) -> str:
-    """``text`` with everything escaped that does not print or is not Unicode."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 # --- answers --------------------------------------------------------------------------------------------------------
