@@ -7,7 +7,7 @@ so a judge that contradicts itself over the two orders gives half a point to bot
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Literal
 
@@ -20,23 +20,30 @@ JudgePairs = Callable[[Sequence[Pair]], Sequence[float]]
 """Judges pairs of players; returns the first player's part of each point, in [0, 1]."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Standing:
     """The place of one player.
 
     Attributes:
         player: its index.
-        rank: from 1; ties share a rank (1, 2, 2, 4).
         points: sum over its games, each in [0, 1].
-        games: played; a bye counts as a game won.
+        opponents: indices, in the order of the games.
+        byes: rounds in which it rested, for a point.
+        rank: from 1; ties share a rank (1, 2, 2, 4).
         strength: sum of its opponents' points, the tie-break after Swiss rounds.
     """
 
     player: int
-    rank: int
-    points: float
-    games: int
-    strength: float
+    points: float = 0.0
+    opponents: list[int] = field(default_factory=list)
+    byes: int = 0
+    rank: int = 0
+    strength: float = 0.0
+
+    @property
+    def games(self) -> int:
+        """Games played; a bye counts as a game won."""
+        return len(self.opponents) + self.byes
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +99,24 @@ def tournament(
         raise ConfigError("There is nothing to rank. Give at least one response.")
     if rounds is not None and (rounds < 1 or method != "swiss"):
         raise ConfigError(f"rounds: {rounds} with method {method!r}. Give at least 1, and only with 'swiss'.")
-    table = _Table(players)
+    standings = [Standing(i) for i in range(players)]
+    results: dict[Pair, float] = {}
     match method:
         case "round_robin":
-            table.judge(list(combinations(range(players), 2)), judge)
+            _play(list(combinations(range(players), 2)), standings, results, judge)
         case "swiss":
             for _ in range(min(rounds or (players - 1).bit_length(), players - 1)):
-                table.judge(table.next_round(), judge)
+                _play(_next_round(standings), standings, results, judge)
         case _:
             raise ConfigError(f"method: {method!r} is not one of round_robin, swiss.")
-    return table.standings(), len(table.results)
+    for standing in standings:
+        standing.strength = sum(standings[i].points for i in standing.opponents)
+    # After a round robin everybody has met everybody, so strength adds nothing to points.
+    uneven = len(results) < players * (players - 1) // 2
+    marks = [(standing.points, standing.strength if uneven else 0.0) for standing in standings]
+    for standing, mark in zip(standings, marks, strict=True):
+        standing.rank = 1 + sum(other > mark for other in marks)
+    return sorted(standings, key=lambda standing: standing.rank), len(results)
 
 
 def placed(
@@ -117,66 +132,47 @@ def placed(
     return tuple(sorted(ranked, key=lambda response: (response.rank, response.index)))
 
 
-class _Table:
-    """Results of a tournament so far: of each pair, and points, opponents and byes of each player."""
+def _play(pairs: Sequence[Pair], standings: list[Standing], results: dict[Pair, float], judge: JudgePairs) -> None:
+    """Play some games; a pair that met before keeps its result, which counts again."""
+    new = [pair for pair in pairs if pair not in results]
+    for pair, share in zip(new, judge(new) if new else [], strict=True):
+        if not 0 <= share <= 1:
+            raise ValueError(f"A pair's first player gets a part of a point in [0, 1], not {share}.")
+        results[pair] = share
+    for a, b in pairs:
+        for player, opponent, share in ((a, b, results[a, b]), (b, a, 1 - results[a, b])):
+            standings[player].points += share
+            standings[player].opponents.append(opponent)
 
-    def __init__(self, players: int) -> None:
-        self.results: dict[Pair, float] = {}
-        self._points = [0.0] * players
-        self._opponents: list[list[int]] = [[] for _ in range(players)]
-        self._byes: set[int] = set()
 
-    def judge(self, pairs: Sequence[Pair], judge: JudgePairs) -> None:
-        """Play some games; a pair that met before keeps its result, which counts again."""
-        new = [pair for pair in pairs if pair not in self.results]
-        for pair, share in zip(new, judge(new) if new else [], strict=True):
-            if not 0 <= share <= 1:
-                raise ValueError(f"A pair's first player gets a part of a point in [0, 1], not {share}.")
-            self.results[pair] = share
-        for a, b in pairs:
-            self._points[a] += self.results[a, b]
-            self._points[b] += 1 - self.results[a, b]
-            self._opponents[a].append(b)
-            self._opponents[b].append(a)
+def _next_round(standings: list[Standing]) -> list[Pair]:
+    """Pair neighbors by points who have not met; with an odd number the last player without a bye rests."""
+    order = sorted(standings, key=lambda standing: standing.points, reverse=True)
+    leaders = {s.player for s in order if s.points == order[0].points}
+    if len(order) % 2:
+        resting = next((s for s in reversed(order) if not s.byes), order[-1])
+        resting.byes += 1
+        resting.points += 1
+        order.remove(resting)
+    pairs: list[list[Standing]] = []
+    while order:
+        first = order.pop(0)
+        other = next((s for s in order if s.player not in first.opponents), order[0])
+        order.remove(other)
+        if other.player in first.opponents:
+            first, other = _exchange(first, other, [p for p in pairs if not leaders.issuperset(s.player for s in p)])
+        pairs.append([first, other])
+    return [(min(a.player, b.player), max(a.player, b.player)) for a, b in pairs]
 
-    def next_round(self) -> list[Pair]:
-        """Pair neighbors in the standings who have not met; with an odd number the last player without a bye rests."""
-        order = sorted(range(len(self._points)), key=self._points.__getitem__, reverse=True)
-        leaders = {i for i in order if self._points[i] == self._points[order[0]]}
-        if len(order) % 2:
-            resting = next((i for i in reversed(order) if i not in self._byes), order[-1])
-            self._byes.add(resting)
-            self._points[resting] += 1
-            order.remove(resting)
-        pairs: list[list[int]] = []
-        while order:
-            first = order.pop(0)
-            other = next((i for i in order if i not in self._opponents[first]), order[0])
-            order.remove(other)
-            if other in self._opponents[first]:
-                first, other = self._exchange(first, other, [pair for pair in pairs if not leaders.issuperset(pair)])
-            pairs.append([first, other])
-        return [(min(pair), max(pair)) for pair in pairs]
 
-    def _exchange(self, first: int, other: int, pairs: list[list[int]]) -> tuple[int, int]:
-        """Separate two who have met by an exchange with the nearest earlier pair that allows it, if there is one.
+def _exchange(first: Standing, other: Standing, pairs: list[list[Standing]]) -> tuple[Standing, Standing]:
+    """Separate two who have met by an exchange with the nearest earlier pair that allows it, if there is one.
 
-        Pairs of two leaders are not broken: that the unbeaten meet is what puts the best first.
-        """
-        for pair in reversed(pairs):
-            for a, b in (pair, pair[::-1]):
-                if a not in self._opponents[first] and b not in self._opponents[other]:
-                    pair[:] = [a, first]
-                    return b, other
-        return first, other
-
-    def standings(self) -> list[Standing]:
-        """All players, from the best."""
-        strength = [sum(self._points[i] for i in opponents) for opponents in self._opponents]
-        # After a round robin everybody has met everybody, so strength adds nothing to points.
-        uneven = len(self.results) < len(strength) * (len(strength) - 1) // 2
-        marks = [(points, s if uneven else 0.0) for points, s in zip(self._points, strength, strict=True)]
-        games = [len(opponents) + (i in self._byes) for i, opponents in enumerate(self._opponents)]
-        ranks = [1 + sum(other > mark for other in marks) for mark in marks]
-        order = sorted(range(len(marks)), key=marks.__getitem__, reverse=True)
-        return [Standing(i, ranks[i], self._points[i], games[i], strength[i]) for i in order]
+    Pairs of two leaders are not broken: that the unbeaten meet is what puts the best first.
+    """
+    for pair in reversed(pairs):
+        for a, b in (pair, pair[::-1]):
+            if a.player not in first.opponents and b.player not in other.opponents:
+                pair[:] = [a, first]
+                return b, other
+    return first, other
