@@ -97,6 +97,10 @@ class RubricGenerator:
     prompts: PromptBuilder
     cache: RubricCache
 
+    def with_new_cache(self) -> RubricGenerator:
+        """The same generator with a new, empty cache."""
+        return RubricGenerator(self.sampler, self.prompts, RubricCache(self.cache.capacity))
+
     def write(
         self,
         prompts: Sequence[Prompt],
