@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -225,14 +225,7 @@ def read_pair(row: Row, format: Format, ids: RowIds, source: str = "") -> tuple[
     first, second = format.responses
     response_a, turns_a = row.response(first)
     response_b, turns_b = row.response(second)
-    if turns_a is not None and turns_b is not None and not (format.prompt and row.has(format.prompt)):
-        prompt = _shared_prompt(row, turns_a, turns_b)
-    elif format.prompt is not None:
-        prompt = row.prompt(format.prompt)
-    else:
-        raise row.error(
-            f"`{first}` and `{second}` must be lists of messages: the turns before the response are the prompt."
-        )
+    prompt = _prompt_of_pair(row, format, turns_a, turns_b)
     side = format.chosen_side(row)
     if side is None:
         names = "`, `".join(format.label_columns)
@@ -247,19 +240,51 @@ def read_pair(row: Row, format: Format, ids: RowIds, source: str = "") -> tuple[
     return PreferencePair(pair_id, prompt, chosen, rejected, source, subset), side
 
 
-def _shared_prompt(row: Row, turns_a: tuple[Message, ...], turns_b: tuple[Message, ...]) -> Prompt:
-    """The prompt of a pair without a column for it: the turns before its two responses."""
-    if turns_a != turns_b:
+def _prompt_of_pair(
+    row: Row, format: Format, turns_a: tuple[Message, ...] | None, turns_b: tuple[Message, ...] | None
+) -> Prompt:
+    """The conversation before two responses, from the prompt's column and the turns before each response.
+
+    The turns may repeat the prompt, hold more of the conversation than it or less, or continue it.
+    """
+    first, second = format.responses
+    names = f"`{first}` and `{second}`"
+    if turns_a is not None and turns_b is not None and turns_a != turns_b:
         raise row.error(
-            "without a `prompt`, the messages before the response must be the same in chosen and rejected. Add a "
-            "`prompt` column, or correct them.",
+            f"{names} hold different conversations before their responses. Both must answer the same one; correct "
+            "them, or leave the row out.",
             "responses to different conversations",
             skippable=True,
         )
-    if not turns_a:
+    turns = turns_a if turns_a is not None else turns_b
+    if format.prompt is not None and (row.has(format.prompt) or turns_a is None or turns_b is None):
+        prompt = row.prompt(format.prompt)
+    elif turns_a is None or turns_b is None:
+        raise row.error(f"{names} must be lists of messages: the turns before the response are the prompt.")
+    elif turns_a:
+        return row.conversation(first, turns_a)
+    else:
         raise row.error(
             "no `prompt`, and no messages before the response. Add a `prompt` column, or the conversation that leads "
             "to the response.",
             missing_reason("prompt"),
         )
-    return row.conversation("chosen", turns_a)
+    asked = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+    if not turns or _ends_with(asked, turns):
+        return prompt
+    if turns[0].role == "assistant":
+        return row.conversation(first, (*asked, *turns))
+    if any(_ends_with(turns[:end], asked) for end in range(1, len(turns) + 1)):
+        return row.conversation(first, turns)
+    raise row.error(
+        f"the conversation before the responses does not hold the `{format.prompt}`. Leave out the column, and the "
+        "conversation is the prompt, or correct one of them.",
+        "prompt beside another conversation",
+        skippable=True,
+    )
+
+
+def _ends_with(messages: Sequence[Message], end: Sequence[Message]) -> bool:
+    """Whether the last messages are those of ``end``, but for blanks around them."""
+    last = messages[len(messages) - len(end) :]
+    return [(m.role, m.content.strip()) for m in last] == [(m.role, m.content.strip()) for m in end]

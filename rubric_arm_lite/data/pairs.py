@@ -54,8 +54,8 @@ class ResponseSet:
 def load_pairs(path: str | Path) -> list[PreferencePair]:
     """Preference pairs from columns ``prompt``, ``chosen``, ``rejected`` and optional ``id``, ``source``, ``subset``.
 
-    A message list under ``chosen`` or ``rejected`` ends with the response as an assistant message. If there is no
-    ``prompt``, the messages before it, which both lists share, are the prompt.
+    A message list under ``chosen`` or ``rejected`` ends with the response as an assistant message. The messages
+    before it, which both lists share, are the prompt; a ``prompt`` beside them must be part of that conversation.
     """
     ids = RowIds()
     return [read_pair(row, OWN, ids)[0] for row in file_rows(path)]

@@ -111,7 +111,17 @@ TURNS = [{"role": message.role, "content": message.content} for message in CONVE
         ({"prompt": TURNS, "chosen": [assistant("a")], "rejected": [assistant("b")]}, CONVERSATION),
         ({"chosen": [*TURNS, assistant("a")], "rejected": [*TURNS, assistant("b")]}, CONVERSATION),
         ({"prompt": None, "chosen": [*TURNS, assistant("a")], "rejected": [*TURNS, assistant("b")]}, CONVERSATION),
-        ({"prompt": "p", "chosen": [*TURNS, assistant("a")], "rejected": [user("z"), assistant("b")]}, "p"),
+        ({"prompt": "w\n", "chosen": [*TURNS, assistant("a")], "rejected": [*TURNS, assistant("b")]}, CONVERSATION),
+        ({"prompt": "u", "chosen": [*TURNS, assistant("a")], "rejected": [*TURNS, assistant("b")]}, CONVERSATION),
+        ({"prompt": TURNS, "chosen": [*TURNS[1:], assistant("a")], "rejected": "b"}, CONVERSATION),
+        (
+            {
+                "prompt": TURNS[:2],
+                "chosen": [*TURNS[2:], assistant("a")],
+                "rejected": [*TURNS[2:], assistant("b")],
+            },
+            CONVERSATION,
+        ),
         ({"prompt": "p", "chosen": [user("p"), assistant("a")], "rejected": "b"}, "p"),
         ({"prompt": [user("p")], "chosen": "a", "rejected": "b"}, "p"),
         ({"chosen": [user("p"), assistant("a")], "rejected": [user("p"), assistant("b")]}, "p"),
@@ -251,7 +261,19 @@ BAD_PAIRS: list[tuple[Any, str]] = [
     ({"chosen": "a", "rejected": [user("p"), assistant("b")]}, "column `prompt` is missing"),
     (
         {"chosen": [user("p"), assistant("a")], "rejected": [user("q"), assistant("b")]},
-        "without a `prompt`, the messages before the response must be the same in chosen and rejected.",
+        "`chosen` and `rejected` hold different conversations before their responses.",
+    ),
+    (
+        {"prompt": "p", "chosen": [*TURNS, assistant("a")], "rejected": [user("p"), assistant("b")]},
+        "`chosen` and `rejected` hold different conversations before their responses.",
+    ),
+    (
+        {"prompt": "p", "chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]},
+        "the conversation before the responses does not hold the `prompt`.",
+    ),
+    (
+        {"prompt": "p", "chosen": [user("q"), assistant("a")], "rejected": "b"},
+        "the conversation before the responses does not hold the `prompt`.",
     ),
     ({"chosen": [assistant("a")], "rejected": [assistant("b")]}, "no `prompt`, and no messages before the response."),
     (
