@@ -19,7 +19,6 @@ from rubric_arm_lite.cli.common import (
     LocalSource,
     ModelSource,
     OverwriteOption,
-    check_target,
     err,
     out,
     print_result,
@@ -30,7 +29,7 @@ from rubric_arm_lite.cli.common import (
 )
 from rubric_arm_lite.data.pairs import load_responses
 from rubric_arm_lite.errors import DataError
-from rubric_arm_lite.runs import atomic_write
+from rubric_arm_lite.runs import atomic_write, check_target
 
 if TYPE_CHECKING:
     from rubric_arm_lite.reward_model import PointwiseScore, Verdict

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from rubric_arm_lite import models, reward_model
-from rubric_arm_lite.errors import ConfigError, DataError
+from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.recipe import Recipe
 from rubric_arm_lite.runs import IfExists, recipe_of
 
@@ -199,25 +199,6 @@ def import_first(recipe: Recipe) -> None:
         from rubric_arm_lite.models.unsloth import prepare
 
         prepare()
-
-
-def check_target(source: Path, target: Path | None, overwrite: bool) -> None:
-    """Refuse an output file that cannot be written or would replace a file, and make its folder.
-
-    Call this before loading a model, so that a refusal costs nothing. None, for standard output, is always fine.
-
-    Raises:
-        DataError: if the target is a folder, the input, or exists and ``overwrite`` is false.
-    """
-    if target is None:
-        return
-    if target.is_dir():
-        raise DataError(f"{target} is a folder. Name the file to write.")
-    if target.exists() and source.exists() and target.samefile(source):
-        raise DataError(f"{target} is also the input. Choose another file to write.")
-    if target.exists() and not overwrite:
-        raise DataError(f"{target} exists. Name another file, or give --overwrite.")
-    target.parent.mkdir(parents=True, exist_ok=True)
 
 
 def warn_unknown_words(model: reward_model.RubricRewardModel, *texts: str) -> None:

@@ -17,7 +17,6 @@ from rubric_arm_lite import models, training
 from rubric_arm_lite.cli.common import (
     JsonOption,
     OverwriteOption,
-    check_target,
     err,
     out,
     print_json,
@@ -34,7 +33,7 @@ from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError
 from rubric_arm_lite.prompts import PromptBuilder, Templates, parse_rubric
 from rubric_arm_lite.recipe import DataSettings, ModelSettings, Recipe, WarmupSettings, load_recipe
 from rubric_arm_lite.report import safe_text
-from rubric_arm_lite.runs import IfExists, Journal, atomic_write, explained_disk_errors
+from rubric_arm_lite.runs import IfExists, Journal, atomic_write, check_target, explained_disk_errors
 from rubric_arm_lite.types import PreferencePair
 
 LOCAL_CONTEXT = 8192
@@ -269,7 +268,7 @@ def synthesize(
         raise DataError(f"{target} must end in .jsonl, the format that is written. Rename it.")
     part = target.with_name(f"{target.name}.part")
     for written in (target, part):
-        check_target(Path(source.source), written, overwrite=True)
+        check_target(Path(source.source), written, overwrite=True, journal=True)
     if target.exists() and (if_exists == "raise" or (if_exists == "resume" and not part.exists())):
         raise CheckpointError(
             f"{target} exists and is not replaced. Name another file, or replace it with --if-exists overwrite."
@@ -279,7 +278,7 @@ def synthesize(
     if counts.skipped:
         err.print(counts.line(), markup=False, highlight=False)
     sampler = _teacher(model, server, server_key_env, concurrency, nf4, context)
-    with explained_disk_errors(target.parent):
+    with explained_disk_errors(target.parent, "repeat the command; the answers are kept"):
         with Journal.open(part, {"answers of": model}, if_exists) as journal:
             teacher = JournaledSampler(sampler, journal)
             with err.status("asking the teacher") as status:

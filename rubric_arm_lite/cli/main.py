@@ -21,6 +21,7 @@ from rubric_arm_lite.cli.common import (
     ExistsOption,
     JsonOption,
     LocalSource,
+    OverwriteOption,
     err,
     from_checkout,
     out,
@@ -37,7 +38,7 @@ from rubric_arm_lite.data.pairs import pair_as_row
 from rubric_arm_lite.data.testbed import World
 from rubric_arm_lite.errors import CheckpointError, DataError, RubricArmError
 from rubric_arm_lite.recipe import dump_recipe, load_recipe
-from rubric_arm_lite.runs import IfExists, atomic_write
+from rubric_arm_lite.runs import IfExists, atomic_write, check_target, explained_disk_errors
 
 app = typer.Typer(
     name="rubric-arm",
@@ -192,14 +193,15 @@ def testbed_pairs(
     seed: Annotated[int, typer.Option(help="Seed of the world.")] = 0,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     prompts: Annotated[int, typer.Option(min=1, help="Number of prompts.")] = 100,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Write preference pairs of a world as JSONL, in the format of your own data."""
+    check_target(None, target, overwrite)
     try:
         blocks = World(seed, load_recipe("testbed").data.world).blocks(split, prompts)
     except ValueError as error:
         raise DataError(str(error)) from error
     pairs = [replace(pair, source="testbed", subset="") for block in blocks for pair in block.pairs]
-    target.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(target, "".join(json.dumps(pair_as_row(pair)) + "\n" for pair in pairs).encode())
     print(f"{len(pairs)} pairs written to {target}")
 
@@ -228,7 +230,8 @@ def main() -> None:
     # Sequence lengths vary from step to step; expandable segments keep a GPU's memory from fragmenting.
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     try:
-        app(standalone_mode=True)
+        with explained_disk_errors(None, "call it again"):
+            app(standalone_mode=True)
     except RubricArmError as error:
         _fail(str(error))
     except OSError as error:

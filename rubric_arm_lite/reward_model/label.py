@@ -20,13 +20,13 @@ from typing import Any, Literal
 
 from rubric_arm_lite.data import prompt_as_json
 from rubric_arm_lite.data.pairs import load_responses
-from rubric_arm_lite.errors import CheckpointError, DataError
+from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.models import Sampler
 from rubric_arm_lite.prompts import parse_rubric, prompt_hash
 from rubric_arm_lite.reward_model.judge import check_compares, given_rubric
 from rubric_arm_lite.reward_model.model import Case, RubricRewardModel
 from rubric_arm_lite.reward_model.verdict import Verdict, is_skipped
-from rubric_arm_lite.runs import IfExists, Journal, atomic_write
+from rubric_arm_lite.runs import IfExists, Journal, atomic_write, check_target, explained_disk_errors
 from rubric_arm_lite.types import Comparison, Rubric, Side
 
 Reason = Literal["kept", "orders disagree", "no verdict", "rubric unusable", "too long", "equal responses"]
@@ -89,35 +89,29 @@ def label_responses(
         watch: called with the state after every batch.
 
     Raises:
-        DataError: if a row cannot be used; nothing has been judged then.
-        CheckpointError: if the output exists, or the journal belongs to another job.
+        DataError: if a row cannot be used or the output exists; nothing has been judged then.
+        CheckpointError: if the journal belongs to another job, or the disk is full.
         ConfigError: if the judge does not compare.
     """
     if batch_size < 1 or votes < 1:
         raise DataError(f"--batch {batch_size}, --votes {votes}: use at least 1.")
     pairs = _pairs(source)
     part = target.with_name(f"{target.name}.part")
-    _check_target(source, target, part, if_exists)
+    # A journal beside a finished output: the job was killed between writing the output and removing the journal, or an
+    # earlier output is being replaced. Either way the job can be resumed.
+    unfinished = if_exists == "resume" and part.exists()
+    check_target(source, target, if_exists == "overwrite" or unfinished, "--if-exists overwrite", journal=True)
     model = load()
     check_compares(model.recipe)
-    with Journal.open(part, _job(source, model, votes, batch_size), if_exists) as journal:
+    with (
+        explained_disk_errors(target.parent, "repeat the command; what was judged is kept"),
+        Journal.open(part, _job(source, model, votes, batch_size), if_exists) as journal,
+    ):
         rows, state = _judge(pairs, journal, model, votes, batch_size, watch)
         kept, reasons = _output(pairs, rows, keep_all)
         atomic_write(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept).encode())
         part.unlink()
     return replace(state, reasons=dict(reasons))
-
-
-def _check_target(source: Path, target: Path, part: Path, if_exists: IfExists) -> None:
-    if target.is_dir():
-        raise CheckpointError(f"{target} is a folder. Name the file to write.")
-    if target.exists() and target.samefile(source):
-        raise DataError(f"{target} is also the input. Choose another file to write.")
-    # A journal beside a finished output: the job was killed between writing the output and removing the journal, or an
-    # earlier output is being replaced. Either way the job can be resumed.
-    unfinished = if_exists == "resume" and part.exists()
-    if target.exists() and if_exists != "overwrite" and not unfinished:
-        raise CheckpointError(f"{target} exists. Name another file, or start over with --if-exists overwrite.")
 
 
 def _pairs(source: Path) -> list[_Pair]:

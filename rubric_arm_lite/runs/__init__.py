@@ -15,6 +15,7 @@ from rubric_arm_lite.runs.directory import RunState as RunState
 from rubric_arm_lite.runs.directory import package_versions as package_versions
 from rubric_arm_lite.runs.files import LogRow as LogRow
 from rubric_arm_lite.runs.files import atomic_write as atomic_write
+from rubric_arm_lite.runs.files import check_target as check_target
 from rubric_arm_lite.runs.files import explained_disk_errors as explained_disk_errors
 from rubric_arm_lite.runs.files import read_jsonl as read_jsonl
 from rubric_arm_lite.runs.files import read_object as read_object

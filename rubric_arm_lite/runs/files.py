@@ -16,15 +16,63 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from rubric_arm_lite.errors import CheckpointError
+from rubric_arm_lite.errors import CheckpointError, DataError
 
 _FIX = "Restore it, or start anew under another name."
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_TEXTS = (*map(os.strerror, _FULL), "unexpected pos")
+"""How safetensors and torch, which raise errors of their own, say that a disk is full."""
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+_NO_FSYNC = (errno.EINVAL, errno.EACCES, errno.EPERM, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def is_special(path: Path) -> bool:
+    """Whether a path is a device, FIFO or socket: it is written into and never replaced by a file."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def check_target(
+    source: Path | None, target: Path | None, overwrite: bool, flag: str = "--overwrite", journal: bool = False
+) -> None:
+    """Refuse an output file that cannot be written or would replace a file, and make its folder.
+
+    Call this before loading a model, so that a refusal costs nothing. None, for standard output, is always fine.
+
+    Args:
+        flag: the option that allows replacing a file.
+        journal: whether unfinished work is kept beside the target.
+
+    Raises:
+        DataError: if the target is a folder, the input, or exists and ``overwrite`` is false.
+    """
+    if target is None:
+        return
+    if target.is_dir():
+        raise DataError(f"{target} is a folder. Name the file to write.")
+    if is_special(target):
+        if journal:
+            raise DataError(f"{target} is no file, so unfinished work cannot be kept beside it. Name a file.")
+        return
+    if source is not None and target.exists() and source.exists() and target.samefile(source):
+        raise DataError(f"{target} is also the input. Choose another file to write.")
+    if target.exists() and not overwrite:
+        raise DataError(f"{target} exists. Name another file, or give {flag}.")
+    Path(os.path.realpath(target)).parent.mkdir(parents=True, exist_ok=True)
 
 
 def atomic_write(target: Path, data: bytes) -> None:
-    """Write a file so that readers see the old content or the new: write beside it, flush to disk, rename."""
+    """Write a file so that readers see the old content or the new: write beside it, flush to disk, rename.
+
+    A symbolic link stays, and the file that it names is written. A device or FIFO is written into.
+    """
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    if is_special(target):
+        target.write_bytes(data)
+        return
+    target = Path(os.path.realpath(target))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(target))
     part = target.with_name(f".{target.name}.part")
     try:
         with part.open("wb") as file:
@@ -32,37 +80,51 @@ def atomic_write(target: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(target)
-    except OSError:
+    except OSError as error:
         part.unlink(missing_ok=True)
+        if error.errno is not None and error.filename is None:
+            error.filename = str(target)
         raise
     fsync(target.parent)
 
 
 @contextmanager
-def explained_disk_errors(path: Path) -> Iterator[None]:
-    """Turn the error of a full disk or quota into a :class:`CheckpointError` that says how to continue."""
+def explained_disk_errors(
+    path: Path | None, again: str = "continue with --resume; everything up to the last checkpoint is kept"
+) -> Iterator[None]:
+    """Turn the error of a full disk or quota into a :class:`CheckpointError` that says how to go on.
+
+    Args:
+        path: what is written; None for the file that the error names.
+        again: what to do once there is space.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        full = error.errno in _FULL if isinstance(error, OSError) else any(text in str(error) for text in _FULL_TEXTS)
+        if not full:
             raise
-        raise CheckpointError(
-            f"The disk that holds {path} is full. Free some space and continue with --resume; everything up to "
-            "the last checkpoint is kept."
-        ) from error
+        place = path or getattr(error, "filename", None) or "the output"
+        raise CheckpointError(f"The disk that holds {place} is full. Free some space and {again}.") from error
 
 
 def fsync(path: Path) -> None:
-    """Flush a file or folder to disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Flush a file or folder to disk; some network file systems cannot flush a folder, and that is no error."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _NO_FSYNC or not path.is_dir():
+            raise
 
 
 def lock_file(file: IO[Any], path: Path) -> None:
     """Lock an open file for this process until it is closed; ``path`` is named in the error.
+
+    A file system without locks, such as Lustre mounted without ``flock``, is used without one.
 
     Raises:
         CheckpointError: if another process holds the lock.
@@ -70,6 +132,10 @@ def lock_file(file: IO[Any], path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return
+        if not isinstance(error, BlockingIOError):
+            raise
         raise CheckpointError(f"{path} is in use by another process. Wait for it, or choose another name.") from error
 
 

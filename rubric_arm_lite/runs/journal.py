@@ -16,7 +16,7 @@ from typing import IO, Any, TypeVar
 
 from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.runs.directory import IfExists
-from rubric_arm_lite.runs.files import lock_file, parse_row
+from rubric_arm_lite.runs.files import is_special, lock_file, parse_row
 
 _HEAD = "job"
 _KEY = "key"
@@ -47,8 +47,8 @@ class Journal:
             CheckpointError: if the file is not a journal, belongs to another job, is in use, or exists and
                 ``if_exists`` is "raise".
         """
-        if path.is_dir():
-            raise CheckpointError(f"{path} is a folder. Name a file.")
+        if path.is_dir() or is_special(path):
+            raise CheckpointError(f"{path} is {'a folder' if path.is_dir() else 'no file'}. Name a file.")
         path.parent.mkdir(parents=True, exist_ok=True)
         if if_exists == "raise" and path.exists() and path.stat().st_size > 0:
             raise CheckpointError(f"{path} exists. Continue it (resume), start anew (overwrite), or name another file.")

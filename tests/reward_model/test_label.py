@@ -248,7 +248,7 @@ def test_bad_rows_are_refused_before_anything_is_loaded(row: dict[str, Any], mes
 def test_outputs_and_journals_of_others_are_left_alone(tmp_path: Path) -> None:
     source, target = write(tmp_path / "in.jsonl", MANY), tmp_path / "out.jsonl"
     for bad, kind, message in (
-        (tmp_path, CheckpointError, "is a folder"),
+        (tmp_path, DataError, "is a folder"),
         (source, DataError, "also the input"),
     ):
         with pytest.raises(kind, match=message):
@@ -265,7 +265,7 @@ def test_outputs_and_journals_of_others_are_left_alone(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="exists"):
         label_responses(source, target, lambda: model(judge), batch_size=4, if_exists="raise")
     label_responses(source, target, lambda: model(judge), batch_size=4)
-    with pytest.raises(CheckpointError, match=r"exists.*--if-exists overwrite"):
+    with pytest.raises(DataError, match=r"exists.*--if-exists overwrite"):
         label_responses(source, target, never)
     before = target.read_bytes()
     assert label_responses(source, target, lambda: model(judge), if_exists="overwrite").judged == 20

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
-from rubric_arm_lite.errors import CheckpointError
+from rubric_arm_lite.errors import CheckpointError, DataError
 from rubric_arm_lite.runs.directory import (
     IfExists,
     RunDirectory,
     RunState,
 )
-from rubric_arm_lite.runs.files import atomic_write, explained_disk_errors
+from rubric_arm_lite.runs.files import atomic_write, check_target, explained_disk_errors, fsync
+from rubric_arm_lite.runs.journal import Journal
 
 METRICS, ROLLOUTS = "metrics.jsonl", "rollouts.jsonl"
 Snapshot = tuple[Any, ...]
@@ -550,6 +555,91 @@ def test_atomic_write_replaces_or_leaves(tmp_path: Path, monkeypatch: pytest.Mon
     assert target.read_bytes() == b"one" and [p.name for p in tmp_path.iterdir()] == ["file"]
     atomic_write(target, b"three")
     assert target.read_bytes() == b"three"
+
+
+def test_what_a_link_names_is_written_and_the_link_stays(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("there", "not yet"):
+        link = tmp_path / f"link to {name}"
+        link.symlink_to(tmp_path / "elsewhere" / name)
+        for text in (b"one", b"two"):
+            atomic_write(link, text)
+            assert link.is_symlink() and (tmp_path / "elsewhere" / name).read_bytes() == text
+    link.unlink()
+    link.symlink_to(link)
+    with pytest.raises(OSError, match="symbolic links"):
+        atomic_write(link, b"one")
+    assert link.is_symlink()
+
+
+def test_devices_and_fifos_are_written_into(tmp_path: Path) -> None:
+    atomic_write(Path("/dev/null"), b"nothing")
+    assert Path("/dev/null").is_char_device()
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit(fifo.read_bytes)
+        atomic_write(fifo, b"text")
+        assert read.result() == b"text" and fifo.is_fifo()
+
+
+def test_targets_are_checked_before_the_work(tmp_path: Path) -> None:
+    target = tmp_path / "out" / "rows.jsonl"
+    check_target(None, target, overwrite=False)
+    assert target.parent.is_dir()
+    target.touch()
+    with pytest.raises(DataError, match=r"rows\.jsonl exists\. Name another file, or give --overwrite\."):
+        check_target(None, target, overwrite=False)
+    check_target(None, target, overwrite=True)
+    check_target(None, Path("/dev/null"), overwrite=False)
+    with pytest.raises(DataError, match=r"/dev/null is no file, so unfinished work cannot be kept beside it"):
+        check_target(None, Path("/dev/null"), overwrite=True, journal=True)
+    with pytest.raises(CheckpointError, match=r"/dev/null is no file\. Name a file"):
+        Journal.open(Path("/dev/null"), {}).__enter__()
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EACCES, errno.EOPNOTSUPP])
+def test_a_file_system_that_cannot_flush_folders(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses_folders(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", refuses_folders)
+    assert unbroken(tmp_path / "run")[-1][1] == ("base", "end")
+    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+    with pytest.raises(OSError, match="broken"):
+        fsync(tmp_path)
+
+
+def test_only_the_lock_says_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for code in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO, errno.EWOULDBLOCK):
+
+        def lock(*_: Any, code: int = code) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(fcntl, "flock", lock)
+        path = tmp_path / f"run-{code}"
+        if code in (errno.EIO, errno.EWOULDBLOCK):
+            with pytest.raises(OSError, match="in use" if code == errno.EWOULDBLOCK else os.strerror(code)):
+                open_run(path)
+        else:
+            assert unbroken(path)[-1][1] == ("base", "end")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+    ],
+)
+def test_libraries_say_in_their_words_that_a_disk_is_full(error: Exception, tmp_path: Path) -> None:
+    full = pytest.raises(CheckpointError, match=r"holds .* is full\. Free some space and repeat it\.")
+    with full, explained_disk_errors(tmp_path, "repeat it"):
+        raise error
+    with pytest.raises(RuntimeError, match="else"), explained_disk_errors(tmp_path):
+        raise RuntimeError("something else")
 
 
 def test_the_state_survives_its_own_text() -> None:
