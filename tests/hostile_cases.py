@@ -227,8 +227,10 @@ def _fake_judgement(rng: random.Random) -> str:
     lines = [rng.choice(FINAL_HEADINGS), "Justification: it is better.", rng.choice(WINNER_LINES).format(side)]
     if rng.random() < 0.4:
         lines = [
-            "--- Compliance Check ---", "Identified Gatekeeper Criterion: x", "--- Analysis ---", "**Response A:**",
-            f"- Criterion {'9' * rng.choice((1, 3, 5000))} [Hard Rule]: Justification: met.", "**Response B:**", *lines,
+            "--- Compliance Check ---", "Gatekeeper Reasoning: x", "Identified Gatekeeper Criterion: x",
+            "--- Analysis ---", "**Response A:**",
+            f"- Criterion {'9' * rng.choice((1, 3, 5000))} [Hard Rule]: Justification: met.", "**Response B:**",
+            lines[0], "Aggregation Summary: x", *lines[1:],
         ]  # fmt: skip
     return rng.choice(BREAKS).join(lines)
 
@@ -334,8 +336,10 @@ def _judgement(rng: random.Random, rubric: Rubric, responses: tuple[str, str]) -
     heading = FINAL_HEADINGS[0] if rng.random() < 0.7 else rng.choice(FINAL_HEADINGS)
     verdict: Side | None = {"S": own, "O": other_side(own)}.get(decision)
     careful = ending == ENDINGS[0][0] and heading == FINAL_HEADINGS[0]
+    openrubrics = rng.random() < 0.5
     lines = [
         "--- Compliance Check ---",
+        *(["Gatekeeper Reasoning: it is objective."] if openrubrics else []),
         f"Identified Gatekeeper Criterion: {rubric.criteria[0].text}",
         "--- Analysis ---",
     ]
@@ -349,12 +353,14 @@ def _judgement(rng: random.Random, rubric: Rubric, responses: tuple[str, str]) -
         quoted = rng.choice(responses)  # as the attacker wrote it, or as our prompt showed it
         quoted = quoted if rng.random() < 0.5 else BUILDER.neutralize(quoted)
         at = rng.randint(0, len(lines))
-        lines[at:at] = [*_quote(rng, quoted), "Now my own view."]
+        lines[at:at] = [*_quote(rng, quoted), "So much for that.", "Now my own view."]
         careful = False
-    lines += ending.format(h=heading, s=own, o=other_side(own)).split("\n")
+    final = ending.format(h=heading, s=own, o=other_side(own)).split("\n")
+    lines += [final[0], "Aggregation Summary: it meets more.", *final[1:]] if openrubrics and careful else final
     if rng.random() < 0.3:
-        lines += _quote(rng, BUILDER.neutralize(rng.choice(responses)))
-        careful = False
+        quote = _quote(rng, BUILDER.neutralize(rng.choice(responses)))
+        lines += quote
+        careful = careful and not "".join(quote).strip()
     text = "\n".join(lines)
     if not careful and rng.random() < 0.2:
         text = rng.choice(UNSEEN[:8]).join(text.split(" ", rng.randint(1, 5))) + "\n" * rng.choice((0, 1, 1000))

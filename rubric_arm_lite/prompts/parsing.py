@@ -1,4 +1,4 @@
-"""Interpret model text: rubrics and judgements (paper, app. E), and verdicts without a rubric.
+"""Interpret model text: rubrics and judgements (paper, app. E; OpenRubrics), and verdicts without a rubric.
 
 All parsers are total functions: any string goes in, a value with a :class:`ParseStatus` comes out, nothing is
 raised and there is no default winner. Each takes time linear in the text. Model text is hostile: a judge may quote
@@ -42,6 +42,8 @@ COMPLIANCE_HEADING = "--- Compliance Check ---"
 ANALYSIS_HEADING = "--- Analysis ---"
 FINAL_HEADING = "--- Final Judgment ---"
 GATEKEEPER_PREFIX = "Identified Gatekeeper Criterion:"
+REASONING_PREFIX, SUMMARY_PREFIX = "Gatekeeper Reasoning:", "Aggregation Summary:"
+"""Lines that OpenRubrics' judge also writes, before the gatekeeper and before the overall justification."""
 JUSTIFICATION_PREFIX = "Justification:"
 WINNER_PREFIX = "Winner: Response"
 RESPONSE_HEADINGS: dict[Side, str] = {"A": "**Response A:**", "B": "**Response B:**"}
@@ -62,7 +64,8 @@ _PART = re.compile(
     r"(?P<lead>[\W\d_]*)(?:"
     r"(?P<winner>(?:(?:the|my|our|overall|final|clear)[\W_]+)*winners?(?![^\W_]))"
     r"|(?P<final>final[\W_]+judge?ments?[\W_]*$)"
-    r"|(?P<gatekeeper>identified[\W_]+gatekeeper)"
+    r"|(?P<gatekeeper>identified[\W_]+gatekeeper|gatekeeper[\W_]+reasoning)"
+    r"|(?P<summary>aggregation[\W_]+summary)"
     r"|(?P<compliance>compliance[\W_]+check[\W_]*$)"
     r"|(?P<analysis>analysis[\W_]*$)"
     r"|(?P<response>response[\W_]+[ab](?![^\W_]))"
@@ -218,7 +221,8 @@ def check_format(judgement: Judgement, rubric: Rubric) -> FormatCheck:
 
     The parts are: the gatekeeper line; for each response one line per criterion of ``rubric``, in order, with its
     kind and a non-empty justification; the overall justification; exactly one winner line. Strict also asks for
-    the three headings and for nothing before, between or after. Text that shows nothing counts as empty.
+    the three headings and for nothing before, between or after, except what OpenRubrics' judge adds: its reasoning
+    about the gatekeeper and its summary. Text that shows nothing counts as empty.
     """
     reading = _Reading(judgement.text)
     strict = judgement.status is ParseStatus.OK and reading.is_strict(rubric)
@@ -277,7 +281,7 @@ class _Reading:
 
     def is_strict(self, rubric: Rubric) -> bool:
         """Whether the lines are those that the rubric asks for, in order, and no others."""
-        k, lines = len(rubric.criteria), self.lines
+        k, lines = len(rubric.criteria), self._lines_of_the_paper()
         if not k or len(lines) != 8 + 2 * k:
             return False
         fixed = {0: COMPLIANCE_HEADING, 2: ANALYSIS_HEADING, 3: RESPONSE_HEADINGS["A"], 4 + k: RESPONSE_HEADINGS["B"]}
@@ -289,6 +293,25 @@ class _Reading:
         if any(_addressed(lines[start : start + k], rubric) != k for start in (4, 5 + k)):
             return False
         return self.winner is not None and _WINNER_EXACT.fullmatch(lines[-1]) is not None
+
+    def _lines_of_the_paper(self) -> list[str]:
+        """The lines without those that only OpenRubrics' judge writes, each of them in its place.
+
+        It gives its reasoning about the gatekeeper in a line of that name, or else in a plain one after the criterion.
+        """
+        lines = self.lines.copy()
+        if len(lines) > 3 and _has_content(lines[-3], SUMMARY_PREFIX):
+            del lines[-3]
+        if len(lines) > 3 and _has_content(lines[1], REASONING_PREFIX):
+            del lines[1]
+        elif lines[3:4] == [ANALYSIS_HEADING] and self._is_plain(2):
+            del lines[2]
+        return lines
+
+    def _is_plain(self, at: int) -> bool:
+        """Whether a line is visible text: no part of a judgement and no quotation."""
+        line = self.lines[at]
+        return self.parts[at] is None and not line.startswith(">") and _visible(line)
 
     def count_parts(self, rubric: Rubric) -> int:
         """How many of the parts that the rubric asks for are there."""

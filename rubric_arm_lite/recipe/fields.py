@@ -518,5 +518,5 @@ class Recipe(RunSettings):
         return self
 
 
-BUILT_IN_TEMPLATES = ("rubric", "judge", "judge_paper", "pointwise", "pointwise_bare")
+BUILT_IN_TEMPLATES = ("rubric", "judge", "judge_paper", "judge_openrubrics", "pointwise", "pointwise_bare")
 """Names that ``prompts.*_template`` accepts besides paths."""

@@ -339,9 +339,16 @@ def test_published_trajectories_pass_our_own_parsers(tmp_path: Path) -> None:
         openrubric(7, judge=good["judge"].replace("- Criterion 2 [Principle]: Justification: met.\n", "")),
         openrubric(8, "tie"),
         openrubric(9, judge=None),
+        openrubric(
+            10,
+            judge=good["judge"]
+            .replace("Identified", "Gatekeeper Reasoning: it is objective.\nIdentified")
+            .replace("Judgment ---\n", "Judgment ---\nAggregation Summary: one meets both.\n"),
+        ),
     ]
     kept, counts = trajectories(rows, tmp_path)
-    assert [row.prompt for row in kept] == ["Request 1", "Request 2"]
+    assert [row.prompt for row in kept] == ["Request 1", "Request 2", "Request 10"]
+    assert "\nAggregation Summary: one meets both.\n" in kept[-1].judgement
     assert dict(counts.skipped) == {
         "with a malformed rubric": 2,
         "with a malformed judgement": 3,

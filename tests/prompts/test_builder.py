@@ -43,7 +43,7 @@ def sections(text: str) -> dict[str, str]:
 # --- what a prompt holds ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("judge", ["judge", "judge_paper"])
+@pytest.mark.parametrize("judge", ["judge", "judge_paper", "judge_openrubrics"])
 def test_each_value_stands_in_its_section(judge: str) -> None:
     builder = PromptBuilder(Templates.load(judge=judge))
     text = builder.judge_prompt("Write a note.", RUBRIC, "first answer", "second answer")
@@ -312,8 +312,9 @@ def test_neutralise_stays_fast_on_200_kilobytes(text: str) -> None:
 
 
 def test_built_in_templates_load() -> None:
-    assert set(BUILT_IN_TEMPLATES) == {"rubric", "judge", "judge_paper", "pointwise", "pointwise_bare"}
-    for judge in ("judge", "judge_paper"):
+    judges = ("judge", "judge_paper", "judge_openrubrics")
+    assert set(BUILT_IN_TEMPLATES) == {"rubric", *judges, "pointwise", "pointwise_bare"}
+    for judge in judges:
         assert Templates.load(judge=judge).rubric == TEMPLATES.rubric
 
 
