@@ -8,6 +8,7 @@ Hub.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.types import Message, Prompt
 
 MESSAGE_ROLES = ("system", "user", "assistant", "tool")
+_INVISIBLE = re.compile(
+    r"[\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]*"
+)
+"""Texts of blanks and characters that are not displayed, such as zero-width spaces (Unicode: default ignorable)."""
 _TYPES = {int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object"}
 
 
@@ -177,7 +182,7 @@ class Row:
         """
         if not isinstance(value, str):
             raise self.error(f"{what} is {type_name(value)}. {fix}", f"`{name}` of the wrong type")
-        if not blank and not value.strip():
+        if not blank and not is_visible(value):
             raise self.error(f"{what} is empty. Fill it, or leave the row out.", "empty text", skippable=True)
         try:
             value.encode("utf-8")
@@ -194,6 +199,11 @@ class Row:
         if isinstance(value, list):
             return self.messages(name)
         return self.checked_text(f"column `{name}`", value, name, fix="Give a text or a list of messages.")
+
+
+def is_visible(text: str) -> bool:
+    """Whether a text has a character that is displayed."""
+    return _INVISIBLE.fullmatch(text) is None
 
 
 def short_repr(value: Any) -> str:

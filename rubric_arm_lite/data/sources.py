@@ -7,12 +7,14 @@ library reads folders and Hub data sets; it runs no code of theirs, so one that 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ OnBadRow = Callable[[RowError], None]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _LONGEST_CELL = 2**31 - 1
+_COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+"""Suffixes of compressed files, and what pyarrow calls them."""
 
 
 def open_rows(
@@ -40,7 +44,7 @@ def open_rows(
     """The rows of a source, in its order; at least one.
 
     Args:
-        source: a JSONL, CSV or Parquet file; a folder of such files, a clone of a Hub repository or a folder that
+        source: a file (:func:`file_rows`); a folder of such files, a clone of a Hub repository or a folder that
             `save_to_disk` wrote; or a Hub id, ``owner/name``. A path on disk takes precedence over a Hub id.
         config: the data set's configuration or, if it declares none of that name, a folder inside it.
         split: the split to read (default: the only one, else `train`).
@@ -108,7 +112,9 @@ def _at_least_one(rows: Iterable[Row | RowError], source: str, on_bad: OnBadRow 
 
 
 def file_rows(path: str | Path, on_bad: OnBadRow | None = None) -> Iterator[Row]:
-    """The rows of a JSON Lines, CSV or Parquet file, by its suffix.
+    """The rows of a file, by its suffix: JSON Lines or a JSON array, CSV, TSV, Parquet or Arrow.
+
+    A JSON, CSV or TSV file may be compressed: its name then ends in .gz, .bz2 or .zst as well.
 
     Args:
         on_bad: receives each line that is not a row, and reading goes on; without it the first one is an error. Damage
@@ -125,20 +131,31 @@ def file_rows(path: str | Path, on_bad: OnBadRow | None = None) -> Iterator[Row]
             f"There is no file {path}. Check the path; a relative one starts at the working directory or, in a recipe, "
             "beside the recipe."
         )
-    suffix = path.suffix.lower()
-    if suffix not in READERS:
-        raise DataError(f"{path} ends in {suffix or 'nothing'}. Give a .jsonl, .json, .csv or .parquet file.")
+    suffix = next((suffix for suffix in FILE_SUFFIXES if path.name.lower().endswith(suffix)), None)
+    if suffix is None:
+        raise DataError(
+            f"{path} ends in {path.suffix or 'nothing'}. Give a .jsonl, .json, .csv, .tsv, .parquet or .arrow file; "
+            "the first four may be compressed (.gz, .bz2, .zst)."
+        )
     yield from _at_least_one(READERS[suffix](path), str(path), on_bad)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
     """Lines split at line feeds only, each with its place; the byte order mark is removed."""
+    compressed = path.suffix.lower() in _COMPRESSED
     try:
-        with path.open("rb") as file:
+        with _decompressed(path) if compressed else path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 yield f"{path}, line {number}", line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}). Check its permissions.") from error
+        fix = "Check its permissions, or compress it again." if compressed else "Check its permissions."
+        raise DataError(f"{path} cannot be read ({error.strerror or first_line(error)}). {fix}") from error
+
+
+def _decompressed(path: Path) -> io.BufferedReader:
+    import pyarrow  # type: ignore[import-untyped]
+
+    return io.BufferedReader(pyarrow.input_stream(path, compression=_COMPRESSED[path.suffix.lower()]))
 
 
 def _decoded(where: str, line: bytes) -> str:
@@ -150,30 +167,61 @@ def _decoded(where: str, line: bytes) -> str:
 
 
 def _json_rows(path: Path) -> Iterator[Row | RowError]:
-    for where, line in _lines(path):
+    """Rows of JSON Lines, or of one array; items of an array are numbered from 1."""
+    lines = _lines(path)
+    begun = False
+    for where, line in lines:
         try:
             text = _decoded(where, line).rstrip("\r\n")
-            if not text.strip():
-                continue
-            value = json.loads(text)
+            if not begun and text.lstrip().startswith("["):
+                content = b"".join([line, *(rest for _, rest in lines)])
+                yield from _array_rows(path, _json_value(where, _decoded(where, content)))
+            elif text.strip():
+                begun = True
+                value = _json_value(where, text)
+                problem = f'{where}: {type_name(value)}. Write one object per line: {{"prompt": …, …}}.'
+                yield Row(where, value) if isinstance(value, dict) else RowError(problem, "no object")
         except RowError as error:
             yield error
-        except json.JSONDecodeError as error:
-            is_array = where.endswith(", line 1") and text.lstrip().startswith("[")
-            fix = (
-                "Write one object per line in place of an array." if is_array else "Write one complete object per line."
-            )
-            yield RowError(f"{where}: not JSON ({error.msg}, column {error.colno}). {fix}", "not JSON")
-        except (RecursionError, ValueError) as error:  # nested too deeply; a number of thousands of digits
-            yield RowError(f"{where}: JSON that cannot be read ({error}). Simplify the row.", "not JSON")
-        else:
-            problem = f'{where}: {type_name(value)}. Write one object per line: {{"prompt": …, …}}.'
-            yield Row(where, value) if isinstance(value, dict) else RowError(problem, "no object")
 
 
-def _csv_rows(path: Path) -> Iterator[Row | RowError]:
+def _array_rows(path: Path, items: list[Any]) -> Iterator[Row | RowError]:
+    for number, value in enumerate(items, start=1):
+        where = f"{path}, item {number}"
+        problem = f'{where}: {type_name(value)}. Each item must be an object: {{"prompt": …, …}}.'
+        yield Row(where, value) if isinstance(value, dict) else RowError(problem, "no object")
+
+
+def _json_value(where: str, text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        RowError: if it cannot be read, or an object in it has a key twice.
+    """
+
+    def unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(items)
+        if len(value) < len(items):
+            name = next(name for name, times in Counter(name for name, _ in items).items() if times > 1)
+            raise RowError(f"{where}: `{short_repr(name)[1:-1]}` stands twice in one object. Remove one.", "key twice")
+        return value
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except RowError:  # a ValueError, too
+        raise
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno} of it, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
+        fix = f"Write one complete {'array of objects' if text.lstrip().startswith('[') else 'object per line'}."
+        raise RowError(f"{where}: not JSON ({error.msg}, {place}). {fix}", "not JSON") from error
+    except (RecursionError, ValueError) as error:  # nested too deeply; a number of thousands of digits
+        raise RowError(f"{where}: JSON that cannot be read ({error}). Simplify the row.", "not JSON") from error
+
+
+def _csv_rows(path: Path, delimiter: str = ",") -> Iterator[Row | RowError]:
     """Rows of a CSV file with a header, each named by the line it begins on (pandas does not keep these)."""
-    reader = csv.reader((_decoded(*line) for line in _lines(path)), strict=True)
+    reader = csv.reader((_decoded(*line) for line in _lines(path)), strict=True, delimiter=delimiter)
+    kind, name = ("CSV", "commas") if delimiter == "," else ("TSV", "tabs")
     header: Sequence[str] = ()
     while True:
         where = f"{path}, line {reader.line_num + 1}"
@@ -182,9 +230,9 @@ def _csv_rows(path: Path) -> Iterator[Row | RowError]:
             cells = next(reader, None)
         except csv.Error as error:
             raise RowError(
-                f"{where}: not CSV ({error}). Put cells with commas, quotes or line breaks into double quotes, and "
+                f"{where}: not {kind} ({error}). Put cells with {name}, quotes or line breaks into double quotes, and "
                 "double the quotes inside.",
-                "not CSV",
+                f"not {kind}",
             ) from error
         finally:
             csv.field_size_limit(usual_limit)
@@ -196,35 +244,66 @@ def _csv_rows(path: Path) -> Iterator[Row | RowError]:
             if repeated:
                 raise DataError(f"{where}: the header has {short_repr(repeated[0])} twice. Rename one of the columns.")
         elif cells and len(cells) != len(header):
-            problem = f"{where}: {len(cells)} cells under a header of {len(header)}. Quote cells that contain commas, "
+            problem = f"{where}: {len(cells)} cells under a header of {len(header)}. Quote cells that contain {name}, "
             yield RowError(f"{problem}quotes or line breaks.", "more or fewer cells than the header")
         elif cells:
             yield Row(where, dict(zip(header, cells, strict=True)))
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    """Rows of a Parquet file, numbered from 1."""
-    import pyarrow  # type: ignore[import-untyped]
-    from pyarrow import parquet
+def _arrow_rows(path: Path) -> Iterator[Row]:
+    """Rows of a Parquet or Arrow file, numbered from 1; dates and times as texts."""
+    import pyarrow
 
+    kind = "Parquet" if path.suffix.lower() == ".parquet" else "Arrow"
     number = 0
     try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                for number, columns in enumerate(batch.to_pylist(), start=number + 1):  # noqa: B020
-                    yield Row(f"{path}, row {number}", columns)
+        for batch in _batches(path):
+            repeated = [name for name, times in Counter(batch.schema.names).items() if times > 1]
+            if repeated:
+                raise DataError(f"{path} has the column {short_repr(repeated[0])} twice. Rename one of the columns.")
+            texts = [
+                column.cast(pyarrow.string()) if pyarrow.types.is_temporal(column.type) else column
+                for column in batch.columns
+            ]
+            rows = pyarrow.record_batch(texts, names=batch.schema.names).to_pylist()
+            for number, columns in enumerate(rows, start=number + 1):  # noqa: B020
+                yield Row(f"{path}, row {number}", columns)
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}, after row {number}: text that is not UTF-8. Write the file again with UTF-8 texts."
         ) from error
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a readable Parquet file ({first_line(error)}). Write it again.") from error
+        raise DataError(f"{path} is not a readable {kind} file ({first_line(error)}). Write it again.") from error
 
 
-READERS: dict[str, Callable[[Path], Iterator[Row | RowError]]] = {
+def _batches(path: Path) -> Iterator[Any]:
+    """The record batches of a Parquet file, or of an Arrow file in either of its two formats."""
+    import pyarrow
+    from pyarrow import parquet
+
+    if path.suffix.lower() == ".parquet":
+        with parquet.ParquetFile(path) as file:
+            yield from file.iter_batches(batch_size=1024)
+        return
+    with pyarrow.memory_map(str(path)) as file:
+        is_stream = file.read(6) != b"ARROW1"
+        file.seek(0)
+        if is_stream:  # as the `datasets` library writes them
+            yield from pyarrow.ipc.open_stream(file)
+        else:
+            reader = pyarrow.ipc.open_file(file)
+            yield from map(reader.get_batch, range(reader.num_record_batches))
+
+
+_TEXT_READERS: dict[str, Callable[[Path], Iterator[Row | RowError]]] = {
     **dict.fromkeys(JSON_SUFFIXES, _json_rows),
     ".csv": _csv_rows,
-    ".parquet": _parquet_rows,
+    ".tsv": partial(_csv_rows, delimiter="\t"),
+}
+READERS: dict[str, Callable[[Path], Iterator[Row | RowError]]] = {
+    **{suffix + end: reader for suffix, reader in _TEXT_READERS.items() for end in ("", *_COMPRESSED)},
+    ".parquet": _arrow_rows,
+    ".arrow": _arrow_rows,
 }
 """The reader of each suffix: rows, and errors in place of lines that are no rows."""
 FILE_SUFFIXES = tuple(READERS)

@@ -41,7 +41,20 @@ _PATH_FIELDS: dict[str, tuple[str, ...]] = {
     "evaluation.judge": ("oracle",),
 }
 """Fields that may hold a path, with the built-in names that are none."""
-_FILE_SUFFIXES = {".jsonl", ".json", ".csv", ".parquet", ".jinja", ".py"}
+_FILE_SUFFIXES = {
+    ".jsonl",
+    ".json",
+    ".ndjson",
+    ".csv",
+    ".tsv",
+    ".parquet",
+    ".arrow",
+    ".gz",
+    ".bz2",
+    ".zst",
+    ".jinja",
+    ".py",
+}
 
 
 # --- finding recipes ------------------------------------------------------------------------------------------------

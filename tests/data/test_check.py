@@ -203,7 +203,7 @@ def test_check_reports_where_reading_ended(tmp_path: Path) -> None:
 
 
 def test_check_of_nothing_but_bad_rows(tmp_path: Path) -> None:
-    path = written(tmp_path / "pairs.json", [json.dumps([GOOD, GOOD])])
+    path = written(tmp_path / "pairs.json", [json.dumps("no row")])
     text, _ = shown("check", path, code=2)
     assert "Write one object per line" in text and f"{path} has no rows" in text
     found = json.loads(shown("check", path, "--json", code=2)[0])

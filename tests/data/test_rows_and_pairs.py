@@ -21,6 +21,7 @@ from rubric_arm_lite.data.pairs import (
     load_prompts,
     load_responses,
 )
+from rubric_arm_lite.data.rows import is_visible
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.prompts.builder import prompt_hash
 from rubric_arm_lite.types import Message, PreferencePair
@@ -145,7 +146,7 @@ def test_blank_lines_and_the_byte_order_mark_are_skipped(tmp_path: Path) -> None
     assert len(load_pairs(raw(tmp_path, b"\xef\xbb\xbfprompt,chosen,rejected\n\np,a,b\n\n", "rows.csv"))) == 1
 
 
-@pytest.mark.parametrize("text", ["\0", "a\0b", " x ", "é😀", "a\u2028b\x85c", "{{ rubric }}", "\ufeff"])
+@pytest.mark.parametrize("text", ["\0", "a\0b", " x ", "é😀", "a\u2028b\x85c", "{{ rubric }}", "a\ufeff"])
 def test_texts_come_through_unchanged(tmp_path: Path, text: str) -> None:
     row = {**PAIR, "chosen": text}
     for path in (jsonl(tmp_path, row), parquet(tmp_path, [row])):
@@ -332,7 +333,9 @@ def test_duplicate_ids_name_both_rows(tmp_path: Path, kind: str) -> None:
 BAD_JSON = [
     (b'{"prompt": "p"', 1, "not JSON (Expecting ',' delimiter, column 15). Write one complete object per line."),
     (b"\n\n{'prompt': 1}", 3, "not JSON (Expecting property name enclosed in double quotes, column 2)."),
-    (b"[\n{}]", 1, "not JSON (Expecting value, column 2). Write one object per line in place of an array."),
+    (b"[\n{},", 1, "not JSON (Expecting value, line 2 of it, column 4). Write one complete array of objects."),
+    (b'"x"\n[{}]', 1, "a text. Write one object per line"),
+    (b'{"a": 1, "b": [{"c": 1, "c": 1}]}', 1, "`c` stands twice in one object. Remove one."),
     (b"{} {}", 1, "not JSON (Extra data, column 4)."),
     (b"\xef\xbb\xbf\n\xef\xbb\xbf{}", 2, "not JSON ("),
     (b"\n\n\xff\xfe{}", 3, "not UTF-8 (invalid start byte, byte 0). Save the file as UTF-8."),
@@ -438,7 +441,9 @@ def test_a_missing_file(tmp_path: Path, name: str) -> None:
 
 
 def test_a_file_of_another_kind(tmp_path: Path) -> None:
-    expected = "Give a .jsonl, .json, .csv or .parquet file."
+    expected = (
+        "Give a .jsonl, .json, .csv, .tsv, .parquet or .arrow file; the first four may be compressed (.gz, .bz2, .zst)."
+    )
     assert message_of(raw(tmp_path, b"{}", "rows.txt")).endswith(f"rows.txt ends in .txt. {expected}")
     assert message_of(raw(tmp_path, b"{}", "rows")).endswith(f"rows ends in nothing. {expected}")
     assert "is a folder. Give a file" in message_of(tmp_path)
@@ -512,7 +517,7 @@ def test_a_damaged_parquet_file_loads_or_gives_a_data_error(tmp_path: Path, data
     never_another_error(raw(tmp_path, bytes(content[:cut]), "cut.parquet"))
 
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(str.strip)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(is_visible)
 
 
 @IN_ONE_FOLDER
