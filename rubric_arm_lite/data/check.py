@@ -9,7 +9,7 @@ from typing import Any
 
 from rubric_arm_lite.data.counts import Counts, sorted_reasons
 from rubric_arm_lite.data.pairs import WarmupRow
-from rubric_arm_lite.prompts import parse_judgement, parse_pointwise, parse_rubric, prompt_hash
+from rubric_arm_lite.prompts import parse_judgement, parse_pointwise, parse_rubric, prompt_hash, wording
 from rubric_arm_lite.prompts.pointwise import OUR_WORDS
 from rubric_arm_lite.recipe import PointwiseWords
 from rubric_arm_lite.types import ParseStatus, PreferencePair, Prompt
@@ -50,6 +50,7 @@ def survey_pairs(pairs: Sequence[PreferencePair], counts: Counts, unit: str, mea
     labeled = Counter((prompt_hash(pair.prompt), pair.chosen, pair.rejected) for pair in pairs)
     facts: dict[str, float] = {
         "prompts": len(prompts),
+        "prompts_equal_but_for_case_blanks_or_punctuation": len(prompts) - len({wording(p.prompt) for p in pairs}),
         "most_pairs_of_a_prompt": max(prompts.values()),
         "conversations": sum(not isinstance(pair.prompt, str) for pair in pairs),
         "equal_to_an_earlier_pair": len(pairs) - len(labeled),

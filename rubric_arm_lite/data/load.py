@@ -19,7 +19,7 @@ from rubric_arm_lite.data.reader import read_pairs
 from rubric_arm_lite.data.rows import RowError
 from rubric_arm_lite.data.testbed import TRAIN_PROMPTS, World
 from rubric_arm_lite.errors import DataError
-from rubric_arm_lite.prompts import prompt_hash
+from rubric_arm_lite.prompts import prompt_hash, wording
 from rubric_arm_lite.recipe import DataSettings, Recipe, derive_seed, is_plugin
 from rubric_arm_lite.types import PreferencePair, PromptBlock, Recall
 
@@ -38,22 +38,27 @@ def split_blocks(
     """Training and test blocks, each in the given order and with at least one block.
 
     Each prompt's side is drawn from (seed, prompt id) alone, so more rows never move a prompt (except that the last
-    prompt of an empty side is borrowed from the other). The share is therefore ``test_fraction`` on average only.
+    prompt of an empty side is borrowed from the other). Prompts of the same wording stay together: the least of their
+    ids is drawn for all. The share is therefore ``test_fraction`` on average only.
 
     Raises:
         DataError: if there are fewer than two prompts.
     """
-    if len(blocks) < 2:
+    wordings = [wording(block.prompt) for block in blocks]
+    ids: dict[str, str] = {}
+    for words, block in zip(wordings, blocks, strict=True):
+        ids[words] = min(block.prompt_id, ids.get(words, block.prompt_id))
+    if len(ids) < 2:
         raise DataError(
-            f"{len(blocks)} prompt(s) cannot be split into training and test. Give at least 2 different prompts, or a "
+            f"{len(ids)} prompt(s) cannot be split into training and test. Give at least 2 different prompts, or a "
             "file of held-out pairs as data.evaluation."
         )
-    draws = [derive_seed("split", seed, block.prompt_id) for block in blocks]
+    draws = [derive_seed("split", seed, ids[words]) for words in wordings]
     in_test = [draw < test_fraction * 2**63 for draw in draws]
     if not any(in_test):
-        in_test[draws.index(min(draws))] = True
+        in_test = [draw == min(draws) for draw in draws]
     elif all(in_test):
-        in_test[draws.index(max(draws))] = False
+        in_test = [draw != max(draws) for draw in draws]
     train = [block for block, held_out in zip(blocks, in_test, strict=True) if not held_out]
     test = [block for block, held_out in zip(blocks, in_test, strict=True) if held_out]
     return train, test
@@ -96,7 +101,7 @@ def read_blocks(
     else:
         test_pairs, test_counts = _read_strictly(held_out_settings(settings), seed)
         test = blocks_from_pairs(test_pairs)
-        pairs, train_counts = _read_strictly(settings, seed, decontaminator, {block.prompt_id for block in test})
+        pairs, train_counts = _read_strictly(settings, seed, decontaminator, {wording(block.prompt) for block in test})
         train, counts = blocks_from_pairs(pairs), [train_counts, test_counts]
     train = shuffle_blocks(train, seed)[: settings.train_prompts]
     return train, shuffle_blocks(test, seed)[: settings.test_prompts], tuple(counts)

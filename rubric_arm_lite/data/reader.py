@@ -21,7 +21,7 @@ from rubric_arm_lite.data.formats import OWN, Format, RowIds, SkippedRow, choose
 from rubric_arm_lite.data.rows import Row, RowError
 from rubric_arm_lite.data.sources import open_rows, was_saved
 from rubric_arm_lite.errors import DataError
-from rubric_arm_lite.prompts import prompt_hash
+from rubric_arm_lite.prompts import prompt_hash, wording
 from rubric_arm_lite.recipe import DataSettings, SourceSettings, derive_seed
 from rubric_arm_lite.types import PreferencePair, Prompt, Side
 
@@ -35,7 +35,7 @@ class SourceReader(Generic[Item]):
     Attributes:
         seed: draws the sample.
         decontaminator: prompts of benchmarks that must not be trained on.
-        held_out: ids of prompts that must not be trained on.
+        held_out: wordings of prompts that must not be trained on.
         bad: gathers rows that cannot be used, which are then skipped; without it the first one is an error.
         first_row: the source's first row, by which its format is told.
     """
@@ -101,7 +101,7 @@ class SourceReader(Generic[Item]):
                 prompt_id = prompt_hash(prompt)
                 if self.decontaminator is not None and self.decontaminator.matches(prompt):
                     raise SkippedRow("overlapping with a benchmark")
-                if prompt_id in self.held_out:
+                if self.held_out and wording(prompt) in self.held_out:
                     raise SkippedRow("with a held-out prompt")
                 kept.setdefault(prompt_id, []).append((number, item))
                 if size is not None and len(kept) > 2 * size:  # bounds the memory

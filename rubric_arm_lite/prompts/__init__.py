@@ -12,6 +12,7 @@ from rubric_arm_lite.prompts.builder import PromptBuilder as PromptBuilder
 from rubric_arm_lite.prompts.builder import Templates as Templates
 from rubric_arm_lite.prompts.builder import prompt_hash as prompt_hash
 from rubric_arm_lite.prompts.builder import prompt_text as prompt_text
+from rubric_arm_lite.prompts.builder import wording as wording
 from rubric_arm_lite.prompts.parsing import check_format as check_format
 from rubric_arm_lite.prompts.parsing import parse_judgement as parse_judgement
 from rubric_arm_lite.prompts.parsing import parse_rubric as parse_rubric

@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -31,7 +32,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.prompts.parsing import INVISIBLE, LINE_BREAK, fold, judgement_part
 from rubric_arm_lite.recipe import BUILT_IN_TEMPLATES, PromptSettings
-from rubric_arm_lite.types import Prompt, Rubric
+from rubric_arm_lite.types import Message, Prompt, Rubric
 
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 _TAG_NAME = re.compile(r"</?([A-Za-z][\w-]*)")
@@ -241,6 +242,30 @@ def prompt_hash(prompt: Prompt) -> str:
         # JSON keeps roles and contents apart, so that no text can pass for two turns.
         text = f"turns\x00{json.dumps([[m.role, m.content] for m in prompt])}"
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def wording(prompt: Prompt) -> str:
+    """Identity of a prompt apart from case, blanks and punctuation: equal for prompts that ask the same in words."""
+    if isinstance(prompt, str):
+        return prompt_hash(_words(prompt))
+    return prompt_hash(tuple(Message(message.role, _words(message.content)) for message in prompt))
+
+
+class _KeptCharacters(dict[int, int | None]):
+    """A translation table that removes blanks, punctuation and what shows nothing, by Unicode category."""
+
+    def __missing__(self, character: int) -> int | None:
+        category = unicodedata.category(chr(character))
+        self[character] = None if category[0] in "PZC" or category == "Sk" else character
+        return self[character]
+
+
+_KEPT = _KeptCharacters()
+
+
+def _words(text: str) -> str:
+    """The text without case, blanks and punctuation; as it is where nothing else is in it."""
+    return unicodedata.normalize("NFKC", text).casefold().translate(_KEPT) or text
 
 
 def _built_in(name: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from rubric_arm_lite.data import Counts, RunData, WarmupRow, read_trajectories
 from rubric_arm_lite.errors import ConfigError, DataError, TrainingError
 from rubric_arm_lite.models import ALONE, AdapterModel, Processes
-from rubric_arm_lite.prompts import PromptBuilder, parse_rubric, prompt_hash
+from rubric_arm_lite.prompts import PromptBuilder, parse_rubric, wording
 from rubric_arm_lite.recipe import Recipe, SFTSettings, derive_seed
 from rubric_arm_lite.types import Role
 
@@ -72,7 +72,7 @@ def read_warmup_rows(recipe: Recipe, data: RunData) -> tuple[list[WarmupRow], tu
     if settings.source is None:
         return [], ()
     if settings.source != "testbed":
-        held_out = {prompt_hash(pair.prompt) for pair in data.test}
+        held_out = {wording(pair.prompt) for pair in data.test}
         rows, counts = read_trajectories(settings, recipe.seed, data.decontaminator, held_out, recipe.pointwise)
         return rows, (counts,)
     assert data.world is not None, "Recipes refuse warmup.source: testbed with other data."

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from rubric_arm_lite.data.load import blocks_from_pairs, filter_by_length, shuffle_blocks, split_blocks
 from rubric_arm_lite.errors import DataError
-from rubric_arm_lite.prompts.builder import prompt_hash
-from rubric_arm_lite.types import Message, PreferencePair, PromptBlock
+from rubric_arm_lite.prompts.builder import prompt_hash, wording
+from rubric_arm_lite.types import Message, PreferencePair, Prompt, PromptBlock
 
 
 def pair(prompt: str, number: int = 0) -> PreferencePair:
@@ -54,6 +54,52 @@ def test_more_rows_move_no_prompt(seed: int) -> None:
     train_many, test_many = split_blocks(many[::-1], 0.5, seed)
     assert {block.prompt_id for block in train} <= {block.prompt_id for block in train_many}
     assert {block.prompt_id for block in test} <= {block.prompt_id for block in test_many}
+
+
+SPELLINGS = (
+    "Name prompt {}",
+    "name prompt {}.",
+    " NAME  Prompt {} ",
+    "“Name prompt {}”?!",
+    "name\nprompt-{}",
+    "Name prompt: {}",
+)
+
+
+@given(seed=st.integers(0, 1000), fraction=st.sampled_from((1e-9, 0.1, 0.5, 1 - 1e-9)))
+def test_spellings_of_a_prompt_stay_together(seed: int, fraction: float) -> None:
+    everything = blocks_from_pairs(pair(spelling.format(i)) for spelling in SPELLINGS for i in range(10))
+    assert len(everything) == 60
+    sides = [{wording(block.prompt) for block in side} for side in split_blocks(everything, fraction, seed)]
+    assert min(map(len, sides)) >= 1
+    assert sides[0].isdisjoint(sides[1])
+    assert len(sides[0] | sides[1]) == 10
+    one_each = [
+        block
+        for block in everything
+        if block.prompt_id == min(b.prompt_id for b in everything if wording(b.prompt) == wording(block.prompt))
+    ]
+    assert {wording(block.prompt) for block in split_blocks(one_each, fraction, seed)[1]} == sides[1]
+
+
+def test_spellings_of_one_prompt_cannot_be_split() -> None:
+    with pytest.raises(DataError, match=r"^1 prompt\(s\) cannot be split"):
+        split_blocks(blocks_from_pairs([pair("a"), pair("A!")]), 0.5, 0)
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["x = 2", "x + 1 = 2", "x", "", "?", "??", "नमसत", "नमस्ते", (Message("system", "x1"),), (Message("user", "x 1"),)],
+)
+def test_other_prompts_have_another_wording(other: Prompt) -> None:
+    known = ["X 1 = 2!", "x 1", "!", "नमस्ते दुनिया", (Message("system", "y"), Message("user", "x 1"))]
+    assert wording(other) not in {wording(prompt) for prompt in known}
+
+
+def test_conversations_are_compared_turn_by_turn() -> None:
+    one = (Message("user", "Hello!"), Message("assistant", "Hi."), Message("user", "Name a river."))
+    two = (Message("user", "hello"), Message("assistant", "hi"), Message("user", "name a RIVER"))
+    assert wording(one) == wording(two) != wording((one[0], one[1], Message("user", "Name a fruit.")))
 
 
 def test_the_share_is_right_on_average_and_depends_on_the_seed() -> None:

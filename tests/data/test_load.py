@@ -18,14 +18,14 @@ from rubric_arm_lite.data.check import survey_pairs, survey_trajectories
 from rubric_arm_lite.data.counts import Counts
 from rubric_arm_lite.data.decontaminate import BENCHMARKS, Decontaminator, decontaminator_of
 from rubric_arm_lite.data.formats import FORMATS, OWN, RowIds, known_format, read_pair
-from rubric_arm_lite.data.load import held_out_settings
+from rubric_arm_lite.data.load import held_out_settings, read_blocks
 from rubric_arm_lite.data.pairs import WarmupRow, pair_as_row, trajectory_as_row, trajectory_of_row
 from rubric_arm_lite.data.reader import read_pairs
 from rubric_arm_lite.data.rows import Row
 from rubric_arm_lite.data.trajectories import read_trajectories
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.evaluation.benchmarks import catalogue
-from rubric_arm_lite.prompts.builder import prompt_hash
+from rubric_arm_lite.prompts.builder import prompt_hash, wording
 from rubric_arm_lite.prompts.parsing import parse_judgement, parse_rubric
 from rubric_arm_lite.recipe.fields import DataSettings, FormatName, WarmupSettings
 from rubric_arm_lite.types import Message, PreferencePair
@@ -238,7 +238,7 @@ def test_a_sample_keeps_whole_prompts_and_counts_the_rest(
 
 def test_held_out_prompts_are_not_trained_on(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "all.jsonl", [openrubric(i) for i in range(4)])
-    pairs, counts = read_pairs(settings(path), 0, held_out={prompt_hash("Request 2")})
+    pairs, counts = read_pairs(settings(path), 0, held_out={wording("request  2.")})
     assert "Request 2" not in {pair.prompt for pair in pairs}
     assert counts.skipped == (("with a held-out prompt", 1),)
 
@@ -386,7 +386,7 @@ def test_our_own_trajectories_are_taken_as_they_are(tmp_path: Path) -> None:
     decontaminator = Decontaminator(13)
     decontaminator.add("q")
     chosen = WarmupSettings(source=str(path), sample=5)
-    kept, counts = read_trajectories(chosen, 0, decontaminator, held_out={prompt_hash("r")})
+    kept, counts = read_trajectories(chosen, 0, decontaminator, held_out={wording("r")})
     assert [found.prompt for found in kept] == ["p"]
     assert dict(counts.skipped) == {"overlapping with a benchmark": 1, "with a held-out prompt": 1}
 
@@ -405,6 +405,7 @@ def test_a_survey_of_pairs_by_hand() -> None:
     found = survey_pairs(pairs, counts, "words", lambda text: len(text.split()))
     assert found.facts == {
         "prompts": 2,
+        "prompts_equal_but_for_case_blanks_or_punctuation": 0,
         "most_pairs_of_a_prompt": 3,
         "conversations": 1,
         "equal_to_an_earlier_pair": 1,
@@ -454,3 +455,15 @@ def test_published_sets_by_their_hub_id(tmp_path: Path) -> None:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["3 Request 0 helpsteer3", "3 Request 0 ultrafeedback"] * 2
+
+
+def test_prompts_of_one_wording_are_counted_and_held_out_together(tmp_path: Path) -> None:
+    rows = [{"prompt": text.format(i), "chosen": "a", "rejected": "b"} for text in ("Ask {}", "ask  {}?!") for i in "12"]
+    source, held_out = write_jsonl(tmp_path / "all.jsonl", rows), write_jsonl(tmp_path / "test.jsonl", [rows[0]])
+    pairs, counts = read_pairs(settings(source), 0)
+    survey = survey_pairs(pairs, counts, "words", len)
+    assert survey.facts["prompts_equal_but_for_case_blanks_or_punctuation"] == 2
+    train, test, counts = read_blocks(settings(source, evaluation=str(held_out)), 0)
+    assert sorted(block.prompt for block in train) == ["Ask 2", "ask  2?!"]
+    assert [block.prompt for block in test] == ["Ask 1"]
+    assert counts[0].skipped == (("with a held-out prompt", 2),)

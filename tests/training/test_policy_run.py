@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from rubric_arm_lite import training
 from rubric_arm_lite.cli.main import app, main
 from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError
-from rubric_arm_lite.prompts.builder import prompt_hash
+from rubric_arm_lite.prompts.builder import wording
 from rubric_arm_lite.recipe.load import dump_recipe, load_recipe, load_settings, recipe_hash, shipped_recipes
 from rubric_arm_lite.recipe.policy import PolicyRecipe
 from rubric_arm_lite.report import write_policy_report
@@ -371,10 +371,10 @@ def test_the_start_does_not_imitate_answers_to_held_out_requests(tmp_path: Path)
     file.write_text("".join(json.dumps({"prompt": f"request {i}", "response": f"answer {i}"}) + "\n" for i in range(3)))
     sets = ["data.source=p.jsonl", "evaluation.judge=null", f"start.source={file}"]
     recipe = load_settings(PolicyRecipe, "testbed", sets)
-    held_out = {prompt_hash("request 1")}
+    held_out = {wording("Request 1!")}
     assert start_answers(recipe, None, held_out) == [(f"request {i}", f"answer {i}") for i in (0, 2)]
     with pytest.raises(DataError, match="every row is a conversation, or answers a held-out request"):
-        start_answers(recipe, None, {prompt_hash(f"request {i}") for i in range(3)})
+        start_answers(recipe, None, {wording(f"request {i}") for i in range(3)})
 
 
 def test_rubrics_that_are_gone(online_run: Path, finished_run: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from rubric_arm_lite.data import shuffle_blocks, split_blocks
 from rubric_arm_lite.data.pairs import load_answers, load_prompts
 from rubric_arm_lite.data.testbed import TRAIN_PROMPTS, World
 from rubric_arm_lite.errors import ConfigError, DataError
-from rubric_arm_lite.prompts import PromptBuilder, prompt_hash
+from rubric_arm_lite.prompts import PromptBuilder, prompt_hash, wording
 from rubric_arm_lite.recipe import PolicyRecipe, derive_seed
 from rubric_arm_lite.types import Comparison, Example, Prompt, PromptBlock
 
@@ -76,8 +76,8 @@ def load_requests(recipe: PolicyRecipe, world: World | None, fits: Callable[[str
             train, test = split_blocks(train, data.test_fraction, recipe.seed)
         else:
             test = _blocks(load_prompts(data.evaluation))
-            held_out = {block.prompt_id for block in test}
-            train = [block for block in train if block.prompt_id not in held_out]
+            held_out = {wording(block.prompt) for block in test}
+            train = [block for block in train if wording(block.prompt) not in held_out]
         blocks = [shuffle_blocks(part, recipe.seed) for part in (train, test)]
     single = [[Request(b.prompt_id, b.prompt) for b in part if isinstance(b.prompt, str)] for part in blocks]
     fitting = [[request for request in part if fits(request.text)] for part in single]
@@ -101,7 +101,7 @@ def start_answers(
     """Requests with the answers that the supervised start imitates; empty without such a start.
 
     On the testbed these are all responses of the world's pairs, chosen or not: the start learns the form of an answer,
-    not which one is good. Other answers to the prompts of ``held_out``, by id, are skipped.
+    not which one is good. Other answers to the prompts of ``held_out``, by wording, are skipped.
 
     Raises:
         DataError: if no answer is left.
@@ -112,7 +112,7 @@ def start_answers(
     if source == "testbed" and world is not None:
         pairs = [p for b in world.blocks("train", recipe.data.train_prompts or TRAIN_PROMPTS) for p in b.pairs]
         return [(str(pair.prompt), answer) for pair in pairs for answer in (pair.chosen, pair.rejected)]
-    answers = [(p, a) for p, a in load_answers(source) if isinstance(p, str) and prompt_hash(p) not in held_out]
+    answers = [(p, a) for p, a in load_answers(source) if isinstance(p, str) and wording(p) not in held_out]
     if not answers:
         raise DataError(
             f"{source}: every row is a conversation, or answers a held-out request. The start imitates answers to "

@@ -14,7 +14,7 @@ import torch
 from rubric_arm_lite.data.testbed import World
 from rubric_arm_lite.errors import CheckpointError, ConfigError
 from rubric_arm_lite.models import AdapterModel, ServerSettings, load_model
-from rubric_arm_lite.prompts import PromptBuilder, Templates, parse_rubric
+from rubric_arm_lite.prompts import PromptBuilder, Templates, parse_rubric, wording
 from rubric_arm_lite.recipe import PolicyRecipe, Recipe
 from rubric_arm_lite.reward_model import RubricRewardModel, check_compares
 from rubric_arm_lite.runs import Journal, Progress, RunDirectory, adapter_folder, recipe_of_run
@@ -78,7 +78,7 @@ class PolicyState:
     @cached_property
     def start_answers(self) -> Sequence[tuple[str, str]]:
         """Requests and answers that the supervised start imitates."""
-        return start_answers(self.recipe, self.world, {request.prompt_id for request in self.requests.test})
+        return start_answers(self.recipe, self.world, {wording(request.text) for request in self.requests.test})
 
     @cached_property
     def models(self) -> PolicyModels:
