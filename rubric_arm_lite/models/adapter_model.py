@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rubric_arm_lite.errors import BackendError, PromptTooLongError
 from rubric_arm_lite.models.chat import ChatTokenizer
-from rubric_arm_lite.models.generate import Completion, generate
+from rubric_arm_lite.models.generate import CacheUse, Completion, generate
 from rubric_arm_lite.models.logprobs import Head, TokenScores, next_word_logprobs, score_batch
 from rubric_arm_lite.models.lora import read_adapter
 from rubric_arm_lite.models.memory import SHARE_CUDA, free_cuda, is_out_of_memory
@@ -41,13 +41,14 @@ class AdapterModel(ChatTokenizer):
         super().__init__(tokenizer)
         self.model = model
         self.settings = settings
-        self._dtype: torch.dtype = model.dtype  # the property searches all parameters
+        self.dtype: torch.dtype = model.dtype  # the property searches all parameters
         self.max_rows = MAX_ROWS_CUDA if self.device.type == "cuda" else MAX_ROWS_CPU
-        self._head = Head(model.get_base_model())
+        self.head = Head(model.get_base_model())
         whole_rows = settings.gradient_checkpointing or not settings.shared_prefix
         self.layout: Layout = "separate" if whole_rows else "expanded"
         if model.get_base_model().config._attn_implementation == shared_prefix.NAME:
             self.layout = "packed"
+        self.cache_use: CacheUse = "shared" if self.layout == "packed" else "copied"
         self.roles = tuple(model.peft_config)
         self.tokens_written = 0
         self._inside = False
@@ -106,11 +107,11 @@ class AdapterModel(ChatTokenizer):
         """Multiply adapters in the base's dtype; they are stored in float32, so that small steps are not lost."""
         half = self._half()
         # The cache of casts is off: it would outlive the step that changes the weights, and cannot be recorded.
-        return torch.autocast(self.device.type, self._dtype if half else None, enabled=half, cache_enabled=False)
+        return torch.autocast(self.device.type, self.dtype if half else None, enabled=half, cache_enabled=False)
 
     def _half(self) -> bool:
         """Whether the base computes in half precision on a GPU."""
-        return self.device.type == "cuda" and self._dtype in (torch.bfloat16, torch.float16)
+        return self.device.type == "cuda" and self.dtype in (torch.bfloat16, torch.float16)
 
     def _shorten(self, adapter: str) -> None:
         """Let LoRA layers sample with an adapter rounded beforehand: 2 small products in place of 8 operations.
@@ -123,8 +124,8 @@ class AdapterModel(ChatTokenizer):
             self._rounded[adapter] = [
                 (
                     layer,
-                    layer.lora_A[adapter].weight.detach().to(self._dtype).T,
-                    (layer.lora_B[adapter].weight.detach() * layer.scaling[adapter]).to(self._dtype).T,
+                    layer.lora_A[adapter].weight.detach().to(self.dtype).T,
+                    (layer.lora_B[adapter].weight.detach() * layer.scaling[adapter]).to(self.dtype).T,
                 )
                 for layer in self._lora_layers
                 if adapter in layer.lora_A
@@ -258,8 +259,7 @@ class AdapterModel(ChatTokenizer):
     ) -> list[list[Completion]]:
         """``num_generations`` completions of each prompt's ids, at most ``rows`` at once."""
         pad = int(self.tokenizer.pad_token_id)
-        head = self._head if self.layout == "packed" else None
-        return generate(model, prompts, seeds, sampling, self.end_ids, pad, rows, head)
+        return generate(model, prompts, seeds, sampling, self.end_ids, pad, rows, self.head, self.cache_use)
 
     def _share_of_prompt(self, sampling: Sampling) -> float:
         """Fraction of a prompt's cache that one completion holds."""
@@ -271,7 +271,7 @@ class AdapterModel(ChatTokenizer):
             return self.max_rows
         torch.cuda.empty_cache()
         config = self.model.get_base_model().config.get_text_config()
-        size = self._dtype.itemsize
+        size = self.dtype.itemsize
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         cache = 2 * config.num_hidden_layers * heads * head * size
@@ -312,7 +312,7 @@ class AdapterModel(ChatTokenizer):
 
     def score(self, model: Any, batch: RowBatch, temperature: float, layout: Layout) -> TokenScores:
         """Log-probabilities and entropies of a batch's completion tokens under the active adapter."""
-        return score_batch(model.get_base_model(), self._head, batch, temperature, layout)
+        return score_batch(model.get_base_model(), self.head, batch, temperature, layout)
 
 
 def _rounded_forward(base: Any, down: Tensor, up: Tensor, x: Tensor, *_: Any, **__: Any) -> Tensor:

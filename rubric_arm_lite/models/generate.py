@@ -6,11 +6,13 @@ seed. A completion therefore depends on its example alone, not on what else is i
 
 from __future__ import annotations
 
+import inspect
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,9 +23,12 @@ from rubric_arm_lite.errors import first_line
 from rubric_arm_lite.models.memory import is_out_of_memory
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.models.shared_prefix.batching import pad_left, positions
-from rubric_arm_lite.models.shared_prefix.passes import forward, prefill
+from rubric_arm_lite.models.shared_prefix.passes import decoder_of, forward, prefill
 from rubric_arm_lite.models.shared_prefix.tree import build_tree
 
+CacheUse = Literal["shared", "copied", "copied_by_length", "none"]
+"""How a prompt's cache serves its completions: kept once and read by all, copied to each (``copied_by_length``: in
+batches of one length, where padding would change a state), or not at all."""
 COMPACT_BELOW = 0.7
 """Finished rows are dropped from the batch when the share of running ones falls below this."""
 
@@ -72,14 +77,9 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         self.keys, self.values = (room[:, :, :new] for room in self._rooms)
         return self.keys, self.values
 
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Give every row to ``repeats`` rows."""
-        super().batch_repeat_interleave(repeats)
-        self._rooms = None
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep some rows."""
-        super().batch_select_indices(indices)
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Make new rows of the rows with these indices."""
+        super().reorder_cache(beam_idx)
         self._rooms = None
 
 
@@ -88,6 +88,19 @@ def roomy_cache() -> DynamicCache:
     cache = DynamicCache()
     cache.layer_class_to_replicate = RoomyLayer
     return cache
+
+
+def has_own_cache(base: Any) -> bool:
+    """Whether a base keeps more than the keys and values of its attention, so that it must make its own cache."""
+    kinds = set(getattr(base.config.get_text_config(), "layer_types", None) or ())
+    return bool(getattr(base, "_is_stateful", False)) or not kinds <= {"full_attention", "sliding_attention"}
+
+
+def take_rows(cache: Any, index: Tensor) -> None:
+    """Make the rows of a cache those with these indices, in place; a row may be taken several times."""
+    if hasattr(cache, "linear_cache"):  # MiniMax's class reorders its keys and values only
+        cache.linear_cache = [state[index] if torch.is_tensor(state) else state for state in cache.linear_cache]
+    cache.reorder_cache(index)
 
 
 def draw_uniforms(seed: int, rows: int, tokens: int) -> Tensor:
@@ -127,7 +140,7 @@ class SharedDecoding:
     """
 
     def __init__(self, model: Any, head: Callable[[Tensor], Tensor], prompts: Sequence[Sequence[int]], n: int) -> None:
-        self._decoder = model.get_base_model().get_decoder()
+        self._decoder = decoder_of(model.get_base_model())
         self._head = head
         prompt_of_R = [i for i in range(len(prompts)) for _ in range(n)]
         self._fixed = fixed_shapes(self._decoder.device)
@@ -223,21 +236,33 @@ class StepRecord:
 
 
 class ExpandedDecoding:
-    """For attention that shared prefixes do not cover (windows, caps): prompts once, their cache given to all rows."""
+    """For layers that shared prefixes do not cover (windows, caps, states): a prompt once, its cache copied to rows.
+
+    Layers of plain attention get a cache with room behind its tokens, other architectures the cache of their own class.
+    """
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], n: int, pad_id: int, max_tokens: int) -> None:
         self._model = model
         ids, mask = (t.to(model.device) for t in pad_left(prompts, pad_id))
-        self._cache = roomy_cache()
-        options = {"past_key_values": self._cache, "use_cache": True, "logits_to_keep": 1}
-        out = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), **options)
-        self.logits: Tensor = out.logits[:, -1].repeat_interleave(n, dim=0)
-        self._cache.batch_repeat_interleave(n)
-        self._lengths = mask.sum(-1).repeat_interleave(n)
+        base = model.get_base_model()
+        takes = inspect.signature(base.forward).parameters
+        self._takes_positions = "position_ids" in takes
+        options = {"past_key_values": None if has_own_cache(base) else roomy_cache(), "use_cache": True}
+        if "logits_to_keep" in takes:
+            options["logits_to_keep"] = 1
+        out = model(input_ids=ids, attention_mask=mask, **options, **self._at(positions(mask)))
+        self._cache = out.past_key_values
+        copies = torch.arange(len(prompts), device=mask.device).repeat_interleave(n)
+        self.logits: Tensor = out.logits[copies, -1]
+        take_rows(self._cache, copies)
         whole = torch.cat([mask, mask.new_ones((len(prompts), max_tokens))], dim=1)
-        self._mask = whole.repeat_interleave(n, dim=0)
+        self._lengths, self._mask = mask.sum(-1)[copies], whole[copies]
         self._width = ids.shape[1]
         self._done = 0
+
+    def _at(self, positions_RT: Tensor) -> dict[str, Tensor]:
+        """Positions as an argument; architectures with biases in place of positions take none."""
+        return {"position_ids": positions_RT} if self._takes_positions else {}
 
     def step(self, chosen_R: Tensor) -> Tensor:
         """See :meth:`SharedDecoding.step`."""
@@ -245,17 +270,69 @@ class ExpandedDecoding:
         logits: Tensor = self._model(
             input_ids=chosen_R[:, None],
             attention_mask=self._mask[:, : self._width + self._done],
-            position_ids=(self._lengths + self._done - 1)[:, None],
             past_key_values=self._cache,
             use_cache=True,
+            **self._at((self._lengths + self._done - 1)[:, None]),
         ).logits[:, -1]
         return logits
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some rows."""
         index = torch.tensor(rows, device=self._lengths.device)
-        self._cache.batch_select_indices(index)
+        take_rows(self._cache, index)
         self._lengths, self._mask = self._lengths[index], self._mask[index]
+
+
+class UncachedDecoding:
+    """For architectures whose state cannot be copied: each token is a pass over the whole row, padded behind."""
+
+    def __init__(
+        self, model: Any, head: Callable[[Tensor], Tensor], prompts: Sequence[Sequence[int]], n: int, pad_id: int
+    ) -> None:
+        self._decoder = decoder_of(model.get_base_model())
+        self._head, self._pad_id = head, pad_id
+        self._rows = [list(prompt) for prompt in prompts for _ in range(n)]
+        self.logits = self._last_logits()
+
+    def _last_logits(self) -> Tensor:
+        width = max(map(len, self._rows))
+        padded = [row + [self._pad_id] * (width - len(row)) for row in self._rows]
+        ids = torch.tensor(padded, device=self._decoder.device)
+        hidden = self._decoder(input_ids=ids, use_cache=False).last_hidden_state
+        last = torch.tensor([len(row) - 1 for row in self._rows], device=hidden.device)
+        return self._head(hidden[torch.arange(len(last), device=hidden.device), last])
+
+    def step(self, chosen_R: Tensor) -> Tensor:
+        """See :meth:`SharedDecoding.step`."""
+        for row, token in zip(self._rows, chosen_R.tolist(), strict=True):
+            row.append(token)
+        return self._last_logits()
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with some rows."""
+        self._rows = [self._rows[row] for row in rows]
+
+
+Decoding = SharedDecoding | ExpandedDecoding | UncachedDecoding
+
+
+def start_decoding(
+    model: Any,
+    head: Callable[[Tensor], Tensor],
+    prompts: Sequence[Sequence[int]],
+    n: int,
+    pad_id: int,
+    max_tokens: int,
+    cache_use: CacheUse,
+) -> Decoding:
+    """Run prompts through the network; ``n`` rows of each can then be decoded."""
+    match cache_use:
+        case "shared":
+            return SharedDecoding(model, head, prompts, n)
+        case "none":
+            return UncachedDecoding(model, head, prompts, n, pad_id)
+        case _:
+            return ExpandedDecoding(model, prompts, n, pad_id, max_tokens)
 
 
 @torch.no_grad()
@@ -267,25 +344,23 @@ def generate(
     end_ids: frozenset[int],
     pad_id: int,
     max_rows: int,
-    head: Callable[[Tensor], Tensor] | None = None,
+    head: Callable[[Tensor], Tensor],
+    cache_use: CacheUse,
 ) -> list[list[Completion]]:
     """``sampling.num_generations`` completions for each prompt, in order.
 
     Prompts are taken in batches of at most ``max_rows`` rows, those with a common prefix together, else by length.
 
     Args:
-        head: from hidden states to logits, for a model whose attention is
-            :data:`~rubric_arm_lite.models.shared_prefix.passes.NAME`; None decodes with an expanded cache.
+        head: from hidden states to logits.
+        cache_use: ``shared`` needs a model whose attention is
+            :data:`~rubric_arm_lite.models.shared_prefix.passes.NAME`.
     """
     n = sampling.num_generations
     groups: list[list[Completion]] = [[] for _ in prompts]
-    for batch in batches(prompts, max(1, max_rows // n), families=head is not None):
+    for batch in batches(prompts, max(1, max_rows // n), cache_use):
         texts = [prompts[i] for i in batch]
-        decoding: SharedDecoding | ExpandedDecoding
-        if head is None:
-            decoding = ExpandedDecoding(model, texts, n, pad_id, sampling.max_tokens)
-        else:
-            decoding = SharedDecoding(model, head, texts, n)
+        decoding = start_decoding(model, head, texts, n, pad_id, sampling.max_tokens, cache_use)
         uniforms = None
         if sampling.temperature > 0:
             uniforms = torch.cat([draw_uniforms(seeds[i], n, sampling.max_tokens) for i in batch]).to(model.device)
@@ -295,10 +370,13 @@ def generate(
     return groups
 
 
-def batches(prompts: Sequence[Sequence[int]], size: int, families: bool) -> Iterator[list[int]]:
-    """Indices of prompts in runs of at most ``size``: by length, and within ``families`` that share most of it."""
+def batches(prompts: Sequence[Sequence[int]], size: int, cache_use: CacheUse) -> Iterator[list[int]]:
+    """Indices of prompts in runs of at most ``size``: by length, and where prefixes are shared by families that share.
+
+    With ``copied_by_length`` the prompts of a run have one length.
+    """
     keys: list[tuple[int, ...]] = [(len(prompt), i) for i, prompt in enumerate(prompts)]
-    if families and len(prompts) > size:
+    if cache_use == "shared" and len(prompts) > size:
         paths = build_tree(prompts).paths
         parents = [path[-2] if len(path) > 1 else -1 - i for i, path in enumerate(paths)]
         longest: dict[int, int] = {}
@@ -306,12 +384,13 @@ def batches(prompts: Sequence[Sequence[int]], size: int, families: bool) -> Iter
             longest[parent] = max(longest.get(parent, 0), len(prompt))
         keys = [(longest[parent], parent, *key) for parent, key in zip(parents, keys, strict=True)]
     order = sorted(range(len(prompts)), key=keys.__getitem__)
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+    for _, run in groupby(order, key=lambda i: len(prompts[i]) if cache_use == "copied_by_length" else 0):
+        same = list(run)
+        yield from (same[start : start + size] for start in range(0, len(same), size))
 
 
 def _decode(
-    decoding: SharedDecoding | ExpandedDecoding, uniforms: Tensor | None, sampling: Sampling, end_ids: frozenset[int]
+    decoding: Decoding, uniforms: Tensor | None, sampling: Sampling, end_ids: frozenset[int]
 ) -> list[Completion]:
     """The loop. On a GPU it asks only every few tokens whether rows have ended, since asking waits for the device."""
     logits = decoding.logits

@@ -18,17 +18,15 @@ from rubric_arm_lite.data.testbed import base_folder
 from rubric_arm_lite.errors import BackendError, ConfigError, first_line
 from rubric_arm_lite.models.adapter_model import AdapterModel
 from rubric_arm_lite.models.lora import add_adapters, import_peft, read_config
+from rubric_arm_lite.models.own_forward import check_own_forward
 from rubric_arm_lite.models.sampler import NextWords, Sampling
-from rubric_arm_lite.models.shared_prefix.attention import kernel_error
-from rubric_arm_lite.models.shared_prefix.passes import NAME, register, sharing_error
+from rubric_arm_lite.models.shared_prefix.passes import NAME, register
 from rubric_arm_lite.recipe import LoraSettings, ModelSettings
 from rubric_arm_lite.types import ROLES, Example, Role, RolloutGroup
 
 _HASHED_NUMBERS = 64
 """Numbers of each tensor in a fingerprint: training changes all of a model, and hashing 16 GB takes minutes."""
 _PROBE = "Write a note about rivers."
-SHARING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
-"""Largest relative difference of hidden states that rounding explains, with a margin."""
 
 
 def load_model(settings: ModelSettings, seed: int, roles: Sequence[Role] = ROLES) -> AdapterModel:
@@ -84,10 +82,11 @@ def with_adapters(
         base.gradient_checkpointing_enable({"use_reentrant": False})
         base.enable_input_require_grads()
     try:
-        model = add_adapters(base, settings, seed, roles)
+        model = AdapterModel(add_adapters(base, settings, seed, roles), tokenizer, settings)
     except ValueError as error:
         raise BackendError(f"model.lora does not fit `{settings.base}`: {error}") from error
-    return AdapterModel(model, tokenizer, settings)
+    check_own_forward(model, _name(settings))
+    return model
 
 
 def load_for_trainer(settings: ModelSettings, adapter: Path) -> Any:
@@ -200,15 +199,20 @@ def _load_base(settings: ModelSettings) -> Any:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=options["dtype"],
         )
+    options |= {"revision": settings.revision, "trust_remote_code": False, "use_safetensors": True}
     try:
-        base, report = AutoModelForCausalLM.from_pretrained(
-            name,
-            revision=settings.revision,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            **options,
-        )
+        try:
+            base, report = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **options)
+        except ValueError as error:
+            if "scaled_dot_product_attention" not in str(error) or settings.attention == "eager":
+                raise
+            options["attn_implementation"] = "eager"
+            base, report = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **options)
+            warnings.warn(
+                f"transformers has no sdpa attention for `{name}`, so it runs with eager attention. Slower, otherwise "
+                "the same.",
+                stacklevel=2,
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BackendError(
             f"`{name}` cannot be loaded ({first_line(error)}). Copy the model again, or use a causal language model "
@@ -225,29 +229,28 @@ def _load_base(settings: ModelSettings) -> Any:
             module.support_avx512bf16_for_cpu = False
     if getattr(base.config.get_text_config(), "attn_logit_softcapping", None):
         base.set_attn_implementation("eager")  # sdpa would silently ignore the cap
+    no_dropout(base)
     if settings.shared_prefix and sees_everything(base):
-        share_prefixes(base, name)
+        register()
+        base.set_attn_implementation(NAME)
     return base.eval()
 
 
-def share_prefixes(base: Any, name: str) -> None:
-    """Switch a base to shared prefixes if a check shows that this changes no result on this machine."""
-    register()
-    base.set_attn_implementation(NAME)
-    difference = max(sharing_error(base), kernel_error(base.device, base.dtype))
-    if difference > SHARING_TOLERANCE[base.dtype]:
-        warnings.warn(
-            f"Shared prefixes change the results of `{name}` on this machine (relative difference "
-            f"{difference:.2g}), so prompts are computed once for each completion. Slower, otherwise the same.",
-            stacklevel=2,
-        )
-        base.set_attn_implementation("sdpa")
+def no_dropout(base: Any) -> None:
+    """Switch off the base's own dropout, which would make the ratio and the KL term of an update noise.
+
+    Only adapters have dropout, ``model.lora.dropout``. Architectures keep theirs in modules or as plain numbers.
+    """
+    for module in base.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, float) and ("drop" in name or (name == "p" and isinstance(module, torch.nn.Dropout))):
+                setattr(module, name, 0.0)
 
 
 def sees_everything(base: Any) -> bool:
     """Whether each layer's attention is a causal softmax of scaled products over all tokens.
 
-    Shared prefixes support only this: no windows, caps, sinks, layers without attention, or attention dropout.
+    Shared prefixes support only this: no windows, caps, sinks or layers without attention.
     """
     config = base.config.get_text_config()
     kinds = getattr(config, "layer_types", None) or ["full_attention"]
@@ -258,7 +261,6 @@ def sees_everything(base: Any) -> bool:
         and set(kinds) == {"full_attention"}
         and (window is None or hasattr(config, "layer_types"))
         and not getattr(config, "attn_logit_softcapping", None)
-        and not getattr(config, "attention_dropout", 0.0)
         and not any("sinks" in name for name, _ in base.named_parameters())
     )
 

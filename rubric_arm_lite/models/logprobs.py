@@ -65,12 +65,26 @@ class Head:
     def __init__(self, base: Any) -> None:
         config = base.config.get_text_config()
         self._layer = base.get_output_embeddings()
-        self._cap = getattr(config, "final_logit_softcapping", None)
-        self._factor = float(getattr(config, "logit_scale", 1.0) or 1.0)
-        self._divisor = float(getattr(config, "logits_scaling", 1.0) or 1.0)
+        caps = (getattr(config, name, None) for name in ("final_logit_softcapping", "logits_soft_cap"))
+        self._cap = next((cap for cap in caps if cap is not None), None)
+        scale, divisor, multiplier = (
+            float(getattr(config, name, 1.0) or 1.0) for name in ("logit_scale", "logits_scaling", "lm_head_multiplier")
+        )
+        # Granite divides by `logits_scaling`, HyperCLOVAX multiplies by it.
+        self._candidates = tuple(dict.fromkeys((scale / divisor, divisor, multiplier, 1.0)))
+        self._factor = self._candidates[0]
+
+    def fit(self, error: Callable[[], float]) -> float:
+        """Keep the factor with the smallest ``error()``, a comparison with the model's own logits, and return that."""
+        errors = {}
+        for factor in self._candidates:
+            self._factor = factor
+            errors[factor] = error()
+        self._factor = min(errors, key=errors.__getitem__)
+        return errors[self._factor]
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self._layer(hidden) * (self._factor / self._divisor)
+        logits: Tensor = self._layer(hidden) * self._factor
         if self._cap is not None:
             logits = torch.tanh(logits / self._cap) * self._cap
         return logits
@@ -85,7 +99,7 @@ def score_batch(base: Any, head: Head, batch: RowBatch, temperature: float, layo
                 raise AssertionError("The batch was made for another layout.")
             tree_pass = shared_prefix.PackedPass(batch.packed.tree)
             hidden = shared_prefix.forward(
-                base.get_decoder(), batch.packed.ids_1T, batch.packed.positions_1T, tree_pass
+                shared_prefix.decoder_of(base), batch.packed.ids_1T, batch.packed.positions_1T, tree_pass
             )
             hidden_N = hidden[0].index_select(0, batch.packed.source_N)
         case "expanded":
@@ -110,7 +124,7 @@ def _expanded_hidden(base: Any, batch: RowBatch) -> Tensor:
     cache = DynamicCache()
     mask = batch.prompt_mask_gP
     options = {"past_key_values": cache, "use_cache": True}
-    prompt = base.get_decoder()(
+    prompt = shared_prefix.decoder_of(base)(
         input_ids=batch.prompts_gP, attention_mask=mask, position_ids=positions(mask), **options
     ).last_hidden_state
     last = torch.index_select(prompt[:, -1:], 0, batch.group_of_R)
@@ -120,7 +134,7 @@ def _expanded_hidden(base: Any, batch: RowBatch) -> Tensor:
     lengths = mask.sum(-1).index_select(0, batch.group_of_R)
     inputs = batch.completions_RC[:, :-1]
     whole_mask = torch.cat([mask.index_select(0, batch.group_of_R), batch.mask_RC[:, :-1]], dim=1)
-    rest = base.get_decoder()(
+    rest = shared_prefix.decoder_of(base)(
         input_ids=inputs,
         attention_mask=whole_mask,
         position_ids=lengths[:, None] + torch.arange(inputs.shape[1], device=lengths.device),
@@ -132,12 +146,15 @@ def _expanded_hidden(base: Any, batch: RowBatch) -> Tensor:
 def _separate_hidden(base: Any, batch: RowBatch) -> Tensor:
     """Hidden states (R, C, H) that predict each completion token; every row has its own prompt."""
     ids = torch.cat([batch.prompts_gP.index_select(0, batch.group_of_R), batch.completions_RC], dim=1)
-    mask = torch.cat([batch.prompt_mask_gP.index_select(0, batch.group_of_R), batch.mask_RC], dim=1)
-    width = batch.prompts_gP.shape[1]
-    hidden: Tensor = base.get_decoder()(
-        input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False
-    ).last_hidden_state
-    return torch.narrow(hidden, 1, width - 1, batch.completions_RC.shape[1])
+    # Each row is moved to the left, so that all padding stands behind it: no token before it can see it, whatever the
+    # architecture makes of masks.
+    shift_R = (1 - batch.prompt_mask_gP).sum(-1).index_select(0, batch.group_of_R)
+    width, length = batch.prompts_gP.shape[1], batch.completions_RC.shape[1]
+    columns_T = torch.arange(ids.shape[1], device=ids.device)
+    ids = ids.gather(1, (columns_T + shift_R[:, None]) % ids.shape[1])
+    hidden: Tensor = shared_prefix.decoder_of(base)(input_ids=ids, use_cache=False).last_hidden_state
+    places_RC = (width - 1 - shift_R)[:, None] + columns_T[:length]
+    return hidden.gather(1, places_RC[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
 TOKENS_AT_ONCE = 16384

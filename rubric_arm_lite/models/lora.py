@@ -46,6 +46,28 @@ def lora_options(lora: LoraSettings) -> dict[str, Any]:
     return {"r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "target_modules": targets}
 
 
+def without_adapter(model: Any) -> list[str]:
+    """Names of linear layers that an adapter on all linear layers must leave out.
+
+    A few return more than a tensor (Llama-4's router), and PEFT refuses the output layers of Mamba, whose kernels read
+    the weight itself.
+    """
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    names = {name for name, module in linear.items() if not _returns_tensor(module)}
+    if getattr(model.config, "model_type", "") in ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"):
+        names |= {name for name in linear if name.endswith(".out_proj")}
+    return sorted(names)
+
+
+def _returns_tensor(module: torch.nn.Linear) -> bool:
+    """Whether a layer's output is one tensor; only classes of transformers' own model code may give more."""
+    if not type(module).__module__.startswith("transformers.models."):
+        return True
+    with torch.no_grad():
+        out = module(torch.zeros((1, 1, module.in_features), dtype=module.weight.dtype, device=module.weight.device))
+    return isinstance(out, torch.Tensor)
+
+
 def add_adapters(model: Any, settings: ModelSettings, seed: int, roles: Sequence[Role]) -> Any:
     """A PEFT model with a freshly initialized adapter per role; its values depend only on ``seed`` and the role.
 
@@ -55,6 +77,8 @@ def add_adapters(model: Any, settings: ModelSettings, seed: int, roles: Sequence
     from peft import LoraConfig, PeftModel, get_peft_model
 
     config = LoraConfig(**lora_options(settings.lora), task_type="CAUSAL_LM")
+    if config.target_modules == "all-linear":
+        config.exclude_modules = without_adapter(model) or None
     with torch.random.fork_rng(devices=[]):
         for role in roles:
             torch.manual_seed(derive_seed(seed, "lora", role))

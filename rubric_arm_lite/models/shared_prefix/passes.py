@@ -57,6 +57,12 @@ def _attention(
         return shared.attend(module.layer_idx, query, key, value, scale), None
 
 
+def decoder_of(base: Any) -> Any:
+    """The part of a causal language model that ends with the last hidden states, before the head."""
+    decoder = base.get_decoder()
+    return base.model if decoder is base else decoder  # Llama-4's text model finds itself
+
+
 def forward(decoder: Any, ids: Tensor, positions: Tensor, shared: PackedPass | DecodePass) -> Tensor:
     """Last hidden states of ``decoder`` for ids and positions of shape (rows, tokens), attention by ``shared``."""
     # A mask of four dimensions is taken as it is: the model builds none of its own. Nobody reads it.
@@ -312,29 +318,3 @@ def prefill(
     hidden = forward(decoder, ids, positions, PackedPass(tree_layout(tree.nodes, device), kept))
     last = torch.tensor([tree.nodes[path[-1]].stop - 1 for path in tree.paths], device=device)
     return hidden[0].index_select(0, last), DecodePass(tree, prompt_of_R, kept, fixed)
-
-
-@torch.no_grad()
-def sharing_error(base: Any) -> float:
-    """Largest relative difference of the hidden states of a few short sequences, packed against one by one.
-
-    A check at load time, on the model and device themselves: an architecture that shared prefixes do not cover shows
-    here. Infinite if the model does not pass on what the attention is told, or gives no numbers.
-    """
-    vocabulary = base.get_input_embeddings().weight.shape[0]
-    generator = torch.Generator().manual_seed(0)
-    start, *ends = (torch.randint(vocabulary, (n,), generator=generator).tolist() for n in (9, 1, 7, 12))
-    sequences = [start + end for end in ends]
-    tree = build_tree(sequences, min_saved=1)
-    decoder = base.get_decoder()
-    ids, positions = (torch.tensor([t], device=base.device) for t in (tree.tokens, tree.positions))
-    try:
-        packed = forward(decoder, ids, positions, PackedPass(tree_layout(tree.nodes, base.device)))[0].float()
-    except (TypeError, RuntimeError):
-        return float("inf")
-    worst = 0.0
-    for i, sequence in enumerate(sequences):
-        alone = decoder(input_ids=torch.tensor([sequence], device=base.device), use_cache=False).last_hidden_state[0]
-        gap = (packed[tree.places(i)] - alone.float()).abs().max() / alone.float().abs().max()
-        worst = max(worst, float(gap)) if bool(torch.isfinite(gap)) else float("inf")
-    return worst
