@@ -92,18 +92,18 @@ def test_recorded_steps_write_what_unrecorded_ones_write(
     real = StepRecord.replay
     monkeypatch.setattr(StepRecord, "replay", lambda self, chosen: replays.append(1) or real(self, chosen))
 
-    def written(head: Any) -> list[list[tuple[int, ...]]]:
+    def written(cache_use: Any) -> list[list[tuple[int, ...]]]:
         with model.using("judge") as active:
             prompts = [model.encode(prompt) for prompt in tiny.PROMPTS]
             ends = frozenset(range(4, 12))
-            found = generation.generate(active, prompts, range(4), sampling, ends, 0, 64, head)
+            found = generation.generate(active, prompts, range(4), sampling, ends, 0, 64, model.head, cache_use)
         return [[completion.token_ids for completion in group] for group in found]
 
-    recorded = written(model._head)
+    recorded = written("shared")
     assert len(replays) > 10 and not StepRecord.broken
-    assert recorded == written(None)
+    assert recorded == written("copied")
     monkeypatch.setattr(StepRecord, "possible", classmethod(lambda cls, device: False))
-    assert recorded == written(model._head)
+    assert recorded == written("shared")
 
 
 def test_sampled_logprobs_are_those_of_a_fresh_forward(tiny_folder: tiny.Folders) -> None:

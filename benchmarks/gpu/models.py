@@ -62,7 +62,7 @@ def random_base(size: str, context: int, nf4: bool = True, dtype: torch.dtype = 
     base.tie_weights()
     rotary = base.model.rotary_emb
     base.model.rotary_emb = type(rotary)(config=config).to(device)
-    share_prefixes(base, size)
+    share_prefixes(base)
     return base.eval()
 
 

@@ -15,7 +15,6 @@ from rich.markup import escape
 from rubric_arm_lite import __version__, reward_model, training
 from rubric_arm_lite import report as reports
 from rubric_arm_lite.cli import ask, serve
-from rubric_arm_lite.cli import plan as plans
 from rubric_arm_lite.cli.bench import bench_app
 from rubric_arm_lite.cli.common import (
     ExistsOption,
@@ -148,6 +147,8 @@ def push(
 @app.command()
 def doctor(as_json: JsonOption = False) -> None:
     """Show this machine's hardware and which shipped recipes can run on it."""
+    from rubric_arm_lite.cli import plan as plans
+
     machine = plans.examine()
     print_result(machine, as_json, lambda: plans.show_machine(machine, out))
 
@@ -162,6 +163,8 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show the memory of every stage, whether it fits and what to change if not; loads no model."""
+    from rubric_arm_lite.cli import plan as plans
+
     loaded = load_recipe(recipe, overrides or [])
     memory = training.plan_for(loaded, gpu_gb, prompt_length)
     value = plans.as_json(loaded, memory, tokens_per_second)

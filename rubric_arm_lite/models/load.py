@@ -231,9 +231,14 @@ def _load_base(settings: ModelSettings) -> Any:
         base.set_attn_implementation("eager")  # sdpa would silently ignore the cap
     no_dropout(base)
     if settings.shared_prefix and sees_everything(base):
-        register()
-        base.set_attn_implementation(NAME)
+        share_prefixes(base)
     return base.eval()
+
+
+def share_prefixes(base: Any) -> None:
+    """Switch a base to the attention that shares prefixes; :func:`with_adapters` checks that this changes no result."""
+    register()
+    base.set_attn_implementation(NAME)
 
 
 def no_dropout(base: Any) -> None:

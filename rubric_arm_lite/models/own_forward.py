@@ -86,7 +86,7 @@ class Probe:
 
     def sampling_error(self, cache_use: CacheUse) -> float:
         """Difference of the logits while rows are fed token by token, two rows for each prompt."""
-        rows = (1, 1) if cache_use == "copied_by_length" else (1, 3, 5)
+        rows: tuple[int, ...] = (1, 1) if cache_use == "copied_by_length" else (1, 3, 5)
         length, prompts = len(self.rows[1].token_ids), [self.rows[i].prompt_ids for i in rows]
         decoding = start_decoding(self._active, self._model.head, prompts, 2, self._pad, length, cache_use)
         gaps, logits = [], decoding.logits

@@ -157,7 +157,7 @@ class UnslothModel(AdapterModel):
         n = sampling.num_generations
         pad = int(self.tokenizer.pad_token_id)
         groups: list[list[Completion]] = [[] for _ in prompts]
-        for batch in batches(prompts, max(1, rows // n), families=False):
+        for batch in batches(prompts, max(1, rows // n), "copied"):
             ids, mask = (t.to(self.device).repeat_interleave(n, 0) for t in pad_left([prompts[i] for i in batch], pad))
             uniforms = None
             if sampling.temperature > 0:

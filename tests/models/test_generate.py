@@ -34,8 +34,8 @@ def run(
     ids = [model.encode(prompt) for prompt in prompts]
     with model.using(adapter) as active:
         pad = model.tokenizer.pad_token_id
-        head = model._head if model.layout == "packed" else None
-        return generate(active, ids, seeds or range(len(ids)), sampling, end_ids, pad, max_rows, head)
+        seeds = seeds or range(len(ids))
+        return generate(active, ids, seeds, sampling, end_ids, pad, max_rows, model.head, model.cache_use)
 
 
 def ids_of(groups: list[list[Completion]]) -> list[list[tuple[int, ...]]]:
@@ -273,11 +273,11 @@ def test_roomy_cache_holds_what_a_plain_one_holds() -> None:
 
     step(2, 5)
     for cache in (ours, plain):
-        cache.batch_repeat_interleave(3)
+        cache.reorder_cache(torch.tensor([0, 0, 0, 1, 1, 1]))
     for _ in range(40):
         step(6, 1)
     for cache in (ours, plain):
-        cache.batch_select_indices(torch.tensor([0, 5, 5]))
+        cache.reorder_cache(torch.tensor([0, 5, 5]))
     step(3, 2)
     step(3, 1)
     assert ours.get_seq_length() == plain.get_seq_length() == 48

@@ -43,8 +43,8 @@ def written(
     model: AdapterModel, prompts: Sequence[Sequence[int]], sampling: Sampling, max_rows: int = 100, **changes: Any
 ) -> list[list[generation.Completion]]:
     with model.using("judge") as active:
-        head = changes.get("head", model._head)
-        return generate(active, prompts, range(len(prompts)), sampling, ENDS, 0, max_rows, head)
+        cache_use = changes.get("cache_use", model.cache_use)
+        return generate(active, prompts, range(len(prompts)), sampling, ENDS, 0, max_rows, model.head, cache_use)
 
 
 @pytest.mark.parametrize("fixed", [False, True], ids=["growing", "fixed"])
@@ -62,7 +62,7 @@ def test_families_of_prompts_decode_like_expanded_caches(
     rng = random.Random(1)
     for sampling in (Sampling(20, 1, 0.0), Sampling(20, 3, 1.0), Sampling(1, 2, 1.0)):
         prompts = families(rng, 7)
-        ours, theirs = written(model, prompts, sampling), written(model, prompts, sampling, head=None)
+        ours, theirs = written(model, prompts, sampling), written(model, prompts, sampling, cache_use="copied")
         for group, others in zip(ours, theirs, strict=True):
             for one, other in zip(group, others, strict=True):
                 assert (one.token_ids, one.stopped) == (other.token_ids, other.stopped)
@@ -85,10 +85,10 @@ def test_batches_keep_families_together() -> None:
     template = [1] * 40
     pairs = [[*template, *[p] * 40, r] for p in (2, 3, 4) for r in range(10, 14)]
     shuffled = pairs[::3] + pairs[1::3] + pairs[2::3]
-    runs = list(batches(shuffled, 4, families=True))
+    runs = list(batches(shuffled, 4, "shared"))
     assert sorted(i for run in runs for i in run) == list(range(12))
     assert all(len({shuffled[i][40] for i in run}) == 1 for run in runs)
-    assert [len(run) for run in batches(shuffled, 5, families=False)] == [5, 5, 2]
+    assert [len(run) for run in batches(shuffled, 5, "copied")] == [5, 5, 2]
 
 
 @pytest.mark.parametrize("kind", PLAIN)
@@ -138,16 +138,10 @@ def test_only_plain_attention_is_shared(kind: str, tiny_folder: tiny.Folders) ->
     assert sees_everything(base) == (kind in PLAIN)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"attention_dropout": 0.1},
-        {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
-    ],
-    ids=["dropout", "window"],
-)
-def test_what_is_not_plain_is_not_shared(changes: dict[str, Any], tmp_path: Path) -> None:
-    assert tiny.load(tiny.make_folder("qwen2", tmp_path, **changes)).layout == "expanded"
+def test_windows_are_not_shared_and_dropout_is_switched_off(tmp_path: Path) -> None:
+    window = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+    assert tiny.load(tiny.make_folder("qwen2", tmp_path / "window", **window)).layout == "expanded"
+    assert tiny.load(tiny.make_folder("qwen2", tmp_path / "dropout", attention_dropout=0.1)).layout == "packed"
 
 
 def test_a_model_that_sharing_changes_falls_back_and_says_so(
