@@ -15,6 +15,7 @@ from benchmarks.against_trl.ours import MOVE, STIR
 from benchmarks.against_trl.work import Work, nudge
 from rubric_arm_lite.models import AdapterModel
 from rubric_arm_lite.models.load import share_prefixes, with_adapters
+from rubric_arm_lite.models.own_forward import check_own_forward
 from rubric_arm_lite.recipe import ModelSettings
 from rubric_arm_lite.training.shapes import QWEN3
 from rubric_arm_lite.types import ROLES
@@ -135,6 +136,7 @@ def build(size: str, work: Work, nf4: bool = True, rank: int = 16, **settings: A
     )
     base = random_base(size, model_settings.max_context, nf4)
     model = with_adapters(base, work.tokenizer, model_settings, 0)
+    check_own_forward(model, model_settings.base)
     for role in ROLES:
         nudge(model.parameters(role), STIR, 0.002)
     model.freeze_references()

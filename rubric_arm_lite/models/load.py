@@ -35,7 +35,8 @@ def load_model(settings: ModelSettings, seed: int, roles: Sequence[Role] = ROLES
     Weights come from safetensors only and no code from the model's repository is run.
 
     Raises:
-        BackendError: if the folder is missing, is not a causal language model, or its tokenizer cannot be used.
+        BackendError: if the folder is missing, is not a causal language model, its tokenizer cannot be used, or what
+            this package computes differs from the model's own forward pass.
     """
     _check_folder(_name(settings))
     tokenizer = load_tokenizer(settings)
@@ -47,7 +48,9 @@ def load_model(settings: ModelSettings, seed: int, roles: Sequence[Role] = ROLES
         return model
     base = _load_base(settings)
     _check_sizes(base, tokenizer, settings)
-    return with_adapters(base, tokenizer, settings, seed, roles)
+    loaded = with_adapters(base, tokenizer, settings, seed, roles)
+    check_own_forward(loaded, _name(settings))
+    return loaded
 
 
 def _check_sizes(base: Any, tokenizer: Any, settings: ModelSettings) -> None:
@@ -82,11 +85,9 @@ def with_adapters(
         base.gradient_checkpointing_enable({"use_reentrant": False})
         base.enable_input_require_grads()
     try:
-        model = AdapterModel(add_adapters(base, settings, seed, roles), tokenizer, settings)
+        return AdapterModel(add_adapters(base, settings, seed, roles), tokenizer, settings)
     except ValueError as error:
         raise BackendError(f"model.lora does not fit `{settings.base}`: {error}") from error
-    check_own_forward(model, _name(settings))
-    return model
 
 
 def load_for_trainer(settings: ModelSettings, adapter: Path) -> Any:
@@ -236,7 +237,7 @@ def _load_base(settings: ModelSettings) -> Any:
 
 
 def share_prefixes(base: Any) -> None:
-    """Switch a base to the attention that shares prefixes; :func:`with_adapters` checks that this changes no result."""
+    """Switch a base to the attention that shares prefixes; :func:`load_model` checks that this changes no result."""
     register()
     base.set_attn_implementation(NAME)
 
