@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 
 from rubric_arm_lite.data.rows import Row
@@ -116,6 +117,11 @@ def _prompt(row: Row, columns: tuple[str, ...]) -> Prompt:
 
 def _plain(text: str) -> str:
     """The text in lower case without accents and other marks, which would split a word."""
-    if not text.isascii():
-        text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.category(c).startswith("M"))
-    return text.casefold()
+    return (text if text.isascii() else "".join(map(_without_marks, text))).casefold()
+
+
+@lru_cache(1 << 16)
+def _without_marks(character: str) -> str:
+    """One character at a time: normalizing a text as a whole sorts its marks, in quadratic time."""
+    parts = unicodedata.normalize("NFKD", character)
+    return "".join(part for part in parts if not unicodedata.category(part).startswith("M"))

@@ -24,7 +24,9 @@ from rubric_arm_lite.types import Judgement, ParseStatus, Prompt, Rubric
 
 _ITEM = re.compile(r"(?:[-*•][ \t]+)?[(*_]{0,3}([0-9]{1,2})[.):][)*_]{0,2}[ \t]*(\S.*)")
 _TAGGED = re.compile(r"(.*?\S)[ \t]*(?P<bold>\*\*|__)?\[(?P<kind>Hard Rule|Principle)\](?(bold)(?P=bold))\.?")
-_ANY_TAG = re.compile(r"\[\W*(?:hard\W*rule|principle)s?\W*\]", re.IGNORECASE)
+_TAG_END = re.compile(r"(?P<bold>\*\*|__)?\[(?:Hard Rule|Principle)\](?(bold)(?P=bold))\.?$")
+_LONGEST_TAG = 32
+_ANY_TAG = re.compile(r"\[[^\w\[\]]*(?:hard\W*rule|principle)s?[^\w\[\]]*\]", re.IGNORECASE)
 
 
 def read_trajectories(
@@ -91,7 +93,7 @@ def checked_judgement(text: str, rubric: Rubric) -> Judgement | None:
 
 def _rewritten(text: str) -> str | None:
     """The items numbered from 1, or None if the text is no list of tagged items with remarks around it."""
-    items: list[str] = []
+    items: list[list[str]] = []
     numbers: list[int] = []
     is_open = has_ended = False  # the last item waits for its tag; a remark has come behind the list
     for line in filter(None, split_lines(text)):
@@ -100,17 +102,18 @@ def _rewritten(text: str) -> str | None:
             if is_open or has_ended:
                 return None
             numbers.append(int(begun[1]))
-            items.append(begun[2])
+            items.append([begun[2]])
         elif is_open:
-            items[-1] += f" {line}"
+            items[-1].append(line)
         elif _ANY_TAG.search(line):
             return None  # a criterion without a number: without it this would be another rubric
         else:
             has_ended = bool(items)
             continue
-        is_open = _TAGGED.fullmatch(items[-1]) is None
-    tagged = [match for item in items if (match := _TAGGED.fullmatch(item))]
-    if is_open or not items or numbers != list(range(numbers[0], numbers[0] + len(items))):
+        # Only the end, or an item of many lines would be read again for each of them; a tag has at most two.
+        is_open = _TAG_END.search(" ".join(items[-1][-2:])[-_LONGEST_TAG:]) is None
+    tagged = [match for item in items if (match := _TAGGED.fullmatch(" ".join(item)))]
+    if is_open or not items or len(tagged) != len(items) or numbers != list(range(numbers[0], numbers[0] + len(items))):
         return None
     return "\n".join(f"{number}. {match[1]} [{match['kind']}]" for number, match in enumerate(tagged, start=1))
 

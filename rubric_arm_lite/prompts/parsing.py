@@ -23,6 +23,7 @@ import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 
 from rubric_arm_lite.types import (
     Assessment,
@@ -136,8 +137,13 @@ def split_lines(text: str) -> list[str]:
 
 def fold(text: str) -> str:
     """What a reader sees, for comparing: lower case, without invisible characters and look-alikes of letters."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKD", text).casefold().translate(_LOOK_ALIKES)
+    return _INVISIBLE_RUN.sub("", text).casefold() if text.isascii() else "".join(map(_fold_character, text))
+
+
+@lru_cache(1 << 16)
+def _fold_character(character: str) -> str:
+    """:func:`fold` of one character: normalizing a text as a whole sorts its marks, in quadratic time."""
+    text = unicodedata.normalize("NFKD", character).casefold().translate(_LOOK_ALIKES)
     return _INVISIBLE_RUN.sub("", text).casefold()
 
 

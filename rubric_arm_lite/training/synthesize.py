@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cache
+from itertools import chain
 from typing import Any
 
 from rubric_arm_lite.data import prompt_as_json
@@ -70,31 +72,35 @@ def find_disclosure(
     A quotation is any of these, if in a response but not in the prompt: ``phrase_words`` words in a row that are
     not all everyday words, a number of two digits or more, or anything in quotation marks.
     """
-    spaced_prompt, *spaced_responses = (_joined(_words(text)) for text in (prompt, *responses))
+    asked, *answered = map(_words, (prompt, *responses))
+
+    @cache
+    def only_answered(length: int) -> set[tuple[str, ...]]:
+        """Runs of so many words of a response that the prompt does not have: as sets, found in time linear in both."""
+        return set().union(*(_runs(words, length) for words in answered)) - set(_runs(asked, length))
+
     for criterion in rubric.criteria:
         if _NAMED.search(criterion.text):
             return Outcome.NAMES_A_RESPONSE
-        for phrase in _distinctive(criterion.text, phrase_words):
-            if phrase not in spaced_prompt and any(phrase in response for response in spaced_responses):
-                return Outcome.QUOTES_A_RESPONSE
+        if any(phrase in only_answered(len(phrase)) for phrase in _distinctive(criterion.text, phrase_words)):
+            return Outcome.QUOTES_A_RESPONSE
     return None
 
 
-def _distinctive(text: str, phrase_words: int) -> list[str]:
-    """Phrases of a criterion that are quotations if a response contains them, each with a space on both sides."""
+def _distinctive(text: str, phrase_words: int) -> Iterator[tuple[str, ...]]:
+    """Phrases of a criterion, as their words, that are quotations if a response contains them."""
     words = _words(text)
-    phrases = [words[start : start + phrase_words] for start in range(len(words) - phrase_words + 1)]
-    numbers = [[word] for word in words if sum(c.isdigit() for c in word) > 1]
-    quoted = [_words(match[1] or match[2]) for match in _QUOTED.finditer(text)]
-    return [_joined(phrase) for phrase in (*phrases, *numbers, *quoted) if not _EVERYDAY.issuperset(phrase)]
+    numbers = ((word,) for word in words if sum(c.isdigit() for c in word) > 1)
+    quoted = (tuple(_words(match[1] or match[2])) for match in _QUOTED.finditer(text))
+    return (p for p in chain(_runs(words, phrase_words), numbers, quoted) if not _EVERYDAY.issuperset(p))
+
+
+def _runs(words: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
+    return (tuple(words[start : start + length]) for start in range(len(words) - length + 1))
 
 
 def _words(text: str) -> list[str]:
     return _WORD.findall(fold(text))
-
-
-def _joined(words: Sequence[str]) -> str:
-    return f" {' '.join(words)} "
 
 
 @dataclass(frozen=True, slots=True)
