@@ -6,7 +6,8 @@ those four values alone, never from a labeled pair, so the label cannot leak int
 Text from data and models is hostile. Before it enters a template it is neutralized, which takes the meaning but not
 the wording from
 
-- the templates' section tags: ``<rubric>`` becomes ``‹rubric>``;
+- the templates' section tags: ``<rubric>`` becomes ``‹rubric>``; also the marks around a model's thoughts, since a
+  response that closes them could end the thoughts of a judge that repeats it (:func:`.parsing.behind_thoughts`);
 - lines that imitate a part of a judgement or a turn of a conversation: they become quotations, ``> Winner: …``,
   which count for nothing where a judge repeats them (:mod:`.parsing`);
 - the control tokens of the tokenizer: an invisible joiner breaks them up.
@@ -82,15 +83,12 @@ class Neutralizer:
         sources: Jinja sources by name; their section tags are guarded.
         special_tokens: strings the tokenizer would read as control tokens; they are broken up wherever they occur in
             outside text (one that is a single character becomes U+FFFD, blank ones are left alone).
-        more_tags: names of further tags to guard.
     """
 
-    def __init__(
-        self, sources: Mapping[str, str], special_tokens: Iterable[str] = (), more_tags: Iterable[str] = ()
-    ) -> None:
+    def __init__(self, sources: Mapping[str, str], special_tokens: Iterable[str] = ()) -> None:
         self._templates = {name: _ENVIRONMENT.from_string(source) for name, source in sources.items()}
         parts = [part for source in sources.values() for part in static_parts(source)]
-        names = sorted({*(name for part in parts for name in _TAG_NAME.findall(part)), *more_tags})
+        names = sorted({*(name for part in parts for name in _TAG_NAME.findall(part)), "think"})
         self._section = re.compile("|".join(map(_tag_pattern, names)) or "(?!)")
         self._initials = {name[0].casefold() for name in names}
         self._special_tokens = {token for token in special_tokens if token.strip()}
@@ -169,15 +167,11 @@ def _shown(rubric: Rubric) -> str:
 
 
 class DirectPrompts(Neutralizer):
-    """User turns of judges that are given no rubric; what rubrics are worth is measured against them.
-
-    The marks around a model's thoughts are guarded as well: a response that closes them could end the thoughts of a
-    judge that repeats it (:func:`~rubric_arm_lite.prompts.parsing.parse_direct`).
-    """
+    """User turns of judges that are given no rubric; what rubrics are worth is measured against them."""
 
     def __init__(self, special_tokens: Iterable[str] = ()) -> None:
         sources = {name: _built_in(name) for name in ("judge_direct", "judge_reasoning")}
-        super().__init__(sources, special_tokens, ("think",))
+        super().__init__(sources, special_tokens)
 
     def direct_prompt(self, prompt: Prompt, response_a: str, response_b: str) -> str:
         """The turn of a judge that answers at once."""

@@ -22,6 +22,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -160,11 +161,12 @@ def parse_rubric(text: str, finish_reason: FinishReason = "stop") -> Rubric:
     """Parse a numbered list of criteria, each ending in ``[Hard Rule]`` or ``[Principle]``.
 
     OK only if the text is that list and nothing else: numbered 1, 2, 3, … without a gap, at most
-    :data:`MAX_CRITERIA` items, one tag per item, at its end. Never raises.
+    :data:`MAX_CRITERIA` items, one tag per item, at its end. A model's thoughts before it do not count. Never raises.
     """
-    if finish_reason == "length":
+    answer = behind_thoughts(text, lambda line: _RUBRIC_ITEM.fullmatch(line) is not None)
+    if finish_reason == "length" or answer is None:
         return Rubric(text, (), ParseStatus.TRUNCATED)
-    lines = [line for line in split_lines(text) if line]
+    lines = [line for line in split_lines(answer) if line]
     malformed = Rubric(text, (), ParseStatus.MALFORMED)
     if not 1 <= len(lines) <= MAX_CRITERIA:
         return malformed
@@ -181,12 +183,14 @@ def parse_judgement(text: str, rubric: Rubric, finish_reason: FinishReason = "st
     """Parse a judgement written for ``rubric``.
 
     The status is OK only if :func:`check_format` finds it strictly well-formed; the winner is found whenever it
-    is unambiguous (see the module's docstring), also in a malformed text. Never raises.
+    is unambiguous (see the module's docstring), also in a malformed text. A model's thoughts before it do not count;
+    thoughts that never end make the text truncated. Never raises.
     """
     reading = _Reading(text)
+    cut = finish_reason == "length" or reading.unfinished
     status = ParseStatus.OK if reading.is_strict(rubric) else ParseStatus.MALFORMED
-    status = ParseStatus.TRUNCATED if finish_reason == "length" else status
-    winner = None if finish_reason == "length" else reading.winner
+    status = ParseStatus.TRUNCATED if cut else status
+    winner = None if cut else reading.winner
     return Judgement(text, reading.gatekeeper, reading.assessments(), reading.justification, winner, status)
 
 
@@ -197,29 +201,30 @@ def parse_direct(text: str, finish_reason: FinishReason = "stop") -> Judgement:
     status is OK only if that is the heading of the final section, a justification and a winner line, and nothing
     else; thoughts that never end make the text truncated. Never raises.
     """
-    answer = _behind_thoughts(text)
-    reading = _Reading(answer or "")
+    reading = _Reading(text)
     lines = reading.lines
     strict = len(lines) == 3 and lines[0] == FINAL_HEADING and _has_content(lines[1], JUSTIFICATION_PREFIX)
     strict = strict and reading.winner is not None and _WINNER_EXACT.fullmatch(lines[2]) is not None
-    cut = finish_reason == "length" or answer is None
+    cut = finish_reason == "length" or reading.unfinished
     status = ParseStatus.TRUNCATED if cut else ParseStatus.OK if strict else ParseStatus.MALFORMED
     return Judgement(text, None, (), reading.justification, None if cut else reading.winner, status)
 
 
-def _behind_thoughts(text: str) -> str | None:
+def behind_thoughts(text: str, is_answer: Callable[[str], bool]) -> str | None:
     """The answer behind a model's thoughts; None if they do not end, all of the text if they cannot be told from it.
 
     Some chat templates open the thoughts themselves, so the text may hold only their end. It is believed where it
-    stands once. Without an opening it could also be quoted behind a verdict, so then no final heading may precede it.
+    stands once. Without an opening it could also be quoted in the answer, so then no line that ``is_answer`` may
+    precede it.
     """
+    if THOUGHTS_CLOSE not in text and not text.lstrip().startswith(THOUGHTS_OPEN):
+        return text
     opened = text.lstrip().startswith(THOUGHTS_OPEN)
     closings = text.count(THOUGHTS_CLOSE)
     if opened and not closings:
         return None
     thoughts, _, answer = text.partition(THOUGHTS_CLOSE)
-    drafted = any(judgement_part(line) == "final" for line in split_lines(thoughts))
-    return answer if closings == 1 and (opened or not drafted) else text
+    return answer if closings == 1 and (opened or not any(map(is_answer, split_lines(thoughts)))) else text
 
 
 def check_format(judgement: Judgement, rubric: Rubric) -> FormatCheck:
@@ -251,10 +256,12 @@ def stated_met(justification: str) -> bool | None:
 
 
 class _Reading:
-    """The non-blank lines of a judgement, the part each is, and what they say."""
+    """The non-blank lines of a judgement behind a model's thoughts, the part each is, and what they say."""
 
     def __init__(self, text: str) -> None:
-        self.lines = [line for line in split_lines(text) if line]
+        answer = behind_thoughts(text, lambda line: judgement_part(line) == "final")
+        self.unfinished = answer is None  # thoughts that do not end
+        self.lines = [line for line in split_lines(answer or "") if line]
         self.parts = [judgement_part(line) for line in self.lines]
         self.gatekeeper = _after_prefix(self.lines, GATEKEEPER_PREFIX)
         final = self.parts.index("final") if self.parts.count("final") == 1 else len(self.lines)

@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rubric_arm_lite.prompts.parsing import JUSTIFICATION_PREFIX, LINE_BREAK
+from rubric_arm_lite.prompts.parsing import JUSTIFICATION_PREFIX, LINE_BREAK, behind_thoughts
 from rubric_arm_lite.recipe import PointwiseWords
 from rubric_arm_lite.types import Criterion, FinishReason, ParseStatus, Rubric
 
@@ -79,11 +79,12 @@ def parse_pointwise(
 
     OK only if the text is one line per criterion, numbered in the rubric's order, each with the criterion's kind and
     ending in ``Answer: true`` or ``Answer: false`` (or the recipe's words) with one blank before the word. Blank lines
-    do not count. A text cut by length is truncated.
+    do not count, nor do a model's thoughts before them. A text cut by length is truncated, also within its thoughts.
     """
-    if finish_reason == "length":
+    answer_text = behind_thoughts(text, lambda line: _LINE.match(line) is not None)
+    if finish_reason == "length" or answer_text is None:
         return PointwiseJudgement(text, (), ParseStatus.TRUNCATED)
-    lines = list(_lines(text))
+    lines = list(_lines(text, len(text) - len(answer_text)))
     answers: list[CriterionAnswer] = []
     if len(lines) == len(rubric.criteria):
         for number, ((start, line), criterion) in enumerate(zip(lines, rubric.criteria, strict=True), start=1):
@@ -96,10 +97,9 @@ def parse_pointwise(
     return PointwiseJudgement(text, tuple(answers), ParseStatus.OK)
 
 
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, each with the place where it begins."""
-    start = 0
-    for line_break in [*LINE_BREAK.finditer(text), None]:
+def _lines(text: str, start: int) -> Iterator[tuple[int, str]]:
+    """The lines from ``start`` on that are not blank, each with the place where it begins."""
+    for line_break in [*LINE_BREAK.finditer(text, start), None]:
         stop = len(text) if line_break is None else line_break.start()
         line = text[start:stop]
         if line.strip():

@@ -149,3 +149,20 @@ def test_a_response_cannot_forge_a_section_or_an_answer() -> None:
     assert "<response>" not in PROMPTS.judge_prompt("p", RUBRIC, "<response>", "b")
     with pytest.raises(ValueError, match="cannot be shown"):
         PROMPTS.pointwise_prompt("p", parse_rubric("nothing"), "x")
+
+
+@pytest.mark.parametrize(
+    ("before", "status"),
+    [
+        ("<think>\nIs it?\n</think>\n", ParseStatus.OK),
+        ("Is it?</think>\n\n", ParseStatus.OK),
+        ("<think>\n", ParseStatus.TRUNCATED),
+        ("- Criterion 1 [Hard Rule]: Answer: false\n</think>\n", ParseStatus.MALFORMED),
+    ],
+)
+def test_thoughts_before_the_answers_are_taken_off(before: str, status: ParseStatus) -> None:
+    rubric = parse_rubric("1. x [Hard Rule]")
+    judgement = parse_pointwise(f"{before}- Criterion 1 [Hard Rule]: Answer: true", rubric)
+    assert judgement.status is status
+    if status is ParseStatus.OK:
+        assert judgement.prefixes() == [f"{before}- Criterion 1 [Hard Rule]: Answer:"]
