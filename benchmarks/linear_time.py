@@ -31,7 +31,7 @@ from rubric_arm_lite.types import Criterion, CriterionKind, ParseStatus, Rubric
 HIGHEST_EXPONENT = 1.75
 MEASURABLE = 0.01
 """Seconds below which a time is noise."""
-BUILDER = PromptBuilder(Templates.load(), COMMON_CONTROL_TOKENS)
+BUILDER = PromptBuilder(Templates.load(), [COMMON_CONTROL_TOKENS])
 
 
 def _rubric(text: str) -> Rubric:

@@ -30,6 +30,10 @@ err = Console(stderr=True, soft_wrap=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]
+ControlTokenOption = Annotated[
+    list[str] | None,
+    typer.Option(help="A control token of the server's model, beside those of common families; repeatable."),
+]
 ExistsOption = Annotated[IfExists, typer.Option(help="What to do with an existing run.")]
 
 
@@ -77,6 +81,7 @@ class ModelSource(LocalSource):
         str | None, typer.Option(help="Environment variable with the server's key (default: OPENAI_API_KEY).")
     ] = None
     concurrency: Annotated[int | None, typer.Option(min=1, help="Requests to it at a time (default: 32).")] = None
+    control_token: ControlTokenOption = None
 
     def __post_init__(self) -> None:
         """Refuse options that do not go together, before anything is read or loaded."""
@@ -89,13 +94,13 @@ class ModelSource(LocalSource):
 
     def _server_settings(self) -> models.ServerSettings | None:
         names = {"rubric_model": self.rubric_model, "judge_model": self.judge_model, "api_key_env": self.server_key_env}
-        values: dict[str, Any] = {**names, "concurrency": self.concurrency}
+        values: dict[str, Any] = {**names, "concurrency": self.concurrency, "control_tokens": self.control_token}
         options = {name: value for name, value in values.items() if value is not None}
         if self.server is None:
             if options:
                 raise ConfigError(
-                    "--rubric-model, --judge-model, --server-key-env and --concurrency belong to a server. Give "
-                    "--server."
+                    "--rubric-model, --judge-model, --server-key-env, --concurrency and --control-token belong to a "
+                    "server. Give --server."
                 )
             return None
         if self.state != "final":

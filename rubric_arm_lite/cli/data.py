@@ -15,6 +15,7 @@ from rich.table import Table
 
 from rubric_arm_lite import models, training
 from rubric_arm_lite.cli.common import (
+    ControlTokenOption,
     JsonOption,
     OverwriteOption,
     err,
@@ -236,6 +237,7 @@ def synthesize(
         str | None, typer.Option(help="Environment variable with the server's key (default: OPENAI_API_KEY).")
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
+    control_token: ControlTokenOption = None,
     nf4: Annotated[bool, typer.Option("--nf4", help="Load a model on this machine in 4 bits.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N pairs.")] = None,
     attempts: Annotated[int, typer.Option(min=1, help="Draws per pair until one is kept.")] = 3,
@@ -277,7 +279,7 @@ def synthesize(
     pairs: Any = all_pairs[:limit]
     if counts.skipped:
         err.print(counts.line(), markup=False, highlight=False)
-    sampler = _teacher(model, server, server_key_env, concurrency, nf4, context)
+    sampler = _teacher(model, server, server_key_env, concurrency, control_token, nf4, context)
     with explained_disk_errors(target.parent, "repeat the command; the answers are kept"):
         with Journal.open(part, {"answers of": model}, if_exists) as journal:
             teacher = JournaledSampler(sampler, journal)
@@ -313,7 +315,13 @@ def synthesize(
 
 
 def _teacher(
-    model: str, server: str | None, key_env: str | None, concurrency: int, nf4: bool, context: int | None
+    model: str,
+    server: str | None,
+    key_env: str | None,
+    concurrency: int,
+    control_tokens: list[str] | None,
+    nf4: bool,
+    context: int | None,
 ) -> models.ChatSampler:
     if server is not None:
         from rubric_arm_lite.models.server import DEFAULT_KEY_ENV
@@ -321,10 +329,11 @@ def _teacher(
         if nf4:
             raise ConfigError("--nf4 is for a model on this machine. Leave it out, or leave --server out.")
         key_env = key_env or DEFAULT_KEY_ENV
-        settings = models.ServerSettings(server, base_model=model, api_key_env=key_env, concurrency=concurrency)
+        options: dict[str, Any] = {"api_key_env": key_env, "concurrency": concurrency}
+        settings = models.ServerSettings(server, base_model=model, control_tokens=control_tokens or (), **options)
         return models.ServerSampler(settings)
-    if key_env is not None:
-        raise ConfigError("--server-key-env belongs to a server. Give --server.")
+    if key_env is not None or control_tokens:
+        raise ConfigError("--server-key-env and --control-token belong to a server. Give --server.")
     quiet_libraries()
     local = ModelSettings(base=model, quantization="nf4" if nf4 else "none", max_context=context or LOCAL_CONTEXT)
     return models.load_model(local, seed=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -65,8 +66,8 @@ class Sampler(Protocol):
 class ChatSampler(Sampler, Protocol):
     """A sampler that knows its tokenizer's control tokens, so that prompts can break them up."""
 
-    def control_tokens(self) -> list[str]:
-        """Strings that untrusted text must not bring into a prompt."""
+    def control_tokens(self) -> Sequence[str | re.Pattern[str]]:
+        """Strings, or patterns of them, that untrusted text must not bring into a prompt."""
         ...
 
 

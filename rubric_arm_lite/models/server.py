@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import threading
 import uuid
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
@@ -33,19 +34,18 @@ from rubric_arm_lite.types import Example, RolloutGroup, Sample
 
 T = TypeVar("T")
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
-COMMON_CONTROL_TOKENS = (
-    "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>",
-    "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>", "<|python_tag|>", "<start_of_turn>", "<end_of_turn>", "<bos>",
-    "<eos>", "<pad>", "<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "<|system|>",
-    "<|user|>", "<|assistant|>", "<|end|>", "<|start|>", "<|channel|>", "<|message|>", "<|return|>", "<think>",
-    "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<|object_ref_start|>",
-    "<|object_ref_end|>", "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>",
-    "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "<|fim_prefix|>", "<|fim_middle|>",
-    "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "<|pad|>",
-)  # fmt: skip
-"""Control tokens of Qwen (all that its tokenizers add), Llama, Gemma, Mistral, Phi, gpt-oss and the testbed.
+COMMON_CONTROL_TOKENS = re.compile(
+    r"<[|｜][^\s<>]{1,64}[|｜]>"  # ChatML, Llama 3 and 4, Phi, DeepSeek, GLM, harmony, Cohere, Granite, Falcon, LFM2
+    r"|<\|[\w/]{1,64}>|<[\w/]{1,64}\|>|\[\|[\w/]{1,64}\|\]|\]~!?b[\[\]]|\[e~\["  # Gemma 4, EXAONE, MiniMax
+    r"|(?i:</?(?:s|bos|eos|pad|unk|mask|sep|cls|sop|eop|eod|think|tool_\w{1,32}|arg_\w{1,32}|seed:\w{1,32})>"
+    r"|<(?:(?:start|end)_of_\w{1,32}|\w{1,32}_token|(?:unused|reserved_|extra_id_|special_)\d{1,6})>"
+    r"|<(?:file_sep|repo_name|(?:fim|jupyter)_\w{1,32})>|<</?sys>>)"  # Gemma, Cohere, Seed, StarCoder, Llama 2
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_[A-Z_]{1,32}|MODEL_SETTINGS|THINK|ARGS|CALL_ID|[gs]?MASK"
+    r"|(?:IMG|AUDIO|BEGIN)[A-Z_]{0,32}|PREFIX|MIDDLE|SUFFIX|CLS|SEP|PAD|UNK)\]"  # Mistral, GLM
+)
+"""Control tokens of the common model families.
 
-Servers also read them as control tokens inside a message's content."""
+A server does not report those of its tokenizer, and reads them as control tokens inside a message's content, too."""
 PROMPT_BYTES_PER_TOKEN = 2
 TEMPLATE_TOKENS = 64
 _OPTIONAL_FIELDS = {
@@ -80,8 +80,8 @@ class ServerSettings:
     """Send ``enable_thinking: false`` to the chat template, as in training; dropped if the server refuses it."""
     revision: str | None = None
     """Name of the weights that are served; change it when they change."""
-    control_tokens: tuple[str, ...] = COMMON_CONTROL_TOKENS
-    """Strings that the server's tokenizer reads as control tokens; prompts have them broken up."""
+    control_tokens: Sequence[str] = ()
+    """Control tokens of the server's tokenizer beside :data:`COMMON_CONTROL_TOKENS`; prompts have all broken up."""
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     """More fields for each request, such as ``{"top_k": -1}`` where the server has defaults of its own."""
 
@@ -214,9 +214,9 @@ class ServerSampler:
             self._counts_tokens = False
         return estimate_tokens(prompt, PROMPT_BYTES_PER_TOKEN) + TEMPLATE_TOKENS
 
-    def control_tokens(self) -> list[str]:
-        """Control tokens as the settings list them: a server does not report those of its tokenizer."""
-        return list(self.settings.control_tokens)
+    def control_tokens(self) -> list[str | re.Pattern[str]]:
+        """Control tokens of the common model families, and those that the settings list."""
+        return [COMMON_CONTROL_TOKENS, *self.settings.control_tokens]
 
     def load_adapter(self, name: str, path: str | Path) -> None:
         """Have the server load a PEFT folder under an adapter's name, in place of the one it has there (vLLM).

@@ -81,19 +81,21 @@ class Neutralizer:
 
     Args:
         sources: Jinja sources by name; their section tags are guarded.
-        special_tokens: strings the tokenizer would read as control tokens; they are broken up wherever they occur in
-            outside text (one that is a single character becomes U+FFFD, blank ones are left alone).
+        special_tokens: strings the tokenizer would read as control tokens, or patterns (without flags) of such strings;
+            they are broken up wherever they occur in outside text (one that is a single character becomes U+FFFD,
+            blank ones are left alone).
     """
 
-    def __init__(self, sources: Mapping[str, str], special_tokens: Iterable[str] = ()) -> None:
+    def __init__(self, sources: Mapping[str, str], special_tokens: Iterable[str | re.Pattern[str]] = ()) -> None:
         self._templates = {name: _ENVIRONMENT.from_string(source) for name, source in sources.items()}
         parts = [part for source in sources.values() for part in static_parts(source)]
         names = sorted({*(name for part in parts for name in _TAG_NAME.findall(part)), "think"})
         self._section = re.compile("|".join(map(_tag_pattern, names)) or "(?!)")
         self._initials = {name[0].casefold() for name in names}
-        self._special_tokens = {token for token in special_tokens if token.strip()}
+        tokens = {token for token in special_tokens if not isinstance(token, str) or token.strip()}
+        self._single_characters = {token for token in tokens if isinstance(token, str) and len(token) == 1}
         # Each place where a token begins is found on its own, so that overlapping tokens are all broken up.
-        starts = "|".join(map(re.escape, sorted(self._special_tokens)))
+        starts = "|".join(sorted(re.escape(token) if isinstance(token, str) else token.pattern for token in tokens))
         self._special = re.compile(f"(?={starts}).", re.DOTALL) if starts else None
 
     def neutralize(self, text: str) -> str:
@@ -108,7 +110,7 @@ class Neutralizer:
         return text if self._special is None else self._special.sub(self._break_up, text)
 
     def _break_up(self, start: re.Match[str]) -> str:
-        return "\N{REPLACEMENT CHARACTER}" if start[0] in self._special_tokens else start[0] + _JOINER
+        return "\N{REPLACEMENT CHARACTER}" if start[0] in self._single_characters else start[0] + _JOINER
 
     def _soften(self, opening: re.Match[str]) -> str:
         behind = opening.string[opening.end() : opening.end() + _TAG_WINDOW]
@@ -131,7 +133,7 @@ class PromptBuilder(Neutralizer):
     ``special_tokens`` are the strings the tokenizer would read as control tokens (see :class:`Neutralizer`).
     """
 
-    def __init__(self, templates: Templates, special_tokens: Iterable[str] = ()) -> None:
+    def __init__(self, templates: Templates, special_tokens: Iterable[str | re.Pattern[str]] = ()) -> None:
         super().__init__(asdict(templates), special_tokens)
         self.templates = templates
 
@@ -169,7 +171,7 @@ def _shown(rubric: Rubric) -> str:
 class DirectPrompts(Neutralizer):
     """User turns of judges that are given no rubric; what rubrics are worth is measured against them."""
 
-    def __init__(self, special_tokens: Iterable[str] = ()) -> None:
+    def __init__(self, special_tokens: Iterable[str | re.Pattern[str]] = ()) -> None:
         sources = {name: _built_in(name) for name in ("judge_direct", "judge_reasoning")}
         super().__init__(sources, special_tokens)
 
@@ -188,7 +190,7 @@ class ContrastPrompts(Neutralizer):
     Only the making of warm-up data shows the label, and only to the writer of the rubric, never to a judge.
     """
 
-    def __init__(self, special_tokens: Iterable[str] = ()) -> None:
+    def __init__(self, special_tokens: Iterable[str | re.Pattern[str]] = ()) -> None:
         super().__init__({"contrast": _built_in("rubric_contrast")}, special_tokens)
 
     def contrast_prompt(self, prompt: Prompt, preferred: str, other: str) -> str:

@@ -32,7 +32,7 @@ def role_examples(
     """(prompt ids, completion ids) of one role, and the number of rows that are longer than the context.
 
     The judge's prompt shows the row's rubric as its teacher meant it; a row whose rubric does not parse is for the
-    generator only.
+    generator only. Control tokens are broken up in a completion as in a prompt: it ends at its end token alone.
 
     Raises:
         DataError: if no row is left.
@@ -47,7 +47,7 @@ def role_examples(
             if not rubric.usable:
                 continue
             prompt, text = row.judge_prompt(prompts, rubric), row.judgement
-        ids = (model.encode(prompt), model.encode_completion(text))
+        ids = (model.encode(prompt), model.encode_completion(prompts.without_control_tokens(text)))
         if len(ids[0]) + len(ids[1]) > model.settings.max_context:
             too_long += 1
         else:

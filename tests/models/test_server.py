@@ -23,7 +23,7 @@ from rubric_arm_lite.errors import BackendError, ConfigError
 from rubric_arm_lite.evaluation.evaluate import Evaluation, make_evaluator
 from rubric_arm_lite.models import server_client
 from rubric_arm_lite.models.sampler import ChatSampler, Sampling
-from rubric_arm_lite.models.server import ServerSampler, ServerSettings, root_of
+from rubric_arm_lite.models.server import COMMON_CONTROL_TOKENS, ServerSampler, ServerSettings, root_of
 from rubric_arm_lite.models.server_answers import clean
 from rubric_arm_lite.prompts.builder import PromptBuilder, Templates
 from rubric_arm_lite.prompts.parsing import parse_rubric
@@ -730,12 +730,48 @@ def test_control_tokens_are_broken_up_before_they_are_sent(start: Start) -> None
     sent = [request.prompt for request in server.requests]
     assert len(sent) >= 3
     for prompt in sent:
-        assert not any(token in prompt for token in ServerSettings(server.url).control_tokens)
+        assert not COMMON_CONTROL_TOKENS.search(prompt)
         assert "im_start" in prompt, "the words stay"
-    bare = PromptBuilder(
-        Templates.load(), ServerSampler(ServerSettings(server.url, control_tokens=())).control_tokens()
-    )
-    assert "<|im_start|>" in bare.rubric_prompt(attack)
+
+
+FAMILIES = {
+    "ChatML, Qwen": "<|im_start|> <|im_end|> <|endoftext|> <think> </think> <tool_call> <|vision_pad|>",
+    "Llama 2": "<s> </s> [INST] [/INST] <<SYS>> <</SYS>> <unk>",
+    "Llama 3 and 4": "<|begin_of_text|> <|start_header_id|> <|eot_id|> <|header_start|> <|eot|> <|python_tag|>",
+    "Gemma": "<bos> <start_of_turn> <end_of_turn> <start_of_image> <unused12> <image_soft_token> <|turn> <turn|>",
+    "Mistral": "[/AVAILABLE_TOOLS] [TOOL_CALLS] [TOOL_RESULTS] [SYSTEM_PROMPT] [THINK] [ARGS] [IMG_END]",
+    "Phi": "<|system|> <|user|> <|assistant|> <|end|> <|placeholder1|>",
+    "DeepSeek": "<｜begin▁of▁sentence｜> <｜User｜> <｜Assistant｜> <｜tool▁calls▁begin｜> <｜end▁of▁sentence｜>",
+    "GLM": "[gMASK] [sMASK] <sop> <eop> <|observation|> <arg_key> </arg_value>",
+    "gpt-oss": "<|start|> <|channel|> <|message|> <|return|> <|constrain|> <|call|>",
+    "Cohere": "<BOS_TOKEN> <|START_OF_TURN_TOKEN|> <|CHATBOT_TOKEN|> <|END_RESPONSE|> <MASK_TOKEN> <PAD>",
+    "Granite": "<|start_of_role|> <|end_of_role|> <|end_of_text|> <fim_prefix> <jupyter_start>",
+    "Seed, EXAONE, MiniMax": "<seed:bos> <seed:think> [|assistant|] [|endofturn|] ]~b] ]~!b[ [e~[",
+}
+
+
+@pytest.mark.parametrize("tokens", FAMILIES.values(), ids=FAMILIES)
+def test_a_server_reads_no_familys_control_tokens_in_a_text(tokens: str) -> None:
+    settings = ServerSettings("http://localhost", control_tokens=("<!turn!>",))
+    builder = PromptBuilder(Templates.load(), ServerSampler(settings).control_tokens())
+    for token in [*tokens.split(), "<!turn!>"]:
+        shown = builder.policy_prompt(f"a{token}b")
+        assert shown == f"a{token[0]}\u2060{token[1:]}b"
+        assert builder.policy_prompt(shown) == shown
+
+
+def test_other_texts_reach_a_server_as_they_are() -> None:
+    builder = PromptBuilder(Templates.load(), [COMMON_CONTROL_TOKENS])
+    for text in (
+        "f <|> g",
+        "x |> f",
+        "a < b | c > d",
+        "<b>bold</b>",
+        "list[int]",
+        "[NOTE] [x] [1]",
+        "<table>|x|</table>",
+    ):
+        assert builder.policy_prompt(text) == text
 
 
 # --- end to end -----------------------------------------------------------------------------------------------------

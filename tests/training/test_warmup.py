@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +200,13 @@ def test_a_warm_up_on_4_bits_starts_from_the_adapter_as_it_is(rows: list[WarmupR
     assert {weight.dtype for weight in after.values()} == {torch.float32}
     assert tiny.changed(before, after) == {name for name in before if "lora_B" in name}
     assert "forward" not in vars(model.model.get_base_model())
+
+
+def test_control_tokens_in_a_completion_are_text(tiny_folder: Any, rows: list[WarmupRow]) -> None:
+    """A teacher's text that holds the model's control tokens would teach turns that never ended."""
+    model = fresh(tiny_folder("qwen3"))
+    end = model.tokenizer.eos_token
+    hostile = [replace(row, rubric=row.rubric.replace(" [", f" {end} [", 1)) for row in rows[:3]]
+    assert all(end in row.rubric for row in hostile)
+    found, _ = role_examples(hostile, "rubric", model, builder(model))
+    assert all(text.count(model.tokenizer.eos_token_id) == 1 for _, text in found)

@@ -146,7 +146,8 @@ def _start(state: PolicyState, trainer: Path) -> Save:
     if settings.adapter is not None:
         model.load_adapter("policy", Path(settings.adapter))
     if answers := state.start_answers:
-        encoded = [(model.encode(state.prompts.policy_prompt(p)), model.encode_completion(a)) for p, a in answers]
+        safe = state.prompts.without_control_tokens
+        encoded = [(model.encode(safe(p)), model.encode_completion(safe(a))) for p, a in answers]
         examples = [ids for ids in encoded if len(ids[0]) + len(ids[1]) <= model.settings.max_context]
         if skipped := len(answers) - len(examples):
             progress.note(f"{skipped} answers of the start do not fit the context and were skipped.")
