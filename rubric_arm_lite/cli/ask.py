@@ -23,12 +23,14 @@ from rubric_arm_lite.cli.common import (
     out,
     print_result,
     progress_bar,
+    say,
     warn,
     warn_unknown_words,
     with_source,
 )
 from rubric_arm_lite.data.pairs import load_responses
 from rubric_arm_lite.errors import DataError
+from rubric_arm_lite.report import safe_json
 from rubric_arm_lite.runs import atomic_write, check_target
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def rubric(
     written = model.rubric(text)
     criteria = [{"text": c.text, "kind": c.kind.label} for c in written.criteria]
     row = {"status": written.status.value, "text": written.text, "criteria": criteria}
-    print_result(row, as_json, lambda: print(written.text))
+    print_result(row, as_json, lambda: say(written.text))
     if not written.usable:
         warn(f"The rubric is {written.status.value}; a judge would not be shown it.")
 
@@ -176,20 +178,20 @@ def print_label_counts(counts: LabelingState, target: Path) -> None:
 
 def print_verdict(verdict: Verdict) -> None:
     """Print the rubric, the first judgement, the winners in both orders and the verdict."""
-    print(verdict.rubric.text.strip())
+    say(verdict.rubric.text.strip())
     if not verdict.original:
-        print(f"\nThe rubric is {verdict.rubric.status.value}; nothing was judged.")
+        say(f"\nThe rubric is {verdict.rubric.status.value}; nothing was judged.")
         return
     samples = len(verdict.original)
     if samples > 1:
-        print(f"\nOne of {samples} samples in the order given:")
-    print(f"\n{verdict.original[0].text.strip()}\n")
+        say(f"\nOne of {samples} samples in the order given:")
+    say(f"\n{verdict.original[0].text.strip()}\n")
     winners = [side or "none" for side in verdict.winners]
     for order, sides in (("In the order given", winners[:samples]), ("With the two swapped", winners[samples:])):
         counts = ", ".join(f"{side} {sides.count(side)}" for side in ("A", "B", "none") if side in sides)
-        print(f"{order:<20} named better: {counts}")
+        say(f"{order:<20} named better: {counts}")
     winner = "none" if verdict.winner is None else f"Response {verdict.winner}"
-    print(f"Verdict over both orders: {winner} ({verdict.confidence:.0%} of verdicts)")
+    say(f"Verdict over both orders: {winner} ({verdict.confidence:.0%} of verdicts)")
 
 
 def verdict_row(pair_id: str, verdict: Verdict) -> dict[str, Any]:
@@ -208,17 +210,17 @@ def verdict_row(pair_id: str, verdict: Verdict) -> dict[str, Any]:
 
 def print_score(score: PointwiseScore) -> None:
     """Print the rubric, the judge's text, the probabilities per criterion and the score."""
-    print(score.rubric.text.strip())
+    say(score.rubric.text.strip())
     if score.text:
-        print(f"\n{score.text.strip()}")
+        say(f"\n{score.text.strip()}")
     if score.value is None:
         writer = "judge" if score.rubric.usable else "rubric"
-        print(f"\nNo score: the {writer} wrote something that cannot be read.")
+        say(f"\nNo score: the {writer} wrote something that cannot be read.")
         return
-    print()
+    say()
     for number, answer in enumerate(score.answers, start=1):
-        print(f"{number}. met {answer.p_true:.3f}, not met {answer.p_false:.3f}")
-    print(f"Score from -1 to 1: {score.value:.3f}")
+        say(f"{number}. met {answer.p_true:.3f}, not met {answer.p_false:.3f}")
+    say(f"Score from -1 to 1: {score.value:.3f}")
 
 
 def score_row(response_id: str, score: PointwiseScore) -> dict[str, Any]:
@@ -238,7 +240,7 @@ def write_rows(rows: Sequence[dict[str, Any]], target: Path | None, summary: str
     """Write rows as JSONL to a file, with a summary on standard error, or to standard output."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if target is None:
-        print(text, end="")
+        print(safe_json(text), end="")
     else:
         atomic_write(target, text.encode())
         err.print(f"{summary}, written to {target}", markup=False)

@@ -19,14 +19,25 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from rubric_arm_lite import models, reward_model
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.recipe import Recipe
+from rubric_arm_lite.report import safe_json, safe_text
 from rubric_arm_lite.runs import IfExists, recipe_of
 
-out = Console(soft_wrap=True)
-err = Console(stderr=True, soft_wrap=True)
+
+class SafeConsole(Console):
+    """A console to which no text can send control sequences: texts of models and of data are hostile."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Every text that is printed, also in a table, comes through here."""
+        return super().render_str(safe_text(text), **options)
+
+
+out = SafeConsole(soft_wrap=True)
+err = SafeConsole(stderr=True, soft_wrap=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]
@@ -155,7 +166,12 @@ def is_live(console: Console) -> bool:
 
 def print_json(value: Any) -> None:
     """Print one JSON value on standard output."""
-    print(json.dumps(value, ensure_ascii=False, indent=1))
+    print(safe_json(json.dumps(value, ensure_ascii=False, indent=1)))
+
+
+def say(text: str = "", end: str = "\n") -> None:
+    """Print a text on standard output as it is, but for control characters."""
+    print(safe_text(text), end=end)
 
 
 def print_result(value: Any, as_json: bool, show: Callable[[], object]) -> None:

@@ -23,6 +23,7 @@ from rubric_arm_lite.cli.common import (
     print_json,
     print_result,
     quiet_libraries,
+    say,
     with_source,
 )
 from rubric_arm_lite.data import BadRows, Counts, WarmupRow, read_pairs, read_trajectories
@@ -33,7 +34,6 @@ from rubric_arm_lite.data.sources import JSON_SUFFIXES
 from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError
 from rubric_arm_lite.prompts import PromptBuilder, Templates, parse_rubric
 from rubric_arm_lite.recipe import DataSettings, ModelSettings, Recipe, WarmupSettings, load_recipe
-from rubric_arm_lite.report import safe_text
 from rubric_arm_lite.runs import IfExists, Journal, atomic_write, check_target, explained_disk_errors
 from rubric_arm_lite.types import PreferencePair
 
@@ -137,7 +137,7 @@ def check(
             _print_survey(survey, "trajectories" if warmup else "pairs")
         # Prompts below a list of bad rows would only push it off the screen.
         for text in bad.lines(source.source) if bad.total else [f"\n{text}" for text in shown]:
-            print(safe_text(text))
+            say(text)
     if bad.total:
         raise typer.Exit(2)
 
@@ -170,16 +170,16 @@ def _shown(item: PreferencePair | WarmupRow, builder: PromptBuilder) -> str:
 
 
 def _print_survey(survey: Survey, what: str) -> None:
-    print(survey.counts.line(what))
-    print(f"format: {survey.counts.format}")
+    say(survey.counts.line(what))
+    say(f"format: {survey.counts.format}")
     for name, value in survey.facts.items():
-        print(f"{name.replace('_', ' ')}: {value if isinstance(value, int) else round(value, 3)}")
+        say(f"{name.replace('_', ' ')}: {value if isinstance(value, int) else round(value, 3)}")
     names = {0.5: "median", 1.0: "longest"}
     table = Table(survey.unit, *(names.get(q, f"{q:.0%}") for q in QUANTILES), box=None, pad_edge=False)
     for kind, lengths in survey.lengths.items():
         table.add_row(kind, *(f"{length:,}" for length in lengths))
     out.print(table)
-    subsets = [f"{escape(safe_text(name))} {count:,}" for name, count in survey.subsets.items() if name]
+    subsets = [f"{escape(name)} {count:,}" for name, count in survey.subsets.items() if name]
     if subsets:
         out.print("subsets: " + ", ".join(subsets[:40]), highlight=False)
 
@@ -207,14 +207,14 @@ def convert(
         items, counts = source.read(warmup, deduplicate, bad)
     finally:  # bad rows are reported even if no row is left without them
         for line in bad.lines(source.source) if bad is not None else ():
-            err.print(safe_text(line), markup=False, highlight=False)
+            err.print(line, markup=False, highlight=False)
     what = "trajectories" if warmup else "pairs"
     as_row: Any = trajectory_as_row if warmup else pair_as_row
     _write_jsonl(target, map(as_row, items))
     if as_json:
         print_json({"target": str(target), **counts.as_json()})
     else:
-        print(f"{counts.line(what)}\n{len(items):,} {what} written to {target}")
+        say(f"{counts.line(what)}\n{len(items):,} {what} written to {target}")
 
 
 def _write_jsonl(target: Path, rows: Iterable[dict[str, Any]]) -> None:

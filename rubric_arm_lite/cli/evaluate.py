@@ -16,6 +16,7 @@ from rubric_arm_lite.cli.common import (
     err,
     print_json,
     print_result,
+    say,
     warn,
     warn_unknown_words,
     with_source,
@@ -142,7 +143,7 @@ def _evaluate_pairs(source: ModelSource, file: Path | None, votes: int, limit: i
             warn(caveat)
         print_json({**result.values, "skipped_too_long": too_long})
     else:
-        print(evaluation_text(result.values, unparsed_value))
+        say(evaluation_text(result.values, unparsed_value))
 
 
 def _evaluate_benchmarks(
@@ -163,7 +164,7 @@ def _evaluate_benchmarks(
     written = [folder / "results.md"]
     if folder.resolve() == (source.run / BENCHMARKS_FOLDER).resolve():
         written.append(report.write_report(source.run)[0])
-    print_result([asdict(result) for result in results], as_json, lambda: print(text, end=""))
+    print_result([asdict(result) for result in results], as_json, lambda: say(text, end=""))
     err.print(f"Written: {', '.join(map(str, written))}, and every judgement beside them.", markup=False)
 
 

@@ -27,6 +27,7 @@ from rubric_arm_lite.cli.common import (
     print_result,
     progress_bar,
     quiet_libraries,
+    say,
     with_source,
 )
 from rubric_arm_lite.cli.data import data_app
@@ -111,7 +112,7 @@ def report(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> Non
 def show_recipe(recipe: RecipeArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Print every field of a recipe: its own, those it extends, and the defaults."""
     loaded = load_recipe(recipe, overrides or [])
-    print_result(loaded.model_dump(mode="json"), as_json, lambda: print(dump_recipe(loaded), end=""))
+    print_result(loaded.model_dump(mode="json"), as_json, lambda: say(dump_recipe(loaded), end=""))
 
 
 @app.command()

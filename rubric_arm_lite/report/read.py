@@ -224,6 +224,11 @@ def _safe(value: Any) -> Any:
     return safe_text(value) if isinstance(value, str) else value
 
 
+def safe_json(text: str) -> str:
+    """JSON text that can be shown: unsafe characters become ``\\u`` escapes, which mean the same."""
+    return _UNSAFE.sub(lambda character: f"\\u{ord(character[0]):04x}", text)
+
+
 def safe_text(text: str) -> str:
     """Text that can be shown: unsafe characters become the replacement character, line ends ``\\n``."""
     return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))

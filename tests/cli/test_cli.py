@@ -16,11 +16,16 @@ from pathlib import Path
 import pytest
 import yaml
 from rich.console import Console
+from rich.table import Table
 
 from rubric_arm_lite.cli import ask, common
 from rubric_arm_lite.cli.main import main
 from rubric_arm_lite.cli.progress import RichProgress
+from rubric_arm_lite.prompts import parse_judgement, parse_rubric
+from rubric_arm_lite.report import safe_json
 from rubric_arm_lite.reward_model.model import RubricRewardModel
+from rubric_arm_lite.reward_model.verdict import PointwiseScore, Verdict
+from rubric_arm_lite.types import ParseStatus
 from tests.short_run import short_sets
 from tests.warm import begin, command, wait_for
 
@@ -305,3 +310,36 @@ def test_plan() -> None:
     assert {stage["stage"] for stage in found["stages"]} >= {"warm-up", "judge update", "rubric rollout"}
     assert "does not fit" in call("plan", "qwen3-8b-24gb", "--gpu-gb", "8").stdout
     assert "give the size of a card" in refused("plan", "testbed", "--gpu-gb", "-1")
+
+
+HOSTILE = "\x1b[31mred\x1b]0;title\x07 \x9b2J \u202ereversed"
+UNSAFE = ("\x1b", "\x07", "\x9b", "\u202e")
+
+
+def test_no_text_of_a_model_or_of_data_sends_control_sequences_to_a_terminal(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rubric, judgement = parse_rubric(f"1. {HOSTILE} [Hard Rule]"), parse_judgement(HOSTILE, parse_rubric("x"))
+    ask.print_verdict(Verdict(rubric, (judgement,), (judgement,)))
+    ask.print_score(PointwiseScore(None, (), rubric, HOSTILE, ParseStatus.MALFORMED))
+    ask.write_rows([{"text": HOSTILE}], None, "")
+    common.print_json({"text": HOSTILE})
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": HOSTILE, "chosen": HOSTILE, "rejected": "b", "source": HOSTILE}) + "\n")
+    shown = [capsys.readouterr().out]
+    for console in (common.out, common.err):
+        with console.capture() as capture:
+            table = Table(HOSTILE)
+            table.add_row(HOSTILE)
+            console.print(HOSTILE, table, markup=False)
+            RichProgress(console).result(HOSTILE, HOSTILE)
+        shown.append(capture.get())
+    for done in (call("data", "check", rows), call("data", "check", rows, "--subset", HOSTILE)):
+        shown += [done.stdout, done.stderr]
+    assert "red" in "".join(shown) and "\ufffd" in "".join(shown)
+    assert not any(character in text for text in shown for character in UNSAFE)
+
+
+def test_json_means_the_same_with_its_control_characters_escaped() -> None:
+    written = json.dumps({"text": HOSTILE, "half": "\ud800"}, ensure_ascii=False)
+    assert json.loads(safe_json(written)) == json.loads(written) and safe_json(written).encode()
