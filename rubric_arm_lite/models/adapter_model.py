@@ -38,7 +38,7 @@ class AdapterModel(ChatTokenizer):
     """A base, its tokenizer and its adapters; samples completions and scores tokens for updates."""
 
     def __init__(self, model: Any, tokenizer: Any, settings: ModelSettings) -> None:
-        super().__init__(tokenizer)
+        super().__init__(tokenizer, settings)
         self.model = model
         self.settings = settings
         self.dtype: torch.dtype = model.dtype  # the property searches all parameters
@@ -58,7 +58,7 @@ class AdapterModel(ChatTokenizer):
         self._rounded: dict[str, list[tuple[Any, Tensor, Tensor]]] = {}
         configured = model.generation_config.eos_token_id if model.generation_config else None
         configured = configured if isinstance(configured, list) else [configured]
-        self.end_ids = frozenset(int(i) for i in [tokenizer.eos_token_id, *configured] if i is not None)
+        self.end_ids = frozenset(int(i) for i in [tokenizer.eos_token_id, self.end_id, *configured] if i is not None)
         self._rest()
 
     @property

@@ -1,25 +1,78 @@
 """A base's chat template and tokenizer: texts become token ids of a user turn or of an assistant's text.
 
-Warm-up, training and inference use the same rendering. A prompt that contains control tokens is refused.
+Warm-up, training and inference use the same rendering. A prompt that contains control tokens is refused. The template
+is a program that came with the model: it is tried with a word and under a time limit before anything depends on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+import threading
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from rubric_arm_lite.errors import BackendError
+from rubric_arm_lite.errors import BackendError, first_line
+from rubric_arm_lite.recipe import ModelSettings
+
+TEMPLATE_SECONDS = 10.0
+"""Time in which a chat template must render one word."""
+_WORD = "rivers"
 
 
 class ChatTokenizer:
-    """Renders and tokenizes turns; thinking is off by default."""
+    """Renders and tokenizes turns; thinking is off by default.
 
-    def __init__(self, tokenizer: Any) -> None:
+    Attributes:
+        end_id: the token with which the template ends an assistant's turn, else the tokenizer's end token.
+
+    Raises:
+        BackendError: if the chat template fails, loops, or loses the user's message.
+    """
+
+    def __init__(self, tokenizer: Any, settings: ModelSettings | None = None) -> None:
         self.tokenizer = tokenizer
+        self._today = (settings or ModelSettings()).chat_date
+        self._takes_parts = False
+        self._check_template()
         self._specials = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-        self._specials_in_empty_turn = {
-            thinking: self._count_specials(self._tokenize(self._wrap("", thinking))) for thinking in (False, True)
+        self._specials_in_turn = {
+            thinking: self._count_specials(self._tokenize(self._wrap(_WORD, thinking))) for thinking in (False, True)
         }
+        self.end_id = self._turn_end()
+
+    def _check_template(self) -> None:
+        """Find out whether the template takes a message as text or as a list of parts."""
+        problem = ""
+        for self._takes_parts in (False, True):
+            try:
+                if _WORD in _limited(lambda: self._wrap(_WORD)):
+                    return
+                problem = problem or "it leaves out the user's message"
+            except Exception as error:  # a template may raise anything
+                problem = problem or first_line(error)
+        raise BackendError(
+            f"The chat template of `{self.tokenizer.name_or_path}` cannot be used: {problem}. Correct it in the "
+            "folder's chat_template.jinja or tokenizer_config.json, or use another model."
+        )
+
+    def _turn_end(self) -> int:
+        turns = [{"role": role, "content": self._content(_WORD)} for role in ("user", "assistant")]
+        try:
+            text = _limited(lambda: self._render(turns, add_generation_prompt=False))
+        except Exception:  # templates without assistant turns
+            text = ""
+        after = self._tokenize(text[text.rfind(_WORD) + len(_WORD) :].strip()) if _WORD in text else []
+        eos: int = self.tokenizer.eos_token_id
+        if not after or after[0] == eos or after[0] not in self.tokenizer.added_tokens_decoder:
+            return eos
+        warnings.warn(
+            f"The chat template of `{self.tokenizer.name_or_path}` ends a turn with "
+            f"`{self.tokenizer.convert_ids_to_tokens(after[0])}`, not with its end token `{self.tokenizer.eos_token}`. "
+            "Completions end at either; warm-up texts end as in the template.",
+            stacklevel=3,
+        )
+        return after[0]
 
     def encode_all(self, prompts: Sequence[str], thinking: bool = False) -> list[list[int]]:
         """Token ids of one user turn per prompt; with ``thinking``, the template switches thoughts on.
@@ -31,7 +84,7 @@ class ChatTokenizer:
             return []
         texts = [self._wrap(prompt, thinking) for prompt in prompts]
         encoded: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        if any(self._count_specials(ids) != self._specials_in_empty_turn[thinking] for ids in encoded):
+        if any(self._count_specials(ids) != self._specials_in_turn[thinking] for ids in encoded):
             raise BackendError(
                 "A prompt contains control tokens of this tokenizer, so it could forge another turn. Build prompts "
                 "with PromptBuilder(templates, special_tokens=model.control_tokens())."
@@ -48,15 +101,22 @@ class ChatTokenizer:
 
     def encode_completion(self, text: str) -> list[int]:
         """Token ids of an assistant's text and the end token, for the warm-up."""
-        return [*self._tokenize(text), self.tokenizer.eos_token_id]
+        return [*self._tokenize(text), self.end_id]
 
     def has_thinking_switch(self) -> bool:
         """Whether the chat template can switch a model's thoughts on (``Sampling.thinking``)."""
-        return self._wrap("", thinking=True) != self._wrap("")
+        return self._wrap(_WORD, thinking=True) != self._wrap(_WORD)
 
     def _wrap(self, prompt: str, thinking: bool = False) -> str:
+        turn = {"role": "user", "content": self._content(prompt)}
+        return self._render([turn], add_generation_prompt=True, enable_thinking=thinking)
+
+    def _content(self, text: str) -> Any:
+        return [{"type": "text", "text": text}] if self._takes_parts else text
+
+    def _render(self, turns: list[dict[str, Any]], **options: Any) -> str:
         text: str = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=thinking
+            turns, tokenize=False, strftime_now=self._today.strftime, **options
         )
         return text
 
@@ -74,3 +134,28 @@ class ChatTokenizer:
             *self.tokenizer.all_special_tokens,
             *(token.content for token in added if token.special or not token.content.strip().isalnum()),
         ]
+
+
+def _limited(render: Callable[[], str]) -> str:
+    """The result of ``render``, which is stopped after :data:`TEMPLATE_SECONDS`.
+
+    Raises:
+        TimeoutError: if it takes longer.
+    """
+    results: list[str | Exception] = []
+
+    def work() -> None:
+        try:
+            results.append(render())
+        except Exception as error:
+            results.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(TEMPLATE_SECONDS)
+    if thread.is_alive():  # Jinja's loops are Python, so an exception ends them
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(TimeoutError))
+        raise TimeoutError(f"it takes more than {TEMPLATE_SECONDS:g} seconds for one word")
+    if isinstance(results[0], Exception):
+        raise results[0]
+    return results[0]

@@ -7,6 +7,7 @@ base (safetensors only, quantized if the recipe says so) and used without adapte
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,10 @@ from rubric_arm_lite.types import ROLES, Example, Role, RolloutGroup
 
 _HASHED_NUMBERS = 64
 """Numbers of each tensor in a fingerprint: training changes all of a model, and hashing 16 GB takes minutes."""
+_UNUSED_TOKEN = re.compile(
+    r"<\|?(finetune_right_)?pad(ding)?(_id)?\|?>|\[PAD\]|<\|reserved_special_token_\d+\|>|<unused\d+>"
+)
+"""Tokens that vocabularies reserve and texts do not contain."""
 _PROBE = "Write a note about rivers."
 
 
@@ -138,7 +143,7 @@ def load_tokenizer(settings: ModelSettings) -> Any:
     """The base's tokenizer.
 
     Raises:
-        BackendError: if it cannot be loaded, loses text, or lacks a chat template, an end token or a pad token.
+        BackendError: if it cannot be loaded, loses text, or lacks a chat template or an end token.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -165,9 +170,15 @@ def load_tokenizer(settings: ModelSettings) -> Any:
     if tokenizer.eos_token_id is None:
         raise BackendError(f"The tokenizer of `{name}` has no end token. Set eos_token in tokenizer_config.json.")
     if tokenizer.pad_token_id is None:
-        raise BackendError(
-            f"The tokenizer of `{name}` has no pad token. Set pad_token in tokenizer_config.json to a token that "
-            "text never contains (not the end token: it would be masked in training)."
+        vocabulary = tokenizer.get_vocab()
+        unused = [token for token in vocabulary if _UNUSED_TOKEN.fullmatch(token)]
+        tokenizer.pad_token = min(
+            unused, key=lambda token: ("pad" not in token.lower(), vocabulary[token]), default=tokenizer.eos_token
+        )
+        warnings.warn(
+            f"The tokenizer of `{name}` has no pad token, so `{tokenizer.pad_token}` is used. Padding is masked by its "
+            "position; nothing else changes.",
+            stacklevel=2,
         )
     return tokenizer
 

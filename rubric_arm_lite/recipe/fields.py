@@ -6,9 +6,10 @@ TRL's name. :mod:`rubric_arm_lite.recipe.load` reads recipes from YAML.
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from rubric_arm_lite.types import ROLES, Role
 
@@ -24,6 +25,14 @@ FormatName = Literal["auto", "pairs", "openrubric", "ultrafeedback", "skywork", 
 Plugin = Annotated[str, Field(pattern=r"^.+:[A-Za-z_][A-Za-z0-9_]*$")]
 """A function of the user's: ``my_module:my_function`` or ``file.py:my_function`` (:mod:`.plugins`)."""
 Optim = Literal["adamw_torch", "adamw_8bit"]
+
+
+def _read_date(value: Any) -> Any:
+    """A date from text such as 2026-01-31."""
+    try:
+        return date.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:
+        raise ValueError("a date such as 2026-01-31 is needed") from None
 
 
 class Settings(BaseModel):
@@ -94,6 +103,8 @@ class ModelSettings(Settings):
     """Compute the shared prefix of prompts once, in rollouts and updates. Exact; false is for comparisons."""
     max_context: Positive = 4096
     """Longest prompt + completion in tokens; longer pairs are skipped and counted."""
+    chat_date: Annotated[date, BeforeValidator(_read_date)] = date(2026, 1, 1)
+    """Today's date in chat templates that write one; fixed, so that prompts are the same on every day."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
     lora: LoraSettings = LoraSettings()

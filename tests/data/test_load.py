@@ -458,7 +458,9 @@ def test_published_sets_by_their_hub_id(tmp_path: Path) -> None:
 
 
 def test_prompts_of_one_wording_are_counted_and_held_out_together(tmp_path: Path) -> None:
-    rows = [{"prompt": text.format(i), "chosen": "a", "rejected": "b"} for text in ("Ask {}", "ask  {}?!") for i in "12"]
+    rows = [
+        {"prompt": text.format(i), "chosen": "a", "rejected": "b"} for text in ("Ask {}", "ask  {}?!") for i in "12"
+    ]
     source, held_out = write_jsonl(tmp_path / "all.jsonl", rows), write_jsonl(tmp_path / "test.jsonl", [rows[0]])
     pairs, counts = read_pairs(settings(source), 0)
     survey = survey_pairs(pairs, counts, "words", len)

@@ -172,7 +172,6 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         remove("chat_template.jinja"),
         "has no chat template. Use an instruction-tuned model, or add chat_template.jinja to its folder.",
     ),
-    "no pad token": (without_special("pad_token"), "has no pad token. Set pad_token in tokenizer_config.json"),
     "no end token": (without_special("eos_token"), "has no end token. Set eos_token in tokenizer_config.json."),
 }
 
