@@ -33,6 +33,7 @@ from rubric_arm_lite.data.testbed.world import (
 )
 from rubric_arm_lite.prompts import PromptBuilder, Templates
 from rubric_arm_lite.prompts.parsing import FINAL_HEADING
+from rubric_arm_lite.runs import share
 from rubric_arm_lite.types import Rubric, Side
 
 if TYPE_CHECKING:
@@ -225,4 +226,5 @@ def build(
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    share(folder)
     return folder

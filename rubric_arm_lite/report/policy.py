@@ -11,7 +11,7 @@ from pathlib import Path
 from rubric_arm_lite.errors import CheckpointError, ConfigError, first_line
 from rubric_arm_lite.recipe import PolicyRecipe, load_settings
 from rubric_arm_lite.report.panels import evaluation_axis
-from rubric_arm_lite.report.read import EvaluationRow, finite_numbers, read_file, read_metrics
+from rubric_arm_lite.report.read import EvaluationRow, finite_numbers, read_file, read_metrics, read_state
 from rubric_arm_lite.report.render import render, write_pair
 from rubric_arm_lite.report.tables import ABSENT, Column, evaluation_table
 from rubric_arm_lite.runs import RECIPE
@@ -42,6 +42,7 @@ def write_policy_report(run: str | Path) -> tuple[Path, Path]:
 
     run = Path(run)
     recipe = _policy_recipe(run)
+    read_state(run)
     try:
         rows = read_metrics(run)
         evaluations = [EvaluationRow(str(row["name"]), finite_numbers(row)) for row in rows["evaluation"]]

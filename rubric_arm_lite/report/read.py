@@ -18,7 +18,7 @@ from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.evaluation import Result
 from rubric_arm_lite.evaluation.benchmarks.run import BENCHMARKS_FOLDER, read_results
 from rubric_arm_lite.recipe import Recipe, load_recipe
-from rubric_arm_lite.runs import RECIPE, STATE, LogRow, RunState, read_jsonl, read_object
+from rubric_arm_lite.runs import RECIPE, STATE, LogRow, RunState, check_logs, read_jsonl, read_object
 from rubric_arm_lite.training.schedule import scheduled_phases
 
 METRICS = "metrics.jsonl"
@@ -135,7 +135,7 @@ def read_run(run: Path) -> RunRecord:
         versions={k: "none" if v is None else str(v) for k, v in _read_optional(run / "versions.json").items()},
         oracle=finite_numbers(data.get("oracle")),
         data=finite_numbers(data),
-        parts=_parts(run / STATE, recipe),
+        parts=_parts(run, recipe),
         warmup=_steps(logged["warmup"]),
         steps=_steps(logged["step"]),
         probes=_steps(logged["probe"]),
@@ -146,8 +146,9 @@ def read_run(run: Path) -> RunRecord:
     )
 
 
-def _parts(file: Path, recipe: Recipe | None) -> dict[str, bool]:
-    """The stages and phases, and whether each is done."""
+def read_state(run: Path) -> RunState:
+    """What the run has committed, if it has; a CheckpointError if its logs have lost some of that."""
+    file = run / STATE
     try:
         state = RunState.loads(_read_text(file)) if file.exists() else RunState("")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -155,7 +156,13 @@ def _parts(file: Path, recipe: Recipe | None) -> dict[str, bool]:
             f"{file} is damaged ({type(error).__name__}: {error}). Restore it, or move it away and ask for the report "
             "again."
         ) from error
-    parts: dict[str, bool] = {}
+    check_logs(run, state)
+    return state
+
+
+def _parts(run: Path, recipe: Recipe | None) -> dict[str, bool]:
+    """The stages and phases, and whether each is done."""
+    state, parts = read_state(run), dict[str, bool]()
     for stage, name in STAGE_NAMES.items():
         done = stage in state.stages
         if stage == "alternating" and recipe is not None:

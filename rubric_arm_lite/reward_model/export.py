@@ -6,6 +6,7 @@ data, the results, the recipe and the versions, and shows how to load the model.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 from rubric_arm_lite.errors import BackendError, ConfigError, first_line
 from rubric_arm_lite.models import load_for_trainer, load_tokenizer
 from rubric_arm_lite.recipe import ModelSettings, Recipe, dump_recipe
-from rubric_arm_lite.runs import adapter_folder, read_object, recipe_of_run
+from rubric_arm_lite.runs import adapter_folder, read_object, recipe_of_run, share
 from rubric_arm_lite.types import ROLES, Role
 
 TASKS = {
@@ -45,11 +46,12 @@ def export_run(run: Path, target: Path, state: str = "final", merge: bool = Fals
         ConfigError: if the target is in use.
         BackendError: if there is no such state, or the base cannot be loaded for merging.
     """
-    recipe = recipe_of_run(run)
+    recipe, place = recipe_of_run(run), Path(os.path.realpath(target))  # not the link, nor a name such as `.`
     adapters = {role: adapter_folder(run, role, state) for role in ROLES}
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    there = place.exists()
+    if there and (not place.is_dir() or any(path.name != ".draft" for path in place.iterdir())):
         raise ConfigError(f"{target} exists and is not empty. Name a new folder; nothing was written.")
-    draft = target.with_name(f".{target.name}.draft")
+    draft = place / ".draft" if there else place.with_name(f".{place.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     try:
         for role, adapter in adapters.items():
@@ -62,9 +64,12 @@ def export_run(run: Path, target: Path, state: str = "final", merge: bool = Fals
                     shutil.copyfile(adapter / name, folder / name)
             (folder / "README.md").write_text(model_card(run, recipe, role, state, merge), "utf-8")
         (draft / "recipe.yaml").write_text(dump_recipe(recipe), "utf-8")
-        if target.exists():
-            target.rmdir()
-        draft.rename(target)
+        share(draft)
+        if there:  # it may be the working directory, or a mounted disk
+            for path in draft.iterdir():
+                path.rename(place / path.name)
+        else:
+            draft.rename(place)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return [target / role for role in ROLES]

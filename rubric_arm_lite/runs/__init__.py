@@ -12,6 +12,7 @@ from rubric_arm_lite.runs.directory import STATE as STATE
 from rubric_arm_lite.runs.directory import IfExists as IfExists
 from rubric_arm_lite.runs.directory import RunDirectory as RunDirectory
 from rubric_arm_lite.runs.directory import RunState as RunState
+from rubric_arm_lite.runs.directory import check_logs as check_logs
 from rubric_arm_lite.runs.directory import package_versions as package_versions
 from rubric_arm_lite.runs.files import LogRow as LogRow
 from rubric_arm_lite.runs.files import atomic_write as atomic_write
@@ -19,6 +20,7 @@ from rubric_arm_lite.runs.files import check_target as check_target
 from rubric_arm_lite.runs.files import explained_disk_errors as explained_disk_errors
 from rubric_arm_lite.runs.files import read_jsonl as read_jsonl
 from rubric_arm_lite.runs.files import read_object as read_object
+from rubric_arm_lite.runs.files import share as share
 from rubric_arm_lite.runs.journal import Journal as Journal
 from rubric_arm_lite.runs.progress import Progress as Progress
 from rubric_arm_lite.runs.states import adapter_folder as adapter_folder

@@ -1,17 +1,20 @@
 """The run directory, the only writer of results. A process that is killed at any moment loses no commit.
 
-One small file, ``state.json``, is the commit point. It names the newest complete checkpoint and how many bytes of
-every log belong to it. Checkpoints are written beside their final name and renamed; then ``state.json`` is replaced
-atomically. Resuming discards what it does not name (half-written folders, log lines after the commit).
+One small file, ``state.json``, is the commit point. It names the newest complete checkpoint, how many bytes of every
+log belong to it, and a hash of all that was committed. Checkpoints are written beside their final name and renamed;
+then ``state.json`` is replaced atomically. Resuming discards what it does not name (half-written folders, log lines
+after the commit).
 
 Timings go to a log of their own, as only they differ between a killed and an uninterrupted run.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -24,7 +27,7 @@ from pydantic import TypeAdapter
 
 from rubric_arm_lite import __version__
 from rubric_arm_lite.errors import CheckpointError, ConfigError, first_line
-from rubric_arm_lite.runs.files import LogRow, atomic_write, fsync, lock_file, read_jsonl
+from rubric_arm_lite.runs.files import LogRow, atomic_write, file_hash, fsync, lock_file, read_jsonl, share
 
 STATE = "state.json"
 RECIPE = "recipe.yaml"
@@ -34,7 +37,8 @@ RECIPE = "recipe.yaml"
 class RunState:
     """What is committed: finished stages, the checkpoint that holds them, and the size of each log in bytes.
 
-    ``position`` is the (scheduled phase, step) at which the alternating stage continues.
+    ``position`` is the (scheduled phase, step) at which the alternating stage continues. ``hashes`` are the SHA-256 of
+    the files of checkpoints and adapters, by their paths in the run, and of the committed bytes of each log.
     """
 
     recipe_hash: str
@@ -42,6 +46,7 @@ class RunState:
     checkpoint: str | None = None
     position: tuple[int, int] = (0, 0)
     logs: Mapping[str, int] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
     def dumps(self) -> str:
         """The state as JSON."""
@@ -50,7 +55,7 @@ class RunState:
     @classmethod
     def loads(cls, text: str) -> RunState:
         """The state that :meth:`dumps` wrote; raises ValueError, KeyError or TypeError for anything else."""
-        values = json.loads(text)
+        values = {"hashes": {}, **json.loads(text)}
         return TypeAdapter(cls).validate_python({item.name: values[item.name] for item in fields(cls)})
 
 
@@ -75,9 +80,64 @@ def read_state(file: Path, recipe_hash: str | None = None) -> RunState:
     return state
 
 
+def checkpoints_of(run: Path) -> list[Path]:
+    """The folders of the kept checkpoints, oldest first; whatever else lies beside them is not ours."""
+    folders = (run / "checkpoints").glob("state-*")
+    return sorted(p for p in folders if CHECKPOINT_NAME.fullmatch(p.name) and p.is_dir() and not p.is_symlink())
+
+
+def changed_files(run: Path, state: RunState, folder: str) -> list[Path]:
+    """The files in a folder of the run that are missing or not as they were committed."""
+    expected = {run / name: value for name, value in state.hashes.items() if name.startswith(f"{folder}/")}
+    return [file for file, value in expected.items() if file_hash(file) != value]
+
+
+def check_files(run: Path, state: RunState, folder: str) -> None:
+    """Compare the files in a folder of the run with what was committed.
+
+    Raises:
+        CheckpointError: if one of them is missing or another.
+    """
+    if changed := changed_files(run, state, folder):
+        raise CheckpointError(
+            f"{changed[0]} is not the file that was committed (its SHA-256 is in {run / STATE}): it is damaged, edited "
+            "or gone. Restore it, use another state of the run, or start anew."
+        )
+
+
+def check_logs(run: Path, state: RunState) -> dict[str, hashlib._Hash]:
+    """Compare the logs with what was committed, and return the hash of each one's committed bytes.
+
+    Raises:
+        CheckpointError: if a log is shorter or another.
+    """
+    hashes = {name: hashlib.sha256() for name in LOGS}
+    for name, value in hashes.items():
+        file, committed = run / name, state.logs.get(name, 0)
+        size = file.stat().st_size if file.exists() else 0
+        _add_bytes(value, file, 0, min(size, committed))
+        if size < committed or state.hashes.get(name, value.hexdigest()) != value.hexdigest():
+            raise CheckpointError(
+                f"{file} ({size} bytes) does not begin with the {committed} bytes that were committed: it was "
+                "truncated, edited or damaged. Restore it, or start anew with --if-exists overwrite."
+            )
+    return hashes
+
+
+def _add_bytes(value: hashlib._Hash, file: Path, start: int, end: int) -> None:
+    """Add the bytes of a file from ``start`` to ``end`` to a hash."""
+    if start < end:
+        with file.open("rb") as log:
+            log.seek(start)
+            while start < end and (block := log.read(min(end - start, 2**20))):
+                value.update(block)
+                start += len(block)
+
+
 IfExists = Literal["raise", "resume", "overwrite"]
 LOGS = ("metrics.jsonl", "rollouts.jsonl")
 _CLEARING = ".clearing"
+CHECKPOINT_NAME = re.compile(r"state-[0-9]{6}")
 
 
 class RunDirectory:
@@ -94,6 +154,8 @@ class RunDirectory:
         self.writes = writes
         self.after_commit: Callable[[], None] = lambda: None
         self._file = file
+        self._written: dict[str, str] = {}  # hashes of files since the last commit
+        self._logs = check_logs(path, state) if writes else {}
 
     @classmethod
     def open(cls, path: Path, recipe_text: str, recipe_hash: str, if_exists: IfExists = "raise") -> RunDirectory:
@@ -166,6 +228,29 @@ class RunDirectory:
         """Write one JSON file atomically."""
         return self.write_text(name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
+    def write_folder(self, name: str, save: Callable[[Path], None]) -> None:
+        """Write or replace a folder such as ``adapters/judge``; ``save`` fills the empty one that it receives.
+
+        Its files count from the next :meth:`commit` on.
+        """
+        if not self.writes:
+            return
+        target = self.path / name
+        draft = target.with_name(f".{target.name}.draft")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        save(draft)
+        share(draft)
+        paths = sorted([draft, *draft.rglob("*")])
+        for path in paths:
+            fsync(path)
+        shutil.rmtree(target, ignore_errors=True)
+        draft.rename(target)
+        fsync(target.parent)
+        files = [target / path.relative_to(draft) for path in paths]
+        hashes = {file.relative_to(self.path).as_posix(): file_hash(file) for file in files}
+        self._written |= {file: value for file, value in hashes.items() if value is not None}
+
     def append(self, log: str, row: Mapping[str, Any]) -> None:
         """Append one line to a log; it counts from the next :meth:`commit` on."""
         if self.writes:
@@ -193,18 +278,27 @@ class RunDirectory:
             self.state = read_state(self.path / STATE, self.state.recipe_hash)
             return
         checkpoint = self.state.checkpoint if save is None else self._write_checkpoint(save)
-        logs = dict.fromkeys(LOGS, 0)
+        sizes, logs = dict.fromkeys(LOGS, 0), {name: value.copy() for name, value in self._logs.items()}
         for file in (self.path / name for name in LOGS):
             if file.exists():
                 fsync(file)
-                logs[file.name] = file.stat().st_size
+                sizes[file.name] = file.stat().st_size
+                _add_bytes(logs[file.name], file, self.state.logs.get(file.name, 0), sizes[file.name])
+        outdated = [] if keep is None else checkpoints_of(self.path)[:-keep]
+        gone = tuple(f"checkpoints/{folder.name}/" for folder in outdated)
+        files = {name: value for name, value in self.state.hashes.items() if not name.startswith(gone)}
+        hashes = {**files, **self._written, **{name: value.hexdigest() for name, value in logs.items()}}
         stages = self.state.stages if stage is None else (*self.state.stages, stage)
         at = self.state.position if position is None else position
-        self._write_state(RunState(self.state.recipe_hash, stages, checkpoint, at, logs))
-        if keep is not None:
-            for folder in sorted((self.path / "checkpoints").glob("state-*"))[:-keep]:
-                shutil.rmtree(folder)
+        self._write_state(RunState(self.state.recipe_hash, stages, checkpoint, at, sizes, hashes))
+        self._logs, self._written = logs, {}
+        for folder in outdated:
+            shutil.rmtree(folder)
         self.after_commit()
+
+    def is_intact(self, folder: str) -> bool:
+        """Whether the files in a folder of the run are as they were committed."""
+        return (self.path / folder).is_dir() and not changed_files(self.path, self.state, folder)
 
     def checkpoint_path(self) -> Path | None:
         """Folder of the committed checkpoint."""
@@ -217,18 +311,10 @@ class RunDirectory:
     # --- inside -------------------------------------------------------------------------------------------------
 
     def _write_checkpoint(self, save: Callable[[Path], None]) -> str:
-        folder = self.path / "checkpoints"
-        folder.mkdir(exist_ok=True)
-        numbers = [int(p.name.removeprefix("state-")) for p in folder.glob("state-*")]
+        names = [path.name for path in (self.path / "checkpoints").glob("state-*")]
+        numbers = [int(name[6:]) for name in names if CHECKPOINT_NAME.fullmatch(name)]
         name = f"state-{max(numbers, default=-1) + 1:06d}"
-        draft = folder / f".{name}.draft"
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir()
-        save(draft)
-        for path in sorted([draft, *draft.rglob("*")]):
-            fsync(path)
-        draft.rename(folder / name)
-        fsync(folder)
+        self.write_folder(f"checkpoints/{name}", save)
         return name
 
     def _write_state(self, state: RunState) -> None:
@@ -238,26 +324,20 @@ class RunDirectory:
     def _roll_back(self) -> None:
         """Forget everything after the last commit."""
         checkpoint = self.checkpoint_path()
-        if checkpoint is not None and not checkpoint.is_dir():
-            raise CheckpointError(
-                f"{self.path / STATE} names the checkpoint {self.state.checkpoint}, which is gone. Restore it, or "
-                "start anew with --if-exists overwrite."
-            )
-        for name in LOGS:
-            file = self.path / name
-            committed = self.state.logs.get(name, 0)
-            size = file.stat().st_size if file.exists() else 0
-            if size < committed:
+        if checkpoint is not None:
+            if not checkpoint.is_dir():
                 raise CheckpointError(
-                    f"{file} has {size} bytes, {committed} were committed: it was truncated or edited. Restore it, or "
+                    f"{self.path / STATE} names the checkpoint {self.state.checkpoint}, which is gone. Restore it, or "
                     "start anew with --if-exists overwrite."
                 )
-            if size > committed:
+            check_files(self.path, self.state, f"checkpoints/{self.state.checkpoint}")
+        for name in LOGS:
+            file, committed = self.path / name, self.state.logs.get(name, 0)
+            if file.exists() and file.stat().st_size > committed:
                 os.truncate(file, committed)
-        folders = self.path / "checkpoints"
-        later = [path for path in folders.glob("state-*") if path.name > (self.state.checkpoint or "")]
-        for folder in (*later, *folders.glob(".*.draft")):
-            shutil.rmtree(folder)
+        later = [path for path in checkpoints_of(self.path) if path.name > (self.state.checkpoint or "")]
+        for folder in (*later, *self.path.glob("checkpoints/.state-*.draft"), *self.path.glob("adapters/.*.draft")):
+            shutil.rmtree(folder, ignore_errors=True)
         for file in self.path.rglob(".*.part"):  # drafts of atomic_write; a journal has no dot before its name
             file.unlink()
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -119,6 +120,29 @@ def fsync(path: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_FSYNC or not path.is_dir():
             raise
+
+
+def share(folder: Path) -> None:
+    """Give the files in a new folder the permissions that the umask gave it: safetensors keep theirs to the owner."""
+    allowed = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file() and path.stat().st_mode & 0o777 != allowed:
+            with suppress(OSError):  # a file system without permissions
+                path.chmod(allowed)
+
+
+def file_hash(path: Path) -> str | None:
+    """SHA-256 of a file; None if there is none. A file is read again only when its size or time has changed."""
+    if not path.is_file():
+        return None
+    status = path.stat()
+    return _file_hash(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(4096)
+def _file_hash(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def lock_file(file: IO[Any], path: Path) -> None:

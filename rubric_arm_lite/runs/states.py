@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from pathlib import Path
 
 from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError
 from rubric_arm_lite.recipe import PolicyRecipe, Recipe, load_recipe, load_settings, shipped_recipes
-from rubric_arm_lite.runs.directory import RECIPE, STATE, read_state
+from rubric_arm_lite.runs.directory import CHECKPOINT_NAME, RECIPE, STATE, check_files, checkpoints_of, read_state
 from rubric_arm_lite.types import ROLES
-
-_CHECKPOINT_NAME = re.compile(r"state-[0-9]{6}")
 
 
 def recipe_of(source: str | Path) -> Recipe:
@@ -54,8 +51,15 @@ def adapter_folder(run: Path, role: str, state: str) -> Path:
 
     Raises:
         BackendError: if the state is none of these.
-        CheckpointError: if the run has no such state.
+        CheckpointError: if the run has no such state, or a file of it is not as it was committed.
     """
+    folder = _find_folder(run, role, state)
+    if (run / STATE).is_file():
+        check_files(run, read_state(run / STATE), folder.relative_to(run).as_posix())
+    return folder
+
+
+def _find_folder(run: Path, role: str, state: str) -> Path:
     match state:
         case "final":
             folder = run / "adapters" / role
@@ -64,7 +68,7 @@ def adapter_folder(run: Path, role: str, state: str) -> Path:
             if checkpoint is None:
                 raise CheckpointError(f"{run} has no checkpoint yet. Continue it with rubric-arm run --resume.")
             folder = run / "checkpoints" / checkpoint / (f"{role}_ref" if state == "warm-up" else role)
-        case _ if _CHECKPOINT_NAME.fullmatch(state):
+        case _ if CHECKPOINT_NAME.fullmatch(state):
             folder = run / "checkpoints" / state / role
         case _:
             raise BackendError(
@@ -82,12 +86,11 @@ def states_of(run: Path) -> list[str]:
 
     A finished run has no ``latest``, as its newest checkpoint holds the final adapters.
     """
-    kept = sorted(p.name for p in (run / "checkpoints").glob("state-*") if _CHECKPOINT_NAME.fullmatch(p.name))
     states = []
-    for state in ("warm-up", *kept, "latest", "final"):
+    for state in ("warm-up", *(folder.name for folder in checkpoints_of(run)), "latest", "final"):
         with contextlib.suppress(CheckpointError):
             for role in ROLES:
-                adapter_folder(run, role, state)
+                _find_folder(run, role, state)
             states.append(state)
     if "final" in states and "latest" in states:
         states.remove("latest")

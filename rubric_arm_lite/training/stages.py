@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,11 @@ def run_stages(state: TrainingState, until: str | None = None) -> None:
             with nullcontext() if stage == "alternating" else state.timed(stage):  # its phases are timed one by one
                 _run_stage(state, stage)
     for role in ROLES if state.directory.writes and "final" in state.directory.state.stages else ():
-        folder = state.directory.path / "adapters" / role
-        if not (folder / "adapter_model.safetensors").is_file():
-            state.progress.note(f"{folder} was missing; it was written again from the last checkpoint.")
-            state.model.save_adapter(role, folder)
+        if not state.directory.is_intact(folder := f"adapters/{role}"):
+            note = "was missing or damaged; it was written again from the last checkpoint."
+            state.progress.note(f"{state.directory.path / folder} {note}")
+            state.directory.write_folder(folder, partial(state.model.save_adapter, role))
+            state.directory.commit()
 
 
 def _run_stage(state: TrainingState, stage: str) -> None:
@@ -88,8 +90,8 @@ def _run_stage(state: TrainingState, stage: str) -> None:
             state.directory.write_json("cross_play.json", values_of)
         case "final":
             values = evaluate(state, "final", votes=state.recipe.evaluation.votes)
-            for role in ROLES if state.directory.writes else ():
-                state.model.save_adapter(role, state.directory.path / "adapters" / role)
+            for role in ROLES:
+                state.directory.write_folder(f"adapters/{role}", partial(state.model.save_adapter, role))
             summary = {"recipe": state.recipe.name, "seed": state.recipe.seed, **values}
             state.directory.write_json("summary.json", summary)
     state.directory.commit(stage=stage)

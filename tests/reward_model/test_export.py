@@ -18,6 +18,10 @@ from rubric_arm_lite.errors import CheckpointError, ConfigError
 from rubric_arm_lite.recipe import load_recipe
 from rubric_arm_lite.reward_model import RubricRewardModel, export_run
 from tests.cli.test_cli import call, refused
+from tests.runs.test_directory import flip
+from tests.short_run import short_sets
+
+PAIR = ("--prompt", "Write a note.", "--a", "stone", "--b", "table")
 
 PROMPT = "Write a note about rivers for children. Include the word amber."
 pytestmark = pytest.mark.slow
@@ -83,4 +87,34 @@ def test_what_cannot_be_exported(finished_run: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"summary\.json is damaged"):
         export_run(broken, tmp_path / "new")
     assert not (tmp_path / "new").exists() and not list(tmp_path.glob(".*draft"))
+    file = broken / "adapters" / "judge" / "adapter_model.safetensors"
+    flip(file)
+    for verb in (
+        ("export", broken, tmp_path / "new"),
+        ("evaluate", broken),
+        ("judge", broken, *PAIR),
+        ("serve", broken),
+    ):
+        assert "adapter_model.safetensors is not the file that was committed" in refused(*verb)
+    assert not (tmp_path / "new").exists()
+    assert call("rubric", broken, "Write a note.", "--state", "latest").returncode == 0, "another state is whole"
+    call("run", "testbed", "--run-dir", broken, "--resume", *short_sets())
+    assert file.read_bytes() == (finished_run / file.relative_to(broken)).read_bytes(), "written again by a resume"
+    (broken / "metrics.jsonl").write_text("")
+    assert "does not begin with the" in refused("report", broken)
+
+
+def test_into_a_folder_that_is_there(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working directory, and one behind a link; the weights are for whom the umask allows."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    (tmp_path / "there" / ".draft").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    export_run(finished_run, Path())
+    export_run(finished_run, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    for folder in (Path(), tmp_path / "there"):
+        assert sorted(path.name for path in folder.iterdir()) == ["judge", "recipe.yaml", "rubric"]
+    card, weights = (Path("judge", name).stat() for name in ("README.md", "adapter_model.safetensors"))
+    assert card.st_mode == weights.st_mode
     assert export_run(finished_run, tmp_path / "new")

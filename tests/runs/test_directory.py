@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -388,12 +389,93 @@ def test_a_damaged_state_is_refused(name: str, tmp_path: Path) -> None:
 def test_a_cut_log_is_refused(tmp_path: Path) -> None:
     unbroken(tmp_path / "run")
     os.truncate(tmp_path / "run" / METRICS, 5)
-    message = r"metrics\.jsonl has 5 bytes, \d+ were committed: it was truncated or edited\. Restore it, or start anew"
+    message = (
+        r"metrics\.jsonl \(5 bytes\) does not begin with the \d+ bytes that were committed: .*Restore it, or start"
+    )
     with pytest.raises(CheckpointError, match=message):
         open_run(tmp_path / "run")
     (tmp_path / "run" / METRICS).unlink()
-    with pytest.raises(CheckpointError, match=r"has 0 bytes"):
+    with pytest.raises(CheckpointError, match=r"\(0 bytes\)"):
         open_run(tmp_path / "run")
+
+
+def flip(file: Path) -> None:
+    """Change one bit in the middle of a file."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))  # not within a tick of the clock
+
+
+@pytest.mark.parametrize("log", [METRICS, ROLLOUTS])
+def test_a_flipped_bit_of_a_log_is_noticed(log: str, tmp_path: Path) -> None:
+    unbroken(tmp_path / "run")
+    open_run(tmp_path / "run").close()
+    flip(tmp_path / "run" / log)
+    with pytest.raises(CheckpointError, match=rf"{log} \(\d+ bytes\) does not begin with the"):
+        open_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["cache.json", "judge/weights"])
+def test_a_flipped_bit_or_a_lost_file_of_a_checkpoint_is_noticed(name: str, tmp_path: Path) -> None:
+    unbroken(tmp_path / "run")
+    file = tmp_path / "run" / "checkpoints" / "state-000002" / name
+    for damage in (flip, Path.unlink):
+        damage(file)
+        with pytest.raises(CheckpointError, match=rf"{name} is not the file that was committed .*Restore it, use"):
+            open_run(tmp_path / "run")
+    open_run(tmp_path / "run", "overwrite").close()
+
+
+def test_the_hashes_are_those_of_what_is_kept(tmp_path: Path) -> None:
+    """Also over a resume, for folders beside the checkpoints, and after a commit that failed."""
+    run = open_run(tmp_path / "run")
+    _first(run)
+    run.close()
+    run = open_run(tmp_path / "run")
+    run.write_folder("adapters/judge", saver("old"))
+    run.write_folder("adapters/judge", saver("new"))
+    _step_1(run)
+    assert run.is_intact("adapters/judge") and run.is_intact("checkpoints/state-000001")
+    kept = {p: p.read_bytes() for folder in ("adapters", "checkpoints") for p in run.path.glob(f"{folder}/**/*.json")}
+    kept |= {p: p.read_bytes() for p in (run.path / METRICS, run.path / ROLLOUTS, *run.path.rglob("weights"))}
+    hashes = {p.relative_to(run.path).as_posix(): sha256(text).hexdigest() for p, text in kept.items()}
+    assert run.state.hashes == hashes and len(hashes) == 6
+    flip(run.path / "adapters" / "judge" / "judge" / "weights")
+    assert not run.is_intact("adapters/judge") and not run.is_intact("adapters")
+    run.close()
+    open_run(tmp_path / "run").close()
+
+
+def test_what_else_lies_among_the_checkpoints_breaks_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "checkpoints"
+
+    def litter() -> None:
+        if folder.is_dir():
+            for name in ("state-000000.bak", "state-old", "notes.txt", ".DS_Store", "state-000900", ".x.draft"):
+                (folder / name).touch()
+            (folder / "state-0000001").mkdir(exist_ok=True)
+
+    story(tmp_path / "run", "raise", litter)
+    open_run(tmp_path / "run").close()
+    assert len(list(folder.iterdir())) == 8 and open_run(tmp_path / "run").state.checkpoint == "state-000902"
+
+
+def test_files_are_for_whom_the_umask_allows(tmp_path: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    def save(folder: Path) -> None:
+        save_file({"a": np.zeros(1)}, folder / "weights.safetensors")
+
+    for umask, mode in ((0o022, 0o644), (0o077, 0o600), (0o002, 0o664)):
+        before = os.umask(umask)
+        try:
+            run = open_run(tmp_path / f"run-{umask}")
+            run.write_folder("adapters/judge", save)
+            assert (run.path / "adapters/judge/weights.safetensors").stat().st_mode & 0o777 == mode
+        finally:
+            os.umask(before)
 
 
 def test_a_lost_checkpoint_is_refused(tmp_path: Path) -> None:

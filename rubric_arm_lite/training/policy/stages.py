@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,11 @@ def run_stages(state: PolicyState) -> None:
             directory.commit(_run_stage(state, stage, trainer), stage=stage, keep=keep)
             shutil.rmtree(trainer, ignore_errors=True)
             directory.append("timings.jsonl", {"stage": stage, "seconds": time.perf_counter() - started})
+    if not directory.is_intact("adapters"):
+        note = "was missing or damaged; it was written again from the last checkpoint."
+        state.progress.note(f"{directory.path / 'adapters'} {note}")
+        _finish(state)
+        directory.commit()
 
 
 def _run_stage(state: PolicyState, stage: str, trainer: Path) -> Save | None:
@@ -199,7 +205,7 @@ def evaluate(state: PolicyState, name: str) -> None:
 def _finish(state: PolicyState) -> None:
     """Write the policy and its start as plain PEFT folders, and the summary."""
     for adapter in ("policy", "policy_ref"):
-        state.models.policy.save_adapter(adapter, state.directory.path / "adapters" / adapter)
+        state.directory.write_folder(f"adapters/{adapter}", partial(state.models.policy.save_adapter, adapter))
     recipe, (evaluations, raised) = state.recipe, _evaluations(state)
     summary = {"recipe": recipe.name, "method": recipe.method, "seed": recipe.seed, **evaluations[-1]}
     del summary["kind"]
