@@ -37,7 +37,7 @@ from rubric_arm_lite.cli.progress import run_and_show
 from rubric_arm_lite.data.pairs import pair_as_row
 from rubric_arm_lite.data.testbed import World
 from rubric_arm_lite.errors import CheckpointError, DataError, RubricArmError
-from rubric_arm_lite.recipe import dump_recipe, load_recipe
+from rubric_arm_lite.recipe import dump_recipe, explain_recipe, load_any_recipe, load_recipe
 from rubric_arm_lite.runs import IfExists, atomic_write, check_target, explained_disk_errors
 
 app = typer.Typer(
@@ -109,10 +109,16 @@ def report(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> Non
 
 
 @app.command("show-recipe")
-def show_recipe(recipe: RecipeArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
-    """Print every field of a recipe: its own, those it extends, and the defaults."""
-    loaded = load_recipe(recipe, overrides or [])
-    print_result(loaded.model_dump(mode="json"), as_json, lambda: say(dump_recipe(loaded), end=""))
+def show_recipe(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Print each field's line of documentation, too.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print every field of a recipe (policy/NAME for a policy's): its own, those it extends, and the defaults."""
+    loaded = load_any_recipe(recipe, overrides or [])
+    text = "\n".join(explain_recipe(loaded)) if explain else dump_recipe(loaded).rstrip("\n")
+    print_result(loaded.model_dump(mode="json"), as_json, lambda: say(text))
 
 
 @app.command()

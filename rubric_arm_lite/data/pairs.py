@@ -89,6 +89,12 @@ def load_responses(path: str | Path, *columns: str, listed: str | None = None) -
     ids = RowIds()
     sets = []
     for row in file_rows(path):
+        if {"chosen", "rejected"} <= row.columns.keys() and not {*columns, listed} & row.columns.keys():
+            raise row.error(
+                "this pair is labeled: it has `chosen` and `rejected`. To measure a judge on labeled pairs, use "
+                f"rubric-arm evaluate RUN FILE. Responses without a label stand in {' and '.join(columns)}"
+                f"{f', or in {listed}, a list' if listed else ''}."
+            )
         prompt, rubric = row.prompt(), row.optional_text("rubric") or None
         responses = row.texts(listed) if listed and row.has(listed) else tuple(map(row.text, columns))
         if len(responses) < len(columns):

@@ -61,9 +61,9 @@ class Templates:
             ConfigError: if a template is missing, does not parse, or lacks or exceeds its placeholders.
         """
         return cls(
-            _load_template(rubric, {"instruction"}),
-            _load_template(judge, {"instruction", "response_a", "response_b", "rubric"}),
-            _load_template(pointwise, {"instruction", "response", "rubric"}),
+            _load_template("rubric", rubric, {"instruction"}),
+            _load_template("judge", judge, {"instruction", "response_a", "response_b", "rubric"}),
+            _load_template("pointwise", pointwise, {"instruction", "response", "rubric"}),
         )
 
     @classmethod
@@ -268,15 +268,16 @@ def _built_in(name: str) -> str:
     return resources.files("rubric_arm_lite.prompts").joinpath("templates", f"{name}.jinja").read_text("utf-8")
 
 
-def _load_template(name: str, placeholders: set[str]) -> str:
+def _load_template(kind: str, name: str, placeholders: set[str]) -> str:
     if name in BUILT_IN_TEMPLATES:
         source = _built_in(name)
     else:
         path = Path(name)
         if not path.is_file():
+            built_in = [name for name in BUILT_IN_TEMPLATES if name.startswith(kind)]
             raise ConfigError(
-                f"Template `{name}` is not a file. Use one of {', '.join(BUILT_IN_TEMPLATES)}, or the path of a "
-                "Jinja file (relative to the recipe)."
+                f"prompts.{kind}_template: `{name}` is neither a built-in template nor a file. Use one of "
+                f"{', '.join(built_in)}, or the path of a Jinja file (relative to the recipe)."
             )
         try:
             source = path.read_text("utf-8")

@@ -26,6 +26,8 @@ from rubric_arm_lite.recipe.fields import TeacherSettings as TeacherSettings
 from rubric_arm_lite.recipe.fields import WarmupSettings as WarmupSettings
 from rubric_arm_lite.recipe.fields import WorldSettings as WorldSettings
 from rubric_arm_lite.recipe.load import dump_recipe as dump_recipe
+from rubric_arm_lite.recipe.load import explain_recipe as explain_recipe
+from rubric_arm_lite.recipe.load import load_any_recipe as load_any_recipe
 from rubric_arm_lite.recipe.load import load_recipe as load_recipe
 from rubric_arm_lite.recipe.load import load_settings as load_settings
 from rubric_arm_lite.recipe.load import recipe_hash as recipe_hash

@@ -36,9 +36,9 @@ def _read_date(value: Any) -> Any:
 
 
 class Settings(BaseModel):
-    """Base of all sections: frozen; an unknown key is an error."""
+    """Base of all sections: frozen; an unknown key is an error. The docstring of a field is its description."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
 
 
 class RunSettings(Settings):

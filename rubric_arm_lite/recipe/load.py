@@ -12,7 +12,8 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from ruamel.yaml.representer import SafeRepresenter
 
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.recipe.entries import SECTION, Entries, Entry, describe, printable, read_file, read_override, show
-from rubric_arm_lite.recipe.fields import BUILT_IN_TEMPLATES, Recipe, RunSettings
+from rubric_arm_lite.recipe.fields import BUILT_IN_TEMPLATES, Recipe, RunSettings, Settings
 from rubric_arm_lite.recipe.policy import PolicyRecipe
 
 AnyRecipe = TypeVar("AnyRecipe", bound=RunSettings)
@@ -108,6 +109,19 @@ def _exists(path: str | Path) -> bool:
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """:func:`load_settings` of a reward model's recipe."""
     return load_settings(Recipe, name_or_path, overrides)
+
+
+def load_any_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe | PolicyRecipe:
+    """:func:`load_settings` of a recipe of either kind; ``policy/NAME`` is a shipped policy's."""
+    folder, _, name = str(name_or_path).rpartition("/")
+    if folder == PolicyRecipe.recipe_folder and name.removesuffix(".yaml") in shipped_recipes(PolicyRecipe):
+        return load_settings(PolicyRecipe, name, overrides)
+    try:
+        return load_recipe(name_or_path, overrides)
+    except ConfigError:
+        with suppress(ConfigError):
+            return load_settings(PolicyRecipe, name_or_path, overrides)
+        raise
 
 
 def load_settings(kind: type[AnyRecipe], name_or_path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
@@ -208,6 +222,20 @@ class _Representer(SafeRepresenter):
 
 
 _Representer.add_representer(str, _Representer.represent_text)
+
+
+def explain_recipe(settings: Settings, indent: str = "") -> Iterator[str]:
+    """The lines of a complete recipe as YAML, with each section's and field's line of documentation above it."""
+    values = settings.model_dump(mode="json")
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        section = isinstance(value, Settings)
+        text = field.description or (type(value).__doc__ if section else "")
+        if text:
+            yield f"{indent}# {' '.join(text.split())}"
+        yield f"{indent}{name}:{'' if section else f' {json.dumps(values[name])}'}"
+        if section:
+            yield from explain_recipe(value, f"{indent}  ")
 
 
 def dump_recipe(recipe: RunSettings) -> str:

@@ -33,7 +33,10 @@ def recipe_of_run(run: str | Path) -> Recipe:
     """
     path = Path(run)
     if not (path / RECIPE).is_file():
-        raise CheckpointError(f"{path} is not a run directory: it has no {RECIPE}. Make one with rubric-arm run.")
+        raise CheckpointError(
+            f"{path} is not a run directory: it has no {RECIPE}. Make one with rubric-arm run; rubric-arm demo makes "
+            "runs/demo, the testbed's."
+        )
     try:
         return load_recipe(str(path / RECIPE))
     except ConfigError:

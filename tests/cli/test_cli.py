@@ -343,3 +343,42 @@ def test_no_text_of_a_model_or_of_data_sends_control_sequences_to_a_terminal(
 def test_json_means_the_same_with_its_control_characters_escaped() -> None:
     written = json.dumps({"text": HOSTILE, "half": "\ud800"}, ensure_ascii=False)
     assert json.loads(safe_json(written)) == json.loads(written) and safe_json(written).encode()
+
+
+def test_labeled_pairs_are_told_the_verb_that_takes_them(tmp_path: Path) -> None:
+    """Not that `response_a` is missing: the rows are right, the verb is not."""
+    source = tmp_path / "pairs.jsonl"
+    source.write_text(json.dumps({"prompt": "p", "chosen": "a", "rejected": "b"}) + "\n")
+    for verb, form in (
+        ("judge", "response_a and response_b."),
+        ("score", "response."),
+        ("label", "responses, a list."),
+    ):
+        told = refused(verb, "testbed", source, tmp_path / "out.jsonl")
+        assert f"{source}, line 1: this pair is labeled" in told
+        assert "rubric-arm evaluate RUN FILE" in told and told.rstrip().endswith(form)
+
+
+def test_a_policy_without_its_reward_model_says_what_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for method in ("dpo", "iterdpo", "grpo"):
+        assert "rubric-arm demo makes runs/demo" in refused("policy", method, "testbed")
+
+
+def test_recipes_of_policies_are_shown(tmp_path: Path) -> None:
+    shown = call("show-recipe", "policy/testbed", "--set", "dpo.beta=0.3").stdout
+    assert yaml.safe_load(shown)["dpo"]["beta"] == 0.3
+    file = tmp_path / "policy.yaml"
+    file.write_text("extends: testbed.yaml\ndpo: {beta: 0.4}\n")
+    assert yaml.safe_load(call("show-recipe", file).stdout)["dpo"]["beta"] == 0.4
+    assert "dpo.bta" in refused("show-recipe", "policy/testbed", "--set", "dpo.bta=0.3")
+    assert "There is no recipe 'policy/testbet'" in refused("show-recipe", "policy/testbet")
+
+
+@pytest.mark.parametrize("name", ["testbed", "policy/testbed"])
+def test_recipes_are_explained_field_by_field(name: str) -> None:
+    shown = call("show-recipe", name, "--explain").stdout
+    assert yaml.safe_load(shown) == yaml.safe_load(call("show-recipe", name).stdout)
+    if name == "testbed":
+        assert "\n  # Completions per prompt: the group size G.\n  num_generations: 8\n" in shown
+        assert "\n# The base model that both adapters share.\nmodel:\n" in shown
