@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import json
 import re
 from collections.abc import Mapping
@@ -37,9 +38,10 @@ class BoundedHttpClient(httpx2.AsyncClient):
     A stream becomes the JSON list of its events, or the error response that it reports.
     """
 
-    def __init__(self, timeout: float, connections: int) -> None:
+    def __init__(self, host: str, timeout: float, connections: int) -> None:
         limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
-        super().__init__(timeout=timeout, limits=limits, headers={"Accept-Encoding": "identity"})
+        mounts = {f"all://{f'[{host}]' if ':' in host else host}": None} if _is_loopback(host) else None  # no proxy
+        super().__init__(timeout=timeout, limits=limits, mounts=mounts, headers={"Accept-Encoding": "identity"})
         self._seconds = timeout
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
@@ -63,6 +65,14 @@ class BoundedHttpClient(httpx2.AsyncClient):
         if status == 501 or (status == 500 and request.url.path.endswith(LOAD_ADAPTER)):
             headers["x-should-retry"] = "false"
         return httpx2.Response(status, headers=headers, content=body, request=request)
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether a host is this machine, which no proxy of the environment can reach."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 async def _read(response: httpx2.Response) -> bytes:
@@ -121,7 +131,7 @@ class ServerClient:
         authorization = Omit() if key is None else f"Bearer {key}"
         self._headers = {"Authorization": authorization, "OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
         try:
-            http = BoundedHttpClient(timeout, connections)
+            http = BoundedHttpClient(httpx2.URL(root).host, timeout, connections)
             self.openai = AsyncOpenAI(
                 api_key=key or "none", base_url=root, timeout=timeout, max_retries=retries, http_client=http
             )

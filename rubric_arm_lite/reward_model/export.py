@@ -100,8 +100,10 @@ def model_card(run: Path, recipe: Recipe, role: Role, state: str, merge: bool) -
     results = [(label, f"{summary[key]:.3f}") for key, label in METRICS if key in summary]
     if None not in (low := summary.get("accuracy_low"), high := summary.get("accuracy_high")):
         results.append(("accuracy, 95 % interval", f"{low:.3f} to {high:.3f}"))
+    base = recipe.model.base
+    on_hub = REPO.fullmatch(base) is not None and not Path(base).exists()
     metadata = ModelCardData(
-        base_model=recipe.model.base,
+        base_model=base if on_hub else None,  # the Hub refuses a card whose base is a folder
         library_name="transformers" if merge else "peft",
         pipeline_tag="text-generation",
         tags=["rubric-arm", "reward-model", *([] if merge else ["lora"])],
@@ -110,6 +112,7 @@ def model_card(run: Path, recipe: Recipe, role: Role, state: str, merge: bool) -
         metadata,
         template_path=str(CARD),
         recipe=recipe,
+        base=base,
         role=role,
         task=TASKS[role if role == "rubric" else recipe.reward.judge],
         merge=merge,
@@ -168,9 +171,17 @@ def push_to_hub(folder: Path, repo: str, private: bool = True) -> str:
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "no answer"
         hint = "Check that the token may write there." if status in (401, 403) else "Try again later."
-        raise BackendError(f"The Hub refused {repo} ({status}). {hint}") from error
+        hint = "Correct what it names." if status in (400, 413, 422) else hint
+        reason = f": {_one_line(error.server_message)}" if error.server_message else ""
+        raise BackendError(f"The Hub refused {repo} ({status}{reason}). {hint}") from error
     except (httpx.HTTPError, OSError, ValueError, KeyError) as error:  # KeyError: the answer is not a Hub's
+        if isinstance(error.__cause__, HfHubHTTPError):  # the card was refused; the text has the Hub's reasons
+            raise BackendError(f"The Hub refused {repo} ({_one_line(str(error))}). Correct what it names.") from error
         raise BackendError(
             f"{repo} cannot be uploaded ({first_line(error)[:200]}). Check the connection and HF_ENDPOINT."
         ) from error
     return str(commit.commit_url)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:500]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import json
+import socket
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,6 +18,7 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from rubric_arm_lite.cli import main as cli
@@ -547,6 +551,48 @@ def test_only_the_key_is_taken_from_the_environment(start: Start, monkeypatch: p
         with pytest.raises(BackendError, match="give HTTP_PROXY") as caught:
             client(server)
         assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+def test_no_proxy_is_asked_for_a_server_on_this_machine(
+    variable: str, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, proxy = (start(lambda request, text=text: as_json(completions(text))) for text in ("x", "proxy"))
+    monkeypatch.setenv(variable, proxy.url.removesuffix("/v1"))
+    for host in ("127.0.0.1", "localhost"):
+        local = ServerSettings(server.url.replace("127.0.0.1", host), timeout=5.0, retries=0)
+        assert texts(ServerSampler(local)) == [["x"]]
+    assert not proxy.requests
+    assert texts(ServerSampler(ServerSettings("http://elsewhere.example", timeout=5.0, retries=0))) == [["proxy"]]
+
+
+@pytest.mark.parametrize(
+    ("host", "is_local"),
+    [
+        *((host, True) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost", "box.localhost")),
+        *((host, False) for host in ("10.0.0.1", "localhost.example")),
+    ],
+)
+def test_loopback_addresses_have_no_proxy(host: str, is_local: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "http://proxy:1")
+    http = server_client.BoundedHttpClient(host, 1.0, 1)
+    url = httpx2.URL(f"http://{f'[{host}]' if ':' in host else host}:8000/v1")
+    assert (http._transport_for_url(url) is http._transport) == is_local
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.01])
+def test_endless_informational_responses_end_at_the_time_limit(pause: float, start: Start) -> None:
+    def hint(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n" * (1 if pause else 1000))
+                time.sleep(pause)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=lambda: hint(listening.accept()[0]), daemon=True).start()
+        settings = ServerSettings(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=0.5, retries=0)
+        with pytest.raises(BackendError, match=r"no complete answer within 0\.5 s"):
+            texts(ServerSampler(settings))
 
 
 def test_it_works_below_a_running_event_loop(start: Start) -> None:

@@ -27,6 +27,7 @@ class Hub:
         self.created: list[dict[str, Any]] = []
         self.files: dict[str, bytes] = {}
         self.keys: set[str] = set()
+        self.card_errors: list[str] = []
 
     def answer(self, path: str, body: bytes) -> dict[str, Any]:
         if path == "/api/repos/create":
@@ -52,8 +53,13 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             played.keys.add(self.headers.get("Authorization", ""))
-            text = json.dumps(played.answer(self.path.split("?")[0], body) if played.status == 200 else {"error": "no"})
-            self.send_response(played.status)
+            path = self.path.split("?")[0]
+            status = 400 if played.card_errors and path == "/api/validate-yaml" else played.status
+            answer = played.answer(path, body) if status == 200 else {"error": "Storage is full.\n\x1b[31mPay"}
+            if status == 400:
+                answer = {"errors": [{"message": error} for error in played.card_errors]}
+            text = json.dumps(answer)
+            self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
@@ -99,6 +105,16 @@ def test_a_folder_arrives_as_it_is(hub: Hub, exported: Path) -> None:
     asked = hub.created[0]
     assert asked.get("private") is True or asked.get("visibility") == "private"
     assert hub.keys == {"Bearer hf_secret"}
+
+
+def test_the_hubs_own_reasons_are_shown(hub: Hub, exported: Path) -> None:
+    hub.status = 403
+    with pytest.raises(BackendError, match=r"refused me/pair \(403: .*Storage is full"):
+        push_to_hub(exported, "me/pair")
+    hub.status, hub.card_errors = 200, ['"base_model" is not valid', '"license" is unknown']
+    reasons = r'refused me/pair \(.*"base_model" is not valid - "license" is unknown\)\. Correct what it names'
+    with pytest.raises(BackendError, match=reasons):
+        push_to_hub(exported / "judge", "me/pair")
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 409])
