@@ -33,7 +33,7 @@ from rubric_arm_lite.data.pairs import pair_as_row, trajectory_as_row
 from rubric_arm_lite.data.sources import JSON_SUFFIXES
 from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError
 from rubric_arm_lite.prompts import PromptBuilder, Templates, parse_rubric
-from rubric_arm_lite.recipe import DataSettings, ModelSettings, Recipe, WarmupSettings, load_recipe
+from rubric_arm_lite.recipe import DataSettings, ModelSettings, Recipe, WarmupSettings, load_recipe, read_columns
 from rubric_arm_lite.runs import IfExists, Journal, atomic_write, check_target, explained_disk_errors
 from rubric_arm_lite.types import PreferencePair
 
@@ -51,6 +51,12 @@ class SourceOptions:
     format: Annotated[
         str, typer.Option(help="auto, pairs (our own), a known format's name, or a plug-in: file.py:function.")
     ] = "auto"
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="YAML", help="What columns hold, as data.columns: '{prompt: question, responses: [a, b]}'."
+        ),
+    ] = None
     config: Annotated[str | None, typer.Option(help="The data set's configuration, or a folder in it.")] = None
     split: Annotated[str | None, typer.Option(help="Split to read.")] = None
     revision: Annotated[str | None, typer.Option(help="Commit or tag on the Hub.")] = None
@@ -78,11 +84,21 @@ class SourceOptions:
             raise DataError("The testbed generates its rows. Write some with rubric-arm testbed pairs OUT.jsonl.")
         options = {name: value for name, value in asdict(self).items() if name not in ("decontaminate", "seed")}
         options["subset"] = tuple(self.subset or ())
+        if self.columns is None:
+            del options["columns"]
+        elif warmup:
+            raise ConfigError(
+                "--columns describes pairs. Leave it out with --warmup, or use --format file.py:function."
+            )
+        else:
+            options["columns"] = read_columns(self.columns, "--columns")
         try:
             pairs = None if warmup else DataSettings.model_validate({**options, "deduplicate": deduplicate})
             trajectories = WarmupSettings.model_validate(options) if warmup else None
         except ValidationError as error:
             first = error.errors()[0]
+            if not first["loc"]:  # a check across options
+                raise ConfigError(first["msg"].removeprefix("Value error, ")) from None
             option = first["loc"][0]
             plugin = ", or a plug-in: my_module:my_format or file.py:my_format" if option == "format" else ""
             raise ConfigError(f"--{option} {first['input']!r}: {first['msg']}{plugin}.") from None

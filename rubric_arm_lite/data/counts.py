@@ -32,6 +32,7 @@ class Counts:
         format: the format in which the rows were read.
         ordered: kept rows whose source shows the responses in an order of its own; in ``chosen_first`` of them the
             chosen one is first.
+        unit: what is counted: rows of the source, or comparisons where its lists of responses are compared.
     """
 
     source: str
@@ -41,6 +42,7 @@ class Counts:
     skipped: tuple[tuple[str, int], ...] = ()
     ordered: int = 0
     chosen_first: int = 0
+    unit: str = "rows"
 
     def as_json(self) -> dict[str, Any]:
         """For ``data.json`` and ``--json``."""
@@ -52,7 +54,7 @@ class Counts:
     def line(self, what: str = "pairs") -> str:
         """One line of text."""
         skipped = f"; skipped: {reasons_text(self.skipped)}" if self.skipped else ""
-        return f"{self.source}: {self.rows:,} rows read, {self.kept:,} {what} kept{skipped}."
+        return f"{self.source}: {self.rows:,} {self.unit} read, {self.kept:,} {what} kept{skipped}."
 
 
 def sorted_reasons(reasons: Counter[str]) -> tuple[tuple[str, int], ...]:

@@ -10,14 +10,23 @@ import hashlib
 import heapq
 import json
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Generic, TypeVar
 
 from rubric_arm_lite.data.counts import BadRows, Counts, sorted_reasons
 from rubric_arm_lite.data.decontaminate import Decontaminator
-from rubric_arm_lite.data.formats import OWN, Format, RowIds, SkippedRow, choose_format, known_format, read_pair
+from rubric_arm_lite.data.formats import (
+    OWN,
+    Format,
+    RowIds,
+    SkippedRow,
+    choose_format,
+    format_of_columns,
+    known_format,
+    read_pair,
+)
 from rubric_arm_lite.data.rows import Row, RowError
 from rubric_arm_lite.data.sources import open_rows, was_saved
 from rubric_arm_lite.errors import DataError
@@ -65,7 +74,8 @@ class SourceReader(Generic[Item]):
         )
         self._rows = islice(rows, settings.rows)
         self.first_row = next(self._rows)
-        self.format = choose_format(settings.format, source, self.first_row.columns)
+        columns = settings.columns if isinstance(settings, DataSettings) else None
+        self.format = format_of_columns(columns) if columns else choose_format(settings.format, source, self.first_row)
 
     def check_subset(self, subset: str) -> None:
         """Raise :class:`SkippedRow` unless the settings select this subset."""
@@ -93,10 +103,10 @@ class SourceReader(Generic[Item]):
             bad.expected = () if self.format.plugin else tuple(columns)
         skipped = Counter[str]()
         kept: dict[str, list[tuple[int, Item]]] = {}
-        for number, row in enumerate(chain([self.first_row], self._rows)):
-            if bad is not None:
-                bad.columns.update(dict.fromkeys(row.columns))
+        for number, row in enumerate(self.format.comparisons(self._source_rows())):
             try:
+                if isinstance(row, RowError):
+                    raise row
                 prompt, item = read(self.format.converted(row))
                 prompt_id = prompt_hash(prompt)
                 if self.decontaminator is not None and self.decontaminator.matches(prompt):
@@ -121,12 +131,19 @@ class SourceReader(Generic[Item]):
         if bad is not None:
             skipped += bad.reasons
         rows = len(items) + skipped.total()
-        counts = Counts(str(self.settings.source), name, rows, len(items), sorted_reasons(skipped))
+        unit = "comparisons" if self.format.compares_lists else "rows"
+        counts = Counts(str(self.settings.source), name, rows, len(items), sorted_reasons(skipped), unit=unit)
         if not items:
             subsets = ", ".join(subset or "(none)" for subset, _ in self._subsets.most_common(20))
             hint = f"It has the subsets: {subsets}. " if self.settings.subset and subsets else ""
             raise DataError(f"{counts.line(what)} {hint}Loosen the selection, or give another source.")
         return items, counts
+
+    def _source_rows(self) -> Iterator[Row]:
+        for row in chain([self.first_row], self._rows):
+            if self.bad is not None:
+                self.bad.columns.update(dict.fromkeys(row.columns))
+            yield row
 
     def _draw(
         self, kept: dict[str, list[tuple[int, Item]]], size: int, skipped: Counter[str]

@@ -18,6 +18,7 @@ from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.types import Message, Prompt
 
 MESSAGE_ROLES = ("system", "user", "assistant", "tool")
+_SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "function_call": "assistant", "observation": "tool"}
 _INVISIBLE = re.compile(
     r"[\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]*"
 )
@@ -51,9 +52,18 @@ class Row:
         """An error at this row's place; ``problem`` says what is wrong and how to fix it."""
         return RowError(f"{self.where}: {problem}", reason, skippable)
 
+    def get(self, name: str) -> Any:
+        """The column as it is, or what ``column.key`` names inside an object; None if it is missing."""
+        if name in self.columns or "." not in name:
+            return self.columns.get(name)
+        value: Any = self.columns
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
     def has(self, name: str) -> bool:
         """Whether the column exists and is not null."""
-        return self.columns.get(name) is not None
+        return self.get(name) is not None
 
     def require(self, *names: str) -> None:
         """Check that the row has these columns; a null passes.
@@ -61,7 +71,7 @@ class Row:
         Raises:
             RowError: if one is missing; the error lists the expected and the actual columns.
         """
-        missing = [name for name in names if name not in self.columns]
+        missing = [name for name in names if name not in self.columns and self.get(name) is None]
         if missing:
             raise self.error(
                 f"column `{missing[0]}` is missing. Expected: {', '.join(names)}; found: {names_list(self.columns)}. "
@@ -71,8 +81,9 @@ class Row:
 
     def value(self, name: str) -> Any:
         """The column as it is; it may not be missing or null."""
-        if self.has(name):
-            return self.columns[name]
+        value = self.get(name)
+        if value is not None:
+            return value
         if name in self.columns:
             raise self.error(f"column `{name}` is null. Each row needs one.", f"`{name}` null")
         problem = f"column `{name}` is missing (found: {names_list(self.columns)}). Each row needs one."
@@ -84,7 +95,7 @@ class Row:
 
     def optional_text(self, name: str) -> str:
         """A text; empty if the column is absent or null."""
-        value = self.columns.get(name)
+        value = self.get(name)
         fix = "Give a text, or leave it out."
         return "" if value is None else self.checked_text(f"column `{name}`", value, name, True, fix)
 
@@ -129,10 +140,12 @@ class Row:
         return Row(f"{self.where}, {what}", value)
 
     def messages(self, name: str) -> tuple[Message, ...]:
-        """A list of messages ``{"role": …, "content": …}``, at least one."""
+        """A list of messages ``{"role": …, "content": …}``, or ShareGPT's ``{"from": …, "value": …}``; at least one."""
         messages = []
         for number, item in enumerate(self.items(name, "message"), start=1):
             what = f"message {number} of `{name}`"
+            if isinstance(item, dict) and "role" not in item and "from" in item:
+                item = {"role": _SHAREGPT_ROLES.get(str(item["from"]), item["from"]), "content": item.get("value")}
             if not isinstance(item, dict):
                 problem = f'{what} is {type_name(item)}. Write {{"role": …, "content": …}}.'
             elif item.get("role") not in MESSAGE_ROLES:
@@ -163,7 +176,9 @@ class Row:
         return content if len(messages) == 1 else messages
 
     def response(self, name: str) -> tuple[str, tuple[Message, ...] | None]:
-        """The response text, and the turns before it if the column holds messages."""
+        """The response text, and the turns before it if the column holds messages: a list, or the response alone."""
+        if isinstance(message := self.get(name), dict) and message.keys() & {"role", "from"}:
+            return Row(self.where, {name: [message]}).response(name)[0], None
         value = self._text_or_messages(name)
         if isinstance(value, str):
             return value, None

@@ -127,7 +127,7 @@ def _checked_trajectory(row: Row, format: Format) -> WarmupRow:
     """
     column = next((name for name in format.judgement if name in row.columns), format.judgement[0])
     row.require(*format.columns, "rubric", column)
-    assert format.prompt is not None
+    assert isinstance(format.prompt, str)
     prompt = row.prompt(format.prompt)
     response_a, response_b = (row.text(name) for name in format.responses)
     rubric = canonical_rubric(row.optional_text("rubric"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from rubric_arm_lite.recipe.fields import BUILT_IN_TEMPLATES as BUILT_IN_TEMPLATES
 from rubric_arm_lite.recipe.fields import CheckpointPair as CheckpointPair
+from rubric_arm_lite.recipe.fields import ColumnSettings as ColumnSettings
 from rubric_arm_lite.recipe.fields import DataSettings as DataSettings
 from rubric_arm_lite.recipe.fields import EvaluationSettings as EvaluationSettings
 from rubric_arm_lite.recipe.fields import GRPOSettings as GRPOSettings
@@ -30,6 +31,7 @@ from rubric_arm_lite.recipe.load import explain_recipe as explain_recipe
 from rubric_arm_lite.recipe.load import load_any_recipe as load_any_recipe
 from rubric_arm_lite.recipe.load import load_recipe as load_recipe
 from rubric_arm_lite.recipe.load import load_settings as load_settings
+from rubric_arm_lite.recipe.load import read_columns as read_columns
 from rubric_arm_lite.recipe.load import recipe_hash as recipe_hash
 from rubric_arm_lite.recipe.load import shipped_recipes as shipped_recipes
 from rubric_arm_lite.recipe.plugins import is_plugin as is_plugin

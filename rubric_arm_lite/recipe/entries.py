@@ -84,6 +84,18 @@ def read_override(override: str, folder: Path) -> Entries:
     return {**sections, **{(*keys, *location): entry for location, entry in value.items()}}
 
 
+def read_text(text: str, where: str) -> Entries:
+    """The entries of a mapping in YAML; ``where`` names its place in errors.
+
+    Raises:
+        ConfigError: if it is no such mapping.
+    """
+    entries = _parse(text, lambda _: where, Path())
+    if not entries or entries[()].value is not SECTION:
+        raise ConfigError(f"{where} {printable(text)!r}: no mapping. Write, for example, '{{prompt: question}}'.")
+    return entries
+
+
 def _parse(text: str, where: Callable[[int], str], folder: Path) -> Entries:
     """The entries of a YAML text, none if it is empty; ``where`` words a line number."""
     yaml = YAML(typ="safe", pure=True)

@@ -20,7 +20,12 @@ NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 Order = Literal["judge_first", "rubric_first", "judge_only", "rubric_only", "simultaneous"]
 LossType = Literal["grpo", "dapo", "dr_grpo"]
-FormatName = Literal["auto", "pairs", "openrubric", "ultrafeedback", "skywork", "helpsteer3", "rubricarm-arena"]
+FormatName = Literal[
+    "auto", "pairs", "openrubric", "ultrafeedback", "skywork", "helpsteer3", "rubricarm-arena", "tulu3", "hh-rlhf",
+    "shp", "nectar", "ultrafeedback-raw", "helpsteer2-preference", "helpsteer2", "arena", "mt-bench", "webgpt",
+    "safe-rlhf", "orca-dpo", "sharegpt", "alpaca", "llmbar", "auto-j", "pandalm", "judgebench", "rmb", "rmb-best-of-n",
+    "writing", "writing-response", "several",
+]  # fmt: skip
 """Formats of source rows; `pairs` is our own, the others are in :mod:`rubric_arm_lite.data.formats`."""
 Plugin = Annotated[str, Field(pattern=r"^.+:[A-Za-z_][A-Za-z0-9_]*$")]
 """A function of the user's: ``my_module:my_function`` or ``file.py:my_function`` (:mod:`.plugins`)."""
@@ -247,11 +252,62 @@ _CHOICES: dict[str, Any] = {
 }
 
 
+Label = str | int | float
+
+
+class ColumnSettings(Settings):
+    """What the columns of a source hold. A column may be `column.key`, what stands inside an object."""
+
+    prompt: str | tuple[str, ...] | None = "prompt"
+    """The request (texts of several columns are joined by blank lines); null: the turns before the responses."""
+    system: str | None = None
+    """A column with a system prompt."""
+    responses: tuple[str, ...] = ("chosen", "rejected")
+    """The two responses: the chosen one first, unless `winner` names it."""
+    winner: str | tuple[str, ...] | None = None
+    """A column that says which response is better; of several, more than half must agree."""
+    first: Label | tuple[Label, ...] | None = None
+    """Value or values of `winner` for the first response (null: A, B and tie, also as response_a or model_b)."""
+    second: Label | tuple[Label, ...] | None = None
+    """Value or values of `winner` for the second response."""
+    tie: Label | tuple[Label, ...] | None = None
+    """Value or values of `winner` for a tie; such rows are skipped and counted."""
+    answers: str | None = None
+    """A column with a list of responses to compare by score or rank; null: each row is one response of `text`, and
+    those of a prompt follow one another."""
+    text: str = "response"
+    """The response of each item of `answers`, or of each row."""
+    score: str | None = None
+    """Its score: higher is better, equal is a tie."""
+    rank: str | None = None
+    """Its rank: 1 is best."""
+    transcripts: bool = False
+    """Prompts and responses are texts whose turns begin with `Human:` and `Assistant:`."""
+    subset: str | None = None
+    """A column that names the row's part of the data."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ColumnSettings:
+        if len(self.responses) != 2:
+            raise ValueError(f"responses: a list of {len(self.responses)}. Name the columns of the two responses.")
+        if (self.first is None) != (self.second is None) or (self.tie is not None and self.first is None):
+            raise ValueError("first and second: give the values of winner for both responses, or for neither.")
+        if self.first is not None and self.winner is None:
+            raise ValueError(f"first: {self.first!r} is a value of winner, which is null. Name the column.")
+        if self.score is not None and self.rank is not None:
+            raise ValueError(f"score: {self.score!r} and rank: {self.rank!r}. Give one of the two.")
+        if self.answers is not None and self.score is None and self.rank is None:
+            raise ValueError(f"answers: {self.answers!r} needs the key of their score or rank. Give one of the two.")
+        return self
+
+
 class DataSettings(SourceSettings):
     """Where preference pairs come from."""
 
     source: str = "testbed"
     """`testbed`, or a file (JSONL, CSV, Parquet) or folder with prompt, chosen, rejected, or a Hub id (owner/name)."""
+    columns: ColumnSettings | None = None
+    """What the columns of `source` and `evaluation` hold, if they are neither our own nor of a known format."""
     deduplicate: Literal["none", "pairs", "prompts"] = "pairs"
     """`pairs` drops repeated pairs; `prompts` also drops further pairs of the same prompt."""
     decontaminate: tuple[str, ...] = ()
@@ -276,6 +332,9 @@ class DataSettings(SourceSettings):
                 f"evaluation_split: {self.evaluation_split!r} is the split of data.evaluation, which is null. Give "
                 "evaluation as well; it may be the same source."
             )
+        if self.columns is not None and (self.source == "testbed" or self.format != "auto"):
+            what = "source: testbed" if self.source == "testbed" else f"format: {self.format}"
+            raise ValueError(f"columns: they would not be used with {what}. Remove one of the two.")
         if self.source == "testbed" and self.evaluation is not None:
             raise ValueError(
                 f"evaluation: {self.evaluation!r} would not be used, as the testbed holds out prompts of its own. "

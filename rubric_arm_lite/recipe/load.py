@@ -22,11 +22,22 @@ from ruamel.yaml import YAML
 from ruamel.yaml.representer import SafeRepresenter
 
 from rubric_arm_lite.errors import ConfigError
-from rubric_arm_lite.recipe.entries import SECTION, Entries, Entry, describe, printable, read_file, read_override, show
-from rubric_arm_lite.recipe.fields import BUILT_IN_TEMPLATES, Recipe, RunSettings, Settings
+from rubric_arm_lite.recipe.entries import (
+    SECTION,
+    Entries,
+    Entry,
+    describe,
+    printable,
+    read_file,
+    read_override,
+    read_text,
+    show,
+)
+from rubric_arm_lite.recipe.fields import BUILT_IN_TEMPLATES, ColumnSettings, Recipe, RunSettings, Settings
 from rubric_arm_lite.recipe.policy import PolicyRecipe
 
 AnyRecipe = TypeVar("AnyRecipe", bound=RunSettings)
+AnySettings = TypeVar("AnySettings", bound=Settings)
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -144,6 +155,19 @@ def load_settings(kind: type[AnyRecipe], name_or_path: str | Path, overrides: Se
     for override in overrides:
         entries = _merge(entries, read_override(override, path.parent))
     entries[()] = Entry(SECTION, str(path), path.parent)
+    return _validated(kind, entries)
+
+
+def read_columns(text: str, where: str) -> ColumnSettings:
+    """The columns that a mapping in YAML describes, as ``data.columns`` does; ``where`` names its place in errors.
+
+    Raises:
+        ConfigError: as :func:`load_settings`.
+    """
+    return _validated(ColumnSettings, read_text(text, where))
+
+
+def _validated(kind: type[AnySettings], entries: Entries) -> AnySettings:
     values: dict[str, Any] = {}
     for location, entry in entries.items():
         section = values

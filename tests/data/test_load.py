@@ -82,7 +82,7 @@ def test_recipes_name_every_format() -> None:
     assert known_format("me/mine") is known_format("HelpSteer3") is known_format("") is None
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", ROWS)
 def test_a_published_set_is_read_from_a_clone_of_its_repository(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,7 +169,7 @@ def test_a_malformed_row_is_an_error_with_its_place(
     assert expected in message
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", ROWS)
 def test_a_missing_column_lists_the_expected_and_the_found(name: Any, tmp_path: Path) -> None:
     for column in FORMATS[name].columns:
         row = {key: value for key, value in ROWS[name](1).items() if key != column}
