@@ -18,6 +18,13 @@ from rubric_arm_lite.errors import BackendError
 from rubric_arm_lite.recipe import GRPOSettings, LoraSettings, ModelSettings, derive_seed
 from rubric_arm_lite.types import Role
 
+_OTHER_FUNCTIONS = (
+    *("use_rslora", "alpha_pattern", "use_dora", "alora_invocation_tokens", "use_qalora", "use_bdlora"),
+    *("kasa_config", "monteclora_config", "arrow_config", "layer_replication"),
+)
+"""PEFT's options with which an adapter is not base + alpha / r · BA."""
+_PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
+"""PEFT's ways to initialize an adapter that leave the base as it is; PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA do not."""
 _NOTICE = "Failed to load CPU gemm_4bit_forward"
 
 
@@ -73,6 +80,9 @@ def add_adapters(model: Any, settings: ModelSettings, seed: int, roles: Sequence
 
     Args:
         model: a base, or a PEFT model that gets the adapters in addition to its own.
+
+    Raises:
+        ValueError: if the base has no such layers, or one of them cannot have an adapter.
     """
     from peft import LoraConfig, PeftModel, get_peft_model
 
@@ -86,7 +96,27 @@ def add_adapters(model: Any, settings: ModelSettings, seed: int, roles: Sequence
                 model.add_adapter(role, config)
             else:
                 model = get_peft_model(model, config, adapter_name=role)
+    _check_targets(model, settings.lora)
     return model
+
+
+def _check_targets(model: Any, lora: LoraSettings) -> None:
+    """Refuse names that no layer has, where PEFT asks for one of them only, and layers that an embedding shares."""
+    base, targeted = model.get_base_model(), model.base_model.targeted_module_names
+    names = [] if lora.target_modules == "all-linear" else lora.target_modules
+    for name in names:
+        if not any(f".{path}".endswith(f".{name}") for path in targeted):
+            raise ValueError(f"target_modules: no layer is called {name}. Correct the name, or use all-linear.")
+    embedding = base.get_input_embeddings().weight
+    for path in targeted:
+        layer = base.get_submodule(path)
+        if isinstance(layer.get_base_layer(), torch.nn.Embedding):
+            raise ValueError(f"target_modules: {path} is an embedding. Name linear layers, or use all-linear.")
+        if layer.weight is embedding:
+            raise ValueError(
+                f"target_modules: {path} shares its weights with the embedding, so its adapter could not be merged. "
+                "Leave it out."
+            )
 
 
 def read_adapter(
@@ -137,12 +167,18 @@ def _check(folder: Path, lora: LoraSettings) -> None:
             f"{folder} has lora_alpha {alpha}, the recipe says model.lora.alpha: {lora.alpha:g}. Set it to {alpha}: "
             "another scale would change the trained adapter."
         )
-    for name in ("use_rslora", "alpha_pattern"):
+    for name in _OTHER_FUNCTIONS:
         if config.get(name):
             raise BackendError(
-                f"{folder} uses {name}, which this project does not support: the scale would differ. Train it with a "
-                "plain lora_alpha."
+                f"{folder} uses {name}, which this project does not support: it would compute something else. Train a "
+                "plain LoRA adapter."
             )
+    if (start := config.get("init_lora_weights")) not in _PLAIN_STARTS:
+        raise BackendError(
+            f"{folder} starts from {start}, which changes the weights of the base as well, so it does not fit the base "
+            "itself. Convert it to a plain LoRA adapter: save it again with PEFT's "
+            "save_pretrained(…, path_initial_model_for_weight_conversion=…)."
+        )
 
 
 def read_config(path: Path, fix: str) -> dict[str, Any]:

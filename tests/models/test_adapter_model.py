@@ -340,6 +340,11 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "other rank": (edit(r=8), r"has rank 8, the recipe says model.lora.r: 4. Set it to 8"),
     "other alpha": (edit(lora_alpha=16), r"has lora_alpha 16, the recipe says model.lora.alpha: 8. Set it to 16"),
     "other scale": (edit(use_rslora=True), r"uses use_rslora, which this project does not"),
+    **{
+        f"started as {start}": (edit(init_lora_weights=start), f"starts from {start}, which changes the weights of the")
+        for start in ("pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga")
+    },
+    "active after some tokens only": (edit(alora_invocation_tokens=[5]), "uses alora_invocation_tokens, which this"),
     "scale per layer": (edit(alpha_pattern={"q_proj": 99}), r"uses alpha_pattern, which this project does not"),
 }
 

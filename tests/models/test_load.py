@@ -207,6 +207,44 @@ def test_target_modules_that_do_not_exist_are_refused(tiny_folder: tiny.Folders)
         load_model(settings, seed=0)
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("q_proj", "v_prj"), "no layer is called v_prj. Correct the name, or use all-linear"),
+        (("q_proj", "roj"), "no layer is called roj"),
+        (("q_proj", "embed_tokens"), "model.embed_tokens is an embedding. Name linear layers"),
+        (("q_proj", "lm_head"), "lm_head shares its weights with the embedding"),
+    ],
+)
+def test_targets_that_cannot_work_are_refused(names: tuple[str, ...], message: str, tiny_folder: tiny.Folders) -> None:
+    settings = tiny.settings(tiny_folder("qwen3"), lora={"target_modules": names})
+    with pytest.raises(BackendError, match=f"model.lora does not fit `.*`: target_modules: {message}"):
+        load_model(settings, seed=0)
+
+
+def test_a_head_of_its_own_can_have_an_adapter(tiny_folder: tiny.Folders, tmp_path: Path) -> None:
+    """It is sampled with, trained and merged."""
+    from transformers import AutoModelForCausalLM
+
+    from rubric_arm_lite.reward_model.export import write_merged
+
+    lora = {"r": 4, "alpha": 8, "target_modules": ("q_proj", "lm_head")}
+    model = tiny.load(tiny_folder("qwen2"), lora=lora)
+    learner = Learner(model, tiny.recipe(tiny_folder("qwen2"), {"lora": lora}))
+    groups = tiny.rollouts(model)
+    before = tiny.weights(model, "judge")
+    assert learner.update("judge", groups, tiny.spread(groups)).values["log_ratio/max"] < 1e-4
+    assert tiny.changed(before, tiny.weights(model, "judge")) == set(before)
+    assert any("lm_head" in name for name in before)
+    model.save_adapter("judge", tmp_path / "adapter")
+    write_merged(model.settings, tmp_path / "adapter", tmp_path / "merged")
+    ids = torch.tensor([groups[0].prompt_ids])
+    with model.using("judge") as active, torch.no_grad():
+        expected = active(input_ids=ids).logits
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(input_ids=ids).logits
+    torch.testing.assert_close(merged, expected, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c", "nowhere"])
 def test_names_that_are_no_hub_id(name: str) -> None:
     with pytest.raises(BackendError, match=r"does not exist. Give a folder, a Hub id"):
