@@ -60,12 +60,13 @@ def alternate(
     start = start or Position()
     for scheduled in schedule[start.phase :]:
         part = part_of_data(blocks, scheduled.cycle, schedule[-1].cycle + 1)
-        steps = max(steps_in_phase(part, recipe.grpo(role)) for role in scheduled.roles)
-        hooks.before_phase(scheduled, steps)
-        for step in range(start.step if scheduled.index == start.phase else 0, steps):
+        steps = {role: steps_in_phase(part, recipe.grpo(role)) for role in scheduled.roles}
+        hooks.before_phase(scheduled, max(steps.values()))
+        for step in range(start.step if scheduled.index == start.phase else 0, max(steps.values())):
             # Both roles of a simultaneous step roll out before either is updated.
-            rollouts = [rollout_step(recipe, phases[r], part, sampler, scheduled.cycle, step) for r in scheduled.roles]
-            done = [(rollout, learner.update(rollout.role, rollout.groups, rollout.advantages)) for rollout in rollouts]
+            roles = [role for role in scheduled.roles if step < steps[role]]
+            rollouts = [rollout_step(recipe, phases[r], part, sampler, scheduled.cycle, step) for r in roles]
+            done = [(r, learner.update(r.role, r.groups, r.advantages)) for r in rollouts]
             if hooks.after_step(scheduled, step, done):
                 break
         hooks.after_phase(scheduled)

@@ -161,7 +161,15 @@ def test_simultaneous_phases_last_as_long_as_the_longer_role() -> None:
     assert recorder.events[0] == ("before", "judge+rubric 1", 4)
     sizes = [(step, rollout.role, len(rollout.groups)) for _, step, rollout in recorder.rollouts]
     assert sizes[:2] == [(0, "judge", 1), (0, "rubric", 4)]
-    assert sizes[2:] == [(s, r, n) for s in (1, 2, 3) for r, n in (("judge", 1), ("rubric", 0))]
+    assert sizes[2:] == [(step, "judge", 1) for step in (1, 2, 3)]
+
+
+def test_each_role_of_a_simultaneous_phase_has_its_own_number_of_steps() -> None:
+    order = {"order": "simultaneous", "cycles": 2}
+    settings = recipe(schedule=order, judge={"max_steps": 1}, rubric={"max_steps": 3})
+    recorder = Recorder(settings, blocks(4)).run()
+    done = [(step, rollout.role) for _, step, rollout in recorder.rollouts]
+    assert done == [(0, "judge"), (0, "rubric"), (1, "rubric"), (2, "rubric")] * 2
 
 
 def test_cycles_take_parts_of_the_data_without_overlap() -> None:
