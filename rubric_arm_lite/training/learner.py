@@ -57,8 +57,9 @@ class Learner:
         return [parameter for _, parameter in self.model.parameters(role)]
 
     def save_optimizers(self, file: Path) -> None:
-        """Write the moments and step counts of both optimizers, and the token budgets, as safetensors."""
+        """Write the moments and step counts of all optimizers, the token budgets and the loss scale, as safetensors."""
         state = {f"{role}|budget": torch.tensor([budget.most, budget.aim]) for role, budget in self.budgets.items()}
+        state["loss_scale"] = torch.tensor(self.loss_scale)
         for role, optimizer in self.optimizers.items():
             for name, parameter in self.model.parameters(role):
                 state.update({f"{role}|{name}|{key}": v for key, v in state_of(optimizer, parameter).items()})
@@ -74,6 +75,7 @@ class Learner:
             state = load_file(file)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{file} cannot be read: {error}. Start anew with --if-exists overwrite.") from error
+        self.loss_scale = float(state.get("loss_scale", self.loss_scale))
         for role, optimizer in self.optimizers.items():
             if (budget := state.get(f"{role}|budget")) is not None:
                 if budget.shape != (2,):

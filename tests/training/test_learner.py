@@ -293,7 +293,7 @@ def test_a_gradient_that_is_not_finite_is_an_error(value: float, tiny_folder: ti
 
 
 @pytest.mark.parametrize("scale", [2.0**10, 2.0**135], ids=["scaled", "overflows first"])
-def test_a_scaled_loss_gives_the_same_update(scale: float, tiny_folder: tiny.Folders) -> None:
+def test_a_scaled_loss_gives_the_same_update(scale: float, tiny_folder: tiny.Folders, tmp_path: Path) -> None:
     """As with a float16 base; a scale that makes gradients overflow is halved until it does not."""
     plain, scaled = learner_on(tiny_folder()), learner_on(tiny_folder())
     groups = tiny.rollouts(plain.model)
@@ -303,6 +303,9 @@ def test_a_scaled_loss_gives_the_same_update(scale: float, tiny_folder: tiny.Fol
     assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)
     assert found["loss"] == pytest.approx(expected["loss"], abs=1e-6)
     assert (scaled.loss_scale < scale) == (scale > 2.0**128)
+    scaled.save_optimizers(tmp_path / "o")
+    plain.load_optimizers(tmp_path / "o")
+    assert plain.loss_scale == scaled.loss_scale, "a resumed run starts at the same scale"
     for (name, one), (_, other) in zip(plain.model.parameters("judge"), scaled.model.parameters("judge"), strict=True):
         assert float((one - other).abs().max()) < 1e-3, name
 
