@@ -1,6 +1,7 @@
 """Kill the demo at random moments, resume it, and compare with a run that was never killed.
 
     python benchmarks/kill_resume.py --kills 20 --per-run 4 --jobs 2
+    python benchmarks/kill_resume.py --kills 20 --per-run 4 --jobs 2 --dropout 0.1
 
 Kills each run ``--per-run`` times and resumes it, until there were ``--kills`` kills, and prints how many of them were
 in runs that ended with the same adapters, metrics and report, byte for byte (without the report's timing section). A
@@ -72,8 +73,10 @@ def main() -> None:
     parser.add_argument("--per-run", type=int, default=4, help="kills of one run")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     parser.add_argument("--seed", type=int, default=0, help="seed of the kill times")
+    parser.add_argument("--dropout", type=float, default=0.0, help="dropout of the adapters")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
+    arguments.overrides.append(f"model.lora.dropout={arguments.dropout}")
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / "whole"
         started = time.perf_counter()

@@ -31,6 +31,7 @@ SHORT = (
     "evaluation.bootstrap=200",
     "schedule.cycles=2",
     "checkpoint.save_steps=1",
+    "model.lora.dropout=0.1",  # whose random numbers a resumed run must draw again
 )
 
 

@@ -35,6 +35,7 @@ class RoleStep:
     groups: list[RolloutGroup]
     rewards: list[list[Reward]]
     advantages: list[GroupAdvantages]
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def alternate(
             # Both roles of a simultaneous step roll out before either is updated.
             roles = [role for role in scheduled.roles if step < steps[role]]
             rollouts = [rollout_step(recipe, phases[r], part, sampler, scheduled.cycle, step) for r in roles]
-            done = [(r, learner.update(r.role, r.groups, r.advantages)) for r in rollouts]
+            done = [(r, learner.update(r.role, r.groups, r.advantages, r.seed)) for r in rollouts]
             if hooks.after_step(scheduled, step, done):
                 break
         hooks.after_phase(scheduled)
@@ -82,4 +83,5 @@ def rollout_step(
     sampling = Sampling(settings.max_completion_length, settings.num_generations, settings.temperature)
     groups = sampler.sample(phase.role, examples, sampling)
     rewards = phase.score(groups, seed)
-    return RoleStep(phase.role, groups, rewards, [group_advantages(r, settings.scale_rewards) for r in rewards])
+    advantages = [group_advantages(r, settings.scale_rewards) for r in rewards]
+    return RoleStep(phase.role, groups, rewards, advantages, seed)

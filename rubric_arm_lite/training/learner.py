@@ -28,6 +28,7 @@ from rubric_arm_lite.models.shared_prefix.batching import (
     make_rows,
     micro_batches,
 )
+from rubric_arm_lite.recipe import derive_seed
 from rubric_arm_lite.training.advantages import GroupAdvantages
 from rubric_arm_lite.training.losses import grpo_loss
 from rubric_arm_lite.training.schedule import GRPORecipe
@@ -90,8 +91,13 @@ class Learner:
                 if moments:
                     put_state(optimizer, parameter, moments)
 
-    def update(self, role: Role, groups: Sequence[RolloutGroup], advantages: Sequence[GroupAdvantages]) -> StepMetrics:
+    def update(
+        self, role: Role, groups: Sequence[RolloutGroup], advantages: Sequence[GroupAdvantages], seed: int = 0
+    ) -> StepMetrics:
         """Take ``num_iterations`` gradient steps on the same rollouts; returns their mean metrics.
+
+        Args:
+            seed: of the adapter's dropout.
 
         Raises:
             TrainingError: if nothing is trainable, the loss is not finite, or a step left the adapter unchanged.
@@ -108,6 +114,7 @@ class Learner:
             sums = None
             try:
                 batches = batches or self._batches(role, rows)
+                torch.manual_seed(derive_seed(seed, "dropout", done, self.processes.rank))
                 sums = self._accumulate(role, batches)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -174,8 +181,7 @@ class Learner:
         """Score about ``tokens`` tokens as an update does, with its backward pass if asked; returns their number."""
         run = next(iter(micro_batches(rows, TokenBudget.flat(tokens), self.layout)))
         batch = self._batch(run)
-        # Dropout must not consume the random numbers of the update.
-        with torch.random.fork_rng(), self.model.using(role, train=True) as model:
+        with self.model.using(role, train=True) as model:
             # Only the log-probs: entropies would keep their recomputed activations alive (a few copies of the logits),
             # which an update does not.
             logprobs = self.model.score(model, batch, self.recipe.grpo(role).temperature, self.layout).logprobs

@@ -131,7 +131,7 @@ def warm_up_role(
                 data_collator=DataCollatorForSeq2Seq(model.tokenizer, label_pad_token_id=-100),
             )
         try:
-            history = run_trainer(trainer, folder, log, processes)
+            history = run_trainer(trainer, folder, seed, log, processes)
         finally:
             vars(base).pop("forward", None)  # where TRL leaves its chunked loss
     if model.fingerprint(role) == before:
@@ -153,13 +153,17 @@ def weights_kept(parameters: Callable[[], Iterable[tuple[str, Any]]]) -> Iterato
 
 
 def run_trainer(
-    trainer: Any, folder: Path, log: Callable[[int, dict[str, float]], None], processes: Processes = ALONE
+    trainer: Any, folder: Path, seed: int, log: Callable[[int, dict[str, float]], None], processes: Processes = ALONE
 ) -> list[dict[str, Any]]:
     """Run a trainer from its last complete checkpoint to the end; returns all logged rows that have a loss."""
+    import torch
     from transformers import PrinterCallback, TrainerCallback
 
     class Callback(TrainerCallback):  # type: ignore[misc]
-        """Reports losses and marks checkpoints as complete."""
+        """Seeds the dropout of each step, reports losses and marks checkpoints as complete."""
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            torch.manual_seed(derive_seed(seed, "dropout", state.global_step, processes.rank))
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if logs and "loss" in logs:

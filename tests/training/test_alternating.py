@@ -44,7 +44,9 @@ class Recorder:
 
         self.sampler.script = watched
 
-    def update(self, role: Role, groups: Sequence[RolloutGroup], advantages: Sequence[GroupAdvantages]) -> StepMetrics:
+    def update(
+        self, role: Role, groups: Sequence[RolloutGroup], advantages: Sequence[GroupAdvantages], seed: int
+    ) -> StepMetrics:
         self.events.append(("update", role))
         version = sum(event == ("update", role) for event in self.events)
         self.sampler.fingerprints[role] = f"{role}-{version}"

@@ -162,7 +162,7 @@ def test_masked_samples_do_not_teach(tiny_folder: tiny.Folders) -> None:
 def turns(learner: Learner, roles: list[Role], first: int = 0) -> None:
     for step, role in enumerate(roles, start=first):
         groups = learner.model.sample(role, tiny.examples(seed=step), Sampling(8, 4))
-        learner.update(role, groups, tiny.spread(groups))
+        learner.update(role, groups, tiny.spread(groups), step)
 
 
 def test_moments_survive_the_other_adapters_phase(tiny_folder: tiny.Folders) -> None:
@@ -184,7 +184,7 @@ def test_moments_survive_the_other_adapters_phase(tiny_folder: tiny.Folders) -> 
 def test_a_resumed_run_retraces_an_unbroken_one(optim: str, tiny_folder: tiny.Folders, tmp_path: Path) -> None:
     """Adapters and optimizers from disk into a fresh process's objects: bit-identical from there on."""
     # bitsandbytes leaves tensors of fewer than 4,096 numbers in 32 bits.
-    model = {"lora": {"r": 128, "alpha": 128.0}} if optim == "adamw_8bit" else None
+    model = {"lora": {"r": 128 if optim == "adamw_8bit" else 4, "dropout": 0.2}}
     unbroken = learner_on(tiny_folder(), model=model, num_iterations=2, optim=optim)
     turns(unbroken, ["judge", "rubric", "judge"])
     for adapter in ("rubric", "judge", "rubric_ref", "judge_ref"):
@@ -198,11 +198,27 @@ def test_a_resumed_run_retraces_an_unbroken_one(optim: str, tiny_folder: tiny.Fo
     resumed.load_optimizers(tmp_path / "optimizers.safetensors")
     kept = {v.dtype for state in resumed.optimizers["judge"].state.values() for k, v in state.items() if k == "state1"}
     assert (torch.uint8 in kept) == (optim == "adamw_8bit")
+    torch.manual_seed(99)  # no draw depends on it
     turns(resumed, ["rubric", "judge"], first=3)
     assert not tiny.changed(tiny.everything(unbroken.model), tiny.everything(resumed.model))
     unbroken.save_optimizers(tmp_path / "one")
     resumed.save_optimizers(tmp_path / "other")
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+
+
+def test_dropout_depends_on_the_steps_seed(tiny_folder: tiny.Folders) -> None:
+    found = {}
+    for seed in (1, 2):
+        learner = learner_on(tiny_folder(), model={"lora": {"r": 4, "dropout": 0.2}}, num_iterations=2)
+        masks: list[torch.Tensor] = []
+        dropout = next(m for n, m in learner.model.model.named_modules() if n.endswith("lora_dropout.judge"))
+        dropout.register_forward_hook(lambda _, inputs, output, masks=masks: masks.append(output == 0))
+        groups = tiny.rollouts(learner.model)
+        masks.clear()
+        learner.update("judge", groups, tiny.spread(groups), seed)
+        found[seed] = masks[-2:]
+        assert not torch.equal(*found[seed]), "each iteration has its own"
+    assert not torch.equal(found[1][0], found[2][0])
 
 
 def test_eight_bits_of_moments_make_about_the_same_step(tiny_folder: tiny.Folders) -> None:
@@ -419,11 +435,9 @@ def test_the_measured_budget_is_the_same_every_time_and_is_kept(tiny_folder: tin
     groups = tiny.rollouts(one.model)
     assert one.recipe.judge.micro_batch_tokens == "auto"
     for learner in (one, other):
-        torch.manual_seed(3)
         learner.update("judge", groups, tiny.spread(groups))
     assert one.budgets == other.budgets == {"judge": TokenBudget.flat(CPU_CAP)}
     fixed = learner_on(tiny_folder(), model={"lora": {"r": 4, "alpha": 8, "dropout": 0.2}}, micro_batch_tokens=CPU_CAP)
-    torch.manual_seed(3)
     fixed.update("judge", groups, tiny.spread(groups))
     assert not tiny.changed(tiny.weights(one.model, "judge"), tiny.weights(fixed.model, "judge"))
     one.budgets["judge"] = TokenBudget(77, 55)

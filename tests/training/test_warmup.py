@@ -50,8 +50,8 @@ def builder(model: Any) -> PromptBuilder:
     return PromptBuilder(Templates.load(), model.control_tokens())
 
 
-def fresh(folder: Path) -> Any:
-    return tiny.load(folder, stirred=False, max_context=128)
+def fresh(folder: Path, dropout: float = 0.0) -> Any:
+    return tiny.load(folder, stirred=False, max_context=128, lora={"r": 4, "alpha": 8, "dropout": dropout})
 
 
 def weights(model: Any, role: str) -> dict[str, torch.Tensor]:
@@ -132,11 +132,11 @@ def test_killed_warmup_goes_on_from_its_last_complete_checkpoint(
     tiny_folder: Any, rows: list[WarmupRow], tmp_path: Path
 ) -> None:
     folder = tiny_folder("qwen3")
-    unbroken = fresh(folder)
+    unbroken = fresh(folder, dropout=0.2)
     examples, _ = role_examples(rows, "judge", unbroken, builder(unbroken))
     history = warm_up_role(unbroken, "judge", examples, SETTINGS, 3, tmp_path / "a", quiet)
 
-    broken = fresh(folder)
+    broken = fresh(folder, dropout=0.2)
     calls = []
 
     def die_after_first_save(path: Path) -> None:
@@ -153,7 +153,7 @@ def test_killed_warmup_goes_on_from_its_last_complete_checkpoint(
         Path.touch = original  # type: ignore[method-assign]
     # The second checkpoint has all its files but no marker: it must not be trusted.
     assert (tmp_path / "b" / "checkpoint-4").is_dir()
-    resumed = fresh(folder)
+    resumed = fresh(folder, dropout=0.2)
     assert last_complete(tmp_path / "b") == str(tmp_path / "b" / "checkpoint-2")
     assert not (tmp_path / "b" / "checkpoint-4").exists()
     assert warm_up_role(resumed, "judge", examples, SETTINGS, 3, tmp_path / "b", quiet) == history

@@ -94,7 +94,7 @@ def train_dpo(
             f"DPO starts at a loss of {loss:.4f} in place of ln 2 = {math.log(2):.4f}: its reference is not the policy "
             "it starts from. This version of TRL handles adapters differently; use one that constraints.txt names."
         )
-    history = run_trainer(trainer, folder, log)
+    history = run_trainer(trainer, folder, seed, log)
     if not all(math.isfinite(row["loss"]) for row in history):
         raise TrainingError("A loss of DPO is not finite. Lower dpo.learning_rate, or use model.dtype: float32.")
     return peft_model, [{name: float(row[name]) for name in LOGGED if name in row} for row in history]
