@@ -352,7 +352,8 @@ class SFTSettings(Settings):
     num_train_epochs: PositiveFloat = 1.0
     max_steps: Positive | Literal[-1] = -1
     """Stop after this many updates (-1: after the epochs)."""
-    warmup_ratio: Probability = 0.0
+    warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Fraction of the updates over which the learning rate rises to its full value."""
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
     max_grad_norm: NonNegative = 1.0
     weight_decay: NonNegative = 0.0
@@ -393,9 +394,11 @@ class GRPOSettings(Settings):
     scale_rewards: Literal["group", "none"] = "group"
     """Divide advantages by the group's standard deviation, or not."""
     entropy_coef: NonNegative = 0.0
+    """Weight of the entropy's mean over all tokens of the batch, subtracted from the loss."""
     mask_truncated_completions: bool = False
-    skip_uninformative: bool = True
-    """Skip forward and backward for groups with equal rewards; they still count in the loss's denominator."""
+    skip_uninformative: bool = False
+    """Skip forward and backward for rows without advantage also where KL or entropy would count for them. They stay in
+    the loss's denominator. Without `beta` and `entropy_coef` such rows contribute nothing and are always skipped."""
     learning_rate: PositiveFloat = 1e-5
     weight_decay: NonNegative = 0.0
     optim: Optim = "adamw_torch"

@@ -224,7 +224,7 @@ class Learner:
         rows = make_rows(
             groups, values, settings.loss_type, settings.max_completion_length, settings.mask_truncated_completions
         )
-        if settings.skip_uninformative:
+        if settings.skip_uninformative or (settings.beta == 0 and settings.entropy_coef == 0):
             rows = [row for row in rows if row.advantage != 0.0]
         return [row for row in rows if row.weight > 0.0]
 
@@ -248,6 +248,7 @@ class Learner:
                     batch.advantages_R,
                     batch.mask_RC,
                     batch.weights_RC,
+                    batch.entropy_factors_R,
                     settings.epsilon,
                     settings.epsilon_high,
                     settings.beta,

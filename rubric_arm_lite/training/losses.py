@@ -2,7 +2,8 @@
 
 Per token: ``-min(ρ A, clip(ρ, 1-ε_low, 1+ε_high) A) + β · k3 - c · H`` with ρ = exp(logp - old_logp) and
 k3 = exp(ref - logp) - (ref - logp) - 1 (paper, sec. 4.2 and table 9; k3 as in GRPO). The batch's loss is the sum
-over tokens of weight × token loss; the weights make it ``grpo``, ``dapo`` or ``dr_grpo``.
+over tokens of weight × token loss; the weights make it ``grpo``, ``dapo`` or ``dr_grpo``. The entropy H is weighted as
+its mean over the batch's tokens for each of them, as in TRL.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ def grpo_loss(
     advantages_R: Tensor,
     mask_RC: Tensor,
     weights_RC: Tensor,
+    entropy_factors_R: Tensor,
     epsilon: float,
     epsilon_high: float,
     beta: float,
@@ -65,7 +67,7 @@ def grpo_loss(
     if beta > 0:
         per_token = per_token + beta * kl
     if entropy_coef:
-        per_token = per_token - entropy_coef * scores.entropies
+        per_token = per_token - entropy_coef * entropy_factors_R[:, None] * scores.entropies
     low = (ratio < 1 - epsilon) & (advantages < 0)
     high = (ratio > 1 + epsilon_high) & (advantages > 0)
     with torch.no_grad():

@@ -51,6 +51,7 @@ def scored(model: AdapterModel, batch: RowBatch, layout: Layout, temperature: fl
             batch.advantages_R,
             batch.mask_RC,
             batch.weights_RC,
+            batch.entropy_factors_R,
             epsilon=0.2,
             epsilon_high=0.28,
             beta=0.01,

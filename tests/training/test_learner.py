@@ -100,10 +100,11 @@ def test_without_beta_no_reference_is_needed(tiny_folder: tiny.Folders) -> None:
 
 @pytest.mark.parametrize("loss_type", ["grpo", "dapo", "dr_grpo"])
 def test_uninformative_groups_are_skipped_but_counted(loss_type: str, tiny_folder: tiny.Folders) -> None:
-    """Without KL they have no gradient: leaving them out changes the cost, not the update."""
+    """Without KL and entropy they have no gradient: leaving them out changes the cost, not the update."""
     found = {}
     for skip in (True, False):
-        learner = learner_on(tiny_folder(), beta=0.0, loss_type=loss_type, skip_uninformative=skip)
+        beta = 0.0 if skip else 1e-30  # small enough not to count
+        learner = learner_on(tiny_folder(), beta=beta, loss_type=loss_type)
         groups = tiny.rollouts(learner.model)
         advantages = rewarded((1.0, 0.0, 0.0, 1.0), (1.0,) * 4, (0.0,) * 4, (0.0, 0.5, 1.0, 1.0))
         assert [a.informative for a in advantages] == [True, False, False, True]
@@ -116,6 +117,15 @@ def test_uninformative_groups_are_skipped_but_counted(loss_type: str, tiny_folde
         torch.testing.assert_close(gradient, found[False][1][name], atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("term", ["beta", "entropy_coef"])
+def test_kl_and_entropy_count_for_groups_without_spread(term: str, tiny_folder: tiny.Folders) -> None:
+    for skip, updates in ((False, 1.0), (True, 0.0)):
+        fields = {"beta": 0.0, term: 0.1, "skip_uninformative": skip}
+        learner = learner_on(tiny_folder(), **fields)
+        groups = tiny.rollouts(learner.model)
+        assert learner.update("judge", groups, rewarded(*[(1.0,) * 4] * 4)).values["updates"] == updates
+
+
 @pytest.mark.parametrize(
     "rewards",
     [((1.0,) * 4,) * 4, ((None,) * 4,) * 4, ((1.0, None, None, None),) * 4],
@@ -124,7 +134,7 @@ def test_uninformative_groups_are_skipped_but_counted(loss_type: str, tiny_folde
 def test_a_step_without_information_changes_nothing(
     rewards: tuple[tuple[float | None, ...], ...], tiny_folder: tiny.Folders
 ) -> None:
-    learner = learner_on(tiny_folder())
+    learner = learner_on(tiny_folder(), beta=0.0)
     groups = tiny.rollouts(learner.model)
     before = tiny.everything(learner.model)
     assert learner.update("judge", groups, rewarded(*rewards)).values == {"updates": 0.0}

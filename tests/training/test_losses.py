@@ -37,6 +37,7 @@ def by_hand(**changes: Any) -> tuple[LossParts, Tensor]:
         "advantages_R": ADVANTAGES,
         "mask_RC": MASK,
         "weights_RC": MASK.float(),
+        "entropy_factors_R": torch.ones(2),
         "epsilon": 0.2,
         "epsilon_high": 0.28,
         "beta": 0.0,
@@ -92,6 +93,8 @@ def test_entropy_term() -> None:
     parts, _ = by_hand(entropy_coef=0.5)
     assert parts.entropy_sum.item() == pytest.approx(1.5)
     assert parts.loss.item() == pytest.approx(plain.loss.item() - 0.5 * 1.5, rel=1e-6)
+    factors, _ = by_hand(entropy_coef=0.5, entropy_factors_R=torch.tensor([2.0, 0.5]))
+    assert factors.loss.item() == pytest.approx(plain.loss.item() - 0.5 * (2 * 0.6 + 0.5 * 0.9), rel=1e-6)
 
 
 def test_padding_cannot_spoil_the_loss() -> None:
@@ -146,7 +149,10 @@ TOLERANCE = 1e-5
 REWARDS = [[1.0, 0.0, 0.5, 0.0], [0.0, 1.0, 1.0, 0.0], [2.0, 2.0, 2.0, 2.0], [0.0, 0.0, 0.0, 1.0]]
 """One group has no spread, as happens."""
 CASES: dict[str, dict[str, Any]] = {
+    "defaults": {},
     "grpo": {"loss_type": "grpo", "beta": 0.0},
+    "grpo, entropy": {"loss_type": "grpo", "beta": 0.0, "entropy_coef": 0.05},
+    "grpo, kl, entropy, cut": {"beta": 0.1, "entropy_coef": 0.05, "mask_truncated_completions": True},
     "grpo, kl": {"loss_type": "grpo", "beta": 0.1},
     "grpo, hot, cut": {"loss_type": "grpo", "beta": 0.1, "temperature": 1.3, "mask_truncated_completions": True},
     "dapo": {"loss_type": "dapo", "beta": 0.0},
@@ -154,15 +160,16 @@ CASES: dict[str, dict[str, Any]] = {
     "dapo, cold, cut": {"loss_type": "dapo", "beta": 0.1, "temperature": 0.8, "mask_truncated_completions": True},
     "dr_grpo": {"loss_type": "dr_grpo", "beta": 0.0, "scale_rewards": "none"},
     "dr_grpo, kl": {"loss_type": "dr_grpo", "beta": 0.1, "scale_rewards": "none", "epsilon": 0.1, "epsilon_high": 0.5},
+    "dr_grpo, entropy": {"loss_type": "dr_grpo", "beta": 0.1, "entropy_coef": 0.05},
     "dr_grpo, cut": {"loss_type": "dr_grpo", "beta": 0.1, "mask_truncated_completions": True},
 }
 
 
 def our_side(folder: Path, case: dict[str, Any], **more: Any) -> tuple[Learner, list[RolloutGroup]]:
-    """A learner and rollouts of mixed length, some ended and some cut."""
-    fields = {"max_grad_norm": 1e9, "learning_rate": 1e-3, "skip_uninformative": False, **case, **more}
-    recipe = tiny.recipe(folder, judge={"num_generations": 4, "max_completion_length": 16, **fields})
-    model = tiny.load(folder)
+    """A learner and rollouts of mixed length, some ended and some cut; ``more`` are fields of the model."""
+    fields = {"max_grad_norm": 1e9, "learning_rate": 1e-3, **case}
+    recipe = tiny.recipe(folder, more, judge={"num_generations": 4, "max_completion_length": 16, **fields})
+    model = tiny.load(folder, **more)
     model.end_ids = frozenset(range(4, 40))  # a random model hardly ever says its end token
     groups = tiny.rollouts(model, "judge", tokens=16, temperature=recipe.judge.temperature)
     model.end_ids = frozenset({model.tokenizer.eos_token_id})
@@ -178,12 +185,18 @@ def _ended(group: RolloutGroup, eos: int) -> RolloutGroup:
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("layout", ["packed", "expanded", "separate"])
-def test_loss_and_gradients_equal_trl(name: str, layout: Layout, tiny_folder: tiny.Folders, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("layout", "checkpointing"),
+    # There is no expanded layout under gradient checkpointing, which allows no cache.
+    [("packed", False), ("packed", True), ("expanded", False), ("separate", False), ("separate", True)],
+)
+def test_loss_and_gradients_equal_trl(
+    name: str, layout: Layout, checkpointing: bool, tiny_folder: tiny.Folders, tmp_path: Path
+) -> None:
     """Second inner iteration: old log-probs from before a change of the policy, so that both clips bite."""
     from tests.trl_oracle import Oracle
 
-    learner, groups = our_side(tiny_folder(), CASES[name])
+    learner, groups = our_side(tiny_folder(), CASES[name], gradient_checkpointing=checkpointing)
     learner.layout = layout
     model, settings = learner.model, learner.recipe.judge
     lengths = {len(s.token_ids) for g in groups for s in g.samples}
@@ -213,7 +226,7 @@ def test_loss_and_gradients_equal_trl(name: str, layout: Layout, tiny_folder: ti
     theirs_logged = theirs.trainer._metrics["train"]
     if settings.beta and not settings.mask_truncated_completions:
         assert metrics["kl"] == pytest.approx(theirs_logged["kl"][-1], abs=TOLERANCE)
-    if not settings.mask_truncated_completions:
+    if not settings.mask_truncated_completions and (settings.beta or settings.entropy_coef):  # all rows are scored
         assert metrics["entropy"] == pytest.approx(theirs_logged["entropy"][-1], abs=TOLERANCE)
         assert metrics["clip_ratio"] == pytest.approx(theirs_logged["clip_ratio/region_mean"][-1], abs=TOLERANCE)
 

@@ -31,13 +31,19 @@ Layout = Literal["packed", "expanded", "separate"]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One completion on its way into an update; ``weight`` is its share per token in the loss."""
+    """One completion on its way into an update.
+
+    Attributes:
+        weight: of each of its tokens in the loss.
+        entropy_factor: what ``weight`` is multiplied by for the entropy, whose mean is over all tokens.
+    """
 
     prompt_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     advantage: float
     weight: float
+    entropy_factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,7 @@ class RowBatch:
         group_of_R: index of each row's prompt in ``prompts_gP``.
         completions_RC: completion ids, right-padded; ``mask_RC`` is 1 on real tokens.
         old_logprobs_RC: log-probabilities when sampled, in nats.
-        advantages_R: one per row.
+        advantages_R: one per row, as ``entropy_factors_R``.
         weights_RC: each token's weight in the loss, 0 on padding.
     """
 
@@ -60,6 +66,7 @@ class RowBatch:
     mask_RC: Tensor
     old_logprobs_RC: Tensor
     advantages_R: Tensor
+    entropy_factors_R: Tensor
     weights_RC: Tensor
     packed: Packed | None = None
 
@@ -122,6 +129,7 @@ def make_batch(rows: Sequence[Row], pad_id: int, device: torch.device, layout: L
         mask_RC=mask.to(device),
         old_logprobs_RC=_padded([row.logprobs for row in rows], 0, torch.float32).to(device),
         advantages_R=torch.tensor([row.advantage for row in rows], dtype=torch.float32, device=device),
+        entropy_factors_R=torch.tensor([row.entropy_factor for row in rows], dtype=torch.float32, device=device),
         weights_RC=(mask.float() * torch.tensor([row.weight for row in rows])[:, None]).to(device),
         packed=pack(rows, device) if layout == "packed" else None,
     )
@@ -166,7 +174,8 @@ def make_rows(
     rows = []
     for prompt_ids, sample, advantage, dropped in used:
         weight = row_weight(loss_type, len(sample.token_ids), len(used), tokens, max_completion_length)
-        rows.append(Row(prompt_ids, sample.token_ids, sample.logprobs, advantage, 0.0 if dropped else weight))
+        factor = 1.0 / (max(tokens, 1) * weight)
+        rows.append(Row(prompt_ids, sample.token_ids, sample.logprobs, advantage, 0.0 if dropped else weight, factor))
     return rows
 
 
