@@ -78,7 +78,7 @@ def judgebench(model: str) -> Rows:
 
 
 def rmb() -> tuple[Rows, Rows]:
-    """Pairs and best of n; one response is empty, as two of the real ones are."""
+    """Pairs and best of n."""
     turns = [{"content": CHINESE, "language": "Chinese", "role": "user"}]
     talk = [*turns, {"content": "…", "language": "", "role": "assistant"}, {"content": "and?", "role": "user"}]
     pairs = [
@@ -86,7 +86,7 @@ def rmb() -> tuple[Rows, Rows]:
             "pair_uid": str(i),
             "conversation_input": talk if i else turns,
             "chosen": {"llm_name": "x", "answer": f"good {i}"},
-            "reject": {"llm_name": "y", "answer": f"poor {i}" if i else ""},
+            "reject": {"llm_name": "y", "answer": f"poor {i}"},
             "category_path": f"Pairwise_set/{goal}/Chat",
         }
         for i, goal in enumerate(("Helpfulness", "Harmlessness"))
@@ -156,6 +156,13 @@ def as_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
+    return path
+
+
+def as_json(path: Path, rows: Rows) -> Path:
+    """One array of all rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rows), "utf-8")
     return path
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from rubric_arm_lite.data.rows import Row
-from rubric_arm_lite.errors import DataError
+from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark, with_rule
-from rubric_arm_lite.evaluation.benchmarks.load import LoadedBenchmark, load
+from rubric_arm_lite.evaluation.benchmarks.load import LoadedBenchmark, load, load_benchmarks
 from rubric_arm_lite.evaluation.benchmarks.readers import ppe_best_of_k
 from rubric_arm_lite.evaluation.benchmarks.scoring import Item
 from tests import benchmark_rows as made
@@ -72,8 +72,47 @@ def test_items_by_hand(loaded: dict[str, LoadedBenchmark]) -> None:
     assert loaded["rewardbench"].items[0].prompt == f"request 0 {made.CHINESE}"
 
 
-def test_an_empty_response_is_a_response(loaded: dict[str, LoadedBenchmark]) -> None:
-    assert "" in [item.responses[1] for item in loaded["rmb"].items]
+@pytest.mark.parametrize("below", ["", "RMB_dataset"])
+def test_rmb_from_its_repository_counts_rows_that_cannot_be_judged(tmp_path: Path, below: str) -> None:
+    good, _ = made.rmb()[0]
+    asked = good["conversation_input"]
+    rows = [
+        good,
+        {**good, "conversation_input": [*asked, {**asked[0], "role": "assistant"}, {**asked[0], "content": ""}]},
+        {**good, "reject": {"llm_name": "y", "answer": "\u200b"}},
+        {**good, "reject": good["chosen"]},
+    ]
+    best = made.rmb()[1][0]
+    equal = {**best, "loser_list": [*best["loser_list"], best["bon_best"]]}
+    made.as_json(tmp_path / "RMB_dataset/Pairwise_set/Helpfulness/Translation/General.json", rows)
+    (tmp_path / "RMB_dataset/notes.json").write_text("{}")
+    found = load(NAMED["rmb"], tmp_path / below)
+    assert ([item.item_id for item in found.items], found.rows, found.skipped) == (["pair/0"], 4, 3)
+    assert dict(found.unusable) == {"with an empty request": 1, "with an empty response": 1, "with equal responses": 1}
+    assert found.missing == ("BoN_set",)
+    made.as_json(tmp_path / "RMB_dataset/BoN_set/Helpfulness/S.json", [best, equal])
+    found = load(NAMED["rmb"], tmp_path / below)
+    assert (len(found.items), found.missing, dict(found.unusable)["with equal responses"]) == (2, (), 2)
+
+
+def test_rm_bench_by_domain(tmp_path: Path) -> None:
+    row = {name: value for name, value in made.rm_bench()[0].items() if name != "domain"}
+    for domain in ("chat", "safety-refuse"):
+        made.as_json(tmp_path / "data" / f"{domain}_filtered.json", [row])
+    for source in (tmp_path, tmp_path / "data"):
+        found = load(NAMED["rm-bench"], source)
+        assert [(item.subset, len(item.duels)) for item in found.items] == [("chat", 9), ("safety-refuse", 9)]
+    assert [item.subset for item in load(NAMED["rm-bench"], tmp_path / "data/chat_filtered.json").items] == ["chat"]
+    made.as_json(tmp_path / "data/total_dataset.json", made.rm_bench())
+    assert len(load(NAMED["rm-bench"], tmp_path).items) == len(made.rm_bench())  # the other files are parts of it
+
+
+def test_judgebench_as_its_repository_holds_it(tmp_path: Path) -> None:
+    for model in ("claude-3-5-sonnet-20240620", "gpt-4o-2024-05-13"):
+        made.as_jsonl(tmp_path / f"data/dataset=judgebench,response_model={model}.jsonl", made.judgebench(model))
+    for source in (tmp_path, tmp_path / "data"):
+        subsets = [item.subset.split(",")[0] for item in load(NAMED["judgebench"], source).items]
+        assert subsets == ["gpt"] * 4 + ["claude"] * 4
 
 
 def test_a_file_is_read_like_a_folder(tmp_path: Path, loaded: dict[str, LoadedBenchmark]) -> None:
@@ -231,3 +270,11 @@ def test_sizes_of_rewardbench_are_its_own() -> None:
     assert (sizes["Chat"], sizes["Chat Hard"], sizes["Safety"]) == (358, 456, 740)
     assert sum(sizes.values()) - 984 + 447 == NAMED["rewardbench"].rows == 2985
     assert isinstance(NAMED["rewardbench"], Benchmark)
+
+
+def test_a_benchmark_and_its_place_in_one_word(tmp_path: Path) -> None:
+    made.as_json(tmp_path / "chat_filtered.json", made.rm_bench()[:1])
+    (found,) = load_benchmarks([f"rm-bench={tmp_path}"], {})
+    assert (found.source, len(found.items)) == (str(tmp_path), 1)
+    with pytest.raises(ConfigError, match="--benchmark-dir gives elsewhere"):
+        load_benchmarks([f"rm-bench={tmp_path}"], {"rm-bench": "elsewhere"})

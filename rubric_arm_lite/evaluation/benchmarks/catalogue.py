@@ -27,11 +27,17 @@ PAIR_RULE = "share of pairs whose better response is named, mean of both orders"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One config and split of a benchmark's source, and the function that reads its rows."""
+    """One config and split of a benchmark's source, and the function that reads its rows.
+
+    Attributes:
+        files: names of the part's files in its own repository; a named group is a column that their rows lack. Files
+            with such a group are parts of what a file without it holds.
+    """
 
     read: Callable[[Row], list[Item]]
     config: str | None = None
     split: str | None = None
+    files: str | None = None
 
 
 def score_pair(item: Item, outcomes: Outcomes, settings: EvaluationSettings) -> Values:
@@ -125,7 +131,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         name="rm-bench",
         title="RM-Bench",
         source="THU-KEG/RM-Bench",
-        parts=(Part(readers.rm_bench),),
+        parts=(Part(readers.rm_bench, files=r"(?:(?P<domain>[a-z]+(?:-[a-z]+)?)_filtered|total_dataset)\.json"),),
         rows=1327,
         rule="3×3 styles: hard above the diagonal, normal on it, easy below; mean of both orders",
         score=lambda item, outcomes, settings: scoring.style_values(outcomes, settings.unparsed_value),
@@ -137,7 +143,10 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         name="judgebench",
         title="JudgeBench",
         source="ScalerLab/JudgeBench",
-        parts=(Part(readers.judgebench, split="gpt"), Part(readers.judgebench, split="claude")),
+        parts=tuple(
+            Part(readers.judgebench, split=split, files=rf".*response_model={split}.*\.jsonl")
+            for split in ("gpt", "claude")
+        ),
         rows=620,
         rule="+1 for right and −1 for wrong in each order, correct if the sum is positive",
         score=lambda item, outcomes, settings: {"": scoring.share_won(outcomes, 0.0)},
@@ -151,7 +160,10 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     Benchmark(
         name="rmb",
         title="RMB",
-        parts=(Part(readers.rmb_pairs, config="Pairwise_set"), Part(readers.rmb_best_of, config="BoN_set")),
+        parts=(
+            Part(readers.rmb_pairs, config="Pairwise_set", files=r".*\.json"),
+            Part(readers.rmb_best_of, config="BoN_set", files=r".*\.json"),
+        ),
         rule=f"pairs: {PAIR_RULE}; best of n: the best beats every loser, mean of both orders; means over items",
         score=score_rmb,
         averages=partial(scoring.by_group, parts=4),

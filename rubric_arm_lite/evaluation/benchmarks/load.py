@@ -6,15 +6,18 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 
-from rubric_arm_lite.data import load_pairs, open_rows
+from rubric_arm_lite.data import Row, load_pairs, open_rows
+from rubric_arm_lite.data.counts import sorted_reasons
+from rubric_arm_lite.data.formats import SkippedRow
 from rubric_arm_lite.data.sources import FILE_SUFFIXES
 from rubric_arm_lite.errors import ConfigError, DataError
-from rubric_arm_lite.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark, BestOf, with_rule
+from rubric_arm_lite.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark, BestOf, Part, with_rule
 from rubric_arm_lite.evaluation.benchmarks.scoring import Item
 from rubric_arm_lite.prompts import prompt_hash
 from rubric_arm_lite.recipe import derive_seed
@@ -32,6 +35,8 @@ class LoadedBenchmark:
         available: how many items there are without a limit.
         rows: rows read.
         skipped: rows that give no item.
+        missing: folders of the benchmark that the source lacks.
+        unusable: rows among them that no judge can answer, by reason.
     """
 
     benchmark: Benchmark
@@ -40,6 +45,8 @@ class LoadedBenchmark:
     available: int
     rows: int
     skipped: int
+    unusable: tuple[tuple[str, int], ...] = ()
+    missing: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -67,7 +74,13 @@ def load_benchmarks(
     """
     catalogue = {benchmark.name: benchmark for benchmark in BENCHMARKS}
     chosen: dict[str, tuple[Benchmark, str | None]] = {}
-    for name in names:
+    paths = dict(paths)
+    for given in names:
+        name, is_path, path = given.partition("=")
+        if not is_path or name not in catalogue:
+            name = given
+        elif paths.setdefault(name, path) != path:
+            raise ConfigError(f"--benchmarks {given}: --benchmark-dir gives {paths[name]}. Name one place.")
         if name in catalogue:
             benchmark, source = with_rule(catalogue[name], best_of), paths.get(name)
         elif name.lower().endswith(FILE_SUFFIXES):
@@ -113,7 +126,8 @@ def load(benchmark: Benchmark, source: str | Path | None = None, limit: int | No
             f"{benchmark.title} has no data set of its own on the Hub. Name your copy: "
             f"--benchmark-dir {benchmark.name}=FOLDER."
         )
-    rows = _items_by_row(benchmark, source)
+    reasons = Counter[str]()
+    rows = _items_by_row(benchmark, source, reasons)
     items = available = _with_unique_ids(chain(*rows))
     if not items:
         raise DataError(f"{source}: none of {len(rows)} rows has a question for a judge.")
@@ -122,20 +136,56 @@ def load(benchmark: Benchmark, source: str | Path | None = None, limit: int | No
         ids = {item.item_id for item in drawn}
         items = [item for item in items if item.item_id in ids]
     skipped = sum(not row for row in rows)
-    return LoadedBenchmark(benchmark, str(source), tuple(items), len(available), len(rows), skipped)
+    unusable = sorted_reasons(reasons)
+    found = {part for part in benchmark.parts if _files_of(part, Path(source))}
+    missing = tuple(part.config for part in benchmark.parts if found and part not in found and part.config)
+    return LoadedBenchmark(benchmark, str(source), tuple(items), len(available), len(rows), skipped, unusable, missing)
 
 
-def _items_by_row(benchmark: Benchmark, source: str | Path) -> list[list[Item]]:
-    if not benchmark.parts:
+def _items_by_row(benchmark: Benchmark, source: str | Path, unusable: Counter[str]) -> list[list[Item]]:
+    """The items of each row; rows that no judge can answer have none and are counted in ``unusable``."""
+
+    def read(part: Part, row: Row) -> list[Item]:
+        try:
+            return part.read(row)
+        except SkippedRow as skip:
+            unusable[str(skip)] += 1
+            return []
+
+    parts = benchmark.parts
+    if not parts:
         pairs = load_pairs(source)
         return [[Item(p.pair_id, p.prompt, (p.chosen, p.rejected), subset=p.subset)] for p in pairs]
-    if not Path(source).is_file():
-        parts = benchmark.parts
-        return [part.read(row) for part in parts for row in open_rows(source, config=part.config, split=part.split)]
-    if len({part.read for part in benchmark.parts}) > 1:
-        folders = ", ".join(str(part.config) for part in benchmark.parts)
-        raise DataError(f"{source} is a file. Give the folder of {benchmark.title} that holds {folders}.")
-    return list(map(benchmark.parts[0].read, open_rows(source)))
+    if Path(source).is_file():
+        if len({part.read for part in parts}) > 1:
+            folders = ", ".join(str(part.config) for part in parts)
+            raise DataError(f"{source} is a file. Give the folder of {benchmark.title} that holds {folders}.")
+        return [read(parts[0], row) for row in _rows_of_files([Path(source)], parts[0])]
+    files = [_files_of(part, Path(source)) for part in parts]
+    if any(files):
+        return [
+            read(part, row) for part, found in zip(parts, files, strict=True) for row in _rows_of_files(found, part)
+        ]
+    return [read(part, row) for part in parts for row in open_rows(source, config=part.config, split=part.split)]
+
+
+def _files_of(part: Part, folder: Path) -> list[Path]:
+    """The files of a part as the benchmark's own repository names them, in the folder or below it."""
+    if part.files is None or not folder.is_dir():
+        return []
+    names = re.compile(part.files)
+    found = [path for path in sorted(folder.rglob("*")) if names.fullmatch(path.name) and path.is_file()]
+    if part.config is not None:
+        found = [path for path in found if part.config in path.relative_to(folder).parts]
+    whole = [path for path in found if not any(names.fullmatch(path.name).groupdict().values())]  # type: ignore[union-attr]
+    return whole or found
+
+
+def _rows_of_files(files: Sequence[Path], part: Part) -> Iterator[Row]:
+    for path in files:
+        match = re.fullmatch(part.files or "", path.name)
+        named = {name: value for name, value in match.groupdict().items() if value} if match else {}
+        yield from (Row(row.where, {**named, **row.columns}) for row in open_rows(path))
 
 
 def _with_unique_ids(items: Iterable[Item]) -> list[Item]:

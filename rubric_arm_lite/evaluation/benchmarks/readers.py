@@ -1,8 +1,9 @@
 """Readers of the public benchmarks: one function per layout, from a row to its items.
 
-A row without a question (no preference, no wrong response) gives no item. Any other row that does not fit raises a
-:class:`~rubric_arm_lite.errors.DataError` with its place and the columns expected and found. The better response comes
-first in a duel. Responses may be empty: two of RMB's are.
+A row without a question (no preference, no wrong response) gives no item. A row of RMB without a request, with an empty
+response or with equal ones raises :class:`~rubric_arm_lite.data.formats.SkippedRow`. Any other row that does not fit
+raises a :class:`~rubric_arm_lite.errors.DataError` with its place and the columns expected and found. The better
+response comes first in a duel.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import itertools
 import random
 from collections.abc import Sequence
 
-from rubric_arm_lite.data import Row
-from rubric_arm_lite.data.rows import short_repr, type_name
+from rubric_arm_lite.data import Row, RowError
+from rubric_arm_lite.data.formats import SkippedRow
+from rubric_arm_lite.data.rows import is_visible, short_repr, type_name
 from rubric_arm_lite.evaluation.benchmarks.scoring import STYLES, Item
 from rubric_arm_lite.recipe import derive_seed
+from rubric_arm_lite.types import Prompt
 
 PPE_PAIRS = 5
 """Pairs per question of PPE, as many as its own column `sampled_conflict_pairs` has."""
@@ -75,7 +78,7 @@ def rmb_pairs(row: Row) -> list[Item]:
     """pair_uid, conversation_input, chosen{answer}, reject{answer}, category_path."""
     row.require("pair_uid", "conversation_input", "chosen", "reject", "category_path")
     responses = tuple(row.inner(name).text("answer", blank=True) for name in ("chosen", "reject"))
-    prompt, subset = row.prompt("conversation_input"), f"pairwise {_goal(row)}"
+    prompt, subset = _rmb_prompt(row, responses), f"pairwise {_goal(row)}"
     return [Item(f"pair/{_id(row, 'pair_uid')}", prompt, responses, subset=subset, where=row.where)]
 
 
@@ -84,7 +87,7 @@ def rmb_best_of(row: Row) -> list[Item]:
     row.require("bon_uid", "conversation_input", "bon_best", "loser_list", "category_path")
     losers = [row.inner("loser_list", number + 1) for number in range(len(row.items("loser_list")))]
     responses = tuple(response.text("answer", blank=True) for response in (row.inner("bon_best"), *losers))
-    prompt, subset = row.prompt("conversation_input"), f"best of n {_goal(row)}"
+    prompt, subset = _rmb_prompt(row, responses), f"best of n {_goal(row)}"
     return [Item(f"best-of-n/{_id(row, 'bon_uid')}", prompt, responses, _best_first(responses), subset, row.where)]
 
 
@@ -148,6 +151,21 @@ def writing(row: Row) -> list[Item]:
 def _columns(row: Row, *names: str) -> tuple[str, ...]:
     """The responses in these columns."""
     return tuple(row.text(name, blank=True) for name in names)
+
+
+def _rmb_prompt(row: Row, responses: Sequence[str]) -> Prompt:
+    """The request, if a judge can tell the best response from the others."""
+    try:
+        prompt = row.prompt("conversation_input")
+    except RowError as error:
+        if error.reason == "empty text":
+            raise SkippedRow("with an empty request") from error
+        raise
+    if not all(map(is_visible, responses)):
+        raise SkippedRow("with an empty response")
+    if responses[0] in responses[1:]:
+        raise SkippedRow("with equal responses")
+    return prompt
 
 
 def _best_first(responses: Sequence[str]) -> tuple[tuple[int, int], ...]:

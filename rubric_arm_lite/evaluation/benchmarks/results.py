@@ -13,6 +13,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from rubric_arm_lite.data.counts import reasons_text
 from rubric_arm_lite.evaluation.benchmarks.catalogue import Benchmark, mean_values
 from rubric_arm_lite.evaluation.benchmarks.load import LoadedBenchmark
 from rubric_arm_lite.evaluation.benchmarks.scoring import Answer, Item, Outcome, Values, mix_orders
@@ -137,6 +138,8 @@ def result_of(loaded: LoadedBenchmark, rows: Rows, settings: EvaluationSettings,
     gaps = []
     if benchmark.rows not in (None, loaded.rows):
         gaps.append(f"{loaded.rows:,} of the benchmark's {benchmark.rows:,} rows read")
+    if loaded.missing:
+        gaps.append(f"nothing of {' and '.join(loaded.missing)} read")
     if len(items) < loaded.available:
         gaps.append(f"a sample of {len(items):,} of {loaded.available:,} items")
     if too_long := len(items) - len(answers):
@@ -155,7 +158,7 @@ def result_of(loaded: LoadedBenchmark, rows: Rows, settings: EvaluationSettings,
         gaps=tuple(gaps),
         rates=_rates(loaded, rows, answers, votes),
         timing=Timing(seconds=seconds, seconds_per_pair=seconds / duels, tokens_per_pair=tokens / duels),
-        skips=benchmark.skips,
+        skips=" and ".join(filter(None, [benchmark.skips, reasons_text(loaded.unusable)])),
         lacks=benchmark.lacks,
     )
 
