@@ -33,7 +33,16 @@ def as_json(recipe: Recipe, plan: Plan, tokens_per_second: float | None) -> dict
     length = values.pop("length")
     values["advice"] = [{"set": change, "least_bytes": needed} for change, needed in plan.advice]
     names = {"recipe": recipe.name, "base": recipe.model.base}
-    return {**names, **values, **length, "hours_per_cycle": hours(plan, tokens_per_second)}
+    found = {"hours_per_cycle": hours(plan, tokens_per_second), "hours": run_hours(recipe, plan, tokens_per_second)}
+    return {**names, **values, **length, **found}
+
+
+def run_hours(recipe: Recipe, plan: Plan, tokens_per_second: float | None) -> float | None:
+    """Most hours that all generation of a run takes at this speed, evaluations included; None as :func:`hours`."""
+    cycle = hours(plan, tokens_per_second)
+    if cycle is None or tokens_per_second is None:
+        return None
+    return recipe.schedule.cycles * cycle + sum(plan.evaluation_tokens.values()) / tokens_per_second / 3600
 
 
 def hours(plan: Plan, tokens_per_second: float | None) -> float | None:
@@ -88,13 +97,16 @@ def show(recipe: Recipe, plan: Plan, tokens_per_second: float | None, console: C
         lines.append(
             f"A {role} phase of {_times(length.steps_per_phase[role], 'step')} generates at most {tokens:,} tokens."
         )
+    if plan.evaluation_tokens:
+        parts = ", ".join(f"{name} {count:,}" for name, count in plan.evaluation_tokens.items())
+        lines.append(f"Evaluations generate at most {sum(plan.evaluation_tokens.values()):,} tokens: {parts}.")
     if length.length_unknown:
         lines.append(length.length_unknown)
     if needed_hours is not None:
-        total = f", all {cycles} cycles {cycles * needed_hours:.1f}" if cycles > 1 else ""
+        total = run_hours(recipe, plan, tokens_per_second)
         lines.append(
-            f"At {tokens_per_second:g} tokens/s the generation of a cycle takes at most {needed_hours:.1f} "
-            f"hours{total}; updates come on top."
+            f"At {tokens_per_second:g} tokens/s the generation of a run takes at most {total:.1f} hours: "
+            f"{_times(cycles, 'cycle')} of {needed_hours:.1f}, and its evaluations. Updates come on top."
         )
     for line in lines:
         console.print(line, highlight=False, markup=False)

@@ -252,6 +252,30 @@ def _tokens_per_step(recipe: Recipe, role: Role) -> int:
     return settings.prompts_per_step * (rollouts + other)
 
 
+def evaluation_tokens(recipe: Recipe, length: Length) -> dict[str, int]:
+    """Most tokens that a run's evaluations generate, by evaluation; supervised warm-ups generate none.
+
+    Each writes a rubric per pair and judges in both orders (pointwise: both responses), once greedily and, for
+    ``vote_pairs`` of them, by samples.
+    """
+    settings, phases = recipe.evaluation, scheduled_phases(recipe.schedule)
+    if recipe.model.checkpoints is not None:
+        return {}
+
+    def tokens(pairs: int, vote_pairs: int, votes: int = 1) -> int:
+        judgements = 2 * (pairs + votes * min(vote_pairs, pairs))
+        return pairs * settings.rubric_max_tokens + judgements * settings.judge_max_tokens
+
+    one = tokens(settings.pairs, settings.vote_pairs)
+    found = {"base": one, "warm-up": one, "after phases": len(phases) * one * settings.after_phases}
+    if (until := recipe.schedule.until) is not None:
+        probes = sum(until.phase in phase.roles for phase in phases)
+        probes *= length.steps_per_phase.get(until.phase, 0) // until.every
+        found["probes"] = probes * tokens(until.pairs, 1)
+    found |= {"cross-play": 4 * one, "final": tokens(settings.pairs, settings.vote_pairs, settings.votes)}
+    return {name: count for name, count in found.items() if count}
+
+
 # --- plans ----------------------------------------------------------------------------------------------------------
 
 
@@ -267,6 +291,7 @@ class Plan:
         stages: in the order of a run.
         advice: changes that make it fit, each a ``--set`` value with the bytes it then needs.
         length: steps and tokens of a cycle.
+        evaluation_tokens: most tokens of all evaluations of a run, by evaluation.
     """
 
     card_bytes: float | None
@@ -276,6 +301,7 @@ class Plan:
     stages: tuple[Stage, ...]
     advice: tuple[tuple[str, float], ...] = ()
     length: Length = field(default_factory=Length)
+    evaluation_tokens: dict[str, int] = field(default_factory=dict)
 
 
 def plan_for(recipe: Recipe, gpu_gb: float | None = None, prompt_length: int | None = None) -> Plan:
@@ -303,7 +329,9 @@ def plan_for(recipe: Recipe, gpu_gb: float | None = None, prompt_length: int | N
         card = float(torch.cuda.get_device_properties(0).total_memory)
     elif card is None and recipe.model.base == "testbed":
         card, cuda = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), False
-    return replace(make_plan(recipe, shape_of(recipe.model.base), card, cuda), length=length_of(recipe))
+    length = length_of(recipe)
+    plan = make_plan(recipe, shape_of(recipe.model.base), card, cuda)
+    return replace(plan, length=length, evaluation_tokens=evaluation_tokens(recipe, length))
 
 
 def make_plan(recipe: Recipe, shape: Shape, card: float | None, cuda: bool = True) -> Plan:

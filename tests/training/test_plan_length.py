@@ -15,7 +15,7 @@ from rubric_arm_lite.data.load import read_blocks
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.recipe.fields import Recipe
 from rubric_arm_lite.recipe.load import load_recipe
-from rubric_arm_lite.training.plan import Length, Plan, length_of
+from rubric_arm_lite.training.plan import Length, Plan, evaluation_tokens, length_of
 from rubric_arm_lite.training.schedule import part_of_data, scheduled_phases, steps_in_phase
 from tests.source_rows import write_jsonl
 
@@ -144,6 +144,43 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_plan(tmp_path: Path) -> No
     assert "column `rejected` is missing" in found.length_unknown and "data.source=FILE" not in found.length_unknown
 
 
+def test_every_evaluation_is_counted() -> None:
+    """One: 10 rubrics × 7, (20 greedy + 8 sampled judgements) × 5. The final one samples each of the 8 three times."""
+    fields = {
+        "evaluation": {"pairs": 10, "vote_pairs": 4, "votes": 3, "rubric_max_tokens": 7, "judge_max_tokens": 5},
+        "schedule": {"cycles": 2, "until": {"phase": "judge", "every": 2, "pairs": 6}},
+        "judge": {"max_steps": 5},
+        "rubric": {"max_steps": 4},
+    }
+    one, chosen = 10 * 7 + 28 * 5, Recipe.model_validate(fields)
+    found = {"base": one, "warm-up": one, "after phases": 4 * one, "probes": 2 * 2 * (6 * 7 + 14 * 5)}
+    found |= {"cross-play": 4 * one, "final": 10 * 7 + 44 * 5}
+    assert evaluation_tokens(chosen, length_of(chosen)) == found
+    fields["evaluation"] |= {"after_phases": False}
+    del fields["schedule"]["until"]
+    chosen = Recipe.model_validate(fields)
+    assert evaluation_tokens(chosen, length_of(chosen)).keys() == {"base", "warm-up", "cross-play", "final"}
+
+
+@pytest.mark.slow
+def test_a_run_writes_what_was_counted(finished_run: Path) -> None:
+    """The log of a short run: no evaluation writes more than was counted, or less than a third of it."""
+    chosen = load_recipe(finished_run / "recipe.yaml")
+    rows = [json.loads(line) for line in (finished_run / "timings.jsonl").read_text().splitlines()]
+    names = {
+        "warmup": "warm-up",
+        **{f"evaluate {phase.label}": "after phases" for phase in scheduled_phases(chosen.schedule)},
+    }
+    written: dict[str, int] = {}
+    for row in rows:
+        name = names.get(row["stage"], row["stage"])
+        written[name] = written.get(name, 0) + row["tokens"]
+    counted = evaluation_tokens(chosen, length_of(chosen))
+    assert counted.keys() < written.keys() and written["warmup-rubric"] == written["warmup-judge"] == 0
+    for name, most in counted.items():
+        assert most / 3 < written[name] <= most, name
+
+
 def test_hours() -> None:
     plan = Plan(None, None, 0.0, 0.0, (), (), Length(None, {"judge": 1}, {"judge": 7_200_000}))
     assert hours(plan, 1000) == 2.0 and hours(plan, None) is None
@@ -164,6 +201,9 @@ def test_the_verb_says_it(tmp_path: Path) -> None:
     counted = ("--tokens-per-second", "300", "--set", f"data.source={pairs(tmp_path / 'pairs.jsonl', 90)}")
     text = shown(*counted)
     assert "training prompts, once through in 3 cycles" in text and "A judge phase of 2 steps generates" in text
+    assert "Evaluations generate at most" in text and "3 cycles of" in text
     found = json.loads(shown(*counted, "--json"))
+    evaluations = sum(found["evaluation_tokens"].values())
+    assert found["hours"] == pytest.approx(3 * found["hours_per_cycle"] + evaluations / 300 / 3600)
     assert found["steps_per_phase"] == {"judge": 2, "rubric": 2} and found["length_unknown"] is None
     assert found["hours_per_cycle"] == pytest.approx(sum(found["tokens_per_cycle"].values()) / 300 / 3600)
