@@ -645,3 +645,19 @@ def test_the_hash_is_of_values_not_of_how_they_were_written(tmp_path: Path) -> N
     assert recipe_hash(Recipe(seed=1)) != plain
     assert recipe_hash(Recipe(judge=GRPOSettings(beta=0))) != plain
     assert recipe_hash(Recipe(judge=GRPOSettings(beta=0.5))) != recipe_hash(Recipe(rubric=GRPOSettings(beta=0.5)))
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_recipes() if name.startswith("qwen3-")])
+def test_the_headers_of_recipes_claim_what_the_gpu_measured(name: str) -> None:
+    """A row of the table for the recipe's base under a cap of its card, or else nothing."""
+    root = recipes_folder().parent
+    (claim,) = re.findall(r"^#   measured  (.*)", (root / "recipes" / f"{name}.yaml").read_text(), re.MULTILINE)
+    _, base, card = name.split("-")
+    rows = (root / "benchmarks" / "gpu" / "results.md").read_text().splitlines()
+    stages = {row.split(" | ")[2] for row in rows if row.startswith(f"| {base} | {card.removesuffix('gb')} GiB | ")}
+    words = {"whole steps": {"judge phase", "rubric phase"}, "a warm-up step": {"warm-up"}}
+    words |= {"an update and a rollout": {"update", "rollout"}}
+    claimed = set().union(*(found for text, found in words.items() if text in claim))
+    assert claimed <= {stage.split(" ")[0] if stage[-1].isdigit() else stage for stage in stages}
+    assert claim.startswith("memory") if claimed else claim.startswith("nothing yet; memory planned: ")
+    assert "speed" not in claim or (base, card) == ("8b", "12gb"), "others ran beside each other"
