@@ -18,7 +18,7 @@ import torch
 from rubric_arm_lite.data.testbed import base_folder
 from rubric_arm_lite.errors import BackendError, ConfigError, first_line
 from rubric_arm_lite.models.adapter_model import AdapterModel
-from rubric_arm_lite.models.lora import add_adapters, import_peft, read_config
+from rubric_arm_lite.models.lora import add_adapters, check_adapter, import_peft, read_config
 from rubric_arm_lite.models.own_forward import check_own_forward
 from rubric_arm_lite.models.sampler import NextWords, Sampling
 from rubric_arm_lite.models.shared_prefix.passes import NAME, register
@@ -99,9 +99,13 @@ def load_for_trainer(settings: ModelSettings, adapter: Path) -> Any:
     """The base with one saved, trainable adapter under the name that other trainers expect: ``default``."""
     from peft import PeftModel
 
+    check_adapter(adapter, settings.lora)  # without its safetensors PEFT would read a pickle file
     _check_folder(_name(settings))
     base = _load_base(settings.model_copy(update={"shared_prefix": False}))
-    return PeftModel.from_pretrained(base, adapter, is_trainable=True)
+    try:
+        return PeftModel.from_pretrained(base, adapter, is_trainable=True)
+    except Exception as error:  # a damaged file can raise anything
+        raise BackendError(f"{adapter} cannot be loaded ({first_line(error)}). Save the adapter again.") from error
 
 
 def _name(settings: ModelSettings) -> str:
@@ -131,12 +135,49 @@ def _check_folder(name: str) -> None:
         raise BackendError(f"model.base: {name} has no config.json, so it is not a model folder.")
     config = read_config(folder / "config.json", "Copy the model again.")
     architectures = config.get("architectures") or []
+    if not isinstance(architectures, list):
+        raise BackendError(f"{folder}/config.json: architectures is no list. Copy the model again.")
     if architectures and not any(str(a).endswith(("ForCausalLM", "LMHeadModel")) for a in architectures):
         raise BackendError(
             f"model.base: {name} is a {architectures[0]}; a causal language model (…ForCausalLM) is needed."
         )
+    for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
+        if (folder / file).is_file():
+            read_config(folder / file, "Copy the model again.")
+    if (folder / "adapter_config.json").exists():
+        raise BackendError(
+            f"model.base: {name} also holds an adapter, which transformers would add to the base. Take "
+            "adapter_config.json and the adapter's weights out of the folder."
+        )
     if not any(folder.glob("*.safetensors")):
         raise BackendError(f"model.base: {name} has no *.safetensors. Convert its weights; pickle files are not read.")
+
+
+def _check_index(settings: ModelSettings) -> None:
+    """Refuse an index of weights that names anything but safetensors files beside it: others could be pickle files."""
+    from transformers.utils import cached_file
+
+    try:
+        index = cached_file(
+            _name(settings),
+            "model.safetensors.index.json",
+            revision=settings.revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except (OSError, ValueError):  # loading says more
+        return
+    if index is None:
+        return
+    shards = read_config(Path(index), "Copy the model again.").get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise BackendError(f"{index}: weight_map names no files. Copy the model again.")
+    for shard in shards.values():
+        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise BackendError(
+                f"{index} names {shard!r}. Only *.safetensors files in the model's own folder are read: convert the "
+                "weights, and copy them there."
+            )
 
 
 def load_tokenizer(settings: ModelSettings) -> Any:
@@ -155,7 +196,7 @@ def load_tokenizer(settings: ModelSettings) -> Any:
             # silently loses most of every text. The folder's tokenizer.json counts.
             plain = PreTrainedTokenizerFast.from_pretrained(name, revision=settings.revision)
             tokenizer = plain if _reads_text(plain) else tokenizer
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file can raise anything
         raise BackendError(
             f"The tokenizer of `{name}` cannot be loaded ({first_line(error)}). Copy its tokenizer files "
             "again, or check the name and the connection if it is a Hub id."
@@ -189,10 +230,10 @@ def _reads_text(tokenizer: Any) -> bool:
 
 
 def _load_base(settings: ModelSettings) -> Any:
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     import_peft(settings)
+    _check_index(settings)
     name = _name(settings)
     options: dict[str, Any] = {"dtype": choose_dtype(settings), "attn_implementation": settings.attention}
     if torch.cuda.is_available():
@@ -225,7 +266,12 @@ def _load_base(settings: ModelSettings) -> Any:
                 "the same.",
                 stacklevel=2,
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except ImportError as error:
+        raise BackendError(
+            f"`{name}` needs another package to be loaded ({first_line(error)}). Use the model in its own precision, "
+            "not one that GPTQ, AWQ or the like quantized; model.quantization: nf4 loads it in 4 bits."
+        ) from error
+    except Exception as error:  # a damaged file can raise anything
         raise BackendError(
             f"`{name}` cannot be loaded ({first_line(error)}). Copy the model again, or use a causal language model "
             "that this transformers version knows."

@@ -130,7 +130,7 @@ def read_adapter(
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    _check(folder, lora)
+    check_adapter(folder, lora)
     try:
         state = load_file(folder / "adapter_model.safetensors")
     except Exception as error:  # safetensors raises its own type for a broken header
@@ -149,7 +149,12 @@ def read_adapter(
     set_peft_model_state_dict(model, state, adapter_name=adapter)
 
 
-def _check(folder: Path, lora: LoraSettings) -> None:
+def check_adapter(folder: Path, lora: LoraSettings) -> None:
+    """Refuse a folder that is no LoRA adapter in safetensors of the recipe's scale, before PEFT reads it.
+
+    Raises:
+        BackendError: says what differs.
+    """
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
             raise BackendError(f"{folder} has no {name}: it is not a PEFT adapter. Name a folder that has both.")
@@ -189,7 +194,7 @@ def read_config(path: Path, fix: str) -> dict[str, Any]:
     """
     try:
         config = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BackendError(f"{path} is not JSON: {error}. {fix}") from error
     if not isinstance(config, dict):
         raise BackendError(f"{path} is not a mapping. {fix}")

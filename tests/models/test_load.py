@@ -16,7 +16,7 @@ import torch
 
 from rubric_arm_lite.data.testbed import base_folder
 from rubric_arm_lite.errors import BackendError
-from rubric_arm_lite.models.load import choose_dtype, load_model
+from rubric_arm_lite.models.load import choose_dtype, load_for_trainer, load_model
 from rubric_arm_lite.models.lora import import_peft
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.recipe.fields import ModelSettings
@@ -147,6 +147,24 @@ def without_special(name: str) -> Callable[[Path], object]:
     return tokenizer(**{name: None})
 
 
+def index(**weights: Any) -> Callable[[Path], object]:
+    """Weights in two files that an index names, both there; then the index is replaced."""
+
+    def split(folder: Path) -> None:
+        state = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").unlink()
+        for file in ("a.safetensors", "a.bin", "../outside.safetensors"):
+            (folder / file).write_bytes(state)
+        _edit_new(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weights})
+
+    return split
+
+
+def _edit_new(file: Path, value: dict[str, Any]) -> None:
+    file.write_text(json.dumps(value), "utf-8")
+
+
+DEEP = b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (shutil.rmtree, "does not exist. Give a folder, a Hub id (owner/name) or testbed."),
     "a file": (as_file, "is a file. Give the folder that holds config.json."),
@@ -167,11 +185,40 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         "lacks 3 of its weights, for example `model.layers.1.mlp.down",
     ),
     "no tokenizer": (remove("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"), "tokenizer"),
-    "tokenizer cut": (write("tokenizer.json", b'{"version": "1.0"'), "The tokenizer of"),
+    "tokenizer cut": (write("tokenizer.json", b'{"version": "1.0"'), "tokenizer.json is not JSON"),
     "no chat template": (
         remove("chat_template.jinja"),
         "has no chat template. Use an instruction-tuned model, or add chat_template.jinja to its folder.",
     ),
+    "config too deep": (write("config.json", DEEP), "config.json is not JSON"),
+    "tokenizer too deep": (write("tokenizer.json", DEEP), "tokenizer.json is not JSON"),
+    "tokenizer's config too deep": (write("tokenizer_config.json", DEEP), "tokenizer_config.json is not JSON"),
+    "tokenizer not a mapping": (write("tokenizer.json", b"[1]"), "tokenizer.json is not a mapping"),
+    "generation config too deep": (write("generation_config.json", DEEP), "generation_config.json is not JSON"),
+    "generation config not a mapping": (
+        write("generation_config.json", b"3"),
+        "generation_config.json is not a mapping",
+    ),
+    "architectures of another type": (config(architectures=7), "architectures is no list"),
+    "layers of another type": (config(num_hidden_layers="two"), "cannot be loaded"),
+    "heads of another type": (config(num_attention_heads=[1]), "cannot be loaded"),
+    "activation of another type": (config(hidden_act={"a": 1}), "cannot be loaded"),
+    "context of another type": (config(max_position_embeddings="long"), "cannot be loaded"),
+    "type of another type": (config(model_type=["a"]), "cannot be loaded"),
+    "end token of another type": (tokenizer(eos_token=[1, 2]), "The tokenizer of"),
+    "template of another type": (
+        lambda f: [remove("chat_template.jinja")(f), tokenizer(chat_template=7)(f)],
+        "okenizer",
+    ),
+    "GPTQ": (config(quantization_config={"quant_method": "gptq", "bits": 4}), "GPTQ, AWQ or the like"),
+    "AWQ": (config(quantization_config={"quant_method": "awq", "bits": 4}), "GPTQ, AWQ or the like"),
+    "an adapter in the base": (write("adapter_config.json", b"{}"), "also holds an adapter"),
+    "index that names a pickle file": (index(w="a.bin"), "Only *.safetensors files in the model's own folder"),
+    "index that leaves the folder": (index(w="../outside.safetensors"), "Only *.safetensors files"),
+    "index with an absolute path": (index(w="/tmp/a.safetensors"), "Only *.safetensors files"),
+    "index with a number": (index(w=3), "Only *.safetensors files"),
+    "index without files": (index(), "weight_map names no files"),
+    "index that is cut": (write("model.safetensors.index.json", b"{"), "index.json is not JSON"),
     "no end token": (without_special("eos_token"), "has no end token. Set eos_token in tokenizer_config.json."),
 }
 
@@ -187,6 +234,13 @@ def test_unusable_folders_are_refused(name: str, tiny_folder: tiny.Folders, tmp_
     assert message in str(caught.value)
     assert str(folder) in str(caught.value)
     assert len(str(caught.value)) < 600
+
+
+def test_no_trainer_reads_an_adapter_from_a_pickle_file(tiny_folder: tiny.Folders, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (tmp_path / "adapter_model.bin").write_bytes(b"x")
+    with pytest.raises(BackendError, match=r"has no adapter_model\.safetensors"):
+        load_for_trainer(tiny.settings(tiny_folder()), tmp_path)
 
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path: Path) -> None:
