@@ -224,7 +224,8 @@ def behind_thoughts(text: str, is_answer: Callable[[str], bool]) -> str | None:
     if opened and not closings:
         return None
     thoughts, _, answer = text.partition(THOUGHTS_CLOSE)
-    return answer if closings == 1 and (opened or not any(map(is_answer, split_lines(thoughts)))) else text
+    begun = thoughts + THOUGHTS_CLOSE + LINE_BREAK.split(answer, maxsplit=1)[0]  # with all of the line it stands in
+    return answer if closings == 1 and (opened or not any(map(is_answer, split_lines(begun)))) else text
 
 
 def check_format(judgement: Judgement, rubric: Rubric) -> FormatCheck:
@@ -259,7 +260,7 @@ class _Reading:
     """The non-blank lines of a judgement behind a model's thoughts, the part each is, and what they say."""
 
     def __init__(self, text: str) -> None:
-        answer = behind_thoughts(text, lambda line: judgement_part(line) == "final")
+        answer = behind_thoughts(text, lambda line: judgement_part(line) in ("compliance", "analysis", "final"))
         self.unfinished = answer is None  # thoughts that do not end
         self.lines = [line for line in split_lines(answer or "") if line]
         self.parts = [judgement_part(line) for line in self.lines]
