@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import json
+import re
+import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +18,8 @@ MAX_SHOWN = 10
 """Bad rows that are named one by one."""
 _CUTOFF = 0.75
 """Similarity of two names, by difflib's ratio, from which one may be a misspelling of the other."""
+_WINNER = re.compile("winner|label|prefer|choice|better|best|vote", re.IGNORECASE)
+"""Parts of the names of columns that say which response is better."""
 _OTHER_NAMES = {
     "prompt": ("instruction", "question", "query", "input", "user"),
     "chosen": ("preferred", "accepted", "better", "winner", "response_chosen", "chosen_response"),
@@ -144,9 +149,11 @@ class BadRows:
             ]
             names = ", ".join(f"`{name}`" for name in self.absent)
             hint = f"Did you mean {', '.join(likely)}? " if likely else ""
+            described = _described(self.absent, spare)
+            fix = f"Rename the columns{f', or describe them: --columns {shlex.quote(described)}' if described else ''}."
             yield (
                 f"{source}: no row has the column{'s' * (len(self.absent) > 1)} {names}; found: "
-                f"{names_list(self.columns)}. {hint}Rename the columns. Rows in the format of a known data set are "
+                f"{names_list(self.columns)}. {hint}{fix} Rows in the format of a known data set are "
                 "converted with rubric-arm data convert and its --format."
             )
         yield from self.first()
@@ -154,6 +161,24 @@ class BadRows:
             yield "Rows after the last of these were not read."
         counted = reasons_text(sorted_reasons(self.reasons))
         yield f"{self.total:,} row{'' if self.total == 1 else 's'} of {source} cannot be used: {counted}."
+
+
+def _described(absent: Sequence[str], others: dict[str, str]) -> str:
+    """What ``--columns`` may be for two numbered or lettered responses among ``others``; empty without them."""
+    names = list(others.values())
+    ends = (("1", "2"), ("a", "b"), ("A", "B"), ("0", "1"))
+    pairs = [(name, name[:-1] + b) for name in names for a, b in ends if name.endswith(a) and name[:-1] + b in names]
+    if not {"chosen", "rejected"} <= {*absent} or not pairs:
+        return ""
+    prompt = _likely("prompt", others) if "prompt" in absent else None
+    winner = next((name for name in names if name not in pairs[0] and _WINNER.search(name)), None)
+    fields = {"prompt": prompt, "responses": f"[{', '.join(map(_yaml, pairs[0]))}]", "winner": winner and _yaml(winner)}
+    values = ", first: VALUE, second: VALUE, tie: VALUE" if winner else ""
+    return f"{{{', '.join(f'{field}: {name}' for field, name in fields.items() if name)}{values}}}"
+
+
+def _yaml(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z_][\w .-]*", name) else json.dumps(name)
 
 
 def _likely(name: str, others: dict[str, str]) -> str | None:

@@ -407,3 +407,14 @@ def test_mt_bench_is_read_from_its_split_of_human_votes(tmp_path: Path) -> None:
         "mt-bench",
         FORMS["arena"][1],
     )
+
+
+def test_check_proposes_the_description(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"question": "q", "answer_a": "a", "answer_b": "b", "preferred": 1}) + "\n")
+    done = CliRunner().invoke(app, ["data", "check", str(path)])
+    values = "first: VALUE, second: VALUE, tie: VALUE"
+    columns = f"{{prompt: question, responses: [answer_a, answer_b], winner: preferred, {values}}}"
+    assert done.exit_code == 2 and f"or describe them: --columns '{columns}'." in done.output
+    columns = columns.replace(values, "first: 1, second: 2")
+    assert CliRunner().invoke(app, ["data", "check", str(path), "--columns", columns]).exit_code == 0
