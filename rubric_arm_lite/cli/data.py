@@ -24,14 +24,15 @@ from rubric_arm_lite.cli.common import (
     print_result,
     quiet_libraries,
     say,
+    warn,
     with_source,
 )
 from rubric_arm_lite.data import BadRows, Counts, WarmupRow, read_pairs, read_trajectories
 from rubric_arm_lite.data.check import QUANTILES, Measure, Survey, survey_pairs, survey_trajectories
 from rubric_arm_lite.data.decontaminate import decontaminator_of
 from rubric_arm_lite.data.pairs import pair_as_row, trajectory_as_row
-from rubric_arm_lite.data.sources import JSON_SUFFIXES
-from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError
+from rubric_arm_lite.data.sources import JSON_SUFFIXES, is_hub_id
+from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError, DataError
 from rubric_arm_lite.prompts import PromptBuilder, Templates, parse_rubric
 from rubric_arm_lite.recipe import DataSettings, ModelSettings, Recipe, WarmupSettings, load_recipe, read_columns
 from rubric_arm_lite.runs import IfExists, Journal, atomic_write, check_target, explained_disk_errors
@@ -132,6 +133,7 @@ def check(
     settings = Recipe() if recipe is None else load_recipe(recipe)
     builder, unit, measure = _prompts_and_measure(settings, model, recipe is None)
     pointwise = None if recipe is None else settings.reward.judge == "pointwise"
+    _say_if_from_the_hub(source.source, source.source)
     bad, survey, shown = BadRows(), None, []
     try:
         items: Any
@@ -159,17 +161,35 @@ def check(
 
 
 def _prompts_and_measure(recipe: Recipe, model: str | None, in_words: bool) -> tuple[PromptBuilder, str, Measure]:
-    """The prompt builder, and the unit and measure of lengths: those of a model, or with ``in_words`` without one."""
+    """The prompt builder, and the unit and measure of lengths: those of a model, or with ``in_words`` without one.
+
+    A tokenizer that the Hub does not give is no obstacle: the lengths are then in words, with a warning.
+    """
     templates = Templates.of(recipe.prompts)
+    words: tuple[PromptBuilder, str, Measure] = PromptBuilder(templates), "words", lambda text: len(text.split())
     if model is None and in_words:
-        return PromptBuilder(templates), "words", lambda text: len(text.split())
+        return words
     quiet_libraries()
     from rubric_arm_lite.models.chat import ChatTokenizer
 
-    tokenizer = models.load_tokenizer(recipe.model if model is None else ModelSettings(base=model))
+    settings = recipe.model if model is None else ModelSettings(base=model)
+    try:
+        _say_if_from_the_hub(f"the tokenizer of {settings.base}", settings.base)
+        tokenizer = models.load_tokenizer(settings)
+    except BackendError as error:
+        if not is_hub_id(settings.base) or error.__cause__ is None:  # a folder's, or one that came and cannot be used
+            raise
+        warn(f"Lengths are in words. {error}")
+        return words
     builder = PromptBuilder(templates, ChatTokenizer(tokenizer).control_tokens())
     # verbose=False: no warning about texts beyond the model's context, which are measured on purpose.
     return builder, "tokens", lambda text: len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _say_if_from_the_hub(what: str, name: str) -> None:
+    """Say on standard error what is waited for, as a Hub out of reach is tried for up to a minute."""
+    if is_hub_id(name):
+        err.print(f"Waiting for {what} from the Hub (HF_HUB_OFFLINE=1: from its cache alone).", markup=False)
 
 
 def _shown(item: PreferencePair | WarmupRow, builder: PromptBuilder) -> str:

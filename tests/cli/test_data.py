@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from rubric_arm_lite import models
 from rubric_arm_lite.data.pairs import load_pairs
+from rubric_arm_lite.errors import BackendError
+from rubric_arm_lite.recipe import ModelSettings
 from tests.cli.test_cli import call, refused
 from tests.source_rows import RUBRIC, helpsteer3, load_trajectories, openrubric, write_jsonl
 
@@ -114,3 +117,18 @@ def test_refusals(source: Path, tmp_path: Path) -> None:
         "data", "synthesize", source, out, *teacher, "--subset", "none"
     )
     assert not out.exists()
+
+
+def test_without_the_hub_lengths_are_in_words(source: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def no_hub(settings: ModelSettings) -> None:
+        raise BackendError("The tokenizer cannot be loaded.") from OSError("no connection")
+
+    monkeypatch.setattr(models, "load_tokenizer", no_hub)
+    for choice in (("--model", "owner/name"), ("--recipe", "qwen3-8b-12gb")):
+        done = call("data", "check", source, *choice, "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["unit"] == "words"
+        waiting, warning = done.stderr.strip().split("\n", 1)
+        assert waiting.startswith("Waiting for the tokenizer of ") and " from the Hub" in waiting
+        assert warning.startswith("Lengths are in words. The tokenizer cannot be loaded.")
+    assert "cannot be loaded" in refused("data", "check", source, "--model", tmp_path), "a folder is not waited for"
