@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -28,6 +29,7 @@ from rubric_arm_lite.cli.common import (
     progress_bar,
     quiet_libraries,
     say,
+    warn,
     with_source,
 )
 from rubric_arm_lite.cli.data import data_app
@@ -237,6 +239,7 @@ _AFTER_INTERRUPTION = {
 def main() -> None:
     """Run the command line: a user's mistake prints one error and exits with 2, Ctrl-C exits with 130."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.showwarning = lambda message, *_, **__: warn(str(message))  # one line, without our source
     # Sequence lengths vary from step to step; expandable segments keep a GPU's memory from fragmenting.
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     try:

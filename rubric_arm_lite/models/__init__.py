@@ -14,6 +14,8 @@ from rubric_arm_lite import lazy_door
 
 if TYPE_CHECKING:
     from rubric_arm_lite.models.adapter_model import AdapterModel as AdapterModel
+    from rubric_arm_lite.models.identity import base_fingerprint as base_fingerprint
+    from rubric_arm_lite.models.identity import other_base as other_base
     from rubric_arm_lite.models.load import load_for_trainer as load_for_trainer
     from rubric_arm_lite.models.load import load_model as load_model
     from rubric_arm_lite.models.load import load_tokenizer as load_tokenizer
@@ -33,6 +35,7 @@ __getattr__, __dir__, __all__ = lazy_door(
     __name__,
     {
         "adapter_model": ["AdapterModel"],
+        "identity": ["base_fingerprint", "other_base"],
         "load": ["load_for_trainer", "load_model", "load_tokenizer"],
         "memory": ["TokenBudget"],
         "parallel": ["ALONE", "Processes"],

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 from rubric_arm_lite.errors import BackendError, ConfigError, first_line
-from rubric_arm_lite.models import load_for_trainer, load_tokenizer
+from rubric_arm_lite.models import load_for_trainer, load_tokenizer, other_base
 from rubric_arm_lite.recipe import ModelSettings, Recipe, dump_recipe
 from rubric_arm_lite.runs import adapter_folder, read_object, recipe_of_run, share
 from rubric_arm_lite.types import ROLES, Role
@@ -64,6 +65,8 @@ def export_run(run: Path, target: Path, state: str = "final", merge: bool = Fals
                     shutil.copyfile(adapter / name, folder / name)
             (folder / "README.md").write_text(model_card(run, recipe, role, state, merge), "utf-8")
         (draft / "recipe.yaml").write_text(dump_recipe(recipe), "utf-8")
+        if merge and (difference := other_base(run, recipe.model)):
+            warnings.warn(difference, stacklevel=2)
         share(draft)
         if there:  # it may be the working directory, or a mounted disk
             for path in draft.iterdir():

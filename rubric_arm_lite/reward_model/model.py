@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -59,7 +60,7 @@ class RubricRewardModel:
 
     @classmethod
     def from_run(cls, run: str | Path, state: str = "final") -> RubricRewardModel:
-        """Load the adapters of a run.
+        """Load the adapters of a run; a warning says so if the base has other weights than in the run.
 
         Args:
             run: a run directory.
@@ -70,10 +71,15 @@ class RubricRewardModel:
         """
         import torch
 
+        from rubric_arm_lite.models import other_base
+
         recipe = recipe_of_run(Path(run))
         if recipe.threads is not None:  # as in the run: rounding, and so near ties, depend on it
             torch.set_num_threads(recipe.threads)
-        return cls.from_adapters(recipe, *(adapter_folder(Path(run), role, state) for role in ROLES))
+        model = cls.from_adapters(recipe, *(adapter_folder(Path(run), role, state) for role in ROLES))
+        if difference := other_base(Path(run), recipe.model):
+            warnings.warn(difference, stacklevel=2)
+        return model
 
     @classmethod
     def from_adapters(cls, recipe: Recipe, rubric: str | Path, judge: str | Path) -> RubricRewardModel:

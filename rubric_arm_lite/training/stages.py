@@ -26,7 +26,7 @@ from rubric_arm_lite.evaluation.caveats import (
     no_gradient_caveats,
     unparsed_caveats,
 )
-from rubric_arm_lite.models import AdapterModel
+from rubric_arm_lite.models import AdapterModel, base_fingerprint, other_base
 from rubric_arm_lite.runs import RunDirectory, package_versions, read_object
 from rubric_arm_lite.training.hooks import LoggedTraining
 from rubric_arm_lite.training.phases import make_phases
@@ -198,7 +198,7 @@ def describe_evaluation(values: Mapping[str, float]) -> str:
 
 
 def versions(model: AdapterModel) -> dict[str, Any]:
-    """Versions of the packages, device, CPU threads and, in a checkout, git revision of this run."""
+    """Versions of the packages and the base, device, CPU threads and, in a checkout, git revision of this run."""
     names = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes")
     package, revision = Path(__file__).resolve().parents[1], ""
     command = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12"]
@@ -207,6 +207,7 @@ def versions(model: AdapterModel) -> dict[str, Any]:
             revision = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     return {
         **package_versions(names),
+        "base weights": base_fingerprint(model.settings),
         "device": torch.cuda.get_device_name() if model.device.type == "cuda" else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
         "git": revision or None,
@@ -217,6 +218,8 @@ def _check_or_describe_data(state: TrainingState) -> None:
     """Compare the data with those that the run began with; at its start, write them and the versions down."""
     data, pairs, directory = state.data, state.evaluator.pairs, state.directory
     if directory.state.stages:
+        if difference := other_base(directory.path, state.recipe.model):
+            state.progress.note(difference)
         if read_object(directory.path / "data.json")["fingerprint"] != data.fingerprint():
             raise CheckpointError(
                 f"{state.recipe.data.source} now holds other pairs than when {directory.path} began. Restore the data, "

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rubric_arm_lite.errors import CheckpointError
+from rubric_arm_lite.models import other_base
 from rubric_arm_lite.recipe import PolicyRecipe, derive_seed
 from rubric_arm_lite.runs import LogRow, read_object
 from rubric_arm_lite.training.policy.dpo import train_dpo
@@ -105,7 +106,9 @@ def _check_or_describe_data(state: PolicyState) -> None:
     """Compare data and judges with those that the run began with; at its start, write them and the versions down."""
     directory, requests, note, server = state.directory, state.requests, state.progress.note, state.server
     reward: dict[Role, str]
+    bases = [other_base(directory.path, state.model_settings)] if directory.state.stages else []
     if server is None:
+        bases.append(other_base(Path(state.recipe.reward.run), state.reward_recipe.model))
         reward = {role: state.models.reward.model.fingerprint(role) for role in ROLES}
     else:  # its address may change
         reward = {"rubric": f"served as {server.rubric_model}", "judge": f"served as {server.judge_model}"}
@@ -124,6 +127,8 @@ def _check_or_describe_data(state: PolicyState) -> None:
         }
     if "start" not in directory.state.stages:  # they are not used afterwards
         description["start_answers"] = _digest(json.dumps(state.start_answers).encode())
+    for difference in filter(None, bases):
+        note(difference)
     if directory.state.stages:
         before = read_object(directory.path / "data.json")
         changed = [name for name, value in description.items() if before.get(name) != value]
