@@ -65,11 +65,14 @@ class Evaluator:
     seed: int
     recall: Recall | None = None
 
-    def evaluate(self, name: str, adapters: AdapterPair | None = None, votes: int = 1) -> Evaluation:
+    def evaluate(
+        self, name: str, adapters: AdapterPair | None = None, votes: int = 1, earlier: Evaluation | None = None
+    ) -> Evaluation:
         """Judge every pair in both orders under one greedy rubric per prompt.
 
         Args:
             votes: with more than one, also voting@k; sampled judgements are measured on ``vote_pairs`` pairs.
+            earlier: an evaluation of the same adapters, of which all but the sampled judgements is taken over.
         """
         adapters = adapters or AdapterPair()
         settings, sampler = self.settings, self.generator.sampler
@@ -77,23 +80,27 @@ class Evaluator:
         comparisons = [pair.present("A").comparison for pair in self.pairs]
         # A new cache: an evaluation does not change the cached rubrics of training or of another evaluation.
         generator, greedy = self.generator.with_new_cache(), Sampling(settings.rubric_max_tokens, 1, 0.0)
-        rubrics = generator.write(prompts, greedy, self.seed, adapter=adapters.rubric)
+        count = settings.vote_pairs
+        rubrics = generator.write(prompts[: count if earlier else None], greedy, self.seed, adapter=adapters.rubric)
         judge = replace(self.judge, adapter=adapters.judge)
-        verdicts = judge.judge(comparisons, rubrics)
-        tokens = sampler.tokens_written - start
-        rows = [self._row(pair, verdict) for pair, verdict in zip(self.pairs, verdicts, strict=True)]
-        sampling, count = replace(judge, temperature=judge.vote_temperature), settings.vote_pairs
-        sampled = sampling.judge(comparisons[:count], rubrics[:count], votes=votes)
-        format_sampled, voting = self._sampled(sampled)
-        values = {
-            **self._accuracies(rows),
-            **metrics.rubric_statistics(prompts, rubrics, self.recall),
-            "tokens_per_pair": tokens / len(self.pairs),
-            "pairs": float(len(self.pairs)),
-            "format_sampled": format_sampled,
-            **({f"voting@{votes}": voting} if votes > 1 else {}),
+        if earlier is None:
+            verdicts = judge.judge(comparisons, rubrics)
+            tokens = sampler.tokens_written - start
+            rows = [self._row(pair, verdict) for pair, verdict in zip(self.pairs, verdicts, strict=True)]
+            values = {
+                **self._accuracies(rows),
+                **metrics.rubric_statistics(prompts, rubrics, self.recall),
+                "tokens_per_pair": tokens / len(self.pairs),
+                "pairs": float(len(self.pairs)),
+            }
+            earlier = Evaluation(name, values, rows, self._examples(rubrics, verdicts))
+        sampling = replace(judge, temperature=judge.vote_temperature)
+        format_sampled, voting = self._sampled(sampling.judge(comparisons[:count], rubrics[:count], votes=votes))
+        greedy_values = {
+            key: v for key, v in earlier.values.items() if not key.startswith(("format_sampled", "voting@"))
         }
-        return Evaluation(name, values, rows, self._examples(rubrics, verdicts))
+        sampled = {"format_sampled": format_sampled, **({f"voting@{votes}": voting} if votes > 1 else {})}
+        return replace(earlier, name=name, values={**greedy_values, **sampled})
 
     def _examples(self, rubrics: Sequence[Rubric], verdicts: Sequence[Any]) -> list[dict[str, Any]]:
         """A few prompts, one per subset, with the rubric and the judgement written for them."""

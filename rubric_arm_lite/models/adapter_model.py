@@ -178,13 +178,13 @@ class AdapterModel(ChatTokenizer):
         self._rest()
 
     def fingerprint(self, adapter: str | None) -> str:
-        """SHA-256 (16 hex digits) of an adapter's bytes; ``base`` for the bare base."""
+        """SHA-256 (16 hex digits) of an adapter's bytes, whatever its name; ``base`` for the bare base."""
         if adapter is None:
             return "base"
         if adapter not in self._fingerprints:
             digest = hashlib.sha256()
             for name, parameter in self.parameters(adapter):
-                digest.update(name.encode())
+                digest.update(name.replace(f".{adapter}.", ".").encode())
                 digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
             self._fingerprints[adapter] = digest.hexdigest()[:16]
         return self._fingerprints[adapter]

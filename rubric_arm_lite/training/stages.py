@@ -20,7 +20,7 @@ import torch
 
 from rubric_arm_lite.data.testbed import oracle
 from rubric_arm_lite.errors import CheckpointError
-from rubric_arm_lite.evaluation import AdapterPair, make_evaluator
+from rubric_arm_lite.evaluation import AdapterPair, Evaluation, make_evaluator
 from rubric_arm_lite.evaluation.caveats import (
     few_pairs_caveats,
     no_gradient_caveats,
@@ -166,12 +166,32 @@ def _alternate(state: TrainingState) -> None:
 def evaluate(
     state: TrainingState, name: str, adapters: AdapterPair | None = None, votes: int = 1
 ) -> Mapping[str, float]:
-    """Evaluate adapters on the held-out pairs, log and report it, and return the values."""
+    """Evaluate adapters on the held-out pairs, log and report it, and return the values.
+
+    An earlier evaluation of the same weights is taken over; with another number of votes, its greedy judgements are.
+    """
     state.progress.stage(f"evaluate {name}", 1)
-    evaluation = state.evaluator.evaluate(name, adapters, votes)
-    log_evaluation(state.directory, name, evaluation.values, {"rows": evaluation.rows, "showcase": evaluation.showcase})
+    adapters = adapters or AdapterPair()
+    judged = {"adapters": [_weights(state, adapter) for adapter in (adapters.rubric, adapters.judge)], "votes": votes}
+    files = [read_object(file) for file in sorted((state.directory.path / "evaluations").glob("*.json"))]
+    same = [row for row in files if row.get("adapters") == judged["adapters"]]
+    same.sort(key=lambda row: row["votes"] != votes)
+    evaluation = Evaluation(name, *(same[0][key] for key in ("values", "rows", "showcase"))) if same else None
+    if evaluation is None or same[0]["votes"] != votes:
+        evaluation = state.evaluator.evaluate(name, adapters, votes, evaluation)
+    details = {"rows": evaluation.rows, "showcase": evaluation.showcase, **judged}
+    log_evaluation(state.directory, name, evaluation.values, details)
+    state.processes.wait()  # all processes see the same files
     state.progress.result(name, describe_evaluation(evaluation.values))
     return evaluation.values
+
+
+def _weights(state: TrainingState, adapter: str | None) -> str:
+    """The fingerprint of an adapter; without a warm-up its first state, which adds nothing, is the base."""
+    found = state.model.fingerprint(adapter)
+    if adapter is None or state.recipe.warmup.source is not None:
+        return found
+    return "base" if found == state.model.fingerprint(f"{adapter.removesuffix('_ref')}_ref") else found
 
 
 def log_evaluation(directory: RunDirectory, name: str, values: Mapping[str, float], details: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rubric_arm_lite.data.pairs import trajectory_as_row
 from rubric_arm_lite.data.testbed.trajectories import Teacher
 from rubric_arm_lite.data.testbed.world import World
 from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError, TrainingError
+from rubric_arm_lite.evaluation import Evaluation, Evaluator
 from rubric_arm_lite.prompts import PromptBuilder, Templates
 from rubric_arm_lite.recipe.fields import Recipe
 from rubric_arm_lite.recipe.load import dump_recipe, load_recipe, recipe_hash, recipes_folder, shipped_recipes
@@ -82,6 +84,34 @@ def own_recipe(files: dict[str, Path], *more: str) -> Recipe:
     shorter = ("schedule.cycles=1", "warmup.rubric.max_steps=4", "warmup.judge.max_steps=6")
     evaluation = ("evaluation.pairs=4", "evaluation.vote_pairs=2", "evaluation.bootstrap=20")
     return load_recipe("testbed", [*SHORT, *shorter, *evaluation, *sources, *more])
+
+
+@pytest.mark.slow
+def test_what_was_just_judged_is_not_judged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, bool]] = []
+    real = Evaluator.evaluate
+
+    def watched(self: Evaluator, name: str, *rest: Any) -> Evaluation:
+        made.append((name, rest[-1] is not None))
+        return real(self, name, *rest)
+
+    monkeypatch.setattr(Evaluator, "evaluate", watched)
+    # Nothing is learned without a warm-up, but the entropy moves the generator.
+    sets = ("warmup.source=null", "schedule.cycles=1", "rubric.skip_uninformative=false")
+    recipe = load_recipe("testbed", [*SHORT, *sets])
+    execute(recipe, tmp_path / "run")
+    names = ["base", "judge 1", "rubric 1", "cross-play: warm-up judge, trained rubrics"]
+    assert made == [*((name, False) for name in names), ("final", True)], "only the votes of the last are new"
+
+    def values(name: str) -> dict[str, float]:
+        row: dict[str, Any] = json.loads((tmp_path / "run" / "evaluations" / f"{name}.json").read_text())
+        return dict(row["values"])
+
+    assert values("warm-up") == values("base") == values("cross-play--warm-up-judge--warm-up-rubrics")
+    with closing(RunDirectory.open(tmp_path / "run", dump_recipe(recipe), recipe_hash(recipe), "resume")) as directory:
+        state = TrainingState(recipe, directory, Progress())
+        state.restore()
+        assert real(state.evaluator, "afresh", None, recipe.evaluation.votes).values == values("final")
 
 
 @pytest.mark.slow
