@@ -109,6 +109,7 @@ class Format:
         prompt: the prompt's column, several whose texts are joined, or None if the turns before the responses are the
             prompt. Any column may be ``column.key``, what stands inside an object.
         system: a column with a system prompt, where a row has one.
+        history: a column with the earlier turns as pairs of a request and its response, where a row has one.
         answers, text, score: a column with a list of responses, and the keys of a response and its score there; each
             two of them are compared. Without ``answers``, ``text`` and ``score`` are columns of rows with one response
             each, of which those of the same prompt follow one another.
@@ -130,6 +131,7 @@ class Format:
     split: str = "train"
     prompt: str | tuple[str, ...] | None = "prompt"
     system: str = ""
+    history: str = ""
     responses: tuple[str, str] = ("chosen", "rejected")
     label: Label | None = None
     label_columns: tuple[str, ...] = ()
@@ -230,11 +232,27 @@ class Format:
         if isinstance(self.prompt, tuple):
             texts = [row.optional_text(name).strip() for name in self.prompt[1:]]
             columns[self.prompt[0]] = "\n\n".join(filter(None, [row.text(self.prompt[0]).strip(), *texts]))
-        if self.system and self.prompt_column and (system := row.optional_text(self.system)).strip():
+        system = row.optional_text(self.system).strip() if self.system else ""
+        earlier = self._earlier_turns(row)
+        if self.prompt_column and (system or earlier):
             prompt = columns.get(self.prompt_column, row.value(self.prompt_column))
             turns = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
-            columns[self.prompt_column] = [{"role": "system", "content": system}, *turns]
+            first = [{"role": "system", "content": row.optional_text(self.system)}] if system else []
+            columns[self.prompt_column] = [*first, *earlier, *turns]
         return Row(row.where, {**row.columns, **columns}) if columns else row
+
+    def _earlier_turns(self, row: Row) -> list[dict[str, str]]:
+        """The messages of the column ``history``, if the row has any."""
+        if not self.history or not row.get(self.history):
+            return []
+        pairs = row.items(self.history, "pair")
+        if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+            raise row.error(f"`{self.history}` must be a list of pairs: a request and its response.")
+        return [
+            {"role": role, "content": text}
+            for pair in pairs
+            for role, text in zip(("user", "assistant"), pair, strict=True)
+        ]
 
     def _turns(self, row: Row, name: str) -> list[dict[str, str]]:
         """The messages of a transcript; a prompt may end with the opened turn of the assistant."""
@@ -390,7 +408,7 @@ _PUBLISHED = (
     ),
     Format("orca-dpo", "Intel/orca_dpo_pairs", prompt="question", system="system", unmistakable=True),
     Format("sharegpt", prompt="conversations", system="system", unmistakable=True),
-    Format("alpaca", prompt=("instruction", "input"), system="system", unmistakable=True),
+    Format("alpaca", prompt=("instruction", "input"), system="system", history="history", unmistakable=True),
     Format(
         "llmbar",
         prompt="input",

@@ -202,8 +202,19 @@ FORMS: dict[str, tuple[list[dict[str, Any]], list[tuple[Any, str, str]], dict[st
         [
             {"instruction": "i", "input": "x", "chosen": "a", "rejected": "b"},
             {"instruction": "i", "input": "", "system": "s", "chosen": "a", "rejected": "b"},
+            {"instruction": "i", "history": [["q", "r"]], "system": "s", "chosen": "a", "rejected": "b"},
+            {"instruction": "i", "history": [], "chosen": "a", "rejected": "b"},
         ],
-        [("i\n\nx", "a", "b"), ((Message("system", "s"), Message("user", "i")), "a", "b")],
+        [
+            ("i\n\nx", "a", "b"),
+            ((Message("system", "s"), Message("user", "i")), "a", "b"),
+            (
+                (Message("system", "s"), Message("user", "q"), Message("assistant", "r"), Message("user", "i")),
+                "a",
+                "b",
+            ),
+            ("i", "a", "b"),
+        ],
         {},
     ),
     "judgebench": (
