@@ -77,18 +77,19 @@ def beside_transformers(**settings: Any) -> dict[str, Any]:
     }
 
 
-def without_masks() -> float:
-    """The disagreement of a model that, as unsloth does on a GPU unless told otherwise, drops masks in training."""
+def with_other_updates() -> float:
+    """The disagreement of a model that computes something else in training than in sampling."""
     model = load("unsloth")
     decoder: Any = model.model.get_base_model().get_decoder()
     forward = decoder.forward
 
-    def dropping(*args: Any, **kwargs: Any) -> Any:
+    def other(*args: Any, **kwargs: Any) -> Any:
+        out = forward(*args, **kwargs)
         if decoder.training:
-            kwargs["attention_mask"] = torch.ones_like(kwargs["attention_mask"])
-        return forward(*args, **kwargs)
+            out.last_hidden_state = out.last_hidden_state * 1.1
+        return out
 
-    decoder.forward = dropping
+    decoder.forward = other
     return model.disagreement()
 
 
@@ -122,7 +123,7 @@ if __name__ == "__main__":
     found = {
         "plain": beside_transformers(),
         "nf4": beside_transformers(quantization="nf4", gradient_checkpointing=True),
-        "without_masks": without_masks(),
+        "other_updates": with_other_updates(),
         "trained": trained(Path(sys.argv[1])),
     }
     print(json.dumps(found))

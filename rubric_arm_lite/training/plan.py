@@ -256,7 +256,8 @@ def evaluation_tokens(recipe: Recipe, length: Length) -> dict[str, int]:
     """Most tokens that a run's evaluations generate, by evaluation; supervised warm-ups generate none.
 
     Each writes a rubric per pair and judges in both orders (pointwise: both responses), once greedily and, for
-    ``vote_pairs`` of them, by samples.
+    ``vote_pairs`` of them, by samples. Adapters that were judged before are not judged again: the base without a
+    warm-up, two corners of the cross-play, and the final ones but for their votes.
     """
     settings, phases = recipe.evaluation, scheduled_phases(recipe.schedule)
     if recipe.model.checkpoints is not None:
@@ -267,13 +268,15 @@ def evaluation_tokens(recipe: Recipe, length: Length) -> dict[str, int]:
         return pairs * settings.rubric_max_tokens + judgements * settings.judge_max_tokens
 
     one = tokens(settings.pairs, settings.vote_pairs)
-    found = {"base": one, "warm-up": one, "after phases": len(phases) * one * settings.after_phases}
+    counts = {"base": one, "warm-up": one * (recipe.warmup.source is not None)}
+    counts["after phases"] = len(phases) * one * settings.after_phases
     if (until := recipe.schedule.until) is not None:
         probes = sum(until.phase in phase.roles for phase in phases)
         probes *= length.steps_per_phase.get(until.phase, 0) // until.every
-        found["probes"] = probes * tokens(until.pairs, 1)
-    found |= {"cross-play": 4 * one, "final": tokens(settings.pairs, settings.vote_pairs, settings.votes)}
-    return {name: count for name, count in found.items() if count}
+        counts["probes"] = probes * tokens(until.pairs, 1)
+    samples = 2 * settings.votes * min(settings.vote_pairs, settings.pairs) * settings.judge_max_tokens
+    counts |= {"cross-play": (3 - settings.after_phases) * one, "final": samples * (settings.votes > 1)}
+    return {name: count for name, count in counts.items() if count}
 
 
 # --- plans ----------------------------------------------------------------------------------------------------------

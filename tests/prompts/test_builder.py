@@ -360,7 +360,9 @@ def test_a_faulty_template_is_a_config_error(tmp_path: Path, content: bytes, mes
 
 
 def test_a_missing_template_is_a_config_error() -> None:
-    with pytest.raises(ConfigError, match=r"`nowhere\.jinja` is not a file"):
+    with pytest.raises(
+        ConfigError, match=r"`nowhere\.jinja` is neither a built-in template nor a file\. Use one of judge"
+    ):
         Templates.load(judge="nowhere.jinja")
 
 

@@ -178,12 +178,12 @@ def test_a_frozen_adapter_that_moves_stops_the_run(
 
     original = Learner.update
 
-    def leaking(self: Learner, role: Any, groups: Any, advantages: Any) -> Any:
+    def leaking(self: Learner, role: Any, *rollouts: Any) -> Any:
         other = "rubric" if role == "judge" else "judge"
         with torch.no_grad():
             self.model.parameters(other)[0][1].add_(1.0)
         self.model._fingerprints.pop(other, None)
-        return original(self, role, groups, advantages)
+        return original(self, role, *rollouts)
 
     monkeypatch.setattr(Learner, "update", leaking)
     with pytest.raises(TrainingError, match="frozen adapter `rubric` changed in the phase judge 1"):
