@@ -8,16 +8,18 @@ raises :class:`~rubric_arm_lite.errors.DataError` for the first row that cannot 
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rubric_arm_lite.data.formats import OWN, RowIds, read_pair
-from rubric_arm_lite.data.rows import Row, type_name
+from rubric_arm_lite.data.formats import OWN, Format
+from rubric_arm_lite.data.rows import Row, missing_reason, short_repr, type_name
 from rubric_arm_lite.data.sources import file_rows
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.prompts import PromptBuilder, prompt_hash
-from rubric_arm_lite.types import PreferencePair, Prompt, Rubric
+from rubric_arm_lite.types import Message, PreferencePair, Prompt, Rubric, Side
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,3 +163,114 @@ def trajectory_as_row(row: WarmupRow) -> dict[str, Any]:
 def prompt_as_json(prompt: Prompt) -> str | list[dict[str, str]]:
     """A prompt as it stands in a row: its text, or its messages."""
     return prompt if isinstance(prompt, str) else [asdict(message) for message in prompt]
+
+
+# --- one row --------------------------------------------------------------------------------------------------------
+
+
+class RowIds:
+    """Ids of one source: those of its rows are unique, missing ones are made from the prompt."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, str] = {}
+        self._rows_of_prompt: Counter[str] = Counter()
+
+    def next(self, row: Row, prompt: Prompt) -> str:
+        """The id in column ``id``, or else the prompt's hash and the number of earlier rows with that prompt."""
+        prompt_id = prompt_hash(prompt)
+        number = self._rows_of_prompt[prompt_id]
+        self._rows_of_prompt[prompt_id] += 1
+        value = row.columns.get("id")
+        if value is None or value == "":
+            value = f"{prompt_id}-{number}"
+        elif isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        fix = "Give a text or a whole number, or leave it out."
+        row_id = row.checked_text("id", value, "id", blank=True, fix=fix)
+        if row_id in self._places:
+            raise row.error(
+                f"id {short_repr(row_id)} was used before ({self._places[row_id]}). Give each row its own, or leave "
+                "the ids out.",
+                "id used before",
+            )
+        self._places[row_id] = row.where
+        return row_id
+
+
+def read_pair(row: Row, format: Format, ids: RowIds, source: str = "") -> tuple[PreferencePair, Side]:
+    """The pair of a row, and on which side its source shows the chosen response.
+
+    Pairs of published formats have ``source`` as their source.
+
+    Raises:
+        RowError: if the row does not have the format, or (skippable) cannot serve as a pair.
+    """
+    if format.published:
+        row.require(*format.columns)
+    first, second = format.responses
+    response_a, turns_a = row.response(first)
+    response_b, turns_b = row.response(second)
+    prompt = _prompt_of_pair(row, format, turns_a, turns_b)
+    side = format.chosen_side(row)
+    if side is None:
+        names = "`, `".join(format.label_columns)
+        raise row.error(f"`{names}` is a tie. Leave the row out.", "tie", skippable=True)
+    if response_a == response_b:
+        problem = f"{first} equals {second} ({short_repr(response_b)}). Leave the row out."
+        raise row.error(problem, "identical responses", skippable=True)
+    chosen, rejected = (response_a, response_b) if side == "A" else (response_b, response_a)
+    pair_id = ids.next(Row(row.where, {}) if format.published else row, prompt)  # ids of published sources repeat
+    source = source if format.published else row.optional_text("source")
+    subset = row.optional_text(format.subset) if format.subset else ""
+    return PreferencePair(pair_id, prompt, chosen, rejected, source, subset), side
+
+
+def _prompt_of_pair(
+    row: Row, format: Format, turns_a: tuple[Message, ...] | None, turns_b: tuple[Message, ...] | None
+) -> Prompt:
+    """The conversation before two responses, from the prompt's column and the turns before each response.
+
+    The turns may repeat the prompt, hold more of the conversation than it or less, or continue it.
+    """
+    first, second = format.responses
+    names = f"`{first}` and `{second}`"
+    if turns_a is not None and turns_b is not None and turns_a != turns_b:
+        raise row.error(
+            f"{names} hold different conversations before their responses. Both must answer the same one; correct "
+            "them, or leave the row out.",
+            "responses to different conversations",
+            skippable=True,
+        )
+    turns = turns_a if turns_a is not None else turns_b
+    column = format.prompt_column
+    if column is not None and (row.has(column) or turns_a is None or turns_b is None):
+        prompt = row.prompt(column)
+    elif turns_a is None or turns_b is None:
+        raise row.error(f"{names} must be lists of messages: the turns before the response are the prompt.")
+    elif turns_a:
+        return row.conversation(first, turns_a)
+    else:
+        raise row.error(
+            "no `prompt`, and no messages before the response. Add a `prompt` column, or the conversation that leads "
+            "to the response.",
+            missing_reason("prompt"),
+        )
+    asked = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+    if not turns or _ends_with(asked, turns):
+        return prompt
+    if turns[0].role == "assistant":
+        return row.conversation(first, (*asked, *turns))
+    if any(_ends_with(turns[:end], asked) for end in range(1, len(turns) + 1)):
+        return row.conversation(first, turns)
+    raise row.error(
+        f"the conversation before the responses does not hold the `{column}`. Leave out the column, and the "
+        "conversation is the prompt, or correct one of them.",
+        "prompt beside another conversation",
+        skippable=True,
+    )
+
+
+def _ends_with(messages: Sequence[Message], end: Sequence[Message]) -> bool:
+    """Whether the last messages are those of ``end``, but for blanks around them."""
+    last = messages[len(messages) - len(end) :]
+    return [(m.role, m.content.strip()) for m in last] == [(m.role, m.content.strip()) for m in end]

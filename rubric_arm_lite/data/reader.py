@@ -17,16 +17,9 @@ from typing import Generic, TypeVar
 
 from rubric_arm_lite.data.counts import BadRows, Counts, sorted_reasons
 from rubric_arm_lite.data.decontaminate import Decontaminator
-from rubric_arm_lite.data.formats import (
-    OWN,
-    Format,
-    RowIds,
-    SkippedRow,
-    choose_format,
-    format_of_columns,
-    known_format,
-    read_pair,
-)
+from rubric_arm_lite.data.formats import OWN, Format, SkippedRow
+from rubric_arm_lite.data.pairs import RowIds, read_pair
+from rubric_arm_lite.data.published import choose_format, format_of_columns, known_format
 from rubric_arm_lite.data.rows import Row, RowError
 from rubric_arm_lite.data.sources import open_rows, was_saved
 from rubric_arm_lite.errors import DataError

@@ -12,8 +12,9 @@ from collections.abc import Collection
 
 from rubric_arm_lite.data.counts import BadRows, Counts
 from rubric_arm_lite.data.decontaminate import Decontaminator
-from rubric_arm_lite.data.formats import FORMATS, Format
+from rubric_arm_lite.data.formats import Format
 from rubric_arm_lite.data.pairs import WarmupRow, trajectory_columns, trajectory_of_row
+from rubric_arm_lite.data.published import FORMATS
 from rubric_arm_lite.data.reader import SourceReader
 from rubric_arm_lite.data.rows import Row
 from rubric_arm_lite.errors import DataError

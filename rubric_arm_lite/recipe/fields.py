@@ -26,7 +26,7 @@ FormatName = Literal[
     "safe-rlhf", "orca-dpo", "sharegpt", "alpaca", "llmbar", "auto-j", "pandalm", "judgebench", "rmb", "rmb-best-of-n",
     "writing", "writing-response", "several",
 ]  # fmt: skip
-"""Formats of source rows; `pairs` is our own, the others are in :mod:`rubric_arm_lite.data.formats`."""
+"""Formats of source rows; `pairs` is our own, the others are in :mod:`rubric_arm_lite.data.published`."""
 Plugin = Annotated[str, Field(pattern=r"^.+:[A-Za-z_][A-Za-z0-9_]*$")]
 """A function of the user's: ``my_module:my_function`` or ``file.py:my_function`` (:mod:`.plugins`)."""
 Optim = Literal["adamw_torch", "adamw_8bit"]

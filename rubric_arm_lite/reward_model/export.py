@@ -1,6 +1,6 @@
 """Export a run's adapters as PEFT folders or merged checkpoints with model cards, and upload them to the Hub.
 
-Enter: a run directory. Leave: ``TARGET/rubric``, ``TARGET/judge`` and ``TARGET/recipe.yaml``. A card states the
+Input: a run directory. Output: ``TARGET/rubric``, ``TARGET/judge`` and ``TARGET/recipe.yaml``. A card states the
 data, the results, the recipe and the versions, and shows how to load the model.
 """
 

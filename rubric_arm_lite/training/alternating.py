@@ -1,6 +1,6 @@
 """Alternating GRPO over two adapters: the algorithm (paper, sec. 4.2, eqs. 9-11), and nothing else.
 
-Enter: the schedule, one phase per role, prompts with their pairs, a sampler and a learner. Leave: two trained
+Input: the schedule, one phase per role, prompts with their pairs, a sampler and a learner. Output: two trained
 adapters, through callables for whoever logs, evaluates and saves. Departures from the paper: each adapter is a
 LoRA on one shared frozen base, and the KL is to that role's own warm-up copy.
 """
@@ -66,9 +66,9 @@ def alternate(
         for step in range(start.step if scheduled.index == start.phase else 0, max(steps.values())):
             # Both roles of a simultaneous step roll out before either is updated.
             roles = [role for role in scheduled.roles if step < steps[role]]
-            rollouts = [rollout_step(recipe, phases[r], part, sampler, scheduled.cycle, step) for r in roles]
-            done = [(r, learner.update(r.role, r.groups, r.advantages, r.seed)) for r in rollouts]
-            if hooks.after_step(scheduled, step, done):
+            rollouts = [rollout_step(recipe, phases[role], part, sampler, scheduled.cycle, step) for role in roles]
+            metrics = [learner.update(done.role, done.groups, done.advantages, done.seed) for done in rollouts]
+            if hooks.after_step(scheduled, step, list(zip(rollouts, metrics, strict=True))):
                 break
         hooks.after_phase(scheduled)
 

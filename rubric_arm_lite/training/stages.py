@@ -1,6 +1,6 @@
 """The stages of a training run: base → warm-up → alternating GRPO → cross-play → final evaluation.
 
-Enter: a :class:`~rubric_arm_lite.training.state.TrainingState`. Leave: logs, evaluations and adapters in its run
+Input: a :class:`~rubric_arm_lite.training.state.TrainingState`. Output: logs, evaluations and adapters in its run
 directory. Each stage is committed when it is done; the alternating stage also commits inside (:mod:`.hooks`).
 """
 

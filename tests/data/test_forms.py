@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from rubric_arm_lite.cli.main import app
 from rubric_arm_lite.data.counts import Counts
-from rubric_arm_lite.data.formats import FORMATS
+from rubric_arm_lite.data.published import FORMATS
 from rubric_arm_lite.data.reader import read_pairs
 from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.recipe import DataSettings, load_recipe, read_columns

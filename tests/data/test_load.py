@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from rubric_arm_lite.data.check import survey_pairs, survey_trajectories
 from rubric_arm_lite.data.counts import Counts
 from rubric_arm_lite.data.decontaminate import BENCHMARKS, Decontaminator, decontaminator_of
-from rubric_arm_lite.data.formats import FORMATS, OWN, RowIds, known_format, read_pair
+from rubric_arm_lite.data.formats import OWN
 from rubric_arm_lite.data.load import held_out_settings, read_blocks
-from rubric_arm_lite.data.pairs import WarmupRow, pair_as_row, trajectory_as_row, trajectory_of_row
+from rubric_arm_lite.data.pairs import RowIds, WarmupRow, pair_as_row, read_pair, trajectory_as_row, trajectory_of_row
+from rubric_arm_lite.data.published import FORMATS, known_format
 from rubric_arm_lite.data.reader import read_pairs
 from rubric_arm_lite.data.rows import Row
 from rubric_arm_lite.data.trajectories import read_trajectories

@@ -1,6 +1,6 @@
 """Token sequences as a tree of shared prefixes, laid out in one packed row (DESIGN, "Shared prefixes").
 
-Enter: token sequences, such as a batch of prompts, or prompts with their completions. Leave: each distinct prefix
+Input: token sequences, such as a batch of prompts, or prompts with their completions. Output: each distinct prefix
 once, its tokens side by side in depth-first order, and for every sequence the packed places of its tokens. A group's
 prompt is one node above its completions; the instruction and responses that G rubrics share are one node above
 those; and the fixed text of a template is one node above everything.
