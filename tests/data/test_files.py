@@ -43,6 +43,7 @@ def zstd(content: bytes) -> bytes:
         ("rows.tsv.zst", zstd(TSV)),
         ("rows.csv.gz", gzip.compress(TSV.replace(b"\t", b","))),
     ],
+    ids=lambda value: value if isinstance(value, str) else f"{len(value)} bytes",  # compressed ones hold the time
 )
 def test_a_file_of_each_kind(tmp_path: Path, name: str, content: bytes) -> None:
     path = tmp_path / name
