@@ -274,8 +274,9 @@ def evaluation_tokens(recipe: Recipe, length: Length) -> dict[str, int]:
         probes = sum(until.phase in phase.roles for phase in phases)
         probes *= length.steps_per_phase.get(until.phase, 0) // until.every
         counts["probes"] = probes * tokens(until.pairs, 1)
-    samples = 2 * settings.votes * min(settings.vote_pairs, settings.pairs) * settings.judge_max_tokens
-    counts |= {"cross-play": (3 - settings.after_phases) * one, "final": samples * (settings.votes > 1)}
+    pairs = min(settings.vote_pairs, settings.pairs)
+    sampled = pairs * (settings.rubric_max_tokens + 2 * settings.votes * settings.judge_max_tokens)
+    counts |= {"cross-play": (3 - settings.after_phases) * one, "final": sampled * (settings.votes > 1)}
     return {name: count for name, count in counts.items() if count}
 
 

@@ -147,7 +147,8 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_plan(tmp_path: Path) -> No
 def test_every_evaluation_is_counted() -> None:
     """One: 10 rubrics × 7, (20 greedy + 8 sampled judgements) × 5.
 
-    The final one only samples each of the 8 three times; two of the four pairs of the cross-play were judged before.
+    The final one writes 4 rubrics and samples each of the 8 three times; two of the four pairs of the cross-play were
+    judged before.
     """
     fields = {
         "evaluation": {"pairs": 10, "vote_pairs": 4, "votes": 3, "rubric_max_tokens": 7, "judge_max_tokens": 5},
@@ -157,7 +158,7 @@ def test_every_evaluation_is_counted() -> None:
     }
     one, chosen = 10 * 7 + 28 * 5, Recipe.model_validate(fields)
     found = {"base": one, "warm-up": one, "after phases": 4 * one, "probes": 2 * 2 * (6 * 7 + 14 * 5)}
-    found |= {"cross-play": 2 * one, "final": 24 * 5}
+    found |= {"cross-play": 2 * one, "final": 4 * 7 + 24 * 5}
     assert evaluation_tokens(chosen, length_of(chosen)) == found
     fields["evaluation"] |= {"after_phases": False}
     del fields["schedule"]["until"]
