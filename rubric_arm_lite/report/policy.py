@@ -41,15 +41,15 @@ def write_policy_report(run: str | Path) -> tuple[Path, Path]:
     from rubric_arm_lite.report.figures import draw_panel
 
     run = Path(run)
-    recipe = _policy_recipe(run)
     read_state(run)
+    recipe = _policy_recipe(run)
     try:
         rows = read_metrics(run)
         evaluations = [EvaluationRow(str(row["name"]), finite_numbers(row)) for row in rows["evaluation"]]
         warnings = [alarm.text() for alarm in alarms(rows["evaluation"], recipe.evaluation.alarm_margin)]
         answers = []
-        if evaluations:
-            file = run / "evaluations" / f"{evaluations[-1].name.replace(' ', '-')}.json"
+        file = run / "evaluations" / f"{evaluations[-1].name.replace(' ', '-') if evaluations else ''}.json"
+        if file.exists():
             answers = read_file(file)["rows"][:SHOWN_ANSWERS]
         yields = []
         for row in rows["labels"]:

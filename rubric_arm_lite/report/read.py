@@ -18,7 +18,7 @@ from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.evaluation import Result
 from rubric_arm_lite.evaluation.benchmarks.run import BENCHMARKS_FOLDER, read_results
 from rubric_arm_lite.recipe import Recipe, load_recipe
-from rubric_arm_lite.runs import RECIPE, STATE, LogRow, RunState, check_logs, read_jsonl, read_object
+from rubric_arm_lite.runs import RECIPE, STATE, LogRow, RunState, check_files, check_logs, read_jsonl, read_object
 from rubric_arm_lite.training.schedule import scheduled_phases
 
 METRICS = "metrics.jsonl"
@@ -121,6 +121,7 @@ def read_run(run: Path) -> RunRecord:
         recipe = load_recipe(run / RECIPE) if (run / RECIPE).exists() else None
     except ValueError:  # The recipe of another version may not load any more; the page still shows its text.
         recipe = None
+    state = read_state(run)
     logged, data = read_metrics(run), _read_optional(run / "data.json")
     files = [_read_optional(file) for file in sorted((run / "evaluations").glob("*.json"))]
     details = {str(file.get("name")): file for file in files}
@@ -135,7 +136,7 @@ def read_run(run: Path) -> RunRecord:
         versions={k: "none" if v is None else str(v) for k, v in _read_optional(run / "versions.json").items()},
         oracle=finite_numbers(data.get("oracle")),
         data=finite_numbers(data),
-        parts=_parts(run, recipe),
+        parts=_parts(state, recipe),
         warmup=_steps(logged["warmup"]),
         steps=_steps(logged["step"]),
         probes=_steps(logged["probe"]),
@@ -147,7 +148,7 @@ def read_run(run: Path) -> RunRecord:
 
 
 def read_state(run: Path) -> RunState:
-    """What the run has committed, if it has; a CheckpointError if its logs have lost some of that."""
+    """What the run has committed, if it has; a CheckpointError if a log or another file was changed since then."""
     file = run / STATE
     try:
         state = RunState.loads(_read_text(file)) if file.exists() else RunState("")
@@ -157,12 +158,13 @@ def read_state(run: Path) -> RunState:
             "again."
         ) from error
     check_logs(run, state)
+    check_files(run, state)
     return state
 
 
-def _parts(run: Path, recipe: Recipe | None) -> dict[str, bool]:
+def _parts(state: RunState, recipe: Recipe | None) -> dict[str, bool]:
     """The stages and phases, and whether each is done."""
-    state, parts = read_state(run), dict[str, bool]()
+    parts = dict[str, bool]()
     for stage, name in STAGE_NAMES.items():
         done = stage in state.stages
         if stage == "alternating" and recipe is not None:

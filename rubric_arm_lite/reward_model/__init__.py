@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rubric_arm_lite.reward_model.judge import make_judge as make_judge
     from rubric_arm_lite.reward_model.label import label_responses as label_responses
     from rubric_arm_lite.reward_model.model import RubricRewardModel as RubricRewardModel
+    from rubric_arm_lite.reward_model.model import judging_settings as judging_settings
     from rubric_arm_lite.reward_model.trl import rubric_arm_reward as rubric_arm_reward
     from rubric_arm_lite.reward_model.verdict import PointwiseScore as PointwiseScore
     from rubric_arm_lite.reward_model.verdict import PointwiseVerdict as PointwiseVerdict
@@ -41,7 +42,7 @@ __getattr__, __dir__, __all__ = lazy_door(
         "generator": ["RubricCache", "RubricGenerator"],
         "judge": ["Judge", "PointwiseJudge", "check_compares", "longest_prompt", "make_judge"],
         "label": ["label_responses"],
-        "model": ["RubricRewardModel"],
+        "model": ["RubricRewardModel", "judging_settings"],
         "trl": ["rubric_arm_reward"],
         "verdict": ["PointwiseScore", "PointwiseVerdict", "Verdict", "is_skipped", "majority", "mean_score"],
     },

@@ -21,7 +21,6 @@ from typing import Any, Literal
 from rubric_arm_lite.data import prompt_as_json
 from rubric_arm_lite.data.pairs import load_responses
 from rubric_arm_lite.errors import DataError
-from rubric_arm_lite.models import Sampler
 from rubric_arm_lite.prompts import parse_rubric, prompt_hash
 from rubric_arm_lite.reward_model.judge import check_compares, given_rubric
 from rubric_arm_lite.reward_model.model import Case, RubricRewardModel
@@ -103,9 +102,12 @@ def label_responses(
     check_target(source, target, if_exists == "overwrite" or unfinished, "--if-exists overwrite", journal=True)
     model = load()
     check_compares(model.recipe)
+    # Everything that the labels depend on; batches too, since they decide padding and so rounding.
+    data = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    job = {"input": data, **model.identity(votes), "batch": batch_size}
     with (
         explained_disk_errors(target.parent, "repeat the command; what was judged is kept"),
-        Journal.open(part, _job(source, model, votes, batch_size), if_exists) as journal,
+        Journal.open(part, job, if_exists) as journal,
     ):
         rows, state = _judge(pairs, journal, model, votes, batch_size, watch)
         kept, reasons = _output(pairs, rows, keep_all)
@@ -125,21 +127,6 @@ def _pairs(source: Path) -> list[_Pair]:
                 raise DataError(f"{source}: two pairs have the id {key!r}. Give its rows ids that do not end in /1-2.")
             pairs[key] = Comparison(key, row.prompt, a, b), rubric
     return list(pairs.values())
-
-
-def _job(source: Path, model: RubricRewardModel, votes: int, batch_size: int) -> dict[str, Any]:
-    """Everything that the labels depend on; batches too, since they decide padding and so rounding."""
-    sampler: Sampler = model.model
-    templates = model.prompts.templates
-    settings = json.dumps([templates.rubric, templates.judge, model.recipe.evaluation.model_dump(), model.recipe.seed])
-    return {
-        "input": hashlib.sha256(source.read_bytes()).hexdigest()[:16],
-        "rubric": sampler.fingerprint("rubric"),
-        "judge": sampler.fingerprint("judge"),
-        "settings": hashlib.sha256(settings.encode()).hexdigest()[:16],
-        "votes": votes,
-        "batch": batch_size,
-    }
 
 
 def _judge(

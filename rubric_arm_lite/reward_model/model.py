@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from rubric_arm_lite.data import prompt_of
 from rubric_arm_lite.errors import ConfigError, DataError
@@ -339,6 +342,11 @@ class RubricRewardModel:
                 return False
         return True
 
+    def identity(self, votes: int = 1) -> dict[str, Any]:
+        """What its verdicts depend on besides the question, as JSON values: adapters and :func:`judging_settings`."""
+        adapters = {f"{role}_adapter": self.model.fingerprint(role) for role in ROLES}
+        return {**adapters, **judging_settings(self.recipe, votes, self.model.control_tokens())}
+
     def unknown_words(self, *texts: str) -> tuple[str, ...]:
         """Words that the tokenizer maps to its unknown token, in order; empty for a model on a server."""
         tokenizer = getattr(self.model, "tokenizer", None)
@@ -351,6 +359,29 @@ class RubricRewardModel:
                 if token == tokenizer.unk_token_id:
                     words[text[start:end].strip()] = None
         return tuple(words)
+
+
+def judging_settings(
+    recipe: Recipe, votes: int = 1, control_tokens: Sequence[str | re.Pattern[str]] = ()
+) -> dict[str, Any]:
+    """What a verdict depends on besides the question and the adapters, as JSON values.
+
+    How the base is loaded counts as far as it changes more than rounding.
+    """
+    evaluation, templates = recipe.evaluation, Templates.of(recipe.prompts)
+    fields = {"base", "revision", "checkpoints", "dtype", "quantization", "max_context", "chat_date"}
+    base = recipe.model.model_dump(mode="json", include=fields, exclude_none=True)
+    shown = [templates.rubric, templates.pointwise if recipe.pointwise else templates.judge]
+    shown += [token if isinstance(token, str) else token.pattern for token in control_tokens]
+    return {
+        "base": ", ".join([base.pop("base"), *(f"{name} {value}" for name, value in base.items())]),
+        "prompts": hashlib.sha256(json.dumps([shown, vars(recipe.prompts.pointwise_words)]).encode()).hexdigest()[:16],
+        "rubric_max_tokens": evaluation.rubric_max_tokens,
+        "judge_max_tokens": evaluation.judge_max_tokens,
+        "temperature": evaluation.judge_temperature if votes == 1 else evaluation.vote_temperature,
+        "votes": votes,
+        "seed": recipe.seed,
+    }
 
 
 def _answered(

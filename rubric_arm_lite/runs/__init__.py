@@ -12,6 +12,7 @@ from rubric_arm_lite.runs.directory import STATE as STATE
 from rubric_arm_lite.runs.directory import IfExists as IfExists
 from rubric_arm_lite.runs.directory import RunDirectory as RunDirectory
 from rubric_arm_lite.runs.directory import RunState as RunState
+from rubric_arm_lite.runs.directory import check_files as check_files
 from rubric_arm_lite.runs.directory import check_logs as check_logs
 from rubric_arm_lite.runs.directory import package_versions as package_versions
 from rubric_arm_lite.runs.files import LogRow as LogRow

@@ -18,7 +18,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
@@ -38,7 +38,7 @@ class RunState:
     """What is committed: finished stages, the checkpoint that holds them, and the size of each log in bytes.
 
     ``position`` is the (scheduled phase, step) at which the alternating stage continues. ``hashes`` are the SHA-256 of
-    the files of checkpoints and adapters, by their paths in the run, and of the committed bytes of each log.
+    every committed file, by its path in the run, and of the committed bytes of each log.
     """
 
     recipe_hash: str
@@ -86,23 +86,42 @@ def checkpoints_of(run: Path) -> list[Path]:
     return sorted(p for p in folders if CHECKPOINT_NAME.fullmatch(p.name) and p.is_dir() and not p.is_symlink())
 
 
-def changed_files(run: Path, state: RunState, folder: str) -> list[Path]:
-    """The files in a folder of the run that are missing or not as they were committed."""
-    expected = {run / name: value for name, value in state.hashes.items() if name.startswith(f"{folder}/")}
-    return [file for file, value in expected.items() if file_hash(file) != value]
+def changed_files(run: Path, state: RunState, folder: str = "") -> list[Path]:
+    """The files in a folder of the run that are missing or not as they were committed.
+
+    Without a folder: the recipe, the descriptions of data and versions, and the results, which may be deleted.
+    """
+    changed = []
+    for name, value in state.hashes.items():
+        inside = name.startswith(f"{folder}/") if folder else name not in LOGS and not name.startswith(_WEIGHTS)
+        if inside and (found := file_hash(run / name)) != value and not (found is None and name.startswith(_RESULTS)):
+            changed.append(run / name)
+    return changed
 
 
-def check_files(run: Path, state: RunState, folder: str) -> None:
-    """Compare the files in a folder of the run with what was committed.
+def check_files(run: Path, state: RunState, folder: str = "") -> None:
+    """Compare files of the run with what was committed, those of :func:`changed_files`.
 
     Raises:
         CheckpointError: if one of them is missing or another.
     """
-    if changed := changed_files(run, state, folder):
-        raise CheckpointError(
-            f"{changed[0]} is not the file that was committed (its SHA-256 is in {run / STATE}): it is damaged, edited "
-            "or gone. Restore it, use another state of the run, or start anew."
+    if not (changed := changed_files(run, state, folder)):
+        return
+    fix = "Restore it, or start anew with --if-exists overwrite."
+    if folder:
+        fix = "Restore it, use another state of the run, or start anew."
+    elif changed[0] == run / RECIPE:
+        fix = (
+            "Undo that, or delete it and continue the run with --resume and its own recipe, which writes it again. For "
+            "other settings, copy it, change the copy, and run that under another name or give it to "
+            "RubricRewardModel.from_adapters."
         )
+    elif changed[0].relative_to(run).as_posix().startswith(_RESULTS):
+        fix = "Restore it, or delete it: the run goes on, and the report goes without it."
+    raise CheckpointError(
+        f"{changed[0]} is not the file that was committed (its SHA-256 is in {run / STATE}): it is damaged, edited or "
+        f"gone. {fix}"
+    )
 
 
 def check_logs(run: Path, state: RunState) -> dict[str, hashlib._Hash]:
@@ -136,6 +155,8 @@ def _add_bytes(value: hashlib._Hash, file: Path, start: int, end: int) -> None:
 
 IfExists = Literal["raise", "resume", "overwrite"]
 LOGS = ("metrics.jsonl", "rollouts.jsonl")
+_WEIGHTS = ("checkpoints/", "adapters/")
+_RESULTS = ("evaluations/", "cross_play.json", "summary.json")
 _CLEARING = ".clearing"
 CHECKPOINT_NAME = re.compile(r"state-[0-9]{6}")
 
@@ -193,13 +214,15 @@ class RunDirectory:
             lock_file(lock, path)
             if names and (if_exists == "overwrite" or (path / _CLEARING).exists()):
                 _clear(path)
-            if state_file.exists():
-                run = cls(path, read_state(state_file, recipe_hash), lock)
-                run._roll_back()
-            else:
-                run = cls(path, RunState(recipe_hash), lock)
-                run.write_text(RECIPE, recipe_text)
-                run._write_state(run.state)
+            state = read_state(state_file) if state_file.exists() else RunState(recipe_hash)
+            if state.recipe_hash == recipe_hash and not (state_file.exists() and (path / RECIPE).exists()):
+                text = recipe_text.encode("utf-8", "backslashreplace")
+                state = replace(state, hashes={**state.hashes, RECIPE: hashlib.sha256(text).hexdigest()})
+                atomic_write(state_file, state.dumps().encode())  # first: a kill leaves no recipe that it does not know
+                atomic_write(path / RECIPE, text)
+            check_files(path, state)
+            run = cls(path, read_state(state_file, recipe_hash), lock)
+            run._roll_back()
         except BaseException:
             lock.close()
             raise
@@ -216,17 +239,14 @@ class RunDirectory:
 
     # --- writing ------------------------------------------------------------------------------------------------
 
-    def write_text(self, name: str, text: str) -> Path:
-        """Write one file atomically, and return its path."""
-        target = self.path / name
+    def write_json(self, name: str, value: Any) -> None:
+        """Write one JSON file atomically; it counts from the next :meth:`commit` on."""
         if self.writes:
+            target = self.path / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(target, text.encode("utf-8", "backslashreplace"))
-        return target
-
-    def write_json(self, name: str, value: Any) -> Path:
-        """Write one JSON file atomically."""
-        return self.write_text(name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+            data = (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+            atomic_write(target, data)
+            self._written[name] = hashlib.sha256(data).hexdigest()
 
     def write_folder(self, name: str, save: Callable[[Path], None]) -> None:
         """Write or replace a folder such as ``adapters/judge``; ``save`` fills the empty one that it receives.

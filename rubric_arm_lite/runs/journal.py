@@ -51,7 +51,10 @@ class Journal:
             raise CheckpointError(f"{path} is {'a folder' if path.is_dir() else 'no file'}. Name a file.")
         path.parent.mkdir(parents=True, exist_ok=True)
         if if_exists == "raise" and path.exists() and path.stat().st_size > 0:
-            raise CheckpointError(f"{path} exists. Continue it (resume), start anew (overwrite), or name another file.")
+            raise CheckpointError(
+                f"{path} exists. Continue it with --if-exists resume, start anew with --if-exists overwrite, or name "
+                "another file."
+            )
         with path.open("a+b") as file:
             lock_file(file, path)
             job = json.loads(json.dumps(dict(job)))
@@ -126,12 +129,12 @@ def _read(path: Path, file: IO[bytes], job: Any) -> tuple[dict[str, dict[str, An
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointError(
                 f"{path}, line {number}: not a row of a journal ({error}). Restore it, name another file, or start "
-                "anew (overwrite)."
+                "anew with --if-exists overwrite."
             ) from error
         if head != job:
             raise CheckpointError(
-                f"{path} belongs to another job ({_difference(head, job)}). Name another file, or start anew "
-                "(overwrite)."
+                f"{path} belongs to another job ({_difference(head, job)}). Name another file, or start anew with "
+                "--if-exists overwrite."
             )
         size += len(line)
     return rows, size

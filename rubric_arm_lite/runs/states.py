@@ -28,10 +28,13 @@ def recipe_of_run(run: str | Path) -> Recipe:
     """The recipe of a run directory.
 
     Raises:
-        CheckpointError: if the directory is not a run, or the run of a policy.
+        CheckpointError: if the directory is not a run, or the run of a policy, or a file of it that :func:`check_files`
+            looks at was changed.
         ConfigError: if the recipe is invalid.
     """
     path = Path(run)
+    if (path / STATE).is_file():
+        check_files(path, read_state(path / STATE))
     if not (path / RECIPE).is_file():
         raise CheckpointError(
             f"{path} is not a run directory: it has no {RECIPE}. Make one with rubric-arm run; rubric-arm demo makes "

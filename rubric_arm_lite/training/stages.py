@@ -243,7 +243,7 @@ def _check_or_describe_data(state: TrainingState) -> None:
         if read_object(directory.path / "data.json")["fingerprint"] != data.fingerprint():
             raise CheckpointError(
                 f"{state.recipe.data.source} now holds other pairs than when {directory.path} began. Restore the data, "
-                "or start anew under another name."
+                "or start anew with --if-exists overwrite."
             )
         return
     described: dict[str, Any] = {

@@ -26,7 +26,7 @@ from rubric_arm_lite.report import safe_json
 from rubric_arm_lite.reward_model.model import RubricRewardModel
 from rubric_arm_lite.reward_model.verdict import PointwiseScore, Verdict
 from rubric_arm_lite.types import ParseStatus
-from tests.short_run import short_sets
+from tests.short_run import rewrite, short_sets
 from tests.warm import begin, command, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,7 +131,7 @@ def test_score(finished_run: Path, tmp_path: Path) -> None:
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
     # The shipped base knows no word true; the pointwise recipe asks it in signs that it knows.
     recipe["prompts"] |= yaml.safe_load((ROOT / "recipes" / "arrow-testbed.yaml").read_text())["prompts"]
-    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    rewrite(run, "recipe.yaml", yaml.safe_dump(recipe))
     prompt, response = "Write a note about gardens for pilots. Include the word zinc.", "zinc stone table hug lull dare"
     by_hand = "1. The response includes the word zinc [Hard Rule]\n2. The response is warm [Principle]"
     one = call("score", run, "--prompt", prompt, "--response", response, "--rubric", by_hand, "--json")

@@ -18,6 +18,7 @@ from rubric_arm_lite.evaluation.benchmarks.results import Result
 from rubric_arm_lite.evaluation.benchmarks.run import batches, check_folder, evaluate_benchmarks, read_results
 from rubric_arm_lite.evaluation.benchmarks.scoring import Item
 from rubric_arm_lite.models.sampler import Sampling
+from rubric_arm_lite.recipe import ModelSettings
 from rubric_arm_lite.recipe.seeds import derive_seed
 from rubric_arm_lite.reward_model.model import RubricRewardModel
 from rubric_arm_lite.types import RolloutGroup, Rubric
@@ -378,6 +379,10 @@ def test_a_folder_collects_benchmarks_of_one_model(tmp_path: Path) -> None:
     other.model.fingerprints["judge"] = "changed"  # type: ignore[attr-defined]
     with pytest.raises(CheckpointError, match="judge_adapter"):
         evaluate_benchmarks(other, two, out, 1, "resume")
+    elsewhere = reward_model()
+    elsewhere.recipe = elsewhere.recipe.model_copy(update={"model": ModelSettings(base="another/base")})
+    with pytest.raises(CheckpointError, match=r"base: .* there, 'another/base, .* with --if-exists overwrite"):
+        evaluate_benchmarks(elsewhere, two, out, 1, "resume")
     with pytest.raises(CheckpointError, match=r"one.jsonl exists. Use --resume"):
         check_folder(out, one, "raise")
     check_folder(out, one, "resume")

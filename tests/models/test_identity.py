@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from rubric_arm_lite.models import base_fingerprint, other_base
 from tests import tiny
 from tests.cli.test_cli import call, process
-from tests.short_run import short_sets
+from tests.short_run import rewrite, short_sets
 
 
 def test_the_fingerprint_is_that_of_the_weights(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_run_on_another_base_warns_in_one_line(finished_run: Path, tmp_path: P
     assert "other weights" not in call(*pair).stderr
     versions = json.loads((run / "versions.json").read_text())
     for number, verb in enumerate(verbs):  # Python shows a text once in a process
-        (run / "versions.json").write_text(json.dumps({**versions, "base weights": f"{number:016}"}))
+        rewrite(run, "versions.json", json.dumps({**versions, "base weights": f"{number:016}"}))
         done = process(*verb) if verb is resume else call(*verb)
         lines = (done.stdout + done.stderr).splitlines()
         found = [line for line in lines if "was trained on other weights of the base testbed" in line]

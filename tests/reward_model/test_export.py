@@ -18,8 +18,8 @@ from rubric_arm_lite.errors import CheckpointError, ConfigError
 from rubric_arm_lite.recipe import load_recipe
 from rubric_arm_lite.reward_model import RubricRewardModel, export_run
 from tests.cli.test_cli import call, refused
-from tests.runs.test_directory import flip
-from tests.short_run import short_sets
+from tests.runs.test_directory import edit, flip
+from tests.short_run import rewrite, short_sets
 
 PAIR = ("--prompt", "Write a note.", "--a", "stone", "--b", "table")
 
@@ -83,10 +83,12 @@ def test_what_cannot_be_exported(finished_run: Path, tmp_path: Path) -> None:
     assert "not one of final, warm-up, latest" in refused("export", finished_run, tmp_path / "new", "--state", "best")
     broken = tmp_path / "broken"
     shutil.copytree(finished_run, broken)
-    (broken / "summary.json").write_text("{")
+    whole = (broken / "summary.json").read_text()
+    rewrite(broken, "summary.json", "{")
     with pytest.raises(CheckpointError, match=r"summary\.json is damaged"):
         export_run(broken, tmp_path / "new")
     assert not (tmp_path / "new").exists() and not list(tmp_path.glob(".*draft"))
+    rewrite(broken, "summary.json", whole)
     file = broken / "adapters" / "judge" / "adapter_model.safetensors"
     flip(file)
     for verb in (
@@ -102,6 +104,29 @@ def test_what_cannot_be_exported(finished_run: Path, tmp_path: Path) -> None:
     assert file.read_bytes() == (finished_run / file.relative_to(broken)).read_bytes(), "written again by a resume"
     (broken / "metrics.jsonl").write_text("")
     assert "does not begin with the" in refused("report", broken)
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "data.json", "evaluations/base.json"])
+def test_a_file_of_the_run_that_was_edited_is_noticed_by_every_verb(
+    finished_run: Path, tmp_path: Path, name: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    edit(run / name)
+    verbs: list[tuple[Any, ...]] = [
+        ("export", run, tmp_path / "new"),
+        ("evaluate", run),
+        ("judge", run, *PAIR),
+        ("rubric", run, "Write a note."),
+        ("serve", run),
+        ("report", run),
+        ("run", "testbed", "--run-dir", run, "--resume", *short_sets()),
+        ("policy", "dpo", "testbed", "--reward", run, "--run-dir", tmp_path / "policy"),
+    ]
+    for verb in verbs:
+        said = refused(*verb)
+        assert f"{name} is not the file that was committed" in said
+        assert ("copy it, change the copy" if name == "recipe.yaml" else "Restore it") in said
 
 
 def test_into_a_folder_that_is_there(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

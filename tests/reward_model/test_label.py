@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections import Counter
 from collections.abc import Callable
@@ -260,7 +261,7 @@ def test_outputs_and_journals_of_others_are_left_alone(tmp_path: Path) -> None:
         label_responses(source, target, never, batch_size=0)
     with pytest.raises(KilledError):
         label_responses(source, target, lambda: model(killing(20)), batch_size=4)
-    with pytest.raises(CheckpointError, match=r"another job \(votes: 1 there, 3 now\)"):
+    with pytest.raises(CheckpointError, match=r"another job \(temperature: .*, votes: 1 there, 3 now\)"):
         label_responses(source, target, lambda: model(judge), votes=3, batch_size=4)
     with pytest.raises(CheckpointError, match="exists"):
         label_responses(source, target, lambda: model(judge), batch_size=4, if_exists="raise")
@@ -270,6 +271,64 @@ def test_outputs_and_journals_of_others_are_left_alone(tmp_path: Path) -> None:
     before = target.read_bytes()
     assert label_responses(source, target, lambda: model(judge), if_exists="overwrite").judged == 20
     assert target.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model": {"base": "another/base"}}, "base"),
+        ({"model": {"revision": "v2"}}, "base"),
+        ({"model": {"dtype": "bfloat16"}}, "base"),
+        ({"model": {"quantization": "nf4"}}, "base"),
+        ({"model": {"chat_date": "2027-02-03"}}, "base"),
+        ({"model": {"max_context": 999}}, "base"),
+        ({"prompts": {"judge_template": "judge_openrubrics"}}, "prompts"),
+        ("template", "prompts"),
+        ({"evaluation": {"rubric_max_tokens": 99, "judge_max_tokens": 500}}, "rubric_max_tokens"),
+        ({"evaluation": {"rubric_max_tokens": 100, "judge_max_tokens": 501}}, "judge_max_tokens"),
+        ({"evaluation": {"rubric_max_tokens": 100, "judge_max_tokens": 500, "judge_temperature": 0.5}}, "temperature"),
+        ({"seed": 5}, "seed"),
+        ("control_tokens", "prompts"),
+        ("fingerprint", "judge_adapter"),
+        ("input", "input"),
+        ("batch", "batch"),
+    ],
+)
+def test_what_changes_an_answer_does_not_continue_a_journal(
+    changes: dict[str, Any] | str, named: str, tmp_path: Path
+) -> None:
+    source, target = write(tmp_path / "in.jsonl", MANY[:4]), tmp_path / "out.jsonl"
+    with pytest.raises(KilledError):
+        label_responses(source, target, lambda: model(killing(2)), batch_size=1)
+    before = target.with_name("out.jsonl.part").read_bytes()
+    (tmp_path / "own.jinja").write_text("{{ instruction }}\nWrite a rubric.")
+    fields = {"prompts": {"rubric_template": str(tmp_path / "own.jinja")}} if changes == "template" else changes
+    other = model(judge, **(fields if isinstance(fields, dict) else {}))
+    if changes == "fingerprint":
+        other.model.fingerprints["judge"] = "changed"  # type: ignore[attr-defined]
+    elif changes == "control_tokens":
+        other.model.control_tokens = lambda: ["<|end|>", re.compile("<.>")]  # type: ignore[method-assign,assignment]
+    elif changes == "input":
+        write(source, MANY[:5])
+    message = (
+        rf"out\.jsonl\.part belongs to another job \(.*{named}: .* there, .* now.*start anew with --if-exists over"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        label_responses(source, target, lambda: other, batch_size=2 if changes == "batch" else 1)
+    assert target.with_name("out.jsonl.part").read_bytes() == before and not target.exists()
+    if isinstance(changes, dict):
+        label_responses(source, target, lambda: other, batch_size=1, if_exists="overwrite")
+
+
+def test_what_changes_no_answer_continues_a_journal(tmp_path: Path) -> None:
+    """Memory, speed, the training's settings, and a temperature of votes where there are none."""
+    source, target = write(tmp_path / "in.jsonl", MANY[:4]), tmp_path / "out.jsonl"
+    with pytest.raises(KilledError):
+        label_responses(source, target, lambda: model(killing(2)), batch_size=1)
+    votes = {"rubric_max_tokens": 100, "judge_max_tokens": 500, "vote_temperature": 0.5, "pairs": 7}
+    loading = {"gradient_checkpointing": True, "shared_prefix": False}
+    other = model(judge, evaluation=votes, model=loading, rubric={"max_steps": 1}, cache={"capacity": 3})
+    assert label_responses(source, target, lambda: other, batch_size=1, keep_all=True).judged == 3
 
 
 def test_a_judge_of_single_responses_labels_nothing_and_leaves_nothing(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from rubric_arm_lite.runs.directory import (
     IfExists,
     RunDirectory,
     RunState,
+    check_files,
+    read_state,
 )
 from rubric_arm_lite.runs.files import atomic_write, check_target, explained_disk_errors, fsync
 from rubric_arm_lite.runs.journal import Journal
@@ -427,6 +429,55 @@ def test_a_flipped_bit_or_a_lost_file_of_a_checkpoint_is_noticed(name: str, tmp_
     open_run(tmp_path / "run", "overwrite").close()
 
 
+def edit(file: Path) -> None:
+    """A change by hand, such as of a setting in the copy of the recipe."""
+    file.write_text(file.read_text() + "# mine\n")
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("damage", [flip, edit, cut, Path.unlink])
+@pytest.mark.parametrize(
+    ("name", "fix", "may_be_gone"),
+    [
+        (
+            "recipe.yaml",
+            r"Undo that, or delete it and .* --resume .* copy it, change the copy",
+            True,
+        ),
+        ("data.json", "Restore it, or start anew with --if-exists overwrite", False),
+        ("versions.json", "Restore it, or start anew with --if-exists overwrite", False),
+        ("evaluations/1.json", "Restore it, or delete it: .* the report goes without it", True),
+        ("summary.json", "Restore it, or delete it: .* the report goes without it", True),
+    ],
+)
+def test_a_recipe_a_description_or_a_result_that_changed_is_noticed(
+    name: str, fix: str, may_be_gone: bool, damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    run = open_run(tmp_path / "run")
+    for described in ("data.json", "versions.json"):
+        run.write_json(described, {"a": "text that is long enough"})
+    _first(run)
+    _step_1(run)
+    run.write_json("summary.json", {"accuracy": 0.5})
+    _last(run)
+    before = snapshot(run)
+    run.close()
+    open_run(tmp_path / "run").close()
+    damage(tmp_path / "run" / name)
+    if damage is Path.unlink and may_be_gone:
+        assert snapshot(open_run(tmp_path / "run")) == before
+        assert (tmp_path / "run" / name).exists() == (name == "recipe.yaml"), "a resume writes the recipe again"
+        check_files(tmp_path / "run", read_state(tmp_path / "run" / "state.json"))
+        return
+    for recipe in ("h", "mine"):  # also if the run is continued with the edited copy of its recipe
+        with pytest.raises(CheckpointError, match=rf"run/{name} is not the file that was committed .*{fix}"):
+            open_run(tmp_path / "run", recipe=recipe)
+    open_run(tmp_path / "run", "overwrite").close()
+
+
 def test_the_hashes_are_those_of_what_is_kept(tmp_path: Path) -> None:
     """Also over a resume, for folders beside the checkpoints, and after a commit that failed."""
     run = open_run(tmp_path / "run")
@@ -438,9 +489,10 @@ def test_the_hashes_are_those_of_what_is_kept(tmp_path: Path) -> None:
     _step_1(run)
     assert run.is_intact("adapters/judge") and run.is_intact("checkpoints/state-000001")
     kept = {p: p.read_bytes() for folder in ("adapters", "checkpoints") for p in run.path.glob(f"{folder}/**/*.json")}
-    kept |= {p: p.read_bytes() for p in (run.path / METRICS, run.path / ROLLOUTS, *run.path.rglob("weights"))}
+    others = (METRICS, ROLLOUTS, "recipe.yaml", "evaluations/1.json")
+    kept |= {p: p.read_bytes() for p in (*(run.path / name for name in others), *run.path.rglob("weights"))}
     hashes = {p.relative_to(run.path).as_posix(): sha256(text).hexdigest() for p, text in kept.items()}
-    assert run.state.hashes == hashes and len(hashes) == 6
+    assert run.state.hashes == hashes and len(hashes) == 8
     flip(run.path / "adapters" / "judge" / "judge" / "weights")
     assert not run.is_intact("adapters/judge") and not run.is_intact("adapters")
     run.close()
@@ -624,8 +676,8 @@ def test_rows_are_plain_json(tmp_path: Path) -> None:
         run.append(METRICS, {"loss": float("nan")})
     assert len(list(run.read_log(METRICS))) == 1
     assert list(run.read_log("timings.jsonl")) == []
-    run.write_text("note.txt", "lone \ud800")
-    assert "lone" in (run.path / "note.txt").read_text()
+    run.write_json("note.json", "lone \ud800")
+    assert "lone" in (run.path / "note.json").read_text()
 
 
 def test_atomic_write_replaces_or_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

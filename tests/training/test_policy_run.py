@@ -25,6 +25,7 @@ from rubric_arm_lite.training.policy.requests import start_answers
 from rubric_arm_lite.training.policy.run import train_policy
 from rubric_arm_lite.training.policy.stages import stages_of
 from rubric_arm_lite.training.policy.state import PolicyState
+from tests.short_run import rewrite
 from tests.warm import begin, kill_when
 from tests.warm import command as rubric_arm
 
@@ -160,12 +161,14 @@ def test_a_run_belongs_to_its_reward_model_and_requests(online_run: Path, finish
     recipe, folder = recipe_for(finished_run, "grpo"), tmp_path / "run"
     shutil.copytree(online_run, folder)
     assert execute(recipe, folder).names == [], "a finished run is left alone"
-    file = folder / "data.json"
-    described = json.loads(file.read_text())
-    file.write_text(json.dumps({**described, "reward_model": {}}))
+    described = json.loads((folder / "data.json").read_text())
+    rewrite(folder, "data.json", json.dumps({**described, "reward_model": {}}))
     with pytest.raises(CheckpointError, match="is not the run of a policy"):
         write_policy_report(finished_run)
     with pytest.raises(CheckpointError, match=r"another reward model or judge \(reward_model changed\)"):
+        execute(recipe, folder)
+    rewrite(folder, "data.json", json.dumps({**described, "reward_settings": "others"}))
+    with pytest.raises(CheckpointError, match=r"\(reward_settings changed\)\. .* with --if-exists overwrite"):
         execute(recipe, folder)
 
 
@@ -199,9 +202,9 @@ def test_own_prompts_another_base_and_a_second_run_as_judge(
     assert "independent/win_rate" in last and "score" not in last
     saved = json.loads((tmp_path / "run" / "adapters" / "policy" / "adapter_config.json").read_text())
     assert saved["r"] == 4
-    described = tmp_path / "run" / "data.json"
-    before = json.loads(described.read_text())
-    described.write_text(json.dumps({**before, "independent_judge": {**before["independent_judge"], "judge": "0"}}))
+    before = json.loads((tmp_path / "run" / "data.json").read_text())
+    other = {**before, "independent_judge": {**before["independent_judge"], "judge": "0"}}
+    rewrite(tmp_path / "run", "data.json", json.dumps(other))
     with pytest.raises(CheckpointError, match=r"\(independent_judge changed\)"):
         execute(recipe, tmp_path / "run")
 

@@ -9,7 +9,6 @@ with the same numbers.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from pydantic import TypeAdapter
 
 from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.evaluation.benchmarks.load import LoadedBenchmark
-from rubric_arm_lite.evaluation.benchmarks.results import Result, judge_temperature, result_of, row_of
+from rubric_arm_lite.evaluation.benchmarks.results import Result, result_of, row_of
 from rubric_arm_lite.evaluation.benchmarks.scoring import Item
 from rubric_arm_lite.prompts import prompt_hash
 from rubric_arm_lite.recipe import derive_seed
@@ -78,7 +77,7 @@ def evaluate_benchmarks(
     Raises:
         CheckpointError: if the folder holds results of other adapters or settings.
     """
-    settings = judging_settings(model, votes)
+    settings = model.identity(votes)
     results = {} if if_exists == "overwrite" else _earlier_results(out, settings)
     seed = derive_seed(model.recipe.seed, "benchmarks")
     for loaded in benchmarks:
@@ -95,22 +94,6 @@ def evaluate_benchmarks(
         saved = asdict(SavedResults(settings, results))
         atomic_write(out / RESULTS, (json.dumps(saved, indent=1, ensure_ascii=False) + "\n").encode())
     return list(results.values())
-
-
-def judging_settings(model: RubricRewardModel, votes: int) -> dict[str, Any]:
-    """Everything besides the question that decides a verdict."""
-    settings, templates = model.recipe.evaluation, model.prompts.templates
-    return {
-        "rubric_adapter": model.model.fingerprint("rubric"),
-        "judge_adapter": model.model.fingerprint("judge"),
-        "templates": hashlib.sha256(json.dumps([templates.rubric, templates.judge]).encode()).hexdigest()[:16],
-        "rubric_max_tokens": settings.rubric_max_tokens,
-        "judge_max_tokens": settings.judge_max_tokens,
-        "judge_temperature": judge_temperature(settings, votes),
-        "votes": votes,
-        "max_context": model.recipe.model.max_context,
-        "seed": model.recipe.seed,
-    }
 
 
 def read_results(folder: Path) -> SavedResults:

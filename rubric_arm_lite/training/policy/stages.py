@@ -20,7 +20,8 @@ from typing import Any
 from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.models import other_base
 from rubric_arm_lite.recipe import PolicyRecipe, derive_seed
-from rubric_arm_lite.runs import LogRow, read_object
+from rubric_arm_lite.reward_model import judging_settings
+from rubric_arm_lite.runs import LogRow, read_object, recipe_of_run
 from rubric_arm_lite.training.policy.dpo import train_dpo
 from rubric_arm_lite.training.policy.evaluate import Alarm, alarms, compare_with_start
 from rubric_arm_lite.training.policy.online import train_online
@@ -119,8 +120,11 @@ def _check_or_describe_data(state: PolicyState) -> None:
         "skipped_too_long": requests.too_long,
         "fingerprint": requests.fingerprint(),
         "reward_model": reward,
+        "reward_settings": _digest(json.dumps(judging_settings(state.reward_recipe)).encode()),
     }
     if state.judge_adapters:
+        judge = recipe_of_run(str(state.recipe.evaluation.judge))
+        description["independent_settings"] = _digest(json.dumps(judging_settings(judge)).encode())
         description["independent_judge"] = {
             role: _digest((folder / "adapter_model.safetensors").read_bytes())
             for role, folder in state.judge_adapters.items()
@@ -136,7 +140,7 @@ def _check_or_describe_data(state: PolicyState) -> None:
             raise CheckpointError(
                 f"{directory.path} began with other requests, other answers to start from, or another reward model or "
                 f"judge ({', '.join(changed)} changed). Restore what it reads ({', '.join(state.recipe.inputs)}), or "
-                "start anew under another name."
+                "start anew with --if-exists overwrite."
             )
         return
     if requests.conversations:

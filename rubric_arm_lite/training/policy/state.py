@@ -127,7 +127,9 @@ class PolicyState:
 
         def write(batch: Sequence[Request]) -> list[tuple[str, bool]]:
             if "rubrics" in self.directory.state.stages:
-                raise CheckpointError(f"{journal.path} lacks rubrics. Restore it, or start anew under another name.")
+                raise CheckpointError(
+                    f"{journal.path} lacks rubrics. Restore it, or start anew with --if-exists overwrite."
+                )
             rubrics = self.models.reward.rubrics([request.text for request in batch])
             return [(rubric.text, rubric.status is ParseStatus.TRUNCATED) for rubric in rubrics]
 
