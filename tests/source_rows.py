@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rubric_arm_lite.data import WarmupRow
-from rubric_arm_lite.data.pairs import trajectory_of_row
 from rubric_arm_lite.data.sources import file_rows
+from rubric_arm_lite.data.trajectories import trajectory_of_row
 from rubric_arm_lite.prompts.parsing import parse_rubric
 from tests.judgements import write_judgement
 

@@ -30,8 +30,9 @@ from rubric_arm_lite.cli.common import (
 from rubric_arm_lite.data import BadRows, Counts, WarmupRow, read_pairs, read_trajectories
 from rubric_arm_lite.data.check import QUANTILES, Measure, Survey, survey_pairs, survey_trajectories
 from rubric_arm_lite.data.decontaminate import decontaminator_of
-from rubric_arm_lite.data.pairs import pair_as_row, trajectory_as_row
+from rubric_arm_lite.data.pairs import pair_as_row
 from rubric_arm_lite.data.sources import JSON_SUFFIXES, is_hub_id
+from rubric_arm_lite.data.trajectories import trajectory_as_row
 from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError, DataError
 from rubric_arm_lite.prompts import PromptBuilder, Templates, parse_rubric
 from rubric_arm_lite.recipe import DataSettings, ModelSettings, Recipe, WarmupSettings, load_recipe, read_columns
@@ -85,14 +86,7 @@ class SourceOptions:
             raise DataError("The testbed generates its rows. Write some with rubric-arm testbed pairs OUT.jsonl.")
         options = {name: value for name, value in asdict(self).items() if name not in ("decontaminate", "seed")}
         options["subset"] = tuple(self.subset or ())
-        if self.columns is None:
-            del options["columns"]
-        elif warmup:
-            raise ConfigError(
-                "--columns describes pairs. Leave it out with --warmup, or use --format file.py:function."
-            )
-        else:
-            options["columns"] = read_columns(self.columns, "--columns")
+        options["columns"] = None if self.columns is None else read_columns(self.columns, "--columns")
         try:
             pairs = None if warmup else DataSettings.model_validate({**options, "deduplicate": deduplicate})
             trajectories = WarmupSettings.model_validate(options) if warmup else None

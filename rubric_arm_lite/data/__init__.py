@@ -16,12 +16,12 @@ from rubric_arm_lite.data.load import load_data as load_data
 from rubric_arm_lite.data.load import read_blocks as read_blocks
 from rubric_arm_lite.data.load import shuffle_blocks as shuffle_blocks
 from rubric_arm_lite.data.load import split_blocks as split_blocks
-from rubric_arm_lite.data.pairs import WarmupRow as WarmupRow
 from rubric_arm_lite.data.pairs import load_pairs as load_pairs
 from rubric_arm_lite.data.pairs import prompt_as_json as prompt_as_json
 from rubric_arm_lite.data.pairs import prompt_of as prompt_of
-from rubric_arm_lite.data.reader import read_pairs as read_pairs
+from rubric_arm_lite.data.pairs import read_pairs as read_pairs
 from rubric_arm_lite.data.rows import Row as Row
 from rubric_arm_lite.data.rows import RowError as RowError
 from rubric_arm_lite.data.sources import open_rows as open_rows
+from rubric_arm_lite.data.trajectories import WarmupRow as WarmupRow
 from rubric_arm_lite.data.trajectories import read_trajectories as read_trajectories

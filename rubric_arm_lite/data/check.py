@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rubric_arm_lite.data.counts import Counts, sorted_reasons
-from rubric_arm_lite.data.pairs import WarmupRow
+from rubric_arm_lite.data.trajectories import WarmupRow
 from rubric_arm_lite.prompts import parse_judgement, parse_pointwise, parse_rubric, prompt_hash, wording
 from rubric_arm_lite.prompts.pointwise import OUR_WORDS
 from rubric_arm_lite.recipe import PointwiseWords

@@ -11,42 +11,20 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
+from pathlib import Path
 
-from rubric_arm_lite.data.rows import Row
-from rubric_arm_lite.data.sources import open_rows
+from rubric_arm_lite.data.benchmarks import CATALOGUE
+from rubric_arm_lite.data.formats import open_source, prompt_format
+from rubric_arm_lite.data.rows import RowError
 from rubric_arm_lite.errors import DataError
+from rubric_arm_lite.recipe import SourceSettings
 from rubric_arm_lite.types import Prompt
 
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
 """Thai, Lao, Burmese, Khmer, Japanese and Chinese."""
 _WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+")
-
-
-@dataclass(frozen=True, slots=True)
-class Benchmark:
-    """Where the prompts of a published benchmark are."""
-
-    hub_id: str
-    splits: tuple[str | None, ...]
-    column: str = "prompt"
-    config: str | None = None
-
-
-BENCHMARKS = {
-    "rewardbench": Benchmark("allenai/reward-bench", ("filtered",)),
-    "rewardbench2": Benchmark("allenai/reward-bench-2", ("test",)),
-    "rm-bench": Benchmark("THU-KEG/RM-Bench", (None,)),
-    "judgebench": Benchmark("ScalerLab/JudgeBench", ("gpt", "claude"), "question"),
-    "ppe-ifeval": Benchmark("lmarena-ai/PPE-IFEval-Best-of-K", ("train",)),
-    "helpsteer3": Benchmark("nvidia/HelpSteer3", ("validation",), "context", "preference"),
-    "writing": Benchmark("m-a-p/Writing-Preference-Bench", (None,)),
-}
-"""Benchmarks that a recipe can name; the same as in :mod:`rubric_arm_lite.evaluation.benchmarks.catalogue`."""
-_PROMPT_COLUMNS = ("prompt", "instruction", "question", "context", "conversation_input")
-"""Columns that may hold the prompts of a file; the first one present is read."""
 
 
 class Decontaminator:
@@ -71,14 +49,18 @@ class Decontaminator:
     def _words_of(self, prompt: Prompt) -> tuple[str, Iterator[str]]:
         """All words of a prompt as one text, and every run of ``words`` words of a turn."""
         texts = [prompt] if isinstance(prompt, str) else [message.content for message in prompt]
-        turns = [_WORD.findall(_plain(text)) for text in texts]
+        # Accents and other marks would split a word.
+        plain = (text if text.isascii() else "".join(map(_without_marks, text)) for text in texts)
+        turns = [_WORD.findall(text.casefold()) for text in plain]
         n = self.words
         runs = (" ".join(turn[start : start + n]) for turn in turns for start in range(len(turn) - n + 1))
         return " ".join(chain(*turns)), runs
 
 
 def decontaminator_of(benchmarks: Collection[str], words: int) -> Decontaminator | None:
-    """The prompts of benchmarks: each a name of :data:`BENCHMARKS`, a file, a folder or a Hub id; None without any.
+    """The prompts of benchmarks: each a name of the catalogue, ``name=path``, a file, a folder or a Hub id.
+
+    None without any. Prompts are read by every format and benchmark that is known.
 
     Raises:
         DataError: if one of them cannot be read.
@@ -87,37 +69,46 @@ def decontaminator_of(benchmarks: Collection[str], words: int) -> Decontaminator
         return None
     decontaminator = Decontaminator(words)
     for benchmark in benchmarks:
-        for prompt in _prompts(benchmark):
-            decontaminator.add(prompt)
+        try:
+            for prompt in chain.from_iterable(map(_prompts, _sources(benchmark))):
+                decontaminator.add(prompt)
+        except DataError as error:
+            raise DataError(f"decontaminate: {error} Benchmarks that can be named: {', '.join(CATALOGUE)}.") from error
     return decontaminator
 
 
-def _prompts(name: str) -> Iterator[Prompt]:
-    known = BENCHMARKS.get(name.lower())
-    if known is not None:
-        for split in known.splits:
-            for row in open_rows(known.hub_id, config=known.config, split=split, streaming=True):
-                yield _prompt(row, (known.column,))
-        return
-    try:
-        rows = open_rows(name, streaming=True)
-        yield from (_prompt(row, _PROMPT_COLUMNS) for row in rows)
-    except DataError as error:
-        raise DataError(f"decontaminate: {error} Benchmarks that can be named: {', '.join(BENCHMARKS)}.") from error
+def _sources(given: str) -> Iterator[SourceSettings]:
+    """The sources that a benchmark's name, ``name=path`` or any other file, folder or Hub id means."""
+    name, _, path = given.partition("=")
+    benchmark = CATALOGUE.get(name.lower())
+    place = path or (benchmark.source if benchmark is not None else None)
+    if benchmark is None or place is None:
+        yield SourceSettings(source=given, streaming=True)
+    elif Path(place).is_file():
+        yield SourceSettings(source=place)
+    elif files := [file for part in benchmark.parts for file in part.files_in(place)]:
+        yield from (SourceSettings(source=str(file)) for file in files)
+    else:
+        for part in benchmark.parts:
+            yield SourceSettings(source=place, config=part.config, split=part.split, streaming=True)
 
 
-def _prompt(row: Row, columns: tuple[str, ...]) -> Prompt:
-    """The row's prompt; of a conversation all messages, whoever wrote the last one."""
-    name = next((name for name in columns if row.has(name)), None)
-    if name is None:
-        row.require(columns[0])
-        raise row.error(f"no prompt. Give one in a column {' or '.join(columns)}.")
-    return row.messages(name) if isinstance(row.columns[name], list) else row.text(name)
-
-
-def _plain(text: str) -> str:
-    """The text in lower case without accents and other marks, which would split a word."""
-    return (text if text.isascii() else "".join(map(_without_marks, text))).casefold()
+def _prompts(settings: SourceSettings) -> Iterator[Prompt]:
+    """The prompts of all rows, whatever their labels and responses; of a conversation without a last request all."""
+    format, rows = open_source(settings)
+    for row in rows:
+        chosen = prompt_format(format, row)
+        column = chosen.prompt_column
+        try:
+            row = chosen.converted(row)
+            yield chosen.prompt_of(row)
+        except RowError as error:
+            if not error.skippable:
+                raise
+            if column is not None and row.has(column):
+                yield row.messages(column) if isinstance(row.get(column), list) else row.text(column, blank=True)
+            else:
+                yield from (row.messages(name)[:-1] for name in chosen.responses if isinstance(row.get(name), list))
 
 
 @lru_cache(1 << 16)

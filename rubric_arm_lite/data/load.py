@@ -12,16 +12,19 @@ import json
 import shlex
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from rubric_arm_lite.data.counts import Counts
 from rubric_arm_lite.data.decontaminate import Decontaminator, decontaminator_of
-from rubric_arm_lite.data.reader import read_pairs
+from rubric_arm_lite.data.pairs import read_pairs
 from rubric_arm_lite.data.rows import RowError
 from rubric_arm_lite.data.testbed import TRAIN_PROMPTS, World
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.prompts import prompt_hash, wording
-from rubric_arm_lite.recipe import DataSettings, Recipe, derive_seed, is_plugin
+from rubric_arm_lite.recipe import DataSettings, PolicyDataSettings, Recipe, derive_seed, is_plugin
 from rubric_arm_lite.types import PreferencePair, PromptBlock, Recall
+
+HeldOut = TypeVar("HeldOut", DataSettings, PolicyDataSettings)
 
 
 def blocks_from_pairs(pairs: Iterable[PreferencePair]) -> list[PromptBlock]:
@@ -117,7 +120,7 @@ def _read_strictly(
         raise DataError(f"{error} All such rows: rubric-arm data check {shlex.quote(str(settings.source))}") from error
 
 
-def held_out_settings(settings: DataSettings) -> DataSettings:
+def held_out_settings(settings: HeldOut) -> HeldOut:
     """The settings that read all of ``settings.evaluation``.
 
     Its format is that of `source` if it is the same source, or if the format is a plug-in.

@@ -1,46 +1,34 @@
-"""Our own row formats: pairs, warm-up trajectories, and responses to judge.
+"""Pairs, prompts and responses from the rows of a source: the one place where rows are selected, counted and skipped.
 
 In JSON Lines and Parquet, a prompt, ``chosen`` or ``rejected`` is a text or a list of messages
 ``{"role": …, "content": …}``; a CSV cell is always a text. A prompt of one user message is the same as its text. A row
-without an id gets the hash of its prompt and the number of earlier rows with that prompt: ``3f0c…-0``. Every loader
-raises :class:`~rubric_arm_lite.errors.DataError` for the first row that cannot be used, or if there is none.
+without an id gets the hash of its prompt and the number of earlier rows with that prompt: ``3f0c…-0``. Every ``load_``
+function raises :class:`~rubric_arm_lite.errors.DataError` for the first row that cannot be used, or if there is none.
 """
 
 from __future__ import annotations
 
+import hashlib
+import heapq
+import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from rubric_arm_lite.data.formats import OWN, Format
-from rubric_arm_lite.data.rows import Row, missing_reason, short_repr, type_name
+from rubric_arm_lite.data.counts import BadRows, Counts, sorted_reasons
+from rubric_arm_lite.data.decontaminate import Decontaminator
+from rubric_arm_lite.data.formats import OWN, Format, SkippedRow, open_source, prompt_format
+from rubric_arm_lite.data.rows import Row, RowError, short_repr, type_name
 from rubric_arm_lite.data.sources import file_rows
 from rubric_arm_lite.errors import DataError
-from rubric_arm_lite.prompts import PromptBuilder, prompt_hash
-from rubric_arm_lite.types import Message, PreferencePair, Prompt, Rubric, Side
+from rubric_arm_lite.prompts import prompt_hash, wording
+from rubric_arm_lite.recipe import DataSettings, SourceSettings, derive_seed
+from rubric_arm_lite.types import PreferencePair, Prompt, Side
 
-
-@dataclass(frozen=True, slots=True)
-class WarmupRow:
-    """One warm-up trajectory of both roles: what a teacher wrote for a request and its responses.
-
-    Without ``response_b`` the judgement is a pointwise one of ``response_a``.
-    """
-
-    prompt: Prompt
-    rubric: str
-    response_a: str
-    response_b: str | None
-    judgement: str
-    judged_rubric: str | None = None
-
-    def judge_prompt(self, prompts: PromptBuilder, rubric: Rubric) -> str:
-        """The user turn that the judgement answers, under this rubric."""
-        if self.response_b is None:
-            return prompts.pointwise_prompt(self.prompt, rubric, self.response_a)
-        return prompts.judge_prompt(self.prompt, rubric, self.response_a, self.response_b)
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +49,6 @@ def load_pairs(path: str | Path) -> list[PreferencePair]:
     """
     ids = RowIds()
     return [read_pair(row, OWN, ids)[0] for row in file_rows(path)]
-
-
-def trajectory_columns(row: Row, pointwise: bool | None) -> tuple[str, ...]:
-    """The columns of a trajectory like ``row``; for ``pointwise`` None those of the kind that it is."""
-    if pointwise is None:
-        pointwise = "response" in row.columns and "response_a" not in row.columns
-    return ("prompt", "rubric", *(("response",) if pointwise else ("response_a", "response_b")), "judgement")
-
-
-def trajectory_of_row(row: Row, pointwise: bool | None = False) -> WarmupRow:
-    """The trajectory of one row; a RowError if it cannot be used.
-
-    Columns: ``prompt``, ``rubric``, ``response_a``, ``response_b``, ``judgement``; for a pointwise judge one
-    ``response`` in place of the two. With ``pointwise`` None each row is taken as it is.
-    """
-    prompt, names = row.prompt(), trajectory_columns(row, pointwise)
-    rubric, *responses, judgement = map(row.text, names[1:])
-    return WarmupRow(prompt, rubric, responses[0], responses[1] if len(responses) > 1 else None, judgement)
 
 
 def load_responses(path: str | Path, *columns: str, listed: str | None = None) -> list[ResponseSet]:
@@ -103,11 +73,6 @@ def load_responses(path: str | Path, *columns: str, listed: str | None = None) -
             raise row.error(f"column `{listed}` is a list of 1. Give a list of two or more texts.")
         sets.append(ResponseSet(ids.next(row, prompt), prompt, responses, rubric))
     return sets
-
-
-def load_prompts(path: str | Path) -> list[Prompt]:
-    """Distinct prompts of column ``prompt``, in the order of their first row; other columns are not read."""
-    return list({prompt_hash(prompt): prompt for prompt in (row.prompt() for row in file_rows(path))}.values())
 
 
 def load_answers(path: str | Path) -> list[tuple[Prompt, str]]:
@@ -151,13 +116,6 @@ def pair_as_row(pair: PreferencePair) -> dict[str, Any]:
     """The columns from which :func:`load_pairs` reads this pair again."""
     row = {"id": pair.pair_id, "prompt": prompt_as_json(pair.prompt), "chosen": pair.chosen, "rejected": pair.rejected}
     return row | {name: text for name, text in (("source", pair.source), ("subset", pair.subset)) if text}
-
-
-def trajectory_as_row(row: WarmupRow) -> dict[str, Any]:
-    """The columns from which :func:`trajectory_of_row` reads this trajectory again."""
-    pair = {"response_a": row.response_a, "response_b": row.response_b}
-    responses = pair if row.response_b is not None else {"response": row.response_a}
-    return {"prompt": prompt_as_json(row.prompt), "rubric": row.rubric, **responses, "judgement": row.judgement}
 
 
 def prompt_as_json(prompt: Prompt) -> str | list[dict[str, str]]:
@@ -206,11 +164,9 @@ def read_pair(row: Row, format: Format, ids: RowIds, source: str = "") -> tuple[
         RowError: if the row does not have the format, or (skippable) cannot serve as a pair.
     """
     if format.published:
-        row.require(*format.columns)
+        row.require(*format.required)
     first, second = format.responses
-    response_a, turns_a = row.response(first)
-    response_b, turns_b = row.response(second)
-    prompt = _prompt_of_pair(row, format, turns_a, turns_b)
+    prompt, response_a, response_b = format.read(row)
     side = format.chosen_side(row)
     if side is None:
         names = "`, `".join(format.label_columns)
@@ -221,56 +177,180 @@ def read_pair(row: Row, format: Format, ids: RowIds, source: str = "") -> tuple[
     chosen, rejected = (response_a, response_b) if side == "A" else (response_b, response_a)
     pair_id = ids.next(Row(row.where, {}) if format.published else row, prompt)  # ids of published sources repeat
     source = source if format.published else row.optional_text("source")
-    subset = row.optional_text(format.subset) if format.subset else ""
+    subset = row.optional_text(format.columns.subset) if format.columns.subset else ""
     return PreferencePair(pair_id, prompt, chosen, rejected, source, subset), side
 
 
-def _prompt_of_pair(
-    row: Row, format: Format, turns_a: tuple[Message, ...] | None, turns_b: tuple[Message, ...] | None
-) -> Prompt:
-    """The conversation before two responses, from the prompt's column and the turns before each response.
+# --- a source -------------------------------------------------------------------------------------------------------
 
-    The turns may repeat the prompt, hold more of the conversation than it or less, or continue it.
+
+@dataclass
+class SourceReader(Generic[Item]):
+    """Opens one source and reads it.
+
+    Attributes:
+        seed: draws the sample.
+        decontaminator: prompts of benchmarks that must not be trained on.
+        held_out: wordings of prompts that must not be trained on.
+        bad: gathers rows that cannot be used, which are then skipped; without it the first one is an error.
+        first_row: the source's first row, by which its format is told.
     """
-    first, second = format.responses
-    names = f"`{first}` and `{second}`"
-    if turns_a is not None and turns_b is not None and turns_a != turns_b:
-        raise row.error(
-            f"{names} hold different conversations before their responses. Both must answer the same one; correct "
-            "them, or leave the row out.",
-            "responses to different conversations",
-            skippable=True,
-        )
-    turns = turns_a if turns_a is not None else turns_b
-    column = format.prompt_column
-    if column is not None and (row.has(column) or turns_a is None or turns_b is None):
-        prompt = row.prompt(column)
-    elif turns_a is None or turns_b is None:
-        raise row.error(f"{names} must be lists of messages: the turns before the response are the prompt.")
-    elif turns_a:
-        return row.conversation(first, turns_a)
-    else:
-        raise row.error(
-            "no `prompt`, and no messages before the response. Add a `prompt` column, or the conversation that leads "
-            "to the response.",
-            missing_reason("prompt"),
-        )
-    asked = (Message("user", prompt),) if isinstance(prompt, str) else prompt
-    if not turns or _ends_with(asked, turns):
-        return prompt
-    if turns[0].role == "assistant":
-        return row.conversation(first, (*asked, *turns))
-    if any(_ends_with(turns[:end], asked) for end in range(1, len(turns) + 1)):
-        return row.conversation(first, turns)
-    raise row.error(
-        f"the conversation before the responses does not hold the `{column}`. Leave out the column, and the "
-        "conversation is the prompt, or correct one of them.",
-        "prompt beside another conversation",
-        skippable=True,
-    )
+
+    settings: SourceSettings
+    seed: int
+    decontaminator: Decontaminator | None = None
+    held_out: Collection[str] = ()
+    bad: BadRows | None = None
+    first_row: Row = field(init=False)
+    format: Format = field(init=False)
+    _subsets: Counter[str] = field(init=False, default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.format, rows = open_source(self.settings, None if self.bad is None else self.bad.add)
+        self.first_row = next(rows)
+        self._rows = chain([self.first_row], rows)
+
+    def check_subset(self, subset: str) -> None:
+        """Raise :class:`SkippedRow` unless the settings select this subset."""
+        self._subsets[subset] += 1
+        if self.settings.subset and subset not in self.settings.subset:
+            raise SkippedRow("of another subset")
+
+    def read(
+        self,
+        read: Callable[[Row], tuple[Prompt, Item]],
+        columns: Collection[str],
+        name: str,
+        what: str,
+        compare: bool = True,
+    ) -> tuple[list[Item], Counts]:
+        """The selected items, in the source's order, and the counts of all rows.
+
+        Of a sample, all items of the drawn prompts are kept. The draw depends on (seed, prompt id) alone, so with more
+        rows a prompt leaves the sample only for one with a smaller draw.
+
+        Args:
+            read: makes an item of a row; may raise :class:`SkippedRow`.
+            columns: the columns that every row should have; ``name`` is their format, ``what`` they become.
+            compare: whether a row with many responses is read as many rows of two.
+
+        Raises:
+            DataError: for a source or row that cannot be used, or if no item is selected.
+        """
+        bad, size = self.bad, self.settings.sample
+        if bad is not None:
+            bad.expected = () if self.format.plugin else tuple(columns)
+        skipped = Counter[str]()
+        kept: dict[str, list[tuple[int, Item]]] = {}
+        compare = compare and self.format.compares_lists
+        for number, row in enumerate(self.format.comparisons(self._source_rows()) if compare else self._source_rows()):
+            try:
+                if isinstance(row, RowError):
+                    raise row
+                prompt, item = read(self.format.converted(row))
+                prompt_id = prompt_hash(prompt)
+                if self.decontaminator is not None and self.decontaminator.matches(prompt):
+                    raise SkippedRow("overlapping with a benchmark")
+                if self.held_out and wording(prompt) in self.held_out:
+                    raise SkippedRow("with a held-out prompt")
+                kept.setdefault(prompt_id, []).append((number, item))
+                if size is not None and len(kept) > 2 * size:  # bounds the memory
+                    kept = self._draw(kept, size, skipped)
+            except SkippedRow as skip:
+                skipped[str(skip)] += 1
+            except RowError as error:
+                if error.skippable and self.format.published:
+                    skipped[error.reason] += 1
+                elif bad is None:
+                    raise
+                else:
+                    bad.add(error)
+        if size is not None:
+            kept = self._draw(kept, size, skipped)
+        items = [item for _, item in sorted(chain(*kept.values()), key=lambda entry: entry[0])]
+        if bad is not None:
+            skipped += bad.reasons
+        rows = len(items) + skipped.total()
+        unit = "comparisons" if compare else "rows"
+        counts = Counts(str(self.settings.source), name, rows, len(items), sorted_reasons(skipped), unit=unit)
+        if not items:
+            subsets = ", ".join(subset or "(none)" for subset, _ in self._subsets.most_common(20))
+            hint = f"It has the subsets: {subsets}. " if self.settings.subset and subsets else ""
+            raise DataError(f"{counts.line(what)} {hint}Loosen the selection, or give another source.")
+        return items, counts
+
+    def _source_rows(self) -> Iterator[Row]:
+        for row in self._rows:
+            if self.bad is not None:
+                self.bad.columns.update(dict.fromkeys(row.columns))
+            yield row
+
+    def _draw(
+        self, kept: dict[str, list[tuple[int, Item]]], size: int, skipped: Counter[str]
+    ) -> dict[str, list[tuple[int, Item]]]:
+        """The prompts with the smallest draws; another item of a dropped prompt cannot bring it back."""
+        drawn = heapq.nsmallest(size, kept, key=lambda prompt_id: derive_seed("sample", self.seed, prompt_id))
+        dropped = sum(map(len, kept.values())) - sum(len(kept[prompt_id]) for prompt_id in drawn)
+        if dropped:
+            skipped["not in the sample"] += dropped
+        return {prompt_id: kept[prompt_id] for prompt_id in drawn}
 
 
-def _ends_with(messages: Sequence[Message], end: Sequence[Message]) -> bool:
-    """Whether the last messages are those of ``end``, but for blanks around them."""
-    last = messages[len(messages) - len(end) :]
-    return [(m.role, m.content.strip()) for m in last] == [(m.role, m.content.strip()) for m in end]
+def read_pairs(
+    settings: DataSettings,
+    seed: int,
+    decontaminator: Decontaminator | None = None,
+    held_out: Collection[str] = (),
+    bad: BadRows | None = None,
+) -> tuple[list[PreferencePair], Counts]:
+    """The pairs of ``settings.source``, in the source's order, and the counts of its rows.
+
+    The arguments are those of :class:`SourceReader`.
+
+    Raises:
+        DataError: for a source or row that cannot be used, or if no pair is selected.
+    """
+    reader: SourceReader[tuple[PreferencePair, Side]] = SourceReader(settings, seed, decontaminator, held_out, bad)
+    format, ids, seen = reader.format, RowIds(), set[bytes]()
+
+    def read(row: Row) -> tuple[Prompt, tuple[PreferencePair, Side]]:
+        pair, side = read_pair(row, format, ids, str(settings.source))
+        reader.check_subset(pair.subset or pair.source)
+        if settings.deduplicate != "none":
+            texts = [] if settings.deduplicate == "prompts" else [pair.chosen, pair.rejected]
+            key = hashlib.sha256(json.dumps([prompt_hash(pair.prompt), *texts]).encode()).digest()[:16]
+            if key in seen:
+                raise SkippedRow("equal to an earlier pair" if texts else "with the prompt of an earlier pair")
+            seen.add(key)
+        return pair.prompt, (pair, side)
+
+    labeled, counts = reader.read(read, format.required, format.name, "pairs")
+    if format.responses != OWN.responses:  # the source has an order of its own
+        sides = [side for _, side in labeled]
+        counts = replace(counts, ordered=len(sides), chosen_first=sides.count("A"))
+    return [pair for pair, _ in labeled], counts
+
+
+def read_prompts(settings: SourceSettings, seed: int) -> tuple[list[Prompt], Counts]:
+    """The distinct prompts of ``settings.source``, in the source's order, and the counts of its rows.
+
+    They are read by the same rules and checks as the prompts of pairs, whatever the responses are. A row without them
+    has its prompt in a column in which a format has it, such as ``prompt`` or ``question``.
+
+    Raises:
+        DataError: for a source or row that cannot be used, or if no prompt is selected.
+    """
+    reader: SourceReader[Prompt] = SourceReader(settings, seed)
+    reader.format = format = prompt_format(reader.format, reader.first_row)
+    seen: set[str] = set()
+
+    def read(row: Row) -> tuple[Prompt, Prompt]:
+        prompt, subset = format.prompt_of(row), format.columns.subset
+        reader.check_subset((row.optional_text(subset) if subset else "") or row.optional_text("source"))
+        if prompt_hash(prompt) in seen:
+            raise SkippedRow("with the prompt of an earlier row")
+        seen.add(prompt_hash(prompt))
+        return prompt, prompt
+
+    columns = (format.prompt_column,) if format.prompt_column else format.required
+    return reader.read(read, columns, format.name, "prompts", compare=False)

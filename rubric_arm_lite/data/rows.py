@@ -65,13 +65,17 @@ class Row:
         """Whether the column exists and is not null."""
         return self.get(name) is not None
 
+    def holds(self, name: str) -> bool:
+        """Whether the column exists; it may be null."""
+        return name in self.columns or self.has(name)
+
     def require(self, *names: str) -> None:
         """Check that the row has these columns; a null passes.
 
         Raises:
             RowError: if one is missing; the error lists the expected and the actual columns.
         """
-        missing = [name for name in names if name not in self.columns and self.get(name) is None]
+        missing = [name for name in names if not self.holds(name)]
         if missing:
             raise self.error(
                 f"column `{missing[0]}` is missing. Expected: {', '.join(names)}; found: {names_list(self.columns)}. "

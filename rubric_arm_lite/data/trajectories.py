@@ -1,24 +1,25 @@
 """Warm-up trajectories from any source: our own format, or data with rubrics and judgements such as OpenRubric-v2.
 
-A published trajectory is kept only if its rubric means one in our canonical form, its judgement is strictly well-formed
-for that rubric, and the verdict is the one its label names; others are skipped and counted by reason. The warm-up thus
-teaches no text that the format reward would punish. Rows of our own format are taken as they are.
+A trajectory in a published format, or of columns that a recipe describes, is kept only if its rubric means one in our
+canonical form, its judgement is strictly well-formed for that rubric, and the verdict is the one its label names, if it
+has one; others are skipped and counted by reason. The warm-up thus teaches no text that the format reward would punish.
+Rows of our own format are taken as they are.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
 
 from rubric_arm_lite.data.counts import BadRows, Counts
 from rubric_arm_lite.data.decontaminate import Decontaminator
-from rubric_arm_lite.data.formats import Format
-from rubric_arm_lite.data.pairs import WarmupRow, trajectory_columns, trajectory_of_row
-from rubric_arm_lite.data.published import FORMATS
-from rubric_arm_lite.data.reader import SourceReader
+from rubric_arm_lite.data.formats import FORMATS, Format, as_tuple
+from rubric_arm_lite.data.pairs import SourceReader, prompt_as_json
 from rubric_arm_lite.data.rows import Row
 from rubric_arm_lite.errors import DataError
-from rubric_arm_lite.prompts import parse_judgement, parse_rubric
+from rubric_arm_lite.prompts import PromptBuilder, parse_judgement, parse_rubric
 from rubric_arm_lite.prompts.parsing import split_lines
 from rubric_arm_lite.recipe import WarmupSettings
 from rubric_arm_lite.types import Judgement, ParseStatus, Prompt, Rubric
@@ -28,6 +29,52 @@ _TAGGED = re.compile(r"(.*?\S)[ \t]*(?P<bold>\*\*|__)?\[(?P<kind>Hard Rule|Princ
 _TAG_END = re.compile(r"(?P<bold>\*\*|__)?\[(?:Hard Rule|Principle)\](?(bold)(?P=bold))\.?$")
 _LONGEST_TAG = 32
 _ANY_TAG = re.compile(r"\[[^\w\[\]]*(?:hard\W*rule|principle)s?[^\w\[\]]*\]", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class WarmupRow:
+    """One warm-up trajectory of both roles: what a teacher wrote for a request and its responses.
+
+    Without ``response_b`` the judgement is a pointwise one of ``response_a``.
+    """
+
+    prompt: Prompt
+    rubric: str
+    response_a: str
+    response_b: str | None
+    judgement: str
+    judged_rubric: str | None = None
+
+    def judge_prompt(self, prompts: PromptBuilder, rubric: Rubric) -> str:
+        """The user turn that the judgement answers, under this rubric."""
+        if self.response_b is None:
+            return prompts.pointwise_prompt(self.prompt, rubric, self.response_a)
+        return prompts.judge_prompt(self.prompt, rubric, self.response_a, self.response_b)
+
+
+def trajectory_columns(row: Row, pointwise: bool | None) -> tuple[str, ...]:
+    """The columns of a trajectory like ``row``; for ``pointwise`` None those of the kind that it is."""
+    if pointwise is None:
+        pointwise = "response" in row.columns and "response_a" not in row.columns
+    return ("prompt", "rubric", *(("response",) if pointwise else ("response_a", "response_b")), "judgement")
+
+
+def trajectory_of_row(row: Row, pointwise: bool | None = False) -> WarmupRow:
+    """The trajectory of one row; a RowError if it cannot be used.
+
+    Columns: ``prompt``, ``rubric``, ``response_a``, ``response_b``, ``judgement``; for a pointwise judge one
+    ``response`` in place of the two. With ``pointwise`` None each row is taken as it is.
+    """
+    prompt, names = row.prompt(), trajectory_columns(row, pointwise)
+    rubric, *responses, judgement = map(row.text, names[1:])
+    return WarmupRow(prompt, rubric, responses[0], responses[1] if len(responses) > 1 else None, judgement)
+
+
+def trajectory_as_row(row: WarmupRow) -> dict[str, Any]:
+    """The columns from which :func:`trajectory_of_row` reads this trajectory again."""
+    pair = {"response_a": row.response_a, "response_b": row.response_b}
+    responses = pair if row.response_b is not None else {"response": row.response_a}
+    return {"prompt": prompt_as_json(row.prompt), "rubric": row.rubric, **responses, "judgement": row.judgement}
 
 
 def read_trajectories(
@@ -42,7 +89,7 @@ def read_trajectories(
 
     Args:
         pointwise: rows of our own format have one ``response``, for a pointwise judge; None: as the rows are. The other
-            arguments are those of :class:`~rubric_arm_lite.data.reader.SourceReader`.
+            arguments are those of :class:`~rubric_arm_lite.data.pairs.SourceReader`.
 
     Raises:
         DataError: for a source or row that cannot be used, or if no trajectory is selected.
@@ -54,21 +101,24 @@ def read_trajectories(
             f"{settings.source} has the format `{format.name}`, whose judgements compare two responses, so it cannot "
             "warm up a pointwise judge. Use our own format with one response per row, or reward.judge: pairwise."
         )
-    if format.published and not format.judgement:
-        names = ", ".join(name for name, other in FORMATS.items() if other.judgement)
+    if format.published and format.columns.judgement is None:
+        names = ", ".join(name for name, other in FORMATS.items() if other.columns.judgement)
+        fix = f"Use our own format of trajectories, or one of: {names}."
+        if settings.columns is not None:
+            fix = "Name the columns of the texts in it: rubric and judgement."
         raise DataError(
             f"{settings.source} has the format `{format.name}`, which holds no judgements, so it cannot warm up a "
-            f"judge. Use our own format of trajectories, or one of: {names}."
+            f"judge. {fix}"
         )
 
     def read(row: Row) -> tuple[Prompt, WarmupRow]:
         if settings.subset:
-            own = not format.published
-            reader.check_subset(row.optional_text(format.subset) or (row.optional_text("source") if own else ""))
+            subset = row.optional_text(format.columns.subset) if format.columns.subset else ""
+            reader.check_subset(subset or ("" if format.published else row.optional_text("source")))
         item = _checked_trajectory(row, format) if format.published else trajectory_of_row(row, pointwise)
         return item.prompt, item
 
-    columns = format.columns if format.published else trajectory_columns(reader.first_row, pointwise)
+    columns = format.required if format.published else trajectory_columns(reader.first_row, pointwise)
     name = format.name if format.published or format.plugin else "trajectories"
     return reader.read(read, columns, name, "trajectories")
 
@@ -120,28 +170,27 @@ def _rewritten(text: str) -> str | None:
 
 
 def _checked_trajectory(row: Row, format: Format) -> WarmupRow:
-    """The trajectory of a row of a published format.
+    """The trajectory of a row of a published format, or of one that a recipe describes.
 
     Raises:
         RowError: if the row does not have the format, or (skippable) its texts do not pass our parsers or contradict
             its label.
     """
-    column = next((name for name in format.judgement if name in row.columns), format.judgement[0])
-    row.require(*format.columns, "rubric", column)
-    assert isinstance(format.prompt, str)
-    prompt = row.prompt(format.prompt)
-    response_a, response_b = (row.text(name) for name in format.responses)
-    rubric = canonical_rubric(row.optional_text("rubric"))
+    names = as_tuple(format.columns.judgement)
+    column = next(filter(row.holds, names), names[0])
+    row.require(*format.required, format.columns.rubric, column)
+    prompt, response_a, response_b = format.read(row)
+    rubric = canonical_rubric(row.optional_text(format.columns.rubric))
     judgement = checked_judgement(row.optional_text(column), rubric) if rubric.usable else None
-    side = None if judgement is None else format.chosen_side(row)
+    side = None if judgement is None or not format.label_columns else format.chosen_side(row)
     if not rubric.usable:
-        problem, reason = "column `rubric` is no list of tagged criteria", "with a malformed rubric"
+        problem, reason = f"column `{format.columns.rubric}` is no list of tagged criteria", "with a malformed rubric"
     elif judgement is None:
         problem = f"column `{column}` is no judgement in our format for its rubric"
         reason = "with a malformed judgement"
-    elif side is None:
+    elif side is None and format.label_columns:
         problem, reason = f"column `{format.label_columns[0]}` is a tie", "tie"
-    elif judgement.winner != side:
+    elif judgement.winner != side and format.label_columns:
         problem = f"column `{column}` names another winner than `{format.label_columns[0]}`"
         reason = "with a judgement against its label"
     else:

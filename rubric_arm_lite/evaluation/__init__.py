@@ -2,7 +2,7 @@
 
 Input: a generator and a judge, and labeled pairs.
 Output: values with intervals, one row per pair, and caveats where a number says less than it seems to. A new public
-benchmark is an entry in :mod:`.benchmarks.catalogue`. Exported: :func:`evaluate_run` for a run directory and the parts
+benchmark is an entry in ``data/benchmarks.yaml``. Exported: :func:`evaluate_run` for a run directory and the parts
 it is made of.
 """
 

@@ -38,6 +38,7 @@ from rubric_arm_lite.recipe.plugins import is_plugin as is_plugin
 from rubric_arm_lite.recipe.plugins import load_plugin as load_plugin
 from rubric_arm_lite.recipe.policy import AnswerSettings as AnswerSettings
 from rubric_arm_lite.recipe.policy import DPOSettings as DPOSettings
+from rubric_arm_lite.recipe.policy import PolicyDataSettings as PolicyDataSettings
 from rubric_arm_lite.recipe.policy import PolicyEvaluationSettings as PolicyEvaluationSettings
 from rubric_arm_lite.recipe.policy import PolicyRecipe as PolicyRecipe
 from rubric_arm_lite.recipe.seeds import derive_seed as derive_seed

@@ -24,9 +24,9 @@ FormatName = Literal[
     "auto", "pairs", "openrubric", "ultrafeedback", "skywork", "helpsteer3", "rubricarm-arena", "tulu3", "hh-rlhf",
     "shp", "nectar", "ultrafeedback-raw", "helpsteer2-preference", "helpsteer2", "arena", "mt-bench", "webgpt",
     "safe-rlhf", "orca-dpo", "sharegpt", "alpaca", "llmbar", "auto-j", "pandalm", "judgebench", "rmb", "rmb-best-of-n",
-    "writing", "writing-response", "several",
+    "writing", "writing-response", "rewardbench", "ppe-best-of-k", "ppe-human-preference", "several",
 ]  # fmt: skip
-"""Formats of source rows; `pairs` is our own, the others are in :mod:`rubric_arm_lite.data.published`."""
+"""Formats of source rows; `pairs` is our own, the others are in ``data/formats.yaml``."""
 Plugin = Annotated[str, Field(pattern=r"^.+:[A-Za-z_][A-Za-z0-9_]*$")]
 """A function of the user's: ``my_module:my_function`` or ``file.py:my_function`` (:mod:`.plugins`)."""
 Optim = Literal["adamw_torch", "adamw_8bit"]
@@ -213,6 +213,76 @@ class TeacherSettings(Settings):
         return self
 
 
+Label = str | int | float
+
+
+class ColumnSettings(Settings):
+    """What the columns of a source hold. A column may be `column.key`, what stands inside an object."""
+
+    prompt: str | tuple[str, ...] | None = "prompt"
+    """The request (texts of several columns are joined by blank lines); null: the turns before the responses."""
+    system: str | None = None
+    """A column with a system prompt, where a row has one."""
+    history: str | None = None
+    """A column with the earlier turns as pairs of a request and its response, where a row has one."""
+    responses: tuple[str, ...] = ("chosen", "rejected")
+    """The two responses: the chosen one first, unless one of the next fields says which it is."""
+    winner: str | tuple[str, ...] | None = None
+    """A column that says which response is better; of several, more than half must agree."""
+    first: Label | tuple[Label, ...] | None = None
+    """Value or values of `winner` for the first response (null: A, B and tie, also as response_a or model_b)."""
+    second: Label | tuple[Label, ...] | None = None
+    """Value or values of `winner` for the second response."""
+    tie: Label | tuple[Label, ...] | None = None
+    """Value or values of `winner` for a tie; such rows are skipped and counted."""
+    preference: str | None = None
+    """A column with a number: below 0 if the first response is better, above 0 if the second is; 0 is a tie."""
+    scores: tuple[str, ...] | None = None
+    """The columns with the scores of the two responses: higher is better, equal is a tie."""
+    equal: tuple[str, ...] | None = None
+    """Two columns: a row with the same number in both is a tie."""
+    answers: str | None = None
+    """A column with a list of responses to compare by score or rank, or `response_*` for columns numbered from 1 and a
+    list of their scores; null: each row is one response of `text`, and those of a prompt follow one another."""
+    text: str = "response"
+    """The response of each item of `answers`, or of each row."""
+    score: str | None = None
+    """Its score: higher is better, true is above false, equal is a tie."""
+    rank: str | None = None
+    """Its rank: 1 is best."""
+    lists: bool = False
+    """`responses` are lists (of texts, or of objects with `text`): each of the first with each of the second."""
+    transcripts: bool = False
+    """Prompts and responses are texts whose turns begin with `Human:` and `Assistant:`."""
+    turn: str | None = None
+    """A column with the number of the turn that was judged; later ones are left out."""
+    subset: str | None = None
+    """A column that names the row's part of the data."""
+    rubric: str = "rubric"
+    """For a warm-up: a column with the rubric."""
+    judgement: str | tuple[str, ...] | None = None
+    """For a warm-up: a column with the judgement of (first, second) under it (of several, the first that a row has). It
+    must agree with the label, if one is described."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ColumnSettings:
+        for name in ("responses", "scores", "equal"):
+            columns = getattr(self, name)
+            if columns is not None and len(columns) != 2:
+                raise ValueError(f"{name}: a list of {len(columns)}. Name the columns of the two responses.")
+        if (self.first is None) != (self.second is None) or (self.tie is not None and self.first is None):
+            raise ValueError("first and second: give the values of winner for both responses, or for neither.")
+        if self.first is not None and self.winner is None:
+            raise ValueError(f"first: {self.first!r} is a value of winner, which is null. Name the column.")
+        names = ("winner", "preference", "scores", "equal", "score", "rank")
+        labels = [f"{name}: {getattr(self, name)!r}" for name in names if getattr(self, name) is not None]
+        if len(labels) > 1:
+            raise ValueError(f"{labels[0]} and {labels[1]}. Give one of the two.")
+        if self.answers is not None and self.score is None and self.rank is None:
+            raise ValueError(f"answers: {self.answers!r} needs the key of their score or rank. Give one of the two.")
+        return self
+
+
 class SourceSettings(Settings):
     """A source of rows (a file, a folder, or a data set on the Hub) and which of its rows are used."""
 
@@ -221,6 +291,8 @@ class SourceSettings(Settings):
     format: FormatName | Plugin = "auto"
     """Format of the columns. `auto` detects known Hub ids and unambiguous columns, else assumes our own format. A
     plug-in (`my_module:f` or `file.py:f`) maps a row to our own format, or to None to skip it (docs/plugins.md)."""
+    columns: ColumnSettings | None = None
+    """What the columns hold (of `evaluation`, too), if they are neither our own nor of a known format."""
     config: str | None = None
     """Configuration of the data set, or a folder in it (null: the default of its format)."""
     split: str | None = None
@@ -244,6 +316,8 @@ class SourceSettings(Settings):
                 f"{chosen[0]}: source {self.source or 'null'} has nothing to choose from. Give a file, a folder or a "
                 f"Hub id as source, or remove {chosen[0]}."
             )
+        if self.columns is not None and self.format != "auto":
+            raise ValueError(f"columns: they would not be used with format: {self.format}. Remove one of the two.")
         return self
 
 
@@ -252,62 +326,11 @@ _CHOICES: dict[str, Any] = {
 }
 
 
-Label = str | int | float
-
-
-class ColumnSettings(Settings):
-    """What the columns of a source hold. A column may be `column.key`, what stands inside an object."""
-
-    prompt: str | tuple[str, ...] | None = "prompt"
-    """The request (texts of several columns are joined by blank lines); null: the turns before the responses."""
-    system: str | None = None
-    """A column with a system prompt."""
-    responses: tuple[str, ...] = ("chosen", "rejected")
-    """The two responses: the chosen one first, unless `winner` names it."""
-    winner: str | tuple[str, ...] | None = None
-    """A column that says which response is better; of several, more than half must agree."""
-    first: Label | tuple[Label, ...] | None = None
-    """Value or values of `winner` for the first response (null: A, B and tie, also as response_a or model_b)."""
-    second: Label | tuple[Label, ...] | None = None
-    """Value or values of `winner` for the second response."""
-    tie: Label | tuple[Label, ...] | None = None
-    """Value or values of `winner` for a tie; such rows are skipped and counted."""
-    answers: str | None = None
-    """A column with a list of responses to compare by score or rank; null: each row is one response of `text`, and
-    those of a prompt follow one another."""
-    text: str = "response"
-    """The response of each item of `answers`, or of each row."""
-    score: str | None = None
-    """Its score: higher is better, equal is a tie."""
-    rank: str | None = None
-    """Its rank: 1 is best."""
-    transcripts: bool = False
-    """Prompts and responses are texts whose turns begin with `Human:` and `Assistant:`."""
-    subset: str | None = None
-    """A column that names the row's part of the data."""
-
-    @model_validator(mode="after")
-    def _check(self) -> ColumnSettings:
-        if len(self.responses) != 2:
-            raise ValueError(f"responses: a list of {len(self.responses)}. Name the columns of the two responses.")
-        if (self.first is None) != (self.second is None) or (self.tie is not None and self.first is None):
-            raise ValueError("first and second: give the values of winner for both responses, or for neither.")
-        if self.first is not None and self.winner is None:
-            raise ValueError(f"first: {self.first!r} is a value of winner, which is null. Name the column.")
-        if self.score is not None and self.rank is not None:
-            raise ValueError(f"score: {self.score!r} and rank: {self.rank!r}. Give one of the two.")
-        if self.answers is not None and self.score is None and self.rank is None:
-            raise ValueError(f"answers: {self.answers!r} needs the key of their score or rank. Give one of the two.")
-        return self
-
-
 class DataSettings(SourceSettings):
     """Where preference pairs come from."""
 
     source: str = "testbed"
     """`testbed`, or a file (JSONL, CSV, Parquet) or folder with prompt, chosen, rejected, or a Hub id (owner/name)."""
-    columns: ColumnSettings | None = None
-    """What the columns of `source` and `evaluation` hold, if they are neither our own nor of a known format."""
     deduplicate: Literal["none", "pairs", "prompts"] = "pairs"
     """`pairs` drops repeated pairs; `prompts` also drops further pairs of the same prompt."""
     decontaminate: tuple[str, ...] = ()
@@ -332,9 +355,6 @@ class DataSettings(SourceSettings):
                 f"evaluation_split: {self.evaluation_split!r} is the split of data.evaluation, which is null. Give "
                 "evaluation as well; it may be the same source."
             )
-        if self.columns is not None and (self.source == "testbed" or self.format != "auto"):
-            what = "source: testbed" if self.source == "testbed" else f"format: {self.format}"
-            raise ValueError(f"columns: they would not be used with {what}. Remove one of the two.")
         if self.source == "testbed" and self.evaluation is not None:
             raise ValueError(
                 f"evaluation: {self.evaluation!r} would not be used, as the testbed holds out prompts of its own. "

@@ -223,6 +223,9 @@ def _with_absolute_path(field: str, entry: Entry) -> Any:
     def absolute(path: Any) -> Any:
         if not isinstance(path, str) or path in ("", *_PATH_FIELDS[field]):
             return path
+        benchmark, given, copy = path.partition("=")
+        if field == "data.decontaminate" and given and not _exists(path):  # a benchmark and where its copy is
+            return f"{benchmark}={absolute(copy)}"
         for place in (Path(path), entry.folder / path):
             if _exists(place):
                 return str(place.resolve())

@@ -21,6 +21,7 @@ from rubric_arm_lite.recipe.fields import (
     RunSettings,
     Settings,
     SFTSettings,
+    SourceSettings,
 )
 from rubric_arm_lite.types import Role
 
@@ -54,13 +55,15 @@ class RewardModelSettings(Settings):
         return self
 
 
-class PolicyDataSettings(Settings):
-    """Prompts; the policy generates the responses."""
+class PolicyDataSettings(SourceSettings):
+    """Prompts, also those of preference data; the policy generates the responses."""
 
     source: str = "testbed"
-    """`testbed` for the world of the reward model's run, or a JSONL, CSV or Parquet file with `prompt`."""
+    """`testbed` for the world of the reward model's run, or a file (JSONL, CSV, Parquet), a folder or a Hub id."""
     evaluation: str | None = None
-    """File of held-out prompts; null holds out `test_fraction` of the prompts of `source`."""
+    """Held-out prompts (file, folder or Hub id); null holds out `test_fraction` of the prompts of `source`."""
+    evaluation_split: str | None = None
+    """Split of `evaluation`, for example another split of `source`."""
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     train_prompts: Positive | None = None
     """Use at most this many prompts for training (all if null; 480 of the testbed)."""

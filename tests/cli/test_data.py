@@ -9,8 +9,9 @@ import pytest
 
 from rubric_arm_lite import models
 from rubric_arm_lite.data.pairs import load_pairs
+from rubric_arm_lite.data.trajectories import read_trajectories
 from rubric_arm_lite.errors import BackendError
-from rubric_arm_lite.recipe import ModelSettings
+from rubric_arm_lite.recipe import ModelSettings, WarmupSettings, load_recipe
 from tests.cli.test_cli import call, refused
 from tests.source_rows import RUBRIC, helpsteer3, load_trajectories, openrubric, write_jsonl
 
@@ -68,6 +69,28 @@ def test_pointwise_trajectories_are_checked_and_converted(tmp_path: Path) -> Non
     assert "cannot warm up a pointwise judge" in refused(
         "data", "check", pairwise, "--warmup", "--recipe", "arrow-testbed"
     )
+
+
+def test_a_warm_up_from_described_columns(tmp_path: Path) -> None:
+    names = {"instruction": "ask", "response_a": "one", "response_b": "two", "rubric": "rules", "judge": "text"}
+    rows = [openrubric(i, winner) for i, winner in enumerate(["A", "B", "A", "tie", "A"])]
+    rows[2]["judge"] = rows[1]["judge"]  # names B
+    rows[4]["rubric"] = "no list"
+    path = write_jsonl(tmp_path / "mine.jsonl", [{names.get(k, k): v for k, v in row.items()} for row in rows])
+    columns = "prompt: ask, responses: [one, two], rubric: rules, judgement: text"
+    target = tmp_path / "out.jsonl"
+    call("data", "convert", path, target, "--warmup", "--columns", f"{{{columns}, winner: winner}}")
+    expected = read_trajectories(WarmupSettings(source=str(write_jsonl(tmp_path / "open.jsonl", rows))), 0)[0]
+    assert load_trajectories(target) == expected and len(expected) == 2
+    found = json.loads(call("data", "check", path, "--warmup", "--json", "--columns", f"{{{columns}}}").stdout)
+    assert (found["format"], found["kept"], found["skipped"]) == ("columns", 4, {"with a malformed rubric": 1})
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"extends: base.yaml\nwarmup: {{source: mine.jsonl, columns: {{{columns}, winner: winner}}}}\n")
+    assert read_trajectories(load_recipe(recipe).warmup, 0)[0] == expected
+    error = refused("data", "check", path, "--warmup", "--columns", "{prompt: ask, responses: [one, two]}")
+    assert "holds no judgements" in error and "Name the columns of the texts in it: rubric and judgement." in error
+    column = f"{{{columns.replace('text', 'texts')}}}"
+    assert "`texts`" in call("data", "check", path, "--warmup", "--columns", column).stdout
 
 
 def test_check_prints_no_control_characters(tmp_path: Path) -> None:

@@ -15,8 +15,7 @@ from rubric_arm_lite.cli.main import app
 from rubric_arm_lite.data.counts import MAX_SHOWN, BadRows
 from rubric_arm_lite.data.formats import OWN
 from rubric_arm_lite.data.load import read_blocks
-from rubric_arm_lite.data.pairs import load_pairs
-from rubric_arm_lite.data.reader import read_pairs
+from rubric_arm_lite.data.pairs import load_pairs, read_pairs
 from rubric_arm_lite.data.rows import Row, RowError
 from rubric_arm_lite.data.trajectories import read_trajectories
 from rubric_arm_lite.errors import DataError
@@ -132,8 +131,12 @@ def test_rows_that_a_known_format_skips_are_not_bad(tmp_path: Path) -> None:
     ("names", "absent", "meant"),
     [
         (("prompt", "choosen", "rejected"), ("chosen",), "`choosen` for `chosen`"),
-        (("Prompt", "Chosen", "rejectd"), OWN.columns, "`Prompt` for `prompt`, `Chosen` for `chosen`, `rejectd` for"),
-        (("question", "preferred", "worse"), OWN.columns, "`question` for `prompt`, `preferred` for `chosen`, `worse`"),
+        (("Prompt", "Chosen", "rejectd"), OWN.required, "`Prompt` for `prompt`, `Chosen` for `chosen`, `rejectd` for"),
+        (
+            ("question", "preferred", "worse"),
+            OWN.required,
+            "`question` for `prompt`, `preferred` for `chosen`, `worse`",
+        ),
         (("prompt", "chosen", "x"), ("rejected",), None),
     ],
 )
@@ -168,7 +171,7 @@ def test_conversations_need_no_prompt(tmp_path: Path) -> None:
 
 def test_hostile_column_names_stay_on_their_line() -> None:
     bad = BadRows()
-    bad.expected = OWN.columns
+    bad.expected = OWN.required
     row = Row("f, line 1", {"chosen\n\x1b[1m": 1, "y" * 500: 2})
     bad.columns = dict.fromkeys(row.columns)
     with pytest.raises(RowError) as error:

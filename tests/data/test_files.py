@@ -14,8 +14,7 @@ import pytest
 from datasets import Dataset
 from pyarrow import parquet
 
-from rubric_arm_lite.data.pairs import load_pairs
-from rubric_arm_lite.data.reader import read_pairs
+from rubric_arm_lite.data.pairs import load_pairs, read_pairs
 from rubric_arm_lite.data.sources import open_rows
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.recipe import DataSettings

@@ -10,9 +10,8 @@ import pytest
 
 from rubric_arm_lite.data.counts import BadRows
 from rubric_arm_lite.data.load import held_out_settings
-from rubric_arm_lite.data.pairs import WarmupRow
-from rubric_arm_lite.data.reader import read_pairs
-from rubric_arm_lite.data.trajectories import read_trajectories
+from rubric_arm_lite.data.pairs import read_pairs
+from rubric_arm_lite.data.trajectories import WarmupRow, read_trajectories
 from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.recipe.fields import DataSettings, WarmupSettings
 from tests.cli.test_cli import call, refused

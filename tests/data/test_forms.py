@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from rubric_arm_lite.cli.main import app
 from rubric_arm_lite.data.counts import Counts
-from rubric_arm_lite.data.published import FORMATS
-from rubric_arm_lite.data.reader import read_pairs
+from rubric_arm_lite.data.formats import FORMATS
+from rubric_arm_lite.data.pairs import read_pairs
 from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.recipe import DataSettings, load_recipe, read_columns
 from rubric_arm_lite.types import Message, PreferencePair
@@ -43,6 +43,8 @@ ANNOTATED = [("It rains.", (1, 1, 2)), ("", (0, 1, 2)), ("", (2, 0, 2)), ("", (0
 HELLO = {"turn": 1, "conversation_a": turns("Hi", "Hello"), "conversation_b": turns("Hi", "Hey")}
 SCORES = {"correctness": 4, "coherence": 4, "complexity": 1, "verbosity": 1}
 BENCH = {"source": "mmlu-pro-law", "response_model": "gpt-4o-2024-05-13", "original_id": 1}
+
+RATED = {"prompt": "p", "chosen": "a", "chosen_model": "m", "rejected": "b", "rejected_model": "n"}
 
 FORMS: dict[str, tuple[list[dict[str, Any]], list[tuple[Any, str, str]], dict[str, int]]] = {
     "llmbar": (
@@ -257,6 +259,27 @@ FORMS: dict[str, tuple[list[dict[str, Any]], list[tuple[Any, str, str]], dict[st
         [("p", "a", "b")],
         {},
     ),
+    "rewardbench": (  # its ids repeat from subset to subset
+        [{**RATED, "subset": "a", "id": 1}, {**RATED, "subset": "b", "id": 1, "prompt": "q"}],
+        [("p", "a", "b"), ("q", "a", "b")],
+        {},
+    ),
+    "ppe-best-of-k": (
+        [
+            {"prompt": "p", "response_1": "a", "response_2": "b", "response_3": "c", "scores": rights, "mean_score": 0}
+            for rights in ([True, False, True], [False] * 3)
+        ],
+        [("p", "a", "b"), ("p", "c", "b")],
+        {"tie": 4},
+    ),
+    "ppe-human-preference": (
+        [
+            {**VOTE, "prompt": "p", "response_1": "a", "response_2": "b", "winner": winner, "language": "English"}
+            for winner in ("model_b", "tie", "model_a", "tie (bothbad)")
+        ],
+        [("p", "b", "a"), ("p", "a", "b")],
+        {"tie": 2},
+    ),
     "several": (  # RewardBench 2, RM-Bench
         [{"id": 1, "prompt": "p", "chosen": ["a", "b"], "rejected": ["x", "y"]}],
         [("p", "a", "x"), ("p", "a", "y"), ("p", "b", "x"), ("p", "b", "y")],
@@ -280,6 +303,15 @@ def test_a_form_is_told_by_its_columns(tmp_path: Path, name: str, suffix: str) -
     assert done.exit_code == 0, done.output
     again, _ = read_pairs(DataSettings(source=str(target)), 0)
     assert [(p.prompt, p.chosen, p.rejected) for p in again] == expected
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_published_format_can_be_copied_into_a_recipe(tmp_path: Path, name: str) -> None:
+    rows, expected, skipped = FORMS[name]
+    described = FORMATS[name].columns.model_dump(mode="json", exclude_unset=True)
+    pairs, counts = read(tmp_path / "rows.jsonl", rows, columns=read_columns(json.dumps(described), "--columns"))
+    assert [(pair.prompt, pair.chosen, pair.rejected) for pair in pairs] == expected
+    assert (counts.format, dict(counts.skipped)) == ("columns", skipped)
 
 
 def test_every_format_has_rows_here_or_in_test_load() -> None:
@@ -308,6 +340,10 @@ def test_tulu3_keeps_its_sources_and_all_turns(tmp_path: Path) -> None:
         ("rmb", {"chosen": "x"}, "column `chosen.answer` is missing"),
         ("sharegpt", {"chosen": {"from": "human", "value": "x"}}, "the last message of `chosen` is by 'user'."),
         ("several", {"rejected": [1]}, "column `rejected` is a number."),
+        ("ppe-best-of-k", {"scores": [True]}, "column `scores` has 1 entries for 3 responses. Give one for each."),
+        ("ppe-best-of-k", {"scores": [True, "x", False]}, "column `scores` is 'x'. Give a finite number."),
+        ("ppe-best-of-k", {"scores": True}, "column `scores` is true. Give a list."),
+        ("ppe-human-preference", {"winner": None}, "column `winner` is null."),
     ],
 )
 def test_a_row_of_another_form_is_an_error_with_its_place(

@@ -14,16 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rubric_arm_lite.data.benchmarks import CATALOGUE
 from rubric_arm_lite.data.check import survey_pairs, survey_trajectories
 from rubric_arm_lite.data.counts import Counts
-from rubric_arm_lite.data.decontaminate import BENCHMARKS, Decontaminator, decontaminator_of
-from rubric_arm_lite.data.formats import OWN
+from rubric_arm_lite.data.decontaminate import Decontaminator, decontaminator_of
+from rubric_arm_lite.data.formats import FORMATS, OWN, known_format
 from rubric_arm_lite.data.load import held_out_settings, read_blocks
-from rubric_arm_lite.data.pairs import RowIds, WarmupRow, pair_as_row, read_pair, trajectory_as_row, trajectory_of_row
-from rubric_arm_lite.data.published import FORMATS, known_format
-from rubric_arm_lite.data.reader import read_pairs
+from rubric_arm_lite.data.pairs import RowIds, pair_as_row, read_pair, read_pairs
 from rubric_arm_lite.data.rows import Row
-from rubric_arm_lite.data.trajectories import read_trajectories
+from rubric_arm_lite.data.trajectories import WarmupRow, read_trajectories, trajectory_as_row, trajectory_of_row
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.evaluation.benchmarks import catalogue
 from rubric_arm_lite.prompts.builder import prompt_hash, wording
@@ -88,13 +87,13 @@ def test_a_published_set_is_read_from_a_clone_of_its_repository(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     format = FORMATS[name]
-    lay_out(tmp_path, format.hub_id, format.split, [ROWS[name](1), ROWS[name](2)], format.config)
+    lay_out(tmp_path, format.hub[0], format.split, [ROWS[name](1), ROWS[name](2)], format.config)
     monkeypatch.chdir(tmp_path)
-    pairs, counts = read_pairs(settings(format.hub_id), seed=0)
+    pairs, counts = read_pairs(settings(format.hub[0]), seed=0)
     prompt, chosen, rejected, subset = PAIRS[name]
-    assert pairs[0] == PreferencePair(f"{prompt_hash(prompt)}-0", prompt, chosen, rejected, format.hub_id, subset)
+    assert pairs[0] == PreferencePair(f"{prompt_hash(prompt)}-0", prompt, chosen, rejected, format.hub[0], subset)
     assert (counts.format, counts.rows, counts.kept, counts.skipped) == (name, 2, 2, ())
-    assert read_pairs(settings(tmp_path / format.hub_id), seed=0)[0][1].chosen == pairs[1].chosen
+    assert read_pairs(settings(tmp_path / format.hub[0]), seed=0)[0][1].chosen == pairs[1].chosen
 
 
 def test_a_published_set_that_was_saved_to_disk(tmp_path: Path) -> None:
@@ -172,18 +171,18 @@ def test_a_malformed_row_is_an_error_with_its_place(
 
 @pytest.mark.parametrize("name", ROWS)
 def test_a_missing_column_lists_the_expected_and_the_found(name: Any, tmp_path: Path) -> None:
-    for column in FORMATS[name].columns:
+    for column in FORMATS[name].required:
         row = {key: value for key, value in ROWS[name](1).items() if key != column}
         message = message_of(lambda row=row: read([row], tmp_path, format=name))  # type: ignore[misc]
-        assert f"column `{column}` is missing. Expected: {', '.join(FORMATS[name].columns)}; found: " in message
+        assert f"column `{column}` is missing. Expected: {', '.join(FORMATS[name].required)}; found: " in message
 
 
 def test_long_and_other_scripts_come_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(LONG.encode()) > 100_000
     format = FORMATS["helpsteer3"]
-    lay_out(tmp_path, format.hub_id, "train", [helpsteer3(1, response2=LONG)], format.config)
+    lay_out(tmp_path, format.hub[0], "train", [helpsteer3(1, response2=LONG)], format.config)
     monkeypatch.chdir(tmp_path)
-    assert read_pairs(settings(format.hub_id), 0)[0][0].rejected == LONG
+    assert read_pairs(settings(format.hub[0]), 0)[0][0].rejected == LONG
 
 
 def test_pairs_round_trip_through_our_own_format(tmp_path: Path) -> None:
@@ -307,17 +306,15 @@ def test_decontamination_by_file_folder_and_name(tmp_path: Path, monkeypatch: py
     )
     assert decontaminator_of([], 13) is None
     message = message_of(lambda: decontaminator_of(["no-such.jsonl"], 13))
-    assert message.startswith("decontaminate: There is no file") and all(name in message for name in BENCHMARKS)
+    assert message.startswith("decontaminate: There is no file") and all(name in message for name in CATALOGUE)
     without = write_jsonl(tmp_path / "other.jsonl", [{"x": "y"}])
     assert "found: x" in message_of(lambda: decontaminator_of([str(without)], 13))
 
 
 def test_benchmarks_have_one_name_and_place() -> None:
-    by_name = {benchmark.name: benchmark for benchmark in catalogue.BENCHMARKS}
-    for name, known in BENCHMARKS.items():
-        listed = by_name[name]
-        assert listed.source == known.hub_id
-        assert [(part.config, part.split) for part in listed.parts] == [(known.config, split) for split in known.splits]
+    assert [benchmark.name for benchmark in catalogue.BENCHMARKS] == list(CATALOGUE)
+    assert all(len(benchmark.reads) == len(benchmark.parts) > 0 for benchmark in catalogue.BENCHMARKS)
+    assert [part.split for part in CATALOGUE["judgebench"].parts] == ["gpt", "claude"]
 
 
 # --- trajectories -----------------------------------------------------------------------------------------------------
@@ -372,7 +369,7 @@ def test_trajectories_without_the_columns_or_format_for_it(tmp_path: Path) -> No
     assert "0 trajectories kept" in message_of(lambda: trajectories([openrubric(1, rubric="no list")], tmp_path))
 
 
-@pytest.mark.parametrize("column", FORMATS["openrubric"].judgement)
+@pytest.mark.parametrize("column", FORMATS["openrubric"].columns.judgement)
 def test_the_judges_column_has_one_of_several_names(column: str, tmp_path: Path) -> None:
     row = openrubric(1)
     row[column] = row.pop("judge")
@@ -448,7 +445,7 @@ for streaming in (False, True):
 def test_published_sets_by_their_hub_id(tmp_path: Path) -> None:
     for name in ("helpsteer3", "ultrafeedback"):
         format = FORMATS[name]
-        lay_out(tmp_path / "hub", format.hub_id, format.split, [ROWS[name](i) for i in range(3)], format.config)
+        lay_out(tmp_path / "hub", format.hub[0], format.split, [ROWS[name](i) for i in range(3)], format.config)
     with serve_hub(tmp_path / "hub") as hub:
         environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
         environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(Path.cwd())}

@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 
 from rubric_arm_lite.data.pairs import (
     ResponseSet,
-    WarmupRow,
     load_answers,
     load_pairs,
-    load_prompts,
     load_responses,
+    read_prompts,
 )
 from rubric_arm_lite.data.rows import is_visible
+from rubric_arm_lite.data.trajectories import WarmupRow
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.prompts.builder import prompt_hash
+from rubric_arm_lite.recipe import SourceSettings
 from rubric_arm_lite.types import Message, PreferencePair
 from tests.source_rows import load_trajectories
 
@@ -536,9 +537,9 @@ def test_prompts_and_answers(tmp_path: Path) -> None:
     rows.append({"prompt": "p", "response": "t"})
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     conversation = tuple(Message(**turn) for turn in turns)
-    assert load_prompts(file) == ["p", conversation]
+    assert read_prompts(SourceSettings(source=str(file)), 0)[0] == ["p", conversation]
     assert load_answers(file) == [("p", "r"), (conversation, "s"), ("p", "t")]
     file.write_text('{"prompt": "p", "response": ""}\n')
-    assert load_prompts(file) == ["p"]
+    assert read_prompts(SourceSettings(source=str(file)), 0)[0] == ["p"]
     with pytest.raises(DataError, match="line 1: column `response` is empty"):
         load_answers(file)

@@ -244,7 +244,7 @@ def test_a_bad_row_is_named_with_its_place(tmp_path: Path, name: str, column: st
 def test_a_bad_row_of_rmb(kind: int, change: dict[str, Any], message: str) -> None:
     row = {**made.rmb()[kind][1], **change}
     with pytest.raises(DataError, match=f"S1.json, row 1[:,] .*{message}"):
-        NAMED["rmb"].parts[kind].read(Row("S1.json, row 1", row))
+        NAMED["rmb"].reads[kind](Row("S1.json, row 1", row))
 
 
 def test_unusable_sources_are_errors(tmp_path: Path, folders: dict[str, Path]) -> None:

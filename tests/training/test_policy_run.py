@@ -21,7 +21,7 @@ from rubric_arm_lite.report import write_policy_report
 from rubric_arm_lite.runs import Progress
 from rubric_arm_lite.runs.directory import RunDirectory
 from rubric_arm_lite.training.policy.pairs import REASONS
-from rubric_arm_lite.training.policy.requests import start_answers
+from rubric_arm_lite.training.policy.requests import load_requests, start_answers
 from rubric_arm_lite.training.policy.run import train_policy
 from rubric_arm_lite.training.policy.stages import stages_of
 from rubric_arm_lite.training.policy.state import PolicyState
@@ -194,7 +194,8 @@ def test_own_prompts_another_base_and_a_second_run_as_judge(
         "rounds=1",
     )
     progress = execute(recipe, tmp_path / "run")
-    assert progress.notes[:2] == [
+    assert progress.notes[:3] == [
+        f"{file}: 11 rows read, 10 prompts kept; skipped: 1 with the prompt of an earlier row.",
         "1 conversations were skipped: single requests only.",
         "1 requests do not fit the context with an answer or a rubric and were skipped.",
     ]
@@ -351,6 +352,25 @@ def test_a_run_does_not_overwrite_what_it_reads(tmp_path: Path, finished_run: Pa
             CliRunner().invoke(app, [*call, "--set", "evaluation.judge=null"], catch_exceptions=False)
         assert "Choose another --run-dir" in str(caught.value)
     assert sorted(finished_run.rglob("*")) == before
+
+
+def test_requests_out_of_preference_data(tmp_path: Path, finished_run: Path) -> None:
+    """Prompts of a published format, of described columns, and of another file that is held out."""
+    texts = [
+        f"Write a note about {topic} for pilots. Avoid the word zinc." for topic in ("gardens", "rivers", "trains")
+    ]
+    pairs = [{"input": text, "output_1": "a", "output_2": "a", "label": 0} for text in texts]
+    held_out = [{"chosen": [{"role": "user", "content": texts[0].upper()}, {"role": "assistant", "content": "a"}]}]
+    held_out[0]["rejected"] = [held_out[0]["chosen"][0], {"role": "assistant", "content": "b"}]
+    for name, rows in (("pairs", pairs), ("held", held_out)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    held = f"data.evaluation={tmp_path / 'held.jsonl'}"
+    for choice in ("data.format=auto", "data.columns={prompt: input}"):
+        sets = (f"data.source={tmp_path / 'pairs.jsonl'}", choice, "start.source=null", "evaluation.judge=null")
+        requests = load_requests(recipe_for(finished_run, "dpo", *sets, held), None, lambda text: True)
+        assert {request.text for request in requests.train} == set(texts[1:])
+        assert [request.text for request in requests.test] == [texts[0].upper()]
+        assert [counts.kept for counts in requests.sources] == [3, 1]
 
 
 def test_requests_too_long_for_the_generator_are_left_out(tmp_path: Path, finished_run: Path) -> None:

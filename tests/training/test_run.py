@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from rubric_arm_lite.data.load import load_data
-from rubric_arm_lite.data.pairs import trajectory_as_row
 from rubric_arm_lite.data.testbed.trajectories import Teacher
 from rubric_arm_lite.data.testbed.world import World
+from rubric_arm_lite.data.trajectories import trajectory_as_row
 from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError, TrainingError
 from rubric_arm_lite.evaluation import Evaluation, Evaluator
 from rubric_arm_lite.prompts import PromptBuilder, Templates

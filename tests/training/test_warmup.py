@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from rubric_arm_lite.data import RunData
-from rubric_arm_lite.data.pairs import WarmupRow
 from rubric_arm_lite.data.testbed.world import World
+from rubric_arm_lite.data.trajectories import WarmupRow
 from rubric_arm_lite.errors import DataError, TrainingError
 from rubric_arm_lite.prompts.builder import PromptBuilder, Templates
 from rubric_arm_lite.prompts.parsing import parse_rubric

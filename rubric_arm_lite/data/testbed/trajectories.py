@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from rubric_arm_lite.data.pairs import WarmupRow
 from rubric_arm_lite.data.testbed.world import (
     Task,
     World,
@@ -19,6 +18,7 @@ from rubric_arm_lite.data.testbed.world import (
     principle_criterion,
     task_of,
 )
+from rubric_arm_lite.data.trajectories import WarmupRow
 from rubric_arm_lite.prompts.parsing import (
     ANALYSIS_HEADING,
     COMPLIANCE_HEADING,

@@ -1,18 +1,16 @@
-"""The public benchmarks: one description each, which reading, scoring, averaging and reporting share.
-
-Sizes are those of the data sets' cards and files.
-"""
+"""The public benchmarks: what reads, scores and averages each entry of ``data/benchmarks.yaml``."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from rubric_arm_lite.data import Row
+from rubric_arm_lite.data.benchmarks import CATALOGUE, PublicBenchmark
 from rubric_arm_lite.evaluation.benchmarks import readers, scoring
 from rubric_arm_lite.evaluation.benchmarks.scoring import Average, Item, Outcome, Values
 from rubric_arm_lite.recipe import EvaluationSettings
@@ -22,22 +20,6 @@ Outcomes = Sequence[Outcome]
 Score = Callable[[Item, Outcomes, EvaluationSettings], Values]
 
 STRICT = "chosen beats every rejected"
-PAIR_RULE = "share of pairs whose better response is named, mean of both orders"
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One config and split of a benchmark's source, and the function that reads its rows.
-
-    Attributes:
-        files: names of the part's files in its own repository; a named group is a column that their rows lack. Files
-            with such a group are parts of what a file without it holds.
-    """
-
-    read: Callable[[Row], list[Item]]
-    config: str | None = None
-    split: str | None = None
-    files: str | None = None
 
 
 def score_pair(item: Item, outcomes: Outcomes, settings: EvaluationSettings) -> Values:
@@ -56,41 +38,21 @@ def score_round_robin(item: Item, outcomes: Outcomes, settings: EvaluationSettin
     return {"": won, STRICT: scoring.beats_all(outcomes[: len(item.responses) - 1], settings.unparsed_best_of)}
 
 
-def score_rmb(item: Item, outcomes: Outcomes, settings: EvaluationSettings) -> Values:
-    """RMB holds pairs and best of n."""
-    return (score_strict if item.subset.startswith("best of n") else score_pair)(item, outcomes, settings)
-
-
 @dataclass(frozen=True, slots=True)
-class Benchmark:
-    """One benchmark.
+class Benchmark(PublicBenchmark):
+    """One benchmark with its readers and its rules.
 
     Attributes:
-        source: Hub id; None if the user must name a local copy.
-        parts: what is read of the source; empty for a user's own file of pairs.
-        rows: rows of the whole benchmark; None if unknown.
-        rule: the scoring rule in words, printed beside the numbers.
+        reads: for each part the function that reads its rows.
         score: values of one item from the outcomes of one order.
         averages: what is averaged, the headline first.
         score_both: value of one item from its outcomes in both orders; None for the mean of the two.
-        unparsed: what a verdict that names neither response counts for, in words;
-            ``{pair:g}`` and ``{best_of:g}`` stand for the recipe's values.
-        skips: which rows give no item.
-        lacks: what cannot be computed from a pairwise judge.
     """
 
-    name: str
-    title: str
-    source: str | None = None
-    parts: tuple[Part, ...] = ()
-    rows: int | None = None
-    rule: str = PAIR_RULE
+    reads: tuple[Callable[[Row], list[Item]], ...] = ()
     score: Score = score_pair
     averages: Callable[[Sequence[Item]], list[Average]] = scoring.overall
     score_both: Callable[[Outcome, Outcome], float] | None = None
-    unparsed: str = "{pair:g}"
-    skips: str = ""
-    lacks: str = ""
 
     def score_orders(self, item: Item, original: Outcomes, swapped: Outcomes, settings: EvaluationSettings) -> Values:
         """Values of an item from both orders: the benchmark's own rule, or the mean of the two."""
@@ -104,95 +66,43 @@ def mean_values(values: Sequence[Values]) -> Values:
     return {rule: math.fsum(each[rule] for each in values) / len(values) for rule in values[0]}
 
 
+def _benchmark(name: str, *reads: Callable[[Row], list[Item]], **rules: Any) -> Benchmark:
+    """The entry of this name in the catalogue of sources, with what reads and scores it."""
+    entry = CATALOGUE[name]
+    return Benchmark(**{field.name: getattr(entry, field.name) for field in fields(entry)}, reads=reads, **rules)
+
+
 BENCHMARKS: tuple[Benchmark, ...] = (
-    Benchmark(
-        name="rewardbench",
-        title="RewardBench",
-        source="allenai/reward-bench",
-        parts=(Part(readers.rewardbench, split="filtered"),),
-        rows=2985,
-        rule=f"{PAIR_RULE}; sections weighted by their prompts (math-prm as 984)",
-        averages=scoring.sections,
-    ),
-    Benchmark(
-        name="rewardbench2",
-        title="RewardBench 2",
-        source="allenai/reward-bench-2",
-        parts=(Part(readers.rewardbench2, split="test"),),
-        rows=1865,
-        rule=f"{STRICT}, mean of both orders",
-        score=score_strict,
-        averages=scoring.by_group,
-        unparsed="{best_of:g}",
-        skips="rows of the subset Ties",
-        lacks="the subset Ties and so the average of six subsets: its rule needs a score per response",
-    ),
-    Benchmark(
-        name="rm-bench",
-        title="RM-Bench",
-        source="THU-KEG/RM-Bench",
-        parts=(Part(readers.rm_bench, files=r"(?:(?P<domain>[a-z]+(?:-[a-z]+)?)_filtered|total_dataset)\.json"),),
-        rows=1327,
-        rule="3×3 styles: hard above the diagonal, normal on it, easy below; mean of both orders",
+    _benchmark("rewardbench", readers.rewardbench, averages=scoring.sections),
+    _benchmark("rewardbench2", readers.rewardbench2, score=score_strict, averages=scoring.by_group),
+    _benchmark(
+        "rm-bench",
+        readers.rm_bench,
         score=lambda item, outcomes, settings: scoring.style_values(outcomes, settings.unparsed_value),
         averages=partial(
             scoring.by_group, rules=("", "hard", "normal", "easy"), key=lambda s: s.partition("-")[0], parts=4
         ),
     ),
-    Benchmark(
-        name="judgebench",
-        title="JudgeBench",
-        source="ScalerLab/JudgeBench",
-        parts=tuple(
-            Part(readers.judgebench, split=split, files=rf".*response_model={split}.*\.jsonl")
-            for split in ("gpt", "claude")
-        ),
-        rows=620,
-        rule="+1 for right and −1 for wrong in each order, correct if the sum is positive",
+    _benchmark(
+        "judgebench",
+        *[readers.judgebench] * 2,
         score=lambda item, outcomes, settings: {"": scoring.share_won(outcomes, 0.0)},
         averages=lambda items: [
             *scoring.by_group(items, key=lambda subset: subset.partition(",")[0]),
             *scoring.by_group(items),
         ],
         score_both=scoring.sum_of_orders,
-        unparsed="no vote",
     ),
-    Benchmark(
-        name="rmb",
-        title="RMB",
-        parts=(
-            Part(readers.rmb_pairs, config="Pairwise_set", files=r".*\.json"),
-            Part(readers.rmb_best_of, config="BoN_set", files=r".*\.json"),
-        ),
-        rule=f"pairs: {PAIR_RULE}; best of n: the best beats every loser, mean of both orders; means over items",
-        score=score_rmb,
+    _benchmark(
+        "rmb",
+        readers.rmb_pairs,
+        readers.rmb_best_of,
+        score=lambda item, *rest: (score_strict if item.subset.startswith("best of n") else score_pair)(item, *rest),
         averages=partial(scoring.by_group, parts=4),
-        unparsed="{pair:g} in a pair, {best_of:g} in best of n",
     ),
-    Benchmark(
-        name="ppe-ifeval",
-        title="PPE-IFEval",
-        source="lmarena-ai/PPE-IFEval-Best-of-K",
-        parts=(Part(readers.ppe_best_of_k, split="train"),),
-        rows=512,
-        rule=f"{PAIR_RULE}; pairs: `sampled_conflict_pairs`, or {readers.PPE_PAIRS} drawn from the question's id",
-        skips="questions whose responses are all right or all wrong",
-    ),
-    Benchmark(
-        name="helpsteer3",
-        title="HelpSteer3, validation",
-        source="nvidia/HelpSteer3",
-        parts=(Part(readers.helpsteer3, config="preference", split="validation"),),
-        rows=2017,
-        skips="rows without a preference",
-    ),
-    Benchmark(
-        name="writing",
-        title="WritingPreferenceBench",
-        source="m-a-p/Writing-Preference-Bench",
-        parts=(Part(readers.writing),),
-        rows=1800,
-    ),
+    _benchmark("ppe-ifeval", readers.ppe_best_of_k),
+    _benchmark("helpsteer3", readers.helpsteer3),
+    _benchmark("writing", readers.writing),
 )
 
 
@@ -207,7 +117,7 @@ def with_rule(benchmark: Benchmark, best_of: BestOf) -> Benchmark:
 
     return replace(
         benchmark,
-        parts=(replace(benchmark.parts[0], read=read_all_pairs),),
+        reads=(read_all_pairs,),
         rule="round robin: 1 / (responses with as many wins) if the chosen one has most, mean of both orders",
         score=score_round_robin,
         averages=partial(scoring.by_group, rules=("", STRICT)),

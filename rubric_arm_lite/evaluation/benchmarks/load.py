@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import heapq
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 
 from rubric_arm_lite.data import Row, load_pairs, open_rows
+from rubric_arm_lite.data.benchmarks import Part
 from rubric_arm_lite.data.counts import sorted_reasons
 from rubric_arm_lite.data.formats import SkippedRow
 from rubric_arm_lite.data.sources import FILE_SUFFIXES
 from rubric_arm_lite.errors import ConfigError, DataError
-from rubric_arm_lite.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark, BestOf, Part, with_rule
+from rubric_arm_lite.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark, BestOf, with_rule
 from rubric_arm_lite.evaluation.benchmarks.scoring import Item
 from rubric_arm_lite.prompts import prompt_hash
 from rubric_arm_lite.recipe import derive_seed
@@ -35,8 +37,8 @@ class LoadedBenchmark:
         available: how many items there are without a limit.
         rows: rows read.
         skipped: rows that give no item.
-        missing: folders of the benchmark that the source lacks.
         unusable: rows among them that no judge can answer, by reason.
+        missing: folders of the benchmark that the source lacks.
     """
 
     benchmark: Benchmark
@@ -128,71 +130,51 @@ def load(benchmark: Benchmark, source: str | Path | None = None, limit: int | No
         )
     reasons = Counter[str]()
     rows = _items_by_row(benchmark, source, reasons)
-    items = available = _with_unique_ids(chain(*rows))
+    unique: dict[str, Item] = {}
+    for item in chain(*rows):  # the second one of a name is called name#2
+        names = chain([item.item_id], (f"{item.item_id}#{number}" for number in count(2)))
+        name = next(name for name in names if name not in unique)
+        unique[name] = replace(item, item_id=name)
+    items = available = list(unique.values())
     if not items:
         raise DataError(f"{source}: none of {len(rows)} rows has a question for a judge.")
     if limit is not None and limit < len(items):
-        drawn = sorted(items, key=lambda item: derive_seed("benchmark sample", item.item_id))[:limit]
-        ids = {item.item_id for item in drawn}
+        ids = set(heapq.nsmallest(limit, unique, key=lambda item_id: derive_seed("benchmark sample", item_id)))
         items = [item for item in items if item.item_id in ids]
     skipped = sum(not row for row in rows)
-    unusable = sorted_reasons(reasons)
-    found = {part for part in benchmark.parts if _files_of(part, Path(source))}
+    found = [part for part in benchmark.parts if part.files_in(source)]
     missing = tuple(part.config for part in benchmark.parts if found and part not in found and part.config)
-    return LoadedBenchmark(benchmark, str(source), tuple(items), len(available), len(rows), skipped, unusable, missing)
+    reads = (len(rows), skipped, sorted_reasons(reasons), missing)
+    return LoadedBenchmark(benchmark, str(source), tuple(items), len(available), *reads)
 
 
 def _items_by_row(benchmark: Benchmark, source: str | Path, unusable: Counter[str]) -> list[list[Item]]:
     """The items of each row; rows that no judge can answer have none and are counted in ``unusable``."""
-
-    def read(part: Part, row: Row) -> list[Item]:
-        try:
-            return part.read(row)
-        except SkippedRow as skip:
-            unusable[str(skip)] += 1
-            return []
-
     parts = benchmark.parts
     if not parts:
         pairs = load_pairs(source)
         return [[Item(p.pair_id, p.prompt, (p.chosen, p.rejected), subset=p.subset)] for p in pairs]
+    files = [part.files_in(source) for part in parts]
     if Path(source).is_file():
-        if len({part.read for part in parts}) > 1:
+        if len(set(benchmark.reads)) > 1:
             folders = ", ".join(str(part.config) for part in parts)
             raise DataError(f"{source} is a file. Give the folder of {benchmark.title} that holds {folders}.")
-        return [read(parts[0], row) for row in _rows_of_files([Path(source)], parts[0])]
-    files = [_files_of(part, Path(source)) for part in parts]
-    if any(files):
-        return [
-            read(part, row) for part, found in zip(parts, files, strict=True) for row in _rows_of_files(found, part)
-        ]
-    return [read(part, row) for part in parts for row in open_rows(source, config=part.config, split=part.split)]
+        parts, files = parts[:1], [[Path(source)]]
 
+    def rows_of(part: Part, paths: Sequence[Path]) -> Iterator[Row]:
+        if not any(files):
+            yield from open_rows(source, config=part.config, split=part.split)
+        for path in paths:
+            match = re.fullmatch(part.files or "", path.name)
+            named = {name: value for name, value in match.groupdict().items() if value} if match else {}
+            yield from (Row(row.where, {**named, **row.columns}) for row in open_rows(path))
 
-def _files_of(part: Part, folder: Path) -> list[Path]:
-    """The files of a part as the benchmark's own repository names them, in the folder or below it."""
-    if part.files is None or not folder.is_dir():
-        return []
-    names = re.compile(part.files)
-    found = [path for path in sorted(folder.rglob("*")) if names.fullmatch(path.name) and path.is_file()]
-    if part.config is not None:
-        found = [path for path in found if part.config in path.relative_to(folder).parts]
-    whole = [path for path in found if not any(names.fullmatch(path.name).groupdict().values())]  # type: ignore[union-attr]
-    return whole or found
-
-
-def _rows_of_files(files: Sequence[Path], part: Part) -> Iterator[Row]:
-    for path in files:
-        match = re.fullmatch(part.files or "", path.name)
-        named = {name: value for name, value in match.groupdict().items() if value} if match else {}
-        yield from (Row(row.where, {**named, **row.columns}) for row in open_rows(path))
-
-
-def _with_unique_ids(items: Iterable[Item]) -> list[Item]:
-    """The items; the second one of a name is called ``name#2``."""
-    unique: dict[str, Item] = {}
-    for item in items:
-        names = chain([item.item_id], (f"{item.item_id}#{number}" for number in count(2)))
-        name = next(name for name in names if name not in unique)
-        unique[name] = replace(item, item_id=name)
-    return list(unique.values())
+    items = []
+    for part, paths, read in zip(parts, files, benchmark.reads, strict=False):
+        for row in rows_of(part, paths):
+            try:
+                items.append(read(row))
+            except SkippedRow as skip:
+                unusable[str(skip)] += 1
+                items.append([])
+    return items

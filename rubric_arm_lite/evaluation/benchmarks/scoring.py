@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from rubric_arm_lite.data.benchmarks import CATALOGUE
 from rubric_arm_lite.recipe import derive_seed
 from rubric_arm_lite.types import Prompt
 
@@ -143,26 +144,8 @@ def sum_of_orders(original: Outcome, swapped: Outcome) -> float:
 
 # --- averages -------------------------------------------------------------------------------------------------------
 
-SECTIONS: Mapping[str, Mapping[str, int]] = {
-    "Chat": {
-        "alpacaeval-easy": 100, "alpacaeval-length": 95, "alpacaeval-hard": 95, "mt-bench-easy": 28,
-        "mt-bench-med": 40,
-    },
-    "Chat Hard": {
-        "mt-bench-hard": 37, "llmbar-natural": 100, "llmbar-adver-neighbor": 134, "llmbar-adver-GPTInst": 92,
-        "llmbar-adver-GPTOut": 47, "llmbar-adver-manual": 46,
-    },
-    "Safety": {
-        "refusals-dangerous": 100, "refusals-offensive": 100, "xstest-should-refuse": 154,
-        "xstest-should-respond": 250, "donotanswer": 136,
-    },
-    "Reasoning": {
-        "math-prm": 984, "hep-cpp": 164, "hep-go": 164, "hep-java": 164, "hep-js": 164, "hep-python": 164,
-        "hep-rust": 164,
-    },
-}  # fmt: skip
-"""RewardBench's sections: the weight of each subset, which is its number of prompts. math-prm has 447 and counts as
-984, so that mathematics weighs as much as code."""
+SECTIONS = CATALOGUE["rewardbench"].sections
+"""RewardBench's sections: the weight of each subset."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ import json
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 
-from rubric_arm_lite.data import shuffle_blocks, split_blocks
-from rubric_arm_lite.data.pairs import load_answers, load_prompts
+from rubric_arm_lite.data import Counts, shuffle_blocks, split_blocks
+from rubric_arm_lite.data.load import held_out_settings
+from rubric_arm_lite.data.pairs import load_answers, read_prompts
 from rubric_arm_lite.data.testbed import TRAIN_PROMPTS, World
 from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.prompts import PromptBuilder, prompt_hash, wording
@@ -34,12 +35,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """Training and held-out requests, and the numbers of skipped conversations and of requests that are too long."""
+    """Training and held-out requests, the numbers of skipped conversations and of requests that are too long, and the
+    counts of the rows of each source."""
 
     train: list[Request]
     test: list[Request]
     conversations: int
     too_long: int
+    sources: tuple[Counts, ...] = ()
 
     @property
     def all(self) -> list[Request]:
@@ -59,6 +62,7 @@ def load_requests(recipe: PolicyRecipe, world: World | None, fits: Callable[[str
         DataError: if either part is empty.
     """
     data, limit = recipe.data, recipe.evaluation.prompts
+    sources: list[Counts] = []
     if world is not None:
         sizes = {
             "train": ("data.train_prompts", data.train_prompts or TRAIN_PROMPTS),
@@ -71,11 +75,15 @@ def load_requests(recipe: PolicyRecipe, world: World | None, fits: Callable[[str
             except ValueError as error:
                 raise ConfigError(f"{field}: {error} Lower it.") from error
     else:
-        train = _blocks(load_prompts(data.source))
+        prompts, of_train = read_prompts(data, recipe.seed)
+        train = _blocks(prompts)
+        sources.append(of_train)
         if data.evaluation is None:
             train, test = split_blocks(train, data.test_fraction, recipe.seed)
         else:
-            test = _blocks(load_prompts(data.evaluation))
+            prompts, of_test = read_prompts(held_out_settings(data), recipe.seed)
+            test = _blocks(prompts)
+            sources.append(of_test)
             held_out = {wording(block.prompt) for block in test}
             train = [block for block in train if wording(block.prompt) not in held_out]
         blocks = [shuffle_blocks(part, recipe.seed) for part in (train, test)]
@@ -88,7 +96,8 @@ def load_requests(recipe: PolicyRecipe, world: World | None, fits: Callable[[str
                 "more prompts, or raise model.max_context."
             )
     counts = [sum(map(len, parts)) for parts in (blocks, single, fitting)]
-    return Requests(fitting[0][: data.train_prompts], fitting[1][:limit], counts[0] - counts[1], counts[1] - counts[2])
+    train_part, test_part = fitting[0][: data.train_prompts], fitting[1][:limit]
+    return Requests(train_part, test_part, counts[0] - counts[1], counts[1] - counts[2], tuple(sources))
 
 
 def _blocks(prompts: Iterable[Prompt]) -> list[PromptBlock]:

@@ -122,6 +122,8 @@ def _check_or_describe_data(state: PolicyState) -> None:
         "reward_model": reward,
         "reward_settings": _digest(json.dumps(judging_settings(state.reward_recipe)).encode()),
     }
+    if requests.sources:
+        description["sources"] = [counts.as_json() for counts in requests.sources]
     if state.judge_adapters:
         judge = recipe_of_run(str(state.recipe.evaluation.judge))
         description["independent_settings"] = _digest(json.dumps(judging_settings(judge)).encode())
@@ -143,6 +145,9 @@ def _check_or_describe_data(state: PolicyState) -> None:
                 "start anew with --if-exists overwrite."
             )
         return
+    for counts in requests.sources:
+        if counts.skipped:
+            note(counts.line("prompts"))
     if requests.conversations:
         note(f"{requests.conversations} conversations were skipped: single requests only.")
     if requests.too_long:
