@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from rubric_arm_lite.cli.common import JsonOption, err, out, print_json, quiet_libraries
+from rubric_arm_lite.cli.common import JsonOption, OverwriteOption, err, out, print_json, quiet_libraries
+from rubric_arm_lite.runs import check_target
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -57,6 +58,7 @@ def engine(
     axis: AxisOption = None,
     as_json: JsonOption = False,
     output: OutputOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Time our engine and stock TRL on the same work; without a verb: rollout, update and step.
 
@@ -64,7 +66,7 @@ def engine(
     """
     quiet_libraries()
     from benchmarks.against_trl.measure import check_against, check_verb, measure, measure_all
-    from benchmarks.against_trl.show import show, write
+    from benchmarks.against_trl.show import files_of, show, write
     from benchmarks.against_trl.sweep import check_axes, measure_sweep
     from benchmarks.against_trl.work import BenchSettings, Work
 
@@ -86,6 +88,9 @@ def engine(
     side = check_against(against)
     axes = check_axes(axis, sweep)
     Work(settings)
+    files = {} if output is None else files_of(output, f"bench-{chosen or 'all'}", sweep)
+    for file in files.values():
+        check_target(None, file, overwrite)
     with err.status("bench") as status, contextlib.redirect_stdout(sys.stderr):  # libraries may print
         if chosen is None:
             result = measure_all(settings, side, memory, status.update)
@@ -93,9 +98,9 @@ def engine(
             result = measure_sweep(chosen, settings, side, memory, status.update, axes)
         else:
             result = measure(chosen, settings, side, memory, status.update)
-    if output is not None:
-        for path in write(result, output, f"bench-{chosen or 'all'}"):
-            err.print(f"{path}", markup=False, highlight=False)
+    write(result, files)
+    for file in files.values():
+        err.print(str(file))
     if as_json:
         print_json(result)
     else:

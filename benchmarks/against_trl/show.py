@@ -58,19 +58,24 @@ def markdown(result: Result) -> str:
     return "\n".join(lines)
 
 
-def write(result: Result, folder: Path, name: str) -> list[Path]:
-    """Write ``name.json``, ``name.md`` and, for a sweep, its picture as SVG and PNG; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {"json": json.dumps(result, indent=1).encode() + b"\n", "md": markdown(result).encode()}
-    if "sweep" in result:
-        from benchmarks.against_trl.figure import draw
+def files_of(folder: Path, name: str, sweep: bool) -> dict[str, Path]:
+    """The files that :func:`write` writes, by suffix: JSON, Markdown and, for a sweep, its picture twice."""
+    return {suffix: folder / f"{name}.{suffix}" for suffix in ("json", "md", *(("svg", "png") if sweep else ()))}
 
-        files |= {kind: draw(result, kind) for kind in ("svg", "png")}
-    paths = []
-    for suffix, content in files.items():
-        paths.append(folder / f"{name}.{suffix}")
-        atomic_write(paths[-1], content)
-    return paths
+
+def write(result: Result, files: Mapping[str, Path]) -> None:
+    """Write a result into the files of :func:`files_of`."""
+    for suffix, file in files.items():
+        match suffix:
+            case "json":
+                content = json.dumps(result, indent=1).encode() + b"\n"
+            case "md":
+                content = markdown(result).encode()
+            case _:
+                from benchmarks.against_trl.figure import draw
+
+                content = draw(result, suffix)
+        atomic_write(file, content)
 
 
 def _title(result: Result) -> str:

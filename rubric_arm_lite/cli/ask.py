@@ -14,13 +14,12 @@ from rich.progress import MofNCompleteColumn
 
 from rubric_arm_lite import reward_model
 from rubric_arm_lite.cli.common import (
-    ExistsOption,
+    ContinueOption,
     JsonOption,
     LocalSource,
     ModelSource,
     OverwriteOption,
     err,
-    out,
     print_result,
     progress_bar,
     say,
@@ -147,7 +146,7 @@ def label(
         bool, typer.Option("--keep-all", help="Keep pairs with any majority, not only where both orders agree.")
     ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Pairs judged between two saves.")] = 64,
-    if_exists: ExistsOption = "resume",
+    if_exists: ContinueOption = "resume",
     as_json: JsonOption = False,
 ) -> None:
     """Label responses: judge every two of a prompt in both orders and write pairs; a killed job resumes."""
@@ -158,7 +157,8 @@ def label(
             bar.update(task, completed=now.done, total=now.total, speed=_speed(now))
 
         counts = reward_model.label_responses(file, target, source.load, votes, keep_all, batch, if_exists, show)
-    print_result({**asdict(counts), "written": str(target)}, as_json, lambda: print_label_counts(counts, target))
+    row = {**asdict(counts), "written": str(target)}
+    print_result(row, as_json, lambda: print_label_counts(counts, target))
 
 
 # --- output -----------------------------------------------------------------------------------------------------
@@ -167,13 +167,13 @@ def label(
 def print_label_counts(counts: LabelingState, target: Path) -> None:
     """Print how many pairs were kept, why others were skipped, and the speed."""
     kept = counts.reasons.get("kept", 0)
-    out.print(f"{kept} of {counts.total} pairs kept ({kept / counts.total:.0%}), written to {target}", markup=False)
+    say(f"{kept} of {counts.total} pairs kept ({kept / counts.total:.0%}), written to {target}")
     skipped = [f"{reason} {count}" for reason, count in counts.reasons.items() if reason != "kept"]
     if skipped:
-        out.print(f"Skipped: {', '.join(skipped)}", highlight=False)
+        say(f"Skipped: {', '.join(skipped)}")
     earlier = counts.total - counts.judged - counts.reasons.get("equal responses", 0)
     before = f" ({earlier} had been judged before)" if earlier > 0 else ""
-    out.print(f"{counts.judged} judged in {counts.seconds:.1f} s{before}: {_speed(counts)}", highlight=False)
+    say(f"{counts.judged} judged in {counts.seconds:.1f} s{before}: {_speed(counts)}")
 
 
 def print_verdict(verdict: Verdict) -> None:
@@ -243,7 +243,7 @@ def write_rows(rows: Sequence[dict[str, Any]], target: Path | None, summary: str
         print(safe_json(text), end="")
     else:
         atomic_write(target, text.encode())
-        err.print(f"{summary}, written to {target}", markup=False)
+        err.print(f"{summary}, written to {target}")
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ from typer.core import TyperGroup
 from rubric_arm_lite import data, models, reward_model
 from rubric_arm_lite.cli.common import (
     JsonOption,
+    OverwriteOption,
+    ServerOptions,
     err,
     from_checkout,
     import_first,
@@ -25,10 +27,11 @@ from rubric_arm_lite.cli.common import (
     out,
     print_result,
     quiet_libraries,
+    with_source,
 )
 from rubric_arm_lite.errors import ConfigError
-from rubric_arm_lite.recipe import Recipe, load_recipe
-from rubric_arm_lite.runs import atomic_write, recipe_of_run
+from rubric_arm_lite.recipe import load_recipe
+from rubric_arm_lite.runs import atomic_write, check_target, recipe_of_run
 
 _ENGINE = "engine"
 _INFERENCE = "inference"
@@ -59,13 +62,15 @@ def engine(ctx: typer.Context) -> None:
 
 
 @bench_app.command(_INFERENCE)
+@with_source
 def inference(
+    server: ServerOptions,
     run: Annotated[
         Path | None, typer.Option("--run", help="A run directory; its trained judge is measured too.")
     ] = None,
     recipe: Annotated[
-        str, typer.Option(help="Without --run: the recipe whose untrained model is measured.")
-    ] = "testbed",
+        str | None, typer.Option(help="Without --run: the recipe whose untrained model is measured (default: testbed).")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a field of --recipe: --set model.base=FOLDER.")
     ] = None,
@@ -83,14 +88,10 @@ def inference(
         int, typer.Option(min=0, help="Also judge this many pairs one at a time, for p50 and p95 of the latency.")
     ] = 0,
     state: Annotated[str, typer.Option(help="Which adapters of --run: final, warm-up or latest.")] = "final",
-    server: Annotated[
-        str | None, typer.Option(metavar="URL", help="Use this OpenAI-compatible server; load no model here.")
-    ] = None,
-    rubric_model: Annotated[str, typer.Option(help="The server's name of the generator.")] = "rubric",
-    judge_model: Annotated[str, typer.Option(help="The server's name of the judge.")] = "judge",
     base_model: Annotated[str | None, typer.Option(help="The server's name of the model without adapters.")] = None,
-    as_json: JsonOption = False,
     output: Annotated[Path | None, typer.Option(help="Folder for JSON and a Markdown table.")] = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Accuracy, position bias, tokens and seconds of judges on the same pairs.
 
@@ -98,45 +99,40 @@ def inference(
     adapters. direct: no rubric. reasoning: no rubric, a long chain of thought before the verdict. votes: the majority
     of several direct verdicts. The paper's seconds for other judges are printed for comparison.
     """
-    if run is not None and overrides:
-        raise ConfigError("--set belongs to --recipe; a run has its own. Leave one of them out.")
-    settings = load_recipe(recipe, overrides or []) if run is None else recipe_of_run(run)
+    if run is not None and (recipe is not None or overrides):
+        raise ConfigError("--recipe and --set belong to an untrained model; a run has its own recipe. Leave --run out.")
+    if run is None and state != "final":
+        raise ConfigError(f"--state {state} is for the adapters of a run. Give --run.")
+    settings = load_recipe(recipe or "testbed", overrides or []) if run is None else recipe_of_run(run)
+    connection = server.settings(state, base_model)
+    files = {} if output is None else {suffix: output / f"bench-inference.{suffix}" for suffix in ("json", "md")}
+    for file in files.values():
+        check_target(pairs, file, overwrite)
     import_first(settings)
     from rubric_arm_lite.evaluation.efficiency import check_judges, measure
 
     checkpoints = settings.model.checkpoints is not None
-    names = check_judges(
-        judge or [], trained=run is not None or checkpoints, base=server is not None or not checkpoints
-    )
-    if server is not None and base_model is None and any(name != "trained" for name in names):
+    trained, base = run is not None or checkpoints, connection is not None or not checkpoints
+    names = check_judges(judge or [], trained=trained, base=base)
+    if connection is not None and base_model is None and any(name != "trained" for name in names):
         raise ConfigError("Judges without adapters use the base model. Give --base-model, or only --judge trained.")
     chosen_pairs = None if pairs is None else data.load_pairs(pairs)
-    model = _load_model(run, settings, state, server, (rubric_model, judge_model, base_model))
+    quiet_libraries()
+    if connection is not None:
+        model = reward_model.RubricRewardModel.from_server(connection, settings)
+    elif run is not None:
+        model = reward_model.RubricRewardModel.from_run(run, state)
+    elif checkpoints:
+        model = reward_model.RubricRewardModel.from_recipe(settings)
+    else:
+        model = reward_model.RubricRewardModel(models.load_model(settings.model, settings.seed), settings)
     with err.status("bench") as status:
         result = measure(model, chosen_pairs, names, limit, votes, thinking_tokens, one_by_one, status.update)
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        for suffix, text in (("json", json.dumps(result, indent=1) + "\n"), ("md", markdown(result))):
-            path = output / f"bench-inference.{suffix}"
-            atomic_write(path, text.encode())
-            err.print(f"{path}", markup=False, highlight=False)
+    texts = {"json": json.dumps(result, indent=1) + "\n", "md": markdown(result)}
+    for suffix, file in files.items():
+        atomic_write(file, texts[suffix].encode())
+        err.print(str(file))
     print_result(result, as_json, lambda: show(result, out))
-
-
-def _load_model(
-    run: Path | None, recipe: Recipe, state: str, server: str | None, names: tuple[str, str, str | None]
-) -> reward_model.RubricRewardModel:
-    """The adapters of a run, a recipe's checkpoints or its untrained model, on this machine or behind a server."""
-    if server is not None:
-        if state != "final":
-            raise ConfigError(f"--state {state} is for adapters on this machine. A server has its own.")
-        return reward_model.RubricRewardModel.from_server(models.ServerSettings(server, *names), recipe)
-    quiet_libraries()
-    if run is not None:
-        return reward_model.RubricRewardModel.from_run(run, state)
-    if recipe.model.checkpoints is not None:
-        return reward_model.RubricRewardModel.from_recipe(recipe)
-    return reward_model.RubricRewardModel(models.load_model(recipe.model, recipe.seed), recipe)
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
@@ -177,7 +173,7 @@ def show(result: Result, console: Console) -> None:
         console.print(table)
         console.print()
     for note in (*result["notes"], _PAPER_NOTE):
-        console.print(note, markup=False, highlight=False)
+        console.print(note)
 
 
 def markdown(result: Result) -> str:

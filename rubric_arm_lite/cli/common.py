@@ -29,23 +29,47 @@ from rubric_arm_lite.runs import IfExists, recipe_of
 
 
 class SafeConsole(Console):
-    """A console to which no text can send control sequences: texts of models and of data are hostile."""
+    """A console to which no text can send control sequences: texts of models and of data are hostile.
+
+    Texts are shown as they are: brackets are no markup, and words between colons are no emoji.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(soft_wrap=True, markup=False, emoji=False, highlight=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Every text that is printed, also in a table, comes through here."""
         return super().render_str(safe_text(text), **options)
 
 
-out = SafeConsole(soft_wrap=True)
-err = SafeConsole(stderr=True, soft_wrap=True)
+out = SafeConsole()
+err = SafeConsole(stderr=True)
 
+RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (testbed).")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a field: --set judge.max_steps=5.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]
 ControlTokenOption = Annotated[
     list[str] | None,
     typer.Option(help="A control token of the server's model, beside those of common families; repeatable."),
 ]
-ExistsOption = Annotated[IfExists, typer.Option(help="What to do with an existing run.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Same as --if-exists resume.")]
+ExistsOption = Annotated[IfExists | None, typer.Option(help="What to do with earlier results (default: raise).")]
+ContinueOption = Annotated[IfExists, typer.Option("--if-exists", help="What to do with earlier results.")]
+StateOption = Annotated[
+    str, typer.Option(help="Which adapters: final, warm-up, latest, or a kept checkpoint such as state-000012.")
+]
+
+
+def exists_policy(resume: bool, if_exists: IfExists | None) -> IfExists:
+    """What ``--resume`` and ``--if-exists`` say together.
+
+    Raises:
+        ConfigError: if they differ.
+    """
+    if resume and if_exists not in (None, "resume"):
+        raise ConfigError(f"--resume and --if-exists {if_exists} differ. Give one of them.")
+    return "resume" if resume else if_exists or "raise"
 
 
 @dataclass(frozen=True)
@@ -56,32 +80,34 @@ class LocalSource:
         Path,
         typer.Argument(metavar="RUN", help="A run directory; or a recipe with model.checkpoints, such as released-8b."),
     ]
-    state: Annotated[
-        str, typer.Option(help="Which adapters: final, warm-up, latest, or a kept checkpoint such as state-000012.")
-    ] = "final"
+    state: StateOption = "final"
 
     def load(self) -> reward_model.RubricRewardModel:
         """Load the reward model.
 
         Raises:
             CheckpointError: if ``run`` is neither a run directory nor a recipe, or has no such state.
-            ConfigError: if the recipe cannot be used, or names full checkpoints, which have no states.
+            ConfigError: if the recipe cannot be used, is not trained, or names full checkpoints, which have no states.
         """
         recipe = recipe_of(self.run)
-        checkpoints = not self.run.is_dir() and recipe.model.checkpoints is not None
-        if checkpoints and self.state != "final":
-            raise ConfigError(f"--state {self.state} is for the adapters of a run; full checkpoints have one state.")
-        if not checkpoints:
+        if self.run.is_dir():
             import_first(recipe)
+            quiet_libraries()
+            return reward_model.RubricRewardModel.from_run(self.run, self.state)
+        if recipe.model.checkpoints is None:
+            raise ConfigError(
+                f"{self.run} is a recipe, and nothing is trained by it yet. Train it with rubric-arm run {self.run}, "
+                f"then name the run directory, runs/{recipe.name}."
+            )
+        if self.state != "final":
+            raise ConfigError(f"--state {self.state} is for the adapters of a run; full checkpoints have one state.")
         quiet_libraries()
-        if checkpoints:
-            return reward_model.RubricRewardModel.from_recipe(recipe)
-        return reward_model.RubricRewardModel.from_run(self.run, self.state)
+        return reward_model.RubricRewardModel.from_recipe(recipe)
 
 
 @dataclass(frozen=True)
-class ModelSource(LocalSource):
-    """A reward model on this machine or behind an OpenAI-compatible server."""
+class ServerOptions:
+    """An OpenAI-compatible server in place of a model on this machine."""
 
     server: Annotated[
         str | None, typer.Option(metavar="URL", help="Use this OpenAI-compatible server; load no model here.")
@@ -94,36 +120,42 @@ class ModelSource(LocalSource):
     concurrency: Annotated[int | None, typer.Option(min=1, help="Requests to it at a time (default: 32).")] = None
     control_token: ControlTokenOption = None
 
-    def __post_init__(self) -> None:
-        """Refuse options that do not go together, before anything is read or loaded."""
-        self._server_settings()
+    def settings(self, state: str, base_model: str | None = None) -> models.ServerSettings | None:
+        """How to reach the server; None without one.
 
-    @property
-    def local_run(self) -> Path | None:
-        """The run directory on this machine whose adapters are loaded; None for a server or full checkpoints."""
-        return self.run if self.server is None and self.run.is_dir() else None
-
-    def _server_settings(self) -> models.ServerSettings | None:
-        names = {"rubric_model": self.rubric_model, "judge_model": self.judge_model, "api_key_env": self.server_key_env}
-        values: dict[str, Any] = {**names, "concurrency": self.concurrency, "control_tokens": self.control_token}
-        options = {name: value for name, value in values.items() if value is not None}
+        Raises:
+            ConfigError: if there are options of a server and no server, or a server and a ``state`` of adapters.
+        """
+        names = {"rubric_model": self.rubric_model, "judge_model": self.judge_model, "base_model": base_model}
+        values = {"api_key_env": self.server_key_env, "concurrency": self.concurrency}
+        options: dict[str, Any] = {**names, **values, "control_tokens": self.control_token}
+        options = {name: value for name, value in options.items() if value is not None}
         if self.server is None:
             if options:
                 raise ConfigError(
-                    "--rubric-model, --judge-model, --server-key-env, --concurrency and --control-token belong to a "
+                    "Names of models on a server, --server-key-env, --concurrency and --control-token belong to a "
                     "server. Give --server."
                 )
             return None
-        if self.state != "final":
+        if state != "final":
             raise ConfigError(
-                f"--state {self.state} is for adapters on this machine. A server has what it was started with: choose "
-                "it by --rubric-model and --judge-model."
+                f"--state {state} is for adapters on this machine. A server has what it was started with: choose it by "
+                "--rubric-model and --judge-model."
             )
         return models.ServerSettings(self.server, **options)
 
+
+@dataclass(frozen=True)
+class ModelSource(ServerOptions, LocalSource):
+    """A reward model on this machine or behind an OpenAI-compatible server."""
+
+    def __post_init__(self) -> None:
+        """Refuse options that do not go together, before anything is read or loaded."""
+        self.settings(self.state)
+
     def load(self) -> reward_model.RubricRewardModel:
         """Load the reward model, or connect to the server, which loads nothing here."""
-        settings = self._server_settings()
+        settings = self.settings(self.state)
         if settings is None:
             return super().load()
         return reward_model.RubricRewardModel.from_server(settings, recipe_of(self.run))
@@ -169,9 +201,9 @@ def print_json(value: Any) -> None:
     print(safe_json(json.dumps(value, ensure_ascii=False, indent=1)))
 
 
-def say(text: str = "", end: str = "\n") -> None:
+def say(text: str = "", end: str = "\n", flush: bool = False) -> None:
     """Print a text on standard output as it is, but for control characters."""
-    print(safe_text(text), end=end)
+    print(safe_text(text), end=end, flush=flush)
 
 
 def print_result(value: Any, as_json: bool, show: Callable[[], object]) -> None:
@@ -184,7 +216,7 @@ def print_result(value: Any, as_json: bool, show: Callable[[], object]) -> None:
 
 def warn(message: str) -> None:
     """Print a warning on standard error."""
-    err.print(message, style="yellow", markup=False, highlight=False)
+    err.print(message, style="yellow")
 
 
 def progress_bar(name: str, *columns: str | ProgressColumn) -> Progress:

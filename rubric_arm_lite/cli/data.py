@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
-from rich.markup import escape
 from rich.table import Table
 
 from rubric_arm_lite import models, training
 from rubric_arm_lite.cli.common import (
+    ContinueOption,
     ControlTokenOption,
     JsonOption,
     OverwriteOption,
@@ -36,7 +36,7 @@ from rubric_arm_lite.data.trajectories import trajectory_as_row
 from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError, DataError
 from rubric_arm_lite.prompts import PromptBuilder, Templates, parse_rubric
 from rubric_arm_lite.recipe import DataSettings, ModelSettings, Recipe, WarmupSettings, load_recipe, read_columns
-from rubric_arm_lite.runs import IfExists, Journal, atomic_write, check_target, explained_disk_errors
+from rubric_arm_lite.runs import Journal, atomic_write, check_target, explained_disk_errors
 from rubric_arm_lite.types import PreferencePair
 
 LOCAL_CONTEXT = 8192
@@ -56,7 +56,7 @@ class SourceOptions:
     columns: Annotated[
         str | None,
         typer.Option(
-            metavar="YAML", help="What columns hold, as data.columns: '{prompt: question, responses: [a, b]}'."
+            metavar="YAML", help="What columns hold, as data.columns: '{prompt: question, responses: \\[a, b]}'."
         ),
     ] = None
     config: Annotated[str | None, typer.Option(help="The data set's configuration, or a folder in it.")] = None
@@ -183,7 +183,7 @@ def _prompts_and_measure(recipe: Recipe, model: str | None, in_words: bool) -> t
 def _say_if_from_the_hub(what: str, name: str) -> None:
     """Say on standard error what is waited for, as a Hub out of reach is tried for up to a minute."""
     if is_hub_id(name):
-        err.print(f"Waiting for {what} from the Hub (HF_HUB_OFFLINE=1: from its cache alone).", markup=False)
+        err.print(f"Waiting for {what} from the Hub (HF_HUB_OFFLINE=1: from its cache alone).")
 
 
 def _shown(item: PreferencePair | WarmupRow, builder: PromptBuilder) -> str:
@@ -209,9 +209,9 @@ def _print_survey(survey: Survey, what: str) -> None:
     for kind, lengths in survey.lengths.items():
         table.add_row(kind, *(f"{length:,}" for length in lengths))
     out.print(table)
-    subsets = [f"{escape(name)} {count:,}" for name, count in survey.subsets.items() if name]
+    subsets = [f"{name} {count:,}" for name, count in survey.subsets.items() if name]
     if subsets:
-        out.print("subsets: " + ", ".join(subsets[:40]), highlight=False)
+        out.print("subsets: " + ", ".join(subsets[:40]))
 
 
 # --- convert --------------------------------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ def convert(
         items, counts = source.read(warmup, deduplicate, bad)
     finally:  # bad rows are reported even if no row is left without them
         for line in bad.lines(source.source) if bad is not None else ():
-            err.print(line, markup=False, highlight=False)
+            err.print(line)
     what = "trajectories" if warmup else "pairs"
     as_row: Any = trajectory_as_row if warmup else pair_as_row
     _write_jsonl(target, map(as_row, items))
@@ -279,7 +279,7 @@ def synthesize(
     ] = None,
     price_in: Annotated[float | None, typer.Option(min=0, help="Price of a million prompt tokens.")] = None,
     price_out: Annotated[float | None, typer.Option(min=0, help="Price of a million completion tokens.")] = None,
-    if_exists: Annotated[IfExists, typer.Option(help="What to do with an existing OUT or OUT.part.")] = "resume",
+    if_exists: ContinueOption = "resume",
     as_json: JsonOption = False,
 ) -> None:
     """Write rubrics and judgements for preference pairs, for a warm-up.
@@ -308,7 +308,7 @@ def synthesize(
     all_pairs, counts = source.read()
     pairs: Any = all_pairs[:limit]
     if counts.skipped:
-        err.print(counts.line(), markup=False, highlight=False)
+        err.print(counts.line())
     sampler = _teacher(model, server, server_key_env, concurrency, control_token, nf4, context)
     with explained_disk_errors(target.parent, "repeat the command; the answers are kept"):
         with Journal.open(part, {"answers of": model}, if_exists) as journal:
@@ -341,7 +341,7 @@ def synthesize(
             f"No pair of {source.source} was kept, so {target} was not written. See the reasons above; raise "
             f"--attempts or --judge-max-tokens, or name a stronger teacher. Its answers are in {part}."
         )
-    err.print(f"{len(rows)} rows written to {target}; the answers are kept in {part}.", markup=False, highlight=False)
+    err.print(f"{len(rows)} rows written to {target}; the answers are kept in {part}.")
 
 
 def _teacher(
@@ -378,7 +378,6 @@ def _print_summary(summary: dict[str, Any]) -> None:
         f"{summary['kept']} of {summary['pairs']} pairs kept ({summary['yield']:.0%}). {summary['requests']} requests, "
         f"{summary['requests_now']} of them now; {summary['prompt_tokens']} prompt tokens, "
         f"{summary['completion_tokens']} completion tokens.",
-        highlight=False,
     )
     if summary["cost"] is not None:
-        out.print(f"Cost at the prices given: {summary['cost']:.4f}", highlight=False)
+        out.print(f"Cost at the prices given: {summary['cost']:.4f}")

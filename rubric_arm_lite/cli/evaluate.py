@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from rubric_arm_lite import data, evaluation, report
 from rubric_arm_lite.cli.common import (
+    ExistsOption,
     JsonOption,
     ModelSource,
+    ResumeOption,
     err,
+    exists_policy,
     print_json,
     print_result,
     say,
@@ -23,10 +26,7 @@ from rubric_arm_lite.cli.common import (
 )
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.evaluation.caveats import evaluation_caveats
-from rubric_arm_lite.runs import IfExists, atomic_write, explained_disk_errors, recipe_of
-
-if TYPE_CHECKING:
-    from rubric_arm_lite.evaluation.benchmarks.load import LoadedBenchmark
+from rubric_arm_lite.runs import atomic_write, check_target, explained_disk_errors, recipe_of
 
 _FORMS = {"share": ".1%", "points": ".1%", "count": ",.0f", "number": ",.1f", "margin": "+.2f"}
 """A share in percent, a difference of shares, a whole number, a mean, or a difference of scores with its sign."""
@@ -82,10 +82,8 @@ def evaluate(
         typer.Option(help="RewardBench 2: strict (default; chosen beats every rejected) or round-robin."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for benchmark results (default: RUN/benchmarks).")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Same as --if-exists resume.")] = False,
-    if_exists: Annotated[
-        IfExists | None, typer.Option(help="raise (default), resume or overwrite benchmarks that were begun.")
-    ] = None,
+    resume: ResumeOption = False,
+    if_exists: ExistsOption = None,
     votes: Annotated[int, typer.Option(min=1, help="Judgements per order (voting@k).")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many pairs, or items of a benchmark.")] = None,
     as_json: JsonOption = False,
@@ -100,8 +98,7 @@ def evaluate(
         return
     if pairs is not None:
         raise ConfigError(f"Give either --benchmarks or a file of pairs. {pairs} can be named among the benchmarks.")
-    if resume and if_exists not in (None, "resume"):
-        raise ConfigError(f"--resume and --if-exists {if_exists} differ. Give one of them.")
+    exists = exists_policy(resume, if_exists)
     names = [name.strip() for name in benchmarks.split(",") if name.strip()]
     paths: dict[str, str] = {}
     for option in benchmark_dir or ():
@@ -114,26 +111,39 @@ def evaluate(
     if not names:
         raise ConfigError("--benchmarks names none. Give one or more names, separated by commas.")
     from rubric_arm_lite.evaluation.benchmarks.load import load_benchmarks
-    from rubric_arm_lite.evaluation.benchmarks.run import BENCHMARKS_FOLDER, check_folder
+    from rubric_arm_lite.evaluation.benchmarks.run import BENCHMARKS_FOLDER, check_folder, evaluate_benchmarks
 
     recipe_of(source.run)
     if out is None and not source.run.is_dir():
         raise ConfigError(f"{source.run} is a recipe, which has no folder for results. Give --out.")
-    folder, policy = out or source.run / BENCHMARKS_FOLDER, "resume" if resume else if_exists or "raise"
+    folder = out or source.run / BENCHMARKS_FOLDER
     loaded = load_benchmarks(names, paths, best_of or "strict", limit)
-    check_folder(folder, loaded, policy)
-    _evaluate_benchmarks(source, loaded, folder, votes, policy, as_json)
+    check_folder(folder, loaded, exists)
+    check_target(None, folder / "results.md", overwrite=True)
+    model = source.load()  # only after all checks
+    with explained_disk_errors(folder), err.status("benchmarks") as status:
+
+        def progress(title: str, done: int, items: int) -> None:
+            status.update(err.render_str(f"{title}: {done:,} of {items:,}"))
+
+        results = evaluate_benchmarks(model, loaded, folder, votes, exists, progress)
+        text = report.benchmarks_text(results)
+        atomic_write(folder / "results.md", text.encode())
+    written = [folder / "results.md"]
+    if folder.resolve() == (source.run / BENCHMARKS_FOLDER).resolve():
+        written.append(report.write_report(source.run)[0])
+    print_result([asdict(result) for result in results], as_json, lambda: say(text, end=""))
+    err.print(f"Written: {', '.join(map(str, written))}, and every judgement beside them.")
 
 
 def _evaluate_pairs(source: ModelSource, file: Path | None, votes: int, limit: int | None, as_json: bool) -> None:
     pairs = None if file is None else data.load_pairs(file)
     model = source.load()
-    if pairs is not None:
-        texts: list[str] = []
-        for pair in pairs[:limit]:
-            turns = [pair.prompt] if isinstance(pair.prompt, str) else [message.content for message in pair.prompt]
-            texts += [*turns, pair.chosen, pair.rejected]
-        warn_unknown_words(model, *texts)
+    texts: list[str] = []
+    for pair in (pairs or ())[:limit]:
+        turns = [pair.prompt] if isinstance(pair.prompt, str) else [message.content for message in pair.prompt]
+        texts += [*turns, pair.chosen, pair.rejected]
+    warn_unknown_words(model, *texts)
     result, too_long = evaluation.evaluate_run(model, pairs, votes, limit)
     if too_long:
         warn(f"{too_long} pairs are longer than the context and were skipped.")
@@ -144,28 +154,6 @@ def _evaluate_pairs(source: ModelSource, file: Path | None, votes: int, limit: i
         print_json({**result.values, "skipped_too_long": too_long})
     else:
         say(evaluation_text(result.values, unparsed_value))
-
-
-def _evaluate_benchmarks(
-    source: ModelSource, loaded: Sequence[LoadedBenchmark], folder: Path, votes: int, exists: IfExists, as_json: bool
-) -> None:
-    """Evaluate benchmarks and write their results, and the run's report if they are in its own folder."""
-    from rubric_arm_lite.evaluation.benchmarks.run import BENCHMARKS_FOLDER, evaluate_benchmarks
-
-    model = source.load()  # only after all checks
-    with explained_disk_errors(folder), err.status("benchmarks") as status:
-
-        def progress(title: str, done: int, items: int) -> None:
-            status.update(f"{title}: {done:,} of {items:,}")
-
-        results = evaluate_benchmarks(model, loaded, folder, votes, exists, progress)
-        text = report.benchmarks_text(results)
-        atomic_write(folder / "results.md", text.encode())
-    written = [folder / "results.md"]
-    if folder.resolve() == (source.run / BENCHMARKS_FOLDER).resolve():
-        written.append(report.write_report(source.run)[0])
-    print_result([asdict(result) for result in results], as_json, lambda: say(text, end=""))
-    err.print(f"Written: {', '.join(map(str, written))}, and every judgement beside them.", markup=False)
 
 
 # --- text -----------------------------------------------------------------------------------------------------------

@@ -8,20 +8,20 @@ import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from rubric_arm_lite import __version__, reward_model, training
 from rubric_arm_lite import report as reports
-from rubric_arm_lite.cli import ask, serve
+from rubric_arm_lite.cli import ask, serve, train
 from rubric_arm_lite.cli.bench import bench_app
 from rubric_arm_lite.cli.common import (
-    ExistsOption,
     JsonOption,
-    LocalSource,
     OverwriteOption,
+    RecipeArgument,
+    SetOption,
+    StateOption,
     err,
     from_checkout,
     out,
@@ -30,17 +30,14 @@ from rubric_arm_lite.cli.common import (
     quiet_libraries,
     say,
     warn,
-    with_source,
 )
 from rubric_arm_lite.cli.data import data_app
 from rubric_arm_lite.cli.evaluate import evaluate
-from rubric_arm_lite.cli.policy import policy_app
-from rubric_arm_lite.cli.progress import run_and_show
 from rubric_arm_lite.data.pairs import pair_as_row
 from rubric_arm_lite.data.testbed import World
 from rubric_arm_lite.errors import CheckpointError, DataError, RubricArmError
 from rubric_arm_lite.recipe import dump_recipe, explain_recipe, load_any_recipe, load_recipe
-from rubric_arm_lite.runs import IfExists, atomic_write, check_target, explained_disk_errors
+from rubric_arm_lite.runs import atomic_write, check_target, explained_disk_errors
 
 app = typer.Typer(
     name="rubric-arm",
@@ -50,64 +47,32 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 testbed_app = typer.Typer(help="The embedded preference world and its tiny base.", no_args_is_help=True)
-app.add_typer(testbed_app, name="testbed")
-app.add_typer(data_app, name="data")
-app.add_typer(bench_app, name="bench")
-app.add_typer(policy_app, name="policy")
-
-RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (testbed).")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a field: --set judge.max_steps=5.")]
-RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Where results go (default: runs/NAME).")]
-
-
-@app.command()
-def run(
-    recipe: RecipeArgument,
-    overrides: SetOption = None,
-    run_dir: RunDirOption = None,
-    stage: Annotated[str | None, typer.Option(help=f"Stop after this stage: {', '.join(training.STAGES)}.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Same as --if-exists resume.")] = False,
-    if_exists: ExistsOption = "raise",
-    as_json: JsonOption = False,
-) -> None:
-    """Run a recipe: warm-up, alternating GRPO, evaluation, report."""
-    exists: IfExists = "resume" if resume else if_exists
-    run_and_show(
-        lambda progress: training.train(
-            recipe, run_dir, overrides=overrides or (), if_exists=exists, until=stage, progress=progress
-        ),
-        as_json,
-    )
-
-
-@app.command()
-def demo(
-    overrides: SetOption = None,
-    run_dir: RunDirOption = None,
-    if_exists: ExistsOption = "resume",
-    as_json: JsonOption = False,
-) -> None:
-    """The whole method on the embedded world, on a CPU, in minutes; a finished demo is shown again."""
-    folder = run_dir or Path("runs") / "demo"
-    run("testbed", overrides, folder, if_exists=if_exists, as_json=as_json)
-    if not as_json:
-        out.print(
-            f"Ask it, in the words of its world: rubric-arm play {folder}, or rubric-arm judge {folder} --prompt … "
-            "--a … --b …; rubric-arm testbed pairs FILE writes prompts and answers.",
-            markup=False,
-            highlight=False,
-        )
-
-
-for _verb in (ask.rubric, ask.judge, ask.score, evaluate, ask.label, serve.serve, serve.play):
+for _name, _group in (
+    ("testbed", testbed_app),
+    ("data", data_app),
+    ("bench", bench_app),
+    ("policy", train.policy_app),
+):
+    app.add_typer(_group, name=_name)
+for _verb in (
+    train.run,
+    train.demo,
+    ask.rubric,
+    ask.judge,
+    ask.score,
+    evaluate,
+    ask.label,
+    serve.serve,
+    serve.play,
+):
     app.command()(_verb)
 
 
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
-    """Write report.html and report.md of a run."""
+    """Write report.html and report.md of a reward model's run."""
     for path in reports.write_report(run):
-        print(path)
+        say(str(path))
 
 
 @app.command("show-recipe")
@@ -124,16 +89,16 @@ def show_recipe(
 
 
 @app.command()
-@with_source
 def export(
-    source: LocalSource,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
     target: Annotated[Path, typer.Argument(help="A new folder; gets one subfolder per role.")],
+    state: StateOption = "final",
     merge: Annotated[bool, typer.Option("--merge", help="Write full checkpoints in place of adapters.")] = False,
 ) -> None:
     """Write both adapters with model cards, or merged into their base."""
     quiet_libraries()
-    for folder in reward_model.export_run(source.run, target, source.state, merge):
-        out.print(str(folder), highlight=False)
+    for folder in reward_model.export_run(run, target, state, merge):
+        say(str(folder))
 
 
 @app.command()
@@ -145,20 +110,25 @@ def push(
 ) -> None:
     """Upload an export to the Hub."""
     if not dry_run:
-        out.print(reward_model.push_to_hub(folder, repo, private=not public), highlight=False)
+        say(reward_model.push_to_hub(folder, repo, private=not public))
         return
     files = reward_model.files_to_push(folder, repo)
     for file in files:
-        out.print(f"{file.stat().st_size:>12,}  {escape(file.relative_to(folder).as_posix())}", highlight=False)
-    out.print(f"{len(files)} files would go to {repo}.", highlight=False)
+        say(f"{file.stat().st_size:>12,}  {file.relative_to(folder).as_posix()}")
+    say(f"{len(files)} files would go to {repo}.")
 
 
 @app.command()
-def doctor(as_json: JsonOption = False) -> None:
-    """Show this machine's hardware and which shipped recipes can run on it."""
+def doctor(
+    recipe: Annotated[
+        str | None, typer.Argument(help="Only this recipe: a file, or the name of a shipped one (default: all).")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show this machine's hardware and which recipes can run on it."""
     from rubric_arm_lite.cli import plan as plans
 
-    machine = plans.examine()
+    machine = plans.examine(recipe)
     print_result(machine, as_json, lambda: plans.show_machine(machine, out))
 
 
@@ -171,7 +141,7 @@ def plan(
     tokens_per_second: Annotated[float | None, typer.Option(help="Measured generation speed, for hours.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the memory of every stage, whether it fits and what to change if not; loads no model."""
+    """Show the memory of every stage of a reward model's recipe, whether it fits, and what to change if not."""
     from rubric_arm_lite.cli import plan as plans
 
     loaded = load_recipe(recipe, overrides or [])
@@ -196,7 +166,7 @@ def testbed_build(
     with progress_bar("base", "loss {task.fields[loss]:.3f}") as bar:
         task = bar.add_task("base", total=settings.steps, loss=0.0)
         base.build(folder, settings, lambda step, loss: bar.update(task, completed=step, loss=loss))
-    print(folder)
+    say(str(folder))
 
 
 @testbed_app.command("pairs")
@@ -215,7 +185,7 @@ def testbed_pairs(
         raise DataError(str(error)) from error
     pairs = [replace(pair, source="testbed", subset="") for block in blocks for pair in block.pairs]
     atomic_write(target, "".join(json.dumps(pair_as_row(pair)) + "\n" for pair in pairs).encode())
-    print(f"{len(pairs)} pairs written to {target}")
+    say(f"{len(pairs)} pairs written to {target}")
 
 
 @app.callback(invoke_without_command=True)
@@ -245,20 +215,17 @@ def main() -> None:
     try:
         with explained_disk_errors(None, "call it again"):
             app(standalone_mode=True)
-    except RubricArmError as error:
-        _fail(str(error))
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        _fail(f"{place}{error.strerror or error}. Check the path and its permissions.")
+    except (RubricArmError, OSError) as error:
+        message = str(error)
+        if not isinstance(error, RubricArmError):
+            place = f"{error.filename}: " if error.filename else ""
+            message = f"{place}{error.strerror or error}. Check the path and its permissions."
+        err.print("error: ", style="red", end="")
+        err.print(message)
+        raise SystemExit(2) from None
     except SystemExit as stop:
         if stop.code == 130:
             words = [word for word in sys.argv[1:] if not word.startswith("-")]
             verb = " ".join(words[: 2 if words[:1] == ["data"] else 1])
             err.print(f"\nInterrupted.{_AFTER_INTERRUPTION.get(verb, '')}")
         raise
-
-
-def _fail(message: str) -> NoReturn:
-    err.print("[red]error:[/red] ", end="")
-    err.print(message, markup=False, highlight=False)
-    raise SystemExit(2) from None

@@ -9,7 +9,7 @@ from importlib import util
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.recipe import Recipe, load_recipe, shipped_recipes
@@ -32,23 +32,15 @@ def as_json(recipe: Recipe, plan: Plan, tokens_per_second: float | None) -> dict
     values = asdict(plan)
     length = values.pop("length")
     values["advice"] = [{"set": change, "least_bytes": needed} for change, needed in plan.advice]
+    cycle, run = hours(plan, recipe.schedule.cycles, tokens_per_second) or (None, None)
     names = {"recipe": recipe.name, "base": recipe.model.base}
-    found = {"hours_per_cycle": hours(plan, tokens_per_second), "hours": run_hours(recipe, plan, tokens_per_second)}
-    return {**names, **values, **length, **found}
+    return {**names, **values, **length, "hours_per_cycle": cycle, "hours": run}
 
 
-def run_hours(recipe: Recipe, plan: Plan, tokens_per_second: float | None) -> float | None:
-    """Most hours that all generation of a run takes at this speed, evaluations included; None as :func:`hours`."""
-    cycle = hours(plan, tokens_per_second)
-    if cycle is None or tokens_per_second is None:
-        return None
-    return recipe.schedule.cycles * cycle + sum(plan.evaluation_tokens.values()) / tokens_per_second / 3600
+def hours(plan: Plan, cycles: int, tokens_per_second: float | None) -> tuple[float, float] | None:
+    """Most hours that the generation of a cycle, and of a run with its evaluations, takes at this speed.
 
-
-def hours(plan: Plan, tokens_per_second: float | None) -> float | None:
-    """Most hours that the generation of a cycle takes at this speed; updates come on top.
-
-    None without a speed, or where the tokens of a trained role are unknown.
+    None without a speed, or where the tokens of a trained role are unknown. Updates come on top.
 
     Raises:
         ConfigError: if the speed is not positive and finite.
@@ -57,8 +49,10 @@ def hours(plan: Plan, tokens_per_second: float | None) -> float | None:
         return None
     if not 0 < tokens_per_second < math.inf:
         raise ConfigError(f"--tokens-per-second {tokens_per_second:g}: give a speed above 0, such as 300.")
-    known = plan.length.tokens_per_cycle and not plan.length.length_unknown
-    return sum(plan.length.tokens_per_cycle.values()) / tokens_per_second / 3600 if known else None
+    if not plan.length.tokens_per_cycle or plan.length.length_unknown:
+        return None
+    cycle = sum(plan.length.tokens_per_cycle.values()) / tokens_per_second / 3600
+    return cycle, cycles * cycle + sum(plan.evaluation_tokens.values()) / tokens_per_second / 3600
 
 
 def show(recipe: Recipe, plan: Plan, tokens_per_second: float | None, console: Console) -> None:
@@ -67,10 +61,11 @@ def show(recipe: Recipe, plan: Plan, tokens_per_second: float | None, console: C
     Raises:
         ConfigError: if the speed is not positive and finite.
     """
-    length, cycles, needed_hours = plan.length, recipe.schedule.cycles, hours(plan, tokens_per_second)
+    length, cycles = plan.length, recipe.schedule.cycles
+    needed_hours = hours(plan, cycles, tokens_per_second)
     card = "a card of any size" if plan.card_bytes is None else f"{plan.card_bytes / GIB:.1f} GiB"
     weights = "unquantized" if recipe.model.quantization == "none" else recipe.model.quantization
-    console.print(f"{recipe.name}: {recipe.model.base}, {weights} on {card}", highlight=False)
+    console.print(f"{recipe.name}: {recipe.model.base}, {weights} on {card}")
     table = Table("GiB", box=None, pad_edge=False)
     for stage in plan.stages:
         table.add_column(stage.stage.replace(" ", "\n"), justify="right", no_wrap=True)
@@ -103,13 +98,13 @@ def show(recipe: Recipe, plan: Plan, tokens_per_second: float | None, console: C
     if length.length_unknown:
         lines.append(length.length_unknown)
     if needed_hours is not None:
-        total = run_hours(recipe, plan, tokens_per_second)
+        cycle, total = needed_hours
         lines.append(
             f"At {tokens_per_second:g} tokens/s the generation of a run takes at most {total:.1f} hours: "
-            f"{_times(cycles, 'cycle')} of {needed_hours:.1f}, and its evaluations. Updates come on top."
+            f"{_times(cycles, 'cycle')} of {cycle:.1f}, and its evaluations. Updates come on top."
         )
     for line in lines:
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
 
 
 def _times(count: int, noun: str) -> str:
@@ -123,8 +118,12 @@ def _gib(size: float) -> str:
 # --- what this machine can run --------------------------------------------------------------------------------------
 
 
-def examine() -> dict[str, Any]:
-    """Packages, processor, memory, GPU, and one row per shipped recipe."""
+def examine(recipe: str | None = None) -> dict[str, Any]:
+    """Packages, processor, memory, GPU, and a row for one recipe, or for each shipped one and the best of them.
+
+    Raises:
+        ConfigError: if there is no such recipe, or it cannot be used.
+    """
     import torch
 
     gpu: dict[str, Any] | None = None
@@ -133,7 +132,8 @@ def examine() -> dict[str, Any]:
         memory, bf16 = properties.total_memory / GIB, torch.cuda.is_bf16_supported()
         gpu = {"name": properties.name, "memory_gb": memory, "bf16": bf16}
     versions = package_versions(_PACKAGES)
-    rows = [_recipe_row(name, gpu) for name in shipped_recipes() if name != "base"]  # others extend base.yaml
+    names = [name for name in shipped_recipes() if name != "base"] if recipe is None else [recipe]  # others extend base
+    rows = [_recipe_row(name, gpu) for name in names]
     return {
         "rubric-arm-lite": versions.pop("rubric-arm-lite"),
         "python": versions.pop("python"),
@@ -142,7 +142,7 @@ def examine() -> dict[str, Any]:
         "memory_gb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB,
         "gpu": gpu,
         "recipes": sorted(rows, key=lambda row: (row["weights"], row["least_gb"] or 0.0)),
-        "best": best(rows),
+        "best": best(rows) if recipe is None else None,
     }
 
 
@@ -186,13 +186,13 @@ def show_machine(machine: dict[str, Any], console: Console) -> None:
         f"{machine['cores']} CPU cores, {machine['memory_gb']:.1f} GiB memory",
         gpu_line,
     ):
-        console.print(line, highlight=False)
+        console.print(line)
     packages = Table("package", "version", box=None, pad_edge=False)
     for name, version in machine["packages"].items():
         packages.add_row(name, version or "not installed")
-    recipes = Table("recipe", "runs here", "why", box=None, pad_edge=False)
+    recipes = Table(Column("recipe", overflow="fold"), "runs here", "why", box=None, pad_edge=False)
     for row in machine["recipes"]:
         recipes.add_row(row["recipe"], {True: "yes", False: "no"}.get(row["fits"], "?"), row["why"])
     console.print(packages, recipes, sep="\n")
     if machine["best"]:
-        console.print(f"Best for this machine: rubric-arm run {machine['best']}", highlight=False)
+        console.print(f"Best for this machine: rubric-arm run {machine['best']}")

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from rubric_arm_lite import reward_model
-from rubric_arm_lite.cli.common import ModelSource, err, warn, with_source
+from rubric_arm_lite.cli.common import ModelSource, err, say, warn, with_source
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.runs import recipe_of
 
@@ -65,7 +65,8 @@ def serve(
         from rubric_arm_lite.reward_model.serve.batcher import BatchedJudge, Batcher, settings_of
         from rubric_arm_lite.reward_model.serve.security import SecuritySettings
 
-        judge = BatchedJudge(model, source.state, source.local_run, all_states=_page)
+        folder = source.run if source.server is None and source.run.is_dir() else None  # has the states to choose from
+        judge = BatchedJudge(model, source.state, folder, all_states=_page)
         batcher = Batcher(judge.answer, batch, wait / 1000, queue, settings_of)
         security = SecuritySettings(hosts, key, max_open=queue + 4 * batch, log_requests=log_requests)
         service = Service(source.run.name or str(source.run), judge, batcher, seconds)
@@ -74,7 +75,7 @@ def serve(
         url = server.url_of(bound, host)
         what = f"The page for {service.name} is at" if _page else f"Serving {service.name} ({source.state}) at"
         started = f"{what} {url} (list of paths: {url}docs; Ctrl-C stops)"
-        answered = server.run(build_app(service, security, _page), bound, seconds, lambda: print(started, flush=True))
+        answered = server.run(build_app(service, security, _page), bound, seconds, lambda: say(started, flush=True))
         err.print("Stopped." if answered else "Stopped at once; the requests in progress are lost.")
 
 

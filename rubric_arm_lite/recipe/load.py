@@ -97,17 +97,38 @@ def resolve_recipe_path(name_or_path: str | Path, kind: type[RunSettings] = Reci
     """
     name = str(name_or_path)
     shipped, stem = shipped_recipes(kind), name.removesuffix(".yaml")
+    if kind is PolicyRecipe:
+        stem = stem.removeprefix(f"{PolicyRecipe.recipe_folder}/")
     if stem in shipped and not (_exists(name) and name.endswith((".yaml", ".yml"))):
         return shipped[stem]
     if not _exists(name):
+        other = Recipe if kind is PolicyRecipe else PolicyRecipe
+        if stem.removeprefix(f"{other.recipe_folder}/") in shipped_recipes(other):
+            raise ConfigError(_of_the_other_kind(name, other))
         near = difflib.get_close_matches(stem, shipped, n=1)
         raise ConfigError(
             f"There is no recipe {show(name)}.{f' Did you mean `{near[0]}`?' if near else ''} Give the path of a YAML "
             f"file, or the name of a shipped recipe: {', '.join(shipped) or 'none'}."
         )
+    if (Path(name) / "recipe.yaml").is_file():
+        raise ConfigError(f"{name} is a run directory. Its recipe is {Path(name) / 'recipe.yaml'}.")
     if Path(name).is_dir():
         raise ConfigError(f"{name} is a folder, not a recipe. Give the path of a YAML file in it.")
     return Path(name)
+
+
+def _of_the_other_kind(name: str, kind: type[RunSettings]) -> str:
+    """The error for a recipe of one kind where the other kind is needed."""
+    if kind is PolicyRecipe:
+        policy = name.removeprefix(f"{kind.recipe_folder}/")
+        return (
+            f"{name} is the recipe of a policy; a reward model's is needed here. Train the policy with rubric-arm "
+            f"policy dpo {policy} (or iterdpo, grpo)."
+        )
+    return (
+        f"{name} is the recipe of a reward model; a policy's is needed here. Train the reward model with rubric-arm "
+        f"run {name}. Shipped recipes of policies: {', '.join(shipped_recipes(PolicyRecipe))}."
+    )
 
 
 def _exists(path: str | Path) -> bool:
@@ -155,7 +176,17 @@ def load_settings(kind: type[AnyRecipe], name_or_path: str | Path, overrides: Se
     for override in overrides:
         entries = _merge(entries, read_override(override, path.parent))
     entries[()] = Entry(SECTION, str(path), path.parent)
-    return _validated(kind, entries)
+    try:
+        return _validated(kind, entries)
+    except ConfigError:
+        other = Recipe if kind is PolicyRecipe else PolicyRecipe
+        try:
+            _validated(other, _read_chain(path, other))
+        except ConfigError:
+            pass
+        else:
+            raise ConfigError(_of_the_other_kind(str(name_or_path), other)) from None
+        raise
 
 
 def read_columns(text: str, where: str) -> ColumnSettings:

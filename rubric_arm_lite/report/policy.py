@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rubric_arm_lite.errors import CheckpointError, ConfigError, first_line
+from rubric_arm_lite.errors import CheckpointError, ConfigError
 from rubric_arm_lite.recipe import PolicyRecipe, load_settings
 from rubric_arm_lite.report.panels import evaluation_axis
 from rubric_arm_lite.report.read import EvaluationRow, finite_numbers, read_file, read_metrics, read_state
@@ -82,5 +82,5 @@ def _policy_recipe(run: Path) -> PolicyRecipe:
         return load_settings(PolicyRecipe, str(run / RECIPE))
     except ConfigError as error:
         raise CheckpointError(
-            f"{run} is not the run of a policy ({first_line(error)}). For a reward model's run use rubric-arm report."
+            f"{run} is not the run of a policy: {error} The report of a reward model's run: rubric-arm report {run}."
         ) from error

@@ -17,8 +17,18 @@ from typing import Any
 from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.evaluation import Result
 from rubric_arm_lite.evaluation.benchmarks.run import BENCHMARKS_FOLDER, read_results
-from rubric_arm_lite.recipe import Recipe, load_recipe
-from rubric_arm_lite.runs import RECIPE, STATE, LogRow, RunState, check_files, check_logs, read_jsonl, read_object
+from rubric_arm_lite.recipe import Recipe
+from rubric_arm_lite.runs import (
+    RECIPE,
+    STATE,
+    LogRow,
+    RunState,
+    check_files,
+    check_logs,
+    read_jsonl,
+    read_object,
+    recipe_of_run,
+)
 from rubric_arm_lite.training.schedule import scheduled_phases
 
 METRICS = "metrics.jsonl"
@@ -118,7 +128,7 @@ def read_run(run: Path) -> RunRecord:
             "example runs/testbed."
         )
     try:
-        recipe = load_recipe(run / RECIPE) if (run / RECIPE).exists() else None
+        recipe = recipe_of_run(run) if (run / RECIPE).exists() else None
     except ValueError:  # The recipe of another version may not load any more; the page still shows its text.
         recipe = None
     state = read_state(run)

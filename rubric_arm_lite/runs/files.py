@@ -44,7 +44,7 @@ def check_target(
         journal: whether unfinished work is kept beside the target.
 
     Raises:
-        DataError: if the target is a folder, the input, or exists and ``overwrite`` is false.
+        DataError: if the target is a folder, the input, in no folder, or exists and ``overwrite`` is false.
     """
     if target is None:
         return
@@ -58,7 +58,10 @@ def check_target(
         raise DataError(f"{target} is also the input. Choose another file to write.")
     if target.exists() and not overwrite:
         raise DataError(f"{target} exists. Name another file, or give {flag}.")
-    Path(os.path.realpath(target)).parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(os.path.realpath(target)).parent
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is not a folder. Check the path, or choose another place for {target.name}.")
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def atomic_write(target: Path, data: bytes) -> None:

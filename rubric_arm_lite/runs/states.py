@@ -47,7 +47,7 @@ def recipe_of_run(run: str | Path) -> Recipe:
             policy = load_settings(PolicyRecipe, str(path / RECIPE))
             raise CheckpointError(
                 f"{path} is the run of a policy, which has no reward model of its own. Use its reward model, "
-                f"{policy.reward.run}."
+                f"{policy.reward.run}; its report comes from rubric-arm policy report {path}."
             ) from None
         raise
 
@@ -72,7 +72,10 @@ def _find_folder(run: Path, role: str, state: str) -> Path:
         case "warm-up" | "latest":
             checkpoint = read_state(run / STATE).checkpoint
             if checkpoint is None:
-                raise CheckpointError(f"{run} has no checkpoint yet. Continue it with rubric-arm run --resume.")
+                raise CheckpointError(
+                    f"{run} has no checkpoint yet. Continue it with rubric-arm run {run / RECIPE} --run-dir {run} "
+                    "--resume."
+                )
             folder = run / "checkpoints" / checkpoint / (f"{role}_ref" if state == "warm-up" else role)
         case _ if CHECKPOINT_NAME.fullmatch(state):
             folder = run / "checkpoints" / state / role
@@ -82,7 +85,8 @@ def _find_folder(run: Path, role: str, state: str) -> Path:
             )
     if not folder.is_dir():
         raise CheckpointError(
-            f"{run} has no {state} adapter `{role}` yet. Finish it with rubric-arm run --resume, or name another state."
+            f"{run} has no {state} adapter `{role}` yet. Finish it with rubric-arm run {run / RECIPE} --run-dir {run} "
+            "--resume, or name another state."
         )
     return folder
 

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from rubric_arm_lite.cli import ask, common
 from rubric_arm_lite.cli.main import main
-from rubric_arm_lite.cli.progress import RichProgress
+from rubric_arm_lite.cli.train import RichProgress
 from rubric_arm_lite.prompts import parse_judgement, parse_rubric
 from rubric_arm_lite.report import safe_json
 from rubric_arm_lite.reward_model.model import RubricRewardModel

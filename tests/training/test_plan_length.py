@@ -135,7 +135,9 @@ def test_what_cannot_be_told_says_why(sets: tuple[str, ...], parts: tuple[str, .
     found = length_of(recipe("none.jsonl", *sets))
     assert all(part in found.length_unknown for part in (*parts, "none.jsonl is no file on this machine"))
     assert "rubric" not in found.tokens_per_cycle
-    assert hours(Plan(None, None, 0.0, 0.0, (), (), found), 300) is None, "half of the tokens would be a wrong figure"
+    assert hours(Plan(None, None, 0.0, 0.0, (), (), found), 3, 300) is None, (
+        "half of the tokens would be a wrong figure"
+    )
 
 
 def test_a_file_that_cannot_be_read_does_not_stop_the_plan(tmp_path: Path) -> None:
@@ -187,10 +189,10 @@ def test_a_run_writes_what_was_counted(finished_run: Path) -> None:
 
 def test_hours() -> None:
     plan = Plan(None, None, 0.0, 0.0, (), (), Length(None, {"judge": 1}, {"judge": 7_200_000}))
-    assert hours(plan, 1000) == 2.0 and hours(plan, None) is None
+    assert hours(plan, 3, 1000) == (2.0, 6.0) and hours(plan, 3, None) is None
     for speed in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ConfigError, match="above 0"):
-            hours(plan, speed)
+            hours(plan, 3, speed)
 
 
 def test_the_verb_says_it(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pty
 import pytest
 from rich.console import Console
 
-from rubric_arm_lite.cli.progress import RichProgress
+from rubric_arm_lite.cli.train import RichProgress
 
 CLEAR_LINE = "\x1b[2K"
 
