@@ -1,89 +1,83 @@
-"""``rubric-arm rubric``, ``judge``, ``score`` and ``label``: use a reward model on one case or on a file."""
+"""Use a reward model: ``rubric-arm rubric``, ``judge``, ``score``, ``label``, and over HTTP ``serve`` and ``play``."""
 
 from __future__ import annotations
 
 import json
+import logging
+import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from rich.progress import MofNCompleteColumn
+from typer import Argument, Option
 
 from rubric_arm_lite import reward_model
-from rubric_arm_lite.cli.common import (
-    ContinueOption,
-    JsonOption,
-    LocalSource,
-    ModelSource,
-    OverwriteOption,
-    err,
-    print_result,
-    progress_bar,
-    say,
-    warn,
-    warn_unknown_words,
-    with_source,
-)
+from rubric_arm_lite.cli import common
 from rubric_arm_lite.data.pairs import load_responses
-from rubric_arm_lite.errors import DataError
+from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.report import safe_json
-from rubric_arm_lite.runs import atomic_write, check_target
+from rubric_arm_lite.runs import atomic_write, check_target, recipe_of
 
 if TYPE_CHECKING:
     from rubric_arm_lite.reward_model import PointwiseScore, Verdict
     from rubric_arm_lite.reward_model.label import LabelingState
 
-RubricTextOption = Annotated[str | None, typer.Option("--rubric", help="Criteria to use in place of the model's.")]
-TargetArgument = Annotated[
-    Path | None, typer.Argument(metavar="TARGET", help="JSONL file to write (default: standard output).")
+RubricTextOption = Annotated[str | None, Option("--rubric", help="Criteria to use in place of the model's.")]
+TargetArgument = Annotated[Path | None, Argument(metavar="TARGET", help="JSONL to write (default: standard output).")]
+VotesOption = Annotated[int, Option(min=1, help="Judgements per order; more than one are sampled.")]
+COLAB_HOSTS = (".colab.dev", ".colab.googleusercontent.com")
+"""Names under which Colab shows a port of its machine to the notebook's owner."""
+PortOption = Annotated[int, Option(min=0, max=65535, help="Port; 0 takes a free one.")]
+HostNameOption = Annotated[
+    list[str] | None,
+    Option("--allow-host", help="A host name that requests may use, for a proxy; .example.org: all below it."),
 ]
-VotesOption = Annotated[int, typer.Option(min=1, help="Judgements per order; more than one are sampled.")]
+SecondsOption = Annotated[float, Option("--timeout", min=0.1, max=86_400, help="Seconds per request, with waiting.")]
 
 
-@with_source
+@common.with_source
 def rubric(
-    source: ModelSource,
-    prompt: Annotated[str, typer.Argument(help="The prompt to write a rubric for; - reads standard input.")],
-    as_json: JsonOption = False,
+    source: common.ModelSource,
+    prompt: Annotated[str, Argument(help="The prompt to write a rubric for; - reads standard input.")],
+    as_json: common.JsonOption = False,
 ) -> None:
     """Write a rubric for a prompt."""
     text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if prompt == "-" else prompt
     _check_text("the prompt", text)
     model = source.load()
-    warn_unknown_words(model, text)
+    common.warn_unknown_words(model, text)
     written = model.rubric(text)
     criteria = [{"text": c.text, "kind": c.kind.label} for c in written.criteria]
     row = {"status": written.status.value, "text": written.text, "criteria": criteria}
-    print_result(row, as_json, lambda: say(written.text))
+    common.print_result(row, as_json, lambda: common.say(written.text))
     if not written.usable:
-        warn(f"The rubric is {written.status.value}; a judge would not be shown it.")
+        common.warn(f"The rubric is {written.status.value}; a judge would not be shown it.")
 
 
-@with_source
+@common.with_source
 def judge(
-    source: ModelSource,
-    file: Annotated[
-        Path | None, typer.Argument(metavar="SOURCE", help="JSONL of prompt, response_a, response_b.")
-    ] = None,
+    source: common.ModelSource,
+    file: Annotated[Path | None, Argument(metavar="SOURCE", help="JSONL of prompt, response_a, response_b.")] = None,
     target: TargetArgument = None,
-    prompt: Annotated[str | None, typer.Option(help="One pair: its prompt …")] = None,
-    response_a: Annotated[str | None, typer.Option("--a", help="… its first response …")] = None,
-    response_b: Annotated[str | None, typer.Option("--b", help="… and its second.")] = None,
+    prompt: Annotated[str | None, Option(help="One pair: its prompt …")] = None,
+    response_a: Annotated[str | None, Option("--a", help="… its first response …")] = None,
+    response_b: Annotated[str | None, Option("--b", help="… and its second.")] = None,
     rubric_text: RubricTextOption = None,
     votes: VotesOption = 1,
-    overwrite: OverwriteOption = False,
-    as_json: JsonOption = False,
+    overwrite: common.OverwriteOption = False,
+    as_json: common.JsonOption = False,
 ) -> None:
     """Judge one pair (--prompt, --a, --b), or a JSONL file of pairs, in both orders."""
     texts = _one_case(file, "pair", {"--prompt": prompt, "--a": response_a, "--b": response_b})
     if file is None:
         model = source.load()
-        warn_unknown_words(model, *texts)
+        common.warn_unknown_words(model, *texts)
         verdict = model.compare(texts[0], texts[1], texts[2], rubric_text, votes)
-        print_result(verdict_row("pair", verdict), as_json, lambda: print_verdict(verdict))
+        common.print_result(verdict_row("pair", verdict), as_json, lambda: print_verdict(verdict))
         return
     check_target(file, target, overwrite)
     pairs = load_responses(file, "response_a", "response_b")
@@ -94,21 +88,17 @@ def judge(
     write_rows(rows, target, f"{len(pairs)} pairs judged, {winners} with a winner")
 
 
-@with_source
+@common.with_source
 def score(
-    source: LocalSource,
-    file: Annotated[
-        Path | None, typer.Argument(metavar="SOURCE", help="JSONL of prompt, response and perhaps rubric.")
-    ] = None,
+    source: common.LocalSource,
+    file: Annotated[Path | None, Argument(metavar="SOURCE", help="JSONL of prompt, response, perhaps rubric.")] = None,
     target: TargetArgument = None,
-    prompt: Annotated[str | None, typer.Option(help="One case: its prompt …")] = None,
-    response: Annotated[str | None, typer.Option(help="… and its response.")] = None,
+    prompt: Annotated[str | None, Option(help="One case: its prompt …")] = None,
+    response: Annotated[str | None, Option(help="… and its response.")] = None,
     rubric_text: RubricTextOption = None,
-    justify: Annotated[
-        bool | None, typer.Option(help="Let the judge reason before each answer (default: as it was trained).")
-    ] = None,
-    overwrite: OverwriteOption = False,
-    as_json: JsonOption = False,
+    justify: Annotated[bool | None, Option(help="Reason before each answer (default: as it was trained).")] = None,
+    overwrite: common.OverwriteOption = False,
+    as_json: common.JsonOption = False,
 ) -> None:
     """Score one response (--prompt, --response), or a JSONL file of them, criterion by criterion."""
     texts = _one_case(file, "case", {"--prompt": prompt, "--response": response})
@@ -117,14 +107,14 @@ def score(
     responses = [] if file is None else load_responses(file, "response")
     model = source.load()
     if not model.recipe.pointwise:
-        warn(
+        common.warn(
             "This judge was trained to compare two responses (reward.judge: pairwise), not to score one. Use judge, or "
             "a run with reward.judge: pointwise."
         )
     if file is None:
-        warn_unknown_words(model, *texts)
+        common.warn_unknown_words(model, *texts)
         value = model.score(texts[0], texts[1], rubric_text, justify)
-        print_result(score_row("case", value), as_json, lambda: print_score(value))
+        common.print_result(score_row("case", value), as_json, lambda: print_score(value))
         return
     cases = [(row.prompt, row.responses[0], row.rubric or rubric_text) for row in responses]
     scores = model.score_many(cases, justify, [f"{file}, case {row.set_id}" for row in responses])
@@ -133,24 +123,23 @@ def score(
     write_rows(rows, target, f"{len(rows)} responses judged, {scored} with a score")
 
 
-@with_source
+@common.with_source
 def label(
-    source: ModelSource,
+    source: common.ModelSource,
     file: Annotated[
-        Path,
-        typer.Argument(metavar="SOURCE", help="Rows of prompt and responses (a list), or response_a, response_b."),
+        Path, Argument(metavar="SOURCE", help="Rows of prompt, responses (a list) or response_a, response_b.")
     ],
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="JSONL of prompt, chosen, rejected to write.")],
+    target: Annotated[Path, Argument(metavar="TARGET", help="JSONL of prompt, chosen, rejected to write.")],
     votes: VotesOption = 1,
     keep_all: Annotated[
-        bool, typer.Option("--keep-all", help="Keep pairs with any majority, not only where both orders agree.")
+        bool, Option("--keep-all", help="Keep pairs with any majority, even if the orders disagree.")
     ] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Pairs judged between two saves.")] = 64,
-    if_exists: ContinueOption = "resume",
-    as_json: JsonOption = False,
+    batch: Annotated[int, Option(min=1, help="Pairs judged between two saves.")] = 64,
+    if_exists: common.ContinueOption = "resume",
+    as_json: common.JsonOption = False,
 ) -> None:
     """Label responses: judge every two of a prompt in both orders and write pairs; a killed job resumes."""
-    with progress_bar("label", MofNCompleteColumn(), "{task.fields[speed]}") as bar:
+    with common.progress_bar("label", MofNCompleteColumn(), "{task.fields[speed]}") as bar:
         task = bar.add_task("label", total=None, speed="loading")
 
         def show(now: LabelingState) -> None:
@@ -158,7 +147,88 @@ def label(
 
         counts = reward_model.label_responses(file, target, source.load, votes, keep_all, batch, if_exists, show)
     row = {**asdict(counts), "written": str(target)}
-    print_result(row, as_json, lambda: print_label_counts(counts, target))
+    common.print_result(row, as_json, lambda: print_label_counts(counts, target))
+
+
+# --- over HTTP -------------------------------------------------------------------------------------------------------
+
+
+@common.with_source
+def serve(
+    source: common.ModelSource,
+    host: Annotated[str, Option(help="Address to listen at; beyond this machine, see --key-env.")] = "127.0.0.1",
+    port: PortOption = 8000,
+    batch: Annotated[int, Option(min=1, help="Requests per batch, at most.")] = 32,
+    wait: Annotated[float, Option("--wait-ms", min=0, max=60_000, help="Milliseconds to wait for others.")] = 5.0,
+    queue: Annotated[int, Option(min=1, help="Requests that may wait; more are refused (503).")] = 256,
+    seconds: SecondsOption = 300.0,
+    key_env: Annotated[str | None, Option(help="Environment variable with the key that requests must carry.")] = None,
+    allow_host: HostNameOption = None,
+    log_requests: Annotated[
+        bool, Option("--log-requests", help="Log method, path, status and time of each request; no texts.")
+    ] = False,
+    _page: bool = False,
+) -> None:
+    """Serve a run over HTTP: /v1/rubric, /v1/compare, /v1/score, /healthz, /docs."""
+    # With the page, every state of a run that is on this machine can be asked.
+    from rubric_arm_lite.reward_model.serve import server
+
+    server.check_installed()
+    key = None if key_env is None else server.key_from(key_env)
+    hosts = (*host_names(allow_host or ()), host.lower())
+    with server.bind(host, port) as bound:
+        if key is None and not server.is_loopback(bound):
+            common.warn(
+                f"Listening at {host} with no API key set: anyone who can reach this port can use the service. See "
+                "--key-env."
+            )
+        model = source.load()
+        from rubric_arm_lite.reward_model.serve.app import Service, build_app
+        from rubric_arm_lite.reward_model.serve.batcher import BatchedJudge, Batcher, settings_of
+        from rubric_arm_lite.reward_model.serve.security import SecuritySettings
+
+        folder = source.run if source.server is None and source.run.is_dir() else None  # has the states to choose from
+        judge = BatchedJudge(model, source.state, folder, all_states=_page)
+        batcher = Batcher(judge.answer, batch, wait / 1000, queue, settings_of)
+        security = SecuritySettings(hosts, key, max_open=queue + 4 * batch, log_requests=log_requests)
+        service = Service(source.run.name or str(source.run), judge, batcher, seconds)
+        logging.basicConfig(format="%(asctime)s %(message)s")
+        logging.getLogger("rubric_arm_lite.reward_model.serve").setLevel(logging.INFO)
+        url = server.url_of(bound, host)
+        what = f"The page for {service.name} is at" if _page else f"Serving {service.name} ({source.state}) at"
+        started = f"{what} {url} (list of paths: {url}docs; Ctrl-C stops)"
+        answered = server.run(
+            build_app(service, security, _page), bound, seconds, lambda: common.say(started, flush=True)
+        )
+        common.err.print("Stopped." if answered else "Stopped at once; the requests in progress are lost.")
+
+
+@common.with_source
+def play(
+    source: common.ModelSource,
+    port: PortOption = 8001,
+    seconds: SecondsOption = 300.0,
+    allow_host: HostNameOption = None,
+) -> None:
+    """Open a page on this machine: judge a pair, change the rubric, flip through the run's checkpoints."""
+    reward_model.check_compares(recipe_of(source.run))  # the page does nothing else
+    colab = any(name.startswith("COLAB_") for name in os.environ)
+    hosts = [*(allow_host or ()), *(COLAB_HOSTS if colab else ())]
+    serve(**vars(source), port=port, seconds=seconds, allow_host=hosts, _page=True)
+
+
+def host_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of ``--allow-host`` as a request's Host is compared with them: in lower case, without a last dot.
+
+    Raises:
+        ConfigError: for what no Host could equal.
+    """
+    for name in names:
+        if re.fullmatch(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", name, re.ASCII | re.IGNORECASE) is None:
+            raise ConfigError(
+                f"--allow-host {name}: give a name alone, such as box.example.org, or .example.org for all below it."
+            )
+    return tuple(name.lower().removesuffix(".") for name in names)
 
 
 # --- output -----------------------------------------------------------------------------------------------------
@@ -167,31 +237,31 @@ def label(
 def print_label_counts(counts: LabelingState, target: Path) -> None:
     """Print how many pairs were kept, why others were skipped, and the speed."""
     kept = counts.reasons.get("kept", 0)
-    say(f"{kept} of {counts.total} pairs kept ({kept / counts.total:.0%}), written to {target}")
+    common.say(f"{kept} of {counts.total} pairs kept ({kept / counts.total:.0%}), written to {target}")
     skipped = [f"{reason} {count}" for reason, count in counts.reasons.items() if reason != "kept"]
     if skipped:
-        say(f"Skipped: {', '.join(skipped)}")
+        common.say(f"Skipped: {', '.join(skipped)}")
     earlier = counts.total - counts.judged - counts.reasons.get("equal responses", 0)
     before = f" ({earlier} had been judged before)" if earlier > 0 else ""
-    say(f"{counts.judged} judged in {counts.seconds:.1f} s{before}: {_speed(counts)}")
+    common.say(f"{counts.judged} judged in {counts.seconds:.1f} s{before}: {_speed(counts)}")
 
 
 def print_verdict(verdict: Verdict) -> None:
     """Print the rubric, the first judgement, the winners in both orders and the verdict."""
-    say(verdict.rubric.text.strip())
+    common.say(verdict.rubric.text.strip())
     if not verdict.original:
-        say(f"\nThe rubric is {verdict.rubric.status.value}; nothing was judged.")
+        common.say(f"\nThe rubric is {verdict.rubric.status.value}; nothing was judged.")
         return
     samples = len(verdict.original)
     if samples > 1:
-        say(f"\nOne of {samples} samples in the order given:")
-    say(f"\n{verdict.original[0].text.strip()}\n")
+        common.say(f"\nOne of {samples} samples in the order given:")
+    common.say(f"\n{verdict.original[0].text.strip()}\n")
     winners = [side or "none" for side in verdict.winners]
     for order, sides in (("In the order given", winners[:samples]), ("With the two swapped", winners[samples:])):
         counts = ", ".join(f"{side} {sides.count(side)}" for side in ("A", "B", "none") if side in sides)
-        say(f"{order:<20} named better: {counts}")
+        common.say(f"{order:<20} named better: {counts}")
     winner = "none" if verdict.winner is None else f"Response {verdict.winner}"
-    say(f"Verdict over both orders: {winner} ({verdict.confidence:.0%} of verdicts)")
+    common.say(f"Verdict over both orders: {winner} ({verdict.confidence:.0%} of verdicts)")
 
 
 def verdict_row(pair_id: str, verdict: Verdict) -> dict[str, Any]:
@@ -210,17 +280,17 @@ def verdict_row(pair_id: str, verdict: Verdict) -> dict[str, Any]:
 
 def print_score(score: PointwiseScore) -> None:
     """Print the rubric, the judge's text, the probabilities per criterion and the score."""
-    say(score.rubric.text.strip())
+    common.say(score.rubric.text.strip())
     if score.text:
-        say(f"\n{score.text.strip()}")
+        common.say(f"\n{score.text.strip()}")
     if score.value is None:
         writer = "judge" if score.rubric.usable else "rubric"
-        say(f"\nNo score: the {writer} wrote something that cannot be read.")
+        common.say(f"\nNo score: the {writer} wrote something that cannot be read.")
         return
-    say()
+    common.say()
     for number, answer in enumerate(score.answers, start=1):
-        say(f"{number}. met {answer.p_true:.3f}, not met {answer.p_false:.3f}")
-    say(f"Score from -1 to 1: {score.value:.3f}")
+        common.say(f"{number}. met {answer.p_true:.3f}, not met {answer.p_false:.3f}")
+    common.say(f"Score from -1 to 1: {score.value:.3f}")
 
 
 def score_row(response_id: str, score: PointwiseScore) -> dict[str, Any]:
@@ -243,7 +313,7 @@ def write_rows(rows: Sequence[dict[str, Any]], target: Path | None, summary: str
         print(safe_json(text), end="")
     else:
         atomic_write(target, text.encode())
-        err.print(f"{summary}, written to {target}")
+        common.err.print(f"{summary}, written to {target}")
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------

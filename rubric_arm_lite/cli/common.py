@@ -16,10 +16,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, get_type_hints
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
+from typer import Argument, Option
 
 from rubric_arm_lite import models, reward_model
 from rubric_arm_lite.errors import ConfigError
@@ -45,19 +45,18 @@ class SafeConsole(Console):
 out = SafeConsole()
 err = SafeConsole(stderr=True)
 
-RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (testbed).")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a field: --set judge.max_steps=5.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]
+RecipeArgument = Annotated[str, Argument(help="A recipe file, or the name of a shipped one (testbed).")]
+SetOption = Annotated[list[str] | None, Option("--set", help="Override a field: --set judge.max_steps=5.")]
+JsonOption = Annotated[bool, Option("--json", help="Print one JSON object on standard output, nothing else.")]
+OverwriteOption = Annotated[bool, Option("--overwrite", help="Replace an existing file.")]
 ControlTokenOption = Annotated[
-    list[str] | None,
-    typer.Option(help="A control token of the server's model, beside those of common families; repeatable."),
+    list[str] | None, Option(help="A control token of the server's model, beside those of common families; repeatable.")
 ]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Same as --if-exists resume.")]
-ExistsOption = Annotated[IfExists | None, typer.Option(help="What to do with earlier results (default: raise).")]
-ContinueOption = Annotated[IfExists, typer.Option("--if-exists", help="What to do with earlier results.")]
+ResumeOption = Annotated[bool, Option("--resume", help="Same as --if-exists resume.")]
+ExistsOption = Annotated[IfExists | None, Option(help="What to do with earlier results (default: raise).")]
+ContinueOption = Annotated[IfExists, Option("--if-exists", help="What to do with earlier results.")]
 StateOption = Annotated[
-    str, typer.Option(help="Which adapters: final, warm-up, latest, or a kept checkpoint such as state-000012.")
+    str, Option(help="Adapters: final, warm-up, latest, or a kept checkpoint such as state-000012.")
 ]
 
 
@@ -72,14 +71,17 @@ def exists_policy(resume: bool, if_exists: IfExists | None) -> IfExists:
     return "resume" if resume else if_exists or "raise"
 
 
+VALUES: dict[str, dict[str, tuple[str, str]]] = json.loads(Path(__file__).with_name("values.json").read_text("utf-8"))
+"""How each value of an evaluation or a survey is printed, a key of ``_FORMS``, and what it means."""
+_FORMS = {"share": ".1%", "points": ".1%", "count": ",.0f", "number": ",.1f", "margin": "+.2f"}
+"""A share in percent, a difference of shares, a whole number, a mean, or a difference of scores with its sign."""
+
+
 @dataclass(frozen=True)
 class LocalSource:
     """A reward model on this machine: a run's adapters, or the full checkpoints that a recipe names."""
 
-    run: Annotated[
-        Path,
-        typer.Argument(metavar="RUN", help="A run directory; or a recipe with model.checkpoints, such as released-8b."),
-    ]
+    run: Annotated[Path, Argument(metavar="RUN", help="A run directory; or a recipe with checkpoints (released-8b).")]
     state: StateOption = "final"
 
     def load(self) -> reward_model.RubricRewardModel:
@@ -110,17 +112,15 @@ class ServerOptions:
     """An OpenAI-compatible server in place of a model on this machine."""
 
     server: Annotated[
-        str | None, typer.Option(metavar="URL", help="Use this OpenAI-compatible server; load no model here.")
+        str | None, Option(metavar="URL", help="An OpenAI-compatible server; no model is loaded here.")
     ] = None
-    rubric_model: Annotated[str | None, typer.Option(help="Its name of the generator (default: rubric).")] = None
-    judge_model: Annotated[str | None, typer.Option(help="Its name of the judge (default: judge).")] = None
-    server_key_env: Annotated[
-        str | None, typer.Option(help="Environment variable with the server's key (default: OPENAI_API_KEY).")
-    ] = None
-    concurrency: Annotated[int | None, typer.Option(min=1, help="Requests to it at a time (default: 32).")] = None
+    rubric_model: Annotated[str | None, Option(help="Its name of the generator (default: rubric).")] = None
+    judge_model: Annotated[str | None, Option(help="Its name of the judge (default: judge).")] = None
+    server_key_env: Annotated[str | None, Option(help="Variable that holds its key (default: OPENAI_API_KEY).")] = None
+    concurrency: Annotated[int | None, Option(min=1, help="Requests to it at a time (default: 32).")] = None
     control_token: ControlTokenOption = None
 
-    def settings(self, state: str, base_model: str | None = None) -> models.ServerSettings | None:
+    def settings(self, state: str = "final", base_model: str | None = None) -> models.ServerSettings | None:
         """How to reach the server; None without one.
 
         Raises:
@@ -217,6 +217,12 @@ def print_result(value: Any, as_json: bool, show: Callable[[], object]) -> None:
 def warn(message: str) -> None:
     """Print a warning on standard error."""
     err.print(message, style="yellow")
+
+
+def explained(kind: str, name: str, value: float) -> tuple[str, str]:
+    """A value of an ``evaluation`` or a ``survey`` as text, and what it means."""
+    form, meaning = VALUES[kind][name]
+    return f"{value:{_FORMS[form]}}".replace("%", " points" if form == "points" else "%"), meaning
 
 
 def progress_bar(name: str, *columns: str | ProgressColumn) -> Progress:

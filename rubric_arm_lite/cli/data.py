@@ -11,22 +11,10 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 from rich.table import Table
+from typer import Argument, Option
 
 from rubric_arm_lite import models, training
-from rubric_arm_lite.cli.common import (
-    ContinueOption,
-    ControlTokenOption,
-    JsonOption,
-    OverwriteOption,
-    err,
-    out,
-    print_json,
-    print_result,
-    quiet_libraries,
-    say,
-    warn,
-    with_source,
-)
+from rubric_arm_lite.cli import common
 from rubric_arm_lite.data import BadRows, Counts, WarmupRow, read_pairs, read_trajectories
 from rubric_arm_lite.data.check import QUANTILES, Measure, Survey, survey_pairs, survey_trajectories
 from rubric_arm_lite.data.decontaminate import decontaminator_of
@@ -42,37 +30,30 @@ from rubric_arm_lite.types import PreferencePair
 LOCAL_CONTEXT = 8192
 """Context in tokens of a model on this machine, unless --max-context is given."""
 data_app = typer.Typer(help="Check data, convert it to our own format, make warm-up data.", no_args_is_help=True)
-WarmupOption = Annotated[bool, typer.Option("--warmup", help="Trajectories (rubric and judgement) in place of pairs.")]
+WarmupOption = Annotated[bool, Option("--warmup", help="Trajectories (rubric and judgement) in place of pairs.")]
 
 
 @dataclass(frozen=True, slots=True)
 class SourceOptions:
     """A source of rows, and what is selected from it: fields of ``recipe.fields.SourceSettings``."""
 
-    source: Annotated[str, typer.Argument(help="A JSONL, CSV or Parquet file, a folder, or a Hub id (owner/name).")]
-    format: Annotated[
-        str, typer.Option(help="auto, pairs (our own), a known format's name, or a plug-in: file.py:function.")
-    ] = "auto"
+    source: Annotated[str, Argument(help="A JSONL, CSV or Parquet file, a folder, or a Hub id (owner/name).")]
+    format: Annotated[str, Option(help="auto, pairs (our own), another name, or a plug-in file.py:function.")] = "auto"
     columns: Annotated[
         str | None,
-        typer.Option(
-            metavar="YAML", help="What columns hold, as data.columns: '{prompt: question, responses: \\[a, b]}'."
-        ),
+        Option(metavar="YAML", help="What columns hold, as data.columns: '{prompt: question, responses: \\[a, b]}'."),
     ] = None
-    config: Annotated[str | None, typer.Option(help="The data set's configuration, or a folder in it.")] = None
-    split: Annotated[str | None, typer.Option(help="Split to read.")] = None
-    revision: Annotated[str | None, typer.Option(help="Commit or tag on the Hub.")] = None
-    streaming: Annotated[bool, typer.Option("--stream", help="Read while downloading; keep nothing in the cache.")] = (
-        False
-    )
-    rows: Annotated[int | None, typer.Option(min=1, help="Read only the first N rows.")] = None
-    subset: Annotated[list[str] | None, typer.Option(help="Only rows of this subset; repeatable.")] = None
-    sample: Annotated[int | None, typer.Option(min=1, help="At most N prompts, drawn by --seed.")] = None
+    config: Annotated[str | None, Option(help="The data set's configuration, or a folder in it.")] = None
+    split: Annotated[str | None, Option(help="Split to read.")] = None
+    revision: Annotated[str | None, Option(help="Commit or tag on the Hub.")] = None
+    streaming: Annotated[bool, Option("--stream", help="Read while downloading; keep nothing in the cache.")] = False
+    rows: Annotated[int | None, Option(min=1, help="Read only the first N rows.")] = None
+    subset: Annotated[list[str] | None, Option(help="Only rows of this subset; repeatable.")] = None
+    sample: Annotated[int | None, Option(min=1, help="At most N prompts, drawn by --seed.")] = None
     decontaminate: Annotated[
-        list[str] | None,
-        typer.Option(help="Skip overlap with this benchmark (name, file, folder, Hub id); repeatable."),
+        list[str] | None, Option(help="Skip overlap with this benchmark (name, file, folder, Hub id); repeatable.")
     ] = None
-    seed: Annotated[int, typer.Option(min=0, help="Seed of all draws.")] = 0
+    seed: Annotated[int, Option(min=0, help="Seed of all draws.")] = 0
 
     def read(
         self, warmup: bool = False, deduplicate: str = "none", bad: BadRows | None = None, pointwise: bool | None = None
@@ -108,16 +89,14 @@ class SourceOptions:
 
 
 @data_app.command()
-@with_source
+@common.with_source
 def check(
     source: SourceOptions,
     warmup: WarmupOption = False,
-    model: Annotated[
-        str | None, typer.Option(help="Lengths in tokens of this model (folder, Hub id, testbed).")
-    ] = None,
-    recipe: Annotated[str | None, typer.Option(help="Lengths and prompts as with this recipe's model.")] = None,
-    show: Annotated[int, typer.Option(min=0, help="Print the prompts of the first N items.")] = 1,
-    as_json: JsonOption = False,
+    model: Annotated[str | None, Option(help="Lengths in tokens of this model (folder, Hub id, testbed).")] = None,
+    recipe: Annotated[str | None, Option(help="Lengths and prompts as with this recipe's model.")] = None,
+    show: Annotated[int, Option(min=0, help="Print the prompts of the first N items.")] = 1,
+    as_json: common.JsonOption = False,
 ) -> None:
     """Report what a source holds: skipped rows and why, lengths, balance, duplicates, subsets, and the first prompts.
 
@@ -143,13 +122,13 @@ def check(
         bad.end(error)
     if as_json:
         report = {"source": source.source} if survey is None else survey.as_json()
-        print_json({**report, "shown": shown, **({"bad_rows": bad.as_json()} if bad.total else {})})
+        common.print_json({**report, "shown": shown, **({"bad_rows": bad.as_json()} if bad.total else {})})
     else:
         if survey is not None:
             _print_survey(survey, "trajectories" if warmup else "pairs")
         # Prompts below a list of bad rows would only push it off the screen.
         for text in bad.lines(source.source) if bad.total else [f"\n{text}" for text in shown]:
-            say(text)
+            common.say(text)
     if bad.total:
         raise typer.Exit(2)
 
@@ -163,7 +142,7 @@ def _prompts_and_measure(recipe: Recipe, model: str | None, in_words: bool) -> t
     words: tuple[PromptBuilder, str, Measure] = PromptBuilder(templates), "words", lambda text: len(text.split())
     if model is None and in_words:
         return words
-    quiet_libraries()
+    common.quiet_libraries()
     from rubric_arm_lite.models.chat import ChatTokenizer
 
     settings = recipe.model if model is None else ModelSettings(base=model)
@@ -173,7 +152,7 @@ def _prompts_and_measure(recipe: Recipe, model: str | None, in_words: bool) -> t
     except BackendError as error:
         if not is_hub_id(settings.base) or error.__cause__ is None:  # a folder's, or one that came and cannot be used
             raise
-        warn(f"Lengths are in words. {error}")
+        common.warn(f"Lengths are in words. {error}")
         return words
     builder = PromptBuilder(templates, ChatTokenizer(tokenizer).control_tokens())
     # verbose=False: no warning about texts beyond the model's context, which are measured on purpose.
@@ -183,7 +162,7 @@ def _prompts_and_measure(recipe: Recipe, model: str | None, in_words: bool) -> t
 def _say_if_from_the_hub(what: str, name: str) -> None:
     """Say on standard error what is waited for, as a Hub out of reach is tried for up to a minute."""
     if is_hub_id(name):
-        err.print(f"Waiting for {what} from the Hub (HF_HUB_OFFLINE=1: from its cache alone).")
+        common.err.print(f"Waiting for {what} from the Hub (HF_HUB_OFFLINE=1: from its cache alone).")
 
 
 def _shown(item: PreferencePair | WarmupRow, builder: PromptBuilder) -> str:
@@ -200,33 +179,34 @@ def _shown(item: PreferencePair | WarmupRow, builder: PromptBuilder) -> str:
 
 
 def _print_survey(survey: Survey, what: str) -> None:
-    say(survey.counts.line(what))
-    say(f"format: {survey.counts.format}")
+    common.say(survey.counts.line(what))
+    common.say(f"format: {survey.counts.format}")
     for name, value in survey.facts.items():
-        say(f"{name.replace('_', ' ')}: {value if isinstance(value, int) else round(value, 3)}")
+        shown, meaning = common.explained("survey", name, value)
+        common.say(f"{name.replace('_', ' ')}: {shown} ({meaning})")
     names = {0.5: "median", 1.0: "longest"}
     table = Table(survey.unit, *(names.get(q, f"{q:.0%}") for q in QUANTILES), box=None, pad_edge=False)
     for kind, lengths in survey.lengths.items():
         table.add_row(kind, *(f"{length:,}" for length in lengths))
-    out.print(table)
+    common.out.print(table)
     subsets = [f"{name} {count:,}" for name, count in survey.subsets.items() if name]
     if subsets:
-        out.print("subsets: " + ", ".join(subsets[:40]))
+        common.out.print("subsets: " + ", ".join(subsets[:40]))
 
 
 # --- convert --------------------------------------------------------------------------------------------------------
 
 
 @data_app.command()
-@with_source
+@common.with_source
 def convert(
     source: SourceOptions,
-    target: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="JSONL to write, in our own format.")],
+    target: Annotated[Path, Argument(metavar="OUT.jsonl", help="JSONL to write, in our own format.")],
     warmup: WarmupOption = False,
-    deduplicate: Annotated[str, typer.Option(help="none, pairs, or prompts (one pair per prompt).")] = "pairs",
-    overwrite: OverwriteOption = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip and count rows that cannot be used.")] = False,
-    as_json: JsonOption = False,
+    deduplicate: Annotated[str, Option(help="none, pairs, or prompts (one pair per prompt).")] = "pairs",
+    overwrite: common.OverwriteOption = False,
+    skip_bad: Annotated[bool, Option("--skip-bad", help="Skip and count rows that cannot be used.")] = False,
+    as_json: common.JsonOption = False,
 ) -> None:
     """Write a source as JSONL of pairs (data.source), or of trajectories (warmup.source) with --warmup."""
     if not target.is_dir() and target.suffix.lower() not in JSON_SUFFIXES:
@@ -237,14 +217,14 @@ def convert(
         items, counts = source.read(warmup, deduplicate, bad)
     finally:  # bad rows are reported even if no row is left without them
         for line in bad.lines(source.source) if bad is not None else ():
-            err.print(line)
+            common.err.print(line)
     what = "trajectories" if warmup else "pairs"
     as_row: Any = trajectory_as_row if warmup else pair_as_row
     _write_jsonl(target, map(as_row, items))
     if as_json:
-        print_json({"target": str(target), **counts.as_json()})
+        common.print_json({"target": str(target), **counts.as_json()})
     else:
-        say(f"{counts.line(what)}\n{len(items):,} {what} written to {target}")
+        common.say(f"{counts.line(what)}\n{len(items):,} {what} written to {target}")
 
 
 def _write_jsonl(target: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -255,32 +235,26 @@ def _write_jsonl(target: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 @data_app.command()
-@with_source
+@common.with_source
 def synthesize(
     source: SourceOptions,
-    target: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="Warm-up rows to write (warmup.source).")],
-    model: Annotated[str, typer.Option(help="The teacher: its name on the server, or a folder, Hub id or testbed.")],
-    server: Annotated[
-        str | None, typer.Option(metavar="URL", help="OpenAI-compatible server; without it, MODEL is loaded here.")
-    ] = None,
-    server_key_env: Annotated[
-        str | None, typer.Option(help="Environment variable with the server's key (default: OPENAI_API_KEY).")
-    ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
-    control_token: ControlTokenOption = None,
-    nf4: Annotated[bool, typer.Option("--nf4", help="Load a model on this machine in 4 bits.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N pairs.")] = None,
-    attempts: Annotated[int, typer.Option(min=1, help="Draws per pair until one is kept.")] = 3,
-    temperature: Annotated[float, typer.Option(help="Of rubrics and judgements; above 0.")] = 0.7,
-    rubric_max_tokens: Annotated[int, typer.Option(min=1)] = 1024,
-    judge_max_tokens: Annotated[int, typer.Option(min=1)] = 2048,
-    max_context: Annotated[
-        int | None, typer.Option(min=1, help="Skip what is longer, in tokens (model on this machine: 8192).")
-    ] = None,
-    price_in: Annotated[float | None, typer.Option(min=0, help="Price of a million prompt tokens.")] = None,
-    price_out: Annotated[float | None, typer.Option(min=0, help="Price of a million completion tokens.")] = None,
-    if_exists: ContinueOption = "resume",
-    as_json: JsonOption = False,
+    target: Annotated[Path, Argument(metavar="OUT.jsonl", help="Warm-up rows to write (warmup.source).")],
+    model: Annotated[str, Option(help="The teacher: its name on the server, or a folder, Hub id or testbed.")],
+    server: Annotated[str | None, Option(metavar="URL", help="An OpenAI-compatible server that has it.")] = None,
+    server_key_env: Annotated[str | None, Option(help="Variable that holds its key (default: OPENAI_API_KEY).")] = None,
+    concurrency: Annotated[int, Option(min=1, help="Requests at a time.")] = 8,
+    control_token: common.ControlTokenOption = None,
+    nf4: Annotated[bool, Option("--nf4", help="Load a model on this machine in 4 bits.")] = False,
+    limit: Annotated[int | None, Option(min=1, help="Use only the first N pairs.")] = None,
+    attempts: Annotated[int, Option(min=1, help="Draws per pair until one is kept.")] = 3,
+    temperature: Annotated[float, Option(help="Of rubrics and judgements; above 0.")] = 0.7,
+    rubric_max_tokens: Annotated[int, Option(min=1)] = 1024,
+    judge_max_tokens: Annotated[int, Option(min=1)] = 2048,
+    max_context: Annotated[int | None, Option(min=1, help="Skip what has more tokens (local model: 8192).")] = None,
+    price_in: Annotated[float | None, Option(min=0, help="Price of a million prompt tokens.")] = None,
+    price_out: Annotated[float | None, Option(min=0, help="Price of a million completion tokens.")] = None,
+    if_exists: common.ContinueOption = "resume",
+    as_json: common.JsonOption = False,
 ) -> None:
     """Write rubrics and judgements for preference pairs, for a warm-up.
 
@@ -292,6 +266,12 @@ def synthesize(
     from rubric_arm_lite.models.journaled import JournaledSampler
     from rubric_arm_lite.training.synthesize import Outcome, warmup_rows
 
+    if server and nf4:
+        raise ConfigError("--nf4 is for a model on this machine. Leave it out, or leave --server out.")
+    options = common.ServerOptions(
+        server, None, None, server_key_env, concurrency if server else None, control_token or None
+    )
+    connection = options.settings(base_model=model if server else None)
     context = max_context if server or max_context else LOCAL_CONTEXT
     settings = training.SynthesisSettings(
         attempts, temperature, rubric_max_tokens, judge_max_tokens, max_context=context, seed=source.seed
@@ -308,12 +288,18 @@ def synthesize(
     all_pairs, counts = source.read()
     pairs: Any = all_pairs[:limit]
     if counts.skipped:
-        err.print(counts.line())
-    sampler = _teacher(model, server, server_key_env, concurrency, control_token, nf4, context)
+        common.err.print(counts.line())
+    sampler: models.ChatSampler
+    if connection is not None:
+        sampler = models.ServerSampler(connection)
+    else:
+        common.quiet_libraries()
+        local = ModelSettings(base=model, quantization="nf4" if nf4 else "none", max_context=context or LOCAL_CONTEXT)
+        sampler = models.load_model(local, seed=0)
     with explained_disk_errors(target.parent, "repeat the command; the answers are kept"):
         with Journal.open(part, {"answers of": model}, if_exists) as journal:
             teacher = JournaledSampler(sampler, journal)
-            with err.status("asking the teacher") as status:
+            with common.err.status("asking the teacher") as status:
                 synthesis = training.Synthesizer(teacher, settings).run(
                     pairs, lambda done, kept: status.update(f"{done} of {len(pairs)} pairs, {kept} kept")
                 )
@@ -335,49 +321,24 @@ def synthesize(
         "completion_tokens": completion_tokens,
         "cost": None if price_in is None and price_out is None else cost,
     }
-    print_result(summary, as_json, lambda: _print_summary(summary))
+    common.print_result(summary, as_json, lambda: _print_summary(summary))
     if not rows:
         raise DataError(
             f"No pair of {source.source} was kept, so {target} was not written. See the reasons above; raise "
             f"--attempts or --judge-max-tokens, or name a stronger teacher. Its answers are in {part}."
         )
-    err.print(f"{len(rows)} rows written to {target}; the answers are kept in {part}.")
-
-
-def _teacher(
-    model: str,
-    server: str | None,
-    key_env: str | None,
-    concurrency: int,
-    control_tokens: list[str] | None,
-    nf4: bool,
-    context: int | None,
-) -> models.ChatSampler:
-    if server is not None:
-        from rubric_arm_lite.models.server import DEFAULT_KEY_ENV
-
-        if nf4:
-            raise ConfigError("--nf4 is for a model on this machine. Leave it out, or leave --server out.")
-        key_env = key_env or DEFAULT_KEY_ENV
-        options: dict[str, Any] = {"api_key_env": key_env, "concurrency": concurrency}
-        settings = models.ServerSettings(server, base_model=model, control_tokens=control_tokens or (), **options)
-        return models.ServerSampler(settings)
-    if key_env is not None or control_tokens:
-        raise ConfigError("--server-key-env and --control-token belong to a server. Give --server.")
-    quiet_libraries()
-    local = ModelSettings(base=model, quantization="nf4" if nf4 else "none", max_context=context or LOCAL_CONTEXT)
-    return models.load_model(local, seed=0)
+    common.err.print(f"{len(rows)} rows written to {target}; the answers are kept in {part}.")
 
 
 def _print_summary(summary: dict[str, Any]) -> None:
     table = Table("", "attempts", "pairs", box=None, pad_edge=False)
     for name, attempts in summary["attempts"].items():
         table.add_row(name, str(attempts), str(summary["lost"].get(name, summary["kept"])))
-    out.print(table)
-    out.print(
+    common.out.print(table)
+    common.out.print(
         f"{summary['kept']} of {summary['pairs']} pairs kept ({summary['yield']:.0%}). {summary['requests']} requests, "
         f"{summary['requests_now']} of them now; {summary['prompt_tokens']} prompt tokens, "
-        f"{summary['completion_tokens']} completion tokens.",
+        f"{summary['completion_tokens']} completion tokens."
     )
     if summary["cost"] is not None:
-        out.print(f"Cost at the prices given: {summary['cost']:.4f}")
+        common.out.print(f"Cost at the prices given: {summary['cost']:.4f}")

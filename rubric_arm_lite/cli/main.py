@@ -11,28 +11,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from rubric_arm_lite import __version__, reward_model, training
 from rubric_arm_lite import report as reports
-from rubric_arm_lite.cli import ask, serve, train
-from rubric_arm_lite.cli.bench import bench_app
-from rubric_arm_lite.cli.common import (
-    JsonOption,
-    OverwriteOption,
-    RecipeArgument,
-    SetOption,
-    StateOption,
-    err,
-    from_checkout,
-    out,
-    print_result,
-    progress_bar,
-    quiet_libraries,
-    say,
-    warn,
-)
+from rubric_arm_lite.cli import ask, common, train
 from rubric_arm_lite.cli.data import data_app
-from rubric_arm_lite.cli.evaluate import evaluate
+from rubric_arm_lite.cli.evaluate import bench_app, evaluate
 from rubric_arm_lite.data.pairs import pair_as_row
 from rubric_arm_lite.data.testbed import World
 from rubric_arm_lite.errors import CheckpointError, DataError, RubricArmError
@@ -62,84 +47,82 @@ for _verb in (
     ask.score,
     evaluate,
     ask.label,
-    serve.serve,
-    serve.play,
+    ask.serve,
+    ask.play,
 ):
     app.command()(_verb)
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
+def report(run: Annotated[Path, Argument(help="A run directory.")]) -> None:
     """Write report.html and report.md of a reward model's run."""
     for path in reports.write_report(run):
-        say(str(path))
+        common.say(str(path))
 
 
 @app.command("show-recipe")
 def show_recipe(
-    recipe: RecipeArgument,
-    overrides: SetOption = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Print each field's line of documentation, too.")] = False,
-    as_json: JsonOption = False,
+    recipe: common.RecipeArgument,
+    overrides: common.SetOption = None,
+    explain: Annotated[bool, Option("--explain", help="Print each field's line of documentation, too.")] = False,
+    as_json: common.JsonOption = False,
 ) -> None:
     """Print every field of a recipe (policy/NAME for a policy's): its own, those it extends, and the defaults."""
     loaded = load_any_recipe(recipe, overrides or [])
     text = "\n".join(explain_recipe(loaded)) if explain else dump_recipe(loaded).rstrip("\n")
-    print_result(loaded.model_dump(mode="json"), as_json, lambda: say(text))
+    common.print_result(loaded.model_dump(mode="json"), as_json, lambda: common.say(text))
 
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
-    target: Annotated[Path, typer.Argument(help="A new folder; gets one subfolder per role.")],
-    state: StateOption = "final",
-    merge: Annotated[bool, typer.Option("--merge", help="Write full checkpoints in place of adapters.")] = False,
+    run: Annotated[Path, Argument(metavar="RUN", help="A run directory.")],
+    target: Annotated[Path, Argument(help="A new folder; gets one subfolder per role.")],
+    state: common.StateOption = "final",
+    merge: Annotated[bool, Option("--merge", help="Write full checkpoints in place of adapters.")] = False,
 ) -> None:
     """Write both adapters with model cards, or merged into their base."""
-    quiet_libraries()
+    common.quiet_libraries()
     for folder in reward_model.export_run(run, target, state, merge):
-        say(str(folder))
+        common.say(str(folder))
 
 
 @app.command()
 def push(
-    folder: Annotated[Path, typer.Argument(help="A folder that rubric-arm export wrote, or one role's folder in it.")],
-    repo: Annotated[str, typer.Argument(help="Repository on the Hub, owner/name.")],
-    public: Annotated[bool, typer.Option("--public", help="Make a new repository public (default: private).")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files without uploading them.")] = False,
+    folder: Annotated[Path, Argument(help="A folder that rubric-arm export wrote, or one role's folder in it.")],
+    repo: Annotated[str, Argument(help="Repository on the Hub, owner/name.")],
+    public: Annotated[bool, Option("--public", help="Make a new repository public (default: private).")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="List the files without uploading them.")] = False,
 ) -> None:
     """Upload an export to the Hub."""
     if not dry_run:
-        say(reward_model.push_to_hub(folder, repo, private=not public))
+        common.say(reward_model.push_to_hub(folder, repo, private=not public))
         return
     files = reward_model.files_to_push(folder, repo)
     for file in files:
-        say(f"{file.stat().st_size:>12,}  {file.relative_to(folder).as_posix()}")
-    say(f"{len(files)} files would go to {repo}.")
+        common.say(f"{file.stat().st_size:>12,}  {file.relative_to(folder).as_posix()}")
+    common.say(f"{len(files)} files would go to {repo}.")
 
 
 @app.command()
 def doctor(
-    recipe: Annotated[
-        str | None, typer.Argument(help="Only this recipe: a file, or the name of a shipped one (default: all).")
-    ] = None,
-    as_json: JsonOption = False,
+    recipe: Annotated[str | None, Argument(help="A file or a shipped recipe (default: all shipped ones).")] = None,
+    as_json: common.JsonOption = False,
 ) -> None:
     """Show this machine's hardware and which recipes can run on it."""
     from rubric_arm_lite.cli import plan as plans
 
     machine = plans.examine(recipe)
-    print_result(machine, as_json, lambda: plans.show_machine(machine, out))
+    common.print_result(machine, as_json, lambda: plans.show_machine(machine, common.out))
 
 
 @app.command()
 def plan(
-    recipe: RecipeArgument,
-    overrides: SetOption = None,
-    gpu_gb: Annotated[float | None, typer.Option(help="Card to plan for, in GiB (default: this machine's).")] = None,
-    prompt_length: Annotated[int | None, typer.Option(help="Longest prompt, if shorter than the context.")] = None,
-    tokens_per_second: Annotated[float | None, typer.Option(help="Measured generation speed, for hours.")] = None,
-    as_json: JsonOption = False,
+    recipe: common.RecipeArgument,
+    overrides: common.SetOption = None,
+    gpu_gb: Annotated[float | None, Option(help="Card to plan for, in GiB (default: this machine's).")] = None,
+    prompt_length: Annotated[int | None, Option(help="Longest prompt, if shorter than the context.")] = None,
+    tokens_per_second: Annotated[float | None, Option(help="Measured generation speed, for hours.")] = None,
+    as_json: common.JsonOption = False,
 ) -> None:
     """Show the memory of every stage of a reward model's recipe, whether it fits, and what to change if not."""
     from rubric_arm_lite.cli import plan as plans
@@ -147,35 +130,33 @@ def plan(
     loaded = load_recipe(recipe, overrides or [])
     memory = training.plan_for(loaded, gpu_gb, prompt_length)
     value = plans.as_json(loaded, memory, tokens_per_second)
-    print_result(value, as_json, lambda: plans.show(loaded, memory, tokens_per_second, out))
+    common.print_result(value, as_json, lambda: plans.show(loaded, memory, tokens_per_second, common.out))
 
 
 @testbed_app.command("build")
 def testbed_build(
-    folder: Annotated[Path, typer.Argument(help="A new folder for the base model.")],
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Training steps (default: as many as the shipped base).")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the base.")] = 0,
+    folder: Annotated[Path, Argument(help="A new folder for the base model.")],
+    steps: Annotated[int | None, Option(min=1, help="Training steps (default: as many as the shipped base).")] = None,
+    seed: Annotated[int, Option(help="Seed of the base.")] = 0,
 ) -> None:
     """Train the tiny base model again (minutes on a CPU); deterministic for a seed."""
-    base = from_checkout("testbed_base.build", "testbed build")
+    base = common.from_checkout("testbed_base.build", "testbed build")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists and is not empty. Choose a new folder.")
     settings = base.BuildSettings(seed=seed, **({} if steps is None else {"steps": steps}))
-    with progress_bar("base", "loss {task.fields[loss]:.3f}") as bar:
+    with common.progress_bar("base", "loss {task.fields[loss]:.3f}") as bar:
         task = bar.add_task("base", total=settings.steps, loss=0.0)
         base.build(folder, settings, lambda step, loss: bar.update(task, completed=step, loss=loss))
-    say(str(folder))
+    common.say(str(folder))
 
 
 @testbed_app.command("pairs")
 def testbed_pairs(
-    target: Annotated[Path, typer.Argument(help="JSONL file to write.")],
-    seed: Annotated[int, typer.Option(help="Seed of the world.")] = 0,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    prompts: Annotated[int, typer.Option(min=1, help="Number of prompts.")] = 100,
-    overwrite: OverwriteOption = False,
+    target: Annotated[Path, Argument(help="JSONL file to write.")],
+    seed: Annotated[int, Option(help="Seed of the world.")] = 0,
+    split: Annotated[str, Option(help="train, validation or test.")] = "test",
+    prompts: Annotated[int, Option(min=1, help="Number of prompts.")] = 100,
+    overwrite: common.OverwriteOption = False,
 ) -> None:
     """Write preference pairs of a world as JSONL, in the format of your own data."""
     check_target(None, target, overwrite)
@@ -185,11 +166,11 @@ def testbed_pairs(
         raise DataError(str(error)) from error
     pairs = [replace(pair, source="testbed", subset="") for block in blocks for pair in block.pairs]
     atomic_write(target, "".join(json.dumps(pair_as_row(pair)) + "\n" for pair in pairs).encode())
-    say(f"{len(pairs)} pairs written to {target}")
+    common.say(f"{len(pairs)} pairs written to {target}")
 
 
 @app.callback(invoke_without_command=True)
-def _main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _main(version: Annotated[bool, Option("--version", help="Print the version.")] = False) -> None:
     if version:
         print(__version__)
         raise typer.Exit
@@ -209,7 +190,7 @@ _AFTER_INTERRUPTION = {
 def main() -> None:
     """Run the command line: a user's mistake prints one error and exits with 2, Ctrl-C exits with 130."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.showwarning = lambda message, *_, **__: warn(str(message))  # one line, without our source
+    warnings.showwarning = lambda message, *_, **__: common.warn(str(message))  # one line, without our source
     # Sequence lengths vary from step to step; expandable segments keep a GPU's memory from fragmenting.
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     try:
@@ -220,12 +201,12 @@ def main() -> None:
         if not isinstance(error, RubricArmError):
             place = f"{error.filename}: " if error.filename else ""
             message = f"{place}{error.strerror or error}. Check the path and its permissions."
-        err.print("error: ", style="red", end="")
-        err.print(message)
+        common.err.print("error: ", style="red", end="")
+        common.err.print(message)
         raise SystemExit(2) from None
     except SystemExit as stop:
         if stop.code == 130:
             words = [word for word in sys.argv[1:] if not word.startswith("-")]
             verb = " ".join(words[: 2 if words[:1] == ["data"] else 1])
-            err.print(f"\nInterrupted.{_AFTER_INTERRUPTION.get(verb, '')}")
+            common.err.print(f"\nInterrupted.{_AFTER_INTERRUPTION.get(verb, '')}")
         raise

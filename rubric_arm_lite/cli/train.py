@@ -14,24 +14,11 @@ import typer
 from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape
+from typer import Argument, Option
 
 from rubric_arm_lite import report as reports
 from rubric_arm_lite import training
-from rubric_arm_lite.cli.common import (
-    ContinueOption,
-    ExistsOption,
-    JsonOption,
-    RecipeArgument,
-    ResumeOption,
-    SetOption,
-    err,
-    exists_policy,
-    is_live,
-    out,
-    print_json,
-    quiet_libraries,
-    say,
-)
+from rubric_arm_lite.cli import common
 from rubric_arm_lite.recipe import PolicyRecipe
 from rubric_arm_lite.runs import Progress, explained_disk_errors
 
@@ -46,16 +33,16 @@ _SHOWN = ("loss", "reward", "reward/accuracy", "reward/format", "groups/informat
 
 
 def run(
-    recipe: RecipeArgument,
-    overrides: SetOption = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Where results go (default: runs/NAME).")] = None,
-    stage: Annotated[str | None, typer.Option(help=f"Stop after this stage: {', '.join(training.STAGES)}.")] = None,
-    resume: ResumeOption = False,
-    if_exists: ExistsOption = None,
-    as_json: JsonOption = False,
+    recipe: common.RecipeArgument,
+    overrides: common.SetOption = None,
+    run_dir: Annotated[Path | None, Option(help="Where results go (default: runs/NAME).")] = None,
+    stage: Annotated[str | None, Option(help=f"Stop after this stage: {', '.join(training.STAGES)}.")] = None,
+    resume: common.ResumeOption = False,
+    if_exists: common.ExistsOption = None,
+    as_json: common.JsonOption = False,
 ) -> None:
     """Run a recipe: warm-up, alternating GRPO, evaluation, report."""
-    exists = exists_policy(resume, if_exists)
+    exists = common.exists_policy(resume, if_exists)
     run_and_show(
         lambda progress: training.train(
             recipe, run_dir, overrides=overrides or (), if_exists=exists, until=stage, progress=progress
@@ -65,15 +52,15 @@ def run(
 
 
 def demo(
-    overrides: SetOption = None,
-    run_dir: Annotated[Path, typer.Option(help="Where results go.")] = Path("runs/demo"),
-    if_exists: ContinueOption = "resume",
-    as_json: JsonOption = False,
+    overrides: common.SetOption = None,
+    run_dir: Annotated[Path, Option(help="Where results go.")] = Path("runs/demo"),
+    if_exists: common.ContinueOption = "resume",
+    as_json: common.JsonOption = False,
 ) -> None:
     """The whole method on the embedded world, on a CPU, in minutes; a finished demo is shown again."""
     run("testbed", overrides, run_dir, if_exists=if_exists, as_json=as_json)
     if not as_json:
-        out.print(
+        common.out.print(
             f"Ask it, in the words of its world: rubric-arm play {run_dir}, or rubric-arm judge {run_dir} --prompt … "
             "--a … --b …; rubric-arm testbed pairs FILE writes prompts and answers."
         )
@@ -81,19 +68,18 @@ def demo(
 
 def _add_policy_verb(method: str, text: str) -> None:
     def verb(
-        recipe: Annotated[str, typer.Argument(help="A policy recipe, or the name of a shipped one (testbed).")],
-        reward: Annotated[str | None, typer.Option(metavar="RUN", help="The reward model's run directory.")] = None,
+        recipe: Annotated[str, Argument(help="A policy recipe, or the name of a shipped one (testbed).")],
+        reward: Annotated[str | None, Option(metavar="RUN", help="The reward model's run directory.")] = None,
         server: Annotated[
-            str | None,
-            typer.Option(metavar="URL", help="An OpenAI-compatible server that has the reward model's adapters."),
+            str | None, Option(metavar="URL", help="An OpenAI-compatible server that has the reward model's adapters.")
         ] = None,
-        overrides: SetOption = None,
-        run_dir: Annotated[Path | None, typer.Option(help="Where results go (default: runs/NAME-METHOD).")] = None,
-        resume: ResumeOption = False,
-        if_exists: ExistsOption = None,
-        as_json: JsonOption = False,
+        overrides: common.SetOption = None,
+        run_dir: Annotated[Path | None, Option(help="Where results go (default: runs/NAME-METHOD).")] = None,
+        resume: common.ResumeOption = False,
+        if_exists: common.ExistsOption = None,
+        as_json: common.JsonOption = False,
     ) -> None:
-        exists, sets = exists_policy(resume, if_exists), [*(overrides or ()), f"method={method}"]
+        exists, sets = common.exists_policy(resume, if_exists), [*(overrides or ()), f"method={method}"]
         run_and_show(
             lambda progress: training.train_policy(
                 recipe, run_dir, reward=reward, server=server, overrides=sets, if_exists=exists, progress=progress
@@ -109,16 +95,16 @@ for _method, _text in METHODS.items():
 
 
 @policy_app.command("report")
-def policy_report(run: Annotated[Path, typer.Argument(help="A policy run's directory.")]) -> None:
+def policy_report(run: Annotated[Path, Argument(help="A policy run's directory.")]) -> None:
     """Write report.html and report.md of a policy run."""
     for path in reports.write_policy_report(run):
-        say(str(path))
+        common.say(str(path))
 
 
 def run_and_show(train: Callable[[Progress], training.RunResult], as_json: bool) -> None:
     """Train, then write the run's report and print it or, as JSON, its summary; the main process alone does this."""
-    quiet_libraries()
-    with RichProgress(err if as_json else out) as progress:
+    common.quiet_libraries()
+    with RichProgress(common.err if as_json else common.out) as progress:
         result = train(progress)
     if not result.main_process:
         return
@@ -126,11 +112,11 @@ def run_and_show(train: Callable[[Progress], training.RunResult], as_json: bool)
     with explained_disk_errors(result.run_dir):
         html, markdown = (reports.write_policy_report if policy else reports.write_report)(result.run_dir)
     if as_json:
-        print_json({"run": str(result.run_dir), "report": str(html), **result.summary})
+        common.print_json({"run": str(result.run_dir), "report": str(html), **result.summary})
     else:
-        say(markdown.read_text("utf-8"))
-        out.print("Report: ", style="bold", end="")
-        out.print(str(html))
+        common.say(markdown.read_text("utf-8"))
+        common.out.print("Report: ", style="bold", end="")
+        common.out.print(str(html))
 
 
 class RichProgress(Progress):
@@ -144,7 +130,7 @@ class RichProgress(Progress):
         self._task: bars.TaskID | None = None
         columns = ("{task.description:<16}", bars.BarColumn(bar_width=24), bars.MofNCompleteColumn())
         more = (bars.TimeRemainingColumn(), "{task.fields[values]}")
-        self._bar = bars.Progress(*columns, *more, console=console, transient=True, disable=not is_live(console))
+        self._bar = bars.Progress(*columns, *more, console=console, transient=True, disable=not common.is_live(console))
 
     def __enter__(self) -> RichProgress:
         return self

@@ -173,6 +173,7 @@ def load_settings(kind: type[AnyRecipe], name_or_path: str | Path, overrides: Se
     """
     path = resolve_recipe_path(name_or_path, kind)
     entries = _read_chain(path, kind)
+    foreign = any(location and location[0] not in kind.model_fields for location in entries)
     for override in overrides:
         entries = _merge(entries, read_override(override, path.parent))
     entries[()] = Entry(SECTION, str(path), path.parent)
@@ -180,13 +181,14 @@ def load_settings(kind: type[AnyRecipe], name_or_path: str | Path, overrides: Se
         return _validated(kind, entries)
     except ConfigError:
         other = Recipe if kind is PolicyRecipe else PolicyRecipe
-        try:
+        if not foreign:
+            raise
+        with suppress(ConfigError):
             _validated(other, _read_chain(path, other))
-        except ConfigError:
-            pass
-        else:
-            raise ConfigError(_of_the_other_kind(str(name_or_path), other)) from None
-        raise
+            foreign = False
+        if foreign:
+            raise
+    raise ConfigError(_of_the_other_kind(str(name_or_path), other))
 
 
 def read_columns(text: str, where: str) -> ColumnSettings:

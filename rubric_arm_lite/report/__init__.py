@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING
 from rubric_arm_lite import lazy_door
 
 if TYPE_CHECKING:
-    from rubric_arm_lite.report.policy import write_policy_report as write_policy_report
     from rubric_arm_lite.report.read import safe_json as safe_json
     from rubric_arm_lite.report.read import safe_text as safe_text
     from rubric_arm_lite.report.render import benchmarks_text as benchmarks_text
+    from rubric_arm_lite.report.render import write_policy_report as write_policy_report
     from rubric_arm_lite.report.render import write_report as write_report
 
 __getattr__, __dir__, __all__ = lazy_door(
     __name__,
     {
-        "policy": ["write_policy_report"],
         "read": ["safe_json", "safe_text"],
-        "render": ["benchmarks_text", "write_report"],
+        "render": ["benchmarks_text", "write_policy_report", "write_report"],
     },
 )

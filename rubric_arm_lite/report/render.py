@@ -1,4 +1,4 @@
-"""Writes a run's report: one self-contained page for a browser, one Markdown text for a terminal.
+"""Writes the report of a run, a reward model's or a policy's: one page for a browser, one Markdown text for a terminal.
 
 A run directory goes in, however far the run has come; ``report.html`` and ``report.md`` come out beside its logs. Both
 depend on the logs alone: only the section on timing differs between a run that was killed and resumed and one that was
@@ -10,22 +10,33 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from rubric_arm_lite.errors import CheckpointError, ConfigError
 from rubric_arm_lite.evaluation import Result
+from rubric_arm_lite.recipe import PolicyRecipe, load_settings
 from rubric_arm_lite.report import panels, tables
 from rubric_arm_lite.report.examples import clearest, examples
 from rubric_arm_lite.report.headline import SIDES, by_role, cross_play, headline
-from rubric_arm_lite.report.read import RunRecord, read_run
-from rubric_arm_lite.runs import atomic_write
+from rubric_arm_lite.report.read import (
+    EvaluationRow,
+    RunRecord,
+    finite_numbers,
+    read_file,
+    read_metrics,
+    read_run,
+    read_state,
+)
+from rubric_arm_lite.runs import RECIPE, atomic_write
 
 WIDTH = 96
 """Columns of the Markdown text; its tables may need up to 100."""
+SHOWN_ANSWERS = 3
+"""Answers at the end of a policy's report."""
 
 
 def write_report(run: str | Path) -> tuple[Path, Path]:
@@ -67,6 +78,59 @@ def benchmarks_text(results: Sequence[Result]) -> str:
     return render("benchmarks.md.jinja", results=results, tables=tables)
 
 
+def write_policy_report(run: str | Path) -> tuple[Path, Path]:
+    """Write ``report.html`` and ``report.md`` into a policy run's directory and return their paths.
+
+    Raises:
+        CheckpointError: if the folder is no policy run, or a file in it is damaged.
+    """
+    from rubric_arm_lite.report.figures import draw_panel
+    from rubric_arm_lite.training.policy.evaluate import alarms
+    from rubric_arm_lite.training.policy.pairs import REASONS
+    from rubric_arm_lite.training.policy.stages import stages_of
+
+    run = Path(run)
+    done = read_state(run).stages
+    if not (run / RECIPE).is_file():
+        raise CheckpointError(f"{run} is not a run directory: it has no {RECIPE}. Make one with rubric-arm policy.")
+    try:
+        recipe = load_settings(PolicyRecipe, str(run / RECIPE))
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{run} is not the run of a policy: {error} The report of a reward model's run: rubric-arm report {run}."
+        ) from error
+    try:
+        rows = read_metrics(run)
+        evaluations = [EvaluationRow(str(row["name"]), finite_numbers(row)) for row in rows["evaluation"]]
+        warnings = [alarm.text() for alarm in alarms(rows["evaluation"], recipe.evaluation.alarm_margin)]
+        answers = []
+        file = run / "evaluations" / f"{evaluations[-1].name.replace(' ', '-') if evaluations else ''}.json"
+        if file.exists():
+            answers = read_file(file)["rows"][:SHOWN_ANSWERS]
+        yields = []
+        for row in rows["labels"]:
+            total = sum(row[reason] for reason in REASONS)
+            dropped = ", ".join(f"{reason} {row[reason]}" for reason in REASONS[1:] if row[reason])
+            yields.append(f"Round {row['round']}: {row['kept']} of {total} pairs kept{dropped and f'; {dropped}'}.")
+    except (ValueError, TypeError, AttributeError) as error:  # a value of another type than the run wrote
+        raise CheckpointError(
+            f"{run}: its logs are damaged ({type(error).__name__}: {error}). Continue the run with --resume, or start "
+            "anew."
+        ) from error
+    columns = tables.evaluation_columns(evaluations, columns=tables.POLICY_COLUMNS)
+    record = {"name": recipe.name, "recipe": recipe, "evaluations": evaluations, "warnings": warnings}
+    values = {
+        "record": {**record, "answers": answers},
+        "evaluations": tables.evaluation_table(evaluations, columns),
+        "yields": yields,
+        "open_stages": [stage for stage in stages_of(recipe) if stage not in done],
+    }
+    labels = ["start" if i == 0 else row.name.rpartition(" ")[2] for i, row in enumerate(evaluations)]
+    axis = panels.evaluation_axis(evaluations, labels)
+    html = render("policy_report.html.jinja", **values, axis=axis, draw=draw_panel)
+    return write_pair(run, html, render("policy_report.md.jinja", **values))
+
+
 def render(template: str, **values: Any) -> str:
     """A template of this package, filled in; texts are escaped in HTML, and shortened to one line by ``cell``."""
     environment = Environment(
@@ -77,17 +141,8 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     wrap = partial(textwrap.fill, width=WIDTH, break_on_hyphens=False)
-    environment.filters.update(wrap=wrap, block=_block, cell=_cell, table=_table)
+    environment.filters.update(wrap=wrap, block=_block, cell=tables.cell_text, table=tables.markdown_table)
     return environment.get_template(template).render(**values).rstrip() + "\n"
-
-
-def _table(table: tables.Table) -> str:
-    return tables.markdown_table(replace(table, rows=tuple(tuple(map(_cell, row)) for row in table.rows)))
-
-
-def _cell(text: str) -> str:
-    """Text for a table or a sentence: one line, no column marks, no longer than a name should be."""
-    return textwrap.shorten(text.replace("|", "/").replace("`", "'"), 44, placeholder="…")
 
 
 def _block(text: str) -> str:

@@ -5,12 +5,15 @@ Evaluations, timings and results of public benchmarks go in; tables come out, al
 
 from __future__ import annotations
 
+import json
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from rubric_arm_lite.evaluation import Result
-from rubric_arm_lite.evaluation.benchmarks.paper import COLUMNS, ROWS, SOURCE, WRITING
+from rubric_arm_lite.evaluation.benchmarks import paper
 from rubric_arm_lite.evaluation.benchmarks.results import Number
 from rubric_arm_lite.report.read import EvaluationRow, safe_text
 
@@ -59,34 +62,18 @@ class Column:
         return number(self.key) + interval
 
 
-ACCURACY = Column("accuracy", "accuracy", brief=True)
-INTERVAL = Column("95% interval", "accuracy", part="interval", brief=True)
-_COLUMNS = (
-    ACCURACY,
-    INTERVAL,
-    Column("original", "accuracy_original", brief=True),
-    Column("swapped", "accuracy_swapped", brief=True),
-    Column("mixed", "accuracy_mixed"),
-    Column("bias", "position_bias", brief=True),
-    Column("agree", "consistency", brief=True),
-    Column("ties", "tie_rate", brief=True),
-    Column("margin", "margin", ".2f", brief=True),
-    Column("by words", "accuracy_words", brief=True),
-    Column("ties by words", "tie_rate_words", brief=True),
-    Column("no verdict", "unparsed"),
-    Column("for A", "verdicts_for_a"),
-    Column("format", "format"),
-    Column("sampled", "format_sampled", brief=True),
-    Column("named", "principle_recall", brief=True),
-    Column("tokens a pair", "tokens_per_pair", ".0f"),
-)
+_FILE = json.loads(Path(__file__).with_name("columns.json").read_text("utf-8"))
+COLUMNS, POLICY_COLUMNS = ([Column(**fields) for fields in _FILE[kind]] for kind in ("reward_model", "policy"))
+ACCURACY, INTERVAL = COLUMNS[:2]
 
 
-def evaluation_columns(evaluations: Sequence[EvaluationRow], brief: bool = False) -> list[Column]:
+def evaluation_columns(
+    evaluations: Sequence[EvaluationRow], brief: bool = False, columns: Sequence[Column] = COLUMNS
+) -> list[Column]:
     """The columns that at least one evaluation has a value for, those of voting last."""
     votes = dict.fromkeys(key for row in evaluations for key in row.values if key.startswith("voting@"))
-    columns = [column for column in (*_COLUMNS, *(Column(key, key) for key in votes)) if column.brief or not brief]
-    return [column for column in columns if any(column.text(row.values) != ABSENT for row in evaluations)]
+    shown = [column for column in (*columns, *(Column(key, key) for key in votes)) if column.brief or not brief]
+    return [column for column in shown if any(column.text(row.values) != ABSENT for row in evaluations)]
 
 
 def evaluation_table(evaluations: Iterable[EvaluationRow], columns: Sequence[Column]) -> Table:
@@ -105,16 +92,22 @@ def timing_table(times: Mapping[str, tuple[float, float]]) -> Table:
     return Table(("stage", "seconds", "share", "tokens", "tokens/s"), tuple(rows))
 
 
+def cell_text(text: str) -> str:
+    """Text for a table or a sentence: one line, no column marks, no longer than a name should be."""
+    return textwrap.shorten(text.replace("|", "/").replace("`", "'"), 44, placeholder="…")
+
+
 def markdown_table(table: Table) -> str:
     """The table in Markdown, padded so that it reads as plain text; all but the first column are right-aligned."""
-    widths = [max(map(len, column)) for column in zip(table.header, *table.rows, strict=True)]
+    rows = [[cell_text(cell) for cell in row] for row in table.rows]
+    widths = [max(map(len, column)) for column in zip(table.header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
         padded = [c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
         return f"| {' | '.join(padded)} |"
 
     rule = ["-" * (w - 1) + ":" if i else "-" * w for i, w in enumerate(widths)]
-    return "\n".join(map(line, (table.header, rule, *table.rows)))
+    return "\n".join(map(line, (table.header, rule, *rows)))
 
 
 def numbers_table(result: Result, most: int | None = None) -> Table:
@@ -136,7 +129,7 @@ def paper_table(results: Sequence[Result]) -> Table | None:
     None if the table has no column for any of the results, for example for pair files of one's own.
     """
     by_name = {result.name: result for result in results}
-    shared = [(by_name.get(column.benchmark), column) for column in COLUMNS]
+    shared = [(by_name.get(column.benchmark), column) for column in paper.COLUMNS]
     if not any(result for result, _ in shared):
         return None
     votes = max(result.votes for result in results)
@@ -149,18 +142,18 @@ def paper_table(results: Sequence[Result]) -> Table | None:
     }
     rows = []
     for name, key in (("ours", "single"), (f"ours, voting@{votes}", "value"))[: 1 if votes == 1 else 2]:
-        values = {c.title: getattr(number, key) for c, number in zip(COLUMNS, numbers, strict=True) if number}
+        values = {c.title: getattr(number, key) for c, number in zip(paper.COLUMNS, numbers, strict=True) if number}
         shown = {title: _percent(value) + (PARTIAL if title in gaps else "") for title, value in values.items()}
         average = ABSENT if absent or gaps else _percent(sum(values.values()) / len(values))
-        rows.append((name, *(shown.get(column.title, ABSENT) for column in COLUMNS), average))
-    rows += [(name, *(f"{value:.1f}" for value in values)) for name, values in ROWS.items()]
-    notes = [f"The paper's figures: {SOURCE}."]
+        rows.append((name, *(shown.get(column.title, ABSENT) for column in paper.COLUMNS), average))
+    rows += [(name, *(f"{value:.1f}" for value in values)) for name, values in paper.ROWS.items()]
+    notes = [f"The paper's figures: {paper.SOURCE}."]
     notes += [f"Not evaluated: {', '.join(absent)}."] if absent else []
     partial = ", ".join(f"{title} ({gap})" for title, gap in gaps.items())
     notes += [f"Only in part, with an asterisk: {partial}."] if gaps else []
     if absent or gaps:
         notes.append("We show no average of ours, because it would be the plain mean of ten whole columns.")
-    return Table(("", *(column.title for column in COLUMNS), "average"), tuple(rows), tuple(notes))
+    return Table(("", *(column.title for column in paper.COLUMNS), "average"), tuple(rows), tuple(notes))
 
 
 def _row(number: Number) -> tuple[str, ...]:
@@ -186,13 +179,14 @@ def _notes(result: Result) -> list[str]:
     notes += [f"{rates['rows_skipped']:,.0f} rows skipped: {result.skips}."] if rates["rows_skipped"] else []
     notes += [f"Not computed: {result.lacks}."] if result.lacks else []
     if result.name == "writing":
-        notes.append(f"Paper: {', '.join(f'{name} {value:.1f}' for name, value in WRITING.items())}.")
-    paper = [
-        f"{column.number} {single:.1f}, {voted:.1f} with voting@5"
-        for column, single, voted in zip(COLUMNS, ROWS["Rubric-ARM"], ROWS["Rubric-ARM voting@5"], strict=False)
+        notes.append(f"Paper: {', '.join(f'{name} {value:.1f}' for name, value in paper.WRITING.items())}.")
+    single, voted = paper.ROWS["Rubric-ARM"], paper.ROWS["Rubric-ARM voting@5"]
+    printed = [
+        f"{column.number} {one:.1f}, {five:.1f} with voting@5"
+        for column, one, five in zip(paper.COLUMNS, single, voted, strict=False)
         if column.benchmark == result.name
     ]
-    notes += [f"Paper: {'; '.join(paper)}."] if paper else []
+    notes += [f"Paper: {'; '.join(printed)}."] if printed else []
     return [safe_text(note) for note in notes]
 
 

@@ -28,7 +28,7 @@ def test_check_says_what_there_is(source: Path) -> None:
         "10 rows read, 9 pairs kept; skipped: 1 tie.",
         "format: openrubric",
         "equal to an earlier pair: 1",
-        "chosen first: 0.778",
+        "chosen first: 77.8% (rows whose preferred response stands first)",
         "magpie 5",
         "words",
         "median",

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from rubric_arm_lite.cli.evaluate import EXPLANATIONS, evaluation_text
+from rubric_arm_lite.cli.common import VALUES
+from rubric_arm_lite.cli.evaluate import evaluation_text
 from rubric_arm_lite.cli.main import app
 from tests.report.test_report import values_of
 from tests.source_rows import write_jsonl
@@ -59,7 +60,7 @@ def test_caveats_stand_between_sentence_and_table() -> None:
 
 
 def test_every_explanation_fits_its_line() -> None:
-    assert all(0 < len(text) <= 80 and "\n" not in text for _, text in EXPLANATIONS.values())
+    assert all(0 < len(text) <= 80 and "\n" not in text for _, text in VALUES["evaluation"].values())
 
 
 # --- the verb -------------------------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ import pytest
 from starlette.types import ASGIApp
 from typer.testing import CliRunner
 
+from rubric_arm_lite.cli import ask
 from rubric_arm_lite.cli import main as cli
-from rubric_arm_lite.cli import serve as cli_serve
 from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError, RubricArmError
 from rubric_arm_lite.reward_model.serve import server
 from rubric_arm_lite.runs.directory import RunState
@@ -178,7 +178,7 @@ def test_infinite_times_are_refused(option: tuple[str, str]) -> None:
 
 def test_host_names() -> None:
     names = ["My-Box.Example.org", ".Example.org.", "box"]
-    assert cli_serve.host_names(names) == ("my-box.example.org", ".example.org", "box")
+    assert ask.host_names(names) == ("my-box.example.org", ".example.org", "box")
     for bad in ("", ".", "http://box", "box:8000", "a b", "*.example.org", "bücher.de"):
         with pytest.raises(ConfigError, match=re.escape(f"--allow-host {bad}: ")):
-            cli_serve.host_names([bad])
+            ask.host_names([bad])

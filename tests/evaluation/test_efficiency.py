@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rubric_arm_lite.cli import main as cli
-from rubric_arm_lite.cli.bench import markdown
+from rubric_arm_lite.cli.evaluate import markdown
 from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.evaluation.efficiency import JUDGES, JudgeName, check_judges, measure
 from rubric_arm_lite.models.journaled import MeteredSampler, answered
@@ -258,7 +258,7 @@ def test_calls_that_cannot_work(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert "not a judge" in refused(monkeypatch, capsys, "--judge", "mine")
     assert "Give --run" in refused(monkeypatch, capsys, "--judge", "trained")
     assert "not a run directory" in refused(monkeypatch, capsys, "--run", "nowhere")
-    assert "--set belongs to --recipe" in refused(monkeypatch, capsys, "--run", "x", "--set", "seed=1")
+    assert "--recipe and --set belong" in refused(monkeypatch, capsys, "--run", "x", "--set", "seed=1")
     assert "Give --base-model" in refused(monkeypatch, capsys, "--server", "http://localhost:1")
     address = ("--server", "http://localhost:1", "--base-model", "b")
     assert "--state latest is for adapters" in refused(monkeypatch, capsys, *address, "--state", "latest")

@@ -12,7 +12,8 @@ import pytest
 from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.recipe.load import dump_recipe, load_settings
 from rubric_arm_lite.recipe.policy import PolicyRecipe
-from rubric_arm_lite.report.policy import write_policy_report
+from rubric_arm_lite.report.render import write_policy_report
+from rubric_arm_lite.runs.directory import RunState
 from rubric_arm_lite.training.policy.pairs import REASONS
 from tests.report.test_report import HOSTILE, Reader
 
@@ -58,6 +59,18 @@ def test_a_run_that_has_just_begun(tmp_path: Path) -> None:
     (run / "metrics.jsonl").write_text("")
     page, text = (path.read_text("utf-8") for path in write_policy_report(run))
     assert "<svg" not in page and "| after |" in text and "Pairs" not in page
+
+
+def test_a_run_in_the_middle_says_what_is_open(tmp_path: Path) -> None:
+    run = logged(tmp_path)
+    done = ("requests", "start", "rubrics", "evaluate 0", "sample 1")
+    for stages, open_stages in ((done, "label 1, train 1, evaluate 1, final"), ((*done, "label 1"), "train 1")):
+        (run / "state.json").write_text(RunState("x", stages, None).dumps())
+        page, text = (path.read_text("utf-8") for path in write_policy_report(run))
+        for shown in (Reader(page).text, " ".join(text.split())):
+            assert f"Not done yet: {open_stages}" in shown and "repeat its command with --resume" in shown
+    (run / "state.json").write_text(RunState("x", (*done, "label 1", "train 1", "evaluate 1", "final"), None).dumps())
+    assert all("Not done yet" not in path.read_text("utf-8") for path in write_policy_report(run))
 
 
 def test_an_alarm_is_shown_first(tmp_path: Path) -> None:

@@ -394,7 +394,7 @@ def test_a_run_in_the_middle_says_what_is_open(tmp_path: Path) -> None:
     assert "Not done yet: rubric 2, judge 3, rubric 3, cross-play, final evaluation." in Reader(page).text
     assert "from 60.0% after the warm-up to 76.0% after judge 2" in Reader(page).text
     assert "Not done yet" in section(page, "cross-play") and "## Cross-play" not in text
-    assert "Continue the run with --resume" in " ".join(text.split())
+    assert "Continue the run: repeat its command with --resume." in " ".join(text.split())
 
 
 def test_a_base_alone_is_reported_as_such(tmp_path: Path) -> None:
