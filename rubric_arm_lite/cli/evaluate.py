@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 from rubric_arm_lite import data, evaluation, models, report, reward_model
 from rubric_arm_lite.cli import common
 from rubric_arm_lite.errors import ConfigError
-from rubric_arm_lite.evaluation.caveats import evaluation_caveats
+from rubric_arm_lite.evaluation.metrics import evaluation_caveats
 from rubric_arm_lite.recipe import load_recipe
 from rubric_arm_lite.runs import atomic_write, check_target, explained_disk_errors, recipe_of, recipe_of_run
 

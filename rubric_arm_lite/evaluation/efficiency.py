@@ -7,8 +7,8 @@ once. On request some pairs are also judged one at a time, which gives the secon
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -16,10 +16,11 @@ import numpy as np
 
 from rubric_arm_lite.data import load_data
 from rubric_arm_lite.errors import ConfigError, DataError
+from rubric_arm_lite.evaluation.benchmarks.paper import SECONDS
 from rubric_arm_lite.evaluation.evaluate import AdapterPair
 from rubric_arm_lite.evaluation.metrics import mean, order_statistics, verdict_row
 from rubric_arm_lite.models import AdapterModel, ChatSampler, Sampling
-from rubric_arm_lite.models.journaled import Account, MeteredSampler
+from rubric_arm_lite.models.journaled import MeteredSampler
 from rubric_arm_lite.prompts import prompt_hash
 from rubric_arm_lite.prompts.builder import DirectPrompts
 from rubric_arm_lite.prompts.parsing import parse_direct
@@ -39,29 +40,13 @@ from rubric_arm_lite.types import Comparison, Example, ParseStatus, PreferencePa
 
 JudgeName = Literal["trained", "base", "direct", "reasoning", "votes"]
 JUDGES: tuple[JudgeName, ...] = get_args(JudgeName)
-PAPER_SECONDS: Mapping[str, str] = {
-    "JudgeLRM-7B": "25.71",
-    "Rubric-ARM (8B)": "33.50",
-    "Rubric-RM (8B, SFT only)": "105.12",
-    "RM-R1-7B": "170.76 to 260.37",
-    "RRM-7B": "203.40",
-    "RM-R1-14B": "322.79 to 382.02",
-}
-"""Seconds for 100 prompts of RewardBench 2 on vLLM, from the paper: other hardware, other data."""
-
-
-@dataclass(frozen=True)
-class JudgingMethod:
-    """One way to judge.
-
-    Attributes:
-        judge: one verdict per comparison under its rubric, in one order; empty where the rubric is not usable.
-        write: one greedy rubric per prompt, equal prompts' written once; none for a judge without rubrics.
-    """
-
-    title: str
-    judge: Callable[[Sequence[Comparison], Sequence[Rubric], Orders], list[Verdict]]
-    write: Callable[[Sequence[Prompt]], list[Rubric]] = lambda prompts: []
+Method = tuple[
+    str,
+    Callable[[Sequence[Prompt]], list[Rubric]],
+    Callable[[Sequence[Comparison], Sequence[Rubric], Orders], list[Verdict]],
+]
+"""A way to judge: its title; one greedy rubric per prompt (none for a judge without rubrics), equal prompts' written
+once; a verdict per comparison under its rubric in one order, empty where the rubric is not usable."""
 
 
 def check_judges(names: Sequence[str], trained: bool, base: bool = True) -> list[JudgeName]:
@@ -125,13 +110,13 @@ def measure(
             method = _rubric_method(name, model, meter, len(pairs))
         else:
             method = _direct_method(name, recipe, meter, prompts, votes, thinking)
-        progress(method.title)
+        progress(method[0])
         judges.append({"name": name, **_measure_one(method, pairs, meter, recipe, one_by_one)})
     copied = ("rubric_max_tokens", "judge_max_tokens", "judge_temperature", "vote_temperature", "unparsed_value")
     return {
         "verb": "inference",
         "judges": judges,
-        "paper_seconds_for_100_prompts": dict(PAPER_SECONDS),
+        "paper_seconds_for_100_prompts": dict(SECONDS),
         "settings": {
             "pairs": len(pairs),
             "votes": votes,
@@ -174,7 +159,7 @@ def _fitting(
     return fitting, skipped
 
 
-def _rubric_method(name: JudgeName, model: RubricRewardModel, meter: MeteredSampler, pairs: int) -> JudgingMethod:
+def _rubric_method(name: JudgeName, model: RubricRewardModel, meter: MeteredSampler, pairs: int) -> Method:
     """Write a rubric per prompt, then judge by it: the method itself, or the bare base prompted in the same way."""
     e, adapters = model.recipe.evaluation, AdapterPair() if name == "trained" else AdapterPair(None, None)
     seed = derive_seed(model.recipe.seed, "evaluation")  # the verdicts are those of an evaluation
@@ -185,12 +170,12 @@ def _rubric_method(name: JudgeName, model: RubricRewardModel, meter: MeteredSamp
         greedy = Sampling(e.rubric_max_tokens, 1, 0.0)
         return generator.with_new_cache().write(prompts, greedy, seed, adapter=adapters.rubric)
 
-    return JudgingMethod(f"{name} rubric + judge", judge.judge, write)
+    return f"{name} rubric + judge", write, judge.judge
 
 
 def _direct_method(
     name: JudgeName, recipe: Recipe, meter: MeteredSampler, prompts: DirectPrompts, votes: int, thinking: int
-) -> JudgingMethod:
+) -> Method:
     """Judge without a rubric; of several judgements the majority counts."""
     e, seed = recipe.evaluation, derive_seed(recipe.seed, "direct")
     title, prompt, sampling = {
@@ -219,22 +204,23 @@ def _direct_method(
             verdicts.append(Verdict(Rubric("", (), ParseStatus.OK), **{order: (voted,)}))
         return verdicts
 
-    return JudgingMethod(title, judge)
+    return title, lambda prompts: [], judge
 
 
 def _measure_one(
-    method: JudgingMethod, pairs: Sequence[PreferencePair], meter: MeteredSampler, recipe: Recipe, one_by_one: int
+    method: Method, pairs: Sequence[PreferencePair], meter: MeteredSampler, recipe: Recipe, one_by_one: int
 ) -> dict[str, Any]:
     """The measured values of one method; the chosen response of a pair is A."""
+    title, write, judge = method
     comparisons = [pair.present("A").comparison for pair in pairs]
 
     def answer(comparison: Comparison) -> list[Verdict]:
         """From a request with two responses to its verdict, without other requests."""
-        return method.judge([comparison], method.write([comparison.prompt]), "original")
+        return judge([comparison], write([comparison.prompt]), "original")
 
-    rubrics, writing = meter.timed(lambda: method.write([pair.prompt for pair in pairs]))
-    original, judging = meter.timed(lambda: method.judge(comparisons, rubrics, "original"))
-    swapped, other_order = meter.timed(lambda: method.judge(comparisons, rubrics, "swapped"))
+    rubrics, writing = meter.timed(lambda: write([pair.prompt for pair in pairs]))
+    original, judging = meter.timed(lambda: judge(comparisons, rubrics, "original"))
+    swapped, other_order = meter.timed(lambda: judge(comparisons, rubrics, "swapped"))
     verdicts = [Verdict(a.rubric, a.original, b.swapped) for a, b in zip(original, swapped, strict=True)]
     unparsed = recipe.evaluation.unparsed_value
     rows = [verdict_row(p, v, unparsed, recipe.seed) for p, v in zip(pairs, verdicts, strict=True)]
@@ -245,8 +231,18 @@ def _measure_one(
     tokens = writing.completion_tokens + judging.completion_tokens
     usable = {pair.prompt: rubric.usable for pair, rubric in zip(pairs, rubrics, strict=False)}
     alone = [meter.timed(partial(answer, comparison))[1].seconds for comparison in comparisons[:one_by_one]]
+    latencies = {f"p{percent}": float(np.percentile(alone, percent)) for percent in (50, 95) if alone}
+    stages = {
+        name: {
+            "seconds": account.seconds,
+            "requests": account.requests,
+            "prompt_tokens": account.prompt_tokens,
+            "tokens": account.completion_tokens,
+        }
+        for name, account in (("rubric", writing), ("judge", judging), ("other_order", other_order))
+    }
     return {
-        "title": method.title,
+        "title": title,
         **order_statistics(rows, recipe.evaluation.bootstrap, recipe.seed),
         "truncated": mean([judgement.status is ParseStatus.TRUNCATED for judgement in judgements]),
         "rubric_usable": mean(list(usable.values())) if rubrics else None,
@@ -254,24 +250,10 @@ def _measure_one(
         "seconds_per_pair": seconds / len(pairs),
         "tokens": tokens,
         "tokens_per_pair": tokens / len(pairs),
-        **_percentiles("tokens_", written),
-        "rubric": _stage(writing) if rubrics else None,
-        "judge": _stage(judging),
-        "other_order": _stage(other_order),
-        "one_by_one": {"pairs": float(len(alone)), **_percentiles("", alone)} if one_by_one else None,
-    }
-
-
-def _percentiles(prefix: str, values: Sequence[float]) -> dict[str, float]:
-    return {f"{prefix}p{percent}": float(np.percentile(values, percent)) for percent in (50, 95)}
-
-
-def _stage(account: Account) -> dict[str, float]:
-    return {
-        "seconds": account.seconds,
-        "requests": account.requests,
-        "prompt_tokens": account.prompt_tokens,
-        "tokens": account.completion_tokens,
+        **{f"tokens_p{percent}": float(np.percentile(written, percent)) for percent in (50, 95)},
+        **stages,
+        "rubric": stages["rubric"] if rubrics else None,
+        "one_by_one": {"pairs": float(len(alone)), **latencies} if one_by_one else None,
     }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rubric_arm_lite.evaluation import bootstrap_interval
-from rubric_arm_lite.evaluation.caveats import MOSTLY, evaluation_caveats, no_gradient_caveats, unparsed_share
+from rubric_arm_lite.evaluation.metrics import MOSTLY, evaluation_caveats, no_gradient_caveats, unparsed_share
 from rubric_arm_lite.report.read import EvaluationRow, RunRecord
 from rubric_arm_lite.report.tables import ACCURACY, INTERVAL, Table
 

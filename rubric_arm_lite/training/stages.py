@@ -21,11 +21,7 @@ import torch
 from rubric_arm_lite.data.testbed import oracle
 from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.evaluation import AdapterPair, Evaluation, make_evaluator
-from rubric_arm_lite.evaluation.caveats import (
-    few_pairs_caveats,
-    no_gradient_caveats,
-    unparsed_caveats,
-)
+from rubric_arm_lite.evaluation.metrics import evaluation_caveats, no_gradient_caveats, unparsed_caveats
 from rubric_arm_lite.models import AdapterModel, base_fingerprint, other_base
 from rubric_arm_lite.runs import RunDirectory, package_versions, read_object
 from rubric_arm_lite.training.hooks import LoggedTraining
@@ -57,7 +53,7 @@ def run_stages(state: TrainingState, until: str | None = None) -> None:
             f"{state.data.too_long} pairs are longer than model.max_context ({state.recipe.model.max_context} tokens) "
             "and were skipped."
         )
-    for note in (*notes, *few_pairs_caveats(len(state.evaluator.pairs))):
+    for note in (*notes, *evaluation_caveats({"pairs": len(state.evaluator.pairs)}, None)):
         state.progress.note(note)
     _check_or_describe_data(state)
     for stage in STAGES[: STAGES.index(until) + 1] if until else STAGES:

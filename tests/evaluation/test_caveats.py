@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rubric_arm_lite.evaluation.caveats import (
+from rubric_arm_lite.evaluation.metrics import (
     evaluation_caveats,
-    few_pairs_caveats,
     no_gradient_caveats,
     unparsed_caveats,
 )
@@ -46,9 +45,9 @@ def test_a_pointwise_judge_has_pairs_without_scores() -> None:
     ("pairs", "expected"), [(0, None), (1, "Only 1 held-out pair:"), (19, "by 5 points"), (20, None)]
 )
 def test_few_pairs(pairs: int, expected: str | None) -> None:
-    caveats = few_pairs_caveats(pairs)
+    caveats = evaluation_caveats({"pairs": float(pairs), "unparsed": 0.0}, 0.5)
     assert caveats == [] if expected is None else expected in caveats[0]
-    assert evaluation_caveats({"pairs": float(pairs), "unparsed": 0.0}, 0.5) == caveats
+    assert evaluation_caveats({"pairs": pairs}, None) == caveats
 
 
 def test_values_of_an_older_run_raise_no_caveats() -> None:

@@ -24,3 +24,5 @@ ROWS: Mapping[str, tuple[float, ...]] = {name: tuple(row) for name, row in _TABL
 """One value per column of :data:`COLUMNS`, and the printed average."""
 WRITING: Mapping[str, float] = _TABLE["writing"]
 """WritingPreferenceBench."""
+SECONDS: Mapping[str, str] = _TABLE["seconds"]
+"""Seconds for 100 prompts of RewardBench 2."""
