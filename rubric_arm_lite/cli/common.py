@@ -71,8 +71,9 @@ def exists_policy(resume: bool, if_exists: IfExists | None) -> IfExists:
     return "resume" if resume else if_exists or "raise"
 
 
-VALUES: dict[str, dict[str, tuple[str, str]]] = json.loads(Path(__file__).with_name("values.json").read_text("utf-8"))
-"""How each value of an evaluation or a survey is printed, a key of ``_FORMS``, and what it means."""
+VALUES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("values.json").read_text("utf-8"))
+"""How each value of an ``evaluation`` or a ``survey`` is printed, a key of ``_FORMS``, and what it means; titles and
+formats of the columns of ``bench inference``."""
 _FORMS = {"share": ".1%", "points": ".1%", "count": ",.0f", "number": ",.1f", "margin": "+.2f"}
 """A share in percent, a difference of shares, a whole number, a mean, or a difference of scores with its sign."""
 

@@ -242,24 +242,6 @@ def inference(
 
 Result = Mapping[str, Any]
 
-_QUALITY = {
-    "judge": "{title}",
-    "accuracy": "{accuracy:.3f}",
-    "95 %": "{accuracy_low:.3f} to {accuracy_high:.3f}",
-    "bias": "{position_bias:.3f}",
-    "unparsed": "{unparsed:.1%}",
-    "tokens": "{tokens_per_pair:.1f}",
-    "seconds": "{seconds_per_pair:.3f}",
-}
-"""The columns of a table: title, and format of a judge's values."""
-_COST = {
-    "judge": "{title}",
-    "seconds": "{seconds:.2f}",
-    "rubrics: s, tokens": "{rubric[seconds]:.2f}, {rubric[tokens]:.0f}",
-    "verdicts: s, tokens": "{judge[seconds]:.2f}, {judge[tokens]:.0f}",
-    "tokens p50, p95": "{tokens_p50:.0f}, {tokens_p95:.0f}",
-    "alone: s p50, p95": "{one_by_one[p50]:.3f}, {one_by_one[p95]:.3f}",
-}
 _PAPER_COLUMNS = ("the paper's judges", "seconds for 100 prompts")
 _PAPER_NOTE = (
     "The paper's seconds are its own: 100 prompts of RewardBench 2 on vLLM, other hardware and other data. They show "
@@ -306,7 +288,7 @@ def _tables(result: Result) -> list[tuple[str, tuple[str, ...], list[tuple[str, 
     s = result["settings"]
     pairs = f"{s['pairs']} pairs of {s['prompts']} prompts"
     return [
-        measured(f"{s['base']}, {pairs}; tokens and seconds per pair", _QUALITY),
-        measured(f"What {pairs} took, one order", _COST),
+        measured(f"{s['base']}, {pairs}; tokens and seconds per pair", common.VALUES["bench_quality"]),
+        measured(f"What {pairs} took, one order", common.VALUES["bench_cost"]),
         ("For comparison, from the paper", _PAPER_COLUMNS, list(result["paper_seconds_for_100_prompts"].items())),
     ]

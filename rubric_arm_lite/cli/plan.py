@@ -103,8 +103,7 @@ def show(recipe: Recipe, plan: Plan, tokens_per_second: float | None, console: C
             f"At {tokens_per_second:g} tokens/s the generation of a run takes at most {total:.1f} hours: "
             f"{_times(cycles, 'cycle')} of {cycle:.1f}, and its evaluations. Updates come on top."
         )
-    for line in lines:
-        console.print(line)
+    console.print("\n".join(lines))
 
 
 def _times(count: int, noun: str) -> str:
@@ -181,12 +180,8 @@ def show_machine(machine: dict[str, Any], console: Console) -> None:
     if gpu := machine["gpu"]:
         bf16 = "bfloat16" if gpu["bf16"] else "no bfloat16 (float16 is used)"
         gpu_line = f"GPU: {gpu['name']}, {gpu['memory_gb']:.1f} GiB, {bf16}"
-    for line in (
-        f"rubric-arm-lite {machine['rubric-arm-lite']}, Python {machine['python']}",
-        f"{machine['cores']} CPU cores, {machine['memory_gb']:.1f} GiB memory",
-        gpu_line,
-    ):
-        console.print(line)
+    console.print(f"rubric-arm-lite {machine['rubric-arm-lite']}, Python {machine['python']}")
+    console.print(f"{machine['cores']} CPU cores, {machine['memory_gb']:.1f} GiB memory\n{gpu_line}")
     packages = Table("package", "version", box=None, pad_edge=False)
     for name, version in machine["packages"].items():
         packages.add_row(name, version or "not installed")

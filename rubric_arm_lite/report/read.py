@@ -27,6 +27,7 @@ from rubric_arm_lite.runs import (
     check_logs,
     read_jsonl,
     read_object,
+    read_state,
     recipe_of_run,
 )
 from rubric_arm_lite.training.schedule import scheduled_phases
@@ -131,7 +132,13 @@ def read_run(run: Path) -> RunRecord:
         recipe = recipe_of_run(run) if (run / RECIPE).exists() else None
     except ValueError:  # The recipe of another version may not load any more; the page still shows its text.
         recipe = None
-    state = read_state(run)
+    state, parts = committed_state(run), dict[str, bool]()
+    for stage, name in STAGE_NAMES.items():
+        done = stage in state.stages
+        if stage == "alternating" and recipe is not None:
+            parts |= {p.label: done or state.position[0] > p.index for p in scheduled_phases(recipe.schedule)}
+        else:
+            parts[name] = done
     logged, data = read_metrics(run), _read_optional(run / "data.json")
     files = [_read_optional(file) for file in sorted((run / "evaluations").glob("*.json"))]
     details = {str(file.get("name")): file for file in files}
@@ -142,11 +149,11 @@ def read_run(run: Path) -> RunRecord:
         times[str(row["stage"])] = (seconds + values.get("seconds", 0.0), tokens + values.get("tokens", 0.0))
     return RunRecord(
         recipe=recipe,
-        recipe_text=_read_text(run / RECIPE),
+        recipe_text=safe_text((run / RECIPE).read_text("utf-8", "replace")) if (run / RECIPE).exists() else "",
         versions={k: "none" if v is None else str(v) for k, v in _read_optional(run / "versions.json").items()},
         oracle=finite_numbers(data.get("oracle")),
         data=finite_numbers(data),
-        parts=_parts(state, recipe),
+        parts=parts,
         warmup=_steps(logged["warmup"]),
         steps=_steps(logged["step"]),
         probes=_steps(logged["probe"]),
@@ -157,31 +164,12 @@ def read_run(run: Path) -> RunRecord:
     )
 
 
-def read_state(run: Path) -> RunState:
+def committed_state(run: Path) -> RunState:
     """What the run has committed, if it has; a CheckpointError if a log or another file was changed since then."""
-    file = run / STATE
-    try:
-        state = RunState.loads(_read_text(file)) if file.exists() else RunState("")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{file} is damaged ({type(error).__name__}: {error}). Restore it, or move it away and ask for the report "
-            "again."
-        ) from error
+    state = read_state(run / STATE) if (run / STATE).exists() else RunState("")
     check_logs(run, state)
     check_files(run, state)
     return state
-
-
-def _parts(state: RunState, recipe: Recipe | None) -> dict[str, bool]:
-    """The stages and phases, and whether each is done."""
-    parts = dict[str, bool]()
-    for stage, name in STAGE_NAMES.items():
-        done = stage in state.stages
-        if stage == "alternating" and recipe is not None:
-            parts |= {p.label: done or state.position[0] > p.index for p in scheduled_phases(recipe.schedule)}
-        else:
-            parts[name] = done
-    return parts
 
 
 def _steps(rows: Iterable[LogRow]) -> tuple[StepRow, ...]:
@@ -220,10 +208,6 @@ def read_file(file: Path) -> LogRow:
 
 def _read_optional(file: Path) -> LogRow:
     return read_file(file) if file.exists() else LogRow(str(file), {})
-
-
-def _read_text(file: Path) -> str:
-    return safe_text(file.read_text("utf-8", "replace")) if file.exists() else ""
 
 
 def finite_numbers(values: Any) -> dict[str, float]:

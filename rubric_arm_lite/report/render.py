@@ -25,11 +25,11 @@ from rubric_arm_lite.report.headline import SIDES, by_role, cross_play, headline
 from rubric_arm_lite.report.read import (
     EvaluationRow,
     RunRecord,
+    committed_state,
     finite_numbers,
     read_file,
     read_metrics,
     read_run,
-    read_state,
 )
 from rubric_arm_lite.runs import RECIPE, atomic_write
 
@@ -90,7 +90,7 @@ def write_policy_report(run: str | Path) -> tuple[Path, Path]:
     from rubric_arm_lite.training.policy.stages import stages_of
 
     run = Path(run)
-    done = read_state(run).stages
+    done = committed_state(run).stages
     if not (run / RECIPE).is_file():
         raise CheckpointError(f"{run} is not a run directory: it has no {RECIPE}. Make one with rubric-arm policy.")
     try:

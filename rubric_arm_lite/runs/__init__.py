@@ -15,6 +15,7 @@ from rubric_arm_lite.runs.directory import RunState as RunState
 from rubric_arm_lite.runs.directory import check_files as check_files
 from rubric_arm_lite.runs.directory import check_logs as check_logs
 from rubric_arm_lite.runs.directory import package_versions as package_versions
+from rubric_arm_lite.runs.directory import read_state as read_state
 from rubric_arm_lite.runs.files import LogRow as LogRow
 from rubric_arm_lite.runs.files import atomic_write as atomic_write
 from rubric_arm_lite.runs.files import check_target as check_target

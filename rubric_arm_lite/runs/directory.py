@@ -67,10 +67,10 @@ def read_state(file: Path, recipe_hash: str | None = None) -> RunState:
     """
     try:
         state = RunState.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{file} cannot be read ({type(error).__name__}: {first_line(error)}). Start anew with --if-exists "
-            "overwrite."
+            f"{file} is damaged ({type(error).__name__}: {first_line(error)}). Restore it, or start anew with "
+            "--if-exists overwrite."
         ) from error
     if recipe_hash not in (None, state.recipe_hash):
         raise CheckpointError(

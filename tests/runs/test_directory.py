@@ -381,7 +381,7 @@ def test_a_damaged_state_is_refused(name: str, tmp_path: Path) -> None:
         damage = json.dumps({**json.loads(whole), **damage})
     file.write_bytes(damage if isinstance(damage, bytes) else damage.encode())
     with pytest.raises(
-        CheckpointError, match=r"state\.json cannot be read \(.*\)\. Start anew with --if-exists overwrite"
+        CheckpointError, match=r"state\.json is damaged \(.*\)\. Restore it, or start anew with --if-exists overwrite"
     ):
         open_run(tmp_path / "run")
     file.write_text(whole)

@@ -43,7 +43,7 @@ def test_a_state_that_is_not_there(run: Path) -> None:
     with pytest.raises(CheckpointError, match="has no checkpoint yet"):
         adapter_folder(run, "judge", "latest")
     (run / "state.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"state\.json cannot be read"):
+    with pytest.raises(CheckpointError, match=r"state\.json is damaged"):
         adapter_folder(run, "judge", "warm-up")
 
 
