@@ -204,10 +204,10 @@ def inference(
     """
     if run is not None and (recipe is not None or overrides):
         raise ConfigError("--recipe and --set belong to an untrained model; a run has its own recipe. Leave --run out.")
-    if run is None and state != "final":
-        raise ConfigError(f"--state {state} is for the adapters of a run. Give --run.")
     settings = load_recipe(recipe or "testbed", overrides or []) if run is None else recipe_of_run(run)
     connection = server.settings(state, base_model)
+    if run is None and state != "final":
+        raise ConfigError(f"--state {state} is for the adapters of a run. Give --run.")
     files = {} if output is None else {suffix: output / f"bench-inference.{suffix}" for suffix in ("json", "md")}
     for file in files.values():
         check_target(pairs, file, overwrite)
