@@ -32,24 +32,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 testbed_app = typer.Typer(help="The embedded preference world and its tiny base.", no_args_is_help=True)
-for _name, _group in (
-    ("testbed", testbed_app),
-    ("data", data_app),
-    ("bench", bench_app),
-    ("policy", train.policy_app),
-):
+for _name, _group in (("testbed", testbed_app), ("data", data_app), ("bench", bench_app), ("policy", train.policy_app)):
     app.add_typer(_group, name=_name)
-for _verb in (
-    train.run,
-    train.demo,
-    ask.rubric,
-    ask.judge,
-    ask.score,
-    evaluate,
-    ask.label,
-    ask.serve,
-    ask.play,
-):
+for _verb in (train.run, train.demo, ask.rubric, ask.judge, ask.score, evaluate, ask.label, ask.serve, ask.play):
     app.command()(_verb)
 
 

@@ -19,9 +19,5 @@ if TYPE_CHECKING:
     from rubric_arm_lite.report.render import write_report as write_report
 
 __getattr__, __dir__, __all__ = lazy_door(
-    __name__,
-    {
-        "read": ["safe_json", "safe_text"],
-        "render": ["benchmarks_text", "write_policy_report", "write_report"],
-    },
+    __name__, {"read": ["safe_json", "safe_text"], "render": ["benchmarks_text", "write_policy_report", "write_report"]}
 )

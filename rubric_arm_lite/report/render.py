@@ -19,18 +19,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rubric_arm_lite.errors import CheckpointError, ConfigError
 from rubric_arm_lite.evaluation import Result
 from rubric_arm_lite.recipe import PolicyRecipe, load_settings
-from rubric_arm_lite.report import panels, tables
+from rubric_arm_lite.report import panels, read, tables
 from rubric_arm_lite.report.examples import clearest, examples
 from rubric_arm_lite.report.headline import SIDES, by_role, cross_play, headline
-from rubric_arm_lite.report.read import (
-    EvaluationRow,
-    RunRecord,
-    committed_state,
-    finite_numbers,
-    read_file,
-    read_metrics,
-    read_run,
-)
 from rubric_arm_lite.runs import RECIPE, atomic_write
 
 WIDTH = 96
@@ -45,7 +36,7 @@ def write_report(run: str | Path) -> tuple[Path, Path]:
     Raises:
         CheckpointError: if the folder is no run directory, or a file in it is damaged.
     """
-    return write_pair(Path(run), *render_report(read_run(Path(run))))
+    return write_pair(Path(run), *render_report(read.read_run(Path(run))))
 
 
 def write_pair(run: Path, html: str, text: str) -> tuple[Path, Path]:
@@ -56,7 +47,7 @@ def write_pair(run: Path, html: str, text: str) -> tuple[Path, Path]:
     return paths
 
 
-def render_report(record: RunRecord) -> tuple[str, str]:
+def render_report(record: read.RunRecord) -> tuple[str, str]:
     """The HTML page and the Markdown text of a run; the templates take what they show from the record."""
     from rubric_arm_lite.report import figures
 
@@ -90,7 +81,7 @@ def write_policy_report(run: str | Path) -> tuple[Path, Path]:
     from rubric_arm_lite.training.policy.stages import stages_of
 
     run = Path(run)
-    done = committed_state(run).stages
+    done = read.committed_state(run).stages
     if not (run / RECIPE).is_file():
         raise CheckpointError(f"{run} is not a run directory: it has no {RECIPE}. Make one with rubric-arm policy.")
     try:
@@ -100,13 +91,13 @@ def write_policy_report(run: str | Path) -> tuple[Path, Path]:
             f"{run} is not the run of a policy: {error} The report of a reward model's run: rubric-arm report {run}."
         ) from error
     try:
-        rows = read_metrics(run)
-        evaluations = [EvaluationRow(str(row["name"]), finite_numbers(row)) for row in rows["evaluation"]]
+        rows = read.read_metrics(run)
+        evaluations = [read.EvaluationRow(str(row["name"]), read.finite_numbers(row)) for row in rows["evaluation"]]
         warnings = [alarm.text() for alarm in alarms(rows["evaluation"], recipe.evaluation.alarm_margin)]
         answers = []
         file = run / "evaluations" / f"{evaluations[-1].name.replace(' ', '-') if evaluations else ''}.json"
         if file.exists():
-            answers = read_file(file)["rows"][:SHOWN_ANSWERS]
+            answers = read.read_file(file)["rows"][:SHOWN_ANSWERS]
         yields = []
         for row in rows["labels"]:
             total = sum(row[reason] for reason in REASONS)
