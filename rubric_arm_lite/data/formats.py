@@ -145,7 +145,7 @@ class Format:
         texts = [[i.get(self.columns.text) if isinstance(i, dict) else i for i in items] for items in lists]
         for (i, text_i), (j, text_j) in product(*(enumerate(items, start=1) for items in texts)):
             both = dict(zip(self.responses, (text_i, text_j), strict=True))
-            yield Row(f"{row.where}, {i} with {j}", {**row.columns, **both})
+            yield row.but(both, f", {i} with {j}")
 
     def _among(self, group: list[Row]) -> Iterator[Row]:
         """Each pair of a row's list of responses, or of the responses of several rows."""
@@ -169,7 +169,7 @@ class Format:
             found.append((answer.text(text, blank=True), sign * number))
         for (i, (text_i, score_i)), (j, (text_j, score_j)) in combinations(enumerate(found, start=1), 2):
             both = dict(zip((*_TWO_TEXTS, *_TWO_SCORES), (text_i, text_j, score_i, score_j), strict=True))
-            yield Row(f"{row.where}, response {i} with {j}", {**row.columns, **both})
+            yield row.but(both, f", response {i} with {j}")
 
     def converted(self, row: Row) -> Row:
         """The row with the columns that the format describes: transcripts as messages, parts of a prompt as one.
@@ -221,7 +221,7 @@ class Format:
         if prompt and before:
             asked = columns.get(prompt, row.value(prompt))
             columns[prompt] = [*before, *(asked if isinstance(asked, list) else [{"role": "user", "content": asked}])]
-        return Row(row.where, {**row.columns, **columns}) if columns else row
+        return row.but(columns) if columns else row
 
     def _turns(self, row: Row, name: str) -> list[dict[str, str]]:
         """The messages of a transcript; a prompt may end with the opened turn of the assistant."""

@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,10 +44,18 @@ class RowError(DataError):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One source row and its place: ``pairs.jsonl, line 3``, or ``owner/name, split train, row 3`` (rows from 1)."""
+    """One source row and its place: ``pairs.jsonl, line 3``, or ``owner/name, split train, row 3`` (rows from 1).
+
+    ``typed`` is False for a CSV's row, whose numbers are texts.
+    """
 
     where: str
     columns: Mapping[str, Any]
+    typed: bool = True
+
+    def but(self, columns: Mapping[str, Any], place: str = "") -> Row:
+        """The row with these columns in addition or in place of its own; ``place`` follows its name."""
+        return Row(self.where + place, {**self.columns, **columns}, self.typed)
 
     def error(self, problem: str, reason: str = "malformed", skippable: bool = False) -> RowError:
         """An error at this row's place; ``problem`` says what is wrong and how to fix it."""
@@ -113,6 +122,9 @@ class Row:
     def number(self, name: str) -> float:
         """A finite number."""
         value = self.value(name)
+        if not self.typed and isinstance(value, str):
+            with suppress(ValueError):
+                value = float(value)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not abs(value) <= sys.float_info.max:
             raise self.error(

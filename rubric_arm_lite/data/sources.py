@@ -142,20 +142,23 @@ def file_rows(path: str | Path, on_bad: OnBadRow | None = None) -> Iterator[Row]
 
 def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
     """Lines split at line feeds only, each with its place; the byte order mark is removed."""
-    compressed = path.suffix.lower() in _COMPRESSED
+    compressed = _COMPRESSED.get(path.suffix.lower())
     try:
-        with _decompressed(path) if compressed else path.open("rb") as file:
+        if compressed is None:
+            content: Any = path.open("rb")
+        else:
+            import pyarrow  # type: ignore[import-untyped]
+
+            content = io.BufferedReader(pyarrow.input_stream(path, compression=compressed))
+        with content as file:
             for number, line in enumerate(file, start=1):
+                if number == 1 and b"\0" in line[:4]:
+                    problem = "not UTF-8 (NUL bytes, as in UTF-16 or a file that is no text)"
+                    raise DataError(f"{path}, line 1: {problem}. Save the file as UTF-8.")
                 yield f"{path}, line {number}", line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
     except OSError as error:
         fix = "Check its permissions, or compress it again." if compressed else "Check its permissions."
         raise DataError(f"{path} cannot be read ({error.strerror or first_line(error)}). {fix}") from error
-
-
-def _decompressed(path: Path) -> io.BufferedReader:
-    import pyarrow  # type: ignore[import-untyped]
-
-    return io.BufferedReader(pyarrow.input_stream(path, compression=_COMPRESSED[path.suffix.lower()]))
 
 
 def _decoded(where: str, line: bytes) -> str:
@@ -173,23 +176,21 @@ def _json_rows(path: Path) -> Iterator[Row | RowError]:
     for where, line in lines:
         try:
             text = _decoded(where, line).rstrip("\r\n")
-            if not begun and text.lstrip().startswith("["):
+            if begun or not text.lstrip().startswith("["):
+                found = [(where, _json_value(where, text))] if text.strip() else []
+                fix = 'Write one object per line: {"prompt": …, …}.'
+            else:
                 content = b"".join([line, *(rest for _, rest in lines)])
-                yield from _array_rows(path, _json_value(where, _decoded(where, content)))
-            elif text.strip():
-                begun = True
-                value = _json_value(where, text)
-                problem = f'{where}: {type_name(value)}. Write one object per line: {{"prompt": …, …}}.'
-                yield Row(where, value) if isinstance(value, dict) else RowError(problem, "no object")
+                items = enumerate(_json_value(where, _decoded(where, content)), start=1)
+                found = [(f"{path}, item {number}", value) for number, value in items]
+                fix = 'Each item must be an object: {"prompt": …, …}.'
         except RowError as error:
             yield error
-
-
-def _array_rows(path: Path, items: list[Any]) -> Iterator[Row | RowError]:
-    for number, value in enumerate(items, start=1):
-        where = f"{path}, item {number}"
-        problem = f'{where}: {type_name(value)}. Each item must be an object: {{"prompt": …, …}}.'
-        yield Row(where, value) if isinstance(value, dict) else RowError(problem, "no object")
+            continue
+        for place, value in found:
+            begun = True
+            is_row = isinstance(value, dict)
+            yield Row(place, value) if is_row else RowError(f"{place}: {type_name(value)}. {fix}", "no object")
 
 
 def _json_value(where: str, text: str) -> Any:
@@ -243,31 +244,43 @@ def _csv_rows(path: Path, delimiter: str = ",") -> Iterator[Row | RowError]:
             repeated = [name for name, count in Counter(header).items() if count > 1]
             if repeated:
                 raise DataError(f"{where}: the header has {short_repr(repeated[0])} twice. Rename one of the columns.")
+            if len(header) == 1 and re.search(r"[,;\t]", header[0]):
+                raise DataError(f"{where}: the header is one cell, {short_repr(header[0])}. Separate cells by {name}.")
         elif cells and len(cells) != len(header):
             problem = f"{where}: {len(cells)} cells under a header of {len(header)}. Quote cells that contain {name}, "
             yield RowError(f"{problem}quotes or line breaks.", "more or fewer cells than the header")
         elif cells:
-            yield Row(where, dict(zip(header, cells, strict=True)))
+            yield Row(where, dict(zip(header, cells, strict=True)), typed=False)
 
 
 def _arrow_rows(path: Path) -> Iterator[Row]:
-    """Rows of a Parquet or Arrow file, numbered from 1; dates and times as texts."""
+    """Rows of a Parquet file, or of an Arrow file in either of its two formats, numbered from 1; dates as texts."""
     import pyarrow
+    from pyarrow import ipc, parquet
 
     kind = "Parquet" if path.suffix.lower() == ".parquet" else "Arrow"
     number = 0
     try:
-        for batch in _batches(path):
-            repeated = [name for name, times in Counter(batch.schema.names).items() if times > 1]
-            if repeated:
-                raise DataError(f"{path} has the column {short_repr(repeated[0])} twice. Rename one of the columns.")
-            texts = [
-                column.cast(pyarrow.string()) if pyarrow.types.is_temporal(column.type) else column
-                for column in batch.columns
-            ]
-            rows = pyarrow.record_batch(texts, names=batch.schema.names).to_pylist()
-            for number, columns in enumerate(rows, start=number + 1):  # noqa: B020
-                yield Row(f"{path}, row {number}", columns)
+        with parquet.ParquetFile(path) if kind == "Parquet" else pyarrow.memory_map(str(path)) as file:
+            if kind == "Parquet":
+                batches = file.iter_batches(batch_size=1024)
+            else:
+                is_stream = file.read(6) != b"ARROW1"  # as the `datasets` library writes them
+                file.seek(0)
+                reader = (ipc.open_stream if is_stream else ipc.open_file)(file)
+                batches = reader if is_stream else map(reader.get_batch, range(reader.num_record_batches))
+            for batch in batches:
+                names = batch.schema.names
+                repeated = [short_repr(name) for name, times in Counter(names).items() if times > 1]
+                if repeated:
+                    raise DataError(f"{path} has the column {repeated[0]} twice. Rename one of the columns.")
+                texts = [
+                    column.cast(pyarrow.string()) if pyarrow.types.is_temporal(column.type) else column
+                    for column in batch.columns
+                ]
+                rows = pyarrow.record_batch(texts, names=names).to_pylist()
+                for number, columns in enumerate(rows, start=number + 1):  # noqa: B020
+                    yield Row(f"{path}, row {number}", columns)
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}, after row {number}: text that is not UTF-8. Write the file again with UTF-8 texts."
@@ -276,32 +289,11 @@ def _arrow_rows(path: Path) -> Iterator[Row]:
         raise DataError(f"{path} is not a readable {kind} file ({first_line(error)}). Write it again.") from error
 
 
-def _batches(path: Path) -> Iterator[Any]:
-    """The record batches of a Parquet file, or of an Arrow file in either of its two formats."""
-    import pyarrow
-    from pyarrow import parquet
-
-    if path.suffix.lower() == ".parquet":
-        with parquet.ParquetFile(path) as file:
-            yield from file.iter_batches(batch_size=1024)
-        return
-    with pyarrow.memory_map(str(path)) as file:
-        is_stream = file.read(6) != b"ARROW1"
-        file.seek(0)
-        if is_stream:  # as the `datasets` library writes them
-            yield from pyarrow.ipc.open_stream(file)
-        else:
-            reader = pyarrow.ipc.open_file(file)
-            yield from map(reader.get_batch, range(reader.num_record_batches))
-
-
-_TEXT_READERS: dict[str, Callable[[Path], Iterator[Row | RowError]]] = {
-    **dict.fromkeys(JSON_SUFFIXES, _json_rows),
-    ".csv": _csv_rows,
-    ".tsv": partial(_csv_rows, delimiter="\t"),
-}
+_ENDS = ("", *_COMPRESSED)
 READERS: dict[str, Callable[[Path], Iterator[Row | RowError]]] = {
-    **{suffix + end: reader for suffix, reader in _TEXT_READERS.items() for end in ("", *_COMPRESSED)},
+    **{suffix + end: _json_rows for suffix in JSON_SUFFIXES for end in _ENDS},
+    **{f".csv{end}": _csv_rows for end in _ENDS},
+    **{f".tsv{end}": partial(_csv_rows, delimiter="\t") for end in _ENDS},
     ".parquet": _arrow_rows,
     ".arrow": _arrow_rows,
 }

@@ -90,7 +90,9 @@ class Neutralizer:
         self._templates = {name: _ENVIRONMENT.from_string(source) for name, source in sources.items()}
         parts = [part for source in sources.values() for part in static_parts(source)]
         names = sorted({*(name for part in parts for name in _TAG_NAME.findall(part)), "think"})
-        self._section = re.compile("|".join(map(_tag_pattern, names)) or "(?!)")
+        # The names of section tags in any spelling, for folded text behind `<`.
+        spelled = (map(re.escape, re.split("[_-]+", name.casefold())) for name in names)
+        self._section = re.compile("|".join(r"[\W_]*".join(words) + r"(?![^\W_])" for words in spelled))
         self._initials = {name[0].casefold() for name in names}
         tokens = {token for token in special_tokens if not isinstance(token, str) or token.strip()}
         self._single_characters = {token for token in tokens if isinstance(token, str) and len(token) == 1}
@@ -103,26 +105,38 @@ class Neutralizer:
         text = LINE_BREAK.sub("\n", text)
         text = self.without_control_tokens(text)
         text = _TAG_OPENING.sub(self._soften, text)
-        return "\n".join(map(_quote_structure, text.split("\n")))
+        lines = text.split("\n")
+        for at, line in enumerate(lines):  # a part of a judgement or the mark of a turn becomes a quotation
+            stripped = line.strip()
+            if judgement_part(stripped) is not None or _TURN_MARK.match(fold(stripped)) is not None:
+                lines[at] = f"> {line}"
+        return "\n".join(lines)
 
     def without_control_tokens(self, text: str) -> str:
         """The text with every control token broken up, otherwise as it is."""
-        return text if self._special is None else self._special.sub(self._break_up, text)
-
-    def _break_up(self, start: re.Match[str]) -> str:
-        return "\N{REPLACEMENT CHARACTER}" if start[0] in self._single_characters else start[0] + _JOINER
+        if self._special is None:
+            return text
+        single = self._single_characters
+        return self._special.sub(lambda m: "\N{REPLACEMENT CHARACTER}" if m[0] in single else m[0] + _JOINER, text)
 
     def _soften(self, opening: re.Match[str]) -> str:
         behind = opening.string[opening.end() : opening.end() + _TAG_WINDOW]
         is_tag = fold(behind[:1])[:1] in self._initials and self._section.match(fold(behind)) is not None
         return f"‹{opening[1]}" if is_tag else opening[0]
 
-    def _fill(self, template: str, prompt: Prompt, **texts: str) -> str:
-        """The template with the request and these texts, all neutralized."""
+    def _fill(self, template: str, prompt: Prompt, rubric: Rubric | None = None, **texts: str) -> str:
+        """The template with the request, the rubric and these texts, all neutralized."""
+        if rubric is not None:
+            if not rubric.usable:
+                raise ValueError(f"A rubric with status {rubric.status.value} cannot be shown to a judge.")
+            texts["rubric"] = rubric.render()
         if isinstance(prompt, str):
             instruction = self.neutralize(prompt)
         else:
-            instruction = "\n".join(f"[{_role(m.role)}]\n{self.neutralize(m.content)}" for m in prompt)
+            # Another word than a known role cannot stand in a turn's mark, or it could open a turn of its own.
+            roles = [role if (role := fold(m.role).strip()) in _TURN_ROLES else "unknown" for m in prompt]
+            turns = zip(roles, prompt, strict=True)
+            instruction = "\n".join(f"[{role}]\n{self.neutralize(message.content)}" for role, message in turns)
         values = {name: self.neutralize(text) for name, text in texts.items()}
         return self._templates[template].render(instruction=instruction, **values)
 
@@ -151,7 +165,7 @@ class PromptBuilder(Neutralizer):
         Raises:
             ValueError: if the rubric did not parse; such a rubric is never shown to a judge.
         """
-        return self._fill("judge", prompt, response_a=response_a, response_b=response_b, rubric=_shown(rubric))
+        return self._fill("judge", prompt, rubric, response_a=response_a, response_b=response_b)
 
     def pointwise_prompt(self, prompt: Prompt, rubric: Rubric, response: str) -> str:
         """The user turn of a judge that checks one response (RUBRIC-ARROW).
@@ -159,13 +173,7 @@ class PromptBuilder(Neutralizer):
         Raises:
             ValueError: if the rubric did not parse; such a rubric is never shown to a judge.
         """
-        return self._fill("pointwise", prompt, response=response, rubric=_shown(rubric))
-
-
-def _shown(rubric: Rubric) -> str:
-    if not rubric.usable:
-        raise ValueError(f"A rubric with status {rubric.status.value} cannot be shown to a judge.")
-    return rubric.render()
+        return self._fill("pointwise", prompt, rubric, response=response)
 
 
 class DirectPrompts(Neutralizer):
@@ -196,24 +204,6 @@ class ContrastPrompts(Neutralizer):
     def contrast_prompt(self, prompt: Prompt, preferred: str, other: str) -> str:
         """The teacher's turn: the request, the preferred response and the other one."""
         return self._fill("contrast", prompt, preferred_response=preferred, other_response=other)
-
-
-def _role(role: str) -> str:
-    """The role as it stands in a turn's mark; another word cannot, or it could open a turn of its own."""
-    return word if (word := fold(role).strip()) in _TURN_ROLES else "unknown"
-
-
-def _quote_structure(line: str) -> str:
-    """The line, as a quotation if it imitates a part of a judgement or the mark of a turn."""
-    stripped = line.strip()
-    imitates = judgement_part(stripped) is not None or _TURN_MARK.match(fold(stripped)) is not None
-    return f"> {line}" if imitates else line
-
-
-def _tag_pattern(name: str) -> str:
-    """A pattern, for folded text behind ``<``, of a section tag's name in any spelling."""
-    words = map(re.escape, re.split("[_-]+", name.casefold()))
-    return r"[\W_]*".join(words) + r"(?![^\W_])"
 
 
 def static_parts(template: str) -> list[str]:

@@ -267,18 +267,15 @@ class _Reading:
         self.gatekeeper = _after_prefix(self.lines, GATEKEEPER_PREFIX)
         final = self.parts.index("final") if self.parts.count("final") == 1 else len(self.lines)
         self.justification = _after_prefix(self.lines[final:], JUSTIFICATION_PREFIX)
-        self.winner = self._winner()
-
-    def _winner(self) -> Side | None:
-        """The verdict, under the conditions that the module's docstring lists."""
+        # The verdict, under the conditions that the module's docstring lists.
+        self.winner: Side | None = None
         verdict = _VERDICT.fullmatch(self.lines[-1]) if self.lines else None
         counts = Counter(self.parts)
-        if verdict is None or counts["final"] != 1 or counts["compliance"] > 1 or counts["analysis"] > 1:
-            return None
-        for line, part in zip(self.lines, self.parts, strict=True):
-            if part == "winner" and ((named := _VERDICT.fullmatch(line)) is None or named[1] != verdict[1]):
-                return None
-        return "A" if verdict[1] == "A" else "B"
+        if verdict is not None and counts["final"] == 1 and counts["compliance"] <= 1 and counts["analysis"] <= 1:
+            claims = (line for line, part in zip(self.lines, self.parts, strict=True) if part == "winner")
+            named = [match and match[1] for match in map(_VERDICT.fullmatch, claims)]
+            if all(name == verdict[1] for name in named):
+                self.winner = "A" if verdict[1] == "A" else "B"
 
     def assessments(self) -> tuple[Assessment, ...]:
         """What the text says about each criterion under each response, as far as it keeps the form."""
@@ -318,14 +315,9 @@ class _Reading:
             del lines[-3]
         if len(lines) > 3 and _has_content(lines[1], REASONING_PREFIX):
             del lines[1]
-        elif lines[3:4] == [ANALYSIS_HEADING] and self._is_plain(2):
+        elif lines[3:4] == [ANALYSIS_HEADING] and self.parts[2] is None and lines[2][0] != ">" and _visible(lines[2]):
             del lines[2]
         return lines
-
-    def _is_plain(self, at: int) -> bool:
-        """Whether a line is visible text: no part of a judgement and no quotation."""
-        line = self.lines[at]
-        return self.parts[at] is None and not line.startswith(">") and _visible(line)
 
     def count_parts(self, rubric: Rubric) -> int:
         """How many of the parts that the rubric asks for are there."""

@@ -18,14 +18,15 @@ probabilities of the two words as well; that the place is in the judge's own sam
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rubric_arm_lite.prompts.parsing import JUSTIFICATION_PREFIX, LINE_BREAK, behind_thoughts
+from rubric_arm_lite.prompts.parsing import JUSTIFICATION_PREFIX, behind_thoughts
 from rubric_arm_lite.recipe import PointwiseWords
 from rubric_arm_lite.types import Criterion, FinishReason, ParseStatus, Rubric
 
 OUR_WORDS = PointwiseWords()
+_LINE_TEXT = re.compile(r"[^\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")
+"""What stands between two line breaks of any kind."""
 _LINE = re.compile(r"- Criterion ([1-9][0-9]?) \[(Hard Rule|Principle)\]:")
 
 
@@ -84,7 +85,8 @@ def parse_pointwise(
     answer_text = behind_thoughts(text, lambda line: _LINE.match(line) is not None)
     if finish_reason == "length" or answer_text is None:
         return PointwiseJudgement(text, (), ParseStatus.TRUNCATED)
-    lines = list(_lines(text, len(text) - len(answer_text)))
+    found = _LINE_TEXT.finditer(text, len(text) - len(answer_text))
+    lines = [(m.end() - len(m[0].lstrip()), m[0].strip()) for m in found if m[0].strip()]
     answers: list[CriterionAnswer] = []
     if len(lines) == len(rubric.criteria):
         for number, ((start, line), criterion) in enumerate(zip(lines, rubric.criteria, strict=True), start=1):
@@ -95,16 +97,6 @@ def parse_pointwise(
     if not answers or len(answers) != len(lines):
         return PointwiseJudgement(text, (), ParseStatus.MALFORMED)
     return PointwiseJudgement(text, tuple(answers), ParseStatus.OK)
-
-
-def _lines(text: str, start: int) -> Iterator[tuple[int, str]]:
-    """The lines from ``start`` on that are not blank, each with the place where it begins."""
-    for line_break in [*LINE_BREAK.finditer(text, start), None]:
-        stop = len(text) if line_break is None else line_break.start()
-        line = text[start:stop]
-        if line.strip():
-            yield start + len(line) - len(line.lstrip()), line.strip()
-        start = stop if line_break is None else line_break.end()
 
 
 def _read(start: int, line: str, number: int, criterion: Criterion, words: PointwiseWords) -> CriterionAnswer | None:

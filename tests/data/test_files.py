@@ -14,6 +14,7 @@ import pytest
 from datasets import Dataset
 from pyarrow import parquet
 
+from rubric_arm_lite.data.counts import BadRows
 from rubric_arm_lite.data.pairs import load_pairs, read_pairs
 from rubric_arm_lite.data.sources import open_rows
 from rubric_arm_lite.errors import DataError
@@ -118,3 +119,52 @@ def test_a_text_that_shows_nothing_is_empty(tmp_path: Path, text: str) -> None:
             load_pairs(tmp_path / "rows.jsonl")
     (tmp_path / "rows.jsonl").write_text(json.dumps({**ROWS[0], "chosen": f"{text}x"}))
     assert load_pairs(tmp_path / "rows.jsonl")[0].chosen == f"{text}x"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.tsv"])
+def test_utf16_and_binary_files_are_one_error(tmp_path: Path, encoding: str, name: str) -> None:
+    text = TSV.decode() if name.endswith("sv") else LINES.decode()
+    for content in (text.encode(encoding), bytes(100)):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=rf"{name}, line 1: not UTF-8 \(.*Save the file as UTF-8\."):
+            load_pairs(tmp_path / name)
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_a_csv_with_other_separators_says_so(tmp_path: Path, mark: str) -> None:
+    (tmp_path / "rows.csv").write_text(f"prompt{mark}chosen{mark}rejected\np{mark}a{mark}b\n")
+    with pytest.raises(DataError, match=r"line 1: the header is one cell, 'prompt.+'\. Separate cells by commas\."):
+        load_pairs(tmp_path / "rows.csv")
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "chosen"),
+    [
+        ("prompt,response_1,response_2,preference_strength", ["q,a,b,2", "q,a,b,-1.5", "q,a,b,0"], ["b", "a"]),
+        ("prompt,response,helpfulness", ["q,a,2", "q,b,3"], ["b"]),
+        ("input,output_1,output_2,label", ["q,a,b,1", "q,a,b,2.0"], ["a"]),
+    ],
+)
+def test_numbers_of_a_csv_are_numbers(tmp_path: Path, header: str, rows: list[str], chosen: list[str]) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join([header, *rows]))
+    if "2.0" in rows[-1]:  # a label is compared as it is written
+        with pytest.raises(DataError, match=r"line 3: column `label` is '2\.0'\. Give one of 1, 2\."):
+            read_pairs(DataSettings(source=str(path)), 0)
+        return
+    assert [pair.chosen for pair in read_pairs(DataSettings(source=str(path)), 0)[0]] == chosen
+    for wrong in ("x", "nan", ""):
+        path.write_text("\n".join([header, *rows, rows[0].rpartition(",")[0] + "," + wrong]))
+        with pytest.raises(DataError, match=rf"line {len(rows) + 2}: .*Give a finite number"):
+            read_pairs(DataSettings(source=str(path)), 0)
+
+
+def test_a_first_row_with_nulls_hides_no_format(tmp_path: Path) -> None:
+    row = {"input": "q", "output_1": "a", "output_2": "b", "label": 1}
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in ({**row, "label": None}, row)))
+    with pytest.raises(DataError, match="line 1: column `label` is null"):
+        read_pairs(DataSettings(source=str(tmp_path / "rows.jsonl")), 0)
+    bad = BadRows()
+    pairs, counts = read_pairs(DataSettings(source=str(tmp_path / "rows.jsonl")), 0, bad=bad)
+    assert (len(pairs), counts.format, bad.total) == (1, "llmbar", 1)

@@ -15,37 +15,22 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import resources
 from itertools import combinations
+
+from ruamel.yaml import YAML
 
 from rubric_arm_lite.prompts import prompt_hash
 from rubric_arm_lite.recipe import WorldSettings
 from rubric_arm_lite.types import Criterion, CriterionKind, ParseStatus, PreferencePair, Prompt, PromptBlock, Rubric
 
-TOPICS = ("gardens", "rivers", "trains", "kitchens", "markets", "castles")
-READERS = ("children", "students", "doctors", "pilots", "farmers", "sailors", "teachers", "painters")
-GENRES = ("note", "letter", "speech", "guide")
-PRINCIPLES: dict[str, tuple[str, str]] = {
-    "warm": ("hug", "hearth"),
-    "vivid": ("crimson", "shimmer"),
-    "formal": ("hereby", "esteemed"),
-    "funny": ("giggle", "clown"),
-    "precise": ("exactly", "gauge"),
-    "humble": ("perhaps", "modestly"),
-    "bold": ("dare", "thunder"),
-    "calm": ("hush", "lull"),
-    "frugal": ("thrifty", "penny"),
-    "playful": ("hopscotch", "riddle"),
-    "scholarly": ("thesis", "archive"),
-    "rustic": ("barn", "haystack"),
-}
-NOISE = ("stone", "table", "window", "pencil", "basket", "ladder", "button", "carpet")
-RULE_WORDS = ("amber", "cobalt", "maple", "quartz", "raven", "silk", "tulip", "zinc", "ivory", "saffron")
-RULES: dict[str, tuple[str, str]] = {
-    "include": ("Include the word", "includes the word"),
-    "avoid": ("Avoid the word", "avoids the word"),
-}
+_WORDS = YAML(typ="safe").load(resources.files(__package__).joinpath("words.yaml").read_text("utf-8"))
+TOPICS, READERS, GENRES, NOISE, RULE_WORDS = (
+    tuple[str, ...](_WORDS[name]) for name in ("topics", "readers", "genres", "noise", "rule_words")
+)
+PRINCIPLES: dict[str, tuple[str, str]] = {name: (one, two) for name, (one, two) in _WORDS["principles"].items()}
+RULES: dict[str, tuple[str, str]] = {kind: (asked, met) for kind, (asked, met) in _WORDS["rules"].items()}
 """Hard rules by kind: the phrase of a prompt, and that of a criterion."""
-
 RESPONSE_WORDS = 6
 HARD_WEIGHT = 2
 
