@@ -15,7 +15,7 @@ from pathlib import Path
 from rubric_arm_lite.errors import BackendError, ConfigError, first_line
 from rubric_arm_lite.models import load_for_trainer, load_tokenizer, other_base
 from rubric_arm_lite.recipe import ModelSettings, Recipe, dump_recipe
-from rubric_arm_lite.runs import adapter_folder, read_object, recipe_of_run, share
+from rubric_arm_lite.runs import RECIPE, adapter_folder, read_object, recipe_of_run, share
 from rubric_arm_lite.types import ROLES, Role
 
 TASKS = {
@@ -139,6 +139,8 @@ def files_to_push(folder: Path, repo: str) -> list[Path]:
         raise ConfigError(f"{repo!r} is no repository. Give owner/name, such as me/my-judge.")
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no folder. Make one with rubric-arm export RUN {folder}.")
+    if (folder / RECIPE).is_file():
+        raise ConfigError(f"{folder} is a run directory. Export it first: rubric-arm export {folder} TARGET.")
     files = sorted(path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
     for path in files:
         if path.is_symlink() or path.suffix not in SUFFIXES:

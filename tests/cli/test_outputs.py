@@ -172,6 +172,8 @@ def test_a_run_of_the_other_kind_is_told_its_verb(runs: Path) -> None:
     assert not (runs / "policy" / "report.html").exists()
     said = refused("policy", "report", runs / "reward")
     assert "is the recipe of a reward model" in said and f"rubric-arm report {runs / 'reward'}" in said
+    said = refused("push", runs / "reward", "me/mine", "--dry-run")
+    assert f"is a run directory. Export it first: rubric-arm export {runs / 'reward'} TARGET" in said
     for verb in ("run", "plan", "show-recipe"):
         assert f"{runs / 'reward'} is a run directory. Its recipe is {runs / 'reward' / 'recipe.yaml'}." in refused(
             verb, runs / "reward"
