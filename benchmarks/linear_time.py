@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from rubric_arm_lite.data.decontaminate import Decontaminator
+from rubric_arm_lite.data.benchmarks import Decontaminator
 from rubric_arm_lite.data.trajectories import canonical_rubric
 from rubric_arm_lite.models.server import COMMON_CONTROL_TOKENS
 from rubric_arm_lite.models.server_answers import clean

@@ -16,8 +16,8 @@ from typer import Argument, Option
 from rubric_arm_lite import models, training
 from rubric_arm_lite.cli import common
 from rubric_arm_lite.data import BadRows, Counts, WarmupRow, read_pairs, read_trajectories
+from rubric_arm_lite.data.benchmarks import decontaminator_of
 from rubric_arm_lite.data.check import QUANTILES, Measure, Survey, survey_pairs, survey_trajectories
-from rubric_arm_lite.data.decontaminate import decontaminator_of
 from rubric_arm_lite.data.pairs import pair_as_row
 from rubric_arm_lite.data.sources import JSON_SUFFIXES, is_hub_id
 from rubric_arm_lite.data.trajectories import trajectory_as_row

@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from rubric_arm_lite.data.benchmarks import Decontaminator, decontaminator_of
 from rubric_arm_lite.data.counts import Counts
-from rubric_arm_lite.data.decontaminate import Decontaminator, decontaminator_of
 from rubric_arm_lite.data.pairs import read_pairs
 from rubric_arm_lite.data.rows import RowError
 from rubric_arm_lite.data.testbed import TRAIN_PROMPTS, World

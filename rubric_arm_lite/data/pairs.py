@@ -18,8 +18,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from rubric_arm_lite.data.benchmarks import Decontaminator
 from rubric_arm_lite.data.counts import BadRows, Counts, sorted_reasons
-from rubric_arm_lite.data.decontaminate import Decontaminator
 from rubric_arm_lite.data.formats import OWN, Format, SkippedRow, open_source, prompt_format
 from rubric_arm_lite.data.rows import Row, RowError, short_repr, type_name
 from rubric_arm_lite.data.sources import file_rows

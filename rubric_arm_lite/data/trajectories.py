@@ -13,8 +13,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from rubric_arm_lite.data.benchmarks import Decontaminator
 from rubric_arm_lite.data.counts import BadRows, Counts
-from rubric_arm_lite.data.decontaminate import Decontaminator
 from rubric_arm_lite.data.formats import FORMATS, Format, as_tuple
 from rubric_arm_lite.data.pairs import SourceReader, prompt_as_json
 from rubric_arm_lite.data.rows import Row

@@ -14,10 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rubric_arm_lite.data.benchmarks import CATALOGUE
+from rubric_arm_lite.data.benchmarks import CATALOGUE, Decontaminator, decontaminator_of
 from rubric_arm_lite.data.check import survey_pairs, survey_trajectories
 from rubric_arm_lite.data.counts import Counts
-from rubric_arm_lite.data.decontaminate import Decontaminator, decontaminator_of
 from rubric_arm_lite.data.formats import FORMATS, OWN, known_format
 from rubric_arm_lite.data.load import held_out_settings, read_blocks
 from rubric_arm_lite.data.pairs import RowIds, pair_as_row, read_pair, read_pairs

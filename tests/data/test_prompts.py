@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from rubric_arm_lite.data.benchmarks import CATALOGUE
-from rubric_arm_lite.data.decontaminate import decontaminator_of
+from rubric_arm_lite.data.benchmarks import CATALOGUE, decontaminator_of
 from rubric_arm_lite.data.pairs import read_prompts
 from rubric_arm_lite.errors import DataError
-from rubric_arm_lite.recipe import SourceSettings, read_columns
+from rubric_arm_lite.recipe import SourceSettings, load_recipe, read_columns
 from tests import benchmark_rows
 from tests.cli.test_cli import call
 from tests.data.test_forms import DESCRIBED, FORMS, messages, turns
@@ -99,3 +98,15 @@ def test_every_benchmark_is_known_to_decontamination_and_to_data_check(tmp_path:
         for prompt in read_prompts(SourceSettings(source=str(file)), 0)[0]:
             assert from_file is not None and from_file.matches(prompt)
             assert decontaminator.matches(prompt) or file.name == "train.jsonl"  # another split of HelpSteer3
+
+
+def test_a_copy_of_a_benchmark_beside_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "copies").mkdir()
+    recipe = tmp_path / "mine.yaml"
+    listed = "[rmb=copies, judgebench=x.jsonl, rewardbench]"
+    recipe.write_text(f"extends: base.yaml\ndata: {{source: a/b, decontaminate: {listed}}}\nwarmup: {{source: null}}\n")
+    assert load_recipe(recipe).data.decontaminate == (
+        f"rmb={tmp_path / 'copies'}",
+        f"judgebench={Path('x.jsonl').absolute()}",
+        "rewardbench",
+    )
