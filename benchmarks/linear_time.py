@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rubric_arm_lite.data.benchmarks import Decontaminator
 from rubric_arm_lite.data.trajectories import canonical_rubric
+from rubric_arm_lite.errors import clean
 from rubric_arm_lite.models.server import COMMON_CONTROL_TOKENS
-from rubric_arm_lite.models.server_answers import clean
 from rubric_arm_lite.prompts import PromptBuilder, Templates, check_format, parse_judgement, parse_pointwise
 from rubric_arm_lite.prompts.parsing import fold, parse_direct, parse_rubric, stated_met
 from rubric_arm_lite.report import safe_text

@@ -6,6 +6,11 @@ message alone and exits with code 2.
 
 from __future__ import annotations
 
+import unicodedata
+
+MAX_MESSAGE = 300
+"""Characters of a foreign text in an error."""
+
 
 class RubricArmError(Exception):
     """Base of every error that is the caller's to mend."""
@@ -35,7 +40,14 @@ class CheckpointError(RubricArmError, OSError):
     """A run directory or checkpoint that is missing, half-written or from another recipe."""
 
 
+def clean(text: str, limit: int = MAX_MESSAGE) -> str:
+    """Untrusted text as one line of an error: without control or unassigned characters, at most ``limit`` long."""
+    printable = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text[: 16 * limit])
+    line = " ".join(printable.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
 def first_line(error: BaseException) -> str:
-    """The first line of a library's error that says something, else the error's type."""
+    """The first line of a library's error that says something, cleaned; else the error's type."""
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return clean(lines[0]) if lines else type(error).__name__

@@ -11,7 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from rubric_arm_lite.errors import ConfigError
+from rubric_arm_lite.errors import BackendError, ConfigError
+from rubric_arm_lite.models import check_before_loading
 from rubric_arm_lite.recipe import Recipe, load_recipe, shipped_recipes
 from rubric_arm_lite.runs import package_versions
 from rubric_arm_lite.training.plan import GIB, Plan, make_plan
@@ -157,6 +158,10 @@ def _recipe_row(name: str, gpu: dict[str, Any] | None) -> dict[str, Any]:
     """Whether a shipped recipe runs on this machine, and why."""
     recipe = load_recipe(name)
     row: dict[str, Any] = {"recipe": name, "fits": None, "why": "", "least_gb": None, "weights": 0}
+    try:
+        check_before_loading(recipe.model)
+    except BackendError as error:
+        return {**row, "fits": False, "why": str(error)}
     if recipe.model.base == "testbed":
         return {**row, "fits": True, "why": "the shipped base, CPU"}
     try:

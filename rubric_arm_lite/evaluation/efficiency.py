@@ -265,7 +265,7 @@ def _notes(
         f"unparsed verdict counts {unparsed:g}. Direct judges and long reasoning are given no rubric."
     ]
     if "reasoning" in names:
-        has_switch = sampler.has_thinking_switch() if isinstance(sampler, AdapterModel) else None
+        has_switch = sampler.has_thinking_switch if isinstance(sampler, AdapterModel) else None
         switch = {
             True: "switched on in the chat template",
             False: "asked for in words only (this chat template has no switch for it)",

@@ -14,8 +14,9 @@ from rubric_arm_lite import lazy_door
 
 if TYPE_CHECKING:
     from rubric_arm_lite.models.adapter_model import AdapterModel as AdapterModel
-    from rubric_arm_lite.models.identity import base_fingerprint as base_fingerprint
-    from rubric_arm_lite.models.identity import other_base as other_base
+    from rubric_arm_lite.models.base import base_fingerprint as base_fingerprint
+    from rubric_arm_lite.models.base import other_base as other_base
+    from rubric_arm_lite.models.load import check_before_loading as check_before_loading
     from rubric_arm_lite.models.load import load_for_trainer as load_for_trainer
     from rubric_arm_lite.models.load import load_model as load_model
     from rubric_arm_lite.models.load import load_tokenizer as load_tokenizer
@@ -35,8 +36,8 @@ __getattr__, __dir__, __all__ = lazy_door(
     __name__,
     {
         "adapter_model": ["AdapterModel"],
-        "identity": ["base_fingerprint", "other_base"],
-        "load": ["load_for_trainer", "load_model", "load_tokenizer"],
+        "base": ["base_fingerprint", "other_base"],
+        "load": ["check_before_loading", "load_for_trainer", "load_model", "load_tokenizer"],
         "memory": ["TokenBudget"],
         "parallel": ["ALONE", "Processes"],
         "sampler": ["ChatSampler", "NextWords", "Sampler", "Sampling", "WordReader"],

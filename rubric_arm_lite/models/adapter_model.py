@@ -57,8 +57,14 @@ class AdapterModel(ChatTokenizer):
         self._fingerprints: dict[str, str] = {}
         self._rounded: dict[str, list[tuple[Any, Tensor, Tensor]]] = {}
         configured = model.generation_config.eos_token_id if model.generation_config else None
-        configured = configured if isinstance(configured, list) else [configured]
-        self.end_ids = frozenset(int(i) for i in [tokenizer.eos_token_id, self.end_id, *configured] if i is not None)
+        configured = configured if isinstance(configured, list) else [] if configured is None else [configured]
+        ids = range(model.get_base_model().get_input_embeddings().weight.shape[0])
+        if not all(isinstance(i, int) for i in configured):
+            raise BackendError(
+                f"`{settings.base}`: eos_token_id in generation_config.json is neither a token's id nor a list of "
+                "them. Correct it."
+            )
+        self.end_ids = frozenset(i for i in [tokenizer.eos_token_id, self.end_id, *configured] if i in ids)
         self._rest()
 
     @property

@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from rubric_arm_lite.errors import BackendError, first_line
@@ -24,6 +25,7 @@ class ChatTokenizer:
     """Renders and tokenizes turns; thinking is off by default.
 
     Attributes:
+        has_thinking_switch: whether the template can switch a model's thoughts on (``Sampling.thinking``).
         end_id: the token with which the template ends an assistant's turn, else the tokenizer's end token.
 
     Raises:
@@ -33,34 +35,31 @@ class ChatTokenizer:
     def __init__(self, tokenizer: Any, settings: ModelSettings | None = None) -> None:
         self.tokenizer = tokenizer
         self._today = (settings or ModelSettings()).chat_date
-        self._takes_parts = False
-        self._check_template()
+        self._find_content()
         self._specials = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-        self._specials_in_turn = {
-            thinking: self._count_specials(self._tokenize(self._wrap(_WORD, thinking))) for thinking in (False, True)
-        }
+        texts = {thinking: self._limited(partial(self._wrap, _WORD, thinking)) for thinking in (False, True)}
+        self._specials_in_turn = {k: sum(i in self._specials for i in self._tokenize(v)) for k, v in texts.items()}
+        self.has_thinking_switch = texts[True] != texts[False]
         self.end_id = self._turn_end()
 
-    def _check_template(self) -> None:
+    def _find_content(self) -> None:
         """Find out whether the template takes a message as text or as a list of parts."""
-        problem = ""
+        problem = None
         for self._takes_parts in (False, True):
             try:
-                if _WORD in _limited(lambda: self._wrap(_WORD)):
+                if _WORD in self._limited(partial(self._wrap, _WORD)):
                     return
-                problem = problem or "it leaves out the user's message"
-            except Exception as error:  # a template may raise anything
-                problem = problem or first_line(error)
-        raise BackendError(
-            f"The chat template of `{self.tokenizer.name_or_path}` cannot be used: {problem}. Correct it in the "
-            "folder's chat_template.jinja or tokenizer_config.json, or use another model."
-        )
+                problem = problem or self._unusable("it leaves out the user's message")
+            except BackendError as error:
+                problem = problem or error
+        raise problem or AssertionError
 
     def _turn_end(self) -> int:
-        turns = [{"role": role, "content": self._content(_WORD)} for role in ("user", "assistant")]
         try:
-            text = _limited(lambda: self._render(turns, add_generation_prompt=False))
-        except Exception:  # templates without assistant turns
+            text = self._limited(
+                partial(self._render, {"user": _WORD, "assistant": _WORD}, add_generation_prompt=False)
+            )
+        except BackendError:  # templates without assistant turns
             text = ""
         after = self._tokenize(text[text.rfind(_WORD) + len(_WORD) :].strip()) if _WORD in text else []
         eos: int = self.tokenizer.eos_token_id
@@ -84,7 +83,8 @@ class ChatTokenizer:
             return []
         texts = [self._wrap(prompt, thinking) for prompt in prompts]
         encoded: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        if any(self._count_specials(ids) != self._specials_in_turn[thinking] for ids in encoded):
+        expected = self._specials_in_turn[thinking]
+        if any(sum(i in self._specials for i in ids) != expected for ids in encoded):
             raise BackendError(
                 "A prompt contains control tokens of this tokenizer, so it could forge another turn. Build prompts "
                 "with PromptBuilder(templates, special_tokens=model.control_tokens())."
@@ -103,29 +103,50 @@ class ChatTokenizer:
         """Token ids of an assistant's text and the end token, for the warm-up."""
         return [*self._tokenize(text), self.end_id]
 
-    def has_thinking_switch(self) -> bool:
-        """Whether the chat template can switch a model's thoughts on (``Sampling.thinking``)."""
-        return self._wrap(_WORD, thinking=True) != self._wrap(_WORD)
-
     def _wrap(self, prompt: str, thinking: bool = False) -> str:
-        turn = {"role": "user", "content": self._content(prompt)}
-        return self._render([turn], add_generation_prompt=True, enable_thinking=thinking)
+        return self._render({"user": prompt}, add_generation_prompt=True, enable_thinking=thinking)
 
-    def _content(self, text: str) -> Any:
-        return [{"type": "text", "text": text}] if self._takes_parts else text
+    def _render(self, texts: Mapping[str, str], **options: Any) -> str:
+        """Render one turn per role."""
+        contents = {role: [{"type": "text", "text": t}] if self._takes_parts else t for role, t in texts.items()}
+        turns = [{"role": role, "content": content} for role, content in contents.items()]
+        options |= {"tokenize": False, "strftime_now": self._today.strftime}
+        try:
+            rendered: str = self.tokenizer.apply_chat_template(turns, **options)
+        except Exception as error:  # a template may raise anything
+            raise self._unusable(first_line(error)) from error
+        return rendered
 
-    def _render(self, turns: list[dict[str, Any]], **options: Any) -> str:
-        text: str = self.tokenizer.apply_chat_template(
-            turns, tokenize=False, strftime_now=self._today.strftime, **options
+    def _unusable(self, problem: str) -> BackendError:
+        return BackendError(
+            f"The chat template of `{self.tokenizer.name_or_path}` cannot be used: {problem}. Correct it in the "
+            "folder's chat_template.jinja or tokenizer_config.json, or use another model."
         )
-        return text
+
+    def _limited(self, render: Callable[[], str]) -> str:
+        """The result of ``render``, which is stopped after :data:`TEMPLATE_SECONDS`; its error is raised here."""
+        results: list[str | BackendError] = []
+
+        def work() -> None:
+            try:
+                results.append(render())
+            except BackendError as error:
+                results.append(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        thread.join(TEMPLATE_SECONDS)
+        if thread.is_alive():  # Jinja's loops are Python, so an exception ends them
+            thread_id, stop = ctypes.c_ulong(thread.ident or 0), ctypes.py_object(TimeoutError)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(thread_id, stop)
+            raise self._unusable(f"it takes more than {TEMPLATE_SECONDS:g} seconds for one word")
+        if isinstance(results[0], BackendError):
+            raise results[0]
+        return results[0]
 
     def _tokenize(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
-
-    def _count_specials(self, ids: list[int]) -> int:
-        return sum(i in self._specials for i in ids)
 
     def control_tokens(self) -> list[str]:
         """Strings that the tokenizer reads as control tokens; added tokens that are plain words do not count."""
@@ -134,28 +155,3 @@ class ChatTokenizer:
             *self.tokenizer.all_special_tokens,
             *(token.content for token in added if token.special or not token.content.strip().isalnum()),
         ]
-
-
-def _limited(render: Callable[[], str]) -> str:
-    """The result of ``render``, which is stopped after :data:`TEMPLATE_SECONDS`.
-
-    Raises:
-        TimeoutError: if it takes longer.
-    """
-    results: list[str | Exception] = []
-
-    def work() -> None:
-        try:
-            results.append(render())
-        except Exception as error:
-            results.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(TEMPLATE_SECONDS)
-    if thread.is_alive():  # Jinja's loops are Python, so an exception ends them
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(TimeoutError))
-        raise TimeoutError(f"it takes more than {TEMPLATE_SECONDS:g} seconds for one word")
-    if isinstance(results[0], Exception):
-        raise results[0]
-    return results[0]

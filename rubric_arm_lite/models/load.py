@@ -6,19 +6,22 @@ base (safetensors only, quantized if the recipe says so) and used without adapte
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerFast
 
-from rubric_arm_lite.data.testbed import base_folder
 from rubric_arm_lite.errors import BackendError, ConfigError, first_line
 from rubric_arm_lite.models.adapter_model import AdapterModel
-from rubric_arm_lite.models.lora import add_adapters, check_adapter, import_peft, read_config
+from rubric_arm_lite.models.base import base_name, check_base, empty_model, loading_error, tiny_copy
+from rubric_arm_lite.models.chat import ChatTokenizer
+from rubric_arm_lite.models.lora import add_adapters, check_adapter, import_peft
 from rubric_arm_lite.models.own_forward import check_own_forward
 from rubric_arm_lite.models.sampler import NextWords, Sampling
 from rubric_arm_lite.models.shared_prefix.passes import NAME, register
@@ -31,6 +34,8 @@ _UNUSED_TOKEN = re.compile(
     r"<\|?(finetune_right_)?pad(ding)?(_id)?\|?>|\[PAD\]|<\|reserved_special_token_\d+\|>|<unused\d+>"
 )
 """Tokens that vocabularies reserve and texts do not contain."""
+_TINY = 10_000_000
+"""Weights that a model which tries an architecture may have."""
 _PROBE = "Write a note about rivers."
 
 
@@ -43,35 +48,68 @@ def load_model(settings: ModelSettings, seed: int, roles: Sequence[Role] = ROLES
         BackendError: if the folder is missing, is not a causal language model, its tokenizer cannot be used, or what
             this package computes differs from the model's own forward pass.
     """
-    _check_folder(_name(settings))
-    tokenizer = load_tokenizer(settings)
+    check_base(settings, download=True)
+    tokenizer, name = load_tokenizer(settings), base_name(settings)
     if settings.backend == "unsloth":
         from rubric_arm_lite.models.unsloth import load_unsloth
 
-        model = load_unsloth(_name(settings), tokenizer, settings, choose_dtype(settings), seed, roles)
-        _check_sizes(model.model.get_base_model(), tokenizer, settings)
-        return model
-    base = _load_base(settings)
-    _check_sizes(base, tokenizer, settings)
-    loaded = with_adapters(base, tokenizer, settings, seed, roles)
-    check_own_forward(loaded, _name(settings))
-    return loaded
+        model: AdapterModel = load_unsloth(name, tokenizer, settings, choose_dtype(settings), seed, roles)
+    else:
+        model = with_adapters(_load_base(settings), tokenizer, settings, seed, roles)
+        check_own_forward(model, name)
+    _check_vocabulary(model.model.get_base_model(), tokenizer, name)
+    return model
 
 
-def _check_sizes(base: Any, tokenizer: Any, settings: ModelSettings) -> None:
-    name, vocabulary = _name(settings), base.get_input_embeddings().weight.shape[0]
-    limit = getattr(base.config.get_text_config(), "max_position_embeddings", None)
-    if limit is not None and settings.max_context > limit:
-        shipped = " It is the testbed's, which recipes without a model.base have." if settings.base == "testbed" else ""
-        raise BackendError(
-            f"model.max_context: {settings.max_context} is more than `{name}` can take ({limit}).{shipped} Lower it, "
-            "or name another model in model.base."
-        )
+def _check_vocabulary(base: Any, tokenizer: Any, name: str) -> None:
+    vocabulary = base.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > vocabulary:
         raise BackendError(
             f"`{name}`: the tokenizer has {len(tokenizer)} tokens, the model embeds {vocabulary}. They do not belong "
             "together; use the model's own tokenizer."
         )
+
+
+def check_before_loading(settings: ModelSettings) -> None:
+    """Raise what loading would raise, as far as it shows without the weights of the base, or of both checkpoints.
+
+    Files that are on this machine are checked, and the tokenizer of a folder. Then a tiny random model of the
+    architecture is compared with its own forward pass, as a loaded one is; nothing is said of architectures that
+    cannot be built so small.
+
+    Raises:
+        BackendError: says why the base cannot be used.
+    """
+    if settings.checkpoints is not None:
+        for role in ROLES:
+            with _naming(role):
+                check_before_loading(_checkpoint(settings, role))
+        return
+    config, name = check_base(settings), base_name(settings)
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        if Path(name).is_dir():
+            tokenizer = load_tokenizer(settings)
+            ChatTokenizer(tokenizer, settings)
+            _check_vocabulary(empty_model(config), tokenizer, name)
+        if config is not None and settings.backend == "transformers":
+            _try_architecture(config, settings)
+
+
+def _try_architecture(config: Any, settings: ModelSettings) -> None:
+    """Check a tiny random model of an architecture, with the testbed's tokenizer, as a loaded model is checked."""
+    torch.manual_seed(0)
+    testbed = ModelSettings(max_context=128, attention=settings.attention, shared_prefix=settings.shared_prefix)
+    try:
+        small = tiny_copy(config, settings.attention)
+        if sum(parameter.numel() for parameter in empty_model(small).parameters()) > _TINY:
+            return
+        base = AutoModelForCausalLM.from_config(small, trust_remote_code=False, dtype=torch.float32)
+        base(input_ids=torch.tensor([[5, 6, 7]]))
+        model = with_adapters(_prepared(base, testbed), load_tokenizer(testbed), testbed, 0)
+    except Exception:  # nothing is known of an architecture that cannot be built so small
+        return
+    check_own_forward(model, base_name(settings))
 
 
 def with_adapters(
@@ -100,16 +138,12 @@ def load_for_trainer(settings: ModelSettings, adapter: Path) -> Any:
     from peft import PeftModel
 
     check_adapter(adapter, settings.lora)  # without its safetensors PEFT would read a pickle file
-    _check_folder(_name(settings))
+    check_base(settings, download=True)
     base = _load_base(settings.model_copy(update={"shared_prefix": False}))
     try:
         return PeftModel.from_pretrained(base, adapter, is_trainable=True)
     except Exception as error:  # a damaged file can raise anything
         raise BackendError(f"{adapter} cannot be loaded ({first_line(error)}). Save the adapter again.") from error
-
-
-def _name(settings: ModelSettings) -> str:
-    return str(base_folder()) if settings.base == "testbed" else settings.base
 
 
 def choose_dtype(settings: ModelSettings) -> torch.dtype:
@@ -122,73 +156,13 @@ def choose_dtype(settings: ModelSettings) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
-def _check_folder(name: str) -> None:
-    """Refuse a folder that cannot be loaded before anything heavy starts. Other names may be Hub ids."""
-    folder = Path(name)
-    if not folder.exists():
-        if name.startswith(("/", ".", "~")) or name.count("/") != 1:
-            raise BackendError(f"model.base: {name} does not exist. Give a folder, a Hub id (owner/name) or testbed.")
-        return
-    if not folder.is_dir():
-        raise BackendError(f"model.base: {name} is a file. Give the folder that holds config.json.")
-    if not (folder / "config.json").is_file():
-        raise BackendError(f"model.base: {name} has no config.json, so it is not a model folder.")
-    config = read_config(folder / "config.json", "Copy the model again.")
-    architectures = config.get("architectures") or []
-    if not isinstance(architectures, list):
-        raise BackendError(f"{folder}/config.json: architectures is no list. Copy the model again.")
-    if architectures and not any(str(a).endswith(("ForCausalLM", "LMHeadModel")) for a in architectures):
-        raise BackendError(
-            f"model.base: {name} is a {architectures[0]}; a causal language model (…ForCausalLM) is needed."
-        )
-    for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
-        if (folder / file).is_file():
-            read_config(folder / file, "Copy the model again.")
-    if (folder / "adapter_config.json").exists():
-        raise BackendError(
-            f"model.base: {name} also holds an adapter, which transformers would add to the base. Take "
-            "adapter_config.json and the adapter's weights out of the folder."
-        )
-    if not any(folder.glob("*.safetensors")):
-        raise BackendError(f"model.base: {name} has no *.safetensors. Convert its weights; pickle files are not read.")
-
-
-def _check_index(settings: ModelSettings) -> None:
-    """Refuse an index of weights that names anything but safetensors files beside it: others could be pickle files."""
-    from transformers.utils import cached_file
-
-    try:
-        index = cached_file(
-            _name(settings),
-            "model.safetensors.index.json",
-            revision=settings.revision,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-    except (OSError, ValueError):  # loading says more
-        return
-    if index is None:
-        return
-    shards = read_config(Path(index), "Copy the model again.").get("weight_map")
-    if not isinstance(shards, dict) or not shards:
-        raise BackendError(f"{index}: weight_map names no files. Copy the model again.")
-    for shard in shards.values():
-        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise BackendError(
-                f"{index} names {shard!r}. Only *.safetensors files in the model's own folder are read: convert the "
-                "weights, and copy them there."
-            )
-
-
 def load_tokenizer(settings: ModelSettings) -> Any:
     """The base's tokenizer.
 
     Raises:
         BackendError: if it cannot be loaded, loses text, or lacks a chat template or an end token.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    name = _name(settings)
+    name = base_name(settings)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(name, revision=settings.revision, trust_remote_code=False)
         if not _reads_text(tokenizer) and tokenizer.is_fast:
@@ -230,11 +204,8 @@ def _reads_text(tokenizer: Any) -> bool:
 
 
 def _load_base(settings: ModelSettings) -> Any:
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
     import_peft(settings)
-    _check_index(settings)
-    name = _name(settings)
+    name = base_name(settings)
     options: dict[str, Any] = {"dtype": choose_dtype(settings), "attn_implementation": settings.attention}
     if torch.cuda.is_available():
         options["device_map"] = {"": torch.cuda.current_device()}
@@ -266,16 +237,8 @@ def _load_base(settings: ModelSettings) -> Any:
                 "the same.",
                 stacklevel=2,
             )
-    except ImportError as error:
-        raise BackendError(
-            f"`{name}` needs another package to be loaded ({first_line(error)}). Use the model in its own precision, "
-            "not one that GPTQ, AWQ or the like quantized; model.quantization: nf4 loads it in 4 bits."
-        ) from error
     except Exception as error:  # a damaged file can raise anything
-        raise BackendError(
-            f"`{name}` cannot be loaded ({first_line(error)}). Copy the model again, or use a causal language model "
-            "that this transformers version knows."
-        ) from error
+        raise loading_error(name, error) from error
     missing = sorted(report["missing_keys"])
     if missing:  # transformers would put random numbers in their place
         raise BackendError(
@@ -285,6 +248,11 @@ def _load_base(settings: ModelSettings) -> Any:
         # On some CPUs bitsandbytes rounds its constants for good when a layer is first used outside training.
         if getattr(module, "support_avx512bf16_for_cpu", False):
             module.support_avx512bf16_for_cpu = False
+    return _prepared(base, settings)
+
+
+def _prepared(base: Any, settings: ModelSettings) -> Any:
+    """A base with the attention that the settings ask for, and without dropout of its own."""
     if getattr(base.config.get_text_config(), "attn_logit_softcapping", None):
         base.set_attn_implementation("eager")  # sdpa would silently ignore the cap
     no_dropout(base)
@@ -385,20 +353,26 @@ def load_two_models(settings: ModelSettings, seed: int) -> TwoModels:
         ConfigError: if the settings name none.
         BackendError: if one of them cannot be loaded; the message names it.
     """
-    if settings.checkpoints is None:
-        raise ConfigError("model.checkpoints is not set. Name a generator and a judge: {rubric: …, judge: …}.")
     models: dict[str | None, AdapterModel] = {}
     for role in ROLES:
-        base, revision = settings.checkpoints.of(role)
-        changes = {
-            "base": base,
-            "revision": revision,
-            "checkpoints": None,
-            "gradient_checkpointing": False,
-            "lora": LoraSettings(r=1),  # never used
-        }
-        try:
-            models[role] = load_model(settings.model_copy(update=changes), seed)
-        except BackendError as error:
-            raise BackendError(f"model.checkpoints.{role}: {error}") from error
+        with _naming(role):
+            models[role] = load_model(_checkpoint(settings, role), seed)
     return TwoModels(models)
+
+
+def _checkpoint(settings: ModelSettings, role: Role) -> ModelSettings:
+    """The settings of one role's checkpoint, which is used without adapters."""
+    if settings.checkpoints is None:
+        raise ConfigError("model.checkpoints is not set. Name a generator and a judge: {rubric: …, judge: …}.")
+    base, revision = settings.checkpoints.of(role)
+    changes = {"base": base, "revision": revision, "checkpoints": None, "gradient_checkpointing": False}
+    return settings.model_copy(update={**changes, "lora": LoraSettings(r=1)})
+
+
+@contextlib.contextmanager
+def _naming(role: Role) -> Iterator[None]:
+    """Name the role's setting in an error."""
+    try:
+        yield
+    except BackendError as error:
+        raise BackendError(f"model.checkpoints.{role}: {error}") from error

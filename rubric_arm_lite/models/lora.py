@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rubric_arm_lite.errors import BackendError
+from rubric_arm_lite.errors import BackendError, clean, first_line
+from rubric_arm_lite.models.base import read_config
 from rubric_arm_lite.recipe import GRPOSettings, LoraSettings, ModelSettings, derive_seed
 from rubric_arm_lite.types import Role
 
 _OTHER_FUNCTIONS = (
-    *("use_rslora", "alpha_pattern", "use_dora", "alora_invocation_tokens", "use_qalora", "use_bdlora"),
+    *("use_rslora", "alpha_pattern", "use_dora", "alora_invocation_tokens", "use_qalora", "use_bdlora", "lora_bias"),
     *("kasa_config", "monteclora_config", "arrow_config", "layer_replication"),
 )
 """PEFT's options with which an adapter is not base + alpha / r · BA."""
@@ -134,7 +134,9 @@ def read_adapter(
     try:
         state = load_file(folder / "adapter_model.safetensors")
     except Exception as error:  # safetensors raises its own type for a broken header
-        raise BackendError(f"{folder}/adapter_model.safetensors cannot be read: {error}. Save it again.") from error
+        raise BackendError(
+            f"{folder}/adapter_model.safetensors cannot be read: {first_line(error)}. Save it again."
+        ) from error
     expected = {name: p.shape for name, p in parameters}
     saved = {k.replace(".weight", f".{adapter}.weight"): v.shape for k, v in state.items()}
     different = sorted(k for k in expected.keys() | saved.keys() if expected.get(k) != saved.get(k))
@@ -142,7 +144,7 @@ def read_adapter(
         name = different[0]
         there, here = ("×".join(map(str, shapes.get(name, ()))) or "missing" for shapes in (saved, expected))
         raise BackendError(
-            f"{folder} does not fit this base: `{name}` has shape {there} there and "
+            f"{folder} does not fit this base: `{clean(name)}` has shape {there} there and "
             f"{here} here ({len(different)} differ). Use the base it was trained on, or the same "
             "model.lora.r and target_modules."
         )
@@ -159,18 +161,18 @@ def check_adapter(folder: Path, lora: LoraSettings) -> None:
         if not (folder / name).is_file():
             raise BackendError(f"{folder} has no {name}: it is not a PEFT adapter. Name a folder that has both.")
     config = read_config(folder / "adapter_config.json", "Save the adapter again.")
+    said = {name: clean(str(config.get(name)), 80) for name in ("peft_type", "r", "lora_alpha", "init_lora_weights")}
     if config.get("peft_type") != "LORA":
-        raise BackendError(f"{folder} holds a {config.get('peft_type')!r} adapter; only LORA adapters are used.")
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if rank != lora.r:
+        raise BackendError(f"{folder} holds a {said['peft_type']!r} adapter; only LORA adapters are used.")
+    if config.get("r") != lora.r:
         raise BackendError(
-            f"{folder} has rank {rank}, the recipe says model.lora.r: {lora.r}. Set it to {rank} or choose another "
-            "adapter."
+            f"{folder} has rank {said['r']}, the recipe says model.lora.r: {lora.r}. Set it to {said['r']} or choose "
+            "another adapter."
         )
-    if alpha != lora.alpha:
+    if config.get("lora_alpha") != lora.alpha:
         raise BackendError(
-            f"{folder} has lora_alpha {alpha}, the recipe says model.lora.alpha: {lora.alpha:g}. Set it to {alpha}: "
-            "another scale would change the trained adapter."
+            f"{folder} has lora_alpha {said['lora_alpha']}, the recipe says model.lora.alpha: {lora.alpha:g}. Set it "
+            f"to {said['lora_alpha']}: another scale would change the trained adapter."
         )
     for name in _OTHER_FUNCTIONS:
         if config.get(name):
@@ -178,27 +180,12 @@ def check_adapter(folder: Path, lora: LoraSettings) -> None:
                 f"{folder} uses {name}, which this project does not support: it would compute something else. Train a "
                 "plain LoRA adapter."
             )
-    if (start := config.get("init_lora_weights")) not in _PLAIN_STARTS:
+    if config.get("init_lora_weights") not in _PLAIN_STARTS:
         raise BackendError(
-            f"{folder} starts from {start}, which changes the weights of the base as well, so it does not fit the base "
-            "itself. Convert it to a plain LoRA adapter: save it again with PEFT's "
+            f"{folder} starts from {said['init_lora_weights']}, which changes the weights of the base as well, so it "
+            "does not fit the base itself. Convert it to a plain LoRA adapter: save it again with PEFT's "
             "save_pretrained(…, path_initial_model_for_weight_conversion=…)."
         )
-
-
-def read_config(path: Path, fix: str) -> dict[str, Any]:
-    """A JSON object from a file; ``fix`` ends the error.
-
-    Raises:
-        BackendError: if the file is not a JSON object.
-    """
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BackendError(f"{path} is not JSON: {error}. {fix}") from error
-    if not isinstance(config, dict):
-        raise BackendError(f"{path} is not a mapping. {fix}")
-    return config
 
 
 def make_optimizer(settings: GRPOSettings, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:

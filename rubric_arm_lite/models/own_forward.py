@@ -46,14 +46,15 @@ class Probe:
             for prompt in prompts
             for n in COMPLETIONS
         ]
-        self.logits = [self._own_logits(row) for row in self.rows]
+        # Each row alone: nothing is padded, cached or shared.
+        ids = [torch.tensor([[*row.prompt_ids, *row.token_ids]], device=model.device) for row in self.rows]
+        self.logits: list[Tensor] = [active(input_ids=row, use_cache=False).logits[0].float() for row in ids]
         self._scale = max(float(logits.abs().max()) for logits in self.logits)
 
-    def _own_logits(self, row: Row) -> Tensor:
-        """Logits (tokens, V) over a whole row; nothing is padded, cached or shared."""
-        ids = torch.tensor([[*row.prompt_ids, *row.token_ids]], device=self._model.device)
-        logits: Tensor = self._active(input_ids=ids, use_cache=False).logits[0]
-        return logits.float()
+    def foresight(self) -> float:
+        """Difference of a prompt's logits between rows that go on in different ways; zero where attention is causal."""
+        prompts = [logits[: len(row.prompt_ids)] for row, logits in zip(self.rows, self.logits, strict=True)]
+        return self.difference(torch.cat(prompts[::2]), torch.cat(prompts[1::2]))
 
     def difference(self, got: Tensor, expected: Tensor) -> float:
         """Difference of logits, relative to the largest logit; infinite if a number is not finite.
@@ -114,6 +115,20 @@ def check_own_forward(model: AdapterModel, name: str) -> None:
     tolerance = TOLERANCE[model.dtype]
     with torch.no_grad(), model.using(None) as active:
         probe = _run(name, lambda: Probe(model, active))
+        if probe.foresight() > tolerance:
+            active.get_base_model().set_attn_implementation("eager")
+            probe, model.cache_use = _run(name, lambda: Probe(model, active)), "copied"
+            model.layout = "expanded" if model.layout == "packed" else model.layout
+            if probe.foresight() > tolerance:
+                raise BackendError(
+                    f"`{name}` lets tokens see those after them, so it cannot write a text token by token. Use a "
+                    "causal language model."
+                )
+            warnings.warn(
+                f"In transformers' sdpa attention tokens of `{name}` see those after them, so it runs with eager "
+                "attention. Slower, otherwise the same.",
+                stacklevel=2,
+            )
         if _run(name, probe.head_error) > tolerance:
             raise BackendError(
                 f"`{name}` computes its logits from the last hidden states in a way that this package does not know, "

@@ -26,9 +26,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError
 
-from rubric_arm_lite.errors import BackendError, ConfigError
+from rubric_arm_lite.errors import BackendError, ConfigError, clean
 from rubric_arm_lite.models.sampler import Sampling, Usage
-from rubric_arm_lite.models.server_answers import RefusedRequest, clean, estimate_tokens, read_answer
+from rubric_arm_lite.models.server_answers import RefusedRequest, estimate_tokens, read_answer
 from rubric_arm_lite.recipe import derive_seed
 from rubric_arm_lite.types import Example, RolloutGroup, Sample
 

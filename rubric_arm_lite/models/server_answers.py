@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from http import HTTPStatus
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from rubric_arm_lite.errors import BackendError
+from rubric_arm_lite.errors import BackendError, clean
 from rubric_arm_lite.models.sampler import Usage
 from rubric_arm_lite.types import Sample
 
-MAX_MESSAGE = 300
 BYTES_PER_TOKEN = 4
 """Estimate for a text whose tokens the server does not count."""
-
-
-def clean(text: str, limit: int = MAX_MESSAGE) -> str:
-    """Untrusted text as one line of an error: without control or unassigned characters, at most ``limit`` long."""
-    printable = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text[: 16 * limit])
-    line = " ".join(printable.split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def describe_status(status: int, message: str) -> str:

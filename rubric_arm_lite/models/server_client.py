@@ -17,8 +17,8 @@ from typing import Any
 import httpx2
 from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI, Omit
 
-from rubric_arm_lite.errors import BackendError
-from rubric_arm_lite.models.server_answers import MAX_MESSAGE, RefusedRequest, clean, describe_status
+from rubric_arm_lite.errors import MAX_MESSAGE, BackendError, clean
+from rubric_arm_lite.models.server_answers import RefusedRequest, describe_status
 
 MAX_BODY = 64 * 2**20
 """Bytes of an answer."""
@@ -165,7 +165,7 @@ class ServerClient:
         return response.content
 
     def redact(self, text: str, limit: int = MAX_MESSAGE) -> str:
-        """Untrusted text for an error (see :func:`~.server_answers.clean`), without the key."""
+        """Untrusted text for an error (see :func:`~rubric_arm_lite.errors.clean`), without the key."""
         return clean(text.replace(self._key, "***") if self._key else text, limit)
 
     def _status_error(self, path: str, error: APIStatusError) -> BackendError:

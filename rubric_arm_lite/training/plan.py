@@ -15,6 +15,7 @@ from typing import Any
 from rubric_arm_lite.data import blocks_from_pairs, read_blocks, read_pairs
 from rubric_arm_lite.data.testbed import TRAIN_PROMPTS
 from rubric_arm_lite.errors import ConfigError, DataError
+from rubric_arm_lite.models import check_before_loading
 from rubric_arm_lite.models.logprobs import LOGIT_BYTES
 from rubric_arm_lite.models.memory import CPU_AIM, SHARE_CUDA
 from rubric_arm_lite.recipe import GRPOSettings, Recipe, SFTSettings
@@ -315,11 +316,13 @@ def plan_for(recipe: Recipe, gpu_gb: float | None = None, prompt_length: int | N
 
     Raises:
         ConfigError: if the size of the card or prompt is out of range, or the base's shape cannot be found.
+        BackendError: if the base would be refused when it is loaded.
     """
     import torch
 
     if gpu_gb is not None and not 0 < gpu_gb < 10_000:
         raise ConfigError(f"--gpu-gb {gpu_gb:g}: give the size of a card in GiB, such as 24.")
+    check_before_loading(recipe.model)
     if prompt_length is not None:
         longest = _longest_completion(recipe)
         if not 0 < prompt_length <= recipe.model.max_context - longest:

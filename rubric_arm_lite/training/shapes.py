@@ -12,6 +12,7 @@ from typing import Any
 
 from rubric_arm_lite.data.testbed import base_folder
 from rubric_arm_lite.errors import ConfigError, first_line
+from rubric_arm_lite.models.base import empty_model
 from rubric_arm_lite.recipe import ModelSettings
 
 
@@ -73,9 +74,8 @@ def shape_of(base: str) -> Shape:
     Raises:
         ConfigError: if its configuration cannot be read, or transformers builds no causal language model from it.
     """
-    import torch
     from torch import nn
-    from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config
+    from transformers import AutoConfig, Qwen3Config
 
     try:
         if base in QWEN3:
@@ -83,8 +83,7 @@ def shape_of(base: str) -> Shape:
         else:
             name = str(base_folder()) if base == "testbed" else base
             config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-        with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model = empty_model(config)
         text = config.get_text_config()
         linears: dict[str, int] = {}
         linear_weights = 0

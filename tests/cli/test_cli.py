@@ -26,6 +26,7 @@ from rubric_arm_lite.report import safe_json
 from rubric_arm_lite.reward_model.model import RubricRewardModel
 from rubric_arm_lite.reward_model.verdict import PointwiseScore, Verdict
 from rubric_arm_lite.types import ParseStatus
+from tests import tiny
 from tests.short_run import rewrite, short_sets
 from tests.warm import begin, command, wait_for
 
@@ -311,6 +312,51 @@ def test_plan() -> None:
     assert {stage["stage"] for stage in found["stages"]} >= {"warm-up", "judge update", "rubric rollout"}
     assert "does not fit" in call("plan", "qwen3-8b-24gb", "--gpu-gb", "8").stdout
     assert "give the size of a card" in refused("plan", "testbed", "--gpu-gb", "-1")
+
+
+def break_index(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"w": "a.bin"}}')
+
+
+def break_quantization(folder: Path) -> None:
+    fields = json.loads((folder / "config.json").read_text())
+    fields["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(fields))
+
+
+def break_config(folder: Path) -> None:
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**fields, "hidden_size": "wide\x1b[31m"}))
+
+
+def break_architecture(folder: Path) -> None:
+    from benchmarks import architectures
+
+    architectures.write_folder("bert", {"vocab_size": 320, "hidden_size": 32, "num_attention_heads": 4}, folder)
+
+
+BROKEN_BASES = {
+    "safetensors files in the model's own folder": break_index,
+    "GPTQ, AWQ or the like": break_quantization,
+    "hidden_size": break_config,
+    "lets tokens see those after them": break_architecture,
+}
+
+
+@pytest.mark.parametrize("message", BROKEN_BASES)
+def test_plan_and_doctor_say_what_loading_would(
+    message: str, tiny_folder: tiny.Folders, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_folder(), base)
+    BROKEN_BASES[message](base)
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text(f"extends: testbed.yaml\nname: own\nmodel: {{base: {base}, max_context: 128}}\n")
+    error = refused("plan", recipe)
+    assert message in error and error == refused("run", recipe, "--run-dir", tmp_path / "run")
+    assert "\x1b" not in error
+    (row,) = json.loads(call("doctor", recipe, "--json").stdout)["recipes"]
+    assert row["fits"] is False and " ".join(f"error: {row['why']}".split()) == error
 
 
 HOSTILE = "\x1b[31mred\x1b]0;title\x07 \x9b2J \u202ereversed"

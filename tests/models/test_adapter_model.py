@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from rubric_arm_lite.errors import BackendError
 from rubric_arm_lite.models.adapter_model import AdapterModel
+from rubric_arm_lite.models.chat import ChatTokenizer
+from rubric_arm_lite.models.load import load_for_trainer
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.models.shared_prefix.batching import Layout, Row, RowBatch, make_batch
 from rubric_arm_lite.training.losses import grpo_loss, k3
@@ -346,8 +349,21 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         for start in ("pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga")
     },
     "active after some tokens only": (edit(alora_invocation_tokens=[5]), "uses alora_invocation_tokens, which this"),
+    "rank of another type": (edit(r=["\x1b[31m" * 10**5]), "has rank .*, the recipe says model.lora.r: 4"),
+    "kind of another type": (edit(peft_type={"\x1b]0;a\x07": "x" * 10**6}), "only LORA adapters are used"),
+    "start of another type": (edit(init_lora_weights=["x" * 10**6]), "which changes the weights of the base"),
+    "no keys": (lambda f: (f / "adapter_config.json").write_text("{}"), "holds a 'None' adapter"),
+    "config too deep": (lambda f: (f / "adapter_config.json").write_text('{"a": ' + "[" * 10**5), "is not JSON: "),
+    "config enormous": (lambda f: (f / "adapter_config.json").write_bytes(b" " * (17 * 2**20)), "more than 16777216"),
+    "names of another kind": (
+        lambda f: save_file({"\x1b[31m\n" * 99: torch.zeros(2)}, f / "adapter_model.safetensors"),
+        "does not fit this base: ",
+    ),
     "scale per layer": (edit(alpha_pattern={"q_proj": 99}), r"uses alpha_pattern, which this project does not"),
 }
+
+
+WEIGHTS_ONLY = ("weights cut", "weights empty", "names of another kind")
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -356,8 +372,12 @@ def test_broken_adapters_are_refused(name: str, model: AdapterModel, tmp_path: P
     model.save_adapter("judge", tmp_path / "a")
     breaks(tmp_path / "a")
     before = tiny.everything(model)
-    with pytest.raises(BackendError, match=message):
-        model.load_adapter("judge", tmp_path / "a")
+    for load in (model.load_adapter, lambda _, folder: load_for_trainer(model.settings, folder)):
+        if name in WEIGHTS_ONLY and load != model.load_adapter:  # PEFT reads the weights in its own way
+            continue
+        with pytest.raises(BackendError, match=message) as caught:
+            load("judge", tmp_path / "a")
+        assert len(str(caught.value)) < 600 and "\x1b" not in str(caught.value) and "\n" not in str(caught.value)
     assert not tiny.changed(before, tiny.everything(model))
 
 
@@ -414,12 +434,12 @@ THINKING_TEMPLATE = (
 
 def test_thinking_is_switched_on_in_the_template(tiny_folder: tiny.Folders) -> None:
     model = tiny.load(tiny_folder("qwen3"))
-    assert not model.has_thinking_switch(), "the testbed's template has no switch"
+    assert not model.has_thinking_switch, "the testbed's template has no switch"
     (usual,) = model.sample(None, tiny.examples(("stone",)), Sampling(3, 1, 0.0))
     (same,) = model.sample(None, tiny.examples(("stone",)), Sampling(3, 1, 0.0, thinking=True))
     assert usual == same
     model.tokenizer.chat_template = THINKING_TEMPLATE
-    assert model.has_thinking_switch()
+    assert ChatTokenizer(model.tokenizer).has_thinking_switch
     (off,) = model.sample(None, tiny.examples(("stone",)), Sampling(3, 1, 0.0))
     (on,) = model.sample(None, tiny.examples(("stone",)), Sampling(3, 1, 0.0, thinking=True))
     assert on.prompt_ids == usual.prompt_ids and len(off.prompt_ids) == len(on.prompt_ids) + 1

@@ -40,6 +40,9 @@ UNUSABLE = {
     "{% for i in range(10**12) %}{% endfor %}{{ messages[0].content }}": "cannot be used: ",
     "{{ raise_exception('never') }}": "never",
     "{{ messages[0].content.nothing.at_all }}": "cannot be used: ",
+    "{% if enable_thinking %}{{ raise_exception('no thoughts') }}{% endif %}{{ messages[0].content }}": "no thoughts",
+    "{{ messages[0].content }}{% if enable_thinking %}{% for i in range(99999) %}{% for j in range(99999) %}"
+    "{% endfor %}{% endfor %}{% endif %}": "more than 0.5 seconds",
     "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}": "more than 0.5 seconds",
 }
 
@@ -65,6 +68,13 @@ def test_a_template_that_cannot_be_used_is_one_error(template: str, monkeypatch:
     with pytest.raises(BackendError, match=UNUSABLE[template]) as caught:
         ChatTokenizer(tokenizer_with(template))
     assert "\n" not in str(caught.value)
+
+
+def test_a_template_that_fails_on_a_prompt_is_one_error() -> None:
+    failing = "{% if messages[0].content != 'rivers' %}{{ raise_exception('a\n\x1b[31mb') }}{% endif %}"
+    chat = ChatTokenizer(tokenizer_with(failing + "{{ messages[0].content }}"))
+    with pytest.raises(BackendError, match=r"cannot be used: a\. Correct it"):
+        chat.encode("gardens")
 
 
 def test_the_date_in_a_template_is_that_of_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -14,9 +15,10 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks import architectures
 from rubric_arm_lite.data.testbed import base_folder
 from rubric_arm_lite.errors import BackendError
-from rubric_arm_lite.models.load import choose_dtype, load_for_trainer, load_model
+from rubric_arm_lite.models.load import check_before_loading, choose_dtype, load_for_trainer, load_model
 from rubric_arm_lite.models.lora import import_peft
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.recipe.fields import ModelSettings
@@ -164,6 +166,14 @@ def _edit_new(file: Path, value: dict[str, Any]) -> None:
     file.write_text(json.dumps(value), "utf-8")
 
 
+def as_bert(folder: Path) -> None:
+    """Its masked language model is also a causal one, if its configuration says so; without that it is not."""
+    import transformers as tf
+
+    shape = {"vocab_size": tiny.VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    tf.BertLMHeadModel(tf.BertConfig(**shape, intermediate_size=48)).save_pretrained(folder)
+
+
 DEEP = b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (shutil.rmtree, "does not exist. Give a folder, a Hub id (owner/name) or testbed."),
@@ -199,6 +209,13 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         write("generation_config.json", b"3"),
         "generation_config.json is not a mapping",
     ),
+    **{
+        f"end tokens of another type, {value}": (
+            write("generation_config.json", f'{{"eos_token_id": {value}}}'.encode()),
+            "eos_token_id in generation_config.json is neither",
+        )
+        for value in ("[[1]]", "{}", '{"a": 1}')
+    },
     "architectures of another type": (config(architectures=7), "architectures is no list"),
     "layers of another type": (config(num_hidden_layers="two"), "cannot be loaded"),
     "heads of another type": (config(num_attention_heads=[1]), "cannot be loaded"),
@@ -219,12 +236,35 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "index with a number": (index(w=3), "Only *.safetensors files"),
     "index without files": (index(), "weight_map names no files"),
     "index that is cut": (write("model.safetensors.index.json", b"{"), "index.json is not JSON"),
+    "index that config.json names": (
+        lambda f: [
+            config(transformers_weights="other.safetensors.index.json")(f),
+            _edit_new(f / "other.safetensors.index.json", {"metadata": {}, "weight_map": {"w": "a.bin"}}),
+        ],
+        "config.json names its weights in transformers_weights",
+    ),
+    "more layers than memory holds": (
+        config(num_hidden_layers=10**9, layer_types=None),
+        "num_hidden_layers is more than 4096",
+    ),
+    "config that is enormous": (write("generation_config.json", b" " * (17 * 2**20)), "has more than 16777216 bytes"),
+    "sees what follows": (as_bert, "lets tokens see those after them"),
     "no end token": (without_special("eos_token"), "has no end token. Set eos_token in tokenizer_config.json."),
 }
 
 
+NOT_FORESEEN = (
+    *(name for name in BROKEN if name.startswith("end tokens")),
+    "weights cut",
+    "weights of another size",
+    "a layer is missing",
+)
+"""What only the loaded model shows."""
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_unusable_folders_are_refused(name: str, tiny_folder: tiny.Folders, tmp_path: Path) -> None:
+    """With the same words before anything is loaded."""
     breaks, message = BROKEN[name]
     folder = tmp_path / "model"
     shutil.copytree(tiny_folder(), folder)
@@ -234,6 +274,35 @@ def test_unusable_folders_are_refused(name: str, tiny_folder: tiny.Folders, tmp_
     assert message in str(caught.value)
     assert str(folder) in str(caught.value)
     assert len(str(caught.value)) < 600
+    if name in NOT_FORESEEN:
+        check_before_loading(tiny.settings(folder))
+        return
+    with pytest.raises(BackendError) as foreseen:
+        check_before_loading(tiny.settings(folder))
+    assert str(foreseen.value) == str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [*tiny.ARCHITECTURES, "gpt_oss", "recurrent_gemma", "doge"])
+def test_a_base_that_loads_is_not_refused_before(kind: str, tiny_folder: tiny.Folders, tmp_path: Path) -> None:
+    folder = tmp_path
+    if kind in tiny.ARCHITECTURES:
+        folder = tiny_folder(kind)
+    else:
+        architectures.write_folder(
+            kind, json.loads(Path(architectures.__file__).with_suffix(".json").read_text())[kind], folder
+        )
+    state = torch.random.get_rng_state()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_before_loading(tiny.settings(folder))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    check_before_loading(ModelSettings(base="nobody/nothing-at-all"))  # nothing is known, and nothing is asked
+
+
+def test_both_checkpoints_are_checked_before_they_are_loaded(tiny_folder: tiny.Folders, tmp_path: Path) -> None:
+    pair = {"rubric": str(tiny_folder()), "judge": str(tmp_path)}
+    with pytest.raises(BackendError, match=r"model\.checkpoints\.judge: model\.base: .* has no config\.json"):
+        check_before_loading(ModelSettings.model_validate({"checkpoints": pair, "max_context": 64}))
 
 
 def test_no_trainer_reads_an_adapter_from_a_pickle_file(tiny_folder: tiny.Folders, tmp_path: Path) -> None:

@@ -23,12 +23,11 @@ import pytest
 
 from rubric_arm_lite.cli import main as cli
 from rubric_arm_lite.data.testbed.world import World
-from rubric_arm_lite.errors import BackendError, ConfigError
+from rubric_arm_lite.errors import BackendError, ConfigError, clean
 from rubric_arm_lite.evaluation.evaluate import Evaluation, make_evaluator
 from rubric_arm_lite.models import server_client
 from rubric_arm_lite.models.sampler import ChatSampler, Sampling
 from rubric_arm_lite.models.server import COMMON_CONTROL_TOKENS, ServerSampler, ServerSettings, root_of
-from rubric_arm_lite.models.server_answers import clean
 from rubric_arm_lite.prompts.builder import PromptBuilder, Templates
 from rubric_arm_lite.prompts.parsing import parse_rubric
 from rubric_arm_lite.recipe.fields import EvaluationSettings, WorldSettings

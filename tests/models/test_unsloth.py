@@ -5,18 +5,22 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from rubric_arm_lite.errors import BackendError
+from rubric_arm_lite.models import load_model
 from rubric_arm_lite.models.generate import choose_tokens
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.models.unsloth import AGREEMENT, SeededChoice, prepare
+from tests import tiny
 
 BESIDE = Path(sys.prefix) / "unsloth"
 """Where ``make test`` puts it: apart from the other packages, whose behavior it would change."""
@@ -79,6 +83,27 @@ def test_a_machine_that_it_refuses_is_one_clear_error(tmp_path: Path, monkeypatc
     monkeypatch.delitem(sys.modules, "unsloth", raising=False)
     with pytest.raises(BackendError, match=r"unsloth cannot be used \(.*No torch accelerator is here.*transformers"):
         prepare()
+
+
+def test_it_sees_no_folder_whose_index_names_other_files(
+    tiny_folder: tiny.Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    unsloth = ModuleType("unsloth")
+    loader = SimpleNamespace(from_pretrained=lambda model_name, **_: seen.append(model_name) or (None, None))
+    vars(unsloth)["FastLanguageModel"] = loader
+    monkeypatch.setitem(sys.modules, "unsloth", unsloth)
+    folder = shutil.copytree(tiny_folder(), tmp_path / "base")
+    index = folder / "model.safetensors.index.json"
+    for shard in ("a.bin", "../outside.safetensors"):
+        index.write_text(json.dumps({"weight_map": {"w": shard}}))
+        with pytest.raises(BackendError, match=r"Only \*\.safetensors files in the model's own folder are read"):
+            load_model(tiny.settings(folder, backend="unsloth"), 0)
+        assert not seen
+    index.unlink()
+    with pytest.raises(AttributeError):  # the fake loader's model is none
+        load_model(tiny.settings(folder, backend="unsloth"), 0)
+    assert seen == [str(folder)]
 
 
 @pytest.mark.parametrize("sampling", [Sampling(8, 3), Sampling(8, 3, 0.7, 0.8), Sampling(8, 1, 0.0)])
