@@ -91,7 +91,10 @@ class AdapterModel(ChatTokenizer):
             else:
                 if adapter not in self.model.peft_config:
                     raise BackendError(f"There is no adapter `{adapter}`; there are {sorted(self.model.peft_config)}.")
-                self._activate(adapter)
+                # By name in each layer: microseconds. PEFT's `set_adapter` walks the model and switches gradients.
+                for layer in self._lora_layers:
+                    layer._active_adapter = [adapter]
+                self.model.active_adapter = self.model.base_model.active_adapter = adapter
                 if train:
                     for _, parameter in self.parameters(adapter):
                         parameter.requires_grad_(True)
@@ -145,15 +148,6 @@ class AdapterModel(ChatTokenizer):
         """Drop cached values of an adapter whose weights have changed."""
         self._fingerprints.pop(adapter, None)
         self._rounded.pop(adapter, None)
-
-    def _activate(self, adapter: str) -> None:
-        """Make an adapter active by setting its name in each layer: microseconds, where PEFT walks the whole model.
-
-        PEFT's ``set_adapter`` would also switch gradients, which only :meth:`using` does here.
-        """
-        for layer in self._lora_layers:
-            layer._active_adapter = [adapter]
-        self.model.active_adapter = self.model.base_model.active_adapter = adapter
 
     def _begin_training(self) -> None:
         self.model.train()
@@ -267,10 +261,6 @@ class AdapterModel(ChatTokenizer):
         pad = int(self.tokenizer.pad_token_id)
         return generate(model, prompts, seeds, sampling, self.end_ids, pad, rows, self.head, self.cache_use)
 
-    def _share_of_prompt(self, sampling: Sampling) -> float:
-        """Fraction of a prompt's cache that one completion holds."""
-        return 1 / sampling.num_generations if self.layout == "packed" else 1.0
-
     def _rows_that_fit(self, prompt: int, sampling: Sampling) -> int:
         """Rows whose caches fit a GPU, each with its share of a prompt of this many tokens; at least one prompt's."""
         if self.device.type != "cuda":
@@ -281,7 +271,7 @@ class AdapterModel(ChatTokenizer):
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         cache = 2 * config.num_hidden_layers * heads * head * size
-        share = prompt * self._share_of_prompt(sampling)
+        share = prompt / sampling.num_generations if self.layout == "packed" else prompt  # of the prompt's cache
         # A prompt passes through one layer at a time, whose widest tensors are those of its MLP; probabilities are
         # held a few times over.
         row = sampling.max_tokens * cache + share * (cache + 6 * config.intermediate_size * size)

@@ -90,12 +90,6 @@ def roomy_cache() -> DynamicCache:
     return cache
 
 
-def has_own_cache(base: Any) -> bool:
-    """Whether a base keeps more than the keys and values of its attention, so that it must make its own cache."""
-    kinds = set(getattr(base.config.get_text_config(), "layer_types", None) or ())
-    return bool(getattr(base, "_is_stateful", False)) or not kinds <= {"full_attention", "sliding_attention"}
-
-
 def take_rows(cache: Any, index: Tensor) -> None:
     """Make the rows of a cache those with these indices, in place; a row may be taken several times."""
     if hasattr(cache, "linear_cache"):  # MiniMax's class reorders its keys and values only
@@ -247,7 +241,10 @@ class ExpandedDecoding:
         base = model.get_base_model()
         takes = inspect.signature(base.forward).parameters
         self._takes_positions = "position_ids" in takes
-        options = {"past_key_values": None if has_own_cache(base) else roomy_cache(), "use_cache": True}
+        # A base that keeps more than the keys and values of its attention must make its own cache.
+        kinds = set(getattr(base.config.get_text_config(), "layer_types", None) or ())
+        own = bool(getattr(base, "_is_stateful", False)) or not kinds <= {"full_attention", "sliding_attention"}
+        options = {"past_key_values": None if own else roomy_cache(), "use_cache": True}
         if "logits_to_keep" in takes:
             options["logits_to_keep"] = 1
         out = model(input_ids=ids, attention_mask=mask, **options, **self._at(positions(mask)))

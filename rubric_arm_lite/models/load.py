@@ -255,7 +255,12 @@ def _prepared(base: Any, settings: ModelSettings) -> Any:
     """A base with the attention that the settings ask for, and without dropout of its own."""
     if getattr(base.config.get_text_config(), "attn_logit_softcapping", None):
         base.set_attn_implementation("eager")  # sdpa would silently ignore the cap
-    no_dropout(base)
+    # The base's own dropout would make the ratio and the KL term of an update noise; only adapters have dropout,
+    # `model.lora.dropout`. Architectures keep theirs in modules or as plain numbers.
+    for module in base.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, float) and ("drop" in name or (name == "p" and isinstance(module, torch.nn.Dropout))):
+                setattr(module, name, 0.0)
     if settings.shared_prefix and sees_everything(base):
         share_prefixes(base)
     return base.eval()
@@ -265,17 +270,6 @@ def share_prefixes(base: Any) -> None:
     """Switch a base to the attention that shares prefixes; :func:`load_model` checks that this changes no result."""
     register()
     base.set_attn_implementation(NAME)
-
-
-def no_dropout(base: Any) -> None:
-    """Switch off the base's own dropout, which would make the ratio and the KL term of an update noise.
-
-    Only adapters have dropout, ``model.lora.dropout``. Architectures keep theirs in modules or as plain numbers.
-    """
-    for module in base.modules():
-        for name, value in vars(module).items():
-            if isinstance(value, float) and ("drop" in name or (name == "p" and isinstance(module, torch.nn.Dropout))):
-                setattr(module, name, 0.0)
 
 
 def sees_everything(base: Any) -> bool:

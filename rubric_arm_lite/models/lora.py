@@ -60,19 +60,15 @@ def without_adapter(model: Any) -> list[str]:
     the weight itself.
     """
     linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    names = {name for name, module in linear.items() if not _returns_tensor(module)}
+    names = set()
+    for name, module in linear.items():
+        if type(module).__module__.startswith("transformers.models."):  # only classes of its own model code do so
+            with torch.no_grad():
+                out = module(module.weight.new_zeros((1, 1, module.in_features)))
+            names |= set() if isinstance(out, torch.Tensor) else {name}
     if getattr(model.config, "model_type", "") in ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"):
         names |= {name for name in linear if name.endswith(".out_proj")}
     return sorted(names)
-
-
-def _returns_tensor(module: torch.nn.Linear) -> bool:
-    """Whether a layer's output is one tensor; only classes of transformers' own model code may give more."""
-    if not type(module).__module__.startswith("transformers.models."):
-        return True
-    with torch.no_grad():
-        out = module(torch.zeros((1, 1, module.in_features), dtype=module.weight.dtype, device=module.weight.device))
-    return isinstance(out, torch.Tensor)
 
 
 def add_adapters(model: Any, settings: ModelSettings, seed: int, roles: Sequence[Role]) -> Any:

@@ -91,9 +91,19 @@ def token_budget(
         per_token = total[0] / tokens
         most = max(longest, min(CPU_CAP, int(memory / (BACKWARD * per_token))))
         return TokenBudget(most, min(most, int(CPU_AIM / per_token)))
-    few, low = _peak(device, step, longest)
+
+    def peak(target: int) -> tuple[int, int]:
+        """Exact tokens of an update of about ``target`` tokens, and its peak of bytes."""
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        tokens = step(target, True)
+        torch.cuda.synchronize(device)
+        return tokens, torch.cuda.max_memory_allocated(device) - before
+
+    few, low = peak(longest)
     try:
-        many, high = _peak(device, step, 2 * longest)
+        many, high = peak(2 * longest)
     except torch.OutOfMemoryError:
         many = high = 0
     if not many:  # outside the handler, where the error no longer holds the tensors of its frames
@@ -102,16 +112,6 @@ def token_budget(
     free = free_cuda(device) * SHARE_CUDA
     per_token = (high - low) / (many - few) if many > few and high > low else low / few
     return TokenBudget.flat(max(longest, min(CUDA_CAP, int(few + (free - low) / per_token))))
-
-
-def _peak(device: torch.device, step: Callable[[int, bool], int], target: int) -> tuple[int, int]:
-    """Exact tokens of an update of about ``target`` tokens, and its peak of bytes."""
-    torch.cuda.synchronize(device)
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    tokens = step(target, True)
-    torch.cuda.synchronize(device)
-    return tokens, torch.cuda.max_memory_allocated(device) - before
 
 
 def free_cuda(device: torch.device) -> int:

@@ -97,7 +97,17 @@ def read_answer(body: bytes, prompt: str, requested: int, stream: bool) -> tuple
         reasons[index] = choice.finish_reason or reasons.get(index)
     if not parts:
         raise _unusable("has no completions")
-    samples = [_sample("".join(parts[index]), reasons[index]) for index in sorted(parts)]
+    samples = []
+    for index in sorted(parts):
+        reason: Any = reasons[index]
+        if reason not in ("stop", "length"):
+            raise BackendError(
+                f"A completion ended with finish_reason `{reason}`; only stop and length can be used. Switch off "
+                "tools, filters and whatever else makes the server end a text in this way."
+            )
+        # \u escapes can hold halves of characters, which files and terminals do not take.
+        text = "".join(parts[index]).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        samples.append(Sample(text, (), (), reason))
     usage = next((event.usage for event in reversed(events) if event.usage), _Usage())
     prompt_tokens, tokens = usage.prompt_tokens, usage.completion_tokens
     if tokens is None:
@@ -108,16 +118,6 @@ def read_answer(body: bytes, prompt: str, requested: int, stream: bool) -> tuple
 def estimate_tokens(text: str, bytes_per_token: int = BYTES_PER_TOKEN) -> int:
     """Tokens of a text that the server does not count, rounded up."""
     return -(-len(text.encode("utf-8", "surrogatepass")) // bytes_per_token)
-
-
-def _sample(text: str, reason: Any) -> Sample:
-    if reason not in ("stop", "length"):
-        raise BackendError(
-            f"A completion ended with finish_reason `{reason}`; only stop and length can be used. Switch off tools, "
-            "filters and whatever else makes the server end a text in this way."
-        )
-    # \u escapes can hold halves of characters, which files and terminals do not take.
-    return Sample(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), (), (), reason)
 
 
 def _unusable(problem: str) -> BackendError:

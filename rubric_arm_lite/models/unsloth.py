@@ -148,9 +148,6 @@ class UnslothModel(AdapterModel):
     def _shorten(self, adapter: str) -> None:
         """Do nothing: unsloth's kernels read an adapter's weights directly."""
 
-    def _share_of_prompt(self, sampling: Sampling) -> float:
-        return 1.0
-
     def _write(
         self, model: Any, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling, rows: int
     ) -> list[list[Completion]]:

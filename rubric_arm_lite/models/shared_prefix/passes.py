@@ -262,8 +262,17 @@ class DecodePass:
                 room.index_copy_(2, self.column, new)
             mask: Tensor | None = self._seen
         else:
-            keys, values = self._append(layer, key, value)
-            mask = self._mask_of(keys.shape[2])
+            # The new token is written into room kept free behind the row's own keys and values.
+            old = self._filled[layer]
+            if self._rooms[layer][0].shape[2] == old:
+                self._rooms[layer] = [pad(tensor, (0, 0, 0, self._growth)) for tensor in self._rooms[layer]]
+            for room, new in zip(self._rooms[layer], (key, value), strict=True):
+                room[:, :, old : old + 1] = new
+            self._filled[layer] = old + 1
+            keys, values = (room[:, :, : old + 1] for room in self._rooms[layer])
+            if self._bias is not None and (self._mask is None or self._mask.shape[-1] != old + 1):
+                self._mask = pad(self._bias, (0, old + 1 - self._bias.shape[-1]))  # once per step, for all layers
+            mask = self._mask
         if not self.levels and not self.fixed:
             grouped = key.shape[1] != query.shape[1]
             attended = scaled_dot_product_attention(query, keys, values, mask, scale=scale, enable_gqa=grouped)
@@ -281,25 +290,6 @@ class DecodePass:
             shared_parts = (part.float() * share for (part, _), share in zip(parts, shares, strict=True))
             mixed = sum(shared_parts, start=shares.new_zeros(()))
         return mixed.to(value.dtype)[:, None]
-
-    def _append(self, layer: int, key: Tensor, value: Tensor) -> list[Tensor]:
-        """The row's own keys and values with a new token, written into room kept free behind them."""
-        old = self._filled[layer]
-        rooms = self._rooms[layer]
-        if rooms[0].shape[2] == old:
-            rooms = self._rooms[layer] = [pad(tensor, (0, 0, 0, self._growth)) for tensor in rooms]
-        for room, new in zip(rooms, (key, value), strict=True):
-            room[:, :, old : old + 1] = new
-        self._filled[layer] = old + 1
-        return [room[:, :, : old + 1] for room in rooms]
-
-    def _mask_of(self, columns: int) -> Tensor | None:
-        """The bias over all of the rows' own columns; made once per step, since all layers have the same."""
-        if self._bias is None:
-            return None
-        if self._mask is None or self._mask.shape[-1] != columns:
-            self._mask = pad(self._bias, (0, columns - self._bias.shape[-1]))
-        return self._mask
 
 
 def prefill(
