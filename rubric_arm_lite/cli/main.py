@@ -96,6 +96,7 @@ def doctor(
     """Show this machine's hardware and which recipes can run on it."""
     from rubric_arm_lite.cli import plan as plans
 
+    common.quiet_libraries()
     machine = plans.examine(recipe)
     common.print_result(machine, as_json, lambda: plans.show_machine(machine, common.out))
 
@@ -112,6 +113,7 @@ def plan(
     """Show the memory of every stage of a reward model's recipe, whether it fits, and what to change if not."""
     from rubric_arm_lite.cli import plan as plans
 
+    common.quiet_libraries()
     loaded = load_recipe(recipe, overrides or [])
     memory = training.plan_for(loaded, gpu_gb, prompt_length)
     value = plans.as_json(loaded, memory, tokens_per_second)

@@ -344,9 +344,7 @@ BROKEN_BASES = {
 
 
 @pytest.mark.parametrize("message", BROKEN_BASES)
-def test_plan_and_doctor_say_what_loading_would(
-    message: str, tiny_folder: tiny.Folders, tmp_path: Path
-) -> None:
+def test_plan_and_doctor_say_what_loading_would(message: str, tiny_folder: tiny.Folders, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(tiny_folder(), base)
     BROKEN_BASES[message](base)
