@@ -38,7 +38,7 @@ class ChatTokenizer:
         self._find_content()
         self._specials = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
         texts = {thinking: self._limited(partial(self._wrap, _WORD, thinking)) for thinking in (False, True)}
-        self._specials_in_turn = {k: sum(i in self._specials for i in self._tokenize(v)) for k, v in texts.items()}
+        self._specials_in_turn = {k: sum(i in self._specials for i in self._tokenize([v])[0]) for k, v in texts.items()}
         self.has_thinking_switch = texts[True] != texts[False]
         self.end_id = self._turn_end()
 
@@ -61,7 +61,7 @@ class ChatTokenizer:
             )
         except BackendError:  # templates without assistant turns
             text = ""
-        after = self._tokenize(text[text.rfind(_WORD) + len(_WORD) :].strip()) if _WORD in text else []
+        after = self._tokenize([text[text.rfind(_WORD) + len(_WORD) :].strip()])[0] if _WORD in text else []
         eos: int = self.tokenizer.eos_token_id
         if not after or after[0] == eos or after[0] not in self.tokenizer.added_tokens_decoder:
             return eos
@@ -82,7 +82,7 @@ class ChatTokenizer:
         if not prompts:
             return []
         texts = [self._wrap(prompt, thinking) for prompt in prompts]
-        encoded: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        encoded = self._tokenize(texts)
         expected = self._specials_in_turn[thinking]
         if any(sum(i in self._specials for i in ids) != expected for ids in encoded):
             raise BackendError(
@@ -101,7 +101,7 @@ class ChatTokenizer:
 
     def encode_completion(self, text: str) -> list[int]:
         """Token ids of an assistant's text and the end token, for the warm-up."""
-        return [*self._tokenize(text), self.end_id]
+        return [*self._tokenize([text])[0], self.end_id]
 
     def _wrap(self, prompt: str, thinking: bool = False) -> str:
         return self._render({"user": prompt}, add_generation_prompt=True, enable_thinking=thinking)
@@ -144,8 +144,14 @@ class ChatTokenizer:
             raise results[0]
         return results[0]
 
-    def _tokenize(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+    def _tokenize(self, texts: list[str]) -> list[list[int]]:
+        try:
+            ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        except Exception as error:  # such as a vocabulary without the token for unknown words
+            raise BackendError(
+                f"The tokenizer of `{self.tokenizer.name_or_path}` cannot read a text ({first_line(error)}). Copy its "
+                "tokenizer files again."
+            ) from error
         return ids
 
     def control_tokens(self) -> list[str]:

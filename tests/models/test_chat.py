@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from benchmarks.testbed_base.tokenizer import build_tokenizer
 from rubric_arm_lite.errors import BackendError
@@ -75,6 +78,16 @@ def test_a_template_that_fails_on_a_prompt_is_one_error() -> None:
     chat = ChatTokenizer(tokenizer_with(failing + "{{ messages[0].content }}"))
     with pytest.raises(BackendError, match=r"cannot be used: a\. Correct it"):
         chat.encode("gardens")
+
+
+def test_a_tokenizer_that_fails_on_a_text_is_one_error(tmp_path: Path) -> None:
+    build_tokenizer().save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    fields = json.loads(file.read_text("utf-8"))
+    fields["model"]["unk_token"] = "nowhere in the vocabulary"
+    file.write_text(json.dumps(fields), "utf-8")
+    with pytest.raises(BackendError, match=r"cannot read a text \(WordLevel error.*Copy its tokenizer files again"):
+        ChatTokenizer(AutoTokenizer.from_pretrained(tmp_path)).encode("xylophones")
 
 
 def test_the_date_in_a_template_is_that_of_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
