@@ -45,6 +45,9 @@ _NARROW = {
     "moe_intermediate_size": 16,
 }
 """Sizes of a model that is built to try an architecture; the vocabulary holds the testbed's."""
+HEAD_CAPS = ("final_logit_softcapping", "logits_soft_cap")
+HEAD_FACTORS = ("logit_scale", "logits_scaling", "lm_head_multiplier")
+"""Fields of a configuration with which architectures bound or scale their logits."""
 _FIX = "Copy the model again."
 _SAMPLE = 64
 """Bytes that are read at the start, in the middle and at the end of each tensor: training changes all of a model."""
@@ -119,7 +122,11 @@ def check_base(settings: ModelSettings, download: bool = False) -> Any:
         _check_quantization(config, settings)
     except Exception as error:  # a damaged file can raise anything
         raise loading_error(name, error) from error
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    text = config.get_text_config()
+    for field in (*HEAD_CAPS, *HEAD_FACTORS):
+        if not isinstance(getattr(text, field, None), int | float | None):
+            raise BackendError(f"{name}/config.json: {field} is no number. {_FIX}")
+    limit = getattr(text, "max_position_embeddings", None)
     if limit is not None and settings.max_context > limit:
         shipped = " It is the testbed's, which recipes without a model.base have." if settings.base == "testbed" else ""
         raise BackendError(

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from rubric_arm_lite.errors import BackendError, PromptTooLongError
+from rubric_arm_lite.models.base import HEAD_CAPS, HEAD_FACTORS
 from rubric_arm_lite.models.chat import ChatTokenizer
 from rubric_arm_lite.models.memory import is_out_of_memory
 from rubric_arm_lite.models.sampler import NextWords
@@ -65,11 +66,9 @@ class Head:
     def __init__(self, base: Any) -> None:
         config = base.config.get_text_config()
         self._layer = base.get_output_embeddings()
-        caps = (getattr(config, name, None) for name in ("final_logit_softcapping", "logits_soft_cap"))
+        caps = (getattr(config, name, None) for name in HEAD_CAPS)
         self._cap = next((cap for cap in caps if cap is not None), None)
-        scale, divisor, multiplier = (
-            float(getattr(config, name, 1.0) or 1.0) for name in ("logit_scale", "logits_scaling", "lm_head_multiplier")
-        )
+        scale, divisor, multiplier = (float(getattr(config, name, 1.0) or 1.0) for name in HEAD_FACTORS)
         # Granite divides by `logits_scaling`, HyperCLOVAX multiplies by it.
         self._candidates = tuple(dict.fromkeys((scale / divisor, divisor, multiplier, 1.0)))
         self._factor = self._candidates[0]
