@@ -312,7 +312,12 @@ def write_rows(rows: Sequence[dict[str, Any]], target: Path | None, summary: str
     if target is None:
         print(safe_json(text), end="")
     else:
-        atomic_write(target, text.encode())
+        try:
+            atomic_write(target, text.encode())
+        except OSError:
+            print(safe_json(text), end="")
+            common.warn(f"{target} cannot be written; its rows were printed in place of written.")
+            raise
         common.err.print(f"{summary}, written to {target}")
 
 

@@ -10,12 +10,13 @@ import os
 import re
 import shutil
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 
 from rubric_arm_lite.errors import BackendError, ConfigError, first_line
 from rubric_arm_lite.models import load_for_trainer, load_tokenizer, other_base
 from rubric_arm_lite.recipe import ModelSettings, Recipe, dump_recipe
-from rubric_arm_lite.runs import RECIPE, adapter_folder, read_object, recipe_of_run, share
+from rubric_arm_lite.runs import RECIPE, adapter_folder, explained_disk_errors, read_object, recipe_of_run, share
 from rubric_arm_lite.types import ROLES, Role
 
 TASKS = {
@@ -54,7 +55,9 @@ def export_run(run: Path, target: Path, state: str = "final", merge: bool = Fals
         raise ConfigError(f"{target} exists and is not empty. Name a new folder; nothing was written.")
     draft = place / ".draft" if there else place.with_name(f".{place.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
-    try:
+    with ExitStack() as stack:
+        stack.enter_context(explained_disk_errors(target, "export again"))
+        stack.callback(shutil.rmtree, draft, ignore_errors=True)
         for role, adapter in adapters.items():
             folder = draft / role
             folder.mkdir(parents=True)
@@ -73,8 +76,6 @@ def export_run(run: Path, target: Path, state: str = "final", merge: bool = Fals
                 path.rename(place / path.name)
         else:
             draft.rename(place)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return [target / role for role in ROLES]
 
 
@@ -139,11 +140,16 @@ def files_to_push(folder: Path, repo: str) -> list[Path]:
         raise ConfigError(f"{repo!r} is no repository. Give owner/name, such as me/my-judge.")
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no folder. Make one with rubric-arm export RUN {folder}.")
-    if (folder / RECIPE).is_file():
+    if (folder / RECIPE).is_file() and not (folder / "rubric" / "README.md").is_file():  # an export has a recipe too
         raise ConfigError(f"{folder} is a run directory. Export it first: rubric-arm export {folder} TARGET.")
-    files = sorted(path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
-    for path in files:
-        if path.is_symlink() or path.suffix not in SUFFIXES:
+    files = []
+    for path in sorted([folder, *folder.rglob("*")]):
+        if not path.is_symlink() and not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+            raise ConfigError(f"{path} cannot be read. Check its permissions.")
+        if path.is_dir() and (path == folder or not path.is_symlink()):
+            continue
+        files.append(path)
+        if path.is_symlink() or not path.is_file() or path.suffix not in SUFFIXES:
             allowed = f"only plain files that end in {', '.join(SUFFIXES)} are"
             raise ConfigError(f"{path} is not uploaded: {allowed}. Take it out of the folder.")
     if not {"README.md", ".safetensors"} <= {path.name for path in files} | {path.suffix for path in files}:

@@ -18,9 +18,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
 from rubric_arm_lite.data import prompt_as_json
 from rubric_arm_lite.data.pairs import load_responses
-from rubric_arm_lite.errors import DataError
+from rubric_arm_lite.errors import CheckpointError, DataError
 from rubric_arm_lite.prompts import parse_rubric, prompt_hash
 from rubric_arm_lite.reward_model.judge import check_compares, given_rubric
 from rubric_arm_lite.reward_model.model import Case, RubricRewardModel
@@ -62,6 +65,18 @@ class LabelingState:
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
+class _Result(TypedDict, total=False):
+    """The journal's row of a pair; a field that is missing is named where it is read."""
+
+    reason: Literal["orders disagree", "no verdict", "rubric unusable", "too long", "equal responses"]
+    rubric: str
+    agreed: Side | None
+    winner: Side | None
+    confidence_a: float
+    confidence_b: float
+
+
+_RESULTS = TypeAdapter(list[_Result])
 _Pair = tuple[Comparison, Rubric | None]
 """Two responses of a row, under their id in the output, and the row's rubric, if it has one."""
 
@@ -95,7 +110,7 @@ def label_responses(
     if batch_size < 1 or votes < 1:
         raise DataError(f"--batch {batch_size}, --votes {votes}: use at least 1.")
     pairs = _pairs(source)
-    part = target.with_name(f"{target.name}.part")
+    part = target.parent / f"{target.name}.part"
     # A journal beside a finished output: the job was killed between writing the output and removing the journal, or an
     # earlier output is being replaced. Either way the job can be resumed.
     unfinished = if_exists == "resume" and part.exists()
@@ -138,6 +153,15 @@ def _judge(
     watch: Callable[[LabelingState], None],
 ) -> tuple[list[dict[str, Any]], LabelingState]:
     """The judge's row of every pair; those that the journal has are not judged again."""
+    for batch in journal.rows.values():
+        try:
+            _RESULTS.validate_python(batch["results"])
+        except ValidationError as error:
+            place = ".".join(["results", *map(str, error.errors()[0]["loc"])])
+            raise CheckpointError(
+                f"{getattr(batch, 'where', journal.path)}: `{place}` is no value of a label. Restore it, or start "
+                "anew with --if-exists overwrite."
+            ) from error
     earlier = [row for batch in journal.rows.values() for row in batch["results"]]
     rubrics: dict[str, Rubric] = {}
     for (comparison, rubric), row in zip(pairs, earlier, strict=False):  # a prompt keeps its rubric over a kill

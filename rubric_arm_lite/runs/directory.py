@@ -27,7 +27,7 @@ from pydantic import TypeAdapter
 
 from rubric_arm_lite import __version__
 from rubric_arm_lite.errors import CheckpointError, ConfigError, first_line
-from rubric_arm_lite.runs.files import LogRow, atomic_write, file_hash, fsync, lock_file, read_jsonl, share
+from rubric_arm_lite.runs.files import LogRow, atomic_write, file_hash, fsync, lock_file, read_jsonl, share, unreadable
 
 STATE = "state.json"
 RECIPE = "recipe.yaml"
@@ -67,6 +67,8 @@ def read_state(file: Path, recipe_hash: str | None = None) -> RunState:
     """
     try:
         state = RunState.loads(file.read_text("utf-8"))
+    except PermissionError as error:
+        raise unreadable(file, error) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{file} is damaged ({type(error).__name__}: {first_line(error)}). Restore it, or start anew with "
@@ -94,7 +96,8 @@ def changed_files(run: Path, state: RunState, folder: str = "") -> list[Path]:
     changed = []
     for name, value in state.hashes.items():
         inside = name.startswith(f"{folder}/") if folder else name not in LOGS and not name.startswith(_WEIGHTS)
-        if inside and (found := file_hash(run / name)) != value and not (found is None and name.startswith(_RESULTS)):
+        deleted = not folder and name.startswith(_RESULTS) and not (run / name).exists()
+        if inside and not deleted and file_hash(run / name) != value:
             changed.append(run / name)
     return changed
 

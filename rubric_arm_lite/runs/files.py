@@ -44,7 +44,7 @@ def check_target(
         journal: whether unfinished work is kept beside the target.
 
     Raises:
-        DataError: if the target is a folder, the input, in no folder, or exists and ``overwrite`` is false.
+        DataError: if the target is a folder or the input, cannot be written, or exists and ``overwrite`` is false.
     """
     if target is None:
         return
@@ -58,10 +58,21 @@ def check_target(
         raise DataError(f"{target} is also the input. Choose another file to write.")
     if target.exists() and not overwrite:
         raise DataError(f"{target} exists. Name another file, or give {flag}.")
-    folder = Path(os.path.realpath(target)).parent
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder} is not a folder. Check the path, or choose another place for {target.name}.")
-    folder.mkdir(parents=True, exist_ok=True)
+    place = Path(os.path.realpath(target))
+    if place.parent.exists() and not place.parent.is_dir():
+        raise DataError(f"{place.parent} is not a folder. Check the path, or choose another place for {target.name}.")
+    part = place.with_name(f".{place.name}.part")  # that of atomic_write
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if place.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        if not part.exists():
+            part.touch()
+            part.unlink()
+    except OSError as error:
+        raise DataError(
+            f"{target} cannot be written ({error.strerror}). Name another file, or check the path and its permissions."
+        ) from error
 
 
 def atomic_write(target: Path, data: bytes) -> None:
@@ -135,11 +146,18 @@ def share(folder: Path) -> None:
 
 
 def file_hash(path: Path) -> str | None:
-    """SHA-256 of a file; None if there is none. A file is read again only when its size or time has changed."""
+    """SHA-256 of a file; None if there is none. A file is read again only when its size or time has changed.
+
+    Raises:
+        CheckpointError: if it cannot be read.
+    """
     if not path.is_file():
         return None
     status = path.stat()
-    return _file_hash(path, status.st_size, status.st_mtime_ns)
+    try:
+        return _file_hash(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 @lru_cache(4096)
@@ -167,6 +185,11 @@ def lock_file(file: IO[Any], path: Path) -> None:
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
+
+
+def unreadable(path: Path, error: OSError) -> CheckpointError:
+    """The error of a file that is there and may not be read, which is no reason to start anew."""
+    return CheckpointError(f"{path} cannot be read ({error.strerror}). Check its permissions.")
 
 
 class LogRow(dict[str, Any]):
@@ -201,12 +224,14 @@ def read_jsonl(path: Path) -> Iterator[LogRow]:
     Raises:
         CheckpointError: if the file cannot be read, or a line is not a JSON object.
     """
+    if is_special(path):
+        raise CheckpointError(f"{path} is no file. {_FIX}")
     try:
         file = path.open("rb")
     except FileNotFoundError:
         return
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error}). {_FIX}") from error
+        raise unreadable(path, error) from error
     with file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
@@ -224,7 +249,11 @@ def read_object(path: Path) -> LogRow:
     Raises:
         CheckpointError: if it cannot be read, or holds anything else.
     """
+    if is_special(path):
+        raise CheckpointError(f"{path} is no file. {_FIX}")
     try:
         return parse_row(path.read_bytes(), str(path))
+    except PermissionError as error:
+        raise unreadable(path, error) from error
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged ({error}). {_FIX}") from error

@@ -100,7 +100,13 @@ class Journal:
             missing = key not in self.rows
             if missing:
                 self.add([(key, {"results": work(items[start : start + batch_size])})])
-            results += self.rows[key]["results"]
+            row, count = self.rows[key], len(items[start : start + batch_size])
+            if not isinstance(row["results"], list) or len(row["results"]) != count:
+                raise CheckpointError(
+                    f"{getattr(row, 'where', self.path)}: `results` is not a list of {count}. Restore it, or start "
+                    "anew with --if-exists overwrite."
+                )
+            results += row["results"]
             if missing:
                 progress(len(results))
         return results
@@ -125,7 +131,10 @@ def _read(path: Path, file: IO[bytes], job: Any) -> tuple[dict[str, dict[str, An
             if number == 1:
                 head = row.pop(_HEAD)
             else:
-                rows[row.pop(_KEY)] = row
+                key = row.pop(_KEY)
+                if not isinstance(key, str) or key in rows:
+                    raise ValueError(f"the key {key!r} is no text, or there twice")
+                rows[key] = row
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointError(
                 f"{path}, line {number}: not a row of a journal ({error}). Restore it, name another file, or start "

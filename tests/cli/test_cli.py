@@ -304,6 +304,21 @@ def test_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "is full" in refused("run", "testbed", "--run-dir", tmp_path / "run")
 
 
+def test_verdicts_outlive_a_disk_that_fills_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was judged for hours is printed where it cannot be written."""
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(ask, "atomic_write", full)
+    with pytest.raises(OSError, match="No space left"):
+        ask.write_rows([{"id": "a"}], tmp_path / "out.jsonl", "1 pair judged")
+    printed = capsys.readouterr()
+    assert printed.out == '{"id": "a"}\n' and "printed in place of written" in printed.err
+
+
 def test_plan() -> None:
     shown = call("plan", "qwen3-8b-12gb", "--gpu-gb", "12", "--tokens-per-second", "300", "--set", "judge.max_steps=10")
     assert "It fits." in shown.stdout and "hours" in shown.stdout

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -127,6 +129,19 @@ def test_a_file_of_the_run_that_was_edited_is_noticed_by_every_verb(
         said = refused(*verb)
         assert f"{name} is not the file that was committed" in said
         assert ("copy it, change the copy" if name == "recipe.yaml" else "Restore it") in said
+
+
+def test_a_full_disk_is_that_of_the_target(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's error names the file that was read."""
+
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", full)
+        said = refused("export", finished_run, tmp_path / "out")
+    assert f"The disk that holds {tmp_path / 'out'} is full. Free some space and export again." in said
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_into_a_folder_that_is_there(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -360,6 +360,40 @@ def test_on_the_command_line_over_a_server(tmp_path: Path) -> None:
     assert "'maybe' is not one of" in refused("label", folder, source, target, "--if-exists", "maybe")
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("reason", "kept"), ("reason", 3), ("agreed", "C"), ("winner", ["A"]), ("rubric", 3), ("confidence_b", "much")],
+)
+def test_a_field_of_another_type_in_the_journal_is_named_with_its_line(tmp_path: Path, field: str, value: Any) -> None:
+    source, target = write(tmp_path / "in.jsonl", ROWS[:2]), tmp_path / "out.jsonl"
+    with pytest.raises(KilledError):
+        label_responses(source, target, lambda: model(killing(2)), batch_size=1)
+    part = tmp_path / "out.jsonl.part"
+    head, row = read(part)
+    write(part, [head, {**row, "results": [{**row["results"][0], field: value}]}])
+    with pytest.raises(
+        CheckpointError, match=rf"out\.jsonl\.part, line 2: `results\.0\.{field}` .*--if-exists overwrite"
+    ):
+        label_responses(source, target, lambda: model(judge), batch_size=1)
+    write(part, [head, {**row, "results": ["text"]}])
+    with pytest.raises(CheckpointError, match=r"out\.jsonl\.part, line 2: `results\.0` "):
+        label_responses(source, target, lambda: model(judge), batch_size=1)
+    assert not target.exists()
+    write(part, [head, row])
+    label_responses(source, target, lambda: model(judge), batch_size=1)
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", ROWS[:2])
+    for target, message in (
+        (Path(), "is a folder"),
+        (source / "out.jsonl", "cannot be written"),
+        (Path("/"), "is a folder"),
+    ):
+        with pytest.raises(DataError, match=message):
+            label_responses(source, target, never)
+
+
 @pytest.mark.parametrize("lost", ["reason", "agreed", "rubric", "confidence_b"])
 def test_a_field_that_is_gone_from_the_journal_is_named_with_its_line(tmp_path: Path, lost: str) -> None:
     source, target = write(tmp_path / "in.jsonl", ROWS[:2]), tmp_path / "out.jsonl"

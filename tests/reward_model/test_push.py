@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -152,6 +153,26 @@ def test_links_are_refused(exported: Path, tmp_path: Path) -> None:
     (exported / "judge" / "more.json").symlink_to(tmp_path / "private.json")
     with pytest.raises(ConfigError, match=r"more\.json is not uploaded"):
         files_to_push(exported, "me/pair")
+
+
+def test_what_cannot_be_read_is_refused_before_anything_is_sent(
+    hub: Hub, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A FIFO would never answer, and the library leaves out a folder that it may not list."""
+    os.mkfifo(exported / "judge" / "more.json")
+    with pytest.raises(ConfigError, match=r"more\.json is not uploaded: only plain files"):
+        push_to_hub(exported, "me/pair")
+    (exported / "judge" / "more.json").unlink()
+    allowed = os.access
+    for denied in (exported, exported / "judge", exported / "judge" / "README.md"):
+
+        def access(path: str | Path, mode: int, denied: Path = denied) -> bool:
+            return Path(path) != denied and allowed(path, mode)
+
+        with monkeypatch.context() as patch, pytest.raises(ConfigError, match=rf"{denied} cannot be read\. Check its"):
+            patch.setattr(os, "access", access)
+            push_to_hub(exported, "me/pair")
+    assert not hub.created
 
 
 @pytest.mark.parametrize("repo", ["pair", "me/pair/x", "../pair", "me/", "me/../x", "me/pa ir", ""])

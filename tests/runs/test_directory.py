@@ -438,7 +438,12 @@ def cut(file: Path) -> None:
     os.truncate(file, file.stat().st_size // 2)
 
 
-@pytest.mark.parametrize("damage", [flip, edit, cut, Path.unlink])
+def replace_by_fifo(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+@pytest.mark.parametrize("damage", [flip, edit, cut, replace_by_fifo, Path.unlink])
 @pytest.mark.parametrize(
     ("name", "fix", "may_be_gone"),
     [
@@ -717,7 +722,7 @@ def test_devices_and_fifos_are_written_into(tmp_path: Path) -> None:
         assert read.result() == b"text" and fifo.is_fifo()
 
 
-def test_targets_are_checked_before_the_work(tmp_path: Path) -> None:
+def test_targets_are_checked_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "out" / "rows.jsonl"
     check_target(None, target, overwrite=False)
     assert target.parent.is_dir()
@@ -726,6 +731,19 @@ def test_targets_are_checked_before_the_work(tmp_path: Path) -> None:
         check_target(None, target, overwrite=False)
     check_target(None, target, overwrite=True)
     check_target(None, Path("/dev/null"), overwrite=False)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for bad in (target / "below.jsonl", tmp_path / ("x" * 250), tmp_path / "loop"):
+        with pytest.raises(
+            DataError, match=r"cannot be written \(.+\)\. Name another file, or check the path and its perm"
+        ):
+            check_target(None, bad, overwrite=True)
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(DataError, match=r"new cannot be written \(Read-only file system\)"),
+    ):
+        patch.setattr(Path, "touch", lambda *_: (_ for _ in ()).throw(OSError(errno.EROFS, os.strerror(errno.EROFS))))
+        check_target(None, tmp_path / "new", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["loop", "out"], "nothing is left behind"
     with pytest.raises(DataError, match=r"/dev/null is no file, so unfinished work cannot be kept beside it"):
         check_target(None, Path("/dev/null"), overwrite=True, journal=True)
     with pytest.raises(CheckpointError, match=r"/dev/null is no file\. Name a file"):

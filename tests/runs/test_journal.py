@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -80,6 +81,26 @@ def test_a_broken_row_inside_is_named_by_its_line(tmp_path: Path) -> None:
     path.write_text(json.dumps({"job": JOB}) + '\n{"key": "a"}\n{"key": \n{"key": "b"}\n')
     with pytest.raises(CheckpointError, match="line 3"):
         Journal.open(path, JOB).__enter__()
+
+
+@pytest.mark.parametrize("key", ["3", "null", "[1]", '"a"'])
+def test_a_key_that_is_no_text_or_is_there_twice_is_refused(tmp_path: Path, key: str) -> None:
+    """As after rows of another journal were appended."""
+    path = tmp_path / "work.jsonl"
+    path.write_text(json.dumps({"job": JOB}) + f'\n{{"key": "a"}}\n{{"key": {key}}}\n')
+    with pytest.raises(CheckpointError, match=r"line 3: not a row of a journal .* anew with --if-exists overwrite"):
+        Journal.open(path, JOB).__enter__()
+
+
+@pytest.mark.parametrize("results", [3, None, "ab", {"a": 1, "b": 2}, [], [1], [1, 2, 3]])
+def test_results_that_are_not_those_of_a_batch_are_refused(tmp_path: Path, results: Any) -> None:
+    path = tmp_path / "work.jsonl"
+    path.write_text(json.dumps({"job": JOB}) + "\n" + json.dumps({"key": "from 0", "results": results}) + "\n")
+    with (
+        Journal.open(path, JOB) as journal,
+        pytest.raises(CheckpointError, match=r"work\.jsonl, line 2: `results` is not a list of 2\. Restore"),
+    ):
+        journal.map(list, range(4), 2)
 
 
 def test_one_process_holds_it(tmp_path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rubric_arm_lite.errors import CheckpointError
-from rubric_arm_lite.runs.files import read_jsonl, read_object
+from rubric_arm_lite.runs.directory import read_state
+from rubric_arm_lite.runs.files import file_hash, read_jsonl, read_object
 from rubric_arm_lite.runs.journal import Journal
 
 
@@ -56,6 +59,29 @@ def test_a_file_of_one_object(tmp_path: Path) -> None:
         file.write_bytes(content)
         with pytest.raises(CheckpointError, match=r"final\.json is damaged \(.*\)\. Restore"):
             read_object(file)
+
+
+def test_what_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting anew would throw away what another user may read; a FIFO would never answer."""
+    file = tmp_path / "state.json"
+    file.write_text("{}")
+
+    def denied(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    with monkeypatch.context() as patch:
+        for name in ("open", "read_bytes", "read_text"):
+            patch.setattr(Path, name, denied)
+        for read in (read_object, read_state, file_hash, lambda path: list(read_jsonl(path))):
+            with pytest.raises(
+                CheckpointError, match=r"state\.json cannot be read \(Permission denied\)\. Check its"
+            ) as told:
+                read(file)
+            assert "anew" not in str(told.value)
+    os.mkfifo(tmp_path / "fifo")
+    for read in (read_object, lambda path: list(read_jsonl(path))):
+        with pytest.raises(CheckpointError, match=r"fifo is no file\. Restore it"):
+            read(tmp_path / "fifo")
 
 
 def test_the_rows_of_a_journal_know_their_lines(tmp_path: Path) -> None:
