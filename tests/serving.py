@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from rubric_arm_lite.models.sampler import NextWords, Sampling
 from rubric_arm_lite.reward_model.model import RubricRewardModel
-from rubric_arm_lite.reward_model.serve.app import Service, build_app
+from rubric_arm_lite.reward_model.serve.app import build_app
 from rubric_arm_lite.reward_model.serve.batcher import BatchedJudge, Batcher, settings_of
 from rubric_arm_lite.reward_model.serve.schema import Body, WrittenRubric
 from rubric_arm_lite.reward_model.serve.security import SecuritySettings
@@ -118,8 +118,7 @@ def serving(
 
     judge = ScriptedJudge(reward_model, "final")
     batcher = Batcher(judge.answer, settings=settings_of, **batching)
-    service = Service("test run", judge, batcher, seconds)
-    with listening(build_app(service, SecuritySettings(**settings), page)) as client:
+    with listening(build_app("test run", judge, batcher, SecuritySettings(**settings), seconds, page)) as client:
         yield Served(str(client.base_url), reward_model, batcher, client)
 
 

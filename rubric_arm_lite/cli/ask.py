@@ -183,7 +183,7 @@ def serve(
                 "--key-env."
             )
         model = source.load()
-        from rubric_arm_lite.reward_model.serve.app import Service, build_app
+        from rubric_arm_lite.reward_model.serve.app import build_app
         from rubric_arm_lite.reward_model.serve.batcher import BatchedJudge, Batcher, settings_of
         from rubric_arm_lite.reward_model.serve.security import SecuritySettings
 
@@ -191,15 +191,14 @@ def serve(
         judge = BatchedJudge(model, source.state, folder, all_states=_page)
         batcher = Batcher(judge.answer, batch, wait / 1000, queue, settings_of)
         security = SecuritySettings(hosts, key, max_open=queue + 4 * batch, log_requests=log_requests)
-        service = Service(source.run.name or str(source.run), judge, batcher, seconds)
+        name = source.run.name or str(source.run)
+        app = build_app(name, judge, batcher, security, seconds, _page)
         logging.basicConfig(format="%(asctime)s %(message)s")
         logging.getLogger("rubric_arm_lite.reward_model.serve").setLevel(logging.INFO)
         url = server.url_of(bound, host)
-        what = f"The page for {service.name} is at" if _page else f"Serving {service.name} ({source.state}) at"
+        what = f"The page for {name} is at" if _page else f"Serving {name} ({source.state}) at"
         started = f"{what} {url} (list of paths: {url}docs; Ctrl-C stops)"
-        answered = server.run(
-            build_app(service, security, _page), bound, seconds, lambda: common.say(started, flush=True)
-        )
+        answered = server.run(app, bound, seconds, lambda: common.say(started, flush=True))
         common.err.print("Stopped." if answered else "Stopped at once; the requests in progress are lost.")
 
 
@@ -349,7 +348,5 @@ def _check_text(name: str, text: str) -> None:
 
 def _speed(now: LabelingState) -> str:
     cached = 1 - now.rubrics / now.judged if now.judged else 0.0
-    return (
-        f"{now.pairs_per_second:.1f} pairs/s, {now.tokens_per_second:.0f} tokens/s, rubrics written: {now.rubrics} "
-        f"({cached:.0%} from the cache)"
-    )
+    pairs, tokens = (now.judged / now.seconds, now.tokens / now.seconds) if now.seconds else (0.0, 0.0)
+    return f"{pairs:.1f} pairs/s, {tokens:.0f} tokens/s, rubrics written: {now.rubrics} ({cached:.0%} from the cache)"

@@ -19,22 +19,6 @@ from rubric_arm_lite.recipe import ModelSettings, Recipe, dump_recipe
 from rubric_arm_lite.runs import RECIPE, adapter_folder, explained_disk_errors, read_object, recipe_of_run, share
 from rubric_arm_lite.types import ROLES, Role
 
-TASKS = {
-    "rubric": "writes a rubric, a numbered list of criteria, for a request",
-    "pairwise": "compares two responses to a request under a rubric and names the better one",
-    "pointwise": "checks one response to a request against every criterion of a rubric (RUBRIC-ARROW, 2605.29156)",
-}
-METRICS = (
-    ("accuracy", "accuracy, both orders"),
-    ("position_bias", "position bias"),
-    ("consistency", "both orders agree"),
-    ("tie_rate", "ties"),
-    ("margin", "mean margin of scores"),
-    ("unparsed", "unparsed verdicts"),
-    ("format_sampled", "well-formed, sampled"),
-    ("rubric_criteria", "criteria per rubric"),
-    ("pairs", "held-out pairs"),
-)
 SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md", ".yaml")
 REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 CARD = Path(__file__).with_name("templates") / "model_card.md.jinja"
@@ -101,9 +85,6 @@ def model_card(run: Path, recipe: Recipe, role: Role, state: str, merge: bool) -
     files = [run / name for name in ("data.json", "summary.json", "versions.json")]
     data, summary, versions = (read_object(file) if file.exists() else {} for file in files)
     counts = [f"{data[k]} {k.replace('_', ' ')}" for k in ("train_prompts", "train_pairs", "test_pairs") if k in data]
-    results = [(label, f"{summary[key]:.3f}") for key, label in METRICS if key in summary]
-    if None not in (low := summary.get("accuracy_low"), high := summary.get("accuracy_high")):
-        results.append(("accuracy, 95 % interval", f"{low:.3f} to {high:.3f}"))
     base = recipe.model.base
     on_hub = REPO.fullmatch(base) is not None and not Path(base).exists()
     metadata = ModelCardData(
@@ -118,12 +99,11 @@ def model_card(run: Path, recipe: Recipe, role: Role, state: str, merge: bool) -
         recipe=recipe,
         base=base,
         role=role,
-        task=TASKS[role if role == "rubric" else recipe.reward.judge],
         merge=merge,
         state=state,
         source=Path(recipe.data.source).name,
         counts=", ".join(counts),
-        results=results if state == "final" else [],
+        results=summary if state == "final" else {},
         recipe_text=dump_recipe(recipe).rstrip().replace("```", "'''"),
         versions=versions,
     )

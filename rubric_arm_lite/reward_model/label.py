@@ -54,16 +54,6 @@ class LabelingState:
     rubrics: int = 0
     reasons: Mapping[Reason, int] = field(default_factory=dict)
 
-    @property
-    def pairs_per_second(self) -> float:
-        """Pairs that this process judges per second."""
-        return self.judged / self.seconds if self.seconds else 0.0
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Tokens that this process samples per second."""
-        return self.tokens / self.seconds if self.seconds else 0.0
-
 
 class _Result(TypedDict, total=False):
     """The journal's row of a pair; a field that is missing is named where it is read."""
@@ -109,7 +99,7 @@ def label_responses(
     """
     if batch_size < 1 or votes < 1:
         raise DataError(f"--batch {batch_size}, --votes {votes}: use at least 1.")
-    pairs = _pairs(source)
+    pairs, data = _pairs(source), hashlib.sha256(source.read_bytes()).hexdigest()[:16]
     part = target.parent / f"{target.name}.part"
     # A journal beside a finished output: the job was killed between writing the output and removing the journal, or an
     # earlier output is being replaced. Either way the job can be resumed.
@@ -118,7 +108,6 @@ def label_responses(
     model = load()
     check_compares(model.recipe)
     # Everything that the labels depend on; batches too, since they decide padding and so rounding.
-    data = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
     job = {"input": data, **model.identity(votes), "batch": batch_size}
     with (
         explained_disk_errors(target.parent, "repeat the command; what was judged is kept"),
@@ -155,7 +144,7 @@ def _judge(
     """The judge's row of every pair; those that the journal has are not judged again."""
     for batch in journal.rows.values():
         try:
-            _RESULTS.validate_python(batch["results"])
+            _RESULTS.validate_python(batch["results"], strict=True)
         except ValidationError as error:
             place = ".".join(["results", *map(str, error.errors()[0]["loc"])])
             raise CheckpointError(

@@ -23,8 +23,6 @@ from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.prompts import prompt_hash
 from rubric_arm_lite.reward_model.judge import check_compares
 from rubric_arm_lite.reward_model.model import Case, RubricRewardModel
-from rubric_arm_lite.reward_model.verdict import Verdict
-from rubric_arm_lite.types import Prompt
 
 Answers = Callable[[Sequence[Any]], Sequence[str]]
 """Baseline answers to prompts in TRL's format, texts or lists of messages."""
@@ -108,19 +106,6 @@ class GreedyAnswers(TrainerCallback):  # type: ignore[misc]
         return answers
 
 
-def _pairs_of_groups(prompts: Sequence[Prompt]) -> list[tuple[int, int]]:
-    """Every two completions of the same prompt, by their index."""
-    groups: dict[str, list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        groups.setdefault(prompt_hash(prompt), []).append(i)
-    if any(len(group) < 2 for group in groups.values()):
-        raise DataError(
-            "The group baseline needs at least 2 completions of a prompt in one call. Raise num_generations, keep "
-            "each group on one process, or choose another baseline."
-        )
-    return [pair for group in groups.values() for pair in combinations(group, 2)]
-
-
 class RubricArmReward:
     """A reward function for ``trl.GRPOTrainer(reward_funcs=…)``: half the orders won against a baseline (eq. 16).
 
@@ -174,10 +159,22 @@ class RubricArmReward:
         Raises:
             DataError: if prompts or completions are not in TRL's format, or the baseline is missing.
         """
+        if len(prompts) != len(completions):
+            raise DataError(
+                f"{len(prompts)} prompts came with {len(completions)} completions. Give one prompt to each."
+            )
         requests = [prompt_of(value, f"prompt {i}") for i, value in enumerate(prompts, start=1)]
         answers = [answer_of(value, f"completion {i}") for i, value in enumerate(completions, start=1)]
         if self._baseline == "group":
-            rivals, pairs = answers, _pairs_of_groups(requests)
+            groups: dict[str, list[int]] = {}
+            for i, request in enumerate(requests):
+                groups.setdefault(prompt_hash(request), []).append(i)
+            if any(len(group) < 2 for group in groups.values()):
+                raise DataError(
+                    "The group baseline needs at least 2 completions of a prompt in one call. Raise num_generations, "
+                    "keep each group on one process, or choose another baseline."
+                )
+            rivals, pairs = answers, [pair for group in groups.values() for pair in combinations(group, 2)]
         else:
             rivals, pairs = self._baseline_answers(prompts, columns), [(i, i) for i in range(len(answers))]
         cases: list[Case] = [(requests[i], answers[i], rivals[j], None) for i, j in pairs]
@@ -187,7 +184,16 @@ class RubricArmReward:
             won[i].append(verdict.orders_won("A") / 2)
             if rivals is answers:
                 won[j].append(verdict.orders_won("B") / 2)
-        self._count(verdicts, columns.get("log_metric"))
+        winners = [winner for verdict in verdicts for winner in verdict.winners]
+        unparsed, not_judged = winners.count(None), sum(not verdict.winners for verdict in verdicts)
+        counts = {"judgements": len(winners), "unparsed": unparsed, "comparisons": len(verdicts)}
+        self.totals.update({**counts, "not_judged": not_judged})
+        if (log_metric := columns.get("log_metric")) is not None:
+            log_metric("rubric_arm/unparsed", unparsed / max(len(winners), 1))
+            log_metric("rubric_arm/not_judged", not_judged / max(len(verdicts), 1))
+            agreed = sum(verdict.agreed is not None for verdict in verdicts)
+            log_metric("rubric_arm/orders_agree", agreed / max(len(verdicts), 1))
+            log_metric("rubric_arm/rubric_cache_hit_rate", self._model.cache.hit_rate)
         return [sum(shares) / len(shares) for shares in won]
 
     def _baseline_answers(self, prompts: Sequence[Any], columns: Mapping[str, Any]) -> list[str]:
@@ -201,27 +207,10 @@ class RubricArmReward:
                 f"The dataset has no column `{self._column}` for the baseline answers (its columns: {names}). Add it, "
                 "or name another: rubric_arm_reward(model, 'column', column=…)."
             )
-        if len(baseline) != len(prompts):
-            raise DataError(
-                f"The baseline gave {len(baseline)} answers to {len(prompts)} prompts. Give one per prompt."
-            )
+        count = len(baseline) if hasattr(baseline, "__len__") and not isinstance(baseline, str) else "no list of"
+        if count != len(prompts):
+            raise DataError(f"The baseline gave {count} answers to {len(prompts)} prompts. Give one per prompt.")
         return [answer_of(value, f"baseline answer {i}") for i, value in enumerate(baseline, start=1)]
-
-    def _count(self, verdicts: Sequence[Verdict], log_metric: Callable[[str, float], None] | None) -> None:
-        winners = [winner for verdict in verdicts for winner in verdict.winners]
-        counts = {
-            "judgements": len(winners),
-            "unparsed": winners.count(None),
-            "comparisons": len(verdicts),
-            "not_judged": sum(not verdict.winners for verdict in verdicts),
-        }
-        self.totals.update(counts)
-        if log_metric is not None:
-            log_metric("rubric_arm/unparsed", counts["unparsed"] / max(len(winners), 1))
-            log_metric("rubric_arm/not_judged", counts["not_judged"] / max(len(verdicts), 1))
-            agreed = sum(verdict.agreed is not None for verdict in verdicts)
-            log_metric("rubric_arm/orders_agree", agreed / max(len(verdicts), 1))
-            log_metric("rubric_arm/rubric_cache_hit_rate", self._model.cache.hit_rate)
 
 
 rubric_arm_reward = RubricArmReward

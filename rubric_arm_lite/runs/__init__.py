@@ -24,7 +24,7 @@ from rubric_arm_lite.runs.files import read_jsonl as read_jsonl
 from rubric_arm_lite.runs.files import read_object as read_object
 from rubric_arm_lite.runs.files import share as share
 from rubric_arm_lite.runs.journal import Journal as Journal
-from rubric_arm_lite.runs.progress import Progress as Progress
+from rubric_arm_lite.runs.journal import Progress as Progress
 from rubric_arm_lite.runs.states import adapter_folder as adapter_folder
 from rubric_arm_lite.runs.states import recipe_of as recipe_of
 from rubric_arm_lite.runs.states import recipe_of_run as recipe_of_run

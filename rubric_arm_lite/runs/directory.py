@@ -16,7 +16,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import metadata
@@ -27,7 +27,7 @@ from pydantic import TypeAdapter
 
 from rubric_arm_lite import __version__
 from rubric_arm_lite.errors import CheckpointError, ConfigError, first_line
-from rubric_arm_lite.runs.files import LogRow, atomic_write, file_hash, fsync, lock_file, read_jsonl, share, unreadable
+from rubric_arm_lite.runs.files import atomic_write, file_hash, fsync, lock_file, share, unreadable
 
 STATE = "state.json"
 RECIPE = "recipe.yaml"
@@ -300,7 +300,12 @@ class RunDirectory:
             self.after_commit()
             self.state = read_state(self.path / STATE, self.state.recipe_hash)
             return
-        checkpoint = self.state.checkpoint if save is None else self._write_checkpoint(save)
+        checkpoint = self.state.checkpoint
+        if save is not None:
+            names = [path.name for path in (self.path / "checkpoints").glob("state-*")]
+            newest = max((int(name[6:]) for name in names if CHECKPOINT_NAME.fullmatch(name)), default=-1)
+            checkpoint = f"state-{newest + 1:06d}"
+            self.write_folder(f"checkpoints/{checkpoint}", save)
         sizes, logs = dict.fromkeys(LOGS, 0), {name: value.copy() for name, value in self._logs.items()}
         for file in (self.path / name for name in LOGS):
             if file.exists():
@@ -313,8 +318,9 @@ class RunDirectory:
         hashes = {**files, **self._written, **{name: value.hexdigest() for name, value in logs.items()}}
         stages = self.state.stages if stage is None else (*self.state.stages, stage)
         at = self.state.position if position is None else position
-        self._write_state(RunState(self.state.recipe_hash, stages, checkpoint, at, sizes, hashes))
-        self._logs, self._written = logs, {}
+        state = RunState(self.state.recipe_hash, stages, checkpoint, at, sizes, hashes)
+        atomic_write(self.path / STATE, state.dumps().encode())
+        self.state, self._logs, self._written = state, logs, {}
         for folder in outdated:
             shutil.rmtree(folder)
         self.after_commit()
@@ -326,23 +332,6 @@ class RunDirectory:
     def checkpoint_path(self) -> Path | None:
         """Folder of the committed checkpoint."""
         return None if self.state.checkpoint is None else self.path / "checkpoints" / self.state.checkpoint
-
-    def read_log(self, log: str) -> Iterator[LogRow]:
-        """:func:`read_jsonl` of a log."""
-        return read_jsonl(self.path / log)
-
-    # --- inside -------------------------------------------------------------------------------------------------
-
-    def _write_checkpoint(self, save: Callable[[Path], None]) -> str:
-        names = [path.name for path in (self.path / "checkpoints").glob("state-*")]
-        numbers = [int(name[6:]) for name in names if CHECKPOINT_NAME.fullmatch(name)]
-        name = f"state-{max(numbers, default=-1) + 1:06d}"
-        self.write_folder(f"checkpoints/{name}", save)
-        return name
-
-    def _write_state(self, state: RunState) -> None:
-        atomic_write(self.path / STATE, state.dumps().encode())
-        self.state = state
 
     def _roll_back(self) -> None:
         """Forget everything after the last commit."""

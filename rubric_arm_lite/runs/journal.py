@@ -1,4 +1,4 @@
-"""A journal of a long job: one line per finished piece, so that a killed job continues where it stopped.
+"""The journal and the progress of a long job. A journal has a line per finished piece, so a killed job continues.
 
 The first line describes the job; a journal of another job is refused. :meth:`Journal.add` returns when its rows are on
 disk. Opening drops a last line that a kill truncated, and its piece is done again.
@@ -117,6 +117,22 @@ class Journal:
         os.fsync(self._file.fileno())
 
 
+class Progress:
+    """Receives the events of a run, in order, and shows nothing; a subclass shows those that it overrides."""
+
+    def stage(self, name: str, steps: int) -> None:
+        """A stage of ``steps`` steps begins, and the one before has ended."""
+
+    def step(self, done: int, values: dict[str, float]) -> None:
+        """``done`` steps of the stage are finished; ``values`` are the last one's metrics, empty if it has none."""
+
+    def result(self, name: str, text: str) -> None:
+        """An evaluation, or another result that ``name`` names, in one line."""
+
+    def note(self, text: str) -> None:
+        """Something the user should know: skipped data, a caveat, an alarm."""
+
+
 def _read(path: Path, file: IO[bytes], job: Any) -> tuple[dict[str, dict[str, Any]], int]:
     """The rows of a journal, and the bytes of its complete lines."""
     file.seek(0)
@@ -141,16 +157,13 @@ def _read(path: Path, file: IO[bytes], job: Any) -> tuple[dict[str, dict[str, An
                 "anew with --if-exists overwrite."
             ) from error
         if head != job:
+            differing = "its first line does not describe a job"
+            if isinstance(head, dict):
+                names = sorted(name for name in head.keys() | job.keys() if head.get(name) != job.get(name))[:3]
+                differing = ", ".join(f"{name}: {head.get(name)!r} there, {job.get(name)!r} now" for name in names)
             raise CheckpointError(
-                f"{path} belongs to another job ({_difference(head, job)}). Name another file, or start anew with "
-                "--if-exists overwrite."
+                f"{path} belongs to another job ({differing}). Name another file, or start anew with --if-exists "
+                "overwrite."
             )
         size += len(line)
     return rows, size
-
-
-def _difference(head: Any, job: Mapping[str, Any]) -> str:
-    if not isinstance(head, dict):
-        return "its first line does not describe a job"
-    names = sorted(name for name in head.keys() | job.keys() if head.get(name) != job.get(name))
-    return ", ".join(f"{name}: {head.get(name)!r} there, {job.get(name)!r} now" for name in names[:3])

@@ -23,7 +23,7 @@ from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.evaluation import AdapterPair, Evaluation, make_evaluator
 from rubric_arm_lite.evaluation.metrics import evaluation_caveats, no_gradient_caveats, unparsed_caveats
 from rubric_arm_lite.models import AdapterModel, base_fingerprint, other_base
-from rubric_arm_lite.runs import RunDirectory, package_versions, read_object
+from rubric_arm_lite.runs import RunDirectory, package_versions, read_jsonl, read_object
 from rubric_arm_lite.training.hooks import LoggedTraining
 from rubric_arm_lite.training.phases import make_phases
 from rubric_arm_lite.training.schedule import STAGES, ScheduledPhase, scheduled_phases
@@ -133,7 +133,7 @@ def _alternate(state: TrainingState) -> None:
         if state.directory.writes:
             steps = [
                 (row["phase"], row["role"], row)
-                for row in state.directory.read_log("metrics.jsonl")
+                for row in read_jsonl(state.directory.path / "metrics.jsonl")
                 if row["kind"] == "step" and row["slot"] == phase.index
             ]
             for caveat in no_gradient_caveats(steps):

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from rubric_arm_lite.errors import ConfigError
-from rubric_arm_lite.reward_model.serve.app import Service, build_app
+from rubric_arm_lite.reward_model.serve.app import build_app
 from rubric_arm_lite.reward_model.serve.batcher import BatchedJudge, Batcher
 from rubric_arm_lite.reward_model.serve.schema import Body, WrittenRubric
 from rubric_arm_lite.reward_model.serve.security import SecuritySettings
@@ -74,10 +74,10 @@ def serve_scripted(go: Path) -> None:
         until(go.exists)
         return judge.answer(requests)
 
-    service = Service("script", judge, Batcher(answer, batch=1), 60.0)
+    app = build_app("script", judge, Batcher(answer, batch=1), SecuritySettings(), 60.0)
     with bind("127.0.0.1", 0) as bound:
         url = url_of(bound, "127.0.0.1")
-        answered = run(build_app(service, SecuritySettings()), bound, 60.0, lambda: print(url, flush=True), 1.5)
+        answered = run(app, bound, 60.0, lambda: print(url, flush=True), 1.5)
     print(f"answered {len(scripted.model.calls)}, all: {answered}")  # type: ignore[attr-defined]
 
 

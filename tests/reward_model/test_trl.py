@@ -92,6 +92,11 @@ def test_mistakes_say_what_to_do() -> None:
         rubric_arm_reward(model())(["p"], ["a"])
     with pytest.raises(DataError, match="gave 1 answers to 2 prompts"):
         rubric_arm_reward(model(), lambda prompts: ["x"])(["p", "q"], ["a", "b"])
+    for answers in (None, "xy", iter(["x", "y"])):
+        with pytest.raises(DataError, match="gave no list of answers to 2 prompts"):
+            rubric_arm_reward(model(), lambda prompts, a=answers: a)(["p", "q"], ["a", "b"])
+    with pytest.raises(DataError, match="2 prompts came with 3 completions"):
+        rubric_arm_reward(model(), "group")(["p", "p"], ["a", "b", "c"])
     with pytest.raises(DataError, match="completion 1 ends with a message by 'user'"):
         rubric_arm_reward(model(), "group")(["p"], [[{"role": "user", "content": "x"}]])
     with pytest.raises(ConfigError, match="at least 1"):

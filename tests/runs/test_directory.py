@@ -27,7 +27,7 @@ from rubric_arm_lite.runs.directory import (
     check_files,
     read_state,
 )
-from rubric_arm_lite.runs.files import atomic_write, check_target, explained_disk_errors, fsync
+from rubric_arm_lite.runs.files import atomic_write, check_target, explained_disk_errors, fsync, read_jsonl
 from rubric_arm_lite.runs.journal import Journal
 
 METRICS, ROLLOUTS = "metrics.jsonl", "rollouts.jsonl"
@@ -106,7 +106,7 @@ def snapshot(run: RunDirectory) -> Snapshot:
     content = None
     if checkpoint is not None:
         content = ((checkpoint / "cache.json").read_text(), (checkpoint / "judge" / "weights").read_text())
-    rows = tuple(json.dumps(list(run.read_log(log))) for log in (METRICS, ROLLOUTS))
+    rows = tuple(json.dumps(list(read_jsonl(run.path / log))) for log in (METRICS, ROLLOUTS))
     return (run.state.recipe_hash, run.state.stages, run.state.position, content, *rows)
 
 
@@ -286,7 +286,7 @@ def test_a_half_written_line_is_cut_off(tmp_path: Path) -> None:
     run = open_run(tmp_path / "run")
     assert snapshot(run) == points[-1]
     run.append(METRICS, {"n": 4})
-    assert [row["n"] for row in run.read_log(METRICS)] == [0, 1, 2, 3, 4]
+    assert [row["n"] for row in read_jsonl(run.path / METRICS)] == [0, 1, 2, 3, 4]
 
 
 # --- opening ------------------------------------------------------------------------------------------------------
@@ -564,7 +564,7 @@ def test_a_directory_in_use_is_refused(tmp_path: Path, if_exists: IfExists) -> N
     assert killed_at(1000, other) == (False, 1)
     with pytest.raises(CheckpointError, match="is in use by another process"):
         open_run(tmp_path / "run", if_exists)
-    assert list(run.read_log(METRICS)) == [{"n": 1}], "and is left alone"
+    assert list(read_jsonl(run.path / METRICS)) == [{"n": 1}], "and is left alone"
     run.close()
     assert killed_at(1000, other) == (False, 0)
 
@@ -676,11 +676,11 @@ def test_rows_are_plain_json(tmp_path: Path) -> None:
     run = open_run(tmp_path / "run")
     run.append(METRICS, {"text": "é\n\ud800\u2028"})
     assert (run.path / METRICS).read_bytes().count(b"\n") == 1
-    assert list(run.read_log(METRICS)) == [{"text": "é\n\ud800\u2028"}]
+    assert list(read_jsonl(run.path / METRICS)) == [{"text": "é\n\ud800\u2028"}]
     with pytest.raises(ValueError, match="JSON"):
         run.append(METRICS, {"loss": float("nan")})
-    assert len(list(run.read_log(METRICS))) == 1
-    assert list(run.read_log("timings.jsonl")) == []
+    assert len(list(read_jsonl(run.path / METRICS))) == 1
+    assert list(read_jsonl(run.path / "timings.jsonl")) == []
     run.write_json("note.json", "lone \ud800")
     assert "lone" in (run.path / "note.json").read_text()
 
@@ -732,7 +732,7 @@ def test_targets_are_checked_before_the_work(tmp_path: Path, monkeypatch: pytest
     check_target(None, target, overwrite=True)
     check_target(None, Path("/dev/null"), overwrite=False)
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    for bad in (target / "below.jsonl", tmp_path / ("x" * 250), tmp_path / "loop"):
+    for bad in (target / "below" / "rows.jsonl", tmp_path / ("x" * 250), tmp_path / "loop"):
         with pytest.raises(
             DataError, match=r"cannot be written \(.+\)\. Name another file, or check the path and its perm"
         ):

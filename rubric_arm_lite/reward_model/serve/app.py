@@ -6,7 +6,6 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -16,37 +15,34 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from rubric_arm_lite import __version__, errors
-from rubric_arm_lite.recipe import Recipe
 from rubric_arm_lite.recipe.entries import printable
 from rubric_arm_lite.reward_model.serve import schema
 from rubric_arm_lite.reward_model.serve.batcher import BatchedJudge, Batcher
 from rubric_arm_lite.reward_model.serve.security import AsciiJSON, SecurityMiddleware, SecuritySettings, refusal
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
-    """What is served.
+def build_app(
+    name: str,
+    judge: BatchedJudge,
+    batcher: Batcher[schema.Body, schema.WrittenRubric],
+    security: SecuritySettings,
+    seconds: float = 300.0,
+    page: bool = False,
+) -> ASGIApp:
+    """The service as an ASGI application.
 
-    Attributes:
+    Args:
         name: what the page calls it.
         batcher: the queue in front of ``judge``.
         seconds: time limit of one request, waiting included.
+        page: add the page for people at ``/``.
     """
-
-    name: str
-    judge: BatchedJudge
-    batcher: Batcher[schema.Body, schema.WrittenRubric]
-    seconds: float = 300.0
-
-
-def build_app(service: Service, security: SecuritySettings, page: bool = False) -> ASGIApp:
-    """The service as an ASGI application; ``page`` adds the page for people at ``/``."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         # All requests have been answered by now; at most, a batch is running that nobody waits for any more.
-        service.batcher.close(timeout=service.seconds)
+        batcher.close(timeout=seconds)
 
     app = FastAPI(
         title="rubric-arm",
@@ -60,80 +56,82 @@ def build_app(service: Service, security: SecuritySettings, page: bool = False) 
         responses={s: {"model": schema.Refused} for s in (400, 401, 403, 408, 409, 413, 415, 422, 501, 502, 503, 504)},
     )
     _add_error_handlers(app)
-    _add_routes(app, service)
-    if page and service.judge.model.recipe.data.source == "testbed":
-        _add_examples(app, service.judge.model.recipe)
+    _add_routes(app, name, judge, batcher, seconds)
+    if page and judge.model.recipe.data.source == "testbed":
+        from rubric_arm_lite.data.testbed import World
+
+        recipe, draw = judge.model.recipe, random.Random()
+        pairs = [pair for block in World(recipe.seed, recipe.data.world).blocks("test", 40) for pair in block.pairs]
+
+        @app.get("/v1/example", summary="A random pair of the testbed, in random order")
+        async def example() -> dict[str, Any]:
+            shown = draw.choice(pairs).present(draw.choice(("A", "B"))).comparison
+            return {"prompt": shown.prompt, "response_a": shown.response_a, "response_b": shown.response_b}
+
     _add_files(app, page)
     return SecurityMiddleware(app, security)
 
 
-def _add_routes(app: FastAPI, service: Service) -> None:
+def _add_routes(
+    app: FastAPI,
+    name: str,
+    judge: BatchedJudge,
+    batcher: Batcher[schema.Body, schema.WrittenRubric],
+    seconds: float,
+) -> None:
     @app.post("/v1/rubric", summary="Write a rubric for a prompt")
     async def rubric(body: schema.RubricBody, request: Request) -> schema.WrittenRubric:
-        return await _answer(service, body, request)
+        return await answer(body, request)
 
     @app.post("/v1/compare", summary="Judge two responses", response_model=schema.ComparedResponses)
     async def compare(body: schema.CompareBody, request: Request) -> schema.WrittenRubric:
-        return await _answer(service, body, request)
+        return await answer(body, request)
 
     @app.post("/v1/score", summary="Score one response", response_model=schema.ScoredResponse)
     async def score(body: schema.ScoreBody, request: Request) -> schema.WrittenRubric:
-        return await _answer(service, body, request)
+        return await answer(body, request)
 
     @app.get("/healthz", summary="Whether requests are answered")
     async def health(response: Response) -> dict[str, Any]:
-        alive = service.batcher.alive
+        alive = batcher.alive
         response.status_code = 200 if alive else 503
-        return {"status": "ok" if alive else "stopped", "waiting": service.batcher.waiting, "version": __version__}
+        return {"status": "ok" if alive else "stopped", "waiting": batcher.waiting, "version": __version__}
 
     @app.get("/v1/about", summary="What is served")
     async def about() -> dict[str, Any]:
-        recipe = service.judge.model.recipe
+        recipe = judge.model.recipe
         return {
-            "name": service.name,
+            "name": name,
             "recipe": recipe.name,
-            "state": service.judge.state,
-            "states": service.judge.states(),
+            "state": judge.state,
+            "states": judge.states(),
             "max_votes": schema.MAX_VOTES,
             "examples": recipe.data.source == "testbed",
         }
 
+    async def answer(body: schema.Body, request: Request) -> schema.WrittenRubric:
+        """Wait for the answer or the error of a request, as long as the client does and the time lasts."""
+        if body.state not in (None, judge.state) and body.state not in (states := judge.states()):
+            state = printable(body.state)
+            raise HTTPException(422, f"state: {state} is not served here. Use one of {', '.join(states)}.")
 
-async def _answer(service: Service, body: schema.Body, request: Request) -> schema.WrittenRubric:
-    """Wait for the answer or the error of a request, as long as the client does and the time lasts."""
-    if body.state not in (None, service.judge.state) and body.state not in (states := service.judge.states()):
-        state = printable(body.state)
-        raise HTTPException(422, f"state: {state} is not served here. Use one of {', '.join(states)}.")
+        async def disconnected() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
 
-    async def disconnected() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    answer = asyncio.wrap_future(service.batcher.submit(body))
-    gone = asyncio.ensure_future(disconnected())
-    try:
-        await asyncio.wait((answer, gone), timeout=service.seconds, return_when=asyncio.FIRST_COMPLETED)
-        if answer.done():
-            return answer.result()
-        if gone.done():
-            raise HTTPException(499, "The client left.")  # for the log; nobody receives it
-        sentence = f"There was no answer within {service.seconds:g} seconds. Ask for less, or try again later."
-        raise HTTPException(504, sentence)
-    finally:
-        gone.cancel()
-        answer.cancel()  # takes the request out of the queue, if it still waits there
-
-
-def _add_examples(app: FastAPI, recipe: Recipe) -> None:
-    from rubric_arm_lite.data.testbed import World
-
-    pairs = [pair for block in World(recipe.seed, recipe.data.world).blocks("test", 40) for pair in block.pairs]
-    draw = random.Random()
-
-    @app.get("/v1/example", summary="A random pair of the testbed, in random order")
-    async def example() -> dict[str, Any]:
-        shown = draw.choice(pairs).present(draw.choice(("A", "B"))).comparison
-        return {"prompt": shown.prompt, "response_a": shown.response_a, "response_b": shown.response_b}
+        answered = asyncio.wrap_future(batcher.submit(body))
+        gone = asyncio.ensure_future(disconnected())
+        try:
+            await asyncio.wait((answered, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if answered.done():
+                return answered.result()
+            if gone.done():
+                raise HTTPException(499, "The client left.")  # for the log; nobody receives it
+            sentence = f"There was no answer within {seconds:g} seconds. Ask for less, or try again later."
+            raise HTTPException(504, sentence)
+        finally:
+            gone.cancel()
+            answered.cancel()  # takes the request out of the queue, if it still waits there
 
 
 def _add_files(app: FastAPI, page: bool) -> None:

@@ -20,15 +20,7 @@ from starlette.exceptions import HTTPException
 from rubric_arm_lite.errors import BackendError, CheckpointError
 from rubric_arm_lite.models import RefusedRequest
 from rubric_arm_lite.reward_model.model import RubricRewardModel, TooLong
-from rubric_arm_lite.reward_model.serve.schema import (
-    REQUEST,
-    Body,
-    CompareBody,
-    Result,
-    RubricBody,
-    WrittenRubric,
-    answer_of,
-)
+from rubric_arm_lite.reward_model.serve import schema
 from rubric_arm_lite.reward_model.verdict import is_skipped
 from rubric_arm_lite.runs import adapter_folder
 from rubric_arm_lite.runs.states import states_of
@@ -139,7 +131,7 @@ class Batcher(Generic[R, A]):
         return {future: request for future, request in batch.items() if future.set_running_or_notify_cancel()}
 
 
-def settings_of(request: Body) -> Hashable:
+def settings_of(request: schema.Body) -> Hashable:
     """Requests with equal settings can be answered by one call of the reward model."""
     return type(request), *request.model_dump(include={"state", "votes", "orders", "justify"}).values()
 
@@ -170,7 +162,7 @@ class BatchedJudge:
             return [self.state]
         return list(dict.fromkeys((*states_of(self._run), self.state)))
 
-    def answer(self, requests: Sequence[Body]) -> list[WrittenRubric | Exception]:
+    def answer(self, requests: Sequence[schema.Body]) -> list[schema.WrittenRubric | Exception]:
         """One answer or error per request, in order."""
         alone = len(requests) == 1
         state = requests[0].state or self.state
@@ -187,7 +179,7 @@ class BatchedJudge:
             # A skipped request is asked again, alone, for its error; its rubric comes from the cache.
             self.answer([request])[0]
             if is_skipped(result) and not alone
-            else answer_of(result, state, self.model.unknown_words(*_texts(request)))
+            else schema.answer_of(result, state, self.model.unknown_words(*_texts(request)))
             for request, result in zip(requests, results, strict=True)
         ]
 
@@ -208,17 +200,17 @@ class BatchedJudge:
             self.model.model.load_adapter(role, folder)
         self._loaded = folders
 
-    def _ask(self, requests: Sequence[Any], too_long: TooLong) -> Sequence[Result]:
-        first, names = requests[0], [REQUEST] * len(requests)
-        if isinstance(first, RubricBody):
+    def _ask(self, requests: Sequence[Any], too_long: TooLong) -> Sequence[schema.Result]:
+        first, names = requests[0], [schema.REQUEST] * len(requests)
+        if isinstance(first, schema.RubricBody):
             return self.model.rubrics([r.prompt for r in requests], names, too_long)
-        if isinstance(first, CompareBody):
+        if isinstance(first, schema.CompareBody):
             pairs = [(r.prompt, r.response_a, r.response_b, r.rubric) for r in requests]
             return self.model.compare_many(pairs, first.votes, names, first.orders, too_long)
         responses = [(r.prompt, r.response, r.rubric) for r in requests]
         return self.model.score_many(responses, first.justify, names, too_long)
 
 
-def _texts(request: Body) -> list[str]:
+def _texts(request: schema.Body) -> list[str]:
     prompt = [request.prompt] if isinstance(request.prompt, str) else [turn.content for turn in request.prompt]
     return prompt + [value for name, value in request if name.startswith("response")]

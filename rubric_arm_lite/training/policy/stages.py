@@ -21,7 +21,7 @@ from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.models import other_base
 from rubric_arm_lite.recipe import PolicyRecipe, derive_seed
 from rubric_arm_lite.reward_model import judging_settings
-from rubric_arm_lite.runs import LogRow, read_object, recipe_of_run
+from rubric_arm_lite.runs import LogRow, read_jsonl, read_object, recipe_of_run
 from rubric_arm_lite.training.policy.dpo import train_dpo
 from rubric_arm_lite.training.policy.evaluate import Alarm, alarms, compare_with_start
 from rubric_arm_lite.training.policy.online import train_online
@@ -228,7 +228,7 @@ def _finish(state: PolicyState) -> None:
 
 def _evaluations(state: PolicyState) -> tuple[list[LogRow], list[Alarm]]:
     """All evaluations so far, and their alarms."""
-    rows = [row for row in state.directory.read_log("metrics.jsonl") if row["kind"] == "evaluation"]
+    rows = [row for row in read_jsonl(state.directory.path / "metrics.jsonl") if row["kind"] == "evaluation"]
     return rows, alarms(rows, state.recipe.evaluation.alarm_margin)
 
 
