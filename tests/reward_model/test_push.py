@@ -96,13 +96,14 @@ def exported(tmp_path: Path) -> Path:
         (folder / role / "README.md").write_text(f"# {role}\n")
         (folder / role / "adapter_config.json").write_text("{}")
         (folder / role / "adapter_model.safetensors").write_bytes(bytes(range(256)) * 9)
+    (folder / "recipe.yaml").write_text("name: mine\n")  # as export_run writes it
     return folder
 
 
 def test_a_folder_arrives_as_it_is(hub: Hub, exported: Path) -> None:
     assert push_to_hub(exported, "me/pair") == f"{hub.address}/me/pair/commit/1"
     expected = {path.relative_to(exported).as_posix(): path.read_bytes() for path in files_to_push(exported, "me/pair")}
-    assert hub.files == expected and len(expected) == 6
+    assert hub.files == expected and len(expected) == 7
     asked = hub.created[0]
     assert asked.get("private") is True or asked.get("visibility") == "private"
     assert hub.keys == {"Bearer hf_secret"}
@@ -185,7 +186,7 @@ def test_a_dry_run_sends_nothing(exported: Path, tmp_path: Path) -> None:
     from tests.cli.test_cli import call
 
     shown = call("push", exported, "me/pair", "--dry-run").stdout
-    assert "judge/adapter_model.safetensors" in shown and "6 files" in shown
+    assert "judge/adapter_model.safetensors" in shown and "7 files" in shown
     (tmp_path / "empty").mkdir()
     assert "is no export" in refused("push", tmp_path / "empty", "me/pair", "--dry-run")
     assert "Give owner/name" in refused("push", exported, "pair", "--dry-run")
