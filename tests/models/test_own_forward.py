@@ -27,6 +27,7 @@ EXPECTED = {
     "qwen3_moe": "shared, packed",
     "llama4_text": "copied, expanded",  # chunks, and a router that returns two values
     "diffllama": "copied, expanded",  # asks for attention twice in a layer
+    "doge": "copied, expanded",  # its mask replaces the causal one, which sdpa leaves out
     "qwen3_next": "copied, separate",
     "qwen3_5_text": "copied, separate",
     "lfm2": "copied, separate",
