@@ -12,9 +12,7 @@ from rubric_arm_lite.prompts.parsing import parse_rubric
 from rubric_arm_lite.recipe.policy import PolicyRecipe
 from rubric_arm_lite.reward_model.model import RubricRewardModel
 from rubric_arm_lite.runs.journal import Journal
-from rubric_arm_lite.training.policy.judges import FixedRubricJudge, IndependentJudge
-from rubric_arm_lite.training.policy.requests import Request, Requests
-from rubric_arm_lite.training.policy.state import PolicyModels
+from rubric_arm_lite.training.policy.state import FixedRubricJudge, IndependentJudge, PolicyModels, Request, Requests
 from rubric_arm_lite.types import Example
 from tests import players
 from tests.players import PROMPTS, RUBRIC_TEXT, Judge

@@ -194,6 +194,12 @@ def make_optimizer(settings: GRPOSettings, parameters: Sequence[torch.nn.Paramet
     options: dict[str, Any] = {"lr": settings.learning_rate, "betas": betas, "weight_decay": settings.weight_decay}
     if settings.optim == "adamw_torch":
         return torch.optim.AdamW(parameters, **options)
+    optimizer: torch.optim.Optimizer = adamw_8bit()(parameters, **options)
+    return optimizer
+
+
+def adamw_8bit() -> Any:
+    """The class of bitsandbytes; a BackendError if that is not installed."""
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # it prints a notice about kernels
             from bitsandbytes.optim import AdamW8bit
@@ -202,8 +208,7 @@ def make_optimizer(settings: GRPOSettings, parameters: Sequence[torch.nn.Paramet
             "optim: adamw_8bit needs bitsandbytes. Install it, in the project's folder, with pip install -e '.[gpu]', "
             "or set optim to adamw_torch."
         ) from error
-    optimizer: torch.optim.Optimizer = AdamW8bit(parameters, **options)
-    return optimizer
+    return AdamW8bit
 
 
 def state_of(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> dict[str, Tensor]:

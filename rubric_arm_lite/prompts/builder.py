@@ -25,17 +25,14 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import resources
-from pathlib import Path
 
-from jinja2 import StrictUndefined, TemplateError, meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import meta
 
-from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.prompts.parsing import INVISIBLE, LINE_BREAK, fold, judgement_part
-from rubric_arm_lite.recipe import BUILT_IN_TEMPLATES, PromptSettings
+from rubric_arm_lite.recipe import PromptSettings
+from rubric_arm_lite.recipe.templates import ENVIRONMENT, read_template
 from rubric_arm_lite.types import Message, Prompt, Rubric
 
-_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 _TAG_NAME = re.compile(r"</?([A-Za-z][\w-]*)")
 _TAG_OPENING = re.compile(rf"[<＜﹤]([\s/⁄∕／{INVISIBLE}]*)")
 _TAG_WINDOW = 64
@@ -60,11 +57,8 @@ class Templates:
         Raises:
             ConfigError: if a template is missing, does not parse, or lacks or exceeds its placeholders.
         """
-        return cls(
-            _load_template("rubric", rubric, {"instruction"}),
-            _load_template("judge", judge, {"instruction", "response_a", "response_b", "rubric"}),
-            _load_template("pointwise", pointwise, {"instruction", "response", "rubric"}),
-        )
+        names = {"rubric": rubric, "judge": judge, "pointwise": pointwise}
+        return cls(**{kind: read_template(kind, name) or _built_in(name) for kind, name in names.items()})
 
     @classmethod
     def of(cls, settings: PromptSettings) -> Templates:
@@ -87,7 +81,7 @@ class Neutralizer:
     """
 
     def __init__(self, sources: Mapping[str, str], special_tokens: Iterable[str | re.Pattern[str]] = ()) -> None:
-        self._templates = {name: _ENVIRONMENT.from_string(source) for name, source in sources.items()}
+        self._templates = {name: ENVIRONMENT.from_string(source) for name, source in sources.items()}
         parts = [part for source in sources.values() for part in static_parts(source)]
         names = sorted({*(name for part in parts for name in _TAG_NAME.findall(part)), "think"})
         # The names of section tags in any spelling, for folded text behind `<`.
@@ -208,8 +202,8 @@ class ContrastPrompts(Neutralizer):
 
 def static_parts(template: str) -> list[str]:
     """The fixed text of a template between its placeholders, in order (the testbed's tokenizer has words for it)."""
-    placeholders = meta.find_undeclared_variables(_ENVIRONMENT.parse(template))
-    rendered = _ENVIRONMENT.from_string(template).render(dict.fromkeys(placeholders, "\x00"))
+    placeholders = meta.find_undeclared_variables(ENVIRONMENT.parse(template))
+    rendered = ENVIRONMENT.from_string(template).render(dict.fromkeys(placeholders, "\x00"))
     return [part for part in rendered.split("\x00") if part]
 
 
@@ -256,34 +250,3 @@ def _words(text: str) -> str:
 
 def _built_in(name: str) -> str:
     return resources.files("rubric_arm_lite.prompts").joinpath("templates", f"{name}.jinja").read_text("utf-8")
-
-
-def _load_template(kind: str, name: str, placeholders: set[str]) -> str:
-    if name in BUILT_IN_TEMPLATES:
-        source = _built_in(name)
-    else:
-        path = Path(name)
-        if not path.is_file():
-            built_in = [name for name in BUILT_IN_TEMPLATES if name.startswith(kind)]
-            raise ConfigError(
-                f"prompts.{kind}_template: `{name}` is neither a built-in template nor a file. Use one of "
-                f"{', '.join(built_in)}, or the path of a Jinja file (relative to the recipe)."
-            )
-        try:
-            source = path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"Template `{name}` cannot be read: {error}. Save it as UTF-8 text.") from error
-    try:
-        names = meta.find_undeclared_variables(_ENVIRONMENT.parse(source))
-    except TemplateError as error:
-        raise ConfigError(f"Template `{name}` does not parse: {error}. Correct its Jinja syntax.") from error
-    if names != placeholders:
-        raise ConfigError(
-            f"Template `{name}` has placeholders {sorted(names)}; it needs exactly {sorted(placeholders)}. "
-            "Add the missing ones or take the others out."
-        )
-    try:
-        _ENVIRONMENT.from_string(source).render(dict.fromkeys(placeholders, ""))
-    except Exception as error:  # a template's expressions can raise anything
-        raise ConfigError(f"Template `{name}` cannot be filled in: {error}. Use plain placeholders only.") from error
-    return source

@@ -7,7 +7,6 @@ every field. Also exported: the sections that other rooms take, plug-ins by name
 
 from __future__ import annotations
 
-from rubric_arm_lite.recipe.fields import BUILT_IN_TEMPLATES as BUILT_IN_TEMPLATES
 from rubric_arm_lite.recipe.fields import CheckpointPair as CheckpointPair
 from rubric_arm_lite.recipe.fields import ColumnSettings as ColumnSettings
 from rubric_arm_lite.recipe.fields import DataSettings as DataSettings
@@ -34,6 +33,7 @@ from rubric_arm_lite.recipe.load import load_settings as load_settings
 from rubric_arm_lite.recipe.load import read_columns as read_columns
 from rubric_arm_lite.recipe.load import recipe_hash as recipe_hash
 from rubric_arm_lite.recipe.load import shipped_recipes as shipped_recipes
+from rubric_arm_lite.recipe.load import wrong_names as wrong_names
 from rubric_arm_lite.recipe.plugins import is_plugin as is_plugin
 from rubric_arm_lite.recipe.plugins import load_plugin as load_plugin
 from rubric_arm_lite.recipe.policy import AnswerSettings as AnswerSettings

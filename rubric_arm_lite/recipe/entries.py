@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,13 +168,18 @@ def _whole_characters(text: str, where: str) -> str:
 
 def describe(error: ValidationError, entries: Entries, kind: type[BaseModel]) -> str:
     """All problems of a recipe, one line each; pydantic's errors for the alternatives of one field become one."""
-    fields = _fields(kind)
-    problems = list(dict.fromkeys(_problem(dict(item), entries, fields) for item in error.errors(include_url=False)))
+    fields = fields_of(kind)
+    return listed([_problem(dict(item), entries, fields) for item in error.errors(include_url=False)])
+
+
+def listed(problems: Sequence[str]) -> str:
+    """One text of all different problems, one line each."""
+    problems = list(dict.fromkeys(problems))
     heading = [f"{len(problems)} problems in the recipe:"] if len(problems) > 1 else []
     return "\n  ".join([*heading, *problems])
 
 
-def _fields(kind: type[BaseModel]) -> dict[Location, dict[str, Any]]:
+def fields_of(kind: type[BaseModel]) -> dict[Location, dict[str, Any]]:
     """The JSON schema of every field by location, its alternatives under ``anyOf``."""
     whole = kind.model_json_schema()
 
@@ -199,8 +204,8 @@ def _problem(item: Mapping[str, Any], entries: Entries, fields: dict[Location, d
         valid = [other[-1] for other in fields if other and other[:-1] == location]
         near = difflib.get_close_matches(key, valid, n=1)
         guesses = [prefix + near[0]] if near else [".".join(other) for other in fields if other[-1:] == (key,)]
-        allowed = f"Allowed{f' in `{name}`' if name else ''}: {', '.join(valid)}."
-        hint = f"Did you mean `{'` or `'.join(guesses)}`?" if guesses else allowed
+        fields_there = f"Allowed{f' in `{name}`' if name else ''}: {', '.join(valid)}."
+        hint = f"Did you mean `{'` or `'.join(guesses)}`?" if guesses else fields_there
         return f"{where}: `{prefix}{printable(key)}` is not a field. {hint}"
     if item["type"] == "value_error":  # a check across fields: name the places of those that its text names
         text = str(item["ctx"]["error"])
@@ -209,11 +214,11 @@ def _problem(item: Mapping[str, Any], entries: Entries, fields: dict[Location, d
         separator = "." if (*location, text.partition(":")[0]) in fields else ": "
         return f"{'; '.join(places) or entry.where}: {name}{separator if name else ''}{text}"
     schema = fields[location]
-    allowed = " or ".join(map(_allowed, schema["anyOf"]))
+    options = allowed(schema)
     if item["type"] == "missing":
         parent = location[:-1]
         where = entries.get(parent, entries[()]).where
-        return f"{where}: `{name}` is missing. Give {allowed}, or leave out `{'.'.join(parent)}`."
+        return f"{where}: `{name}` is missing. Give {options}, or leave out `{'.'.join(parent)}`."
     fix = "Correct it"
     if any("properties" in option for option in schema["anyOf"]):
         fix = "Put fields under it, or leave it out for the defaults"
@@ -224,11 +229,13 @@ def _problem(item: Mapping[str, Any], entries: Entries, fields: dict[Location, d
         fix += ", or leave it out for the recipe's own value"
     elif "default" in schema:
         fix += f", or leave it out for the default, {show(schema['default'])}"
-    return f"{entry.where}: `{name}` is {show(entry.value)}. Allowed: {allowed}. {fix}."
+    return f"{entry.where}: `{name}` is {show(entry.value)}. Allowed: {options}. {fix}."
 
 
-def _allowed(schema: Mapping[str, Any]) -> str:
-    """What one alternative of a field may be."""
+def allowed(schema: Mapping[str, Any]) -> str:
+    """What a field may be, by its JSON schema."""
+    if "anyOf" in schema:
+        return " or ".join(map(allowed, schema["anyOf"]))
     if choices := schema.get("enum") or [schema[key] for key in ("const",) if key in schema]:
         return ", ".join(map(str, choices))
     words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}

@@ -57,8 +57,11 @@ class RunSettings(Settings):
     """Fields that do not change results, such as a server's address: a run can be resumed with other values."""
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Name of the run and of its default directory, runs/NAME: letters, digits, `.`, `_` and `-`."""
     description: str = ""
+    """A note of your own; it changes nothing."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of every draw: data split, sampling, order of presentation, initial adapters."""
     threads: Positive | None = None
     """Torch threads on a CPU (null: torch's default). Results are reproducible for the same number."""
 
@@ -80,10 +83,13 @@ class CheckpointPair(Settings):
     """Two full models in place of adapters, one per role: folders or Hub ids."""
 
     rubric: Annotated[str, Field(min_length=1)]
+    """The rubric generator: a folder or Hub id."""
     judge: Annotated[str, Field(min_length=1)]
+    """The judge: a folder or Hub id."""
     rubric_revision: str | None = None
-    """Commit or tag on the Hub."""
+    """Commit or tag of the rubric generator on the Hub."""
     judge_revision: str | None = None
+    """Commit or tag of the judge on the Hub."""
 
     def of(self, role: Role) -> tuple[str, str | None]:
         """The folder or id of a role's model, and its revision."""
@@ -94,16 +100,18 @@ class ModelSettings(Settings):
     """The base model that both adapters share."""
 
     backend: Literal["transformers", "unsloth"] = "transformers"
-    """`unsloth` loads and runs the base with unsloth's kernels, without `shared_prefix`."""
+    """`transformers`, or `unsloth`: the base is loaded and run with its kernels, without `shared_prefix`."""
     base: str = "testbed"
     """`testbed` for the shipped tiny base, a folder, or a Hub id."""
     revision: str | None = None
     """Commit or tag on the Hub; pin it to make a run reproducible."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """`auto`: float32 on a CPU, bfloat16 on a GPU that supports it, else float16."""
+    """Of the base: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a CPU, bfloat16 on a GPU that supports
+    it, else float16."""
     quantization: Literal["none", "nf4"] = "none"
-    """`nf4` loads the base in 4 bits with double quantization."""
+    """`nf4` loads the base in 4 bits with double quantization; `none` loads it in `dtype`."""
     attention: Literal["sdpa", "eager"] = "sdpa"
+    """Attention of transformers: `sdpa` (torch's fused kernels) or `eager` (plain, slower)."""
     shared_prefix: bool = True
     """Compute the shared prefix of prompts once, in rollouts and updates. Exact; false is for comparisons."""
     max_context: Positive = 4096
@@ -123,7 +131,9 @@ class PointwiseWords(Settings):
     answer: str = "Answer:"
     """Text before the answer; may be empty."""
     met: Annotated[str, Field(min_length=1)] = "true"
+    """The answer for a criterion that the response meets."""
     missed: Annotated[str, Field(min_length=1)] = "false"
+    """The answer for a criterion that it does not meet."""
 
     @model_validator(mode="after")
     def _check(self) -> PointwiseWords:
@@ -144,7 +154,10 @@ class PromptSettings(Settings):
     """Templates of the two roles' prompts: a built-in name or a Jinja file beside the recipe."""
 
     rubric_template: str = "rubric"
+    """Template of the rubric generator's prompt: `rubric`, or a file with the placeholder instruction."""
     judge_template: str = "judge"
+    """Template of a pairwise judge: `judge`, `judge_paper`, `judge_openrubrics`, or a file with the placeholders
+    instruction, response_a, response_b and rubric."""
     pointwise_template: str = "pointwise"
     """Template of a pointwise judge, which checks one response (RUBRIC-ARROW)."""
     pointwise_words: PointwiseWords = PointwiseWords()
@@ -163,6 +176,7 @@ class WorldSettings(Settings):
     """Size and difficulty of the testbed's preference world."""
 
     topics: Annotated[int, Field(ge=2, le=6)] = 4
+    """Number of topics, each with its own two liked attributes."""
     attributes: Annotated[int, Field(ge=4, le=12)] = 8
     """Number of attributes; two per topic are principles, the rest are noise."""
     liked: Probability = 0.5
@@ -174,6 +188,7 @@ class WorldSettings(Settings):
     label_noise: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
     """Fraction of training pairs whose label is wrong."""
     pairs_per_prompt: Positive = 4
+    """Preference pairs of each prompt."""
 
     @model_validator(mode="after")
     def _check(self) -> WorldSettings:
@@ -332,7 +347,7 @@ class DataSettings(SourceSettings):
     source: str = "testbed"
     """`testbed`, or a file (JSONL, CSV, Parquet) or folder with prompt, chosen, rejected, or a Hub id (owner/name)."""
     deduplicate: Literal["none", "pairs", "prompts"] = "pairs"
-    """`pairs` drops repeated pairs; `prompts` also drops further pairs of the same prompt."""
+    """`pairs` drops repeated pairs; `prompts` also drops further pairs of the same prompt; `none` keeps all."""
     decontaminate: tuple[str, ...] = ()
     """Drop training prompts that overlap with these benchmarks: names, files, folders or Hub ids."""
     overlap_words: Positive = 13
@@ -342,6 +357,7 @@ class DataSettings(SourceSettings):
     evaluation_split: str | None = None
     """Split of `evaluation`, for example another split of `source`."""
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Share of the prompts that is held out where `evaluation` is null."""
     train_prompts: Positive | None = None
     """Use at most this many prompts for training (all if null)."""
     test_prompts: Positive | None = None
@@ -360,25 +376,37 @@ class DataSettings(SourceSettings):
                 f"evaluation: {self.evaluation!r} would not be used, as the testbed holds out prompts of its own. "
                 "Remove it, or give data.source as well."
             )
+        if self.source == "testbed" and self.decontaminate:
+            raise ValueError(
+                f"decontaminate: {', '.join(self.decontaminate)} would not be used, as the testbed has prompts of its "
+                "own. Remove it, or give data.source as well."
+            )
         return self
 
 
 class SFTSettings(Settings):
-    """Supervised warm-up of one role, with TRL's SFTTrainer."""
+    """Supervised training with TRL's SFTTrainer; names as in its SFTConfig."""
 
     learning_rate: PositiveFloat = 2e-4
+    """Peak learning rate of AdamW."""
     per_device_train_batch_size: Positive = 8
+    """Rows per forward pass (of all processes together)."""
     gradient_accumulation_steps: Positive = 1
+    """Forward passes per update."""
     num_train_epochs: PositiveFloat = 1.0
+    """Passes over the data; may be a fraction."""
     max_steps: Positive | Literal[-1] = -1
     """Stop after this many updates (-1: after the epochs)."""
     warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Fraction of the updates over which the learning rate rises to its full value."""
+    """Fraction of the updates over which the learning rate rises to its full value (TRL: warmup_steps below 1)."""
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
+    """Course of the learning rate after its rise: `constant`, or falling to 0 as `linear` or `cosine`."""
     max_grad_norm: NonNegative = 1.0
+    """The gradient is scaled down to this norm; 0 leaves it as it is."""
     weight_decay: NonNegative = 0.0
+    """Weight decay of AdamW."""
     optim: Optim = "adamw_torch"
-    """`adamw_8bit` (bitsandbytes) keeps the moments in 8 bits: 2 bytes per adapter weight in place of 8."""
+    """`adamw_torch` keeps moments in float32, 8 bytes per adapter weight; `adamw_8bit` (bitsandbytes) in 2 bytes."""
     save_steps: Positive = 200
     """Updates between checkpoints of the warm-up."""
 
@@ -393,7 +421,9 @@ class WarmupSettings(SourceSettings):
     """Number of testbed prompts for which the teacher writes trajectories."""
     teacher: TeacherSettings = TeacherSettings()
     rubric: SFTSettings = SFTSettings()
+    """Supervised warm-up of the rubric generator."""
     judge: SFTSettings = SFTSettings()
+    """Supervised warm-up of the judge."""
 
 
 class GRPOSettings(Settings):
@@ -404,29 +434,42 @@ class GRPOSettings(Settings):
     max_completion_length: Positive = 512
     """In tokens; longer completions are truncated and their verdict does not count."""
     temperature: PositiveFloat = 1.0
+    """Sampling temperature of rollouts; log-probabilities are those at this temperature, as in TRL."""
     num_iterations: Positive = 1
     """Updates per batch of rollouts (μ)."""
     epsilon: PositiveFloat = 0.2
+    """Lower clipping bound: the probability ratio counts from 1 - epsilon on."""
     epsilon_high: PositiveFloat = 0.28
+    """Upper clipping bound: the ratio counts up to 1 + epsilon_high."""
     beta: NonNegative = 0.001
     """Weight of the KL divergence from the role's frozen warm-up adapter."""
     loss_type: LossType = "grpo"
+    """Weight of a token: `grpo` 1 / (its completion's tokens x rows), `dapo` 1 / (tokens of the batch), `dr_grpo`
+    1 / (max_completion_length x rows)."""
     scale_rewards: Literal["group", "none"] = "group"
-    """Divide advantages by the group's standard deviation, or not."""
+    """`group` divides advantages by the group's standard deviation; `none` leaves them undivided."""
     entropy_coef: NonNegative = 0.0
     """Weight of the entropy's mean over all tokens of the batch, subtracted from the loss."""
     mask_truncated_completions: bool = False
+    """Leave completions that were truncated out of the loss."""
     skip_uninformative: bool = False
     """Skip forward and backward for rows without advantage also where KL or entropy would count for them. They stay in
-    the loss's denominator. Without `beta` and `entropy_coef` such rows contribute nothing and are always skipped."""
+    the loss's denominator. Without `beta` and `entropy_coef` such rows contribute nothing and are always skipped. The
+    logged `kl`, `entropy` and `clip_ratio` are means over the tokens of the rows that were not skipped."""
     learning_rate: PositiveFloat = 1e-5
+    """Learning rate of AdamW, the same in every step."""
     weight_decay: NonNegative = 0.0
+    """Weight decay of AdamW."""
     optim: Optim = "adamw_torch"
-    """`adamw_8bit` (bitsandbytes) keeps the moments in 8 bits."""
+    """`adamw_torch` keeps moments in float32, 8 bytes per adapter weight; `adamw_8bit` (bitsandbytes) in 2 bytes."""
     adam_beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    """Decay of AdamW's mean of gradients."""
     adam_beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
+    """Decay of AdamW's mean of squared gradients."""
     max_grad_norm: PositiveFloat = 1.0
+    """The gradient is scaled down to this norm."""
     prompts_per_step: Positive = 16
+    """Prompts per step (TRL: generation_batch_size / num_generations)."""
     pairs_per_prompt: Positive = 1
     """Judge phase: pairs used of each prompt. Rubric phase: pairs on which a rubric is scored."""
     max_steps: Positive | None = None
@@ -456,6 +499,7 @@ class RewardSettings(Settings):
     format_weight: NonNegative = 1.0
     """Weight of the format reward. Pairwise only: a malformed pointwise judgement has the reward −1."""
     format_mode: Literal["strict", "graded"] = "strict"
+    """`strict`: 1 if the judgement has every section and answers every criterion, else 0; `graded`: the share of it."""
     unparsed: Literal["zero", "mask"] = "zero"
     """Rubric phase: an unparsed judgement counts as wrong (`zero`), or removes the rubric from its group (`mask`)."""
     short_bonus: NonNegative = 0.1
@@ -463,10 +507,11 @@ class RewardSettings(Settings):
     short_from: Positive = 5
     """The bonus applies if the correct rubrics of the group have at least this many criteria on average."""
     judge_orders: Literal["one", "both"] = "one"
-    """Presentation orders in which the frozen judge sees a pair in the rubric phase."""
+    """Rubric phase: the frozen judge sees each pair in `one` order, drawn at random, or in `both`."""
     judge_samples: Positive = 1
     """Judgments per rubric and order: 1 is greedy (eq. 8), more are sampled and averaged."""
     judge_max_tokens: Positive = 1024
+    """Most tokens of the frozen judge's judgement in the rubric phase; longer ones are unparsed."""
     rubric_temperature: NonNegative = 1.0
     """Temperature of the rubrics that the judge phase caches per prompt; 0 is greedy."""
     rubric_attempts: Positive = 3
@@ -477,9 +522,11 @@ class UntilSettings(Settings):
     """Ends a phase early when a metric on a probe set reaches a threshold."""
 
     phase: Literal["rubric", "judge"] = "judge"
+    """The phases that may end early: those of the `judge` or of the `rubric` generator."""
     metric: Literal["accuracy", "consistency", "format"] = "consistency"
     """`accuracy` of greedy verdicts in both orders; `consistency`: both orders agree; `format`: strict validity."""
     at_least: Probability = 0.9
+    """Value of the metric at which the phase ends."""
     every: Positive = 5
     """Steps between measurements."""
     pairs: Positive = 64
@@ -490,16 +537,21 @@ class ScheduleSettings(Settings):
     """Order of the phases (paper, eqs. 9-11)."""
 
     order: Order = "judge_first"
+    """Phases of a cycle: `judge_first` (the paper's), `rubric_first`, `judge_only`, `rubric_only`, or `simultaneous`:
+    one phase that updates both in each step."""
     cycles: Positive = 3
+    """Times that the phases are repeated, each on another equal part of the training prompts."""
     until: UntilSettings | None = None
+    """Early end of phases; null: every phase takes all its steps."""
 
 
 class PhaseSettings(Settings):
     """Phases of a researcher's own: `my_module:MyPhase`, or `file.py:MyPhase` beside the recipe (docs/plugins.md)."""
 
     judge: str | None = None
-    """Called with the recipe, the rubric generator and the judge; returns a Phase. Null: the method's own."""
+    """Judge phase: called with recipe, rubric generator and judge; returns a Phase. Null: the method's own."""
     rubric: str | None = None
+    """The rubric phase, likewise."""
 
     def of(self, role: Role) -> str | None:
         """The named phase of a role."""
@@ -510,7 +562,9 @@ class CacheSettings(Settings):
     """Cache of rubrics by prompt."""
 
     capacity: Positive = 4096
+    """Most rubrics in memory; the one unused for the longest time is dropped."""
     rubrics_per_prompt: Positive = 1
+    """Different rubrics drawn for a prompt; each pair of a judge step uses one of them at random."""
 
 
 class EvaluationSettings(Settings):
@@ -519,8 +573,11 @@ class EvaluationSettings(Settings):
     pairs: Positive = 200
     """Held-out pairs; a pairwise judge sees each in both orders, a pointwise judge each response by itself."""
     after_phases: bool = True
+    """Evaluate after every phase, too, not only base, warm-up, cross-play and final adapters."""
     rubric_max_tokens: Positive = 1024
+    """Most tokens of a greedy rubric in evaluations."""
     judge_max_tokens: Positive = 4096
+    """Most tokens of a judgement in evaluations."""
     judge_temperature: NonNegative = 0.0
     """0 is greedy; the paper samples at 1.0."""
     unparsed_value: Probability = 0.5
@@ -530,8 +587,11 @@ class EvaluationSettings(Settings):
     votes: Positive = 5
     """Samples for voting@k at the end; 1 turns it off."""
     vote_pairs: Positive = 50
+    """Pairs, of `pairs`, that are also judged by samples: for the sampled format rate and for voting@k."""
     vote_temperature: PositiveFloat = 1.0
+    """Sampling temperature of these judgements."""
     bootstrap: Positive = 2000
+    """Resamples for the 95 % intervals."""
     showcase: Annotated[int, Field(ge=0)] = 3
     """Prompts whose rubrics and judgements are saved after every phase, as examples in the report."""
 
@@ -540,7 +600,9 @@ class CheckpointSettings(Settings):
     """Checkpoints in the alternating stage."""
 
     save_steps: Positive = 10
+    """Steps between checkpoints inside a phase, from which a killed run resumes."""
     save_total_limit: Positive = 2
+    """Checkpoints that are kept, the newest ones."""
 
 
 class Recipe(RunSettings):
@@ -553,7 +615,9 @@ class Recipe(RunSettings):
     data: DataSettings = DataSettings()
     warmup: WarmupSettings = WarmupSettings()
     judge: GRPOSettings = GRPOSettings()
+    """GRPO of the judge."""
     rubric: GRPOSettings = GRPOSettings()
+    """GRPO of the rubric generator."""
     reward: RewardSettings = RewardSettings()
     phases: PhaseSettings = PhaseSettings()
     schedule: ScheduleSettings = ScheduleSettings()
@@ -600,6 +664,11 @@ class Recipe(RunSettings):
                 "warmup.source: testbed writes trajectories of the testbed's world, but data.source is "
                 f"{self.data.source!r}. Give a file of trajectories, or null to start from the base."
             )
+        if (self.data.train_prompts or self.schedule.cycles) < self.schedule.cycles:
+            raise ValueError(
+                f"data.train_prompts: {self.data.train_prompts} cannot be split into schedule.cycles: "
+                f"{self.schedule.cycles} parts. Use fewer cycles or more prompts."
+            )
         k = max(self.judge.pairs_per_prompt, self.rubric.pairs_per_prompt)
         if testbed and k > self.data.world.pairs_per_prompt:
             raise ValueError(
@@ -609,7 +678,3 @@ class Recipe(RunSettings):
         if self.model.base == "testbed" and self.model.quantization == "none" and self.model.dtype == "float16":
             raise ValueError("model.dtype: float16 cannot train the testbed's base on a CPU. Use float32 or auto.")
         return self
-
-
-BUILT_IN_TEMPLATES = ("rubric", "judge", "judge_paper", "judge_openrubrics", "pointwise", "pointwise_bare")
-"""Names that ``prompts.*_template`` accepts besides paths."""

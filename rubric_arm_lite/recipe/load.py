@@ -26,15 +26,20 @@ from rubric_arm_lite.recipe.entries import (
     SECTION,
     Entries,
     Entry,
+    allowed,
     describe,
+    fields_of,
+    listed,
     printable,
     read_file,
     read_override,
     read_text,
     show,
 )
-from rubric_arm_lite.recipe.fields import BUILT_IN_TEMPLATES, ColumnSettings, Recipe, RunSettings, Settings
+from rubric_arm_lite.recipe.fields import ColumnSettings, Recipe, RunSettings, Settings
+from rubric_arm_lite.recipe.plugins import check_plugin, is_plugin
 from rubric_arm_lite.recipe.policy import PolicyRecipe
+from rubric_arm_lite.recipe.templates import BUILT_IN_TEMPLATES, read_template
 
 AnyRecipe = TypeVar("AnyRecipe", bound=RunSettings)
 AnySettings = TypeVar("AnySettings", bound=Settings)
@@ -43,30 +48,19 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 _PLUGINS = ("reward.function", "phases.judge", "phases.rubric", "data.format", "warmup.format")
 """Fields that may hold ``module:name`` or ``file.py:name``."""
+_TEMPLATES = {f"prompts.{kind}_template": names for kind, names in BUILT_IN_TEMPLATES.items()}
 _ALWAYS_PATHS = ("start.source", "start.adapter", "reward.run", "evaluation.judge")
 """Fields whose values are no Hub ids."""
 _PATH_FIELDS: dict[str, tuple[str, ...]] = {
-    **{f"prompts.{role}_template": BUILT_IN_TEMPLATES for role in ("rubric", "judge", "pointwise")},
+    **_TEMPLATES,
     **dict.fromkeys(("data.source", "warmup.source", "model.base", "start.source"), ("testbed",)),
     **dict.fromkeys(("data.evaluation", "data.decontaminate", "start.adapter", "reward.run"), ()),
     **dict.fromkeys(("model.checkpoints.rubric", "model.checkpoints.judge", *_PLUGINS), ()),
     "evaluation.judge": ("oracle",),
 }
 """Fields that may hold a path, with the built-in names that are none."""
-_FILE_SUFFIXES = {
-    ".jsonl",
-    ".json",
-    ".ndjson",
-    ".csv",
-    ".tsv",
-    ".parquet",
-    ".arrow",
-    ".gz",
-    ".bz2",
-    ".zst",
-    ".jinja",
-    ".py",
-}
+_FILE_SUFFIXES = {".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".bz2", ".zst"}
+_FILE_SUFFIXES |= {".jinja", ".py"}
 
 
 # --- finding recipes ------------------------------------------------------------------------------------------------
@@ -138,9 +132,9 @@ def _exists(path: str | Path) -> bool:
 # --- loading --------------------------------------------------------------------------------------------------------
 
 
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), check_names: bool = True) -> Recipe:
     """:func:`load_settings` of a reward model's recipe."""
-    return load_settings(Recipe, name_or_path, overrides)
+    return load_settings(Recipe, name_or_path, overrides, check_names)
 
 
 def load_any_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe | PolicyRecipe:
@@ -156,7 +150,9 @@ def load_any_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> 
         raise
 
 
-def load_settings(kind: type[AnyRecipe], name_or_path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
+def load_settings(
+    kind: type[AnyRecipe], name_or_path: str | Path, overrides: Sequence[str] = (), check_names: bool = True
+) -> AnyRecipe:
     """The recipe of a file, after its ``extends`` chain and the ``--set a.b=value`` overrides, checked.
 
     ``extends`` names a file relative to the one it stands in, or else a shipped recipe. An override's value is YAML.
@@ -166,6 +162,9 @@ def load_settings(kind: type[AnyRecipe], name_or_path: str | Path, overrides: Se
     is written in if it exists only there. A value that may be a Hub id stays as it is unless it exists as a path; the
     fields of runs and adapters, and names of files (`pairs.jsonl`), are paths whether they exist or not. In a plug-in
     `file.py:name` the part before the colon is such a path.
+
+    Args:
+        check_names: whether templates and plug-ins must exist; a finished run may be read without its plug-ins.
 
     Raises:
         ConfigError: one error that lists every problem: file and line (or the override), field, value, what is
@@ -178,7 +177,7 @@ def load_settings(kind: type[AnyRecipe], name_or_path: str | Path, overrides: Se
         entries = _merge(entries, read_override(override, path.parent))
     entries[()] = Entry(SECTION, str(path), path.parent)
     try:
-        return _validated(kind, entries)
+        recipe = _validated(kind, entries)
     except ConfigError:
         other = Recipe if kind is PolicyRecipe else PolicyRecipe
         if not foreign:
@@ -188,7 +187,24 @@ def load_settings(kind: type[AnyRecipe], name_or_path: str | Path, overrides: Se
             foreign = False
         if foreign:
             raise
-    raise ConfigError(_of_the_other_kind(str(name_or_path), other))
+        raise ConfigError(_of_the_other_kind(str(name_or_path), other)) from None
+    if check_names and (wrong := list(wrong_names(recipe))):
+        raise ConfigError(listed([f"{entries[tuple(name.split('.'))].where}: {problem}" for name, problem in wrong]))
+    return recipe
+
+
+def wrong_names(recipe: RunSettings) -> Iterator[tuple[str, str]]:
+    """Fields that name a template or plug-in that cannot be used, each with its problem; no plug-in's code is run."""
+    for field in (*_PLUGINS, *_TEMPLATES):
+        section, _, name = field.partition(".")
+        value = getattr(getattr(recipe, section, None), name, None)
+        try:
+            if value is not None and field in _TEMPLATES:
+                read_template(name.removesuffix("_template"), value)
+            elif value is not None and (not field.endswith("format") or is_plugin(value)):
+                check_plugin(value, field)
+        except ConfigError as error:
+            yield field, str(error)
 
 
 def read_columns(text: str, where: str) -> ColumnSettings:
@@ -284,18 +300,23 @@ class _Representer(SafeRepresenter):
 _Representer.add_representer(str, _Representer.represent_text)
 
 
-def explain_recipe(settings: Settings, indent: str = "") -> Iterator[str]:
-    """The lines of a complete recipe as YAML, with each section's and field's line of documentation above it."""
-    values = settings.model_dump(mode="json")
-    for name, field in type(settings).model_fields.items():
-        value = getattr(settings, name)
-        section = isinstance(value, Settings)
-        text = field.description or (type(value).__doc__ if section else "")
-        if text:
-            yield f"{indent}# {' '.join(text.split())}"
-        yield f"{indent}{name}:{'' if section else f' {json.dumps(values[name])}'}"
-        if section:
-            yield from explain_recipe(value, f"{indent}  ")
+def explain_recipe(recipe: RunSettings) -> Iterator[str]:
+    """The lines of a complete recipe as YAML; above each field its documentation, and what it may be in brackets."""
+    schemas = fields_of(type(recipe))
+
+    def lines(settings: Settings, location: tuple[str, ...]) -> Iterator[str]:
+        values, indent = settings.model_dump(mode="json"), "  " * len(location)
+        for name, field in type(settings).model_fields.items():
+            value, place = getattr(settings, name), (*location, name)
+            section = isinstance(value, Settings)
+            text = " ".join(filter(None, (field.description, value.__doc__ if section else "")))
+            values_allowed = "" if section else f" [{allowed(schemas[place])}]"
+            yield f"{indent}# {' '.join(text.split())}{values_allowed}"
+            yield f"{indent}{name}:{'' if section else f' {json.dumps(values[name])}'}"
+            if section:
+                yield from lines(value, place)
+
+    return lines(recipe, ())
 
 
 def dump_recipe(recipe: RunSettings) -> str:

@@ -5,6 +5,7 @@ Fields that TRL's ``DPOConfig``, ``GRPOConfig`` or ``SFTConfig`` has, too, have 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -34,6 +35,7 @@ class RewardModelSettings(Settings):
     run: str = "runs/demo"
     """Run directory of a finished reward model; with a server only its recipe is read."""
     state: Literal["final", "warm-up", "latest"] = "final"
+    """Adapters of the run: `final`, `warm-up` (before GRPO), or `latest` (the last checkpoint)."""
     server: str | None = None
     """URL of an OpenAI-compatible server that serves the run's adapters (null: they are loaded in this process)."""
     rubric_model: Annotated[str, Field(min_length=1)] = "rubric"
@@ -65,6 +67,7 @@ class PolicyDataSettings(SourceSettings):
     evaluation_split: str | None = None
     """Split of `evaluation`, for example another split of `source`."""
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Share of the prompts that is held out where `evaluation` is null."""
     train_prompts: Positive | None = None
     """Use at most this many prompts for training (all if null; 480 of the testbed)."""
 
@@ -78,19 +81,23 @@ class StartSettings(Settings):
     """Data of a supervised start: `testbed` for the world's responses, liked or not; a file with `prompt` and
     `response`; or null for none."""
     sft: SFTSettings = SFTSettings()
+    """Supervised training on `source`."""
 
 
 class AnswerSettings(Settings):
     """Sampling of the policy's responses in rounds of DPO and in evaluations."""
 
     max_completion_length: Positive = 1024
+    """In tokens; longer responses are truncated, and their pairs are not trained on."""
     temperature: PositiveFloat = 1.0
+    """Sampling temperature."""
 
 
 class DPOSettings(SFTSettings):
-    """Direct preference optimization with TRL's DPOTrainer on pairs sampled from the policy."""
+    """Direct preference optimization with TRL's DPOTrainer on pairs sampled from the policy; names as in DPOConfig."""
 
     beta: PositiveFloat = 0.1
+    """Strength of the pull to the reference in the DPO loss."""
     sft_weight: NonNegative = 0.2
     """Weight of the next-token loss on the chosen response, added to the DPO loss (TRL: loss_type sigmoid + sft)."""
     rounds: Positive = 3
@@ -105,9 +112,11 @@ class PolicyEvaluationSettings(Settings):
     judge: str | None = None
     """A second judge besides the reward model: `oracle` (the testbed's world), another run directory, or null."""
     judge_state: Literal["final", "warm-up", "latest"] = "final"
+    """Adapters of the run that `judge` names: `final`, `warm-up`, or `latest`."""
     alarm_margin: Probability = 0.03
     """Over-optimization alarm: the trained reward gained, and the second judge lost, at least this much."""
     bootstrap: Positive = 2000
+    """Resamples for the 95 % intervals of win rates."""
 
 
 class PolicyRecipe(RunSettings):
@@ -120,7 +129,7 @@ class PolicyRecipe(RunSettings):
     )
 
     method: Method = "dpo"
-    """Set by the command."""
+    """Set by the command: `dpo` (one round), `iterdpo` (`dpo.rounds` rounds) or `grpo` (online)."""
     reward: RewardModelSettings = RewardModelSettings()
     model: ModelSettings | None = None
     """The policy's base (null: a third adapter on the reward model's base, configured like the other two)."""
@@ -179,6 +188,18 @@ class PolicyRecipe(RunSettings):
                 f"evaluation.judge: oracle knows the testbed's prompts only, but data.source is {self.data.source!r}. "
                 "Give another run directory, or null."
             )
+        if self.method == "grpo" and (self.data.train_prompts or self.rounds) < self.rounds:
+            raise ValueError(
+                f"data.train_prompts: {self.data.train_prompts} cannot be split into rounds: {self.rounds} parts. Use "
+                "fewer rounds or more prompts."
+            )
+        if (judge := self.evaluation.judge) not in (None, "oracle"):
+            trained = Path(self.reward.run).resolve(), self.reward.state
+            if (Path(judge).resolve(), self.evaluation.judge_state) == trained:
+                raise ValueError(
+                    f"evaluation.judge: {judge} is the reward model itself, so its win rate cannot fall while that "
+                    "one's rises. Name another run or judge_state, or null."
+                )
         if self.model is not None:
             self.check_room(self.model.max_context)
         return self

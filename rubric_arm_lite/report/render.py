@@ -76,8 +76,8 @@ def write_policy_report(run: str | Path) -> tuple[Path, Path]:
         CheckpointError: if the folder is no policy run, or a file in it is damaged.
     """
     from rubric_arm_lite.report.figures import draw_panel
+    from rubric_arm_lite.training.policy.dpo import REASONS
     from rubric_arm_lite.training.policy.evaluate import alarms
-    from rubric_arm_lite.training.policy.pairs import REASONS
     from rubric_arm_lite.training.policy.stages import stages_of
 
     run = Path(run)
@@ -85,7 +85,7 @@ def write_policy_report(run: str | Path) -> tuple[Path, Path]:
     if not (run / RECIPE).is_file():
         raise CheckpointError(f"{run} is not a run directory: it has no {RECIPE}. Make one with rubric-arm policy.")
     try:
-        recipe = load_settings(PolicyRecipe, str(run / RECIPE))
+        recipe = load_settings(PolicyRecipe, run / RECIPE, check_names=False)
     except ConfigError as error:
         raise CheckpointError(
             f"{run} is not the run of a policy: {error} The report of a reward model's run: rubric-arm report {run}."

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rubric_arm_lite.errors import BackendError, ConfigError, first_line
 from rubric_arm_lite.models import load_for_trainer, load_tokenizer, other_base
-from rubric_arm_lite.recipe import ModelSettings, Recipe, dump_recipe
+from rubric_arm_lite.recipe import ModelSettings, Recipe, dump_recipe, is_plugin
 from rubric_arm_lite.runs import RECIPE, adapter_folder, explained_disk_errors, read_object, recipe_of_run, share
 from rubric_arm_lite.types import ROLES, Role
 
@@ -86,6 +86,13 @@ def model_card(run: Path, recipe: Recipe, role: Role, state: str, merge: bool) -
     data, summary, versions = (read_object(file) if file.exists() else {} for file in files)
     counts = [f"{data[k]} {k.replace('_', ' ')}" for k in ("train_prompts", "train_pairs", "test_pairs") if k in data]
     base = recipe.model.base
+    names = (
+        recipe.reward.function,
+        recipe.phases.judge,
+        recipe.phases.rubric,
+        recipe.data.format,
+        recipe.warmup.format,
+    )
     on_hub = REPO.fullmatch(base) is not None and not Path(base).exists()
     metadata = ModelCardData(
         base_model=base if on_hub else None,  # the Hub refuses a card whose base is a folder
@@ -100,6 +107,7 @@ def model_card(run: Path, recipe: Recipe, role: Role, state: str, merge: bool) -
         base=base,
         role=role,
         merge=merge,
+        plugins=any(is_plugin(name) for name in names if name),  # code of the training, which is not exported
         state=state,
         source=Path(recipe.data.source).name,
         counts=", ".join(counts),

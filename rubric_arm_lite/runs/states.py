@@ -41,10 +41,10 @@ def recipe_of_run(run: str | Path) -> Recipe:
             "runs/demo, the testbed's."
         )
     try:
-        return load_recipe(str(path / RECIPE))
+        return load_settings(Recipe, path / RECIPE, check_names=False)
     except ConfigError:
         with contextlib.suppress(ConfigError):
-            policy = load_settings(PolicyRecipe, str(path / RECIPE))
+            policy = load_settings(PolicyRecipe, path / RECIPE, check_names=False)
             raise CheckpointError(
                 f"{path} is the run of a policy, which has no reward model of its own. Use its reward model, "
                 f"{policy.reward.run}; its report comes from rubric-arm policy report {path}."

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from rubric_arm_lite.training.phases import ScoredSample as ScoredSample
     from rubric_arm_lite.training.plan import make_plan as make_plan
     from rubric_arm_lite.training.plan import plan_for as plan_for
-    from rubric_arm_lite.training.policy.run import train_policy as train_policy
     from rubric_arm_lite.training.run import RunResult as RunResult
     from rubric_arm_lite.training.run import train as train
+    from rubric_arm_lite.training.run import train_policy as train_policy
     from rubric_arm_lite.training.schedule import STAGES as STAGES
     from rubric_arm_lite.training.synthesize import SynthesisSettings as SynthesisSettings
     from rubric_arm_lite.training.synthesize import Synthesizer as Synthesizer
@@ -32,8 +32,7 @@ __getattr__, __dir__, __all__ = lazy_door(
     {
         "phases": ["JudgePhase", "Phase", "RubricPhase", "ScoredSample"],
         "plan": ["make_plan", "plan_for"],
-        "policy.run": ["train_policy"],
-        "run": ["RunResult", "train"],
+        "run": ["RunResult", "train", "train_policy"],
         "schedule": ["STAGES"],
         "synthesize": ["SynthesisSettings", "Synthesizer"],
     },

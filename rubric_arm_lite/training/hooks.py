@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rubric_arm_lite.errors import TrainingError
@@ -58,76 +57,66 @@ def summarize(rollout: RoleStep) -> dict[str, float]:
     }
 
 
-@dataclass
-class LoggedTraining:
-    """Alternating GRPO in a run: every step is logged and may be committed, and frozen adapters are checked.
+def train_logged(
+    state: TrainingState | PolicyState,
+    sampler: Sampler,
+    phases: Mapping[Role, Phase],
+    schedule: Sequence[ScheduledPhase],
+    blocks: Sequence[PromptBlock],
+    place: Callable[[ScheduledPhase, Role], dict[str, Any]],
+    after_phase: Callable[[ScheduledPhase, float, int], None],
+    ends_early: Callable[[ScheduledPhase, int], bool] = lambda *_: False,
+) -> None:
+    """Go through the rest of a run's schedule: log each step, commit now and then, check that frozen adapters stay.
 
-    Attributes:
+    Args:
         place: where a role's steps in a phase stand in the log: the first fields of their rows.
         after_phase: called with the phase, its seconds and its sampled tokens, before it is committed.
         ends_early: whether the phase ends after this step.
+
+    Raises:
+        TrainingError: if a frozen adapter changed, or processes no longer agree.
     """
+    directory, learner, keep = state.directory, state.learner, state.recipe.checkpoint.save_total_limit
+    model = learner.model
+    frozen: dict[str, str] = {}
+    began = (0.0, 0)  # time and sampled tokens when the phase began, or was resumed
 
-    state: TrainingState | PolicyState
-    sampler: Sampler
-    phases: Mapping[Role, Phase]
-    place: Callable[[ScheduledPhase, Role], dict[str, Any]]
-    after_phase: Callable[[ScheduledPhase, float, int], None]
-    ends_early: Callable[[ScheduledPhase, int], bool] = lambda *_: False
-    _frozen: dict[str, str] = field(default_factory=dict)
-    _start: tuple[float, int] = (0.0, 0)
+    def elapsed() -> tuple[float, int]:
+        return time.perf_counter() - began[0], sampler.tokens_written - began[1]
 
-    def train(self, schedule: Sequence[ScheduledPhase], blocks: Sequence[PromptBlock]) -> None:
-        """Go through the rest of the schedule, from the committed position on.
+    def begin(phase: ScheduledPhase, steps: int) -> None:
+        nonlocal frozen, began
+        frozen = {name: model.fingerprint(name) for name in model.model.peft_config if name not in phase.roles}
+        began = time.perf_counter(), sampler.tokens_written
+        state.progress.stage(phase.label, steps)
 
-        Raises:
-            TrainingError: if a frozen adapter changed, or processes no longer agree.
-        """
-        state = self.state
-        hooks = Hooks(self._before_phase, self._after_step, self._after_phase)
-        position = Position(*state.directory.state.position)
-        alternate(state.recipe, schedule, self.phases, blocks, self.sampler, state.learner, hooks, position)
-
-    def _before_phase(self, phase: ScheduledPhase, steps: int) -> None:
-        model = self.state.learner.model
-        self._frozen = {name: model.fingerprint(name) for name in model.model.peft_config if name not in phase.roles}
-        self._start = time.perf_counter(), self.sampler.tokens_written
-        self.state.progress.stage(phase.label, steps)
-
-    def _elapsed(self) -> tuple[float, int]:
-        """Seconds and sampled tokens since the phase began, or was resumed."""
-        seconds, tokens = self._start
-        return time.perf_counter() - seconds, self.sampler.tokens_written - tokens
-
-    def _after_step(self, phase: ScheduledPhase, step: int, done: list[tuple[RoleStep, StepMetrics]]) -> bool:
-        state, directory = self.state, self.state.directory
+    def log(phase: ScheduledPhase, step: int, done: list[tuple[RoleStep, StepMetrics]]) -> bool:
         for rollout, update in done:
-            values = {**summarize(rollout), **self.phases[rollout.role].metrics(), **update.values}
-            place = {**self.place(phase, rollout.role), "step": step}
-            directory.append("metrics.jsonl", {"kind": "step", **place, **values})
-            for row in rollout_rows(phase, step, rollout):
-                directory.append("rollouts.jsonl", row)
-            seconds, tokens = self._elapsed()
+            values = {**summarize(rollout), **phases[rollout.role].metrics(), **update.values}
+            row = {"kind": "step", **place(phase, rollout.role), "step": step, **values}
+            directory.append("metrics.jsonl", row)
+            for group in rollout_rows(phase, step, rollout):
+                directory.append("rollouts.jsonl", group)
+            seconds, tokens = elapsed()
             state.progress.step(step + 1, {**values, "tokens/s": tokens / max(seconds, 1e-9)})
-        ends = self.ends_early(phase, step)
+        ends = ends_early(phase, step)
         if not ends and (step + 1) % state.recipe.checkpoint.save_steps == 0:
-            self._commit(phase.index, step + 1)
+            directory.commit(state.save, position=(phase.index, step + 1), keep=keep)
         return ends
 
-    def _after_phase(self, phase: ScheduledPhase) -> None:
-        learner = self.state.learner
-        for name, fingerprint in self._frozen.items():
-            if learner.model.fingerprint(name) != fingerprint:
+    def end(phase: ScheduledPhase) -> None:
+        for name, fingerprint in frozen.items():
+            if model.fingerprint(name) != fingerprint:
                 raise TrainingError(f"The frozen adapter `{name}` changed in the phase {phase.label}.")
         for role in learner.optimizers:  # all processes have stepped with the same gradients
-            if len(set(learner.processes.gather(learner.model.fingerprint(role)))) > 1:
+            if len(set(learner.processes.gather(model.fingerprint(role)))) > 1:
                 raise TrainingError(
                     f"The adapter `{role}` differs between processes after {phase.label}. All must run the same "
                     "versions on the same kind of device; resume with those."
                 )
-        self.after_phase(phase, *self._elapsed())
-        self._commit(phase.index + 1, 0)
+        after_phase(phase, *elapsed())
+        directory.commit(state.save, position=(phase.index + 1, 0), keep=keep)
 
-    def _commit(self, phase: int, step: int) -> None:
-        keep = self.state.recipe.checkpoint.save_total_limit
-        self.state.directory.commit(self.state.save, position=(phase, step), keep=keep)
+    position = Position(*directory.state.position)
+    alternate(state.recipe, schedule, phases, blocks, sampler, learner, Hooks(begin, log, end), position)

@@ -103,10 +103,13 @@ class Learner:
             TrainingError: if nothing is trainable, the loss is not finite, or a step left the adapter unchanged.
         """
         settings = self.recipe.grpo(role)
-        all_rows = self._rows(role, groups, advantages)
-        if not all_rows:
+        rows = self._rows(role, groups, advantages)
+        if not rows:
             return StepMetrics({"updates": 0.0})
-        rows = self._share(all_rows)
+        if self.processes.world > 1:  # whole groups, with about as many tokens as each other process has
+            own = [list(group) for _, group in itertools.groupby(rows, key=lambda row: row.prompt_ids)]
+            indices = self.processes.own_indices([count_tokens(group, self.layout) for group in own])
+            rows = [row for i in indices for row in own[i]]
         values: dict[str, float] = {}
         batches: list[tuple[RowBatch, Tensor | None]] = []
         done, micro_batch_total = 0, 0
@@ -132,14 +135,6 @@ class Learner:
                 values[name] = values.get(name, 0.0) + value / settings.num_iterations
             done += 1
         return StepMetrics({**values, "updates": float(settings.num_iterations), "micro_batches": micro_batch_total})
-
-    def _share(self, rows: list[Row]) -> list[Row]:
-        """This process's rows: whole groups, with about as many tokens as each other process has."""
-        if self.processes.world == 1:
-            return rows
-        groups = [list(group) for _, group in itertools.groupby(rows, key=lambda row: row.prompt_ids)]
-        indices = self.processes.own_indices([count_tokens(group, self.layout) for group in groups])
-        return [row for i in indices for row in groups[i]]
 
     def _combine(self, role: Role, sums: Tensor) -> Tensor:
         """Add up the gradients and the sums of :meth:`_accumulate` over all processes."""

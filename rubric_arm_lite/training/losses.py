@@ -70,16 +70,12 @@ def grpo_loss(
         per_token = per_token - entropy_coef * entropy_factors_R[:, None] * scores.entropies
     low = (ratio < 1 - epsilon) & (advantages < 0)
     high = (ratio > 1 + epsilon_high) & (advantages > 0)
+    loss = (torch.where(mask, per_token, torch.zeros_like(per_token)) * weights_RC).sum()
     with torch.no_grad():
         return LossParts(
-            loss=_weighted_sum(per_token, weights_RC, mask),
+            loss=loss,
             kl_sum=(kl * mask).sum(),
             clipped_sum=((low | high) & mask).sum(),
             entropy_sum=(scores.entropies * mask).sum(),
             ratio_error=log_ratio.abs().max(),
         )
-
-
-def _weighted_sum(per_token: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
-    with torch.enable_grad():
-        return (torch.where(mask, per_token, torch.zeros_like(per_token)) * weights).sum()

@@ -27,7 +27,7 @@ from rubric_arm_lite.training.rewards import (
     pointwise_rubric_rewards,
     rubric_reward,
 )
-from rubric_arm_lite.types import Example, PromptBlock, Reward, Role, RolloutGroup, Rubric, Sample, Side
+from rubric_arm_lite.types import Example, PromptBlock, Reward, Role, RolloutGroup, Rubric, Side
 
 STATUSES = ("ok", "malformed", "truncated")
 VERDICTS = ("verdicts", ("A", "B", "none"))
@@ -261,21 +261,19 @@ class CustomReward:
             ConfigError: if the function fails or returns no finite number.
         """
         rewards = self._phase.score(groups, seed)
-        return [
-            [self._replaced(group.example, sample, reward) for sample, reward in zip(group.samples, row, strict=True)]
-            for group, row in zip(groups, rewards, strict=True)
-        ]
-
-    def _replaced(self, example: Example, sample: Sample, reward: Reward) -> Reward:
-        rubric = example.rubric or parse_rubric(sample.text, sample.finish_reason)
-        try:
-            total = float(self._function(ScoredSample(self.role, example.prompt, sample.text, rubric, reward)))
-            return Reward(total, reward.parts, reward.masked)
-        except Exception as error:  # whatever the researcher's code raises
-            raise ConfigError(
-                f"reward.function: {self._name} gave no reward for a sample of the {self.role} "
-                f"({type(error).__name__}: {first_line(error)}). It takes a ScoredSample and returns a finite number."
-            ) from error
+        for group, row in zip(groups, rewards, strict=True):
+            for i, (sample, reward) in enumerate(zip(group.samples, row, strict=True)):
+                rubric = group.example.rubric or parse_rubric(sample.text, sample.finish_reason)
+                scored = ScoredSample(self.role, group.example.prompt, sample.text, rubric, reward)
+                try:
+                    row[i] = Reward(float(self._function(scored)), reward.parts, reward.masked)
+                except Exception as error:  # whatever the researcher's code raises
+                    raise ConfigError(
+                        f"reward.function: {self._name} gave no reward for a sample of the {self.role} "
+                        f"({type(error).__name__}: {first_line(error)}). It takes a ScoredSample and returns a finite "
+                        "number."
+                    ) from error
+        return rewards
 
 
 def make_phases(recipe: Recipe, generator: RubricGenerator) -> dict[Role, Phase]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from rubric_arm_lite.data import blocks_from_pairs, read_blocks, read_pairs
@@ -22,7 +21,7 @@ from rubric_arm_lite.recipe import GRPOSettings, Recipe, SFTSettings
 from rubric_arm_lite.training.schedule import scheduled_phases
 from rubric_arm_lite.training.shapes import Shape, shape_of
 from rubric_arm_lite.training.warmup import LARGE_VOCABULARY
-from rubric_arm_lite.types import Role
+from rubric_arm_lite.types import ROLES, Role
 
 GIB = 2**30
 CONTEXT = 0.67 * GIB
@@ -89,8 +88,12 @@ class Planner:
             parts = {"weights": 2 * self.weights, "context": self.context}
             yield _stage("inference", {**parts, **self._generation(1, context, context)})
             return
-        if self.recipe.warmup.source is not None:
-            yield self._warmup()
+        if (warmup := self.recipe.warmup).source is not None:
+            settings = max((warmup.judge, warmup.rubric), key=lambda sft: sft.per_device_train_batch_size)
+            tokens = settings.per_device_train_batch_size * self.recipe.model.max_context
+            chunk = CHUNK if self.shape.vocabulary >= LARGE_VOCABULARY else tokens
+            parts = {**self._fixed(2, (settings,), True), "activations": self._activations(tokens, chunk)}
+            yield _stage("warm-up", parts)
         for role in _trained_roles(self.recipe):
             yield self._rollout(role)
             yield self._update(role)
@@ -125,13 +128,6 @@ class Planner:
             "activations": prompts * 6 * self.shape.mlp * self.size,
             "logits": 6.0 * 4 * rows * self.shape.vocabulary,
         }
-
-    def _warmup(self) -> Stage:
-        warmup = self.recipe.warmup
-        settings = max((warmup.judge, warmup.rubric), key=lambda sft: sft.per_device_train_batch_size)
-        tokens = settings.per_device_train_batch_size * self.recipe.model.max_context
-        chunk = CHUNK if self.shape.vocabulary >= LARGE_VOCABULARY else tokens
-        return _stage("warm-up", {**self._fixed(2, (settings,), True), "activations": self._activations(tokens, chunk)})
 
     def _rollout(self, role: Role) -> Stage:
         settings, model = self.recipe.grpo(role), self.recipe.model
@@ -175,12 +171,14 @@ class Length:
         steps_per_phase: steps of one phase; of the longest where cycles differ by a prompt.
         tokens_per_cycle: most tokens that one cycle generates: rollouts, and the other role's part in their rewards.
         length_unknown: what is unknown, why, and what to add; None if nothing is.
+        test_pairs: held-out pairs; None if unknown.
     """
 
     train_prompts: int | None = None
     steps_per_phase: dict[Role, int] = field(default_factory=dict)
     tokens_per_cycle: dict[Role, int] = field(default_factory=dict)
     length_unknown: str | None = None
+    test_pairs: int | None = None
 
 
 def length_of(recipe: Recipe) -> Length:
@@ -189,68 +187,70 @@ def length_of(recipe: Recipe) -> Length:
         return Length()
     limits = {role: recipe.grpo(role).max_steps for role in _trained_roles(recipe)}
     fields = [f"{role}.max_steps" for role, limit in limits.items() if limit is None]
-    prompts, problem = _training_prompts(recipe) if fields else (None, "")
-    steps: dict[Role, int] = {}
+    prompts, test_pairs, problem = _count_data(recipe)
+    part = prompts and -(-prompts // recipe.schedule.cycles)
+    steps, tokens = {}, {}
     for role, limit in limits.items():
-        if limit is not None:
-            steps[role] = limit
-        elif prompts is not None:
-            steps[role] = -(-prompts // (recipe.schedule.cycles * recipe.grpo(role).prompts_per_step))
-    unknown = problem and (
-        f"Tokens and hours are unknown: {' and '.join(fields)} {'is' if len(fields) == 1 else 'are'} null, so a "
-        f"phase goes once through the data, and {problem}. Add {' '.join(f'--set {name}=N' for name in fields)}"
-        f"{'' if _is_file(recipe.data.source) else ', or --set data.source=FILE'}."
-    )
-    tokens = {role: count * _tokens_per_step(recipe, role) for role, count in steps.items()}
-    return Length(prompts, steps, tokens, unknown or None)
+        batch = recipe.grpo(role).prompts_per_step
+        if part:
+            steps[role] = limit or -(-part // batch)
+            tokens[role] = _tokens_per_prompt(recipe, role) * (min(batch, part) * limit if limit else part)
+        elif limit:
+            steps[role], tokens[role] = limit, _tokens_per_prompt(recipe, role) * batch * limit
+    unknown = None
+    if fields and problem:
+        unknown = (
+            f"Tokens and hours are unknown: {' and '.join(fields)} {'is' if len(fields) == 1 else 'are'} null, so a "
+            f"phase goes once through the data, and {problem}. Add {' '.join(f'--set {name}=N' for name in fields)}"
+            f"{'' if _is_file(recipe.data.source) else ', or --set data.source=FILE'}."
+        )
+    return Length(prompts if fields else None, steps, tokens, unknown, test_pairs)
 
 
 def _trained_roles(recipe: Recipe) -> list[Role]:
     return list(dict.fromkeys(role for phase in scheduled_phases(recipe.schedule) for role in phase.roles))
 
 
-def _training_prompts(recipe: Recipe) -> tuple[int | None, str]:
-    """Most prompts that a run trains on, or None and why they cannot be counted.
+def _count_data(recipe: Recipe) -> tuple[int | None, int | None, str]:
+    """Most training prompts and held-out pairs of a run; None for those unknown, and why the prompts are.
 
     Decontamination, held-out pairs that are not on this machine and lengths in tokens are not looked up, so a run may
-    train on a few less.
+    have a few less.
     """
     settings = recipe.data
     if settings.source == "testbed":
-        return settings.train_prompts or TRAIN_PROMPTS, ""
+        test = (settings.test_prompts or recipe.evaluation.pairs) * settings.world.pairs_per_prompt
+        return settings.train_prompts or TRAIN_PROMPTS, test, ""
     if not _is_file(settings.source):
-        return settings.train_prompts, "" if settings.train_prompts else f"{settings.source} is no file on this machine"
+        problem = "" if settings.train_prompts else f"{settings.source} is no file on this machine"
+        return settings.train_prompts, None, problem
     try:
         if settings.evaluation is None or _is_file(settings.evaluation):
-            return len(read_blocks(settings, recipe.seed)[0]), ""
+            train, held_out, _ = read_blocks(settings, recipe.seed)
+            return len(train), sum(len(block.pairs) for block in held_out), ""
         blocks = blocks_from_pairs(read_pairs(settings, recipe.seed)[0])
-        return len(blocks[: settings.train_prompts]), ""
+        return len(blocks[: settings.train_prompts]), None, ""
     except DataError as error:
-        return None, f"the prompts cannot be counted ({str(error).rstrip('.')})"
+        return None, None, f"the prompts cannot be counted ({str(error).rstrip('.')})"
 
 
 def _is_file(source: str) -> bool:
-    try:
-        return Path(source).is_file()
-    except (OSError, ValueError):  # a name that is too long, or with a null character
-        return False
+    return os.path.isfile(source)  # noqa: PTH113  # Path.is_file raises for a long name
 
 
-def _tokens_per_step(recipe: Recipe, role: Role) -> int:
-    """Most tokens that a step generates: the role's rollouts, and what the other role adds to their rewards."""
+def _tokens_per_prompt(recipe: Recipe, role: Role) -> int:
+    """Most tokens that one prompt of a step generates: rollouts, and the other role's part in their rewards."""
     settings, reward = recipe.grpo(role), recipe.reward
     rollouts = settings.num_generations * settings.max_completion_length
     if role == "judge":
-        rollouts *= settings.pairs_per_prompt * (2 if recipe.pointwise else 1)
         # Rubrics drawn for one prompt, those that do not parse included; a greedy one is not drawn again.
         attempts = reward.rubric_attempts if reward.rubric_temperature else 1
         rubrics = attempts * min(settings.pairs_per_prompt, recipe.cache.rubrics_per_prompt)
-        other = rubrics * recipe.rubric.max_completion_length
-    else:
-        orders = 2 if reward.judge_orders == "both" or recipe.pointwise else 1
-        judgements = settings.num_generations * settings.pairs_per_prompt * orders * reward.judge_samples
-        other = judgements * reward.judge_max_tokens
-    return settings.prompts_per_step * (rollouts + other)
+        pairs = settings.pairs_per_prompt * (2 if recipe.pointwise else 1)
+        return rollouts * pairs + rubrics * recipe.rubric.max_completion_length
+    orders = 2 if reward.judge_orders == "both" or recipe.pointwise else 1
+    judgements = settings.num_generations * settings.pairs_per_prompt * orders * reward.judge_samples
+    return rollouts + judgements * reward.judge_max_tokens
 
 
 def evaluation_tokens(recipe: Recipe, length: Length) -> dict[str, int]:
@@ -258,26 +258,36 @@ def evaluation_tokens(recipe: Recipe, length: Length) -> dict[str, int]:
 
     Each writes a rubric per pair and judges in both orders (pointwise: both responses), once greedily and, for
     ``vote_pairs`` of them, by samples. Adapters that were judged before are not judged again: the base without a
-    warm-up, two corners of the cross-play, and the final ones but for their votes.
+    warm-up, corners of the cross-play, and the final ones but for their votes.
     """
     settings, phases = recipe.evaluation, scheduled_phases(recipe.schedule)
     if recipe.model.checkpoints is not None:
         return {}
 
-    def tokens(pairs: int, vote_pairs: int, votes: int = 1) -> int:
-        judgements = 2 * (pairs + votes * min(vote_pairs, pairs))
-        return pairs * settings.rubric_max_tokens + judgements * settings.judge_max_tokens
+    def tokens(pairs: int, vote_pairs: int) -> int:
+        return pairs * settings.rubric_max_tokens + 2 * (pairs + min(vote_pairs, pairs)) * settings.judge_max_tokens
 
-    one = tokens(settings.pairs, settings.vote_pairs)
-    counts = {"base": one, "warm-up": one * (recipe.warmup.source is not None)}
-    counts["after phases"] = len(phases) * one * settings.after_phases
+    # The adapters of rubric generator and judge, by the phase that trained them last; 0 is the warm-up.
+    latest: dict[Role, int] = {"rubric": 0, "judge": 0}
+    evaluated = {"base": [(0, 0) if recipe.warmup.source is None else (-1, -1)], "warm-up": [(0, 0)]}
+    evaluated["after phases"] = after_phases = []
+    for phase in phases:
+        latest |= dict.fromkeys(phase.roles, phase.index + 1)
+        if settings.after_phases:
+            after_phases.append((latest["rubric"], latest["judge"]))
+    evaluated["cross-play"] = [(rubric, judge) for rubric in (0, latest["rubric"]) for judge in (0, latest["judge"])]
+    pairs = settings.pairs if length.test_pairs is None else min(settings.pairs, length.test_pairs)
+    known: set[tuple[int, int]] = set()
+    counts: dict[str, int] = {}
+    for name, adapters in evaluated.items():
+        counts[name] = len(set(adapters) - known) * tokens(pairs, settings.vote_pairs)
+        known.update(adapters)
     if (until := recipe.schedule.until) is not None:
         probes = sum(until.phase in phase.roles for phase in phases)
         probes *= length.steps_per_phase.get(until.phase, 0) // until.every
         counts["probes"] = probes * tokens(until.pairs, 1)
-    pairs = min(settings.vote_pairs, settings.pairs)
-    sampled = pairs * (settings.rubric_max_tokens + 2 * settings.votes * settings.judge_max_tokens)
-    counts |= {"cross-play": (3 - settings.after_phases) * one, "final": sampled * (settings.votes > 1)}
+    sampled = settings.rubric_max_tokens + 2 * settings.votes * settings.judge_max_tokens
+    counts["final"] = min(settings.vote_pairs, pairs) * sampled * (settings.votes > 1)
     return {name: count for name, count in counts.items() if count}
 
 
@@ -324,7 +334,7 @@ def plan_for(recipe: Recipe, gpu_gb: float | None = None, prompt_length: int | N
         raise ConfigError(f"--gpu-gb {gpu_gb:g}: give the size of a card in GiB, such as 24.")
     check_before_loading(recipe.model)
     if prompt_length is not None:
-        longest = _longest_completion(recipe)
+        longest = max(recipe.grpo(role).max_completion_length for role in ROLES)
         if not 0 < prompt_length <= recipe.model.max_context - longest:
             raise ConfigError(
                 f"--prompt-length {prompt_length}: must be at least 1 and leave room for {longest} tokens in "
@@ -356,7 +366,7 @@ def make_plan(recipe: Recipe, shape: Shape, card: float | None, cuda: bool = Tru
 
 def _advice(recipe: Recipe, shape: Shape, room: float, cuda: bool) -> list[tuple[str, float]]:
     """Single changes that make the recipe fit; where none does, all of them together if they do."""
-    model, longest = recipe.model, _longest_completion(recipe)
+    model, longest = recipe.model, max(recipe.grpo(role).max_completion_length for role in ROLES)
     candidates = [
         ("model.quantization", "nf4", model.quantization == "none"),
         ("model.gradient_checkpointing", True, not model.gradient_checkpointing),
@@ -375,10 +385,6 @@ def _advice(recipe: Recipe, shape: Shape, room: float, cuda: bool) -> list[tuple
     together = [change for change in changes if change[0] != "model.max_context" or change == changes[-1]]
     fitting = [(text, least) for text, least in map(needed, changes) if least <= room]
     return fitting or [(text, least) for text, least in [needed(*together)] if changes and least <= room]
-
-
-def _longest_completion(recipe: Recipe) -> int:
-    return max(recipe.judge.max_completion_length, recipe.rubric.max_completion_length)
 
 
 def _changed(settings: Any, name: str, value: Any) -> Any:

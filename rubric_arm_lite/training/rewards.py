@@ -70,7 +70,8 @@ def pointwise_judge_rewards(
     a sample on the other one if its score is below the preferred one's mean; else −1, as for a broken format. The mean
     is over readable samples. If the other side has none, a readable sample earns 0, so that the format still pays.
     """
-    mean_a, mean_b = _mean_score(scores_a), _mean_score(scores_b)
+    readable_a, readable_b = ([score for score in scores if score is not None] for scores in (scores_a, scores_b))
+    mean_a, mean_b = (math.fsum(scores) / len(scores) if scores else None for scores in (readable_a, readable_b))
     return (
         [_judge_sample(score, mean_b, labeled.preferred == "A") for score in scores_a],
         [_judge_sample(score, mean_a, labeled.preferred == "B") for score in scores_b],
@@ -86,11 +87,6 @@ def _judge_sample(score: float | None, other: float | None, preferred: bool) -> 
     return Reward(1.0 if right else -1.0, (("accuracy", float(right)), ("format", 1.0)))
 
 
-def _mean_score(scores: Sequence[float | None]) -> float | None:
-    readable = [score for score in scores if score is not None]
-    return math.fsum(readable) / len(readable) if readable else None
-
-
 def pointwise_rubric_rewards(
     rubrics: Sequence[Rubric],
     verdicts: Sequence[Sequence[tuple[LabeledComparison, PointwiseVerdict]]],
@@ -104,31 +100,25 @@ def pointwise_rubric_rewards(
     ``short_bonus`` more if the right ones have ``short_from`` items or more on average; right is right on every
     comparison.
     """
-    rewards = [_rubric_sample(rubric, judged, settings) for rubric, judged in zip(rubrics, verdicts, strict=True)]
+    rewards = []
+    for rubric, judged in zip(rubrics, verdicts, strict=True):
+        if rubric.usable and not judged:
+            raise ValueError("A usable rubric needs at least one scored comparison.")
+        if judged and not rubric.usable:
+            raise ValueError("A rubric that did not parse cannot have scores.")
+        if not judged:
+            rewards.append(Reward(-1.0, (("accuracy", 0.0), ("short", 0.0), ("parsed", 0.0))))
+            continue
+        accuracy = sum(verdict.winner == labeled.preferred for labeled, verdict in judged) / len(judged)
+        masked = settings.unparsed == "mask" and any(verdict.margin is None for _, verdict in judged)
+        parts = (("accuracy", accuracy), ("short", 0.0), ("parsed", 1.0))
+        rewards.append(Reward(2 * accuracy - 1, parts, masked))
     right = [reward.total == 1.0 and not reward.masked for reward in rewards]
     items = [len(rubric.criteria) for rubric, is_right in zip(rubrics, right, strict=True) if is_right]
     if not items or sum(items) < settings.short_from * len(items):
         return rewards
-    return [
-        _with_bonus(reward, settings.short_bonus) if is_right and len(rubric.criteria) == min(items) else reward
-        for rubric, reward, is_right in zip(rubrics, rewards, right, strict=True)
-    ]
-
-
-def _rubric_sample(
-    rubric: Rubric, verdicts: Sequence[tuple[LabeledComparison, PointwiseVerdict]], settings: RewardSettings
-) -> Reward:
-    if not rubric.usable:
-        if verdicts:
-            raise ValueError("A rubric that did not parse cannot have scores.")
-        return Reward(-1.0, (("accuracy", 0.0), ("short", 0.0), ("parsed", 0.0)))
-    if not verdicts:
-        raise ValueError("A usable rubric needs at least one scored comparison.")
-    accuracy = sum(verdict.winner == labeled.preferred for labeled, verdict in verdicts) / len(verdicts)
-    masked = settings.unparsed == "mask" and any(verdict.margin is None for _, verdict in verdicts)
-    return Reward(2 * accuracy - 1, (("accuracy", accuracy), ("short", 0.0), ("parsed", 1.0)), masked)
-
-
-def _with_bonus(reward: Reward, bonus: float) -> Reward:
-    parts = tuple((name, bonus if name == "short" else value) for name, value in reward.parts)
-    return Reward(reward.total + bonus, parts, reward.masked)
+    for i, (rubric, is_right) in enumerate(zip(rubrics, right, strict=True)):
+        if is_right and len(rubric.criteria) == min(items):
+            with_bonus = {**dict(rewards[i].parts), "short": settings.short_bonus}
+            rewards[i] = Reward(rewards[i].total + settings.short_bonus, tuple(with_bonus.items()))
+    return rewards

@@ -1,10 +1,11 @@
-"""``train``: a recipe in, a finished run out. Its stages are in :mod:`.stages`.
+"""``train`` and ``train_policy``: a recipe in, a finished run out. Stages: :mod:`.stages`, :mod:`.policy.stages`.
 
 Nothing heavy is imported until the recipe, the arguments and the run directory are known to be usable.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rubric_arm_lite.errors import ConfigError
-from rubric_arm_lite.recipe import PolicyRecipe, Recipe, dump_recipe, load_settings, recipe_hash
+from rubric_arm_lite.recipe import PolicyRecipe, Recipe, dump_recipe, load_settings, recipe_hash, wrong_names
 from rubric_arm_lite.runs import IfExists, Progress, RunDirectory, explained_disk_errors, read_object
 from rubric_arm_lite.training.schedule import STAGES
 
@@ -22,7 +23,7 @@ AnyRecipe = TypeVar("AnyRecipe", Recipe, PolicyRecipe)
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """A run as :func:`train` or :func:`~rubric_arm_lite.training.policy.run.train_policy` leaves it.
+    """A run as :func:`train` or :func:`train_policy` leaves it.
 
     Attributes:
         stages: the finished stages, in order.
@@ -117,6 +118,53 @@ def train(
         return RunResult.of(directory, settings)
 
 
+def train_policy(
+    recipe: PolicyRecipe | str | Path,
+    run_dir: str | Path | None = None,
+    *,
+    reward: str | Path | None = None,
+    server: str | None = None,
+    overrides: Sequence[str] = (),
+    if_exists: IfExists = "raise",
+    progress: Progress | None = None,
+) -> RunResult:
+    """Train a policy against a finished reward model, by DPO, iterative DPO or online GRPO (the recipe's ``method``).
+
+    Args:
+        recipe: a policy recipe, its file, or the name of a shipped one such as ``testbed``.
+        run_dir: where results go; ``runs/NAME-METHOD`` by default.
+        reward: run directory of the reward model, in place of the recipe's ``reward.run``.
+        server: address of a server that has the reward model's adapters, in place of ``reward.server``.
+        overrides: fields to change in a file or shipped recipe, such as ``dpo.beta=0.05``.
+        if_exists: ``raise``, ``resume`` or ``overwrite`` an existing run.
+        progress: receives the events of the run.
+
+    Raises:
+        ConfigError: if the recipe or an argument cannot be used.
+        CheckpointError: if a run directory is missing, damaged, in use, or belongs to another recipe.
+        DataError: if there are no requests, or no pair to train on.
+        TrainingError: if training fails, such as by a loss that is not finite.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigError("A policy is trained by one process. Start rubric-arm policy without a launcher.")
+    fields = {"run": reward, "server": server}
+    sets = [f"reward.{name}={json.dumps(str(value))}" for name, value in fields.items() if value is not None]
+    settings = read_recipe(PolicyRecipe, recipe, [*overrides, *sets])
+    path = Path("runs") / f"{settings.name}-{settings.method}" if run_dir is None else Path(run_dir)
+    for source in settings.inputs:
+        if Path(source).resolve().is_relative_to(path.resolve()):
+            raise ConfigError(f"{path} holds {source}, which this run reads. Choose another --run-dir for its results.")
+    with (
+        explained_disk_errors(path),
+        closing(RunDirectory.open(path, dump_recipe(settings), recipe_hash(settings), if_exists)) as directory,
+    ):
+        from rubric_arm_lite.training.policy.stages import run_stages
+        from rubric_arm_lite.training.policy.state import PolicyState
+
+        run_stages(PolicyState(settings, directory, progress or Progress()))
+        return RunResult.of(directory, settings)
+
+
 def read_recipe(kind: type[AnyRecipe], recipe: AnyRecipe | str | Path, overrides: Sequence[str]) -> AnyRecipe:
     """The recipe that a caller means by an object, a file or a shipped name.
 
@@ -129,4 +177,6 @@ def read_recipe(kind: type[AnyRecipe], recipe: AnyRecipe | str | Path, overrides
         raise ConfigError(
             f"{overrides[0]}: a loaded recipe takes no overrides. Give them to load_recipe, or pass the recipe's file."
         )
+    for _, problem in wrong_names(recipe):
+        raise ConfigError(problem)
     return recipe

@@ -23,12 +23,13 @@ from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.evaluation import AdapterPair, Evaluation, make_evaluator
 from rubric_arm_lite.evaluation.metrics import evaluation_caveats, no_gradient_caveats, unparsed_caveats
 from rubric_arm_lite.models import AdapterModel, base_fingerprint, other_base
+from rubric_arm_lite.models.lora import adamw_8bit
 from rubric_arm_lite.runs import RunDirectory, package_versions, read_jsonl, read_object
-from rubric_arm_lite.training.hooks import LoggedTraining
+from rubric_arm_lite.training.hooks import train_logged
 from rubric_arm_lite.training.phases import make_phases
 from rubric_arm_lite.training.schedule import STAGES, ScheduledPhase, scheduled_phases
 from rubric_arm_lite.training.state import TrainingState
-from rubric_arm_lite.training.warmup import role_examples, updates, warm_up_role
+from rubric_arm_lite.training.warmup import divided, role_examples, updates, warm_up_role
 from rubric_arm_lite.types import ROLES, Role
 
 CROSS_PLAY = {
@@ -46,6 +47,10 @@ def run_stages(state: TrainingState, until: str | None = None) -> None:
         CheckpointError: if the data are not those that the run began with, or its checkpoint is damaged.
         TrainingError: if training fails.
     """
+    for sft in (state.recipe.warmup.rubric, state.recipe.warmup.judge) if state.recipe.warmup.source else ():
+        divided(sft, state.processes.world)  # refused now, not after the base was evaluated
+        if sft.optim == "adamw_8bit":
+            adamw_8bit()
     state.restore()
     notes = [counts.line("rows") for counts in state.counts if counts.skipped]
     if state.data.too_long:
@@ -152,8 +157,8 @@ def _alternate(state: TrainingState) -> None:
         return value >= until.at_least
 
     phases = make_phases(state.recipe, state.generator)
-    training = LoggedTraining(state, state.sampler, phases, place, after_phase, ends_early)
-    training.train(scheduled_phases(state.recipe.schedule), state.data.train)
+    schedule = scheduled_phases(state.recipe.schedule)
+    train_logged(state, state.sampler, phases, schedule, state.data.train, place, after_phase, ends_early)
 
 
 # --- evaluation -----------------------------------------------------------------------------------------------------
@@ -168,7 +173,15 @@ def evaluate(
     """
     state.progress.stage(f"evaluate {name}", 1)
     adapters = adapters or AdapterPair()
-    judged = {"adapters": [_weights(state, adapter) for adapter in (adapters.rubric, adapters.judge)], "votes": votes}
+
+    def weights(adapter: str | None) -> str:
+        """The adapter's fingerprint; without a warm-up its first state, which adds nothing, is the base."""
+        found = state.model.fingerprint(adapter)
+        if adapter is None or state.recipe.warmup.source is not None:
+            return found
+        return "base" if found == state.model.fingerprint(f"{adapter.removesuffix('_ref')}_ref") else found
+
+    judged = {"adapters": [weights(adapters.rubric), weights(adapters.judge)], "votes": votes}
     files = [read_object(file) for file in sorted((state.directory.path / "evaluations").glob("*.json"))]
     same = [row for row in files if row.get("adapters") == judged["adapters"]]
     same.sort(key=lambda row: row["votes"] != votes)
@@ -180,14 +193,6 @@ def evaluate(
     state.processes.wait()  # all processes see the same files
     state.progress.result(name, describe_evaluation(evaluation.values))
     return evaluation.values
-
-
-def _weights(state: TrainingState, adapter: str | None) -> str:
-    """The fingerprint of an adapter; without a warm-up its first state, which adds nothing, is the base."""
-    found = state.model.fingerprint(adapter)
-    if adapter is None or state.recipe.warmup.source is not None:
-        return found
-    return "base" if found == state.model.fingerprint(f"{adapter.removesuffix('_ref')}_ref") else found
 
 
 def log_evaluation(directory: RunDirectory, name: str, values: Mapping[str, float], details: dict[str, Any]) -> None:

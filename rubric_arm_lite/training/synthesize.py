@@ -82,17 +82,13 @@ def find_disclosure(
     for criterion in rubric.criteria:
         if _NAMED.search(criterion.text):
             return Outcome.NAMES_A_RESPONSE
-        if any(phrase in only_answered(len(phrase)) for phrase in _distinctive(criterion.text, phrase_words)):
+        words = _words(criterion.text)
+        numbers = ((word,) for word in words if sum(c.isdigit() for c in word) > 1)
+        quoted = (tuple(_words(match[1] or match[2])) for match in _QUOTED.finditer(criterion.text))
+        phrases = (p for p in chain(_runs(words, phrase_words), numbers, quoted) if not _EVERYDAY.issuperset(p))
+        if any(phrase in only_answered(len(phrase)) for phrase in phrases):
             return Outcome.QUOTES_A_RESPONSE
     return None
-
-
-def _distinctive(text: str, phrase_words: int) -> Iterator[tuple[str, ...]]:
-    """Phrases of a criterion, as their words, that are quotations if a response contains them."""
-    words = _words(text)
-    numbers = ((word,) for word in words if sum(c.isdigit() for c in word) > 1)
-    quoted = (tuple(_words(match[1] or match[2])) for match in _QUOTED.finditer(text))
-    return (p for p in chain(_runs(words, phrase_words), numbers, quoted) if not _EVERYDAY.issuperset(p))
 
 
 def _runs(words: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
@@ -183,8 +179,8 @@ class Synthesizer:
 
     def _wave(self, pairs: Sequence[PreferencePair], counts: Counter[Outcome]) -> list[Trajectory | Outcome]:
         """The result of the last attempt at each pair; ``counts`` receives those of all attempts."""
-        tokens = self._settings.rubric_max_tokens
-        left = [pair for pair in pairs if self._has_room(self._contrast_prompt(pair), tokens)]
+        tokens, write = self._settings.rubric_max_tokens, self._contrast.contrast_prompt
+        left = [pair for pair in pairs if self._has_room(write(pair.prompt, pair.chosen, pair.rejected), tokens)]
         counts[Outcome.TOO_LONG] += len(pairs) - len(left)
         results: dict[str, Trajectory | Outcome] = {pair.pair_id: Outcome.TOO_LONG for pair in pairs}
         for attempt in range(self._settings.attempts):
@@ -201,15 +197,13 @@ class Synthesizer:
         room = self._settings.max_context
         return room is None or self._teacher.prompt_tokens(text) + max_tokens <= room
 
-    def _contrast_prompt(self, pair: PreferencePair) -> str:
-        return self._contrast.contrast_prompt(pair.prompt, pair.chosen, pair.rejected)
-
     def _attempt(self, pairs: Sequence[PreferencePair], attempt: int) -> list[Trajectory | Outcome]:
         """One rubric and two judgements for each pair."""
-        s = self._settings
+        s, write = self._settings, self._contrast.contrast_prompt
+        prompts = [write(pair.prompt, pair.chosen, pair.rejected) for pair in pairs]
         examples = [
-            Example(p.pair_id, self._contrast_prompt(p), derive_seed(s.seed, "rubric", p.pair_id, attempt))
-            for p in pairs
+            Example(pair.pair_id, prompt, derive_seed(s.seed, "rubric", pair.pair_id, attempt))
+            for pair, prompt in zip(pairs, prompts, strict=True)
         ]
         groups = self._teacher.sample(None, examples, Sampling(s.rubric_max_tokens, 1, s.temperature))
         rubrics = [parse_rubric(group.samples[0].text, group.samples[0].finish_reason) for group in groups]

@@ -249,4 +249,4 @@ def updates(settings: SFTSettings, examples: int) -> int:
     if settings.max_steps > 0:
         return settings.max_steps
     batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
-    return max(1, math.ceil(examples / batch * settings.num_train_epochs))
+    return max(1, math.ceil(math.ceil(examples / batch) * settings.num_train_epochs))  # each pass ends with an update

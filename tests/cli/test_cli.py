@@ -439,5 +439,8 @@ def test_recipes_are_explained_field_by_field(name: str) -> None:
     shown = call("show-recipe", name, "--explain").stdout
     assert yaml.safe_load(shown) == yaml.safe_load(call("show-recipe", name).stdout)
     if name == "testbed":
-        assert "\n  # Completions per prompt: the group size G.\n  num_generations: 8\n" in shown
+        size = "\n  # Completions per prompt: the group size G. [a whole number, at least 1]\n  num_generations: 8\n"
+        assert (
+            size in shown and "[judge_first, rubric_first, judge_only, rubric_only, simultaneous]\n  order: " in shown
+        )
         assert "\n# The base model that both adapters share.\nmodel:\n" in shown

@@ -20,7 +20,8 @@ from rubric_arm_lite.prompts.builder import (
     static_parts,
 )
 from rubric_arm_lite.prompts.parsing import fold, judgement_part, parse_direct, parse_judgement
-from rubric_arm_lite.recipe.fields import BUILT_IN_TEMPLATES, WorldSettings
+from rubric_arm_lite.recipe.fields import WorldSettings
+from rubric_arm_lite.recipe.templates import BUILT_IN_TEMPLATES
 from rubric_arm_lite.types import Message, ParseStatus, Rubric
 from tests.hostile_cases import BREAKS, CONTROL_TOKENS, PLACEHOLDERS, TAGS, TURNS, WINNER_LINES
 from tests.judgements import RUBRIC, any_text, corpus
@@ -318,7 +319,7 @@ def test_neutralise_stays_fast_on_200_kilobytes(text: str) -> None:
 
 def test_built_in_templates_load() -> None:
     judges = ("judge", "judge_paper", "judge_openrubrics")
-    assert set(BUILT_IN_TEMPLATES) == {"rubric", *judges, "pointwise", "pointwise_bare"}
+    assert set().union(*BUILT_IN_TEMPLATES.values()) == {"rubric", *judges, "pointwise", "pointwise_bare"}
     for judge in judges:
         assert Templates.load(judge=judge).rubric == TEMPLATES.rubric
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
 from rubric_arm_lite.recipe.fields import GRPOSettings, Recipe, Settings
+from rubric_arm_lite.recipe.policy import PolicyRecipe
 
 
 def nested(field: str, value: Any) -> dict[str, Any]:
@@ -31,6 +32,32 @@ def models(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type
 SECTIONS = dict(models(Recipe))
 
 
+def nested_kinds(annotation: Any) -> Iterator[type]:
+    """The classes that a field's annotation names."""
+    if isinstance(annotation, type):
+        yield annotation
+    for part in get_args(annotation):
+        yield from nested_kinds(part)
+
+
+def literals(annotation: Any) -> Iterator[Any]:
+    """The values of the literals in a field's annotation."""
+    for part in get_args(annotation):
+        yield from [part] if get_origin(annotation) is Literal else literals(part)
+
+
+def all_sections(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """A settings model and all below it, those included that may be null."""
+    yield model
+    for field in model.model_fields.values():
+        for kind in nested_kinds(field.annotation):
+            if issubclass(kind, BaseModel):
+                yield from all_sections(kind)
+
+
+CLASSES = {*all_sections(Recipe), *all_sections(PolicyRecipe)}
+
+
 def test_the_default_recipe_is_valid_and_runs_the_testbed() -> None:
     recipe = Recipe()
     assert recipe.data.source == recipe.warmup.source == recipe.model.base == "testbed"
@@ -42,6 +69,19 @@ def test_grpo_gives_the_settings_of_the_role() -> None:
     recipe = Recipe(judge=GRPOSettings(num_generations=4), rubric=GRPOSettings(num_generations=6))
     assert recipe.grpo("judge").num_generations == 4
     assert recipe.grpo("rubric").num_generations == 6
+
+
+@pytest.mark.parametrize("section", sorted(CLASSES, key=lambda model: model.__name__))
+def test_every_field_has_a_line_of_documentation(section: type[BaseModel]) -> None:
+    """A sentence; one that tells choices apart by name tells all of them."""
+    for name, field in section.model_fields.items():
+        inner = [kind for kind in nested_kinds(field.annotation) if issubclass(kind, BaseModel)]
+        text = " ".join(" ".join([field.description or "", *(kind.__doc__ or "" for kind in inner)]).split())
+        assert len(text.split()) >= 2 and text.endswith("."), f"{section.__name__}.{name}: write its line ({text!r})"
+        choices = {value for value in literals(field.annotation) if isinstance(value, str)}
+        if len(choices) > 1 and name != "format":
+            missing = {choice for choice in choices if f"`{choice}`" not in text}
+            assert not missing, f"{section.__name__}.{name}: its line does not name {missing}"
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -138,6 +178,11 @@ CONFLICTS = [
     ({"warmup": {"source": None, "rows": 5}}, "rows: source null has nothing to choose from"),
     (nested("data.evaluation", "mine.jsonl"), "evaluation: 'mine.jsonl' would not be used, as the testbed holds out"),
     (nested("data.evaluation_split", "test_prefs"), "evaluation_split: 'test_prefs' is the split of data.evaluation"),
+    (
+        nested("data.decontaminate", ("rewardbench",)),
+        "decontaminate: rewardbench would not be used, as the testbed has",
+    ),
+    (nested("data.train_prompts", 2), "data.train_prompts: 2 cannot be split into schedule.cycles: 3 parts"),
     (nested("judge.pairs_per_prompt", 5), "pairs_per_prompt: 5 is more than data.world.pairs_per_prompt (4)"),
     (nested("rubric.pairs_per_prompt", 5), "pairs_per_prompt: 5 is more than data.world.pairs_per_prompt (4)"),
     (nested("model.dtype", "float16"), "model.dtype: float16 cannot train the testbed's base"),
@@ -171,6 +216,7 @@ ALLOWED = [
     {"data": {"world": {"liked": 0.65}}},
     {"judge": {"num_generations": 2, "epsilon": 0.99}},
     {"judge": {"pairs_per_prompt": 4}},
+    {"data": {"train_prompts": 3}},
     {"judge": {"max_completion_length": 4095}},
     {"model": {"dtype": "float16", "quantization": "nf4"}},
     {"model": {"dtype": "float16", "base": "Qwen/Qwen3-0.6B"}},

@@ -14,7 +14,7 @@ from rubric_arm_lite.recipe.load import dump_recipe, load_settings
 from rubric_arm_lite.recipe.policy import PolicyRecipe
 from rubric_arm_lite.report.render import write_policy_report
 from rubric_arm_lite.runs.directory import RunState
-from rubric_arm_lite.training.policy.pairs import REASONS
+from rubric_arm_lite.training.policy.dpo import REASONS
 from tests.report.test_report import HOSTILE, Reader
 
 

@@ -19,6 +19,7 @@ from rubric_arm_lite.data.testbed import base_folder
 from rubric_arm_lite.errors import CheckpointError, ConfigError
 from rubric_arm_lite.recipe import load_recipe
 from rubric_arm_lite.reward_model import RubricRewardModel, export_run
+from rubric_arm_lite.reward_model.export import model_card
 from tests.cli.test_cli import call, refused
 from tests.runs.test_directory import edit, flip
 from tests.short_run import rewrite, short_sets
@@ -73,6 +74,15 @@ def test_cards_say_what_is_known(finished_run: Path, tmp_path: Path, monkeypatch
         assert str(finished_run) not in card and str(Path.home()) not in card
     export_run(finished_run, tmp_path / "before", state="warm-up")
     assert "Nothing is recorded for the state `warm-up`" in (tmp_path / "before" / "judge" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_the_card_of_a_run_with_a_plugin_loads_its_recipe_without_it(finished_run: Path, merge: bool) -> None:
+    recipe = load_recipe(finished_run / "recipe.yaml")
+    assert 'load_recipe("recipe.yaml")' in model_card(finished_run, recipe, "judge", "final", merge)
+    mine = recipe.model_copy(update={"reward": recipe.reward.model_copy(update={"function": "mine.py:f"})})
+    card = model_card(finished_run, mine, "judge", "final", merge)
+    assert 'load_recipe("recipe.yaml", check_names=False)' in card
 
 
 def test_what_cannot_be_exported(finished_run: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ def test_tokens_are_counted(pointwise: bool, judge: int) -> None:
         "reward": {**reward, "judge_max_tokens": 20},
     }
     found = length_of(Recipe.model_validate(fields))
-    assert found == Length(None, {"judge": 3, "rubric": 3}, {"judge": judge, "rubric": 6 * 4 * (12 + 80)})
+    tokens = {"judge": judge, "rubric": 6 * 4 * (12 + 80)}
+    assert found == Length(None, {"judge": 3, "rubric": 3}, tokens, test_pairs=800)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,8 @@ def test_steps_of_a_file_are_those_of_a_run(tmp_path: Path, prompts: int, sets: 
     found = length_of(chosen)
     assert found.steps_per_phase == trained_steps(chosen) and not found.length_unknown
     assert found.train_prompts == len(read_blocks(chosen.data, chosen.seed)[0]) < prompts
-    assert found.tokens_per_cycle["judge"] == found.steps_per_phase["judge"] * 16 * (8 * 1024 + 3 * 512)
+    part = math.ceil(found.train_prompts / chosen.schedule.cycles)  # the last step is smaller
+    assert found.tokens_per_cycle["judge"] == part * (8 * 1024 + 3 * 512)
 
 
 def test_prompts_of_an_evaluation_file_are_left_out(tmp_path: Path) -> None:
@@ -166,6 +169,43 @@ def test_every_evaluation_is_counted() -> None:
     del fields["schedule"]["until"]
     chosen = Recipe.model_validate(fields)
     assert evaluation_tokens(chosen, length_of(chosen)).keys() == {"base", "warm-up", "cross-play", "final"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "evaluations"),
+    [
+        (
+            {},
+            {"base": 1, "warm-up": 1, "after phases": 2, "cross-play": 1},
+        ),  # after the judge's phase one more corner is known
+        ({"schedule": {"cycles": 2}}, {"base": 1, "warm-up": 1, "after phases": 4, "cross-play": 2}),
+        ({"schedule": {"order": "judge_only"}}, {"base": 1, "warm-up": 1, "after phases": 1}),
+        ({"schedule": {"order": "simultaneous"}}, {"base": 1, "warm-up": 1, "after phases": 1, "cross-play": 2}),
+        ({"evaluation": {"after_phases": False}}, {"base": 1, "warm-up": 1, "cross-play": 3}),
+        ({"warmup": {"source": None}}, {"base": 1, "after phases": 2, "cross-play": 1}),
+    ],
+)
+def test_weights_that_were_evaluated_before_do_not_count_again(
+    fields: dict[str, Any], evaluations: dict[str, int]
+) -> None:
+    evaluation = {"pairs": 10, "vote_pairs": 4, "votes": 1, "rubric_max_tokens": 7, "judge_max_tokens": 5}
+    fields = {**fields, "evaluation": {**evaluation, **fields.get("evaluation", {})}}
+    chosen = Recipe.model_validate({**fields, "schedule": {"cycles": 1, **fields.get("schedule", {})}})
+    one = 10 * 7 + 28 * 5
+    assert evaluation_tokens(chosen, length_of(chosen)) == {name: n * one for name, n in evaluations.items()}
+
+
+def test_no_more_pairs_and_prompts_count_than_there_are(tmp_path: Path) -> None:
+    """Four held-out pairs in place of 200, and steps of the 4 prompts of a cycle's part in place of 16."""
+    sets = ["data.test_prompts=1", "data.train_prompts=12", "judge.max_steps=3", "rubric.max_steps=null"]
+    found = length_of(testbed := load_recipe("testbed", sets))
+    assert found.test_pairs == 4 and found.steps_per_phase == {"judge": 3, "rubric": 1}
+    full = length_of(load_recipe("testbed", ["judge.max_steps=3", "rubric.max_steps=1"])).tokens_per_cycle
+    assert found.tokens_per_cycle == {"judge": full["judge"] * 4 / 16, "rubric": full["rubric"] * 4 / 8}
+    one = 4 * 40 + 2 * (4 + 4) * 64
+    assert evaluation_tokens(testbed, found)["base"] == one
+    file = recipe(pairs(tmp_path / "pairs.jsonl", 40), "data.test_prompts=3", "judge.max_steps=2", "rubric.max_steps=2")
+    assert length_of(file).test_pairs == sum(len(block.pairs) for block in read_blocks(file.data, file.seed)[1])
 
 
 @pytest.mark.slow

@@ -14,8 +14,7 @@ from rubric_arm_lite.models.load import load_model
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.recipe.policy import DPOSettings
 from rubric_arm_lite.training.policy import dpo
-from rubric_arm_lite.training.policy.dpo import train_dpo
-from rubric_arm_lite.training.policy.pairs import TrainingPair
+from rubric_arm_lite.training.policy.dpo import TrainingPair, train_dpo
 from tests import tiny
 
 SETTINGS = DPOSettings(learning_rate=1e-2, per_device_train_batch_size=2, max_steps=4, save_steps=2)

@@ -15,7 +15,7 @@ from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.recipe.policy import AnswerSettings, PolicyEvaluationSettings, PolicyRecipe
 from rubric_arm_lite.recipe.seeds import derive_seed
 from rubric_arm_lite.training.policy.evaluate import compare_with_start
-from rubric_arm_lite.training.policy.judges import Opinions, oracle
+from rubric_arm_lite.training.policy.state import Opinions, oracle
 from rubric_arm_lite.types import Comparison
 from tests import tiny
 from tests.players import PROMPTS, says_a

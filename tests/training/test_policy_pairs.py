@@ -9,9 +9,9 @@ import pytest
 
 from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.recipe.policy import AnswerSettings, PolicyRecipe
-from rubric_arm_lite.training.policy import pairs
-from rubric_arm_lite.training.policy.judges import run_judge
-from rubric_arm_lite.training.policy.pairs import labeled_pairs, sampled_pairs
+from rubric_arm_lite.training.policy import dpo
+from rubric_arm_lite.training.policy.dpo import labeled_pairs, sampled_pairs
+from rubric_arm_lite.training.policy.state import run_judge
 from rubric_arm_lite.types import Comparison, Example, Rubric
 from tests.players import right
 from tests.policy_players import Chat, StandIn, chat, fixed_judge, requests
@@ -53,7 +53,7 @@ def test_only_pairs_that_both_orders_agree_on_are_kept(tmp_path: Path) -> None:
         "rubric does not parse": 1,
         "too long for the judge": 0,
     }
-    assert tuple(reasons) == pairs.REASONS
+    assert tuple(reasons) == dpo.REASONS
     assert kept[0].chosen.token_ids == (*b"good a", 256), "the ids that were sampled"
 
 
@@ -67,7 +67,7 @@ def test_a_missing_verdict_and_a_text_too_long_have_reasons_of_their_own(tmp_pat
 
 
 def test_a_killed_job_goes_on_with_the_next_portion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pairs, "BATCH", 2)
+    monkeypatch.setattr(dpo, "BATCH", 2)
     whole = sampled_pairs(state(chat(right, policy), tmp_path / "whole"), 1)
     sampler = chat(right, policy)
     assert sampled_pairs(state(sampler, tmp_path), 1) == whole and len(sampler.calls) == 3

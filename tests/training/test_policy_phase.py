@@ -6,7 +6,7 @@ import pytest
 
 from rubric_arm_lite.recipe.policy import PolicyRecipe
 from rubric_arm_lite.training.alternating import rollout_step
-from rubric_arm_lite.training.policy.online import PolicyPhase
+from rubric_arm_lite.training.policy.stages import PolicyPhase
 from rubric_arm_lite.training.rewards import policy_reward
 from rubric_arm_lite.types import Example, PromptBlock
 from tests.players import Judge, right, says_a, section, totals

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,17 @@ from typer.testing import CliRunner
 
 from rubric_arm_lite import training
 from rubric_arm_lite.cli.main import app, main
-from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError
+from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError, DataError
 from rubric_arm_lite.prompts.builder import wording
 from rubric_arm_lite.recipe.load import dump_recipe, load_recipe, load_settings, recipe_hash, shipped_recipes
 from rubric_arm_lite.recipe.policy import PolicyRecipe
 from rubric_arm_lite.report import write_policy_report
 from rubric_arm_lite.runs import Progress
 from rubric_arm_lite.runs.directory import RunDirectory
-from rubric_arm_lite.training.policy.pairs import REASONS
-from rubric_arm_lite.training.policy.requests import load_requests, start_answers
-from rubric_arm_lite.training.policy.run import train_policy
+from rubric_arm_lite.training.policy.dpo import REASONS
 from rubric_arm_lite.training.policy.stages import stages_of
-from rubric_arm_lite.training.policy.state import PolicyState
+from rubric_arm_lite.training.policy.state import PolicyState, load_requests, start_answers
+from rubric_arm_lite.training.run import train_policy
 from tests.short_run import rewrite
 from tests.warm import begin, kill_when
 from tests.warm import command as rubric_arm
@@ -318,11 +318,15 @@ def test_an_interrupted_command_says_how_to_continue(
 @pytest.mark.parametrize("field", ["data.train_prompts", "evaluation.prompts"])
 def test_more_prompts_than_the_world_has(field: str, tmp_path: Path, finished_run: Path) -> None:
     recipe = recipe_for(finished_run, "dpo", f"{field}=9999")
-    with pytest.raises(ConfigError, match=rf"{field}: The \w+ split has \d+ distinct prompts, 9999 were requested"):
+    with pytest.raises(
+        ConfigError, match=r"The \w+ split has \d+ distinct prompts, 9999 were requested\. Ask for fewer"
+    ):
         execute(recipe, tmp_path / "run")
 
 
-def test_what_could_only_fail_late_is_refused_at_once(tmp_path: Path, finished_run: Path) -> None:
+def test_what_could_only_fail_late_is_refused_at_once(
+    tmp_path: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before the start is trained and rubrics are written, which takes hours with a large model."""
     arrow = tmp_path / "arrow"
     arrow.mkdir()
@@ -332,11 +336,15 @@ def test_what_could_only_fail_late_is_refused_at_once(tmp_path: Path, finished_r
         (finished_run, f"evaluation.judge={arrow}", ConfigError, f"{arrow}: reward.judge: pointwise"),
         (finished_run, f"evaluation.judge={tmp_path}", CheckpointError, "is not a run directory"),
         (finished_run, f"evaluation.judge={finished_run}", ConfigError, "is the reward model itself"),
-        (finished_run, "rounds=25", ConfigError, "24 training requests cannot be split into rounds: 25 parts"),
+        (finished_run, "rounds=25", ConfigError, "data.train_prompts: 24 cannot be split into rounds: 25 parts"),
     ]
     for reward, given, kind, said in cases:
         with pytest.raises(kind, match=re.escape(said)):
             execute(recipe_for(reward, "grpo", given), tmp_path / "run")
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    for method, section in (("grpo", "policy"), ("dpo", "dpo"), ("dpo", "start.sft")):
+        with pytest.raises(BackendError, match="needs bitsandbytes"):
+            execute(recipe_for(finished_run, method, f"{section}.optim=adamw_8bit"), tmp_path / method)
     assert not json.loads((tmp_path / "run" / "state.json").read_text())["stages"]
 
 

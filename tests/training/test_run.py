@@ -6,7 +6,8 @@ import json
 import re
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rubric_arm_lite.data.load import load_data
 from rubric_arm_lite.data.testbed.trajectories import Teacher
 from rubric_arm_lite.data.testbed.world import World
 from rubric_arm_lite.data.trajectories import trajectory_as_row
-from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError, TrainingError
+from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError, DataError, TrainingError
 from rubric_arm_lite.evaluation import Evaluation, Evaluator
 from rubric_arm_lite.prompts import PromptBuilder, Templates
 from rubric_arm_lite.recipe.fields import Recipe
@@ -272,6 +273,18 @@ for verb in (train, train_policy):
     command = [sys.executable, "-c", code, str(tmp_path / "taken")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["CheckpointError False", "ConfigError False", "ConfigError False"] * 2
+
+
+@pytest.mark.parametrize("role", ["rubric", "judge"])
+def test_a_warm_up_that_could_not_start_is_refused_before_the_base_is_evaluated(
+    role: str, own_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with suppress(ImportError):
+        import_module("bitsandbytes")  # whole, as peft imports it where it is installed
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(BackendError, match="needs bitsandbytes"):
+        execute(own_recipe(own_files, f"warmup.{role}.optim=adamw_8bit"), tmp_path / "run")
+    assert not json.loads((tmp_path / "run" / "state.json").read_text())["stages"]
 
 
 def test_no_pair_fits(own_files: dict[str, Path], tiny_folder: Any) -> None:

@@ -20,6 +20,7 @@ from itertools import combinations
 
 from ruamel.yaml import YAML
 
+from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.prompts import prompt_hash
 from rubric_arm_lite.recipe import WorldSettings
 from rubric_arm_lite.types import Criterion, CriterionKind, ParseStatus, PreferencePair, Prompt, PromptBlock, Rubric
@@ -118,7 +119,7 @@ class World:
         """``prompts`` distinct prompts of a split, topics in turn, each with its pairs.
 
         Raises:
-            ValueError: if the split has fewer distinct prompts than requested.
+            ConfigError: if the split has fewer distinct prompts than requested.
         """
         rng = random.Random(f"prompts:{self.seed}:{split}")
         by_topic: dict[str, list[Task]] = {topic: [] for topic in self.topics}
@@ -130,7 +131,10 @@ class World:
         while len(blocks) < prompts:
             drawn = [tasks.pop() for tasks in by_topic.values() if tasks]
             if not drawn:
-                raise ValueError(f"The {split} split has {len(blocks)} distinct prompts, {prompts} were requested.")
+                raise ConfigError(
+                    f"The {split} split has {len(blocks)} distinct prompts, {prompts} were requested. Ask for fewer "
+                    "(data.train_prompts, data.test_prompts, warmup.prompts, evaluation.pairs or evaluation.prompts)."
+                )
             blocks += [self.block(task, split) for task in drawn[: prompts - len(blocks)]]
         return blocks
 

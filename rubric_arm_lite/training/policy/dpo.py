@@ -1,27 +1,125 @@
-"""Direct preference optimization of the adapter ``policy`` with TRL's DPOTrainer.
+"""Direct preference optimization of the adapter ``policy``: pairs of its own responses, and TRL's DPOTrainer on them.
 
-Pairs arrive as the token ids that were sampled and go to the trainer as they are. TRL takes the reference from a
-copy of the adapter it starts with, under names it hard-codes, so the base is loaded anew with that one adapter, and
-the first loss is measured: it must be ln 2, the value where policy and reference are the same.
+Two responses to each request are sampled and labeled by the reward model (paper, sec. 4.3). A pair is kept only if that
+prefers the same response in both orders; the others are counted by reason. Both jobs have a journal, so that a killed
+one resumes. Pairs go to the trainer as the token ids that were sampled. TRL takes the reference from a copy of the
+adapter it starts with, under names it hard-codes, so the base is loaded anew with that one adapter, and the first loss
+is measured: it must be ln 2, the value where policy and reference are the same.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rubric_arm_lite.errors import DataError, TrainingError
-from rubric_arm_lite.models import load_for_trainer, load_tokenizer
-from rubric_arm_lite.recipe import DPOSettings, ModelSettings
-from rubric_arm_lite.training.policy.pairs import TrainingPair
+from rubric_arm_lite.models import Sampling, load_for_trainer, load_tokenizer
+from rubric_arm_lite.recipe import DPOSettings, ModelSettings, derive_seed
+from rubric_arm_lite.reward_model import Verdict
+from rubric_arm_lite.training.policy.state import BATCH, PolicyState, Request
 from rubric_arm_lite.training.warmup import run_trainer, trainer_arguments, weights_kept
+from rubric_arm_lite.types import Sample
 
 FIRST_LOSS_TOLERANCE = 1e-3
 FIRST_LOSS_PAIRS = 8
 """Pairs that the first loss is measured on."""
 LOGGED = ("step", "loss", "rewards/margins", "rewards/accuracies")
+REASONS = (
+    "kept",
+    "orders disagree",
+    "no verdict",
+    "same answer twice",
+    "truncated",
+    "rubric does not parse",
+    "too long for the judge",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SampledPair:
+    """Two answers to one request."""
+
+    request: Request
+    prompt_ids: tuple[int, ...]
+    answers: tuple[Sample, Sample]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPair:
+    """A pair for DPO, as the token ids that were sampled."""
+
+    prompt_ids: tuple[int, ...]
+    chosen: Sample
+    rejected: Sample
+
+
+def sampled_pairs(state: PolicyState, number: int) -> list[SampledPair]:
+    """Two answers of the policy to every training request in a round, without their log-probabilities."""
+    policy, settings = state.models.policy, state.recipe.answers
+    seed = derive_seed(state.recipe.seed, "round", number)
+    fields = ("text", "token_ids", "finish_reason")
+
+    def sample(batch: Sequence[Request]) -> list[dict[str, Any]]:
+        sampling = Sampling(settings.max_completion_length, 2, settings.temperature)
+        groups = policy.sample("policy", [request.example(state.prompts, seed) for request in batch], sampling)
+        return [
+            {"prompt_ids": g.prompt_ids, "answers": [{name: getattr(s, name) for name in fields} for s in g.samples]}
+            for g in groups
+        ]
+
+    with state.round_journal(number, "samples.jsonl") as journal:
+        rows = journal.map(sample, state.requests.train, BATCH, state.show)
+    pairs = []
+    for request, row in zip(state.requests.train, rows, strict=True):
+        first, second = (Sample(a["text"], tuple(a["token_ids"]), (), a["finish_reason"]) for a in row["answers"])
+        pairs.append(SampledPair(request, tuple(row["prompt_ids"]), (first, second)))
+    return pairs
+
+
+def labeled_pairs(state: PolicyState, number: int) -> tuple[list[TrainingPair], dict[str, int]]:
+    """The kept pairs of a round, the better answer as chosen, and the number of pairs by outcome."""
+
+    def skip_reason(pair: SampledPair) -> str | None:
+        first, second = pair.answers
+        if not state.judge.has_rubric(pair.request.prompt_id):
+            return "rubric does not parse"
+        if "length" in (first.finish_reason, second.finish_reason):
+            return "truncated"  # as a chosen answer it would teach not to end
+        return "same answer twice" if first.text == second.text else None
+
+    def label(batch: Sequence[SampledPair]) -> list[tuple[str, int | None]]:
+        skipped = [skip_reason(pair) for pair in batch]
+        judged = [pair for pair, reason in zip(batch, skipped, strict=True) if reason is None]
+        comparisons = [pair.request.comparison(*(answer.text for answer in pair.answers)) for pair in judged]
+        verdicts = iter(state.judge.verdicts(comparisons))
+        return [_outcome(next(verdicts)) if reason is None else (reason, None) for reason in skipped]
+
+    pairs = sampled_pairs(state, number)
+    with state.round_journal(number, "labels.jsonl") as journal:
+        labels = journal.map(label, pairs, BATCH, state.show)
+    kept = [
+        TrainingPair(pair.prompt_ids, pair.answers[better], pair.answers[1 - better])
+        for pair, (_, better) in zip(pairs, labels, strict=True)
+        if better is not None
+    ]
+    counts = Counter(reason for reason, _ in labels)
+    return kept, {reason: counts[reason] for reason in REASONS}
+
+
+def _outcome(verdict: Verdict) -> tuple[str, int | None]:
+    """The outcome of a judged pair and, where it is kept, the index of the better answer."""
+    if verdict.agreed is not None:
+        return "kept", "AB".index(verdict.agreed)
+    if not verdict.winners:
+        return "too long for the judge", None
+    return ("no verdict" if None in verdict.winners else "orders disagree"), None
+
+
+# --- training --------------------------------------------------------------------------------------------------------
 
 
 def train_dpo(

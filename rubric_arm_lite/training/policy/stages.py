@@ -11,25 +11,28 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rubric_arm_lite.errors import CheckpointError
-from rubric_arm_lite.models import other_base
+from rubric_arm_lite.models import Sampling, other_base
 from rubric_arm_lite.recipe import PolicyRecipe, derive_seed
 from rubric_arm_lite.reward_model import judging_settings
 from rubric_arm_lite.runs import LogRow, read_jsonl, read_object, recipe_of_run
-from rubric_arm_lite.training.policy.dpo import train_dpo
+from rubric_arm_lite.training.hooks import train_logged
+from rubric_arm_lite.training.phases import fractions
+from rubric_arm_lite.training.policy.dpo import labeled_pairs, sampled_pairs, train_dpo
 from rubric_arm_lite.training.policy.evaluate import Alarm, alarms, compare_with_start
-from rubric_arm_lite.training.policy.online import train_online
-from rubric_arm_lite.training.policy.pairs import labeled_pairs, sampled_pairs
 from rubric_arm_lite.training.policy.state import PolicyState
+from rubric_arm_lite.training.rewards import policy_reward
+from rubric_arm_lite.training.schedule import ScheduledPhase
 from rubric_arm_lite.training.stages import log_evaluation, versions
 from rubric_arm_lite.training.warmup import updates, warm_up_role
-from rubric_arm_lite.types import ROLES, Role
+from rubric_arm_lite.types import ROLES, Example, PromptBlock, Reward, Role, RolloutGroup
 
 Save = Callable[[Path], None]
 """Writes a checkpoint into an empty folder."""
@@ -94,7 +97,7 @@ def _run_stage(state: PolicyState, stage: str, trainer: Path) -> Save | None:
         case "train" if number:
             return _train_round(state, int(number), trainer)
         case "train":
-            train_online(state, lambda name: evaluate(state, name))
+            train_online(state)
         case "final":
             _finish(state)
     return None
@@ -200,6 +203,63 @@ def _train_round(state: PolicyState, number: int, trainer: Path) -> Save:
         shutil.copytree(before / "policy_ref", target / "policy_ref")
 
     return save
+
+
+# --- online GRPO -----------------------------------------------------------------------------------------------------
+
+
+class PolicyPhase:
+    """Reward model frozen: an answer earns the share of orders in which it beats the policy's greedy one (eq. 16)."""
+
+    role: Role = "policy"
+
+    def __init__(self, state: PolicyState) -> None:
+        self._state = state
+        self._requests = {request.prompt_id: request for request in state.requests.train}
+        self._counts: Counter[str] = Counter()
+
+    def prepare(self, batch: Sequence[PromptBlock], seed: int) -> list[Example]:
+        """One example per request with a usable rubric."""
+        judge, prompts = self._state.judge, self._state.prompts
+        requests = [self._requests[block.prompt_id] for block in batch if judge.has_rubric(block.prompt_id)]
+        self._counts = Counter({"rubrics/usable": len(requests), "rubrics/unusable": len(batch) - len(requests)})
+        return [request.example(prompts, seed) for request in requests]
+
+    def score(self, groups: Sequence[RolloutGroup], seed: int) -> list[list[Reward]]:
+        """Compare every answer with the current policy's greedy one."""
+        greedy = Sampling(self._state.recipe.policy.max_completion_length, 1, 0.0)
+        examples = [group.example for group in groups]
+        baselines = self._state.models.policy.sample(self.role, examples, greedy) if groups else []
+        comparisons = [
+            self._requests[group.example.example_id].comparison(sample.text, baseline.samples[0].text)
+            for group, baseline in zip(groups, baselines, strict=True)
+            for sample in group.samples
+        ]
+        verdicts = self._state.judge.verdicts(comparisons)
+        self._counts.update(f"orders/{v.orders_won('A')}" if v.winners else "orders/unjudged" for v in verdicts)
+        rewards = iter([policy_reward(verdict.winners) for verdict in verdicts])
+        return [[next(rewards) for _ in group.samples] for group in groups]
+
+    def metrics(self) -> dict[str, float]:
+        """Fractions of usable rubrics, and of answers by the number of orders they won."""
+        return {
+            **fractions(self._counts, "rubrics", ("usable", "unusable")),
+            **fractions(self._counts, "orders", ("0", "1", "2", "unjudged")),
+        }
+
+
+def train_online(state: PolicyState) -> None:
+    """Train through all rounds from the committed position on, with an evaluation after each."""
+    blocks = [PromptBlock(request.prompt_id, request.text, ()) for request in state.requests.train]
+    train_logged(
+        state,
+        state.models.policy,
+        {"policy": PolicyPhase(state)},
+        [ScheduledPhase(i, i, ("policy",)) for i in range(state.recipe.rounds)],
+        blocks,
+        place=lambda scheduled, _: {"round": scheduled.cycle + 1},
+        after_phase=lambda scheduled, *_: evaluate(state, f"round {scheduled.cycle + 1}"),
+    )
 
 
 # --- evaluations ----------------------------------------------------------------------------------------------------

@@ -1,9 +1,14 @@
-"""The state of a policy run: its models as last committed, its requests and its judges."""
+"""The state of a policy run: its models as last committed, its requests and its judges.
+
+The judges are the reward model that the policy is trained against, and an independent one.
+"""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,17 +16,19 @@ from pathlib import Path
 
 import torch
 
-from rubric_arm_lite.data.testbed import World
-from rubric_arm_lite.errors import CheckpointError, ConfigError
+from rubric_arm_lite.data import Counts, shuffle_blocks, split_blocks
+from rubric_arm_lite.data.load import held_out_settings
+from rubric_arm_lite.data.pairs import load_answers, read_prompts
+from rubric_arm_lite.data.testbed import TRAIN_PROMPTS, World, parse_task
+from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError
 from rubric_arm_lite.models import AdapterModel, ServerSettings, load_model
-from rubric_arm_lite.prompts import PromptBuilder, Templates, parse_rubric, wording
-from rubric_arm_lite.recipe import PolicyRecipe, Recipe
-from rubric_arm_lite.reward_model import RubricRewardModel, check_compares
+from rubric_arm_lite.models.lora import adamw_8bit
+from rubric_arm_lite.prompts import PromptBuilder, Templates, parse_rubric, prompt_hash, wording
+from rubric_arm_lite.recipe import PolicyRecipe, Recipe, derive_seed
+from rubric_arm_lite.reward_model import RubricRewardModel, Verdict, check_compares
 from rubric_arm_lite.runs import Journal, Progress, RunDirectory, adapter_folder, recipe_of_run
 from rubric_arm_lite.training.learner import Learner
-from rubric_arm_lite.training.policy.judges import FixedRubricJudge, IndependentJudge, oracle, run_judge
-from rubric_arm_lite.training.policy.requests import Request, load_requests, start_answers
-from rubric_arm_lite.types import ROLES, ParseStatus, Role
+from rubric_arm_lite.types import ROLES, Comparison, Example, ParseStatus, Prompt, PromptBlock, Role, Rubric
 
 BATCH = 64
 """Requests that are sampled or judged in one call."""
@@ -55,7 +62,16 @@ class PolicyState:
         if r.server is not None:
             names = r.rubric_model, r.judge_model
             self.server = ServerSettings(r.server, *names, api_key_env=r.key_env, concurrency=r.concurrency)
-        self.judge_adapters = _judge_adapters(recipe)
+        self.judge_adapters: dict[Role, Path] = {}
+        if recipe.evaluation.judge not in (None, "oracle"):
+            run = Path(str(recipe.evaluation.judge))
+            _comparing_recipe(str(run))
+            self.judge_adapters = {role: adapter_folder(run, role, recipe.evaluation.judge_state) for role in ROLES}
+        optimizers = {recipe.policy.optim if recipe.method == "grpo" else recipe.dpo.optim}
+        if recipe.start.source is not None:
+            optimizers.add(recipe.start.sft.optim)
+        if "adamw_8bit" in optimizers:
+            adamw_8bit()
         # Through transformers, as DPO's trainer loads it so.
         self.model_settings = (recipe.model or self.reward_recipe.model).model_copy(update={"backend": "transformers"})
         recipe.check_room(self.model_settings.max_context)
@@ -133,7 +149,6 @@ class PolicyState:
             rubrics = self.models.reward.rubrics([request.text for request in batch])
             return [(rubric.text, rubric.status is ParseStatus.TRUNCATED) for rubric in rubrics]
 
-        requests = self.requests.all
         requests, job = self.requests.all, {"requests": self.requests.fingerprint()}
         with Journal.open(self.directory.path / "rubrics.jsonl", job) as journal:
             rows = journal.map(write, requests, BATCH, self.show)
@@ -195,16 +210,168 @@ def _comparing_recipe(run: str) -> Recipe:
     return recipe
 
 
-def _judge_adapters(recipe: PolicyRecipe) -> dict[Role, Path]:
-    """The adapters of the independent judge, checked before any training; none for the oracle or no judge."""
-    settings, reward = recipe.evaluation, recipe.reward
-    if settings.judge in (None, "oracle"):
-        return {}
-    run = Path(str(settings.judge))
-    _comparing_recipe(str(run))
-    if (run.resolve(), settings.judge_state) == (Path(reward.run).resolve(), reward.state):
-        raise ConfigError(
-            f"evaluation.judge: {settings.judge} is the reward model itself, so its win rate cannot fall while that "
-            "one's rises. Name another run or judge_state, or null."
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A single request to the policy."""
+
+    prompt_id: str
+    text: str
+
+    def comparison(self, answer: str, other: str) -> Comparison:
+        """Two answers to this request, the policy's first."""
+        return Comparison(self.prompt_id, self.text, answer, other)
+
+    def example(self, prompts: PromptBuilder, seed: int) -> Example:
+        """The policy's prompt; its draws derive from ``seed`` and the request."""
+        return Example(self.prompt_id, prompts.policy_prompt(self.text), derive_seed(seed, self.prompt_id))
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """Training and held-out requests, the numbers of skipped conversations and of requests that are too long, and the
+    counts of the rows of each source."""
+
+    train: list[Request]
+    test: list[Request]
+    conversations: int
+    too_long: int
+    sources: tuple[Counts, ...] = ()
+
+    @property
+    def all(self) -> list[Request]:
+        """Training requests, then held-out ones."""
+        return [*self.train, *self.test]
+
+    def fingerprint(self) -> str:
+        """Hash of all requests in their order."""
+        rows = [[r.prompt_id for r in self.train], [r.prompt_id for r in self.test]]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+
+
+def load_requests(recipe: PolicyRecipe, world: World | None, fits: Callable[[str], bool]) -> Requests:
+    """The recipe's requests that fit the context. Conversations are skipped: the policy answers single requests.
+
+    Raises:
+        DataError: if either part is empty.
+    """
+    data, limit = recipe.data, recipe.evaluation.prompts
+    sources: list[Counts] = []
+    if world is not None:
+        blocks = [world.blocks("train", data.train_prompts or TRAIN_PROMPTS), world.blocks("test", limit)]
+    else:
+        prompts, of_train = read_prompts(data, recipe.seed)
+        train = _blocks(prompts)
+        sources.append(of_train)
+        if data.evaluation is None:
+            train, test = split_blocks(train, data.test_fraction, recipe.seed)
+        else:
+            prompts, of_test = read_prompts(held_out_settings(data), recipe.seed)
+            test = _blocks(prompts)
+            sources.append(of_test)
+            held_out = {wording(block.prompt) for block in test}
+            train = [block for block in train if wording(block.prompt) not in held_out]
+        blocks = [shuffle_blocks(part, recipe.seed) for part in (train, test)]
+    single = [[Request(b.prompt_id, b.prompt) for b in part if isinstance(b.prompt, str)] for part in blocks]
+    fitting = [[request for request in part if fits(request.text)] for part in single]
+    for requests, name in zip(fitting, ("training", "held-out"), strict=True):
+        if not requests:
+            raise DataError(
+                f"No {name} request of {data.source} is a single text that fits the context with its answer. Give "
+                "more prompts, or raise model.max_context."
+            )
+    counts = [sum(map(len, parts)) for parts in (blocks, single, fitting)]
+    train_part, test_part = fitting[0][: data.train_prompts], fitting[1][:limit]
+    return Requests(train_part, test_part, counts[0] - counts[1], counts[1] - counts[2], tuple(sources))
+
+
+def _blocks(prompts: Iterable[Prompt]) -> list[PromptBlock]:
+    return [PromptBlock(prompt_hash(prompt), prompt, ()) for prompt in prompts]
+
+
+def start_answers(
+    recipe: PolicyRecipe, world: World | None, held_out: Set[str] = frozenset()
+) -> Sequence[tuple[str, str]]:
+    """Requests with the answers that the supervised start imitates; empty without such a start.
+
+    On the testbed these are all responses of the world's pairs, chosen or not: the start learns the form of an answer,
+    not which one is good. Other answers to the prompts of ``held_out``, by wording, are skipped.
+
+    Raises:
+        DataError: if no answer is left.
+    """
+    source = recipe.start.source
+    if source is None:
+        return []
+    if source == "testbed" and world is not None:
+        pairs = [p for b in world.blocks("train", recipe.data.train_prompts or TRAIN_PROMPTS) for p in b.pairs]
+        return [(str(pair.prompt), answer) for pair in pairs for answer in (pair.chosen, pair.rejected)]
+    answers = [(p, a) for p, a in load_answers(source) if isinstance(p, str) and wording(p) not in held_out]
+    if not answers:
+        raise DataError(
+            f"{source}: every row is a conversation, or answers a held-out request. The start imitates answers to "
+            "single requests; give some."
         )
-    return {role: adapter_folder(run, role, settings.judge_state) for role in ROLES}
+    return answers
+
+
+# --- judges ----------------------------------------------------------------------------------------------------------
+
+
+Opinions = tuple[list[float], list[float] | None]
+"""For every comparison 1 where response A is better, 0 where B is, ½ in between; and, if the judge gives any, the score
+of response A by itself."""
+IndependentJudge = Callable[[Sequence[Comparison]], Opinions]
+"""A judge other than the reward model that the policy is trained against."""
+
+
+class FixedRubricJudge:
+    """The reward model with one rubric per request, written beforehand, as its generator is frozen."""
+
+    def __init__(self, model: RubricRewardModel, rubrics: Mapping[str, Rubric]) -> None:
+        self._model = model
+        self._rubrics = rubrics
+
+    def has_rubric(self, prompt_id: str) -> bool:
+        """Whether the request's rubric is usable."""
+        return self._rubrics[prompt_id].usable
+
+    def verdicts(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
+        """Verdicts in both orders under the request's rubric; empty if that is not usable, or a text is too long."""
+        rubrics = [self._rubrics[c.comparison_id] for c in comparisons]
+        cases = [
+            (c.prompt, c.response_a, c.response_b, rubric)
+            for c, rubric in zip(comparisons, rubrics, strict=True)
+            if rubric.usable
+        ]
+        verdicts = iter(self._model.compare_many(cases, too_long="skip"))
+        return [next(verdicts) if rubric.usable else Verdict(rubric) for rubric in rubrics]
+
+
+def oracle(world: World) -> IndependentJudge:
+    """The testbed's world as a judge: it knows the hidden score of every response, from 0 to 4."""
+
+    def score(prompt: Prompt, response: str) -> float:
+        task = parse_task(str(prompt))
+        if task is None:
+            raise ValueError(f"Not a prompt of the testbed's world: {prompt!r}")
+        return float(world.score(task, response))
+
+    def judge(comparisons: Sequence[Comparison]) -> Opinions:
+        scores = [score(c.prompt, c.response_a) for c in comparisons]
+        others = [score(c.prompt, c.response_b) for c in comparisons]
+        return [0.5 + 0.5 * ((a > b) - (a < b)) for a, b in zip(scores, others, strict=True)], scores
+
+    return judge
+
+
+def run_judge(model: RubricRewardModel) -> IndependentJudge:
+    """Another run's reward model as a judge: both orders under its own greedy rubric, without scores."""
+
+    def judge(comparisons: Sequence[Comparison]) -> Opinions:
+        cases = [(c.prompt, c.response_a, c.response_b, None) for c in comparisons]
+        return [verdict.preference for verdict in model.compare_many(cases, too_long="skip")], None
+
+    return judge
