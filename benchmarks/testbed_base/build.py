@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.testbed_base.tokenizer import build_tokenizer
+from rubric_arm_lite.data.testbed.preference import make_rubric
 from rubric_arm_lite.data.testbed.trajectories import break_judgement, break_rubric, write_judgement
 from rubric_arm_lite.data.testbed.world import (
     GENRES,
@@ -27,7 +28,6 @@ from rubric_arm_lite.data.testbed.world import (
     Task,
     expressed,
     hard_rule_criterion,
-    make_rubric,
     place_words,
     principle_criterion,
 )

@@ -23,7 +23,15 @@ from rubric_arm_lite.data.sources import JSON_SUFFIXES, is_hub_id
 from rubric_arm_lite.data.trajectories import trajectory_as_row
 from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError, DataError
 from rubric_arm_lite.prompts import PromptBuilder, Templates, parse_rubric
-from rubric_arm_lite.recipe import DataSettings, ModelSettings, Recipe, WarmupSettings, load_recipe, read_columns
+from rubric_arm_lite.recipe import (
+    WORLDS,
+    DataSettings,
+    ModelSettings,
+    Recipe,
+    WarmupSettings,
+    load_recipe,
+    read_columns,
+)
 from rubric_arm_lite.runs import Journal, atomic_write, check_target, explained_disk_errors
 from rubric_arm_lite.types import PreferencePair
 
@@ -63,8 +71,9 @@ class SourceOptions:
         Raises:
             ConfigError: for the first option that is wrong.
         """
-        if self.source == "testbed":
-            raise DataError("The testbed generates its rows. Write some with rubric-arm testbed pairs OUT.jsonl.")
+        if self.source in WORLDS:
+            verb = f"rubric-arm testbed pairs OUT.jsonl --world {self.source}"
+            raise DataError(f"The world `{self.source}` generates its rows. Write some with {verb}.")
         options = {name: value for name, value in asdict(self).items() if name not in ("decontaminate", "seed")}
         options["subset"] = tuple(self.subset or ())
         options["columns"] = None if self.columns is None else read_columns(self.columns, "--columns")

@@ -19,9 +19,9 @@ from rubric_arm_lite.cli import ask, common, train
 from rubric_arm_lite.cli.data import data_app
 from rubric_arm_lite.cli.evaluate import bench_app, evaluate
 from rubric_arm_lite.data.pairs import pair_as_row
-from rubric_arm_lite.data.testbed import World
+from rubric_arm_lite.data.testbed import make_world
 from rubric_arm_lite.errors import CheckpointError, DataError, RubricArmError
-from rubric_arm_lite.recipe import dump_recipe, explain_recipe, load_any_recipe, load_recipe
+from rubric_arm_lite.recipe import WORLDS, dump_recipe, explain_recipe, load_any_recipe, load_recipe
 from rubric_arm_lite.runs import atomic_write, check_target, explained_disk_errors
 
 app = typer.Typer(
@@ -31,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-testbed_app = typer.Typer(help="The embedded preference world and its tiny base.", no_args_is_help=True)
+testbed_app = typer.Typer(help="The synthetic preference worlds, and the tiny base of one.", no_args_is_help=True)
 for _name, _group in (("testbed", testbed_app), ("data", data_app), ("bench", bench_app), ("policy", train.policy_app)):
     app.add_typer(_group, name=_name)
 for _verb in (train.run, train.demo, ask.rubric, ask.judge, ask.score, evaluate, ask.label, ask.serve, ask.play):
@@ -143,15 +143,15 @@ def testbed_pairs(
     seed: Annotated[int, Option(help="Seed of the world.")] = 0,
     split: Annotated[str, Option(help="train, validation or test.")] = "test",
     prompts: Annotated[int, Option(min=1, help="Number of prompts.")] = 100,
+    world: Annotated[str, Option(help="testbed (words of its own) or english.")] = "testbed",
     overwrite: common.OverwriteOption = False,
 ) -> None:
-    """Write preference pairs of a world as JSONL, in the format of your own data."""
+    """Write preference pairs of a synthetic world as JSONL, in the format of your own data."""
     check_target(None, target, overwrite)
-    try:
-        blocks = World(seed, load_recipe("testbed").data.world).blocks(split, prompts)
-    except ValueError as error:
-        raise DataError(str(error)) from error
-    pairs = [replace(pair, source="testbed", subset="") for block in blocks for pair in block.pairs]
+    made = make_world(load_recipe("testbed").data.model_copy(update={"source": world}), seed)
+    if made is None:
+        raise DataError(f"--world {world}: there is no such world. Use {' or '.join(WORLDS)}.")
+    pairs = [replace(p, source=world, subset="") for block in made.blocks(split, prompts) for p in block.pairs]
     atomic_write(target, "".join(json.dumps(pair_as_row(pair)) + "\n" for pair in pairs).encode())
     common.say(f"{len(pairs)} pairs written to {target}")
 

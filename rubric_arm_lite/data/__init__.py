@@ -1,6 +1,6 @@
 """Data: source rows become preference pairs and warm-up rows.
 
-Input: files, folders and Hub data sets in their published formats, or the embedded testbed.
+Input: files, folders and Hub data sets in their published formats, or a synthetic world (:mod:`.testbed`).
 Output: :class:`~rubric_arm_lite.types.PreferencePair`, prompts with their pairs, and warm-up trajectories; every
 skipped row is counted by reason. A new format is a :class:`~.formats.Format`, or a plug-in named in the recipe.
 Exported: readers of every kind of file, :func:`load_data` for a recipe, and how prompts are grouped and split.

@@ -1,8 +1,8 @@
 """The data of a run: its training prompts and held-out pairs that fit the context.
 
 A recipe enters, with a function that measures a pair in the model's tokens; a :class:`RunData` leaves. Pairs are
-grouped by prompt, split into training and test, shuffled, and filtered by length. Skipped rows are counted. For the
-testbed the data also holds the world and the share of the world's principles that a rubric names.
+grouped by prompt, split into training and test, shuffled, and filtered by length. Skipped rows are counted. For a
+synthetic world the data also holds the world and the share of the world's principles that a rubric names.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rubric_arm_lite.data.benchmarks import Decontaminator, decontaminator_of
 from rubric_arm_lite.data.counts import Counts
 from rubric_arm_lite.data.pairs import read_pairs
 from rubric_arm_lite.data.rows import RowError
-from rubric_arm_lite.data.testbed import TRAIN_PROMPTS, World
+from rubric_arm_lite.data.testbed import TRAIN_PROMPTS, AnyWorld, make_world
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.prompts import prompt_hash, wording
 from rubric_arm_lite.recipe import DataSettings, PolicyDataSettings, Recipe, derive_seed, is_plugin
@@ -153,7 +153,7 @@ class RunData:
     test: list[PreferencePair]
     too_long: int
     recall: Recall | None = None
-    world: World | None = None
+    world: AnyWorld | None = None
     counts: tuple[Counts, ...] = ()
     decontaminator: Decontaminator | None = None
 
@@ -175,15 +175,15 @@ def load_data(recipe: Recipe, longest: Callable[[PreferencePair], int], training
             request to a server for each.
 
     Raises:
+        ConfigError: if a synthetic world has fewer prompts than requested.
         DataError: if either is empty.
     """
     settings = recipe.data
-    world = decontaminator = None
+    decontaminator = None
     counts: tuple[Counts, ...] = ()
-    if settings.source == "testbed":
-        world = World(recipe.seed, settings.world)
+    world, clean = make_world(settings, recipe.seed), make_world(settings, recipe.seed, label_noise=False)
+    if world is not None and clean is not None:
         train = world.blocks("train", settings.train_prompts or TRAIN_PROMPTS)
-        clean = World(recipe.seed, settings.world.model_copy(update={"label_noise": 0.0}))
         test = clean.blocks("test", settings.test_prompts or recipe.evaluation.pairs)
     else:
         decontaminator = decontaminator_of(settings.decontaminate, settings.overlap_words)

@@ -1,4 +1,4 @@
-"""Interpret model text: rubrics and judgements (paper, app. E; OpenRubrics), and verdicts without a rubric.
+"""Interpret model text: rubrics, judgements (paper, app. E; OpenRubrics; short), and verdicts without a rubric.
 
 All parsers are total functions: any string goes in, a value with a :class:`ParseStatus` comes out, nothing is
 raised and there is no default winner. Each takes time linear in the text. Model text is hostile: a judge may quote
@@ -11,6 +11,15 @@ A winner is taken from a judgement only if all of these hold:
   other letter case, and may end in a full stop, but says nothing else;
 - the heading of the final section stands exactly once, before it, and no other section heading stands twice;
 - every other line that looks like a winner line is a verdict for the same response.
+
+The short form of a judgement is for small models, which judge best by quoting. After the heading of the final section
+it has one line per criterion, in order: its number, a name for it, and for each response the words that meet the
+criterion, in quotation marks, or none; then the overall justification and the winner line, and nothing else::
+
+    --- Final Judgment ---
+    1 greeting: A "Hi there!", B none.
+    Justification: A 1, B 0.
+    Winner: Response A
 
 A line that begins with ``>`` is a quotation. It is never a verdict and contradicts none, but it breaks the strict
 form. The prompts mark all outside text that imitates a part of a judgement in this way (:mod:`.prompts`), by the
@@ -59,6 +68,7 @@ _TAG = r"\[(Hard Rule|Principle)\]"
 _RUBRIC_ITEM = re.compile(rf"([1-9][0-9]?)[.)][ \t]+(\S.*){_TAG}")
 _ANY_TAG = re.compile(r"\[[^\w\[\]]*(?:hard[\W_]*rule|principle)s?[^\w\[\]]*\]")
 _ASSESSMENT = re.compile(rf"- Criterion ([1-9][0-9]?) {_TAG}: {JUSTIFICATION_PREFIX}[ \t]*(.*)")
+_FINDING = re.compile(r'([1-9][0-9]?) ([^:"]+): A (none|"[^"]+"), B (none|"[^"]+")\.')
 _WINNER_EXACT = re.compile(r"Winner: Response ([AB])")
 _VERDICT = re.compile(r"[#*_ \t]*(?i:winner)[*_ \t]*:[*_ \t]*(?i:response)[ \t]+[*_]*([AB])[*_. \t]*", re.ASCII)
 # Deliberately wide, and held against folded text: whatever a reader could take for a part of a judgement.
@@ -99,6 +109,7 @@ _LOOK_ALIKES = {
     for other in others
 }  # fmt: skip
 
+_QUOTATION = re.compile(r'"[^"]+"')
 _CLAUSE_WINDOW = 400
 """Characters at the end of a justification that are looked at for its outcome."""
 _CLAUSE_TRIM = " \t.!*_\"'`)"
@@ -191,7 +202,7 @@ def parse_judgement(text: str, rubric: Rubric, finish_reason: FinishReason = "st
     status = ParseStatus.OK if reading.is_strict(rubric) else ParseStatus.MALFORMED
     status = ParseStatus.TRUNCATED if cut else status
     winner = None if cut else reading.winner
-    return Judgement(text, reading.gatekeeper, reading.assessments(), reading.justification, winner, status)
+    return Judgement(text, reading.gatekeeper, reading.assessments(rubric), reading.justification, winner, status)
 
 
 def parse_direct(text: str, finish_reason: FinishReason = "stop") -> Judgement:
@@ -229,12 +240,13 @@ def behind_thoughts(text: str, is_answer: Callable[[str], bool]) -> str | None:
 
 
 def check_format(judgement: Judgement, rubric: Rubric) -> FormatCheck:
-    """Say how far ``judgement`` has the form asked for (paper, sec. 4.2, R_fmt).
+    """Say how far ``judgement`` has the form asked for (paper, sec. 4.2, R_fmt), or the short form.
 
     The parts are: the gatekeeper line; for each response one line per criterion of ``rubric``, in order, with its
     kind and a non-empty justification; the overall justification; exactly one winner line. Strict also asks for
     the three headings and for nothing before, between or after, except what OpenRubrics' judge adds: its reasoning
-    about the gatekeeper and its summary. Text that shows nothing counts as empty.
+    about the gatekeeper and its summary. Text that shows nothing counts as empty. In the short form the heading at the
+    start counts in place of the gatekeeper line, and each criterion's line as two parts.
     """
     reading = _Reading(judgement.text)
     strict = judgement.status is ParseStatus.OK and reading.is_strict(rubric)
@@ -244,9 +256,12 @@ def check_format(judgement: Judgement, rubric: Rubric) -> FormatCheck:
 def stated_met(justification: str) -> bool | None:
     """Whether the last clause of a justification ends by saying that its criterion is met (True) or missed (False).
 
-    None where it does not say so plainly: another ending, a hedge, more than one negation. For display only; nothing
-    is decided by it, since a justification is free text.
+    A finding of the short form says so as well: a quotation, or ``none``. None where a justification does not say so
+    plainly: another ending, a hedge, more than one negation. For display only; nothing is decided by it, since a
+    justification is free text.
     """
+    if justification == "none" or _QUOTATION.fullmatch(justification):
+        return justification != "none"
     clause = _CLAUSE_END.split(fold(justification[-_CLAUSE_WINDOW:]).strip(_CLAUSE_TRIM))[-1]
     ending = _OUTCOME.search(clause)
     words = _WORD.findall(clause[: ending.start()] if ending else "")
@@ -277,8 +292,17 @@ class _Reading:
             if all(name == verdict[1] for name in named):
                 self.winner = "A" if verdict[1] == "A" else "B"
 
-    def assessments(self) -> tuple[Assessment, ...]:
+    @property
+    def is_short(self) -> bool:
+        """Whether the text begins like a judgement in the short form, with a finding."""
+        return self.lines[:1] == [FINAL_HEADING] and any(map(_FINDING.fullmatch, self.lines[1:2]))
+
+    def assessments(self, rubric: Rubric) -> tuple[Assessment, ...]:
         """What the text says about each criterion under each response, as far as it keeps the form."""
+        if self.is_short:
+            findings = [(c.kind, m) for c, m in zip(rubric.criteria, self._findings(rubric), strict=False)]
+            first = [Assessment("A", i, kind, match[3]) for i, (kind, match) in enumerate(findings, start=1)]
+            return (*first, *(Assessment("B", i, kind, match[4]) for i, (kind, match) in enumerate(findings, start=1)))
         side: Side | None = None
         assessments = []
         for line, part in zip(self.lines, self.parts, strict=True):
@@ -293,7 +317,12 @@ class _Reading:
     def is_strict(self, rubric: Rubric) -> bool:
         """Whether the lines are those that the rubric asks for, in order, and no others."""
         k, lines = len(rubric.criteria), self._lines_of_the_paper()
-        if not k or len(lines) != 8 + 2 * k:
+        if not k or self.winner is None or _WINNER_EXACT.fullmatch(lines[-1]) is None:
+            return False
+        if self.is_short:
+            whole = len(self.lines) == 3 + k == 3 + len(self._findings(rubric))
+            return whole and _has_content(self.lines[-2], JUSTIFICATION_PREFIX)
+        if len(lines) != 8 + 2 * k:
             return False
         fixed = {0: COMPLIANCE_HEADING, 2: ANALYSIS_HEADING, 3: RESPONSE_HEADINGS["A"], 4 + k: RESPONSE_HEADINGS["B"]}
         fixed[5 + 2 * k] = FINAL_HEADING
@@ -301,9 +330,17 @@ class _Reading:
             return False
         if not _has_content(lines[1], GATEKEEPER_PREFIX) or not _has_content(lines[6 + 2 * k], JUSTIFICATION_PREFIX):
             return False
-        if any(_addressed(lines[start : start + k], rubric) != k for start in (4, 5 + k)):
-            return False
-        return self.winner is not None and _WINNER_EXACT.fullmatch(lines[-1]) is not None
+        return all(_addressed(lines[start : start + k], rubric) == k for start in (4, 5 + k))
+
+    def _findings(self, rubric: Rubric) -> list[re.Match[str]]:
+        """The findings of the short form on criteria 1, 2, … as far as they follow the heading in this order."""
+        findings: list[re.Match[str]] = []
+        for number, line in enumerate(self.lines[1 : 1 + len(rubric.criteria)], start=1):
+            match = _FINDING.fullmatch(line)
+            if match is None or int(match[1]) != number or not all(_visible(match[i].strip('"')) for i in (2, 3, 4)):
+                break
+            findings.append(match)
+        return findings
 
     def _lines_of_the_paper(self) -> list[str]:
         """The lines without those that only OpenRubrics' judge writes, each of them in its place.
@@ -321,8 +358,10 @@ class _Reading:
 
     def count_parts(self, rubric: Rubric) -> int:
         """How many of the parts that the rubric asks for are there."""
-        total = int(self.gatekeeper is not None) + int(self.justification is not None)
+        total = int(self.gatekeeper is not None or self.is_short) + int(self.justification is not None)
         total += self.winner is not None and self.parts.count("winner") == 1
+        if self.is_short:
+            return total + 2 * len(self._findings(rubric))
         for side, heading in RESPONSE_HEADINGS.items():
             if self.lines.count(heading) == 1:
                 block = self.lines[self.lines.index(heading) + 1 :]

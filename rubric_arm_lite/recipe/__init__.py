@@ -7,15 +7,18 @@ every field. Also exported: the sections that other rooms take, plug-ins by name
 
 from __future__ import annotations
 
+from rubric_arm_lite.recipe.fields import WORLDS as WORLDS
 from rubric_arm_lite.recipe.fields import CheckpointPair as CheckpointPair
 from rubric_arm_lite.recipe.fields import ColumnSettings as ColumnSettings
 from rubric_arm_lite.recipe.fields import DataSettings as DataSettings
+from rubric_arm_lite.recipe.fields import EnglishSettings as EnglishSettings
 from rubric_arm_lite.recipe.fields import EvaluationSettings as EvaluationSettings
 from rubric_arm_lite.recipe.fields import GRPOSettings as GRPOSettings
 from rubric_arm_lite.recipe.fields import LoraSettings as LoraSettings
 from rubric_arm_lite.recipe.fields import ModelSettings as ModelSettings
 from rubric_arm_lite.recipe.fields import Order as Order
 from rubric_arm_lite.recipe.fields import PointwiseWords as PointwiseWords
+from rubric_arm_lite.recipe.fields import PreferenceSettings as PreferenceSettings
 from rubric_arm_lite.recipe.fields import PromptSettings as PromptSettings
 from rubric_arm_lite.recipe.fields import Recipe as Recipe
 from rubric_arm_lite.recipe.fields import RewardSettings as RewardSettings

@@ -30,6 +30,8 @@ FormatName = Literal[
 Plugin = Annotated[str, Field(pattern=r"^.+:[A-Za-z_][A-Za-z0-9_]*$")]
 """A function of the user's: ``my_module:my_function`` or ``file.py:my_function`` (:mod:`.plugins`)."""
 Optim = Literal["adamw_torch", "adamw_8bit"]
+WORLDS = ("testbed", "english")
+"""Synthetic worlds that a ``source`` may name: they write their own pairs and warm-up texts."""
 
 
 def _read_date(value: Any) -> Any:
@@ -154,10 +156,11 @@ class PromptSettings(Settings):
     """Templates of the two roles' prompts: a built-in name or a Jinja file beside the recipe."""
 
     rubric_template: str = "rubric"
-    """Template of the rubric generator's prompt: `rubric`, or a file with the placeholder instruction."""
+    """Template of the rubric generator's prompt: `rubric`, `rubric_short`, or a file with the placeholder
+    instruction."""
     judge_template: str = "judge"
-    """Template of a pairwise judge: `judge`, `judge_paper`, `judge_openrubrics`, or a file with the placeholders
-    instruction, response_a, response_b and rubric."""
+    """Template of a pairwise judge: `judge`, `judge_paper`, `judge_openrubrics`, `judge_short`, or a file with the
+    placeholders instruction, response_a, response_b and rubric."""
     pointwise_template: str = "pointwise"
     """Template of a pointwise judge, which checks one response (RUBRIC-ARROW)."""
     pointwise_words: PointwiseWords = PointwiseWords()
@@ -172,17 +175,17 @@ class PromptSettings(Settings):
         return self
 
 
-class WorldSettings(Settings):
-    """Size and difficulty of the testbed's preference world."""
+class PreferenceSettings(Settings):
+    """Difficulty of a synthetic preference world."""
 
-    topics: Annotated[int, Field(ge=2, le=6)] = 4
-    """Number of topics, each with its own two liked attributes."""
-    attributes: Annotated[int, Field(ge=4, le=12)] = 8
-    """Number of attributes; two per topic are principles, the rest are noise."""
     liked: Probability = 0.5
     """Probability that a slot of a response expresses an attribute that its topic likes."""
     disliked: Probability = 0.35
     """Probability that a slot expresses an attribute that its topic dislikes."""
+    distractions: Annotated[int, Field(ge=0, le=8)] = 2
+    """Most attributes of a response that its topic neither likes nor dislikes; each appears half of the time."""
+    gap: Annotated[int, Field(ge=1, le=2)] = 1
+    """Least difference between the scores of a pair's responses (a hard rule counts 2, a liked attribute 1)."""
     rule_differs: Probability = 0.2
     """Fraction of drawn pairs in which only one response meets the hard rule."""
     label_noise: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
@@ -191,19 +194,60 @@ class WorldSettings(Settings):
     """Preference pairs of each prompt."""
 
     @model_validator(mode="after")
-    def _check(self) -> WorldSettings:
-        if self.attributes < 2 * self.topics:
-            raise ValueError(
-                f"attributes: {self.attributes} is too few for {self.topics} topics with two principles each. "
-                f"Use at least {2 * self.topics}, or fewer topics."
-            )
+    def _check_difficulty(self) -> PreferenceSettings:
         if self.liked + self.disliked > 1:
             raise ValueError(f"liked + disliked is {self.liked + self.disliked:g}, above 1. Lower one of them.")
+        if self.liked in (0.0, 1.0) and self.rule_differs == 0.0:
+            raise ValueError(
+                f"liked: {self.liked:g} with rule_differs: 0 gives all responses of a prompt the same score. Use a "
+                "value between 0 and 1, or raise rule_differs."
+            )
         return self
 
 
+class WorldSettings(PreferenceSettings):
+    """Size and difficulty of the testbed's preference world."""
+
+    topics: Annotated[int, Field(ge=2, le=6)] = 4
+    """Number of topics, each with its own two liked attributes."""
+    attributes: Annotated[int, Field(ge=4, le=12)] = 8
+    """Number of attributes; two per topic are principles, the rest are noise."""
+
+    @model_validator(mode="after")
+    def _check(self) -> WorldSettings:
+        _check_room("attributes", self.attributes, "topics", self.topics)
+        return self
+
+
+class EnglishSettings(PreferenceSettings):
+    """Size and difficulty of the English world, in which a topic is a kind of request and an attribute a style."""
+
+    kinds: Annotated[int, Field(ge=2, le=4)] = 4
+    """Kinds of requests, in this order: question, writing, editing, advice."""
+    styles: Annotated[int, Field(ge=4, le=10)] = 8
+    """Number of styles; two per kind are liked, the rest are noise."""
+    unseen_wordings: Probability = 0.5
+    """Probability that a style of a test response has one of the wordings that occur in no other split."""
+    max_words: Annotated[int, Field(ge=24, le=35)] = 35
+    """Longest answer in words before styles are added."""
+
+    @model_validator(mode="after")
+    def _check(self) -> EnglishSettings:
+        _check_room("styles", self.styles, "kinds", self.kinds)
+        return self
+
+
+def _check_room(attributes: str, count: int, topics: str, needed: int) -> None:
+    """Each topic likes two attributes of its own."""
+    if count < 2 * needed:
+        raise ValueError(
+            f"{attributes}: {count} is too few for {needed} {topics} with two principles each. Use at least "
+            f"{2 * needed}, or fewer {topics}."
+        )
+
+
 class TeacherSettings(Settings):
-    """Quality of the testbed's warm-up texts; each field is a probability."""
+    """Quality of the warm-up texts of a synthetic world; each field is a probability."""
 
     true_principle: Probability = 0.25
     """A rubric's principle is one that its topic implies."""
@@ -302,7 +346,7 @@ class SourceSettings(Settings):
     """A source of rows (a file, a folder, or a data set on the Hub) and which of its rows are used."""
 
     source: str | None = "testbed"
-    """`testbed`, or a JSONL, CSV or Parquet file, a folder of such files, or a Hub id (owner/name)."""
+    """`testbed`, `english`, a JSONL, CSV or Parquet file, a folder of such files, or a Hub id (owner/name)."""
     format: FormatName | Plugin = "auto"
     """Format of the columns. `auto` detects known Hub ids and unambiguous columns, else assumes our own format. A
     plug-in (`my_module:f` or `file.py:f`) maps a row to our own format, or to None to skip it (docs/plugins.md)."""
@@ -326,7 +370,7 @@ class SourceSettings(Settings):
     @model_validator(mode="after")
     def _check_choices(self) -> SourceSettings:
         chosen = [name for name, unset in _CHOICES.items() if getattr(self, name) != unset]
-        if chosen and self.source in (None, "testbed"):
+        if chosen and self.source in (None, *WORLDS):
             raise ValueError(
                 f"{chosen[0]}: source {self.source or 'null'} has nothing to choose from. Give a file, a folder or a "
                 f"Hub id as source, or remove {chosen[0]}."
@@ -345,7 +389,8 @@ class DataSettings(SourceSettings):
     """Where preference pairs come from."""
 
     source: str = "testbed"
-    """`testbed`, or a file (JSONL, CSV, Parquet) or folder with prompt, chosen, rejected, or a Hub id (owner/name)."""
+    """`testbed` or `english` for a synthetic world; a file (JSONL, CSV, Parquet) or folder with prompt, chosen,
+    rejected; or a Hub id (owner/name)."""
     deduplicate: Literal["none", "pairs", "prompts"] = "pairs"
     """`pairs` drops repeated pairs; `prompts` also drops further pairs of the same prompt; `none` keeps all."""
     decontaminate: tuple[str, ...] = ()
@@ -363,6 +408,9 @@ class DataSettings(SourceSettings):
     test_prompts: Positive | None = None
     """Use at most this many held-out prompts (all if null)."""
     world: WorldSettings = WorldSettings()
+    """The world of `source: testbed`."""
+    english: EnglishSettings = EnglishSettings()
+    """The world of `source: english`."""
 
     @model_validator(mode="after")
     def _check(self) -> DataSettings:
@@ -371,15 +419,15 @@ class DataSettings(SourceSettings):
                 f"evaluation_split: {self.evaluation_split!r} is the split of data.evaluation, which is null. Give "
                 "evaluation as well; it may be the same source."
             )
-        if self.source == "testbed" and self.evaluation is not None:
+        if self.source in WORLDS and self.evaluation is not None:
             raise ValueError(
-                f"evaluation: {self.evaluation!r} would not be used, as the testbed holds out prompts of its own. "
-                "Remove it, or give data.source as well."
-            )
-        if self.source == "testbed" and self.decontaminate:
-            raise ValueError(
-                f"decontaminate: {', '.join(self.decontaminate)} would not be used, as the testbed has prompts of its "
+                f"evaluation: {self.evaluation!r} would not be used, as source: {self.source} holds out prompts of its "
                 "own. Remove it, or give data.source as well."
+            )
+        if self.source in WORLDS and self.decontaminate:
+            raise ValueError(
+                f"decontaminate: {', '.join(self.decontaminate)} would not be used, as source: {self.source} has "
+                "prompts of its own. Remove it, or give data.source as well."
             )
         return self
 
@@ -415,10 +463,11 @@ class WarmupSettings(SourceSettings):
     """Supervised warm-up, stage I (paper, sec. 4.1)."""
 
     source: str | None = "testbed"
-    """`testbed`; a file or folder with columns prompt, rubric, response_a, response_b, judgement (for a pointwise judge
-    response in place of the two); a Hub id with rubrics and judgements; or null to skip the warm-up."""
+    """`testbed` or `english`, as `data.source`; a file or folder with columns prompt, rubric, response_a, response_b,
+    judgement (for a pointwise judge response in place of the two); a Hub id with rubrics and judgements; or null to
+    skip the warm-up."""
     prompts: Positive = 200
-    """Number of testbed prompts for which the teacher writes trajectories."""
+    """Number of a synthetic world's prompts for which its teacher writes trajectories."""
     teacher: TeacherSettings = TeacherSettings()
     rubric: SFTSettings = SFTSettings()
     """Supervised warm-up of the rubric generator."""
@@ -658,23 +707,40 @@ class Recipe(RunSettings):
                     "schedule.until.metric: consistency compares two orders, but a pointwise judge has none. Use "
                     "accuracy or format."
                 )
-        testbed = self.data.source == "testbed"
-        if self.warmup.source == "testbed" and not testbed:
-            raise ValueError(
-                "warmup.source: testbed writes trajectories of the testbed's world, but data.source is "
-                f"{self.data.source!r}. Give a file of trajectories, or null to start from the base."
-            )
         if (self.data.train_prompts or self.schedule.cycles) < self.schedule.cycles:
             raise ValueError(
                 f"data.train_prompts: {self.data.train_prompts} cannot be split into schedule.cycles: "
                 f"{self.schedule.cycles} parts. Use fewer cycles or more prompts."
             )
-        k = max(self.judge.pairs_per_prompt, self.rubric.pairs_per_prompt)
-        if testbed and k > self.data.world.pairs_per_prompt:
-            raise ValueError(
-                f"pairs_per_prompt: {k} is more than data.world.pairs_per_prompt "
-                f"({self.data.world.pairs_per_prompt}). Lower it, or raise the world's."
-            )
+        self._check_world()
         if self.model.base == "testbed" and self.model.quantization == "none" and self.model.dtype == "float16":
             raise ValueError("model.dtype: float16 cannot train the testbed's base on a CPU. Use float32 or auto.")
         return self
+
+    def _check_world(self) -> None:
+        """Check what a synthetic world asks of the warm-up, the base and the number of pairs."""
+        source, warmup = self.data.source, self.warmup.source
+        if warmup in WORLDS and warmup != source:
+            instead = source if source in WORLDS else "a file of trajectories"
+            raise ValueError(
+                f"warmup.source: {warmup} writes trajectories of the {warmup}'s world, but data.source is {source!r}. "
+                f"Give {instead}, or null to start from the base."
+            )
+        if warmup == "testbed" and self.prompts.judge_template == "judge_short":
+            raise ValueError(
+                "prompts.judge_template: judge_short asks for a form that the testbed's warm-up does not write. Use "
+                "judge, or data.source and warmup.source: english."
+            )
+        if source == "english" and self.model.base == "testbed":
+            raise ValueError(
+                "data.source: english needs a language model, but model.base is testbed, whose base knows only the "
+                "testbed's words. Give a folder or a Hub id such as HuggingFaceTB/SmolLM2-135M-Instruct."
+            )
+        if source in WORLDS:
+            name, world = ("world", self.data.world) if source == "testbed" else ("english", self.data.english)
+            k = max(self.judge.pairs_per_prompt, self.rubric.pairs_per_prompt)
+            if k > world.pairs_per_prompt:
+                raise ValueError(
+                    f"pairs_per_prompt: {k} is more than data.{name}.pairs_per_prompt ({world.pairs_per_prompt}). "
+                    "Lower it, or raise the world's."
+                )

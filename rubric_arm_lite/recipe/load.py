@@ -36,7 +36,7 @@ from rubric_arm_lite.recipe.entries import (
     read_text,
     show,
 )
-from rubric_arm_lite.recipe.fields import ColumnSettings, Recipe, RunSettings, Settings
+from rubric_arm_lite.recipe.fields import WORLDS, ColumnSettings, Recipe, RunSettings, Settings
 from rubric_arm_lite.recipe.plugins import check_plugin, is_plugin
 from rubric_arm_lite.recipe.policy import PolicyRecipe
 from rubric_arm_lite.recipe.templates import BUILT_IN_TEMPLATES, read_template
@@ -53,7 +53,8 @@ _ALWAYS_PATHS = ("start.source", "start.adapter", "reward.run", "evaluation.judg
 """Fields whose values are no Hub ids."""
 _PATH_FIELDS: dict[str, tuple[str, ...]] = {
     **_TEMPLATES,
-    **dict.fromkeys(("data.source", "warmup.source", "model.base", "start.source"), ("testbed",)),
+    **dict.fromkeys(("data.source", "warmup.source", "start.source"), WORLDS),
+    "model.base": ("testbed",),
     **dict.fromkeys(("data.evaluation", "data.decontaminate", "start.adapter", "reward.run"), ()),
     **dict.fromkeys(("model.checkpoints.rubric", "model.checkpoints.judge", *_PLUGINS), ()),
     "evaluation.judge": ("oracle",),

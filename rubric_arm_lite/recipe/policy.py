@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.recipe.fields import (
+    WORLDS,
     CheckpointSettings,
     GRPOSettings,
     ModelSettings,
@@ -61,7 +62,8 @@ class PolicyDataSettings(SourceSettings):
     """Prompts, also those of preference data; the policy generates the responses."""
 
     source: str = "testbed"
-    """`testbed` for the world of the reward model's run, or a file (JSONL, CSV, Parquet), a folder or a Hub id."""
+    """`testbed` or `english` for the world of the reward model's run, or a file (JSONL, CSV, Parquet), a folder or a
+    Hub id."""
     evaluation: str | None = None
     """Held-out prompts (file, folder or Hub id); null holds out `test_fraction` of the prompts of `source`."""
     evaluation_split: str | None = None
@@ -69,7 +71,7 @@ class PolicyDataSettings(SourceSettings):
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     """Share of the prompts that is held out where `evaluation` is null."""
     train_prompts: Positive | None = None
-    """Use at most this many prompts for training (all if null; 480 of the testbed)."""
+    """Use at most this many prompts for training (all if null; 480 of a synthetic world)."""
 
 
 class StartSettings(Settings):
@@ -78,8 +80,8 @@ class StartSettings(Settings):
     adapter: str | None = None
     """PEFT folder to start from, for example `adapters/policy` of another policy run."""
     source: str | None = None
-    """Data of a supervised start: `testbed` for the world's responses, liked or not; a file with `prompt` and
-    `response`; or null for none."""
+    """Data of a supervised start: `testbed` or `english`, as `data.source`, for the world's responses, liked or not; a
+    file with `prompt` and `response`; or null for none."""
     sft: SFTSettings = SFTSettings()
     """Supervised training on `source`."""
 
@@ -110,7 +112,7 @@ class PolicyEvaluationSettings(Settings):
     prompts: Positive = 200
     """Held-out prompts; one sampled response to each is compared with the starting policy's."""
     judge: str | None = None
-    """A second judge besides the reward model: `oracle` (the testbed's world), another run directory, or null."""
+    """A second judge besides the reward model: `oracle` (a synthetic world), another run directory, or null."""
     judge_state: Literal["final", "warm-up", "latest"] = "final"
     """Adapters of the run that `judge` names: `final`, `warm-up`, or `latest`."""
     alarm_margin: Probability = 0.03
@@ -149,7 +151,7 @@ class PolicyRecipe(RunSettings):
         """Paths of folders and files that a run reads."""
         runs = (self.reward.run, self.evaluation.judge, self.start.adapter)
         files = (self.data.source, self.data.evaluation, self.start.source)
-        return [name for name in (*runs, *files) if name and name not in ("testbed", "oracle")]
+        return [name for name in (*runs, *files) if name and name not in (*WORLDS, "oracle")]
 
     @property
     def longest_answer(self) -> int:
@@ -172,21 +174,21 @@ class PolicyRecipe(RunSettings):
 
     @model_validator(mode="after")
     def _check(self) -> PolicyRecipe:
-        testbed = self.data.source == "testbed"
-        if testbed and self.data.evaluation is not None:
+        source, start = self.data.source, self.start.source
+        if source in WORLDS and self.data.evaluation is not None:
             raise ValueError(
-                f"data.evaluation: {self.data.evaluation!r} is not used with data.source: testbed, which has held-out "
+                f"data.evaluation: {self.data.evaluation!r} is not used with data.source: {source}, which has held-out "
                 "prompts of its own. Give a file of prompts as data.source, too, or null."
             )
-        if not testbed and self.start.source == "testbed":
+        if start in WORLDS and start != source:
             raise ValueError(
-                f"start.source: testbed has responses to the testbed's prompts only, but data.source is "
-                f"{self.data.source!r}. Give a file of prompt and response, or null."
+                f"start.source: {start} has responses to the {start}'s prompts only, but data.source is {source!r}. "
+                "Give a file of prompt and response, or null."
             )
-        if not testbed and self.evaluation.judge == "oracle":
+        if source not in WORLDS and self.evaluation.judge == "oracle":
             raise ValueError(
-                f"evaluation.judge: oracle knows the testbed's prompts only, but data.source is {self.data.source!r}. "
-                "Give another run directory, or null."
+                f"evaluation.judge: oracle knows the prompts of {' and '.join(WORLDS)} only, but data.source is "
+                f"{source!r}. Give another run directory, or null."
             )
         if self.method == "grpo" and (self.data.train_prompts or self.rounds) < self.rounds:
             raise ValueError(

@@ -12,8 +12,8 @@ from rubric_arm_lite.errors import ConfigError
 
 ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 BUILT_IN_TEMPLATES = {
-    "rubric": ("rubric",),
-    "judge": ("judge", "judge_paper", "judge_openrubrics"),
+    "rubric": ("rubric", "rubric_short"),
+    "judge": ("judge", "judge_paper", "judge_openrubrics", "judge_short"),
     "pointwise": ("pointwise", "pointwise_bare"),
 }
 """Names that ``prompts.KIND_template`` accepts besides paths."""

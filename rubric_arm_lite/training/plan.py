@@ -17,7 +17,7 @@ from rubric_arm_lite.errors import ConfigError, DataError
 from rubric_arm_lite.models import check_before_loading
 from rubric_arm_lite.models.logprobs import LOGIT_BYTES
 from rubric_arm_lite.models.memory import CPU_AIM, SHARE_CUDA
-from rubric_arm_lite.recipe import GRPOSettings, Recipe, SFTSettings
+from rubric_arm_lite.recipe import WORLDS, GRPOSettings, Recipe, SFTSettings
 from rubric_arm_lite.training.schedule import scheduled_phases
 from rubric_arm_lite.training.shapes import Shape, shape_of
 from rubric_arm_lite.training.warmup import LARGE_VOCABULARY
@@ -218,8 +218,9 @@ def _count_data(recipe: Recipe) -> tuple[int | None, int | None, str]:
     have a few less.
     """
     settings = recipe.data
-    if settings.source == "testbed":
-        test = (settings.test_prompts or recipe.evaluation.pairs) * settings.world.pairs_per_prompt
+    if settings.source in WORLDS:
+        world = settings.world if settings.source == "testbed" else settings.english
+        test = (settings.test_prompts or recipe.evaluation.pairs) * world.pairs_per_prompt
         return settings.train_prompts or TRAIN_PROMPTS, test, ""
     if not _is_file(settings.source):
         problem = "" if settings.train_prompts else f"{settings.source} is no file on this machine"

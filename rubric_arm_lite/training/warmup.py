@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from rubric_arm_lite.data import Counts, RunData, WarmupRow, read_trajectories
+from rubric_arm_lite.data.testbed import make_teacher
 from rubric_arm_lite.errors import ConfigError, DataError, TrainingError
 from rubric_arm_lite.models import ALONE, AdapterModel, Processes
 from rubric_arm_lite.prompts import PromptBuilder, parse_rubric, wording
-from rubric_arm_lite.recipe import Recipe, SFTSettings, derive_seed
+from rubric_arm_lite.recipe import WORLDS, Recipe, SFTSettings, derive_seed
 from rubric_arm_lite.types import Role
 
 LARGE_VOCABULARY = 32768
@@ -61,22 +62,20 @@ def role_examples(
 
 
 def read_warmup_rows(recipe: Recipe, data: RunData) -> tuple[list[WarmupRow], tuple[Counts, ...]]:
-    """The rows of a recipe's warm-up, and what a source outside the testbed skipped; none without a warm-up.
+    """The rows of a recipe's warm-up, and what a source that is no synthetic world skipped; none without a warm-up.
 
     Raises:
         DataError: for a source or row that cannot be used.
     """
-    from rubric_arm_lite.data.testbed.trajectories import Teacher
-
     settings = recipe.warmup
     if settings.source is None:
         return [], ()
-    if settings.source != "testbed":
+    if settings.source not in WORLDS:
         held_out = {wording(pair.prompt) for pair in data.test}
         rows, counts = read_trajectories(settings, recipe.seed, data.decontaminator, held_out, recipe.pointwise)
         return rows, (counts,)
-    assert data.world is not None, "Recipes refuse warmup.source: testbed with other data."
-    teacher = Teacher(data.world, settings.teacher, recipe.prompts.pointwise_words if recipe.pointwise else None)
+    assert data.world is not None, "Recipes refuse the warm-up of a world with other data."
+    teacher = make_teacher(data.world, recipe)
     return teacher.trajectories(data.world.blocks("train", settings.prompts), recipe.seed), ()
 
 

@@ -209,6 +209,8 @@ BAD_CALLS: list[tuple[tuple[str, ...], str]] = [
     (("score", "/no/such/run", "/no/such.jsonl"), "/no/such.jsonl"),
     (("score", "/no/such/run", "/no/such.jsonl", "."), "is a folder"),
     (("testbed", "pairs", "/dev/null", "--prompts", "100000"), "distinct prompts"),
+    (("testbed", "pairs", "/dev/null", "--world", "english", "--prompts", "5000"), "distinct prompts"),
+    (("testbed", "pairs", "/dev/null", "--world", "latin"), "--world latin: there is no such world. Use testbed or"),
     (("testbed", "pairs", "/dev/null/x.jsonl"), "Check the path"),
     (("testbed", "pairs", "."), "is a folder"),
     (("testbed", "pairs", "README.md"), "README.md exists. Name another file, or give --overwrite."),

@@ -127,7 +127,8 @@ def test_refusals(source: Path, tmp_path: Path) -> None:
     assert json.loads(kept.read_text()) == {"mine": 1}
     assert "--format 'csv'" in refused("data", "check", source, "--format", "csv")
     assert "--deduplicate 'all'" in refused("data", "convert", source, out, "--deduplicate", "all")
-    assert "rubric-arm testbed pairs" in refused("data", "check", "testbed")
+    assert "rubric-arm testbed pairs OUT.jsonl --world testbed" in refused("data", "check", "testbed")
+    assert "rubric-arm testbed pairs OUT.jsonl --world english" in refused("data", "check", "english")
     assert "There is no file" in refused("data", "check", tmp_path / "none.jsonl")
     assert "decontaminate: There is no file" in refused("data", "check", source, "--decontaminate", "none.jsonl")
     assert "has no split 'x' to choose" in refused("data", "check", source, "--split", "x")

@@ -11,18 +11,9 @@ import torch
 from benchmarks.testbed_base.build import BuildSettings, Corpus, build
 from benchmarks.testbed_base.tokenizer import build_tokenizer, write_tokenizer
 from rubric_arm_lite.data.testbed import base_folder
+from rubric_arm_lite.data.testbed.preference import make_rubric, oracle, oracle_accuracy
 from rubric_arm_lite.data.testbed.trajectories import Teacher
-from rubric_arm_lite.data.testbed.world import (
-    World,
-    criterion_met,
-    make_rubric,
-    named_attributes,
-    oracle,
-    oracle_accuracy,
-    parse_task,
-    points,
-    principle_criterion,
-)
+from rubric_arm_lite.data.testbed.world import World, criterion_met, named_attributes, parse_task, principle_criterion
 from rubric_arm_lite.prompts import PromptBuilder, Templates, parse_rubric
 from rubric_arm_lite.recipe.fields import ModelSettings, WorldSettings
 from rubric_arm_lite.recipe.load import load_recipe
@@ -135,15 +126,15 @@ def test_oracle_is_perfect_with_the_true_rubric_only() -> None:
 def test_oracle_counts_ties_half_and_refuses_strangers() -> None:
     block = WORLD.blocks("test", 1)[0]
     empty = make_rubric([principle_criterion("no such thing")])
-    assert oracle_accuracy(block.pairs, lambda task: empty) == 0.5
+    assert oracle_accuracy(WORLD, block.pairs, lambda task: empty) == 0.5
     with pytest.raises(ValueError, match="at least one pair"):
-        oracle_accuracy([], WORLD.true_rubric)
+        oracle_accuracy(WORLD, [], WORLD.true_rubric)
     task = parse_task(str(block.prompt))
     assert task is not None
     rubric = WORLD.true_rubric(task)
     assert named_attributes(rubric) == set(WORLD.likes[task.topic])
     weights = (2, 1, 1)
     response = block.pairs[0].chosen
-    assert points(rubric, response) == sum(
+    assert WORLD.points(rubric, response) == sum(
         w for w, c in zip(weights, rubric.criteria, strict=True) if criterion_met(c, response)
     )

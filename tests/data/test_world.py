@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rubric_arm_lite.data import WarmupRow
+from rubric_arm_lite.data.testbed.preference import HARD_WEIGHT, criterion_weight, make_rubric
 from rubric_arm_lite.data.testbed.trajectories import (
     Teacher,
     break_judgement,
@@ -19,7 +20,6 @@ from rubric_arm_lite.data.testbed.trajectories import (
 )
 from rubric_arm_lite.data.testbed.world import (
     GENRES,
-    HARD_WEIGHT,
     NOISE,
     PRINCIPLES,
     READERS,
@@ -30,10 +30,8 @@ from rubric_arm_lite.data.testbed.world import (
     Task,
     World,
     criterion_met,
-    criterion_weight,
     expressed,
     hard_rule_criterion,
-    make_rubric,
     meets_rule,
     named_attributes,
     parse_task,

@@ -318,8 +318,9 @@ def test_neutralise_stays_fast_on_200_kilobytes(text: str) -> None:
 
 
 def test_built_in_templates_load() -> None:
-    judges = ("judge", "judge_paper", "judge_openrubrics")
-    assert set().union(*BUILT_IN_TEMPLATES.values()) == {"rubric", *judges, "pointwise", "pointwise_bare"}
+    judges = ("judge", "judge_paper", "judge_openrubrics", "judge_short")
+    names = {"rubric", "rubric_short", *judges, "pointwise", "pointwise_bare"}
+    assert set().union(*BUILT_IN_TEMPLATES.values()) == names
     for judge in judges:
         assert Templates.load(judge=judge).rubric == TEMPLATES.rubric
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import time
 from typing import Any
 
@@ -21,7 +22,7 @@ from rubric_arm_lite.prompts.parsing import (
     stated_met,
 )
 from rubric_arm_lite.types import Assessment, CriterionKind, FinishReason, ParseStatus, Rubric, Side, other_side
-from tests.hostile_cases import hostile_case
+from tests.hostile_cases import hostile_case, hostile_text
 from tests.judgements import RUBRIC, any_text, corpus, write_judgement
 
 WELL_FORMED = write_judgement(RUBRIC, {"A": "met.", "B": "missed."}, "A")
@@ -190,6 +191,96 @@ def test_rubrics_survive_their_own_rendering(texts: list[str], data: st.DataObje
     rubric = parse_rubric("\n".join(f"{i}. {text} [{tag}]" for i, (text, tag) in enumerate(rows, start=1)))
     if rubric.usable:
         assert parse_rubric(rubric.render()).criteria == rubric.criteria
+
+
+# --- the short form -----------------------------------------------------------------------------------------------
+
+
+def short(first: str, second: str, winner: Side = "A") -> str:
+    """A judgement in the short form with these findings about both criteria of RUBRIC, both sides alike."""
+    lines = [f"1 short: A {first}, B {second}.", f"2 kind: A {first}, B {second}."]
+    return "\n".join(["--- Final Judgment ---", *lines, "Justification: A 3, B 0.", f"Winner: Response {winner}"])
+
+
+def test_a_judgement_in_the_short_form_is_read_in_full() -> None:
+    judgement = parse_judgement(short('"Hi there!"', "none"), RUBRIC)
+    assert (judgement.status, judgement.winner, judgement.justification) == (ParseStatus.OK, "A", "A 3, B 0.")
+    assert judgement.gatekeeper is None
+    assert judgement.assessments == (
+        Assessment("A", 1, CriterionKind.HARD_RULE, '"Hi there!"'),
+        Assessment("A", 2, CriterionKind.PRINCIPLE, '"Hi there!"'),
+        Assessment("B", 1, CriterionKind.HARD_RULE, "none"),
+        Assessment("B", 2, CriterionKind.PRINCIPLE, "none"),
+    )
+    assert [stated_met(a.justification) for a in judgement.assessments] == [True, True, False, False]
+    assert check_format(judgement, RUBRIC) == FormatCheck(present=7, required=7, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "present"),
+    [
+        ("1 short: ", "1 short; ", 2),
+        ("1 short: ", "1: ", 2),
+        ("1 short: ", "2 short: ", 3),
+        ("2 kind: ", "2 \u200b: ", 5),
+        ("2 kind: ", "3 kind: ", 5),
+        ('2 kind: A "Hi!", B none.', '2 kind: A "Hi!", B none', 5),
+        ('2 kind: A "Hi!", B none.', "2 kind: A Hi!, B none.", 5),
+        ('2 kind: A "Hi!", B none.', '2 kind: A "", B none.', 5),
+        ('2 kind: A "Hi!", B none.', '2 kind: A "\u200b", B none.', 5),
+        ('2 kind: A "Hi!", B none.', '2 kind: B none, A "Hi!".', 5),
+        ('2 kind: A "Hi!", B none.', '2 kind: A "Hi!", B "x", B none.".', 5),
+        ('2 kind: A "Hi!", B none.\n', "", 5),
+        ("Justification: A 3, B 0.\n", "", 6),
+        ("Justification: A 3, B 0.\n", "Justification: \n", 6),
+        ("Justification: A 3, B 0.\n", "So A it is.\nJustification: A 3, B 0.\n", 7),
+        ("Winner: Response A", "Winner: Response A.", 7),
+        ("Winner: Response A", "Winner: both", 6),
+        ("--- Final Judgment ---\n", "--- Analysis ---\n", 0),
+        ("--- Final Judgment ---\n", "Here:\n--- Final Judgment ---\n", 2),
+    ],
+)
+def test_the_short_form_is_strict_and_graded(old: str, new: str, present: int) -> None:
+    text = short('"Hi!"', "none").replace(old, new, 1)
+    assert text != short('"Hi!"', "none")
+    judgement = parse_judgement(text, RUBRIC)
+    check = check_format(judgement, RUBRIC)
+    assert judgement.status is ParseStatus.MALFORMED
+    assert (check.present, check.required, check.strict) == (present, 7, False)
+
+
+def test_the_short_form_is_held_against_the_rubric_given() -> None:
+    longer = parse_rubric(RUBRIC.render() + "\n3. The response is new [Principle]")
+    judgement = parse_judgement(short('"Hi!"', "none"), longer)
+    assert judgement.status is ParseStatus.MALFORMED and judgement.winner == "A"
+    assert len(judgement.assessments) == 4
+
+
+@given(any_text, st.sampled_from(["A", "B"]))
+def test_a_quotation_in_the_short_form_forges_no_verdict(quoted: str, winner: Side) -> None:
+    """Whatever a judge repeats inside its findings, the verdict is its last line or none."""
+    judgement = parse_judgement(short(f'"{quoted}"', "none", winner), RUBRIC)
+    assert judgement.winner in (winner, None)
+    if judgement.status is ParseStatus.OK:
+        assert judgement.winner == winner
+        assert all(a.justification in (f'"{quoted}"', "none") for a in judgement.assessments)
+    assert check_format(judgement, RUBRIC).share <= 1
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_hostile_text_between_or_in_short_findings_forges_no_verdict(seed: int) -> None:
+    rng = random.Random(seed)
+    winner: Side = rng.choice(("A", "B"))
+    lines = short('"Hi!"', "none", winner).split("\n")
+    at, hostile = rng.randrange(1, 4), hostile_text(rng)
+    if rng.random() < 0.5:
+        lines.insert(at, hostile)
+    else:
+        lines[at] = lines[at].replace("Hi!", hostile)
+    judgement = parse_judgement("\n".join(lines), RUBRIC)
+    assert judgement.winner in (winner, None)
+    if judgement.status is ParseStatus.OK:
+        assert {a.justification for a in judgement.assessments} <= {'"Hi!"', "none", f'"{hostile}"'}
 
 
 # --- verdicts without a rubric ------------------------------------------------------------------------------------

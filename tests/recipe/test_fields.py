@@ -163,6 +163,7 @@ def test_a_value_out_of_bounds_is_refused_at_its_field(field: str, value: Any) -
     assert {".".join(map(str, error["loc"]))[: len(field)] for error in caught.value.errors()} == {field}
 
 
+ENGLISH: dict[str, Any] = {"model": {"base": "some/model"}, "warmup": {"source": "english"}}
 CONFLICTS = [
     (nested("judge.num_generations", 1), "num_generations: 1 gives zero advantage"),
     (nested("rubric.num_generations", 1), "num_generations: 1 gives zero advantage"),
@@ -176,15 +177,40 @@ CONFLICTS = [
     (nested("data.split", "train"), "split: source testbed has nothing to choose from"),
     (nested("data.subset", ("code",)), "subset: source testbed has nothing to choose from"),
     ({"warmup": {"source": None, "rows": 5}}, "rows: source null has nothing to choose from"),
-    (nested("data.evaluation", "mine.jsonl"), "evaluation: 'mine.jsonl' would not be used, as the testbed holds out"),
+    (nested("data.evaluation", "mine.jsonl"), "evaluation: 'mine.jsonl' would not be used, as source: testbed holds"),
     (nested("data.evaluation_split", "test_prefs"), "evaluation_split: 'test_prefs' is the split of data.evaluation"),
     (
         nested("data.decontaminate", ("rewardbench",)),
-        "decontaminate: rewardbench would not be used, as the testbed has",
+        "decontaminate: rewardbench would not be used, as source: testbed has",
     ),
     (nested("data.train_prompts", 2), "data.train_prompts: 2 cannot be split into schedule.cycles: 3 parts"),
     (nested("judge.pairs_per_prompt", 5), "pairs_per_prompt: 5 is more than data.world.pairs_per_prompt (4)"),
     (nested("rubric.pairs_per_prompt", 5), "pairs_per_prompt: 5 is more than data.world.pairs_per_prompt (4)"),
+    (nested("data.source", "english"), "but data.source is 'english'. Give english, or null to start from the base."),
+    (nested("warmup.source", "english"), "warmup.source: english writes trajectories of the english's world, but"),
+    (
+        {"data": {"source": "english"}, "warmup": {"source": "english"}},
+        "data.source: english needs a language model, but model.base is testbed",
+    ),
+    (
+        {
+            **ENGLISH,
+            "data": {"source": "english", "english": {"pairs_per_prompt": 2}},
+            "rubric": {"pairs_per_prompt": 3},
+        },
+        "pairs_per_prompt: 3 is more than data.english.pairs_per_prompt (2)",
+    ),
+    ({**ENGLISH, "data": {"source": "english", "evaluation": "x.jsonl"}}, "as source: english holds out prompts"),
+    (
+        {**ENGLISH, "data": {"source": "english", "decontaminate": ("rewardbench",)}},
+        "decontaminate: rewardbench would not be used, as source: english has",
+    ),
+    ({**ENGLISH, "data": {"source": "english", "split": "train"}}, "split: source english has nothing to choose from"),
+    ({**ENGLISH, "data": {"source": "english", "english": {"styles": 7}}}, "styles: 7 is too few for 4 kinds"),
+    (
+        nested("prompts.judge_template", "judge_short"),
+        "judge_short asks for a form that the testbed's warm-up does not",
+    ),
     (nested("model.dtype", "float16"), "model.dtype: float16 cannot train the testbed's base"),
     (nested("reward", {"judge": "pointwise", "judge_orders": "both"}), "reward.judge_orders: both is for two"),
     (

@@ -139,7 +139,10 @@ def test_every_wrong_name_of_a_recipe_is_listed_with_its_line(tmp_path: Path) ->
     )
     assert any(line.startswith(f"{recipe}, line 2: reward.function: there is no file ") for line in lines)
     template = f"{recipe}, line 4: prompts.judge_template: `nonsense` is neither a built-in template nor a file. Use "
-    assert any(line.startswith(f"{template}one of judge, judge_paper, judge_openrubrics, or the") for line in lines)
+    assert any(
+        line.startswith(f"{template}one of judge, judge_paper, judge_openrubrics, judge_short, or the")
+        for line in lines
+    )
 
 
 @pytest.mark.parametrize(
@@ -150,7 +153,7 @@ def test_every_wrong_name_of_a_recipe_is_listed_with_its_line(tmp_path: Path) ->
             "rubric",
             "`rubric` is neither a built-in template nor a file. Use one of judge, judge_paper",
         ),
-        ("rubric_template", "judge", "Use one of rubric, or the path"),
+        ("rubric_template", "judge", "Use one of rubric, rubric_short, or the path"),
         (
             "pointwise_template",
             "none.jinja",

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from rubric_arm_lite.cli.main import app
 from rubric_arm_lite.cli.plan import hours
 from rubric_arm_lite.data.load import read_blocks
+from rubric_arm_lite.data.testbed import TRAIN_PROMPTS
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.recipe.fields import Recipe
 from rubric_arm_lite.recipe.load import load_recipe
@@ -112,6 +113,14 @@ def test_only_roles_that_are_trained_count(tmp_path: Path) -> None:
     assert list(length_of(recipe(source, "schedule.order=judge_only")).tokens_per_cycle) == ["judge"]
     told = length_of(recipe("none.jsonl", "schedule.order=judge_only", "judge.max_steps=4"))
     assert told.steps_per_phase == {"judge": 4} and not told.length_unknown
+
+
+def test_the_english_world_needs_no_file() -> None:
+    found = length_of(recipe("english", "warmup.source=english"))
+    assert (found.train_prompts, found.test_pairs, found.length_unknown) == (TRAIN_PROMPTS, 200 * 4, None)
+    pairs = [f"data.{world}.pairs_per_prompt={number}" for world, number in (("english", 3), ("world", 5))]
+    assert length_of(recipe("english", "warmup.source=english", "data.test_prompts=7", *pairs)).test_pairs == 21
+    assert length_of(recipe("english", "warmup.source=english", "data.train_prompts=96")).train_prompts == 96
 
 
 def test_the_testbed_needs_no_file() -> None:

@@ -233,7 +233,10 @@ def test_stages() -> None:
     ("sets", "message"),
     [
         (["data.source=p.jsonl"], "start.source: testbed has responses to the testbed's prompts only"),
-        (["data.source=p.jsonl", "start.source=null"], "evaluation.judge: oracle knows the testbed's prompts only"),
+        (
+            ["data.source=p.jsonl", "start.source=null"],
+            "evaluation.judge: oracle knows the prompts of",
+        ),
         (["dpo.bta=0.2"], "Did you mean `dpo.beta`?"),
         (["model={max_context: 16}"], "leaves no room for a prompt"),
         (

@@ -7,17 +7,11 @@ overlooked criteria, broken format. Reinforcement learning has to correct them.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Generic
 
-from rubric_arm_lite.data.testbed.world import (
-    Task,
-    World,
-    criterion_met,
-    criterion_weight,
-    make_rubric,
-    principle_criterion,
-    task_of,
-)
+from rubric_arm_lite.data.testbed.preference import PreferenceWorld, T, criterion_weight, known_task
+from rubric_arm_lite.data.testbed.world import find
 from rubric_arm_lite.data.trajectories import WarmupRow
 from rubric_arm_lite.prompts.parsing import (
     ANALYSIS_HEADING,
@@ -32,6 +26,9 @@ from rubric_arm_lite.prompts.pointwise import pointwise_line
 from rubric_arm_lite.recipe import PointwiseWords, TeacherSettings
 from rubric_arm_lite.types import Comparison, Criterion, CriterionKind, PromptBlock, Rubric, Side
 
+Find = Callable[[Criterion, str, bool], tuple[bool, str]]
+"""Whether a response meets a criterion (never, if overlooked), and a justification: ``PreferenceWorld.find``."""
+
 
 def write_judgement(
     rubric: Rubric,
@@ -40,6 +37,7 @@ def write_judgement(
     winner: Side | None = None,
     overlooked: frozenset[int] = frozenset(),
     if_equal: Side = "A",
+    find: Find = find,
 ) -> str:
     """The judgement of a careful judge of the world, in the paper's format (app. E).
 
@@ -47,6 +45,7 @@ def write_judgement(
         winner: the side to name regardless of the findings; None names the side with more points.
         overlooked: criteria (by number, from 1) that are reported as missed for both responses.
         if_equal: the side to name if both have the same points.
+        find: how the judge finds out; the testbed's own world by default.
     """
     hard = [c for c in rubric.criteria if c.kind is CriterionKind.HARD_RULE]
     gatekeeper = (hard or list(rubric.criteria))[0]
@@ -56,21 +55,13 @@ def write_judgement(
     for side, heading in RESPONSE_HEADINGS.items():
         lines.append(heading)
         for number, criterion in enumerate(rubric.criteria, start=1):
-            met = number not in overlooked and criterion_met(criterion, responses[side])
+            met, finding = find(criterion, responses[side], number in overlooked)
             points[side] += criterion_weight(criterion) * met
-            finding = _finding(criterion, responses[side], met)
             lines.append(f"- Criterion {number} [{criterion.kind.label}]: {JUSTIFICATION_PREFIX} {finding}")
     if winner is None:
         winner = if_equal if points["A"] == points["B"] else ("A" if points["A"] > points["B"] else "B")
     justification = f"{JUSTIFICATION_PREFIX} A earns {points['A']}, B earns {points['B']}."
     return "\n".join([*lines, FINAL_HEADING, justification, f"{WINNER_PREFIX} {winner}"])
-
-
-def _finding(criterion: Criterion, response: str, met: bool) -> str:
-    subject = criterion.text.split()[-1]
-    if criterion.kind is CriterionKind.HARD_RULE:
-        subject += " appears," if subject in response.split() else " is absent,"
-    return f"{subject} is {'met' if met else 'missed'}."
 
 
 def write_pointwise_judgement(
@@ -79,6 +70,7 @@ def write_pointwise_judgement(
     words: PointwiseWords,
     overlooked: frozenset[int] = frozenset(),
     contradicted: frozenset[int] = frozenset(),
+    find: Find = find,
 ) -> str:
     """The pointwise judgement of a careful judge of the world: a finding and an answer for each criterion.
 
@@ -90,18 +82,17 @@ def write_pointwise_judgement(
     """
     lines = []
     for number, criterion in enumerate(rubric.criteria, start=1):
-        met = number not in overlooked and criterion_met(criterion, response)
-        finding = _finding(criterion, response, met)
+        met, finding = find(criterion, response, number in overlooked)
         answer = met != (number in contradicted)
         lines.append(f"\n{pointwise_line(number, criterion, answer, finding, words)}")
     return "".join(lines)
 
 
-class Teacher:
+class Teacher(Generic[T]):
     """Writes the warm-up texts of one world; with ``words`` its judgements are pointwise."""
 
     def __init__(
-        self, world: World, settings: TeacherSettings | None = None, words: PointwiseWords | None = None
+        self, world: PreferenceWorld[T], settings: TeacherSettings | None = None, words: PointwiseWords | None = None
     ) -> None:
         self.world = world
         self.words = words
@@ -114,7 +105,7 @@ class Teacher:
         for pair in (pair for block in blocks for pair in block.pairs):
             rng = random.Random(f"trajectory:{self.world.seed}:{seed}:{pair.pair_id}")
             shown = pair.present(rng.choice(("A", "B"))).comparison
-            rubric = self.rubric(task_of(pair), rng)
+            rubric = self.rubric(known_task(self.world, pair.prompt), rng)
             text = rubric.text if rng.random() >= self.settings.malformed_rubric else break_rubric(rubric, rng)
             judge = self.judgement if self.words is None else self.pointwise_judgement
             response_b = shown.response_b if self.words is None else None
@@ -122,7 +113,7 @@ class Teacher:
             rows.append(WarmupRow(shown.prompt, text, shown.response_a, response_b, judgement, rubric.text))
         return rows
 
-    def rubric(self, task: Task, rng: random.Random) -> Rubric:
+    def rubric(self, task: T, rng: random.Random) -> Rubric:
         """The hard rule and two distinct principles of the teacher's quality."""
         names: list[str] = []
         while len(names) < 2:
@@ -135,7 +126,7 @@ class Teacher:
                 name = rng.choice(self.world.attributes)
             if name not in names:
                 names.append(name)
-        return make_rubric([task.hard_rule(), *map(principle_criterion, names)])
+        return self.world.rubric(task, names)
 
     def judgement(self, comparison: Comparison, rubric: Rubric, rng: random.Random) -> str:
         """A judgement with the teacher's biases; it does not depend on the label."""
@@ -143,8 +134,19 @@ class Teacher:
         leaning: Side = "A" if rng.random() < settings.prefers_first else "B"
         overlooked = self._overlooked(rubric, rng)
         winner = leaning if rng.random() < settings.careless else None
-        text = write_judgement(rubric, comparison.response_a, comparison.response_b, winner, overlooked, leaning)
-        return break_judgement(text, rng) if rng.random() < settings.malformed_judgement else text
+        text = self.write(rubric, comparison, winner, overlooked, leaning)
+        return self.broken(text, rng) if rng.random() < settings.malformed_judgement else text
+
+    def write(
+        self, rubric: Rubric, comparison: Comparison, winner: Side | None, overlooked: frozenset[int], if_equal: Side
+    ) -> str:
+        """A well-formed judgement; arguments as of :func:`write_judgement`."""
+        a, b = comparison.response_a, comparison.response_b
+        return write_judgement(rubric, a, b, winner, overlooked, if_equal, self.world.find)
+
+    def broken(self, text: str, rng: random.Random) -> str:
+        """The text of a judgement with one fault."""
+        return break_judgement(text, rng)
 
     def pointwise_judgement(self, comparison: Comparison, rubric: Rubric, rng: random.Random) -> str:
         """A pointwise judgement of response A; a careless teacher answers against its findings."""
@@ -153,7 +155,7 @@ class Teacher:
         numbers = range(1, len(rubric.criteria) + 1)
         contradicted = frozenset(number for number in numbers if rng.random() < settings.careless)
         text = write_pointwise_judgement(
-            rubric, comparison.response_a, self.words or PointwiseWords(), overlooked, contradicted
+            rubric, comparison.response_a, self.words or PointwiseWords(), overlooked, contradicted, self.world.find
         )
         return break_pointwise_judgement(text, rng) if rng.random() < settings.malformed_judgement else text
 

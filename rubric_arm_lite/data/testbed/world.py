@@ -12,18 +12,16 @@ The seed of a world decides which topic likes what; words and their meanings are
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
-from itertools import combinations
+from typing import ClassVar
 
 from ruamel.yaml import YAML
 
-from rubric_arm_lite.errors import ConfigError
-from rubric_arm_lite.prompts import prompt_hash
+from rubric_arm_lite.data.testbed.preference import PreferenceWorld, known_split
 from rubric_arm_lite.recipe import WorldSettings
-from rubric_arm_lite.types import Criterion, CriterionKind, ParseStatus, PreferencePair, Prompt, PromptBlock, Rubric
+from rubric_arm_lite.types import Criterion, CriterionKind, Prompt, Rubric
 
 _WORDS = YAML(typ="safe").load(resources.files(__package__).joinpath("words.yaml").read_text("utf-8"))
 TOPICS, READERS, GENRES, NOISE, RULE_WORDS = (
@@ -33,7 +31,6 @@ PRINCIPLES: dict[str, tuple[str, str]] = {name: (one, two) for name, (one, two) 
 RULES: dict[str, tuple[str, str]] = {kind: (asked, met) for kind, (asked, met) in _WORDS["rules"].items()}
 """Hard rules by kind: the phrase of a prompt, and that of a criterion."""
 RESPONSE_WORDS = 6
-HARD_WEIGHT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +54,12 @@ class Task:
 
 
 @dataclass(frozen=True)
-class World:
+class World(PreferenceWorld[Task]):
     """One world; every draw derives from ``seed``."""
 
-    seed: int
     settings: WorldSettings = field(default_factory=WorldSettings)
+
+    source: ClassVar[str] = "testbed"
 
     @cached_property
     def topics(self) -> tuple[str, ...]:
@@ -73,37 +71,9 @@ class World:
         """The attributes that exist in this world; the first two per topic in a shuffled order are principles."""
         return tuple(PRINCIPLES)[: self.settings.attributes]
 
-    @cached_property
-    def likes(self) -> dict[str, tuple[str, str]]:
-        """The two principles each topic implies."""
-        order = list(self.attributes)
-        random.Random(f"world:{self.seed}").shuffle(order)
-        return {topic: (order[2 * i], order[2 * i + 1]) for i, topic in enumerate(self.topics)}
-
-    @cached_property
-    def dislikes(self) -> dict[str, tuple[str, str]]:
-        """The two attributes each topic dislikes: the pair that the next topic likes."""
-        following = self.topics[1:] + self.topics[:1]
-        return {topic: self.likes[after] for topic, after in zip(self.topics, following, strict=True)}
-
-    def recall(self, prompt: Prompt, rubric: Rubric) -> float:
-        """The share of the principles of a prompt's topic that a rubric names; 0 for a prompt of another world."""
-        task = parse_task(str(prompt))
-        if task is None:
-            return 0.0
-        likes = set(self.likes[task.topic])
-        return len(named_attributes(rubric) & likes) / len(likes)
-
-    def true_rubric(self, task: Task) -> Rubric:
-        """The rubric a perfect generator writes."""
-        liked = [principle_criterion(name) for name in self.likes[task.topic]]
-        return make_rubric([task.hard_rule(), *liked])
-
-    def score(self, task: Task, response: str) -> int:
-        """The hidden score of a response; the preferred one of a pair has the higher."""
-        shown = expressed(response)
-        liked = sum(name in shown for name in self.likes[task.topic])
-        return HARD_WEIGHT * meets_rule(task.rule, task.word, response) + liked
+    def task_of(self, prompt: Prompt) -> Task | None:
+        """The task of a prompt; see :func:`parse_task`."""
+        return parse_task(str(prompt))
 
     def combinations(self, split: str) -> list[tuple[str, str, str]]:
         """The topic × hard-rule combinations of a split: 3/4 train, 1/8 validation, 1/8 test."""
@@ -111,68 +81,34 @@ class World:
         random.Random(f"split:{self.seed}").shuffle(everything)
         first, second = len(everything) // 8, 2 * (len(everything) // 8)
         parts = {"train": everything[second:], "validation": everything[first:second], "test": everything[:first]}
-        if split not in parts:
-            raise ValueError(f"split: {split!r} is not one of {tuple(parts)}.")
-        return parts[split]
+        return parts[known_split(split)]
 
-    def blocks(self, split: str, prompts: int) -> list[PromptBlock]:
-        """``prompts`` distinct prompts of a split, topics in turn, each with its pairs.
-
-        Raises:
-            ConfigError: if the split has fewer distinct prompts than requested.
-        """
+    def tasks(self, split: str) -> dict[str, list[Task]]:
+        """The tasks of a split by topic, in random order."""
         rng = random.Random(f"prompts:{self.seed}:{split}")
         by_topic: dict[str, list[Task]] = {topic: [] for topic in self.topics}
         for topic, rule, word in self.combinations(split):
             by_topic[topic] += [Task(topic, reader, genre, rule, word) for reader in READERS for genre in GENRES]
         for tasks in by_topic.values():
             rng.shuffle(tasks)
-        blocks: list[PromptBlock] = []
-        while len(blocks) < prompts:
-            drawn = [tasks.pop() for tasks in by_topic.values() if tasks]
-            if not drawn:
-                raise ConfigError(
-                    f"The {split} split has {len(blocks)} distinct prompts, {prompts} were requested. Ask for fewer "
-                    "(data.train_prompts, data.test_prompts, warmup.prompts, evaluation.pairs or evaluation.prompts)."
-                )
-            blocks += [self.block(task, split) for task in drawn[: prompts - len(blocks)]]
-        return blocks
-
-    def block(self, task: Task, split: str) -> PromptBlock:
-        """One prompt with its preference pairs."""
-        prompt_id = prompt_hash(task.prompt)
-        rng = random.Random(f"pairs:{self.seed}:{split}:{prompt_id}")
-        pairs = tuple(self._pair(task, f"{prompt_id}-{i}", rng) for i in range(self.settings.pairs_per_prompt))
-        return PromptBlock(prompt_id, task.prompt, pairs)
-
-    def _pair(self, task: Task, pair_id: str, rng: random.Random) -> PreferencePair:
-        while True:
-            differs = rng.random() < self.settings.rule_differs
-            first = rng.random() < (0.5 if differs else 0.75)
-            met = (first, not first) if differs else (first, first)
-            one, two = (self.response(task, obeys, rng) for obeys in met)
-            scores = self.score(task, one), self.score(task, two)
-            if scores[0] != scores[1]:
-                break
-        chosen, rejected = (one, two) if scores[0] > scores[1] else (two, one)
-        if rng.random() < self.settings.label_noise:
-            chosen, rejected = rejected, chosen
-        return PreferencePair(pair_id, task.prompt, chosen, rejected, source="testbed", subset=task.topic)
+        return by_topic
 
     def response(self, task: Task, obeys: bool, rng: random.Random) -> str:
         """A response that meets the hard rule or not, with attributes drawn slot by slot."""
-        settings = self.settings
-        names: list[str] = []
-        for liked, disliked in zip(self.likes[task.topic], self.dislikes[task.topic], strict=True):
-            draw = rng.random()
-            if draw < settings.liked:
-                names.append(liked)
-            elif draw < settings.liked + settings.disliked:
-                names.append(disliked)
-        rest = [a for a in self.attributes if a not in self.likes[task.topic] + self.dislikes[task.topic]]
-        names += [name for name in rng.sample(rest, min(2, len(rest))) if rng.random() < 0.5]
-        words = [rng.choice(PRINCIPLES[name]) for name in names]
+        words = [rng.choice(PRINCIPLES[name]) for name in self.draw_attributes(task.topic, rng)]
         return place_words(words, task.rule, task.word, obeys, rng)
+
+    def principle(self, attribute: str) -> Criterion:
+        """The criterion that requires an attribute."""
+        return principle_criterion(attribute)
+
+    def named(self, rubric: Rubric) -> frozenset[str]:
+        """The attributes that a rubric's principles require."""
+        return named_attributes(rubric)
+
+    def find(self, criterion: Criterion, response: str, overlooked: bool = False) -> tuple[bool, str]:
+        """Whether a response meets a criterion, and the justification that says so; see :func:`find`."""
+        return find(criterion, response, overlooked)
 
 
 def place_words(words: list[str], rule: str, word: str, obeys: bool, rng: random.Random) -> str:
@@ -209,12 +145,6 @@ def hard_rule_criterion(rule: str, word: str) -> Criterion:
     return Criterion(f"The response {RULES[rule][1]} {word}", CriterionKind.HARD_RULE)
 
 
-def make_rubric(criteria: list[Criterion]) -> Rubric:
-    """A parsed rubric made from criteria."""
-    rubric = Rubric("", tuple(criteria), ParseStatus.OK)
-    return Rubric(rubric.render(), rubric.criteria, ParseStatus.OK)
-
-
 def named_attributes(rubric: Rubric) -> frozenset[str]:
     """The attributes that a rubric's principles require."""
     texts = {c.text for c in rubric.criteria if c.kind is CriterionKind.PRINCIPLE}
@@ -230,9 +160,17 @@ def criterion_met(criterion: Criterion, response: str) -> bool:
     return criterion.text.removeprefix("The response is ") in expressed(response)
 
 
-def criterion_weight(criterion: Criterion) -> int:
-    """What a met criterion adds to a response's score."""
-    return HARD_WEIGHT if criterion.kind is CriterionKind.HARD_RULE else 1
+def find(criterion: Criterion, response: str, overlooked: bool = False) -> tuple[bool, str]:
+    """Whether a response meets a criterion, as a careful judge of the world finds, and its justification.
+
+    Args:
+        overlooked: report the criterion as missed in any case.
+    """
+    met = not overlooked and criterion_met(criterion, response)
+    subject = criterion.text.split()[-1]
+    if criterion.kind is CriterionKind.HARD_RULE:
+        subject += " appears," if subject in response.split() else " is absent,"
+    return met, f"{subject} is {'met' if met else 'missed'}."
 
 
 def parse_task(prompt: str) -> Task | None:
@@ -245,57 +183,3 @@ def parse_task(prompt: str) -> Task | None:
         if task.prompt == prompt and phrase in prompt:
             return task
     return None
-
-
-def task_of(pair: PreferencePair) -> Task:
-    """The task of a pair's prompt.
-
-    Raises:
-        ValueError: if the prompt is not of this world.
-    """
-    task = parse_task(str(pair.prompt))
-    if task is None:
-        raise ValueError(f"Not a prompt of the testbed's world: {pair.prompt!r}")
-    return task
-
-
-# --- the accuracy of a perfect judge: the ceiling, and the floors, that a report shows beside its results -----------
-
-
-def points(rubric: Rubric, response: str) -> int:
-    """Weighted count of the criteria that a response meets."""
-    return sum(criterion_weight(c) * criterion_met(c, response) for c in rubric.criteria)
-
-
-def oracle_accuracy(pairs: Sequence[PreferencePair], rubric_of: Callable[[Task], Rubric]) -> float:
-    """Accuracy of a judge without errors under the rubrics that ``rubric_of`` returns; a tie counts ½.
-
-    Raises:
-        ValueError: if a prompt is not of the testbed's world, or there are no pairs.
-    """
-    if not pairs:
-        raise ValueError("The oracle needs at least one pair.")
-    total = 0.0
-    for pair in pairs:
-        rubric = rubric_of(task_of(pair))
-        gap = points(rubric, pair.chosen) - points(rubric, pair.rejected)
-        total += 1.0 if gap > 0 else 0.5 if gap == 0 else 0.0
-    return total / len(pairs)
-
-
-def oracle(world: World, pairs: Sequence[PreferencePair]) -> dict[str, float]:
-    """Accuracy under the true rubric, the hard rule alone, the best generic pair of principles, and a random pair."""
-
-    def fixed(*names: str) -> Callable[[Task], Rubric]:
-        return lambda task: make_rubric([task.hard_rule(), *map(principle_criterion, names)])
-
-    def drawn(task: Task) -> Rubric:
-        names = random.Random(f"oracle:{world.seed}:{task.prompt}").sample(world.attributes, 2)
-        return fixed(*names)(task)
-
-    return {
-        "true": oracle_accuracy(pairs, world.true_rubric),
-        "hard_rule": oracle_accuracy(pairs, fixed()),
-        "generic": max(oracle_accuracy(pairs, fixed(*names)) for names in combinations(world.attributes, 2)),
-        "random": oracle_accuracy(pairs, drawn),
-    }

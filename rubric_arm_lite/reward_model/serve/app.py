@@ -15,6 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from rubric_arm_lite import __version__, errors
+from rubric_arm_lite.data.testbed import make_world
+from rubric_arm_lite.recipe import WORLDS
 from rubric_arm_lite.recipe.entries import printable
 from rubric_arm_lite.reward_model.serve import schema
 from rubric_arm_lite.reward_model.serve.batcher import BatchedJudge, Batcher
@@ -57,13 +59,11 @@ def build_app(
     )
     _add_error_handlers(app)
     _add_routes(app, name, judge, batcher, seconds)
-    if page and judge.model.recipe.data.source == "testbed":
-        from rubric_arm_lite.data.testbed import World
+    recipe, draw = judge.model.recipe, random.Random()
+    if page and (world := make_world(recipe.data, recipe.seed)) is not None:
+        pairs = [pair for block in world.blocks("test", 40) for pair in block.pairs]
 
-        recipe, draw = judge.model.recipe, random.Random()
-        pairs = [pair for block in World(recipe.seed, recipe.data.world).blocks("test", 40) for pair in block.pairs]
-
-        @app.get("/v1/example", summary="A random pair of the testbed, in random order")
+        @app.get("/v1/example", summary="A random pair of the run's synthetic world, in random order")
         async def example() -> dict[str, Any]:
             shown = draw.choice(pairs).present(draw.choice(("A", "B"))).comparison
             return {"prompt": shown.prompt, "response_a": shown.response_a, "response_b": shown.response_b}
@@ -106,7 +106,7 @@ def _add_routes(
             "state": judge.state,
             "states": judge.states(),
             "max_votes": schema.MAX_VOTES,
-            "examples": recipe.data.source == "testbed",
+            "examples": recipe.data.source in WORLDS,
         }
 
     async def answer(body: schema.Body, request: Request) -> schema.WrittenRubric:

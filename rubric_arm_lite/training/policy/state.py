@@ -19,12 +19,12 @@ import torch
 from rubric_arm_lite.data import Counts, shuffle_blocks, split_blocks
 from rubric_arm_lite.data.load import held_out_settings
 from rubric_arm_lite.data.pairs import load_answers, read_prompts
-from rubric_arm_lite.data.testbed import TRAIN_PROMPTS, World, parse_task
+from rubric_arm_lite.data.testbed import TRAIN_PROMPTS, AnyWorld, known_task, make_world
 from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError
 from rubric_arm_lite.models import AdapterModel, ServerSettings, load_model
 from rubric_arm_lite.models.lora import adamw_8bit
 from rubric_arm_lite.prompts import PromptBuilder, Templates, parse_rubric, prompt_hash, wording
-from rubric_arm_lite.recipe import PolicyRecipe, Recipe, derive_seed
+from rubric_arm_lite.recipe import WORLDS, PolicyRecipe, Recipe, derive_seed
 from rubric_arm_lite.reward_model import RubricRewardModel, Verdict, check_compares
 from rubric_arm_lite.runs import Journal, Progress, RunDirectory, adapter_folder, recipe_of_run
 from rubric_arm_lite.training.learner import Learner
@@ -75,15 +75,15 @@ class PolicyState:
         # Through transformers, as DPO's trainer loads it so.
         self.model_settings = (recipe.model or self.reward_recipe.model).model_copy(update={"backend": "transformers"})
         recipe.check_room(self.model_settings.max_context)
-        self.world: World | None = None
-        if recipe.data.source == "testbed":
+        self.world: AnyWorld | None = None
+        if (source := recipe.data.source) in WORLDS:
             data = self.reward_recipe.data
-            if data.source != "testbed":
+            if data.source != source:
                 raise ConfigError(
-                    f"data.source: testbed means the world that the reward model was trained in, but {r.run} was "
-                    f"trained on {data.source}. Give a file of prompts, or a run of the testbed."
+                    f"data.source: {source} means the world that the reward model was trained in, but {r.run} was "
+                    f"trained on {data.source}. Give a file of prompts, or a run of {source}."
                 )
-            self.world = World(self.reward_recipe.seed, data.world)
+            self.world = make_world(data, self.reward_recipe.seed)
         self.requests = load_requests(recipe, self.world, self._fits)
         if recipe.method == "grpo" and len(self.requests.train) < recipe.rounds:
             raise ConfigError(
@@ -251,7 +251,7 @@ class Requests:
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
-def load_requests(recipe: PolicyRecipe, world: World | None, fits: Callable[[str], bool]) -> Requests:
+def load_requests(recipe: PolicyRecipe, world: AnyWorld | None, fits: Callable[[str], bool]) -> Requests:
     """The recipe's requests that fit the context. Conversations are skipped: the policy answers single requests.
 
     Raises:
@@ -292,11 +292,11 @@ def _blocks(prompts: Iterable[Prompt]) -> list[PromptBlock]:
 
 
 def start_answers(
-    recipe: PolicyRecipe, world: World | None, held_out: Set[str] = frozenset()
+    recipe: PolicyRecipe, world: AnyWorld | None, held_out: Set[str] = frozenset()
 ) -> Sequence[tuple[str, str]]:
     """Requests with the answers that the supervised start imitates; empty without such a start.
 
-    On the testbed these are all responses of the world's pairs, chosen or not: the start learns the form of an answer,
+    In a synthetic world these are all responses of its pairs, chosen or not: the start learns the form of an answer,
     not which one is good. Other answers to the prompts of ``held_out``, by wording, are skipped.
 
     Raises:
@@ -305,7 +305,7 @@ def start_answers(
     source = recipe.start.source
     if source is None:
         return []
-    if source == "testbed" and world is not None:
+    if world is not None and source == world.source:
         pairs = [p for b in world.blocks("train", recipe.data.train_prompts or TRAIN_PROMPTS) for p in b.pairs]
         return [(str(pair.prompt), answer) for pair in pairs for answer in (pair.chosen, pair.rejected)]
     answers = [(p, a) for p, a in load_answers(source) if isinstance(p, str) and wording(p) not in held_out]
@@ -350,14 +350,11 @@ class FixedRubricJudge:
         return [next(verdicts) if rubric.usable else Verdict(rubric) for rubric in rubrics]
 
 
-def oracle(world: World) -> IndependentJudge:
-    """The testbed's world as a judge: it knows the hidden score of every response, from 0 to 4."""
+def oracle(world: AnyWorld) -> IndependentJudge:
+    """A synthetic world as a judge: it knows the hidden score of every response, from 0 to 4."""
 
     def score(prompt: Prompt, response: str) -> float:
-        task = parse_task(str(prompt))
-        if task is None:
-            raise ValueError(f"Not a prompt of the testbed's world: {prompt!r}")
-        return float(world.score(task, response))
+        return float(world.score(known_task(world, prompt), response))
 
     def judge(comparisons: Sequence[Comparison]) -> Opinions:
         scores = [score(c.prompt, c.response_a) for c in comparisons]
