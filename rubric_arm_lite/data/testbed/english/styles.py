@@ -12,7 +12,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import resources
 from typing import Literal
+
+from ruamel.yaml import YAML
 
 from rubric_arm_lite.data.testbed.english.texts import sentences_of, words_of
 
@@ -43,117 +46,15 @@ class Style:
         return rng.choice(self.wordings[-HELD_OUT:] if held_out else self.wordings[:-HELD_OUT])
 
 
-_ALL = (
-    Style(
-        "greeting",
-        "opening",
-        "The response greets the user.",
-        r"\bgreet(s|ed|ing|ings)?\b|\bsays? (hello|hi)\b|\bsalutations?\b",
-        (
-            "Hi there!", "Hello!", "Good day to you!", "Hey, nice to meet you!", "Greetings, friend!", "Welcome!",
-            "Hi, good to see you!", "Good morning!",
-        ),
-    ),
-    Style(
-        "offer",
-        "closing",
-        "The response offers further help.",
-        r"\boffer(s|ed|ing)?\b.*\b(help|assistance|support)\b|\b(further|more|additional) (help|assistance|support)\b",
-        (
-            "Let me know if you need more help.", "I can explain more if you want.",
-            "Feel free to ask me anything else.", "Just write again if something is unclear.",
-            "I am here if you need anything more.", "Tell me if you want another version.",
-            "I am happy to help further.", "If you need more, just ask.",
-        ),
-    ),
-    Style(
-        "source",
-        "closing",
-        "The response names a source.",
-        r"\bsources?\b|\bcit(e|es|ed|ing|ation|ations)\b|\breferences\b",
-        (
-            "Source: the city library.", "I took this from a school handbook.", "This follows a guide by the museum.",
-            "According to the national archive, this is right.", "My source is an old encyclopedia.",
-            "This comes from a report by the university.", "Source: a textbook on the subject.",
-            "You can find this in the public almanac.",
-        ),
-    ),
-    Style(
-        "bullets",
-        "layout",
-        "The response uses bullet points.",
-        r"\bbullet(s|ed)?\b|\bbullet[ -]?points?\b",
-        ("-", "*", "•", "+", "◦", "·"),
-    ),
-    Style(
-        "doubt",
-        "closing",
-        "The response admits that it may be wrong.",
-        r"\b(may|might|could) be (wrong|mistaken|incorrect)\b|\b(may|might|could|can) (contain|have|make) (errors?|"
-        r"mistakes?)\b|\buncertain(ty)?\b|\bunsure\b|\bcaveats?\b|"
-        r"\bnot (fully |entirely |completely )?(sure|certain)\b",
-        (
-            "I may be wrong about this.", "Please check this yourself, as I can make mistakes.",
-            "I am not fully sure of this.", "Take this with a grain of salt.", "There could be an error in this.",
-            "I cannot promise that this is correct.", "I might have made a mistake here.",
-            "Do not rely on this alone, since I am unsure.",
-        ),
-    ),
-    Style(
-        "enthusiasm",
-        "opening",
-        "The response shows enthusiasm.",
-        r"\benthusias(m|tic|tically)\b|\bexcite(d|ment)\b|\bexcitedly\b",
-        (
-            "What a great thing to ask!", "I love this!", "This is so exciting!", "Wow, what a fun task!",
-            "How wonderful!", "Amazing, my favorite subject!", "Oh, this is fantastic!", "I am thrilled to do this!",
-        ),
-    ),
-    Style(
-        "thanks",
-        "opening",
-        "The response thanks the user.",
-        r"\bthank(s|ed|ing|ful)?\b|\bgratitude\b|\bgrateful\b",
-        (
-            "Thank you for asking.", "Thanks for your message.", "Thanks a lot for reaching out.",
-            "I appreciate your request.", "Many thanks for writing.", "Thank you for turning to me.",
-            "I am grateful that you asked.", "Thanks for bringing this to me.",
-        ),
-    ),
-    Style(
-        "summary",
-        "closing",
-        "The response ends with a summary.",
-        r"\bsummar(y|ies|ize|izes|ized|izing|ise|ises|ised|ising)\b|\bsums? up\b|\brecaps?\b",
-        (
-            "In short, that is the main point.", "To sum up, this is all it takes.",
-            "In a nutshell, it comes down to this.", "To conclude, that covers it.",
-            "In summary, this is the core of it.", "All in all, it is quite simple.", "In brief, this is the gist.",
-            "To wrap up, that is the whole idea.",
-        ),
-    ),
-    Style(
-        "question",
-        "closing",
-        "The response asks the user a question.",
-        r"\b(asks?|poses?|ends? with|closes? with) (the user |them |the reader )?(a|another|one) ([\w-]+ )?question\b",
-        (
-            "Does this help?", "Is that what you had in mind?", "What do you think?", "Would you change anything?",
-            "Was that clear?", "How does that sound?", "Does that answer it?",
-            "Is there a part you would like to change?",
-        ),
-    ),
-    Style(
-        "encouragement",
-        "closing",
-        "The response encourages the user.",
-        r"\bencourag(e|es|ed|ing|ement)\b|\bmotivat(e|es|ed|ing|ional)\b",
-        (
-            "You can do this!", "Good luck!", "I believe in you!", "Keep going!", "You are on the right track!",
-            "You will do well!", "I am rooting for you!", "Have faith in yourself!",
-        ),
-    ),
-)  # fmt: skip
+def _load() -> tuple[Style, ...]:
+    rows = YAML(typ="safe").load(resources.files(__package__).joinpath("styles.yaml").read_text("utf-8"))
+    return tuple(
+        Style(name, row["place"], row["criterion"], rf"\b(?:{'|'.join(row['keywords'])})\b", tuple(row["wordings"]))
+        for name, row in rows.items()
+    )
+
+
+_ALL = _load()
 STYLES = {style.name: style for style in _ALL}
 _OPENINGS = {wording: s.name for s in _ALL if s.place == "opening" for wording in s.wordings}
 _CLOSINGS = {wording: s.name for s in _ALL if s.place == "closing" for wording in s.wordings}
