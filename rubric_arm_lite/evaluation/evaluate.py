@@ -134,12 +134,15 @@ class Evaluator:
         for order, judgements in (("original", verdict.original), ("swapped", verdict.swapped)):
             reward = metrics.format_reward(judgements[0], verdict.rubric, "strict") if judgements else 0.0
             row[f"{order}_format"] = reward
+            row[f"{order}_faithful"] = metrics.follows_findings(judgements[0], verdict.rubric) if judgements else None
         return row
 
     def _accuracies(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         """Means over the rows."""
-        formats = [row[f"{order}_format"] for row in rows for order in ("original", "swapped")]
-        return {**metrics.order_statistics(rows, self.settings.bootstrap, self.seed), "format": metrics.mean(formats)}
+        statistics = metrics.order_statistics(rows, self.settings.bootstrap, self.seed)
+        of_both = [(row[f"{o}_format"], row[f"{o}_faithful"]) for row in rows for o in ("original", "swapped")]
+        formats, faithful = zip(*of_both, strict=True)
+        return {**statistics, "format": metrics.mean(formats), **metrics.faithfulness(faithful)}
 
     def _sampled(self, verdicts: Sequence[Any]) -> tuple[float, float]:
         """The mean format reward of sampled judgements, and the accuracy of their majorities."""
@@ -179,6 +182,7 @@ class PointwiseEvaluator(Evaluator):
             "accuracy": verdict.correct("A", unparsed),
             "accuracy_words": margin_accuracy(margin_words, unparsed),
             "format": metrics.mean([bool(votes) and votes[0].status is ParseStatus.OK for votes in scores]),
+            "faithful": [metrics.follows_justification(a) for votes in scores for s in votes[:1] for a in s.answers],
         }
 
     def _accuracies(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -194,6 +198,7 @@ class PointwiseEvaluator(Evaluator):
             "tie_rate_words": metrics.mean([is_tie(row["margin_words"]) for row in rows]),
             "unparsed": metrics.mean([row["margin"] is None for row in rows]),
             "format": metrics.mean([row["format"] for row in rows]),
+            **metrics.faithfulness([follows for row in rows for follows in row["faithful"]]),
         }
 
     def _sampled(self, verdicts: Sequence[PointwiseVerdict]) -> tuple[float, float]:

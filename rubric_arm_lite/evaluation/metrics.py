@@ -11,8 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rubric_arm_lite.prompts import check_format, prompt_text
+from rubric_arm_lite.prompts.parsing import stated_met
 from rubric_arm_lite.recipe import derive_seed
 from rubric_arm_lite.reward_model import Verdict
+from rubric_arm_lite.reward_model.verdict import Answer
 from rubric_arm_lite.types import CriterionKind, Judgement, ParseStatus, PreferencePair, Prompt, Recall, Rubric
 
 MOSTLY = 0.5
@@ -30,6 +32,39 @@ def format_reward(judgement: Judgement, rubric: Rubric, mode: str) -> float:
         return 0.0
     check = check_format(judgement, rubric)
     return float(check.strict) if mode == "strict" else check.share
+
+
+def follows_findings(judgement: Judgement, rubric: Rubric) -> bool | None:
+    """Whether the verdict of a judgement follows from its own findings; None where they do not decide.
+
+    They decide if every criterion is plainly called met or missed for either response (:func:`stated_met`) and one
+    response meets all that the other meets, and more: whatever the criteria weigh, that one is the better.
+    """
+    if judgement.winner is None:
+        return None
+    met: dict[str, set[int]] = {"A": set(), "B": set()}
+    lines = [(a.side, a.number, a.kind) for a in judgement.assessments]
+    expected = [(side, i, c.kind) for side in ("A", "B") for i, c in enumerate(rubric.criteria, start=1)]
+    outcomes = [stated_met(a.justification) for a in judgement.assessments]
+    if sorted(lines) != sorted(expected) or None in outcomes:
+        return None
+    for (side, number, _), outcome in zip(lines, outcomes, strict=True):
+        met[side] |= {number} if outcome else set()
+    better = "A" if met["A"] > met["B"] else "B" if met["B"] > met["A"] else None
+    return None if better is None else judgement.winner == better
+
+
+def follows_justification(answer: Answer) -> bool | None:
+    """Whether a pointwise judge's likelier answer is what its justification states; None if that is not plain."""
+    stated = stated_met(answer.justification)
+    return None if stated is None else stated == (answer.p_true > answer.p_false)
+
+
+def faithfulness(faithful: Sequence[bool | None]) -> dict[str, float]:
+    """The share of those that follow, where anything was decided; and the share that was (:func:`follows_findings`)."""
+    decided = [follows for follows in faithful if follows is not None]
+    shares = {"faithfulness": mean(decided)} if decided else {}
+    return {**shares, "findings_decide": len(decided) / len(faithful) if faithful else 0.0}
 
 
 def verdict_row(pair: PreferencePair, verdict: Verdict, unparsed_value: float, seed: int) -> dict[str, Any]:

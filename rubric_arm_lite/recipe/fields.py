@@ -549,6 +549,8 @@ class RewardSettings(Settings):
     """Weight of the format reward. Pairwise only: a malformed pointwise judgement has the reward −1."""
     format_mode: Literal["strict", "graded"] = "strict"
     """`strict`: 1 if the judgement has every section and answers every criterion, else 0; `graded`: the share of it."""
+    faithful: bool = False
+    """Pairwise only: a judgement whose verdict contradicts its own findings earns no format reward."""
     unparsed: Literal["zero", "mask"] = "zero"
     """Rubric phase: an unparsed judgement counts as wrong (`zero`), or removes the rubric from its group (`mask`)."""
     short_bonus: NonNegative = 0.1
@@ -701,6 +703,11 @@ class Recipe(RunSettings):
                 raise ValueError(
                     "reward.judge_orders: both is for two responses in one prompt, but a pointwise judge sees one. "
                     "Use one."
+                )
+            if self.reward.faithful:
+                raise ValueError(
+                    "reward.faithful: true is for verdicts between two responses, but a pointwise judge gives none. "
+                    "Use false."
                 )
             if self.schedule.until is not None and self.schedule.until.metric == "consistency":
                 raise ValueError(

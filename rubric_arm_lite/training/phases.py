@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from rubric_arm_lite.errors import ConfigError, first_line
+from rubric_arm_lite.evaluation.metrics import follows_findings
 from rubric_arm_lite.models import Sampling
 from rubric_arm_lite.prompts import parse_judgement, parse_rubric
+from rubric_arm_lite.prompts.parsing import stated_met
 from rubric_arm_lite.recipe import Recipe, derive_seed, load_plugin
 from rubric_arm_lite.reward_model import Judge, PointwiseJudge, PointwiseVerdict, RubricGenerator, make_judge
 from rubric_arm_lite.reward_model.judge import JudgedText
@@ -114,6 +116,7 @@ class JudgePhase:
             judgements = [parse_judgement(s.text, rubric, s.finish_reason) for s in group.samples]
             self._counts.update(f"parse/{judgement.status.value}" for judgement in judgements)
             self._counts.update(f"verdicts/{judgement.winner or 'none'}" for judgement in judgements)
+            self._count_findings(follows_findings(judgement, rubric) for judgement in judgements)
             rewards.append([judge_reward(j, rubric, labeled, self._recipe.reward) for j in judgements])
         return rewards
 
@@ -127,6 +130,8 @@ class JudgePhase:
             for judgement in (text.judgement for text in texts[-1] if text.judgement):
                 self._counts[f"parse/{judgement.status.value}"] += 1
                 self._counts.update(f"answers/{'true' if answer.met else 'false'}" for answer in judgement.answers)
+                stated = ((stated_met(answer.justification), answer.met) for answer in judgement.answers)
+                self._count_findings(None if said is None else said == met for said, met in stated)
         scores = judge.read([text for judged in texts for text in judged])
         values = [[scores[text].value for text in judged] for judged in texts]
         rewards: list[list[Reward]] = []
@@ -134,13 +139,18 @@ class JudgePhase:
             rewards += pointwise_judge_rewards(values_a, values_b, group.example.comparisons[0])
         return rewards
 
+    def _count_findings(self, follow: Iterable[bool | None]) -> None:
+        names = {True: "followed", False: "contradicted"}
+        self._counts.update(f"findings/{names[follows]}" for follows in follow if follows is not None)
+
     def metrics(self) -> dict[str, float]:
-        """Fractions of usable rubrics, parse statuses and verdicts (or answers), and the cache's hit rate."""
+        """Fractions of usable rubrics, parse statuses, verdicts (or answers) and findings; the cache's hit rate."""
         pointwise = isinstance(self._judge, PointwiseJudge)
         return {
             **fractions(self._counts, "rubrics", ("usable", "unusable")),
             **fractions(self._counts, "parse", STATUSES),
             **fractions(self._counts, *(("answers", ("true", "false")) if pointwise else VERDICTS)),
+            **fractions(self._counts, "findings", ("followed", "contradicted")),
             "cache/hit_rate": self._generator.cache.hit_rate,
         }
 

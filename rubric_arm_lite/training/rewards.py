@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rubric_arm_lite.evaluation.metrics import format_reward
+from rubric_arm_lite.evaluation.metrics import follows_findings, format_reward
 from rubric_arm_lite.recipe import RewardSettings
 from rubric_arm_lite.reward_model import PointwiseVerdict, Verdict
 from rubric_arm_lite.reward_model.verdict import TIE
@@ -19,9 +19,11 @@ from rubric_arm_lite.types import Judgement, LabeledComparison, Reward, Rubric, 
 
 
 def judge_reward(judgement: Judgement, rubric: Rubric, labeled: LabeledComparison, settings: RewardSettings) -> Reward:
-    """Reward of one judgement in the judge phase."""
+    """Reward of one judgement in the judge phase; with ``faithful`` a verdict against its findings has no format."""
     accuracy = float(judgement.winner == labeled.preferred)
     form = format_reward(judgement, rubric, settings.format_mode)
+    if settings.faithful and follows_findings(judgement, rubric) is False:
+        form = 0.0
     return Reward(accuracy + settings.format_weight * form, (("accuracy", accuracy), ("format", form)))
 
 
