@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rubric_arm_lite.data.testbed.preference import known_task
 from rubric_arm_lite.data.testbed.trajectories import write_judgement as write_world_judgement
-from rubric_arm_lite.data.testbed.world import World, task_of
+from rubric_arm_lite.data.testbed.world import World
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.evaluation.metrics import faithfulness, follows_findings, follows_justification
 from rubric_arm_lite.prompts.parsing import parse_judgement, parse_rubric
@@ -17,7 +18,7 @@ from rubric_arm_lite.recipe.fields import RewardSettings
 from rubric_arm_lite.recipe.load import load_recipe
 from rubric_arm_lite.reward_model.verdict import Answer
 from rubric_arm_lite.training.rewards import judge_reward
-from rubric_arm_lite.types import Comparison, LabeledComparison, Rubric, Side, other_side
+from rubric_arm_lite.types import Comparison, LabeledComparison, ParseStatus, Rubric, Side, other_side
 from tests.judgements import RUBRIC, any_text, write_judgement
 from tests.players import blocks, recipe, right, sampler
 from tests.training.test_phases import judge_phase, rollout
@@ -73,7 +74,7 @@ def test_a_careful_judge_is_faithful_and_one_that_turns_its_verdict_is_not(seed:
     """In the world hard rules weigh 2: a judge that adds up its findings never contradicts them."""
     world, rng = World(seed % 7), random.Random(seed)
     pair = rng.choice(world.blocks("test", 8)).pairs[0]
-    rubric = world.true_rubric(task_of(pair))
+    rubric = world.true_rubric(known_task(world, pair.prompt))
     text = write_world_judgement(rubric, pair.chosen, pair.rejected)
     judgement = parse_judgement(text, rubric)
     follows = follows_findings(judgement, rubric)
@@ -81,6 +82,14 @@ def test_a_careful_judge_is_faithful_and_one_that_turns_its_verdict_is_not(seed:
     assert judgement.winner is not None
     turned = write_world_judgement(rubric, pair.chosen, pair.rejected, winner=other_side(judgement.winner))
     assert follows_findings(parse_judgement(turned, rubric), rubric) is (None if follows is None else False)
+
+
+def test_the_short_form_quotes_its_findings() -> None:
+    """The judge that an update destroyed found the right words, and wrote the same tally whatever it had found."""
+    text = '--- Final Judgment ---\n1 short: A none, B "Yes.".\n2 kind: A none, B none.\nJustification: A 1, B 0.\n'
+    for winner, follows in (("A", False), ("B", True)):
+        judgement = parse_judgement(f"{text}Winner: Response {winner}", RUBRIC)
+        assert judgement.status is ParseStatus.OK and follows_findings(judgement, RUBRIC) is follows
 
 
 @given(any_text)
