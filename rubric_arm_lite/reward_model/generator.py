@@ -115,7 +115,7 @@ class RubricGenerator:
         Args:
             draws: numbers the rubrics of one prompt from 0; all 0 by default.
             adapter: the adapter that writes; None is the bare base.
-            attempts: how often a sampled rubric that does not parse is drawn again.
+            attempts: how often a rubric is drawn at most, until one parses; a greedy one is written once.
         """
         state = self.sampler.fingerprint(adapter)
         template = self.prompts.templates.fingerprint()

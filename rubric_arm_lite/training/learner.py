@@ -34,7 +34,7 @@ from rubric_arm_lite.training.losses import grpo_loss
 from rubric_arm_lite.training.schedule import GRPORecipe
 from rubric_arm_lite.types import Role, RolloutGroup, StepMetrics
 
-HALF_SCALE = 2.0**16
+FLOAT16_LOSS_SCALE = 2.0**16
 """Factor on the loss with a float16 base, whose gradients would underflow in the backward pass; halved on overflow."""
 
 
@@ -47,7 +47,7 @@ class Learner:
         self.recipe = recipe
         self.layout = model.layout
         self.budgets: dict[Role, TokenBudget] = {}
-        self.loss_scale = HALF_SCALE if model.model.dtype == torch.float16 else 1.0
+        self.loss_scale = FLOAT16_LOSS_SCALE if model.model.dtype == torch.float16 else 1.0
         self.optimizers: dict[Role, torch.optim.Optimizer] = {}
         for role in recipe.roles:
             if not (parameters := self._parameters(role)):
@@ -107,9 +107,9 @@ class Learner:
         if not rows:
             return StepMetrics({"updates": 0.0})
         if self.processes.world > 1:  # whole groups, with about as many tokens as each other process has
-            own = [list(group) for _, group in itertools.groupby(rows, key=lambda row: row.prompt_ids)]
-            indices = self.processes.own_indices([count_tokens(group, self.layout) for group in own])
-            rows = [row for i in indices for row in own[i]]
+            by_prompt = [list(group) for _, group in itertools.groupby(rows, key=lambda row: row.prompt_ids)]
+            own = self.processes.own_indices([count_tokens(group, self.layout) for group in by_prompt])
+            rows = [row for i in own for row in by_prompt[i]]
         values: dict[str, float] = {}
         batches: list[tuple[RowBatch, Tensor | None]] = []
         done, micro_batch_total = 0, 0
@@ -129,9 +129,9 @@ class Learner:
             sums = self._combine(role, sums)
             if not self._unscale(role):
                 continue
-            loss, kl, clipped, entropy, tokens, micro_batch_total, ratio_error = sums.tolist()
+            loss, kl, clipped, entropy, tokens, micro_batch_total, max_log_ratio = sums.tolist()
             means = {"loss": loss, "kl": kl / tokens, "clip_ratio": clipped / tokens, "entropy": entropy / tokens}
-            for name, value in {**means, "log_ratio/max": ratio_error, "grad_norm": self._step(role)}.items():
+            for name, value in {**means, "log_ratio/max": max_log_ratio, "grad_norm": self._step(role)}.items():
                 values[name] = values.get(name, 0.0) + value / settings.num_iterations
             done += 1
         return StepMetrics({**values, "updates": float(settings.num_iterations), "micro_batches": micro_batch_total})
@@ -149,9 +149,9 @@ class Learner:
         return torch.cat([gathered[:, :-1].sum(0), gathered[:, -1:].max(0).values])
 
     def _batches(self, role: Role, rows: Sequence[Row]) -> list[tuple[RowBatch, Tensor | None]]:
-        """Micro-batches of the recipe's tokens, or of those measured at the first update; each with reference logprobs.
+        """Micro-batches, each with its reference log-probabilities (None if beta is 0).
 
-        The reference is needed only if beta is positive.
+        Their size is the recipe's ``micro_batch_tokens``, or what fitted into memory at the first update.
         """
         settings, model = self.recipe.grpo(role), self.model
         if not rows:
@@ -230,7 +230,7 @@ class Learner:
         """
         settings = self.recipe.grpo(role)
         sums = torch.zeros(4, dtype=torch.float64)
-        ratio_error = 0.0
+        max_log_ratio = 0.0
         with self.model.using(role, train=True) as model:
             if not any(p.requires_grad for p in self._parameters(role)):
                 raise TrainingError(f"No parameter of the adapter `{role}` is trainable.")
@@ -252,9 +252,9 @@ class Learner:
                 torch.autograd.backward(parts.loss * self.loss_scale)
                 addends = (parts.loss.detach(), parts.kl_sum, parts.clipped_sum, parts.entropy_sum)
                 sums += torch.stack([addend.double().cpu() for addend in addends])
-                ratio_error = max(ratio_error, float(parts.ratio_error))
+                max_log_ratio = max(max_log_ratio, float(parts.max_log_ratio))
         tokens = sum(int(batch.mask_RC.sum()) for batch, _ in batches)
-        counts = torch.tensor([tokens, len(batches), ratio_error], dtype=torch.float64)
+        counts = torch.tensor([tokens, len(batches), max_log_ratio], dtype=torch.float64)
         return torch.cat([sums, counts])
 
     def _unscale(self, role: Role) -> bool:

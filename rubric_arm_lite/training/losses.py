@@ -18,13 +18,13 @@ from rubric_arm_lite.models.logprobs import TokenScores
 
 @dataclass(frozen=True, slots=True)
 class LossParts:
-    """The loss of one micro-batch, and statistics without gradient (sums over real tokens)."""
+    """The loss of one micro-batch, and statistics of its completion tokens without gradient: sums and a maximum."""
 
     loss: Tensor
     kl_sum: Tensor
     clipped_sum: Tensor
     entropy_sum: Tensor
-    ratio_error: Tensor
+    max_log_ratio: Tensor
 
 
 def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
@@ -77,5 +77,5 @@ def grpo_loss(
             kl_sum=(kl * mask).sum(),
             clipped_sum=((low | high) & mask).sum(),
             entropy_sum=(scores.entropies * mask).sum(),
-            ratio_error=log_ratio.abs().max(),
+            max_log_ratio=log_ratio.abs().max(),
         )

@@ -32,7 +32,7 @@ from rubric_arm_lite.training.rewards import (
 from rubric_arm_lite.types import Example, PromptBlock, Reward, Role, RolloutGroup, Rubric, Side
 
 STATUSES = ("ok", "malformed", "truncated")
-VERDICTS = ("verdicts", ("A", "B", "none"))
+VERDICTS = ("A", "B", "none")
 
 
 def fractions(counts: Counter[str], prefix: str, names: Sequence[str]) -> dict[str, float]:
@@ -121,7 +121,10 @@ class JudgePhase:
         return rewards
 
     def _pointwise_rewards(self, groups: Sequence[RolloutGroup], judge: PointwiseJudge) -> list[list[Reward]]:
-        """Every two groups are one pair. The adapter has not been updated since, so the scores are its own."""
+        """The rewards of groups that come in twos: a pair's samples on response A, then on B.
+
+        The adapter has not been updated since it wrote them, so the scores come from the same weights.
+        """
         texts: list[list[JudgedText]] = []
         for group in groups:
             rubric = group.example.rubric
@@ -149,7 +152,7 @@ class JudgePhase:
         return {
             **fractions(self._counts, "rubrics", ("usable", "unusable")),
             **fractions(self._counts, "parse", STATUSES),
-            **fractions(self._counts, *(("answers", ("true", "false")) if pointwise else VERDICTS)),
+            **fractions(self._counts, *(("answers", ("true", "false")) if pointwise else ("verdicts", VERDICTS))),
             **fractions(self._counts, "findings", ("followed", "contradicted")),
             "cache/hit_rate": self._generator.cache.hit_rate,
         }
@@ -207,10 +210,10 @@ class RubricPhase:
                 self._counts["scores/unread" if verdict.margin is None else "scores/read"] += 1
             else:
                 self._counts.update(f"verdicts/{winner or 'none'}" for winner in verdict.winners)
-        one_by_one: Any = iter(verdicts)
+        remaining: Any = iter(verdicts)
         rewards = []
         for group, written in zip(groups, rubrics, strict=True):
-            judged = [[(c, next(one_by_one)) for c in group.example.comparisons] if r.usable else [] for r in written]
+            judged = [[(c, next(remaining)) for c in group.example.comparisons] if r.usable else [] for r in written]
             if isinstance(judge, PointwiseJudge):
                 rewards.append(pointwise_rubric_rewards(written, judged, self._reward))
             else:
@@ -226,7 +229,7 @@ class RubricPhase:
         usable, pointwise = self._counts["parse/ok"], isinstance(self._judge, PointwiseJudge)
         return {
             **fractions(self._counts, "parse", STATUSES),
-            **fractions(self._counts, *(("scores", ("read", "unread")) if pointwise else VERDICTS)),
+            **fractions(self._counts, *(("scores", ("read", "unread")) if pointwise else ("verdicts", VERDICTS))),
             "criteria": self._counts["criteria"] / usable if usable else 0.0,
         }
 

@@ -2,7 +2,7 @@
 
 Judge: R_j = R_acc + format_weight · R_fmt (paper, sec. 4.2). Generator: 1 if the frozen judge under this rubric names
 the preferred response (eq. 8), averaged over pairs and orders. The paper states no weight of the format term; ours is
-a recipe field with default 1. With a pointwise judge (RUBRIC-ARROW, arXiv 2605.29156) rewards are +1 or −1;
+a recipe field with default 1. With a pointwise judge (RUBRIC-ARROW, arXiv 2605.29156) right is +1 and wrong −1;
 :func:`pointwise_judge_rewards` and :func:`pointwise_rubric_rewards` state what that paper leaves open.
 """
 
@@ -75,12 +75,12 @@ def pointwise_judge_rewards(
     readable_a, readable_b = ([score for score in scores if score is not None] for scores in (scores_a, scores_b))
     mean_a, mean_b = (math.fsum(scores) / len(scores) if scores else None for scores in (readable_a, readable_b))
     return (
-        [_judge_sample(score, mean_b, labeled.preferred == "A") for score in scores_a],
-        [_judge_sample(score, mean_a, labeled.preferred == "B") for score in scores_b],
+        [_pointwise_judge_reward(score, mean_b, labeled.preferred == "A") for score in scores_a],
+        [_pointwise_judge_reward(score, mean_a, labeled.preferred == "B") for score in scores_b],
     )
 
 
-def _judge_sample(score: float | None, other: float | None, preferred: bool) -> Reward:
+def _pointwise_judge_reward(score: float | None, other: float | None, preferred: bool) -> Reward:
     if score is None:
         return Reward(-1.0, (("accuracy", 0.0), ("format", 0.0)))
     if other is None:
@@ -96,11 +96,11 @@ def pointwise_rubric_rewards(
 ) -> list[Reward]:
     """Rewards of one group of rubrics, given the frozen judge's verdicts on every comparison.
 
-    +1 if the preferred response scores above the other one, else −1, averaged over the comparisons. A tie is not
-    above. A rubric that did not parse earns −1 and comes with no verdicts; so does a missing score, or with
-    ``unparsed: mask`` it leaves the rubric out of its group. The shortest of the right rubrics, by items, earn
-    ``short_bonus`` more if the right ones have ``short_from`` items or more on average; right is right on every
-    comparison.
+    A comparison counts +1 if the preferred response scores above the other one, and −1 for a tie, a lower score or a
+    missing one; the reward is the mean over the comparisons. With ``unparsed: mask`` a missing score leaves the rubric
+    out of its group instead. A rubric that did not parse earns −1 and must come with no verdicts. If the rubrics that
+    are right on every comparison have ``short_from`` criteria or more on average, those of them with the fewest
+    criteria earn ``short_bonus`` more.
     """
     rewards = []
     for rubric, judged in zip(rubrics, verdicts, strict=True):
@@ -116,11 +116,11 @@ def pointwise_rubric_rewards(
         parts = (("accuracy", accuracy), ("short", 0.0), ("parsed", 1.0))
         rewards.append(Reward(2 * accuracy - 1, parts, masked))
     right = [reward.total == 1.0 and not reward.masked for reward in rewards]
-    items = [len(rubric.criteria) for rubric, is_right in zip(rubrics, right, strict=True) if is_right]
-    if not items or sum(items) < settings.short_from * len(items):
+    lengths = [len(rubric.criteria) for rubric, is_right in zip(rubrics, right, strict=True) if is_right]
+    if not lengths or sum(lengths) < settings.short_from * len(lengths):
         return rewards
     for i, (rubric, is_right) in enumerate(zip(rubrics, right, strict=True)):
-        if is_right and len(rubric.criteria) == min(items):
+        if is_right and len(rubric.criteria) == min(lengths):
             with_bonus = {**dict(rewards[i].parts), "short": settings.short_bonus}
             rewards[i] = Reward(rewards[i].total + settings.short_bonus, tuple(with_bonus.items()))
     return rewards

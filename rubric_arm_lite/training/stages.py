@@ -29,7 +29,7 @@ from rubric_arm_lite.training.hooks import train_logged
 from rubric_arm_lite.training.phases import make_phases
 from rubric_arm_lite.training.schedule import STAGES, ScheduledPhase, scheduled_phases
 from rubric_arm_lite.training.state import TrainingState
-from rubric_arm_lite.training.warmup import divided, role_examples, updates, warm_up_role
+from rubric_arm_lite.training.warmup import role_examples, rows_and_passes, update_count, warm_up_role
 from rubric_arm_lite.types import ROLES, Role
 
 CROSS_PLAY = {
@@ -48,7 +48,7 @@ def run_stages(state: TrainingState, until: str | None = None) -> None:
         TrainingError: if training fails.
     """
     for sft in (state.recipe.warmup.rubric, state.recipe.warmup.judge) if state.recipe.warmup.source else ():
-        divided(sft, state.processes.world)  # refused now, not after the base was evaluated
+        rows_and_passes(sft, state.processes.world)  # refused now, not after the base was evaluated
         if sft.optim == "adamw_8bit":
             adamw_8bit()
     state.restore()
@@ -111,7 +111,7 @@ def _warm_up(state: TrainingState, role: Role) -> None:
         if unusable := len(rows) - len(examples) - too_long:
             state.progress.note(f"{unusable} warm-up rows have a rubric that does not parse; the judge skips them.")
         sft = settings.rubric if role == "rubric" else settings.judge
-        state.progress.stage(f"warm-up {role}", updates(sft, len(examples)))
+        state.progress.stage(f"warm-up {role}", update_count(sft, len(examples)))
         losses = warm_up_role(
             state.model, role, examples, sft, state.recipe.seed, folder, state.progress.step, state.processes
         )

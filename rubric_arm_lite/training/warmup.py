@@ -201,7 +201,7 @@ def trainer_arguments(
     """The arguments that TRL's SFTConfig and DPOConfig have in common."""
     import torch
 
-    rows, passes = divided(settings, processes.world)
+    rows, passes = rows_and_passes(settings, processes.world)
     cuda = model.device.type == "cuda"
     return {
         **settings.model_dump(include=SFTSettings.model_fields.keys() - {"warmup_ratio"}),  # named as TRL does
@@ -226,7 +226,7 @@ def trainer_arguments(
     }
 
 
-def divided(settings: SFTSettings, world: int) -> tuple[int, int]:
+def rows_and_passes(settings: SFTSettings, world: int) -> tuple[int, int]:
     """Rows per pass and passes per update of each of ``world`` processes: an update has as many rows as with one.
 
     Raises:
@@ -243,7 +243,7 @@ def divided(settings: SFTSettings, world: int) -> tuple[int, int]:
     )
 
 
-def updates(settings: SFTSettings, examples: int) -> int:
+def update_count(settings: SFTSettings, examples: int) -> int:
     """The number of updates of a warm-up on so many examples."""
     if settings.max_steps > 0:
         return settings.max_steps

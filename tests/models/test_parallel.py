@@ -22,7 +22,7 @@ from rubric_arm_lite.models.parallel import ALONE, ParallelSampler, Processes, c
 from rubric_arm_lite.models.sampler import NextWords, Sampling
 from rubric_arm_lite.recipe.fields import SFTSettings
 from rubric_arm_lite.training.learner import Learner
-from rubric_arm_lite.training.warmup import divided
+from rubric_arm_lite.training.warmup import rows_and_passes
 from rubric_arm_lite.types import Example
 from tests import tiny
 from tests.pointwise_players import PointwiseSampler
@@ -204,13 +204,13 @@ def test_probabilities_are_shared_out_and_gathered_in_order() -> None:
 @pytest.mark.parametrize(("rows", "passes", "expected"), [(8, 1, (4, 1)), (1, 16, (1, 8)), (3, 4, (3, 2))])
 def test_warm_up_batches_are_divided(rows: int, passes: int, expected: tuple[int, int]) -> None:
     settings = SFTSettings(per_device_train_batch_size=rows, gradient_accumulation_steps=passes)
-    assert divided(settings, 2) == expected
-    assert divided(settings, 1) == (rows, passes)
+    assert rows_and_passes(settings, 2) == expected
+    assert rows_and_passes(settings, 1) == (rows, passes)
 
 
 def test_warm_up_batches_that_cannot_be_divided_are_refused() -> None:
     with pytest.raises(ConfigError, match="cannot be shared by 2 processes"):
-        divided(SFTSettings(per_device_train_batch_size=3), 2)
+        rows_and_passes(SFTSettings(per_device_train_batch_size=3), 2)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_clipping_on_both_sides() -> None:
     assert parts.loss.item() == pytest.approx(-(1.28 + 0.5 + 1.1) + 2 * (1.5 + 0.8), rel=1e-6)
     torch.testing.assert_close(gradient, torch.tensor([[0.0, -0.5, -1.1], [3.0, 0.0, 0.0]]))
     assert parts.clipped_sum.item() == 2
-    assert parts.ratio_error.item() == pytest.approx(math.log(2))
+    assert parts.max_log_ratio.item() == pytest.approx(math.log(2))
 
 
 def test_weights_scale_tokens() -> None:

@@ -22,7 +22,7 @@ from rubric_arm_lite.training.warmup import (
     last_complete,
     read_warmup_rows,
     role_examples,
-    updates,
+    update_count,
     warm_up_role,
 )
 from tests import tiny
@@ -162,9 +162,9 @@ def test_killed_warmup_goes_on_from_its_last_complete_checkpoint(
 
 
 def test_updates_counts_epochs_and_accumulation() -> None:
-    assert updates(SFTSettings(max_steps=7), 100) == 7
+    assert update_count(SFTSettings(max_steps=7), 100) == 7
     settings = SFTSettings(per_device_train_batch_size=4, gradient_accumulation_steps=2, num_train_epochs=1.5)
-    assert updates(settings, 100) == 20, "13 updates a pass, the last one on half a batch, as the trainer does"
+    assert update_count(settings, 100) == 20, "13 updates a pass, the last one on half a batch, as the trainer does"
 
 
 def test_last_complete_ignores_strangers(tmp_path: Path) -> None:

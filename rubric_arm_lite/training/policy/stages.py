@@ -31,7 +31,7 @@ from rubric_arm_lite.training.policy.state import PolicyState
 from rubric_arm_lite.training.rewards import policy_reward
 from rubric_arm_lite.training.schedule import ScheduledPhase
 from rubric_arm_lite.training.stages import log_evaluation, versions
-from rubric_arm_lite.training.warmup import updates, warm_up_role
+from rubric_arm_lite.training.warmup import update_count, warm_up_role
 from rubric_arm_lite.types import ROLES, Example, PromptBlock, Reward, Role, RolloutGroup
 
 Save = Callable[[Path], None]
@@ -174,7 +174,7 @@ def _start(state: PolicyState, trainer: Path) -> Save:
         examples = [ids for ids in encoded if len(ids[0]) + len(ids[1]) <= model.settings.max_context]
         if skipped := len(answers) - len(examples):
             progress.note(f"{skipped} answers of the start do not fit the context and were skipped.")
-        progress.stage("start", updates(settings.sft, len(examples)))
+        progress.stage("start", update_count(settings.sft, len(examples)))
         losses = warm_up_role(model, "policy", examples, settings.sft, state.recipe.seed, trainer, progress.step)
         for step, loss in losses:
             state.directory.append("metrics.jsonl", {"kind": "start", "step": step, "loss": loss})
@@ -192,7 +192,7 @@ def _train_round(state: PolicyState, number: int, trainer: Path) -> Save:
     before = directory.checkpoint_path()
     assert before is not None, "the stage start has written one"
     state.release_models()
-    state.progress.stage(f"train {number}", updates(settings, len(kept)))
+    state.progress.stage(f"train {number}", update_count(settings, len(kept)))
     seed, log = derive_seed(state.recipe.seed, "dpo", number), state.progress.step
     trained, history = train_dpo(settings, state.model_settings, before / "policy", kept, seed, trainer, log)
     for row in history:
