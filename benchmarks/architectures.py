@@ -96,7 +96,7 @@ def stir(model: AdapterModel, adapter: str) -> None:
     with torch.no_grad():
         for _, parameter in model.parameters(adapter):
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.15)
-    model.changed(adapter)
+    model.weights_changed(adapter)
 
 
 def own_logprobs(model: AdapterModel, groups: list[RolloutGroup]) -> list[torch.Tensor]:

@@ -112,7 +112,7 @@ def stir(model: AdapterModel, adapter: str, seed: int, scale: float = 0.15) -> N
     with torch.no_grad():
         for _, parameter in model.parameters(adapter):
             parameter.add_((torch.randn(parameter.shape, generator=generator) * scale).to(parameter.device))
-    model.changed(adapter)
+    model.weights_changed(adapter)
 
 
 def weights(model: AdapterModel, adapter: str) -> dict[str, torch.Tensor]:

@@ -33,7 +33,7 @@ def stirred(model: AdapterModel) -> AdapterModel:
         for name, parameter in model.parameters("judge"):
             generator = torch.Generator().manual_seed(len(name))
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    model.changed("judge")
+    model.weights_changed("judge")
     return model
 
 

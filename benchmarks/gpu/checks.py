@@ -150,7 +150,7 @@ def fits(args: argparse.Namespace) -> dict[str, Any]:
         example = (work.encode(text), work.random_ids(0))
         sft = SFTSettings(max_steps=1, per_device_train_batch_size=1)
         stages.run("warm-up", partial(warm_up_role, model, "judge", [example], sft, 0, Path(scratch), _quiet))
-        model.changed("judge")
+        model.weights_changed("judge")
         names = args.stages.split(",")
         if "judge" in names:
             stages.run("judge phase", lambda: part(ours, "judge"))

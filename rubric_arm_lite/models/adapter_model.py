@@ -46,7 +46,7 @@ class AdapterModel(ChatTokenizer):
         self.head = Head(model.get_base_model())
         whole_rows = settings.gradient_checkpointing or not settings.shared_prefix
         self.layout: Layout = "separate" if whole_rows else "expanded"
-        if model.get_base_model().config._attn_implementation == shared_prefix.NAME:
+        if model.get_base_model().config._attn_implementation == shared_prefix.ATTENTION_NAME:
             self.layout = "packed"
         self.cache_use: CacheUse = "shared" if self.layout == "packed" else "copied"
         self.roles = tuple(model.peft_config)
@@ -65,7 +65,7 @@ class AdapterModel(ChatTokenizer):
                 "them. Correct it."
             )
         self.end_ids = frozenset(i for i in [tokenizer.eos_token_id, self.end_id, *configured] if i in ids)
-        self._rest()
+        self._begin_inference()
 
     @property
     def device(self) -> torch.device:
@@ -105,12 +105,12 @@ class AdapterModel(ChatTokenizer):
                     yield self.model
         finally:
             if adapter is not None and train:
-                self.changed(adapter)
+                self.weights_changed(adapter)
             for layer, _, _ in self._rounded.get(adapter or "", ()):
                 vars(layer).pop("forward", None)
             self._inside = False
             if adapter is None or train:  # otherwise only the active adapter has changed
-                self._rest()
+                self._begin_inference()
 
     def _precision(self) -> torch.autocast:
         """Multiply adapters in the base's dtype; they are stored in float32, so that small steps are not lost."""
@@ -144,7 +144,7 @@ class AdapterModel(ChatTokenizer):
         for layer, down, up in self._rounded[adapter]:
             layer.forward = partial(_rounded_forward, layer.base_layer, down, up)
 
-    def changed(self, adapter: str) -> None:
+    def weights_changed(self, adapter: str) -> None:
         """Drop cached values of an adapter whose weights have changed."""
         self._fingerprints.pop(adapter, None)
         self._rounded.pop(adapter, None)
@@ -152,7 +152,7 @@ class AdapterModel(ChatTokenizer):
     def _begin_training(self) -> None:
         self.model.train()
 
-    def _rest(self) -> None:
+    def _begin_inference(self) -> None:
         self.model.eval()
         self.model.requires_grad_(False)
 
@@ -174,8 +174,8 @@ class AdapterModel(ChatTokenizer):
             with torch.no_grad():
                 for name, parameter in self.parameters(role):
                     copies[name.replace(f".{role}.", f".{reference}.")].copy_(parameter)
-            self.changed(reference)
-        self._rest()
+            self.weights_changed(reference)
+        self._begin_inference()
 
     def fingerprint(self, adapter: str | None) -> str:
         """SHA-256 (16 hex digits) of an adapter's bytes, whatever its name; ``base`` for the bare base."""
@@ -206,8 +206,8 @@ class AdapterModel(ChatTokenizer):
             BackendError: if the folder is not a LoRA adapter of this base and rank.
         """
         read_adapter(self.model, adapter, folder, self.settings.lora, self.parameters(adapter))
-        self.changed(adapter)
-        self._rest()
+        self.weights_changed(adapter)
+        self._begin_inference()
 
     def sample(self, adapter: str | None, examples: Sequence[Example], sampling: Sampling) -> list[RolloutGroup]:
         """One group of completions per example (see :class:`~rubric_arm_lite.models.sampler.Sampler`).

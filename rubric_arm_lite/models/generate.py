@@ -351,7 +351,7 @@ def generate(
     Args:
         head: from hidden states to logits.
         cache_use: ``shared`` needs a model whose attention is
-            :data:`~rubric_arm_lite.models.shared_prefix.passes.NAME`.
+            :data:`~rubric_arm_lite.models.shared_prefix.passes.ATTENTION_NAME`.
     """
     n = sampling.num_generations
     groups: list[list[Completion]] = [[] for _ in prompts]

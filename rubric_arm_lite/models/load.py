@@ -24,7 +24,7 @@ from rubric_arm_lite.models.chat import ChatTokenizer
 from rubric_arm_lite.models.lora import add_adapters, check_adapter, import_peft
 from rubric_arm_lite.models.own_forward import check_own_forward
 from rubric_arm_lite.models.sampler import NextWords, Sampling
-from rubric_arm_lite.models.shared_prefix.passes import NAME, register
+from rubric_arm_lite.models.shared_prefix.passes import ATTENTION_NAME, register
 from rubric_arm_lite.recipe import LoraSettings, ModelSettings
 from rubric_arm_lite.types import ROLES, Example, Role, RolloutGroup
 
@@ -35,7 +35,7 @@ _UNUSED_TOKEN = re.compile(
 )
 """Tokens that vocabularies reserve and texts do not contain."""
 _TINY = 10_000_000
-"""Weights that a model which tries an architecture may have."""
+"""Most weights of the random model on which an architecture is tried."""
 _PROBE = "Write a note about rivers."
 
 
@@ -71,11 +71,11 @@ def _check_vocabulary(base: Any, tokenizer: Any, name: str) -> None:
 
 
 def check_before_loading(settings: ModelSettings) -> None:
-    """Raise what loading would raise, as far as it shows without the weights of the base, or of both checkpoints.
+    """Find what would fail when the base, or both checkpoints, are loaded, without reading any weights.
 
-    Files that are on this machine are checked, and the tokenizer of a folder. Then a tiny random model of the
-    architecture is compared with its own forward pass, as a loaded one is; nothing is said of architectures that
-    cannot be built so small.
+    Files that are on this machine are checked, and the tokenizer of a folder. Then what this package computes for a
+    tiny random model of the architecture is compared with that model's own forward pass. Architectures that cannot be
+    built so small are not compared.
 
     Raises:
         BackendError: says why the base cannot be used.
@@ -97,7 +97,7 @@ def check_before_loading(settings: ModelSettings) -> None:
 
 
 def _try_architecture(config: Any, settings: ModelSettings) -> None:
-    """Check a tiny random model of an architecture, with the testbed's tokenizer, as a loaded model is checked."""
+    """Check a tiny random model of an architecture as a loaded model is checked, with the testbed's tokenizer."""
     torch.manual_seed(0)
     testbed = ModelSettings(max_context=128, attention=settings.attention, shared_prefix=settings.shared_prefix)
     try:
@@ -261,7 +261,7 @@ def _prepared(base: Any, settings: ModelSettings) -> Any:
         for name, value in vars(module).items():
             if isinstance(value, float) and ("drop" in name or (name == "p" and isinstance(module, torch.nn.Dropout))):
                 setattr(module, name, 0.0)
-    if settings.shared_prefix and sees_everything(base):
+    if settings.shared_prefix and has_full_causal_attention(base):
         share_prefixes(base)
     return base.eval()
 
@@ -269,10 +269,10 @@ def _prepared(base: Any, settings: ModelSettings) -> Any:
 def share_prefixes(base: Any) -> None:
     """Switch a base to the attention that shares prefixes; :func:`load_model` checks that this changes no result."""
     register()
-    base.set_attn_implementation(NAME)
+    base.set_attn_implementation(ATTENTION_NAME)
 
 
-def sees_everything(base: Any) -> bool:
+def has_full_causal_attention(base: Any) -> bool:
     """Whether each layer's attention is a causal softmax of scaled products over all tokens.
 
     Shared prefixes support only this: no windows, caps, sinks or layers without attention.

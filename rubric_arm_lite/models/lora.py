@@ -1,4 +1,4 @@
-"""LoRA adapters: creates them, writes and reads checked PEFT folders; their optimizers, and the state of these."""
+"""LoRA adapters: makes them, checks and reads saved PEFT folders, and makes, saves and restores their optimizers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from rubric_arm_lite.models.base import read_config
 from rubric_arm_lite.recipe import GRPOSettings, LoraSettings, ModelSettings, derive_seed
 from rubric_arm_lite.types import Role
 
-_OTHER_FUNCTIONS = (
+_UNSUPPORTED_OPTIONS = (
     *("use_rslora", "alpha_pattern", "use_dora", "alora_invocation_tokens", "use_qalora", "use_bdlora", "lora_bias"),
     *("kasa_config", "monteclora_config", "arrow_config", "layer_replication"),
 )
-"""PEFT's options with which an adapter is not base + alpha / r · BA."""
-_PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
+"""PEFT's options that make an adapter compute something else than base + alpha / r · BA."""
+_PLAIN_INITS = (None, True, False, "gaussian", "eva", "orthogonal")
 """PEFT's ways to initialize an adapter that leave the base as it is; PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA do not."""
 _NOTICE = "Failed to load CPU gemm_4bit_forward"
 
@@ -53,7 +53,7 @@ def lora_options(lora: LoraSettings) -> dict[str, Any]:
     return {"r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "target_modules": targets}
 
 
-def without_adapter(model: Any) -> list[str]:
+def layers_without_adapter(model: Any) -> list[str]:
     """Names of linear layers that an adapter on all linear layers must leave out.
 
     A few return more than a tensor (Llama-4's router), and PEFT refuses the output layers of Mamba, whose kernels read
@@ -84,7 +84,7 @@ def add_adapters(model: Any, settings: ModelSettings, seed: int, roles: Sequence
 
     config = LoraConfig(**lora_options(settings.lora), task_type="CAUSAL_LM")
     if config.target_modules == "all-linear":
-        config.exclude_modules = without_adapter(model) or None
+        config.exclude_modules = layers_without_adapter(model) or None
     with torch.random.fork_rng(devices=[]):
         for role in roles:
             torch.manual_seed(derive_seed(seed, "lora", role))
@@ -97,7 +97,7 @@ def add_adapters(model: Any, settings: ModelSettings, seed: int, roles: Sequence
 
 
 def _check_targets(model: Any, lora: LoraSettings) -> None:
-    """Refuse names that no layer has, where PEFT asks for one of them only, and layers that an embedding shares."""
+    """Refuse a name that no layer has, of which PEFT says nothing if another one fits, and an embedding's weights."""
     base, targeted = model.get_base_model(), model.base_model.targeted_module_names
     names = [] if lora.target_modules == "all-linear" else lora.target_modules
     for name in names:
@@ -170,13 +170,13 @@ def check_adapter(folder: Path, lora: LoraSettings) -> None:
             f"{folder} has lora_alpha {said['lora_alpha']}, the recipe says model.lora.alpha: {lora.alpha:g}. Set it "
             f"to {said['lora_alpha']}: another scale would change the trained adapter."
         )
-    for name in _OTHER_FUNCTIONS:
+    for name in _UNSUPPORTED_OPTIONS:
         if config.get(name):
             raise BackendError(
                 f"{folder} uses {name}, which this project does not support: it would compute something else. Train a "
                 "plain LoRA adapter."
             )
-    if config.get("init_lora_weights") not in _PLAIN_STARTS:
+    if config.get("init_lora_weights") not in _PLAIN_INITS:
         raise BackendError(
             f"{folder} starts from {said['init_lora_weights']}, which changes the weights of the base as well, so it "
             "does not fit the base itself. Convert it to a plain LoRA adapter: save it again with PEFT's "

@@ -141,9 +141,9 @@ class UnslothModel(AdapterModel):
     def _begin_training(self) -> None:
         self._fast.for_training(self.model, use_gradient_checkpointing=_checkpointing(self.settings))
 
-    def _rest(self) -> None:
+    def _begin_inference(self) -> None:
         self._fast.for_inference(self.model)
-        super()._rest()
+        super()._begin_inference()
 
     def _shorten(self, adapter: str) -> None:
         """Do nothing: unsloth's kernels read an adapter's weights directly."""

@@ -281,7 +281,7 @@ class Learner:
         largest = max(parameters, key=lambda p: 0.0 if p.grad is None else float(p.grad.abs().max()))
         before = largest.detach().clone()
         self.optimizers[role].step()
-        self.model.changed(role)
+        self.model.weights_changed(role)
         if norm > 0 and torch.equal(before, largest.detach()):
             raise TrainingError(
                 f"An update left the adapter `{role}` unchanged although its gradient has norm {norm:.3g}. "

@@ -14,7 +14,7 @@ from rubric_arm_lite.errors import BackendError
 from rubric_arm_lite.models import generate as generation
 from rubric_arm_lite.models.adapter_model import AdapterModel
 from rubric_arm_lite.models.generate import batches, generate
-from rubric_arm_lite.models.load import load_model, sees_everything
+from rubric_arm_lite.models.load import has_full_causal_attention, load_model
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.models.shared_prefix import attention as tree_attention
 from rubric_arm_lite.models.shared_prefix import passes as shared_prefix
@@ -135,7 +135,7 @@ def test_only_plain_attention_is_shared(kind: str, tiny_folder: tiny.Folders) ->
     assert (model.layout == "packed") == (kind in PLAIN)
     base = model.model.get_base_model()
     base.set_attn_implementation("eager" if kind == "gemma2" else "sdpa")
-    assert sees_everything(base) == (kind in PLAIN)
+    assert has_full_causal_attention(base) == (kind in PLAIN)
 
 
 def test_windows_are_not_shared_and_dropout_is_switched_off(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """Shared prefixes inside transformers' own model code: an attention function, and what it is told in each pass.
 
-A model loaded by :mod:`rubric_arm_lite.models.load` runs with the attention implementation :data:`NAME`. Called
-as usual it is sdpa. Called with ``shared=…`` it asks that object instead: a :class:`PackedPass` for a packed row of
-a prefix tree (updates, prefill), or a :class:`DecodePass` for one new token in every row, which reads each shared
-prefix once for all rows below it and never copies its keys and values.
+A model loaded by :mod:`rubric_arm_lite.models.load` runs with the attention implementation :data:`ATTENTION_NAME`.
+Called as usual it is sdpa. Called with ``shared=…`` it leaves the attention to that object: a :class:`PackedPass` for a
+packed row of a prefix tree (updates, prefill), or a :class:`DecodePass` for one new token in every row, which reads
+each shared prefix once for all rows below it and never copies its keys and values.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from rubric_arm_lite.models.shared_prefix.attention import TreeLayout, attend_one_way, tree_attention, tree_layout
 from rubric_arm_lite.models.shared_prefix.tree import PrefixTree, build_tree
 
-NAME = "rubric_arm_shared"
+ATTENTION_NAME = "rubric_arm_shared"
 ROOM = 64
 """Tokens by which the buffers of a row's own keys and values grow."""
 FIXED_ROOM = 256
@@ -30,12 +30,12 @@ LEVEL_FROM = 128
 
 
 def register() -> None:
-    """Make :data:`NAME` known to transformers; more than once does no harm."""
+    """Make :data:`ATTENTION_NAME` known to transformers; more than once does no harm."""
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
+    ALL_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, _attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, sdpa_mask)
 
 
 def _attention(
