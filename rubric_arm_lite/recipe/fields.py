@@ -45,7 +45,9 @@ def _read_date(value: Any) -> Any:
 class Settings(BaseModel):
     """Base of all sections: frozen; an unknown key is an error. The docstring of a field is its description."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True, serialize_by_alias=True
+    )
 
 
 class RunSettings(Settings):
@@ -462,6 +464,9 @@ class SFTSettings(Settings):
 class WarmupSettings(SourceSettings):
     """Supervised warm-up, stage I (paper, sec. 4.1)."""
 
+    from_: Annotated[str | None, Field(alias="from")] = None
+    """Adapters that the warm-up starts from; with `source: null` they are its result. A run of the same base (`RUN` for
+    its warm-up, `RUN@final`, `RUN@latest`, `RUN@state-000012`), or a folder with PEFT folders `rubric` and `judge`."""
     source: str | None = "testbed"
     """`testbed` or `english`, as `data.source`; a file or folder with columns prompt, rubric, response_a, response_b,
     judgement (for a pointwise judge response in place of the two); a Hub id with rubrics and judgements; or null to
@@ -473,6 +478,11 @@ class WarmupSettings(SourceSettings):
     """Supervised warm-up of the rubric generator."""
     judge: SFTSettings = SFTSettings()
     """Supervised warm-up of the judge."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the adapters start as they were created, so that they add nothing to the base."""
+        return self.source is None and self.from_ is None
 
 
 class GRPOSettings(Settings):

@@ -49,13 +49,13 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _PLUGINS = ("reward.function", "phases.judge", "phases.rubric", "data.format", "warmup.format")
 """Fields that may hold ``module:name`` or ``file.py:name``."""
 _TEMPLATES = {f"prompts.{kind}_template": names for kind, names in BUILT_IN_TEMPLATES.items()}
-_ALWAYS_PATHS = ("start.source", "start.adapter", "reward.run", "evaluation.judge")
+_ALWAYS_PATHS = ("warmup.from", "start.source", "start.adapter", "reward.run", "evaluation.judge")
 """Fields whose values are no Hub ids."""
 _PATH_FIELDS: dict[str, tuple[str, ...]] = {
     **_TEMPLATES,
     **dict.fromkeys(("data.source", "warmup.source", "start.source"), WORLDS),
     "model.base": ("testbed",),
-    **dict.fromkeys(("data.evaluation", "data.decontaminate", "start.adapter", "reward.run"), ()),
+    **dict.fromkeys(("data.evaluation", "data.decontaminate", "warmup.from", "start.adapter", "reward.run"), ()),
     **dict.fromkeys(("model.checkpoints.rubric", "model.checkpoints.judge", *_PLUGINS), ()),
     "evaluation.judge": ("oracle",),
 }
@@ -282,6 +282,10 @@ def _with_absolute_path(field: str, entry: Entry) -> Any:
         is_path = field in _ALWAYS_PATHS or Path(path).suffix in _FILE_SUFFIXES
         return str(Path(path).absolute()) if is_path else path
 
+    if field == "warmup.from" and isinstance(value, str) and not _exists(value):
+        run, at, state = value.rpartition("@")
+        if at and "/" not in state:
+            return f"{absolute(run)}@{state}"
     if field in _PLUGINS:
         file, _, name = str(value).rpartition(":")
         return f"{absolute(file)}:{name}" if file.endswith(".py") else value
@@ -308,7 +312,8 @@ def explain_recipe(recipe: RunSettings) -> Iterator[str]:
     def lines(settings: Settings, location: tuple[str, ...]) -> Iterator[str]:
         values, indent = settings.model_dump(mode="json"), "  " * len(location)
         for name, field in type(settings).model_fields.items():
-            value, place = getattr(settings, name), (*location, name)
+            value, name = getattr(settings, name), field.alias or name
+            place = (*location, name)
             section = isinstance(value, Settings)
             text = " ".join(filter(None, (field.description, value.__doc__ if section else "")))
             values_allowed = "" if section else f" [{allowed(schemas[place])}]"

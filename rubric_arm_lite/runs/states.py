@@ -52,6 +52,12 @@ def recipe_of_run(run: str | Path) -> Recipe:
         raise
 
 
+def run_and_state(source: str, default: str) -> tuple[Path, str]:
+    """The run directory and the state that ``RUN@STATE`` names, or ``RUN`` for the default state."""
+    run, at, state = source.rpartition("@")
+    return (Path(run), state) if at and "/" not in state and not Path(source).exists() else (Path(source), default)
+
+
 def adapter_folder(run: Path, role: str, state: str) -> Path:
     """The folder of a role's adapter in the state ``final``, ``warm-up``, ``latest``, or of a checkpoint by its name.
 

@@ -270,7 +270,7 @@ def evaluation_tokens(recipe: Recipe, length: Length) -> dict[str, int]:
 
     # The adapters of rubric generator and judge, by the phase that trained them last; 0 is the warm-up.
     latest: dict[Role, int] = {"rubric": 0, "judge": 0}
-    evaluated = {"base": [(0, 0) if recipe.warmup.source is None else (-1, -1)], "warm-up": [(0, 0)]}
+    evaluated = {"base": [(0, 0) if recipe.warmup.is_empty else (-1, -1)], "warm-up": [(0, 0)]}
     evaluated["after phases"] = after_phases = []
     for phase in phases:
         latest |= dict.fromkeys(phase.roles, phase.index + 1)

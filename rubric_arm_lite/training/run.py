@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.recipe import PolicyRecipe, Recipe, dump_recipe, load_settings, recipe_hash, wrong_names
-from rubric_arm_lite.runs import IfExists, Progress, RunDirectory, explained_disk_errors, read_object
+from rubric_arm_lite.runs import IfExists, Progress, RunDirectory, explained_disk_errors, read_object, run_and_state
 from rubric_arm_lite.training.schedule import STAGES
 
 AnyRecipe = TypeVar("AnyRecipe", Recipe, PolicyRecipe)
@@ -91,6 +91,9 @@ def train(
     if until is not None and until not in STAGES:
         raise ConfigError(f"--stage {until}: not a stage. Use one of {', '.join(STAGES)}.")
     path = Path("runs") / settings.name if run_dir is None else Path(run_dir)
+    start, _ = run_and_state(settings.warmup.from_ or "", "warm-up")
+    if settings.warmup.from_ is not None and start.resolve().is_relative_to(path.resolve()):
+        raise ConfigError(f"{path} holds {start}, whose adapters this run starts from. Choose another --run-dir.")
     with explained_disk_errors(path), ExitStack() as stack:
         processes = None
         if os.environ.get("WORLD_SIZE", "1") != "1":

@@ -25,6 +25,7 @@ from rubric_arm_lite.evaluation.metrics import evaluation_caveats, no_gradient_c
 from rubric_arm_lite.models import AdapterModel, base_fingerprint, other_base
 from rubric_arm_lite.models.lora import adamw_8bit
 from rubric_arm_lite.runs import RunDirectory, package_versions, read_jsonl, read_object
+from rubric_arm_lite.runs.files import file_hash
 from rubric_arm_lite.training.hooks import train_logged
 from rubric_arm_lite.training.phases import make_phases
 from rubric_arm_lite.training.schedule import STAGES, ScheduledPhase, scheduled_phases
@@ -104,6 +105,8 @@ def _run_stage(state: TrainingState, stage: str) -> None:
 def _warm_up(state: TrainingState, role: Role) -> None:
     settings, rows = state.recipe.warmup, state.warmup_rows
     folder = state.directory.path / "warmup" / role
+    if role in state.starting_adapters:
+        state.model.load_adapter(role, state.starting_adapters[role])
     if settings.source is not None:
         examples, too_long = role_examples(rows, role, state.model, state.prompts)
         if too_long:
@@ -177,7 +180,7 @@ def evaluate(
     def weights(adapter: str | None) -> str:
         """The adapter's fingerprint; without a warm-up its first state, which adds nothing, is the base."""
         found = state.model.fingerprint(adapter)
-        if adapter is None or state.recipe.warmup.source is not None:
+        if adapter is None or not state.recipe.warmup.is_empty:
             return found
         return "base" if found == state.model.fingerprint(f"{adapter.removesuffix('_ref')}_ref") else found
 
@@ -238,12 +241,18 @@ def versions(model: AdapterModel) -> dict[str, Any]:
 def _check_or_describe_data(state: TrainingState) -> None:
     """Compare the data with those that the run began with; at its start, write them and the versions down."""
     data, pairs, directory = state.data, state.evaluator.pairs, state.directory
+    start = {role: file_hash(folder / "adapter_model.safetensors") for role, folder in state.starting_adapters.items()}
     if directory.state.stages:
         if difference := other_base(directory.path, state.recipe.model):
             state.progress.note(difference)
         if read_object(directory.path / "data.json")["fingerprint"] != data.fingerprint():
             raise CheckpointError(
                 f"{state.recipe.data.source} now holds other pairs than when {directory.path} began. Restore the data, "
+                "or start anew with --if-exists overwrite."
+            )
+        if start and read_object(directory.path / "data.json").get("start") != start:
+            raise CheckpointError(
+                f"{state.recipe.warmup.from_} now holds other adapters than when {directory.path} began. Restore them, "
                 "or start anew with --if-exists overwrite."
             )
         return
@@ -256,6 +265,8 @@ def _check_or_describe_data(state: TrainingState) -> None:
     }
     if state.counts:
         described["sources"] = [counts.as_json() for counts in state.counts]
+    if start:
+        described["start"] = start
     if data.world is not None:
         described |= {"oracle": oracle(data.world, pairs), "likes": data.world.likes}
     directory.write_json("versions.json", versions(state.model))

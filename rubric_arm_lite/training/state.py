@@ -19,7 +19,7 @@ from rubric_arm_lite.recipe import Recipe
 from rubric_arm_lite.reward_model import RubricCache, RubricGenerator, longest_prompt
 from rubric_arm_lite.runs import Progress, RunDirectory
 from rubric_arm_lite.training.learner import Learner
-from rubric_arm_lite.training.warmup import read_warmup_rows
+from rubric_arm_lite.training.warmup import read_warmup_rows, starting_adapters
 
 
 class TrainingState:
@@ -42,6 +42,8 @@ class TrainingState:
         self.data = load_data(recipe, lambda pair: longest_prompt(pair, recipe, self.model, self.prompts))
         # Read now: a mistake in the warm-up's source should not wait until the base has been evaluated.
         self.warmup_rows, warmup_counts = read_warmup_rows(recipe, self.data)
+        warmed_up = "warmup-judge" in directory.state.stages
+        self.starting_adapters = {} if warmed_up else starting_adapters(recipe)
         self.counts = (*self.data.counts, *warmup_counts)
         self.sampler: Sampler = self.model if processes.world == 1 else ParallelSampler(self.model, processes)
         self.generator = RubricGenerator(self.sampler, self.prompts, RubricCache(recipe.cache.capacity))

@@ -15,11 +15,13 @@ from typing import Any
 
 from rubric_arm_lite.data import Counts, RunData, WarmupRow, read_trajectories
 from rubric_arm_lite.data.testbed import make_teacher
-from rubric_arm_lite.errors import ConfigError, DataError, TrainingError
-from rubric_arm_lite.models import ALONE, AdapterModel, Processes
+from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError, TrainingError
+from rubric_arm_lite.models import ALONE, AdapterModel, Processes, other_base
+from rubric_arm_lite.models.lora import check_adapter
 from rubric_arm_lite.prompts import PromptBuilder, parse_rubric, wording
 from rubric_arm_lite.recipe import WORLDS, Recipe, SFTSettings, derive_seed
-from rubric_arm_lite.types import Role
+from rubric_arm_lite.runs import STATE, adapter_folder, run_and_state
+from rubric_arm_lite.types import ROLES, Role
 
 LARGE_VOCABULARY = 32768
 """From this size on the loss is computed in chunks of tokens: all logits of a row would be the peak memory."""
@@ -59,6 +61,31 @@ def role_examples(
             "Raise model.max_context, or check that the rubrics parse."
         )
     return examples, too_long
+
+
+def starting_adapters(recipe: Recipe) -> dict[Role, Path]:
+    """The folders of the adapters that a warm-up starts from (``warmup.from``), checked; none without it.
+
+    Call this once the base has been loaded, so that its files are on this machine.
+
+    Raises:
+        BackendError: if a folder is no LoRA adapter of the recipe's rank and scale, or the run has no such state.
+        CheckpointError: if the run was trained on other weights of its base, or a file of it was changed.
+    """
+    if recipe.warmup.from_ is None:
+        return {}
+    run, state = run_and_state(recipe.warmup.from_, "warm-up")
+    if (run / STATE).is_file():
+        if difference := other_base(run, recipe.model):
+            raise CheckpointError(f"warmup.from: {difference}")
+        folders = {role: adapter_folder(run, role, state) for role in ROLES}
+    elif run.is_dir() and state == "warm-up":
+        folders = {role: run / role for role in ROLES}
+    else:
+        raise CheckpointError(f"warmup.from: {run} is no run directory. Name one, or a folder with rubric and judge.")
+    for folder in folders.values():
+        check_adapter(folder, recipe.model.lora)
+    return folders
 
 
 def read_warmup_rows(recipe: Recipe, data: RunData) -> tuple[list[WarmupRow], tuple[Counts, ...]]:
