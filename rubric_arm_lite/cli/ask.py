@@ -55,7 +55,7 @@ def rubric(
     row = {"status": written.status.value, "text": written.text, "criteria": criteria}
     common.print_result(row, as_json, lambda: common.say(written.text))
     if not written.usable:
-        common.warn(f"The rubric is {written.status.value}; a judge would not be shown it.")
+        common.warn(f"The rubric is {written.status.value}; no judge is shown it.")
 
 
 @common.with_source
@@ -256,11 +256,11 @@ def print_verdict(verdict: Verdict) -> None:
         common.say(f"\nOne of {samples} samples in the order given:")
     common.say(f"\n{verdict.original[0].text.strip()}\n")
     winners = [side or "none" for side in verdict.winners]
-    for order, sides in (("In the order given", winners[:samples]), ("With the two swapped", winners[samples:])):
+    for order, sides in (("in the order given", winners[:samples]), ("with the two swapped", winners[samples:])):
         counts = ", ".join(f"{side} {sides.count(side)}" for side in ("A", "B", "none") if side in sides)
-        common.say(f"{order:<20} named better: {counts}")
+        common.say(f"Votes {order}: {counts}")
     winner = "none" if verdict.winner is None else f"Response {verdict.winner}"
-    common.say(f"Verdict over both orders: {winner} ({verdict.confidence:.0%} of verdicts)")
+    common.say(f"Verdict over both orders: {winner} ({verdict.confidence:.0%} of votes)")
 
 
 def verdict_row(pair_id: str, verdict: Verdict) -> dict[str, Any]:

@@ -42,9 +42,10 @@ class Format:
 
     Attributes:
         columns: what the columns hold.
-        hub: data sets on the Hub in this format; of all but the first the columns are assumed, and checked.
+        hub: data sets on the Hub in this format; those after the first are assumed to have its columns, which is
+            checked when they are read.
         config, split: what is read there by default.
-        known_by: columns that tell the format where the described ones could be our own.
+        known_by: further columns that identify the format, where the described ones could be our own.
         plugin: maps a row to the columns of our own format, or to None to skip it.
     """
 
@@ -103,7 +104,7 @@ class Format:
         return (*prompt, answers.replace("*", "1"), self.score) if "*" in answers else (*prompt, answers)
 
     def fits(self, row: Row, nulls: bool = False) -> bool:
-        """Whether a row has these columns, and in them what the format says; ``nulls``: they may be null."""
+        """Whether a row has these columns with values of the right kind; with ``nulls`` they may be null."""
         columns = self.columns
         if not all(row.holds(name) if nulls else row.has(name) for name in (*self.required, *self.known_by)):
             return False
@@ -135,19 +136,19 @@ class Format:
         groups = (list(same) for _, same in groupby(rows, lambda row: repr(row.get(prompt)))) if one_each else None
         for group in groups or ([row] for row in rows):
             try:
-                yield from self._across(group[0]) if self.columns.lists else self._among(group)
+                yield from self._pairs_across_lists(group[0]) if self.columns.lists else self._pairs_of_group(group)
             except RowError as error:
                 yield error
 
-    def _across(self, row: Row) -> Iterator[Row]:
+    def _pairs_across_lists(self, row: Row) -> Iterator[Row]:
         """Each response of the first list with each of the second."""
         lists = [value if isinstance(value := row.value(name), list) else [value] for name in self.responses]
         texts = [[i.get(self.columns.text) if isinstance(i, dict) else i for i in items] for items in lists]
         for (i, text_i), (j, text_j) in product(*(enumerate(items, start=1) for items in texts)):
             both = dict(zip(self.responses, (text_i, text_j), strict=True))
-            yield row.but(both, f", {i} with {j}")
+            yield row.with_columns(both, f", {i} with {j}")
 
-    def _among(self, group: list[Row]) -> Iterator[Row]:
+    def _pairs_of_group(self, group: list[Row]) -> Iterator[Row]:
         """Each pair of a row's list of responses, or of the responses of several rows."""
         row, answers, text = group[0], self.columns.answers, self.columns.text
         if answers is not None and "*" in answers:
@@ -169,7 +170,7 @@ class Format:
             found.append((answer.text(text, blank=True), sign * number))
         for (i, (text_i, score_i)), (j, (text_j, score_j)) in combinations(enumerate(found, start=1), 2):
             both = dict(zip((*_TWO_TEXTS, *_TWO_SCORES), (text_i, text_j, score_i, score_j), strict=True))
-            yield row.but(both, f", response {i} with {j}")
+            yield row.with_columns(both, f", response {i} with {j}")
 
     def converted(self, row: Row) -> Row:
         """The row with the columns that the format describes: transcripts as messages, parts of a prompt as one.
@@ -221,7 +222,7 @@ class Format:
         if prompt and before:
             asked = columns.get(prompt, row.value(prompt))
             columns[prompt] = [*before, *(asked if isinstance(asked, list) else [{"role": "user", "content": asked}])]
-        return row.but(columns) if columns else row
+        return row.with_columns(columns) if columns else row
 
     def _turns(self, row: Row, name: str) -> list[dict[str, str]]:
         """The messages of a transcript; a prompt may end with the opened turn of the assistant."""
@@ -379,7 +380,7 @@ def known_format(source: str) -> Format | None:
 
 
 def choose_format(settings: SourceSettings, row: Row) -> Format:
-    """The format of a source whose first row is ``row``: described, named, or told by the Hub id or the columns.
+    """The format of a source whose first row is ``row``: described, named, or recognized by its Hub id or columns.
 
     Raises:
         ConfigError: if the name is a plug-in's that cannot be loaded.
@@ -392,7 +393,7 @@ def choose_format(settings: SourceSettings, row: Row) -> Format:
     if name != "auto":
         return FORMATS.get(name, OWN)
     ours = [(OWN.columns.responses, prompt) for prompt in (OWN.columns.prompt, None)]
-    tellable = [
+    recognizable = [
         format
         for format in FORMATS.values()
         if format.known_by
@@ -400,14 +401,14 @@ def choose_format(settings: SourceSettings, row: Row) -> Format:
         or format.columns.transcripts
         or (format.columns.responses, format.columns.prompt) not in ours
     ]
-    known = known_format(str(settings.source)) or next((format for format in tellable if format.fits(row)), None)
+    known = known_format(str(settings.source)) or next((format for format in recognizable if format.fits(row)), None)
     if known is None and not all(map(row.has, OWN.responses)):  # the first row may be one that cannot be used
-        known = next((format for format in tellable if format.fits(row, nulls=True)), None)
+        known = next((format for format in recognizable if format.fits(row, nulls=True)), None)
     return known or OWN
 
 
 def open_source(settings: SourceSettings, on_bad: OnBadRow | None = None) -> tuple[Format, Iterator[Row]]:
-    """The format of a source, which its first row may tell, and its first ``settings.rows`` rows.
+    """The format of a source, which may depend on its first row, and its first ``settings.rows`` rows.
 
     Raises:
         ConfigError: for a plug-in that cannot be loaded.

@@ -53,7 +53,7 @@ class Row:
     columns: Mapping[str, Any]
     typed: bool = True
 
-    def but(self, columns: Mapping[str, Any], place: str = "") -> Row:
+    def with_columns(self, columns: Mapping[str, Any], place: str = "") -> Row:
         """The row with these columns in addition or in place of its own; ``place`` follows its name."""
         return Row(self.where + place, {**self.columns, **columns}, self.typed)
 

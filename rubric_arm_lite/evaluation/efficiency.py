@@ -30,7 +30,7 @@ from rubric_arm_lite.reward_model import (
     RubricGenerator,
     RubricRewardModel,
     Verdict,
-    longest_prompt,
+    longest_sequence,
     majority,
 )
 from rubric_arm_lite.reward_model.judge import pairwise_judge
@@ -137,7 +137,7 @@ def _fitting(
 ) -> tuple[list[PreferencePair], int]:
     """The first ``count`` pairs that fit the context of every judge, and the number of pairs skipped before them."""
     recipe, sampler, room = model.recipe, model.model, model.recipe.model.max_context
-    length = partial(longest_prompt, recipe=recipe, model=sampler, prompts=model.prompts)
+    length = partial(longest_sequence, recipe=recipe, model=sampler, prompts=model.prompts)
     fitting: list[PreferencePair] = []
     skipped = 0
     if pairs is None:

@@ -23,7 +23,7 @@ from rubric_arm_lite.reward_model import (
     RubricCache,
     RubricGenerator,
     RubricRewardModel,
-    longest_prompt,
+    longest_sequence,
     make_judge,
     mean_score,
 )
@@ -237,7 +237,7 @@ def evaluate_run(
     """
     recipe, prompts, recall = reward_model.recipe, reward_model.prompts, None
     room = recipe.model.max_context
-    length = partial(longest_prompt, recipe=recipe, model=reward_model.model, prompts=prompts)
+    length = partial(longest_sequence, recipe=recipe, model=reward_model.model, prompts=prompts)
     if pairs is None:
         data = load_data(recipe, length, training=False)
         fitting, recall, skipped = data.test, data.recall, data.too_long

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rubric_arm_lite.reward_model.judge import Judge as Judge
     from rubric_arm_lite.reward_model.judge import PointwiseJudge as PointwiseJudge
     from rubric_arm_lite.reward_model.judge import check_compares as check_compares
-    from rubric_arm_lite.reward_model.judge import longest_prompt as longest_prompt
+    from rubric_arm_lite.reward_model.judge import longest_sequence as longest_sequence
     from rubric_arm_lite.reward_model.judge import make_judge as make_judge
     from rubric_arm_lite.reward_model.label import label_responses as label_responses
     from rubric_arm_lite.reward_model.model import RubricRewardModel as RubricRewardModel
@@ -40,7 +40,7 @@ __getattr__, __dir__, __all__ = lazy_door(
     {
         "export": ["export_run", "files_to_push", "push_to_hub"],
         "generator": ["RubricCache", "RubricGenerator"],
-        "judge": ["Judge", "PointwiseJudge", "check_compares", "longest_prompt", "make_judge"],
+        "judge": ["Judge", "PointwiseJudge", "check_compares", "longest_sequence", "make_judge"],
         "label": ["label_responses"],
         "model": ["RubricRewardModel", "judging_settings"],
         "trl": ["rubric_arm_reward"],

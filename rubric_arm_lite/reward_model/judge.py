@@ -1,10 +1,10 @@
 """The judges: comparisons and rubrics in, verdicts out, for training, evaluation, labeling and serving alike.
 
 A pairwise judge compares two responses (paper, sec. 3). A pointwise judge checks one response at a time, criterion by
-criterion (RUBRIC-ARROW, arXiv 2605.29156), and its verdicts are made of scores. It answers either at once, each
-criterion by itself in one pass over the prompt, or after a justification per criterion; a score is made of the
-probabilities of its answers. Departure from the paper: our format is lines, theirs is an object (see
-``prompts.pointwise.parse_pointwise``).
+criterion (RUBRIC-ARROW, arXiv 2605.29156). Its score of a response is computed from the probabilities of its answers,
+and two scores make a verdict. Before each answer it writes a justification, or it writes nothing, and each answer is
+read by itself, all in one pass over the prompt. Departure from the paper: our pointwise judge writes lines, theirs
+writes an object (see ``prompts.pointwise.parse_pointwise``).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from rubric_arm_lite.types import (
 
 @dataclass(frozen=True)
 class _JudgeSettings:
-    """What both judges have.
+    """Fields that both kinds of judges share.
 
     Attributes:
         max_tokens: longest judgement.
@@ -218,7 +218,7 @@ def check_compares(recipe: Recipe) -> None:
         )
 
 
-def longest_prompt(pair: PreferencePair, recipe: Recipe, model: ChatSampler, prompts: PromptBuilder) -> int:
+def longest_sequence(pair: PreferencePair, recipe: Recipe, model: ChatSampler, prompts: PromptBuilder) -> int:
     """Tokens of the longest sequence that this pair can lead to, with room for a rubric of full length."""
     evaluation = recipe.evaluation
     rubric_room = max(recipe.rubric.max_completion_length, evaluation.rubric_max_tokens)

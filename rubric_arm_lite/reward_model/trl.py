@@ -214,4 +214,4 @@ class RubricArmReward:
 
 
 rubric_arm_reward = RubricArmReward
-"""What TRL calls is a function with a state, and is made like one."""
+"""The class by a function's name, as TRL calls its objects like functions: ``rubric_arm_reward(model)``."""

@@ -82,7 +82,7 @@ class Planner:
         self.context = CONTEXT if cuda else PROCESS
 
     def stages(self) -> Iterator[Stage]:
-        """Every stage, in order; of full checkpoints, both of them and one judgment in progress."""
+        """Every stage, in order; of full checkpoints, both of them and one judgement in progress."""
         if self.recipe.model.checkpoints is not None:
             context = self.recipe.model.max_context
             parts = {"weights": 2 * self.weights, "context": self.context}

@@ -16,7 +16,7 @@ from rubric_arm_lite.models import ALONE, AdapterModel, Processes, Sampler, load
 from rubric_arm_lite.models.parallel import ParallelSampler
 from rubric_arm_lite.prompts import PromptBuilder, Templates
 from rubric_arm_lite.recipe import Recipe
-from rubric_arm_lite.reward_model import RubricCache, RubricGenerator, longest_prompt
+from rubric_arm_lite.reward_model import RubricCache, RubricGenerator, longest_sequence
 from rubric_arm_lite.runs import Progress, RunDirectory
 from rubric_arm_lite.training.learner import Learner
 from rubric_arm_lite.training.warmup import read_warmup_rows, starting_adapters
@@ -39,7 +39,7 @@ class TrainingState:
             torch.set_num_threads(recipe.threads)
         self.model: AdapterModel = load_model(recipe.model, recipe.seed)
         self.prompts = PromptBuilder(Templates.of(recipe.prompts), self.model.control_tokens())
-        self.data = load_data(recipe, lambda pair: longest_prompt(pair, recipe, self.model, self.prompts))
+        self.data = load_data(recipe, lambda pair: longest_sequence(pair, recipe, self.model, self.prompts))
         # Read now: a mistake in the warm-up's source should not wait until the base has been evaluated.
         self.warmup_rows, warmup_counts = read_warmup_rows(recipe, self.data)
         warmed_up = "warmup-judge" in directory.state.stages

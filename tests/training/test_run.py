@@ -24,7 +24,7 @@ from rubric_arm_lite.recipe.fields import Recipe
 from rubric_arm_lite.recipe.load import dump_recipe, load_recipe, recipe_hash, recipes_folder, shipped_recipes
 from rubric_arm_lite.recipe.policy import PolicyRecipe
 from rubric_arm_lite.report import write_report
-from rubric_arm_lite.reward_model.judge import longest_prompt
+from rubric_arm_lite.reward_model.judge import longest_sequence
 from rubric_arm_lite.reward_model.model import RubricRewardModel
 from rubric_arm_lite.runs import Progress
 from rubric_arm_lite.runs.directory import RunDirectory
@@ -294,7 +294,7 @@ def test_no_pair_fits(own_files: dict[str, Path], tiny_folder: Any) -> None:
     model = load_model(recipe.model, 0)
     prompts = PromptBuilder(Templates.load(), model.control_tokens())
     with pytest.raises(DataError, match=r"No training pair fits model\.max_context"):
-        load_data(recipe, lambda pair: longest_prompt(pair, recipe, model, prompts))
+        load_data(recipe, lambda pair: longest_sequence(pair, recipe, model, prompts))
 
 
 def test_every_shipped_recipe_loads_and_builds_to_the_backend_seam(tmp_path: Path) -> None:
