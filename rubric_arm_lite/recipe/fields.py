@@ -217,7 +217,7 @@ class WorldSettings(PreferenceSettings):
 
     @model_validator(mode="after")
     def _check(self) -> WorldSettings:
-        _check_room("attributes", self.attributes, "topics", self.topics)
+        _check_attribute_count("attributes", self.attributes, "topics", self.topics)
         return self
 
 
@@ -235,12 +235,12 @@ class EnglishSettings(PreferenceSettings):
 
     @model_validator(mode="after")
     def _check(self) -> EnglishSettings:
-        _check_room("styles", self.styles, "kinds", self.kinds)
+        _check_attribute_count("styles", self.styles, "kinds", self.kinds)
         return self
 
 
-def _check_room(attributes: str, count: int, topics: str, needed: int) -> None:
-    """Each topic likes two attributes of its own."""
+def _check_attribute_count(attributes: str, count: int, topics: str, needed: int) -> None:
+    """Refuse fewer attributes than the topics need: each likes two of its own."""
     if count < 2 * needed:
         raise ValueError(
             f"{attributes}: {count} is too few for {needed} {topics} with two principles each. Use at least "
@@ -570,7 +570,7 @@ class RewardSettings(Settings):
     judge_orders: Literal["one", "both"] = "one"
     """Rubric phase: the frozen judge sees each pair in `one` order, drawn at random, or in `both`."""
     judge_samples: Positive = 1
-    """Judgments per rubric and order: 1 is greedy (eq. 8), more are sampled and averaged."""
+    """Judgements per rubric and order: 1 is greedy (eq. 8), more are sampled and averaged."""
     judge_max_tokens: Positive = 1024
     """Most tokens of the frozen judge's judgement in the rubric phase; longer ones are unparsed."""
     rubric_temperature: NonNegative = 1.0
