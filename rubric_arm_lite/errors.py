@@ -48,6 +48,7 @@ def clean(text: str, limit: int = MAX_MESSAGE) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a library's error that says something, cleaned; else the error's type."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return clean(lines[0]) if lines else type(error).__name__
+    """The first line of a library's error that says something (and what follows its colon), else the error's type."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = 2 if lines and lines[0].endswith(":") else 1
+    return clean(" ".join(lines[:said])) if lines else type(error).__name__

@@ -22,7 +22,7 @@ from rich.text import Text
 from typer import Argument, Option
 
 from rubric_arm_lite import models, reward_model
-from rubric_arm_lite.errors import ConfigError
+from rubric_arm_lite.errors import ConfigError, clean
 from rubric_arm_lite.recipe import Recipe
 from rubric_arm_lite.report import safe_json, safe_text
 from rubric_arm_lite.runs import IfExists, recipe_of
@@ -265,7 +265,7 @@ def warn_unknown_words(model: reward_model.RubricRewardModel, *texts: str) -> No
     """Name the words that a word-level tokenizer does not know and therefore cannot read."""
     words = model.unknown_words(*texts)
     if words:
-        warn(f"This base does not know: {', '.join(words[:12])}. It reads them as blanks.")
+        warn(f"This base does not know: {clean(', '.join(words[:12]))}. It reads them as blanks.")
 
 
 def from_checkout(module: str, verb: str) -> ModuleType:

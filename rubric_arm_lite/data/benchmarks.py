@@ -1,9 +1,9 @@
 """Public benchmarks (``benchmarks.yaml``): where their rows are, and which training prompts overlap with their prompts.
 
 A training prompt overlaps if one of its turns shares a run of ``words`` words with a turn of a benchmark's prompt, or
-if it equals a whole benchmark prompt, however short. Words are compared in lower case, without punctuation, accents and
-other marks; in scripts written without blanks each character is a word. Templates that many prompts share count like
-any other text, so this removes too much rather than too little.
+if it equals a whole benchmark prompt, however short, but for case, blanks or punctuation. Words are compared in lower
+case, without punctuation, accents and other marks; in scripts written without blanks each character is a word.
+Templates that many prompts share count like any other text, so this removes too much rather than too little.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ruamel.yaml import YAML
 from rubric_arm_lite.data.formats import open_source, prompt_format
 from rubric_arm_lite.data.rows import RowError
 from rubric_arm_lite.errors import DataError
+from rubric_arm_lite.prompts import wording
 from rubric_arm_lite.recipe import SourceSettings
 from rubric_arm_lite.types import Prompt
 
@@ -46,7 +47,7 @@ class Part:
         named = {path: re.fullmatch(self.files, path.name) for path in sorted(folder.rglob("*")) if path.is_file()}
         found = {path: match for path, match in named.items() if match is not None}
         if self.config is not None:
-            found = {path: match for path, match in found.items() if self.config in path.relative_to(folder).parts}
+            found = {path: match for path, match in found.items() if self.config in path.absolute().parts}
         return [path for path, match in found.items() if not any(match.groups())] or list(found)
 
 
@@ -101,13 +102,14 @@ class Decontaminator:
     def add(self, prompt: Prompt) -> None:
         """Add a benchmark's prompt."""
         text, runs = self._words_of(prompt)
-        self._prompts.add(text)
+        self._prompts |= {text, wording(prompt)}
         self._runs.update(runs)
 
     def matches(self, prompt: Prompt) -> bool:
         """Whether the prompt overlaps with a benchmark's prompt."""
         text, runs = self._words_of(prompt)
-        return bool(text) and (text in self._prompts or any(run in self._runs for run in runs))
+        equal = bool(text) and (text in self._prompts or wording(prompt) in self._prompts)
+        return equal or any(run in self._runs for run in runs)
 
     def _words_of(self, prompt: Prompt) -> tuple[str, Iterator[str]]:
         """All words of a prompt as one text, and every run of ``words`` words of a turn."""
@@ -142,10 +144,10 @@ def decontaminator_of(benchmarks: Collection[str], words: int) -> Decontaminator
 
 def _sources(given: str) -> Iterator[SourceSettings]:
     """The sources that a benchmark's name, ``name=path`` or any other file, folder or Hub id means."""
-    name, _, path = given.partition("=")
+    name, is_path, path = given.partition("=")
     benchmark = CATALOGUE.get(name.lower())
-    place = path or (benchmark.source if benchmark is not None else None)
-    if benchmark is None or place is None:
+    place = path if is_path or benchmark is None else benchmark.source
+    if benchmark is None or not place:
         yield SourceSettings(source=given, streaming=True)
     elif Path(place).is_file():
         yield SourceSettings(source=place)

@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 from rubric_arm_lite.data.rows import Row, RowError, missing_reason, names_list, short_repr, type_name
 from rubric_arm_lite.data.sources import OnBadRow, open_rows, was_saved
 from rubric_arm_lite.errors import first_line
-from rubric_arm_lite.recipe import ColumnSettings, SourceSettings, is_plugin, load_plugin
+from rubric_arm_lite.recipe import ColumnSettings, SourceSettings, as_tuple, is_plugin, label_text, load_plugin
 from rubric_arm_lite.types import Message, Prompt, Side
 
 _SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
@@ -153,15 +153,16 @@ class Format:
         row, answers, text = group[0], self.columns.answers, self.columns.text
         if answers is not None and "*" in answers:
             names = takewhile(row.has, (answers.replace("*", str(number)) for number in count(1)))
-            texts, scores = [row.get(name) for name in names], row.items(self.score)
-            if len(texts) != len(scores):
-                problem = f"column `{self.score}` has {len(scores)} entries for {len(texts)} responses."
-                raise row.error(f"{problem} Give one for each.")
-            group = [Row(row.where, {text: t, self.score: s}) for t, s in zip(texts, scores, strict=True)]
+            group = self._scored(row, [row.get(name) for name in names], row.items(self.score))
         elif answers is not None:
-            group = [row.inner(answers, number + 1) for number in range(len(row.items(answers)))]
+            items, scores = row.items(answers), row.get(self.score)
+            if isinstance(items[0], str) and isinstance(scores, list):  # side by side
+                group = self._scored(row, items, scores)
+            else:
+                group = [row.inner(answers, number + 1) for number in range(len(items))]
         if len(group) < 2:
-            raise row.error("a single response to its prompt. Leave it out.", "with a single response", skippable=True)
+            fix = "Leave it out." if answers else "Put rows of one prompt one after another, or leave it out."
+            raise row.error(f"a single response to its prompt. {fix}", "with a single response", skippable=True)
         sign = 1 if self.columns.score else -1  # the lowest rank is the best
         found = []
         for answer in group:
@@ -171,6 +172,13 @@ class Format:
         for (i, (text_i, score_i)), (j, (text_j, score_j)) in combinations(enumerate(found, start=1), 2):
             both = dict(zip((*_TWO_TEXTS, *_TWO_SCORES), (text_i, text_j, score_i, score_j), strict=True))
             yield row.with_columns(both, f", response {i} with {j}")
+
+    def _scored(self, row: Row, texts: Sequence[Any], scores: Sequence[Any]) -> list[Row]:
+        """Responses and a list of their scores as rows of one response."""
+        if len(texts) != len(scores):
+            problem = f"column `{self.score}` has {len(scores)} entries for {len(texts)} responses."
+            raise row.error(f"{problem} Give one for each.")
+        return [Row(row.where, {self.columns.text: t, self.score: s}) for t, s in zip(texts, scores, strict=True)]
 
     def converted(self, row: Row) -> Row:
         """The row with the columns that the format describes: transcripts as messages, parts of a prompt as one.
@@ -256,12 +264,12 @@ class Format:
         columns = self.columns
         if columns.first is not None:
             by_side: dict[Side | None, Any] = {"A": columns.first, "B": columns.second, None: columns.tie}
-            sides = {_as_text(value): side for side, values in by_side.items() for value in as_tuple(values)}
+            sides = {label_text(value): side for side, values in by_side.items() for value in as_tuple(values)}
             value = row.value(column)
-            if _as_text(value) not in sides:
+            if label_text(value) not in sides:
                 shown = short_repr(value) if isinstance(value, str) else json.dumps(value, default=repr)[:60]
                 raise row.error(f"column `{column}` is {shown}. Give one of {', '.join(sides)}.")
-            return sides[_as_text(value)]
+            return sides[label_text(value)]
         text = row.text(column).strip().lower()
         match = _WINNER.fullmatch(text)
         if match is not None:
@@ -343,17 +351,6 @@ def _ends_with(messages: Sequence[Message], end: Sequence[Message]) -> bool:
     """Whether the last messages are those of ``end``, but for blanks around them."""
     last = messages[len(messages) - len(end) :]
     return [(m.role, m.content.strip()) for m in last] == [(m.role, m.content.strip()) for m in end]
-
-
-def _as_text(value: Any) -> str:
-    """A label as text: 1, 1.0 and ``"1"`` are the same."""
-    is_whole = isinstance(value, float) and value.is_integer()
-    return str(int(value) if is_whole else value).strip().casefold()
-
-
-def as_tuple(value: Any) -> tuple[Any, ...]:
-    """One value or several, or None, as a tuple."""
-    return value if isinstance(value, tuple) else () if value is None else (value,)
 
 
 # --- which format a source has --------------------------------------------------------------------------------------

@@ -67,7 +67,10 @@ class Row:
             return self.columns.get(name)
         value: Any = self.columns
         for key in name.split("."):
-            value = value.get(key) if isinstance(value, Mapping) else None
+            if isinstance(value, list) and key.isdecimal():
+                value = value[int(key)] if int(key) < len(value) else None
+            else:
+                value = value.get(key) if isinstance(value, Mapping) else None
         return value
 
     def has(self, name: str) -> bool:
@@ -128,7 +131,8 @@ class Row:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not abs(value) <= sys.float_info.max:
             raise self.error(
-                f"column `{name}` is {short_repr(value)}. Give a finite number.", f"`{name}` of the wrong type"
+                f"column `{name}` is {value if isinstance(value, float) else short_repr(value)}. Give a finite number.",
+                f"`{name}` of the wrong type",
             )
         return float(value)
 
@@ -166,10 +170,12 @@ class Row:
                 problem = f'{what} is {type_name(item)}. Write {{"role": …, "content": …}}.'
             elif item.get("role") not in MESSAGE_ROLES:
                 problem = f"{what} has role {short_repr(item.get('role'))}. Use one of {', '.join(MESSAGE_ROLES)}."
-            elif not isinstance(item.get("content"), str):
-                problem = f"the content of {what} is {type_name(item.get('content'))}. Give a text."
+            elif not isinstance(content := _joined(item.get("content")), str):
+                problem = (
+                    f"the content of {what} is {type_name(content)}. Give a text, or a list of parts of type text."
+                )
             else:
-                messages.append(Message(item["role"], self.checked_text(what, item["content"], name, True)))
+                messages.append(Message(item["role"], self.checked_text(what, content, name, True)))
                 continue
             raise self.error(problem, "malformed message")
         return tuple(messages)
@@ -230,6 +236,15 @@ class Row:
         if isinstance(value, list):
             return self.messages(name)
         return self.checked_text(f"column `{name}`", value, name, fix="Give a text or a list of messages.")
+
+
+def _joined(content: Any) -> Any:
+    """A message's parts ``{"type": "text", "text": …}`` as one text; any other content as it is."""
+    if not isinstance(content, list) or not content:
+        return content
+    parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
+    texts = [text for part in parts if isinstance(text := part.get("text"), str)]
+    return "".join(texts) if len(texts) == len(content) else content
 
 
 def is_visible(text: str) -> bool:

@@ -15,13 +15,13 @@ from typing import Any
 
 from rubric_arm_lite.data.benchmarks import Decontaminator
 from rubric_arm_lite.data.counts import BadRows, Counts
-from rubric_arm_lite.data.formats import FORMATS, Format, as_tuple
+from rubric_arm_lite.data.formats import FORMATS, Format
 from rubric_arm_lite.data.pairs import SourceReader, prompt_as_json
 from rubric_arm_lite.data.rows import Row
 from rubric_arm_lite.errors import DataError
 from rubric_arm_lite.prompts import PromptBuilder, parse_judgement, parse_rubric
 from rubric_arm_lite.prompts.parsing import split_lines
-from rubric_arm_lite.recipe import WarmupSettings
+from rubric_arm_lite.recipe import WarmupSettings, as_tuple
 from rubric_arm_lite.types import Judgement, ParseStatus, Prompt, Rubric
 
 _ITEM = re.compile(r"(?:[-*•][ \t]+)?[(*_]{0,3}([0-9]{1,2})[.):][)*_]{0,2}[ \t]*(\S.*)")

@@ -63,7 +63,11 @@ class ChatTokenizer:
             text = ""
         after = self._tokenize([text[text.rfind(_WORD) + len(_WORD) :].strip()])[0] if _WORD in text else []
         eos: int = self.tokenizer.eos_token_id
-        if not after or after[0] == eos or after[0] not in self.tokenizer.added_tokens_decoder:
+        if (
+            not after
+            or after[0] in (eos, self.tokenizer.unk_token_id)
+            or after[0] not in self.tokenizer.added_tokens_decoder
+        ):
             return eos
         warnings.warn(
             f"The chat template of `{self.tokenizer.name_or_path}` ends a turn with "

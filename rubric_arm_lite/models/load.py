@@ -224,6 +224,7 @@ def _load_base(settings: ModelSettings) -> Any:
             bnb_4bit_compute_dtype=options["dtype"],
         )
     options |= {"revision": settings.revision, "trust_remote_code": False, "use_safetensors": True}
+    options["ignore_mismatched_sizes"] = True  # they are refused below, by name
     try:
         try:
             base, report = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **options)
@@ -239,6 +240,13 @@ def _load_base(settings: ModelSettings) -> Any:
             )
     except Exception as error:  # a damaged file can raise anything
         raise loading_error(name, error) from error
+    if report["mismatched_keys"]:
+        key, there, here = sorted(report["mismatched_keys"])[0]
+        sizes = ["×".join(map(str, shape)) for shape in (there, here)]
+        raise BackendError(
+            f"`{name}`: {key} has the shape {sizes[0]} in its weights and {sizes[1]} by config.json. They do not "
+            "belong together; copy the model again."
+        )
     missing = sorted(report["missing_keys"])
     if missing:  # transformers would put random numbers in their place
         raise BackendError(

@@ -133,6 +133,13 @@ def read_adapter(
         raise BackendError(
             f"{folder}/adapter_model.safetensors cannot be read: {first_line(error)}. Save it again."
         ) from error
+    broken = [name for name, value in state.items() if not torch.isfinite(value.float()).all()]
+    if broken:
+        raise BackendError(
+            f"{folder}/adapter_model.safetensors: `{clean(broken[0])}` holds numbers that are not finite, as do "
+            f"{len(broken)} of {len(state)} tensors. Use an earlier state of the adapter, or train it again at a lower "
+            "learning rate."
+        )
     expected = {name: p.shape for name, p in parameters}
     saved = {k.replace(".weight", f".{adapter}.weight"): v.shape for k, v in state.items()}
     different = sorted(k for k in expected.keys() | saved.keys() if expected.get(k) != saved.get(k))

@@ -38,10 +38,13 @@ COMMON_CONTROL_TOKENS = re.compile(
     r"<[|｜][^\s<>]{1,64}[|｜]>"  # ChatML, Llama 3 and 4, Phi, DeepSeek, GLM, harmony, Cohere, Granite, Falcon, LFM2
     r"|<\|[\w/]{1,64}>|<[\w/]{1,64}\|>|\[\|[\w/]{1,64}\|\]|\]~!?b[\[\]]|\[e~\["  # Gemma 4, EXAONE, MiniMax
     r"|(?i:</?(?:s|bos|eos|pad|unk|mask|sep|cls|sop|eop|eod|think|tool_\w{1,32}|arg_\w{1,32}|seed:\w{1,32})>"
-    r"|<(?:(?:start|end)_of_\w{1,32}|\w{1,32}_token|(?:unused|reserved_|extra_id_|special_)\d{1,6})>"
-    r"|<(?:file_sep|repo_name|(?:fim|jupyter)_\w{1,32})>|<</?sys>>)"  # Gemma, Cohere, Seed, StarCoder, Llama 2
+    r"|<(?:(?:start|end|begin|beginning)_of_\w{1,32}|\w{1,32}_token|(?:unused|reserved_|extra_id_|special_)\d{1,6})>"
+    r"|<(?:file_sep|repo_name|gh_stars|empty_output|(?:fim|jupyter|commit|issue)_\w{1,32})>|<</?sys>>"
+    r"|</?(?:role|longcat_\w{1,32}|(?:start|end)_function_\w{1,32})>)"
+    # Gemma, Cohere, Seed, MiniMax; StarCoder, Llama 2; Ling, LongCat, FunctionGemma
+    r"|<\[[^\s<>]{1,64}\]>|\[UNUSED_TOKEN_\d{1,6}\]|>>(?:TITLE|[A-Z]{6,12})<<"  # Seed-Coder, InternLM, Falcon
     r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_[A-Z_]{1,32}|MODEL_SETTINGS|THINK|ARGS|CALL_ID|[gs]?MASK"
-    r"|(?:IMG|AUDIO|BEGIN)[A-Z_]{0,32}|PREFIX|MIDDLE|SUFFIX|CLS|SEP|PAD|UNK)\]"  # Mistral, GLM
+    r"|(?:IMG|AUDIO|BEGIN)[A-Z_]{0,32}|PREFIX|MIDDLE|SUFFIX|CLS|SEP|PAD|UNK|BOS|EOS)\]"  # Mistral, GLM
 )
 """Control tokens of the common model families.
 

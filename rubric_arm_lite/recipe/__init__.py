@@ -28,6 +28,8 @@ from rubric_arm_lite.recipe.fields import SourceSettings as SourceSettings
 from rubric_arm_lite.recipe.fields import TeacherSettings as TeacherSettings
 from rubric_arm_lite.recipe.fields import WarmupSettings as WarmupSettings
 from rubric_arm_lite.recipe.fields import WorldSettings as WorldSettings
+from rubric_arm_lite.recipe.fields import as_tuple as as_tuple
+from rubric_arm_lite.recipe.fields import label_text as label_text
 from rubric_arm_lite.recipe.load import dump_recipe as dump_recipe
 from rubric_arm_lite.recipe.load import explain_recipe as explain_recipe
 from rubric_arm_lite.recipe.load import load_any_recipe as load_any_recipe

@@ -6,7 +6,9 @@ TRL's name. :mod:`rubric_arm_lite.recipe.load` reads recipes from YAML.
 
 from __future__ import annotations
 
+import re
 from datetime import date
+from itertools import combinations
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -274,11 +276,23 @@ class TeacherSettings(Settings):
         return self
 
 
-Label = str | int | float
+Label = bool | str | int | float
+
+
+def label_text(value: Any) -> str:
+    """A label as text: 1, 1.0, ``"1"`` and ``"1.0"`` are the same."""
+    text = str(value).strip().casefold()
+    return text.partition(".")[0] if re.fullmatch(r"-?\d+\.0+", text) else text
+
+
+def as_tuple(value: Any) -> tuple[Any, ...]:
+    """One value or several, or None, as a tuple."""
+    return value if isinstance(value, tuple) else () if value is None else (value,)
 
 
 class ColumnSettings(Settings):
-    """What the columns of a source hold. A column may be `column.key`, what stands inside an object."""
+    """What the columns of a source hold. A column may be `column.key`, what stands inside an object, or `column.0`, the
+    first item of a list."""
 
     prompt: str | tuple[str, ...] | None = "prompt"
     """The request (texts of several columns are joined by blank lines); null: the turns before the responses."""
@@ -303,8 +317,9 @@ class ColumnSettings(Settings):
     equal: tuple[str, ...] | None = None
     """Two columns: a row with the same number in both is a tie."""
     answers: str | None = None
-    """A column with a list of responses to compare by score or rank, or `response_*` for columns numbered from 1 and a
-    list of their scores; null: each row is one response of `text`, and those of a prompt follow one another."""
+    """A column with a list of responses to compare by score or rank: objects, or texts beside a list of their scores;
+    or `response_*` for columns numbered from 1 and a list of their scores; null: each row is one response of `text`,
+    and those of a prompt follow one another."""
     text: str = "response"
     """The response of each item of `answers`, or of each row."""
     score: str | None = None
@@ -335,6 +350,11 @@ class ColumnSettings(Settings):
             raise ValueError("first and second: give the values of winner for both responses, or for neither.")
         if self.first is not None and self.winner is None:
             raise ValueError(f"first: {self.first!r} is a value of winner, which is null. Name the column.")
+        sides = {"first": self.first, "second": self.second, "tie": self.tie}
+        for (one, values), (other, others) in combinations(sides.items(), 2):
+            both = set(map(label_text, as_tuple(values))) & set(map(label_text, as_tuple(others)))
+            if both:
+                raise ValueError(f"{one} and {other}: both have the value {min(both)}. Give it to one of the two.")
         names = ("winner", "preference", "scores", "equal", "score", "rank")
         labels = [f"{name}: {getattr(self, name)!r}" for name in names if getattr(self, name) is not None]
         if len(labels) > 1:

@@ -69,7 +69,7 @@ def read_state(file: Path, recipe_hash: str | None = None) -> RunState:
         state = RunState.loads(file.read_text("utf-8"))
     except PermissionError as error:
         raise unreadable(file, error) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{file} is damaged ({type(error).__name__}: {first_line(error)}). Restore it, or start anew with "
             "--if-exists overwrite."
@@ -201,15 +201,15 @@ class RunDirectory:
                 state = read_state(state_file)
                 if not state.stages and state.checkpoint is None:  # ended before its first stage: nothing to keep
                     if_exists = "overwrite"
-        if names and if_exists == "raise":
-            raise CheckpointError(
-                f"{path} exists. Use --resume to continue it, --if-exists overwrite to start anew, or another name."
-            )
         # Without a state it is ours only if it was killed while it was created or cleared.
         created = names <= {".lock", RECIPE, f".{RECIPE}.part", f".{STATE}.part"}
         if not (STATE in names or _CLEARING in names or created):
             raise CheckpointError(
                 f"{path} is not a run directory: it has no {STATE}. Choose another name; nothing was touched."
+            )
+        if names and if_exists == "raise":
+            raise CheckpointError(
+                f"{path} exists. Use --resume to continue it, --if-exists overwrite to start anew, or another name."
             )
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / ".lock").open("a")

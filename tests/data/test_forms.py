@@ -384,6 +384,24 @@ DESCRIBED: list[tuple[str, list[dict[str, Any]], list[tuple[Any, str, str]], dic
         {"tie": 1},
     ),
     (
+        "{prompt: ask, answers: list, score: s}",
+        [{"ask": "q", "list": ["a", "b"], "s": [1, 2]}],
+        [("q", "b", "a")],
+        {},
+    ),
+    (
+        "{prompt: ask, responses: [two.0, two.1], winner: best, first: true, second: false}",
+        [{"ask": "q", "two": ["a", "b"], "best": best} for best in (True, False)],
+        [("q", "a", "b"), ("q", "b", "a")],
+        {},
+    ),
+    (
+        "{prompt: ask, responses: [one, two], winner: best, first: 1, second: 2}",
+        [{"ask": "q", "one": "a", "two": "b", "best": best} for best in ("1.0", "2.0")],
+        [("q", "a", "b"), ("q", "b", "a")],
+        {},
+    ),
+    (
         "{prompt: ask, text: t, rank: place}",
         [{"ask": ask, "t": t, "place": n} for ask, t, n in PLACES],
         [("q", "b", "a"), ("r", "c", "d")],
@@ -433,6 +451,7 @@ def test_described_columns(
         ("{winner: w, first: 1}", "give the values of winner for both responses, or for neither"),
         ("{answers: a}", "needs the key of their score or rank"),
         ("{score: a, rank: b}", "Give one of the two."),
+        ("{winner: w, first: 1, second: [2, '1.0']}", "first and second: both have the value 1. Give it to one"),
         ("{responses: [a]}", "responses: a list of 1. Name the columns of the two responses."),
     ],
 )
@@ -440,6 +459,21 @@ def test_a_wrong_description_is_one_error(columns: str, expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_columns(columns, "--columns")
     assert str(caught.value).startswith("--columns") and expected in str(caught.value)
+
+
+def test_messages_in_parts_of_text(tmp_path: Path) -> None:
+    def said(*texts: str) -> list[dict[str, Any]]:
+        return [
+            {**turn, "content": [{"type": "text", "text": turn["content"], "image": None}]} for turn in turns(*texts)
+        ]
+
+    pairs, _ = read(tmp_path / "rows.jsonl", [{"chosen": said("q", "a"), "rejected": said("q", "b")}])
+    assert [(pair.prompt, pair.chosen, pair.rejected) for pair in pairs] == [("q", "a", "b")]
+    picture = [{"role": "user", "content": [{"type": "image", "text": None}]}, *said("q", "a")[1:]]
+    with pytest.raises(
+        DataError, match=r"message 1 of `chosen` is a list\. Give a text, or a list of parts of type text"
+    ):
+        read(tmp_path / "rows.jsonl", [{"chosen": picture, "rejected": said("q", "b")}])
 
 
 def test_a_described_column_that_is_missing(tmp_path: Path) -> None:

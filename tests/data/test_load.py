@@ -281,6 +281,12 @@ def test_overlap(prompt: Any, expected: bool) -> None:
     assert decontaminator.matches(prompt) is expected
 
 
+def test_a_whole_prompt_overlaps_but_for_case_blanks_and_punctuation() -> None:
+    decontaminator = Decontaminator(13)
+    decontaminator.add("Write an e-mail to Bob.")
+    assert decontaminator.matches("write an email to bob") and not decontaminator.matches("write an email to Rob")
+
+
 def test_runs_do_not_reach_over_turns() -> None:
     decontaminator = Decontaminator(4)
     decontaminator.add((Message("user", "one two"), Message("assistant", "three four")))

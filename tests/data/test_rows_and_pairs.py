@@ -248,7 +248,10 @@ BAD_PAIRS: list[tuple[Any, str]] = [
     ),
     ({**PAIR, "prompt": [{"content": "p"}]}, "message 1 of `prompt` has role null."),
     ({**PAIR, "prompt": [{"role": ["user"], "content": "p"}]}, "message 1 of `prompt` has role a list."),
-    ({**PAIR, "prompt": [{"role": "user"}]}, "the content of message 1 of `prompt` is null. Give a text."),
+    (
+        {**PAIR, "prompt": [{"role": "user"}]},
+        "the content of message 1 of `prompt` is null. Give a text, or a list of parts of type text.",
+    ),
     ({**PAIR, "prompt": [user([{"type": "text"}])]}, "the content of message 1 of `prompt` is a list."),
     (
         {**PAIR, "prompt": [user("p"), assistant("a")]},

@@ -93,6 +93,8 @@ def test_rmb_from_its_repository_counts_rows_that_cannot_be_judged(tmp_path: Pat
     made.as_json(tmp_path / "RMB_dataset/BoN_set/Helpfulness/S.json", [best, equal])
     found = load(NAMED["rmb"], tmp_path / below)
     assert (len(found.items), found.missing, dict(found.unusable)["with equal responses"]) == (2, (), 2)
+    found = load(NAMED["rmb"], tmp_path / "RMB_dataset/BoN_set")
+    assert (len(found.items), found.missing) == (1, ("Pairwise_set",))
 
 
 def test_rm_bench_by_domain(tmp_path: Path) -> None:
@@ -110,6 +112,8 @@ def test_rm_bench_by_domain(tmp_path: Path) -> None:
 def test_judgebench_as_its_repository_holds_it(tmp_path: Path) -> None:
     for model in ("claude-3-5-sonnet-20240620", "gpt-4o-2024-05-13"):
         made.as_jsonl(tmp_path / f"data/dataset=judgebench,response_model={model}.jsonl", made.judgebench(model))
+        answers = f"outputs/dataset=judgebench,response_model={model},judge_name=arena_hard,judge_model=gpt-4o.jsonl"
+        made.as_jsonl(tmp_path / answers, made.judgebench(model))  # a judge's, which hold the same rows
     for source in (tmp_path, tmp_path / "data"):
         subsets = [item.subset.split(",")[0] for item in load(NAMED["judgebench"], source).items]
         assert subsets == ["gpt"] * 4 + ["claude"] * 4
@@ -276,5 +280,7 @@ def test_a_benchmark_and_its_place_in_one_word(tmp_path: Path) -> None:
     made.as_json(tmp_path / "chat_filtered.json", made.rm_bench()[:1])
     (found,) = load_benchmarks([f"rm-bench={tmp_path}"], {})
     assert (found.source, len(found.items)) == (str(tmp_path), 1)
+    with pytest.raises(ConfigError, match="no place after the `=`"):
+        load_benchmarks(["rm-bench="], {})
     with pytest.raises(ConfigError, match="--benchmark-dir gives elsewhere"):
         load_benchmarks([f"rm-bench={tmp_path}"], {"rm-bench": "elsewhere"})

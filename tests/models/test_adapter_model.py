@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -359,11 +359,17 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: save_file({"\x1b[31m\n" * 99: torch.zeros(2)}, f / "adapter_model.safetensors"),
         "does not fit this base: ",
     ),
+    "numbers that are not finite": (
+        lambda f: save_file(
+            {k: v / 0 for k, v in load_file(f / "adapter_model.safetensors").items()}, f / "adapter_model.safetensors"
+        ),
+        "holds numbers that are not finite",
+    ),
     "scale per layer": (edit(alpha_pattern={"q_proj": 99}), r"uses alpha_pattern, which this project does not"),
 }
 
 
-WEIGHTS_ONLY = ("weights cut", "weights empty", "names of another kind")
+WEIGHTS_ONLY = ("weights cut", "weights empty", "names of another kind", "numbers that are not finite")
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -107,6 +107,8 @@ def test_a_turn_that_ends_otherwise_than_the_tokenizer_says_ends_a_completion() 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert ChatTokenizer(build_tokenizer()).end_id == tokenizer.eos_token_id
+        unknown = tokenizer_with("{%- for m in messages %}{{ m.role + ' ' + m.content + ' xylophone' }}{%- endfor %}")
+        assert ChatTokenizer(unknown).end_id == unknown.eos_token_id, "not the token of all unknown words"
 
 
 def test_a_missing_pad_token_is_replaced_and_changes_nothing(tmp_path: Any) -> None:

@@ -189,7 +189,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "unknown type": (config(model_type="nonsense", architectures=None), "cannot be loaded"),
     "pickle only": (pickle_only, "has no *.safetensors. Convert its weights; pickle files are not read."),
     "weights cut": (write("model.safetensors", b"\x10\x00\x00"), "cannot be loaded"),
-    "weights of another size": (config(hidden_size=64), "cannot be loaded"),
+    "weights of another size": (config(hidden_size=64), "in its weights and 320×64 by config.json"),
     "a layer is missing": (
         without_a_layer,
         "lacks 3 of its weights, for example `model.layers.1.mlp.down",

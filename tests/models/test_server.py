@@ -791,6 +791,10 @@ FAMILIES = {
     "gpt-oss": "<|start|> <|channel|> <|message|> <|return|> <|constrain|> <|call|>",
     "Cohere": "<BOS_TOKEN> <|START_OF_TURN_TOKEN|> <|CHATBOT_TOKEN|> <|END_RESPONSE|> <MASK_TOKEN> <PAD>",
     "Granite": "<|start_of_role|> <|end_of_role|> <|end_of_text|> <fim_prefix> <jupyter_start>",
+    "InternLM, Falcon, Seed-Coder": "[UNUSED_TOKEN_146] >>QUESTION<< >>TITLE<< <[begin▁of▁sentence]> [BOS] [EOS]",
+    "Ling, LongCat": "<role> </role> <longcat_user> </longcat_s>",
+    "MiniMax-01, FunctionGemma": "<beginning_of_sentence> <start_function_call> <end_function_call>",
+    "StarCoder": "<commit_msg> <issue_start> <gh_stars> <empty_output>",
     "Seed, EXAONE, MiniMax": "<seed:bos> <seed:think> [|assistant|] [|endofturn|] ]~b] ]~!b[ [e~[",
 }
 

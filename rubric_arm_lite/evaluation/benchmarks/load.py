@@ -81,6 +81,8 @@ def load_benchmarks(
         name, is_path, path = given.partition("=")
         if not is_path or name not in catalogue:
             name = given
+        elif not path:
+            raise ConfigError(f"--benchmarks {given}: no place after the `=`. Name your copy, or leave out the `=`.")
         elif paths.setdefault(name, path) != path:
             raise ConfigError(f"--benchmarks {given}: --benchmark-dir gives {paths[name]}. Name one place.")
         if name in catalogue:
