@@ -239,6 +239,12 @@ class Format:
             raise row.error(f"column `{name}` does not begin with `Human:` or `Assistant:`. Correct it.")
         speakers = [{"Human": "user", "Assistant": "assistant"}[speaker] for speaker in parts[::2]]
         turns = [{"role": role, "content": text.strip()} for role, text in zip(speakers, parts[1::2], strict=True)]
+        if name != self.prompt_column and speakers[-1] == "user":
+            raise row.error(
+                f"the last turn of `{name}` is `Human:`. End it with the assistant's response, or leave the row out.",
+                "conversation without a response",
+                skippable=True,
+            )
         opened = name == self.prompt_column and turns[-1] == {"role": "assistant", "content": ""}
         return turns[:-1] if opened else turns
 

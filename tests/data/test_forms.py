@@ -476,6 +476,12 @@ def test_messages_in_parts_of_text(tmp_path: Path) -> None:
         read(tmp_path / "rows.jsonl", [{"chosen": picture, "rejected": said("q", "b")}])
 
 
+def test_a_transcript_without_a_response_is_left_out(tmp_path: Path) -> None:
+    rows = [{"chosen": transcript(*texts), "rejected": transcript("q", "b")} for texts in (("q", "a"), ("q", "a", "c"))]
+    pairs, counts = read(tmp_path / "rows.jsonl", rows)
+    assert len(pairs) == 1 and dict(counts.skipped) == {"conversation without a response": 1}
+
+
 def test_a_described_column_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line 1: column `ask` is missing\. Expected: ask, one, two; found: x"):
         read(tmp_path / "rows.jsonl", [{"x": 1}], columns=read_columns("{prompt: ask, responses: [one, two]}", ""))
