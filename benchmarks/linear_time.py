@@ -22,7 +22,7 @@ from rubric_arm_lite.data.benchmarks import Decontaminator
 from rubric_arm_lite.data.trajectories import canonical_rubric
 from rubric_arm_lite.errors import clean
 from rubric_arm_lite.models.server import COMMON_CONTROL_TOKENS
-from rubric_arm_lite.prompts import PromptBuilder, Templates, check_format, parse_judgement, parse_pointwise
+from rubric_arm_lite.prompts import PromptBuilder, Templates, check_format, parse_judgement, parse_pointwise, wording
 from rubric_arm_lite.prompts.parsing import fold, parse_direct, parse_rubric, stated_met
 from rubric_arm_lite.report import safe_text
 from rubric_arm_lite.training.synthesize import find_disclosure
@@ -47,6 +47,7 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "parse_pointwise": lambda text: parse_pointwise(text, RUBRIC),
     "stated_met": stated_met,
     "PromptBuilder.neutralize": BUILDER.neutralize,
+    "wording": wording,
     "canonical_rubric": canonical_rubric,
     "Decontaminator.matches": Decontaminator(13).matches,
     "find_disclosure": lambda text: find_disclosure(_rubric(text), text, (text,)),

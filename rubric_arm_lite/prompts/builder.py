@@ -24,6 +24,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from importlib import resources
 
 from jinja2 import meta
@@ -245,7 +246,14 @@ _KEPT = _KeptCharacters()
 
 def _words(text: str) -> str:
     """The text without case, blanks and punctuation; as it is where nothing else is in it."""
-    return unicodedata.normalize("NFKC", text).casefold().translate(_KEPT) or text
+    parts = text if text.isascii() else "".join(map(_decomposed, text))
+    return parts.casefold().translate(_KEPT) or text
+
+
+@lru_cache(1 << 16)
+def _decomposed(character: str) -> str:
+    """One character at a time: normalizing a text as a whole sorts its marks, in quadratic time."""
+    return unicodedata.normalize("NFKD", character)
 
 
 def _built_in(name: str) -> str:
