@@ -133,7 +133,7 @@ def read_adapter(
         raise BackendError(
             f"{folder}/adapter_model.safetensors cannot be read: {first_line(error)}. Save it again."
         ) from error
-    broken = [name for name, value in state.items() if not torch.isfinite(value.float()).all()]
+    broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
     if broken:
         raise BackendError(
             f"{folder}/adapter_model.safetensors: `{clean(broken[0])}` holds numbers that are not finite, as do "

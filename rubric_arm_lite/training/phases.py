@@ -273,13 +273,14 @@ class CustomReward:
         Raises:
             ConfigError: if the function fails or returns no finite number.
         """
-        rewards = self._phase.score(groups, seed)
-        for group, row in zip(groups, rewards, strict=True):
-            for i, (sample, reward) in enumerate(zip(group.samples, row, strict=True)):
+        rewards: list[list[Reward]] = []
+        for group, row in zip(groups, self._phase.score(groups, seed), strict=True):
+            rewards.append([])
+            for sample, reward in zip(group.samples, row, strict=True):
                 rubric = group.example.rubric or parse_rubric(sample.text, sample.finish_reason)
                 scored = ScoredSample(self.role, group.example.prompt, sample.text, rubric, reward)
                 try:
-                    row[i] = Reward(float(self._function(scored)), reward.parts, reward.masked)
+                    rewards[-1].append(Reward(float(self._function(scored)), reward.parts, reward.masked))
                 except Exception as error:  # whatever the researcher's code raises
                     raise ConfigError(
                         f"reward.function: {self._name} gave no reward for a sample of the {self.role} "

@@ -91,9 +91,10 @@ def train(
     if until is not None and until not in STAGES:
         raise ConfigError(f"--stage {until}: not a stage. Use one of {', '.join(STAGES)}.")
     path = Path("runs") / settings.name if run_dir is None else Path(run_dir)
-    start, _ = run_and_state(settings.warmup.from_ or "", "warm-up")
-    if settings.warmup.from_ is not None and start.resolve().is_relative_to(path.resolve()):
-        raise ConfigError(f"{path} holds {start}, whose adapters this run starts from. Choose another --run-dir.")
+    if settings.warmup.from_ is not None:
+        start, _ = run_and_state(settings.warmup.from_, "warm-up")
+        if start.resolve().is_relative_to(path.resolve()):
+            raise ConfigError(f"{path} holds {start}, whose adapters this run starts from. Choose another --run-dir.")
     with explained_disk_errors(path), ExitStack() as stack:
         processes = None
         if os.environ.get("WORLD_SIZE", "1") != "1":
