@@ -122,6 +122,11 @@ class Rubric:
         """Whether the rubric may be shown to a judge."""
         return self.status is ParseStatus.OK
 
+    @property
+    def repeats(self) -> int:
+        """The number of criteria whose text stands in the rubric before, in any letter case."""
+        return len(self.criteria) - len({criterion.text.casefold() for criterion in self.criteria})
+
     def render(self) -> str:
         """The canonical text of the criteria, the only form in which a rubric enters a prompt."""
         return "\n".join(f"{i}. {c.text} [{c.kind.label}]" for i, c in enumerate(self.criteria, start=1))
@@ -166,7 +171,8 @@ class Sample:
 class Example:
     """One prompt that a phase gives to its policy, with what is needed to score the completions.
 
-    ``prompt`` is the user turn in full; ``seed`` fixes every random draw made for this example.
+    ``prompt`` is the user turn in full; ``seed`` fixes every random draw made for this example. Neighboring examples of
+    one ``group`` have their rewards compared with each other; by default each is a group of its own.
     """
 
     example_id: str
@@ -174,6 +180,7 @@ class Example:
     seed: int
     comparisons: tuple[LabeledComparison, ...] = ()
     rubric: Rubric | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

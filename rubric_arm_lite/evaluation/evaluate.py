@@ -66,13 +66,19 @@ class Evaluator:
     recall: Recall | None = None
 
     def evaluate(
-        self, name: str, adapters: AdapterPair | None = None, votes: int = 1, earlier: Evaluation | None = None
+        self,
+        name: str,
+        adapters: AdapterPair | None = None,
+        votes: int = 1,
+        earlier: Evaluation | None = None,
+        rubrics: Sequence[Rubric] | None = None,
     ) -> Evaluation:
         """Judge every pair in both orders under one greedy rubric per prompt.
 
         Args:
             votes: with more than one, also voting@k; sampled judgements are measured on ``vote_pairs`` pairs.
             earlier: an evaluation of the same adapters, of which all but the sampled judgements is taken over.
+            rubrics: one per pair, in place of the generator's.
         """
         adapters = adapters or AdapterPair()
         settings, sampler = self.settings, self.generator.sampler
@@ -81,7 +87,8 @@ class Evaluator:
         # A new cache: an evaluation does not change the cached rubrics of training or of another evaluation.
         generator, greedy = self.generator.with_new_cache(), Sampling(settings.rubric_max_tokens, 1, 0.0)
         count = settings.vote_pairs
-        rubrics = generator.write(prompts[: count if earlier else None], greedy, self.seed, adapter=adapters.rubric)
+        if rubrics is None:
+            rubrics = generator.write(prompts[: count if earlier else None], greedy, self.seed, adapter=adapters.rubric)
         judge = replace(self.judge, adapter=adapters.judge)
         if earlier is None:
             verdicts = judge.judge(comparisons, rubrics)

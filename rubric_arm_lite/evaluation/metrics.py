@@ -34,14 +34,11 @@ def format_reward(judgement: Judgement, rubric: Rubric, mode: str) -> float:
     return float(check.strict) if mode == "strict" else check.share
 
 
-def follows_findings(judgement: Judgement, rubric: Rubric) -> bool | None:
-    """Whether the verdict of a judgement follows from its own findings; None where they do not decide.
+def findings(judgement: Judgement, rubric: Rubric) -> tuple[set[int], set[int]] | None:
+    """The numbers of the criteria that responses A and B meet, as a judgement says itself (:func:`stated_met`).
 
-    They decide if every criterion is plainly called met or missed for either response (:func:`stated_met`) and one
-    response meets all that the other meets, and more: whatever the criteria weigh, that one is the better.
+    None unless it plainly calls every criterion met or missed for either response.
     """
-    if judgement.winner is None:
-        return None
     met: dict[str, set[int]] = {"A": set(), "B": set()}
     lines = [(a.side, a.number, a.kind) for a in judgement.assessments]
     expected = [(side, i, c.kind) for side in ("A", "B") for i, c in enumerate(rubric.criteria, start=1)]
@@ -50,7 +47,19 @@ def follows_findings(judgement: Judgement, rubric: Rubric) -> bool | None:
         return None
     for (side, number, _), outcome in zip(lines, outcomes, strict=True):
         met[side] |= {number} if outcome else set()
-    better = "A" if met["A"] > met["B"] else "B" if met["B"] > met["A"] else None
+    return met["A"], met["B"]
+
+
+def follows_findings(judgement: Judgement, rubric: Rubric) -> bool | None:
+    """Whether the verdict of a judgement follows from its own findings; None where they do not decide.
+
+    They decide if one response meets all criteria that the other meets, and more: whatever the criteria weigh, that one
+    is the better.
+    """
+    met = findings(judgement, rubric)
+    if judgement.winner is None or met is None:
+        return None
+    better = "A" if met[0] > met[1] else "B" if met[1] > met[0] else None
     return None if better is None else judgement.winner == better
 
 
@@ -108,7 +117,7 @@ def rubric_statistics(
     distinct = {prompt_text(prompt): (prompt, rubric) for prompt, rubric in zip(prompts, rubrics, strict=True)}
     usable = [rubric for _, rubric in distinct.values() if rubric.usable]
     criteria = [criterion for rubric in usable for criterion in rubric.criteria]
-    repeats = sum(len(r.criteria) - len({c.text.casefold() for c in r.criteria}) for r in usable)
+    repeats = sum(rubric.repeats for rubric in usable)
     values = {
         "rubric_usable": len(usable) / len(distinct),
         "rubric_criteria": len(criteria) / len(usable) if usable else 0.0,

@@ -26,6 +26,7 @@ from rubric_arm_lite.recipe.fields import ScheduleSettings as ScheduleSettings
 from rubric_arm_lite.recipe.fields import SFTSettings as SFTSettings
 from rubric_arm_lite.recipe.fields import SourceSettings as SourceSettings
 from rubric_arm_lite.recipe.fields import TeacherSettings as TeacherSettings
+from rubric_arm_lite.recipe.fields import TripwireSettings as TripwireSettings
 from rubric_arm_lite.recipe.fields import WarmupSettings as WarmupSettings
 from rubric_arm_lite.recipe.fields import WorldSettings as WorldSettings
 from rubric_arm_lite.recipe.fields import as_tuple as as_tuple

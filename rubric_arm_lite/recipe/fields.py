@@ -481,6 +481,22 @@ class SFTSettings(Settings):
     """Updates between checkpoints of the warm-up."""
 
 
+class ReadingSettings(Settings):
+    """What a judge must show after its warm-up. From one that cannot read, a judge phase learns nothing."""
+
+    position_bias: Probability = 0.3
+    """Largest position bias of greedy verdicts, where the judge is pairwise."""
+    accuracy: Probability = 0.8
+    """Least accuracy with the true rubrics of a synthetic world; other data have none, and only the bias is measured,
+    with greedy rubrics."""
+    pairs: Positive = 64
+    """Pairs that it is measured on: a world's validation pairs, or the last of the training data."""
+    action: Literal["lengthen", "refuse"] = "lengthen"
+    """`lengthen` repeats the judge's warm-up up to `repeats` times, then refuses; `refuse` ends the run."""
+    repeats: Positive = 2
+    """Most repetitions of the judge's warm-up."""
+
+
 class WarmupSettings(SourceSettings):
     """Supervised warm-up, stage I (paper, sec. 4.1)."""
 
@@ -498,6 +514,8 @@ class WarmupSettings(SourceSettings):
     """Supervised warm-up of the rubric generator."""
     judge: SFTSettings = SFTSettings()
     """Supervised warm-up of the judge."""
+    until: ReadingSettings | None = None
+    """What the judge must show before its first phase; null: nothing."""
 
     @property
     def is_empty(self) -> bool:
@@ -529,6 +547,9 @@ class GRPOSettings(Settings):
     """`group` divides advantages by the group's standard deviation; `none` leaves them undivided."""
     entropy_coef: NonNegative = 0.0
     """Weight of the entropy's mean over all tokens of the batch, subtracted from the loss."""
+    entropy_target: PositiveFloat | None = None
+    """Entropy, in nats per token, up to which its bonus counts: `entropy_coef` falls linearly to 0 as the entropy of
+    the rollouts reaches it. Over a large vocabulary a bonus without a target pays for noise. Null: no target."""
     mask_truncated_completions: bool = False
     """Leave completions that were truncated out of the loss."""
     skip_uninformative: bool = False
@@ -536,7 +557,10 @@ class GRPOSettings(Settings):
     the loss's denominator. Without `beta` and `entropy_coef` such rows contribute nothing and are always skipped. The
     logged `kl`, `entropy` and `clip_ratio` are means over the tokens of the rows that were not skipped."""
     learning_rate: PositiveFloat = 1e-5
-    """Learning rate of AdamW, the same in every step."""
+    """Learning rate of AdamW."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 3
+    """Steps at the start of every phase over which the learning rate rises to its full value, after which it is
+    constant: AdamW's first steps move every weight by the whole learning rate, however small its gradient is."""
     weight_decay: NonNegative = 0.0
     """Weight decay of AdamW."""
     optim: Optim = "adamw_torch"
@@ -581,6 +605,14 @@ class RewardSettings(Settings):
     """`strict`: 1 if the judgement has every section and answers every criterion, else 0; `graded`: the share of it."""
     faithful: bool = False
     """Pairwise only: a judgement whose verdict contradicts its own findings earns no format reward."""
+    pair_orders: Literal["one", "both"] = "one"
+    """Judge phase: each pair is shown in `one` order, drawn at random, or in `both`, as one group. A judge that always
+    names the same side then earns different rewards within a group, so that it has a gradient."""
+    consistency_weight: NonNegative = 0.0
+    """With `pair_orders: both`: weight of the share of the other order's samples that name the same response."""
+    skip_silent: bool = False
+    """Pairwise judge phase: leave out pairs that the frozen rubric does not decide: by the findings of most samples,
+    both responses meet the same criteria, so that only chance makes a verdict right."""
     unparsed: Literal["zero", "mask"] = "zero"
     """Rubric phase: an unparsed judgement counts as wrong (`zero`), or removes the rubric from its group (`mask`)."""
     short_bonus: NonNegative = 0.1
@@ -593,6 +625,9 @@ class RewardSettings(Settings):
     """Judgements per rubric and order: 1 is greedy (eq. 8), more are sampled and averaged."""
     judge_max_tokens: Positive = 1024
     """Most tokens of the frozen judge's judgement in the rubric phase; longer ones are unparsed."""
+    repeated_criteria: Literal["allow", "zero"] = "allow"
+    """Rubric phase: a rubric that states a criterion twice, which then counts double, is judged like others (`allow`),
+    or earns what a malformed one does (`zero`)."""
     rubric_temperature: NonNegative = 1.0
     """Temperature of the rubrics that the judge phase caches per prompt; 0 is greedy."""
     rubric_attempts: Positive = 3
@@ -614,6 +649,31 @@ class UntilSettings(Settings):
     """Pairs in the probe set, taken from the end of the training data."""
 
 
+class TripwireSettings(Settings):
+    """What shows that a phase is destroying its adapter, and what happens then.
+
+    Each step is compared with the first one of its phase, whose rollouts are still those of the unchanged adapter.
+    """
+
+    action: Literal["back", "stop", "off"] = "back"
+    """`back`: return to the last good checkpoint of the phase, or to its start, and go on with smaller steps; `stop`:
+    end the run with an error; `off`: nothing."""
+    contradicted: PositiveFloat = 0.25
+    """Rise of the share of verdicts that contradict their own findings."""
+    one_sided: Probability = 0.95
+    """Share of the verdicts for one of the two responses, whose order is drawn at random."""
+    malformed: PositiveFloat = 0.3
+    """Rise of the share of texts that do not parse."""
+    entropy: PositiveFloat = 1.0
+    """Rise of the entropy, in nats per token."""
+    groups: Positive = 16
+    """The last steps that have this many groups together are averaged, so that one unusual prompt is no alarm."""
+    factor: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    """Factor on the learning rate of the rest of the phase after each return."""
+    returns: Positive = 3
+    """Most returns in one phase; after them the phase ends with its last good checkpoint."""
+
+
 class ScheduleSettings(Settings):
     """Order of the phases (paper, eqs. 9-11)."""
 
@@ -624,6 +684,7 @@ class ScheduleSettings(Settings):
     """Times that the phases are repeated, each on another equal part of the training prompts."""
     until: UntilSettings | None = None
     """Early end of phases; null: every phase takes all its steps."""
+    tripwire: TripwireSettings = TripwireSettings()
 
 
 class PhaseSettings(Settings):
@@ -739,11 +800,22 @@ class Recipe(RunSettings):
                     "reward.faithful: true is for verdicts between two responses, but a pointwise judge gives none. "
                     "Use false."
                 )
+            if self.reward.pair_orders == "both" or self.reward.skip_silent:
+                field = "pair_orders: both" if self.reward.pair_orders == "both" else "skip_silent: true"
+                raise ValueError(
+                    f"reward.{field} is for verdicts between two responses, but a pointwise judge gives none. Remove "
+                    "it."
+                )
             if self.schedule.until is not None and self.schedule.until.metric == "consistency":
                 raise ValueError(
                     "schedule.until.metric: consistency compares two orders, but a pointwise judge has none. Use "
                     "accuracy or format."
                 )
+        if self.reward.consistency_weight and self.reward.pair_orders == "one":
+            raise ValueError(
+                f"reward.consistency_weight: {self.reward.consistency_weight:g} compares both orders of a pair, but "
+                "reward.pair_orders is one. Use both, or a weight of 0."
+            )
         if (self.data.train_prompts or self.schedule.cycles) < self.schedule.cycles:
             raise ValueError(
                 f"data.train_prompts: {self.data.train_prompts} cannot be split into schedule.cycles: "

@@ -31,6 +31,7 @@ from rubric_arm_lite.runs import (
     recipe_of_run,
 )
 from rubric_arm_lite.training.schedule import scheduled_phases
+from rubric_arm_lite.training.tripwire import rows_in_effect
 
 METRICS = "metrics.jsonl"
 STAGE_NAMES = {
@@ -195,7 +196,7 @@ def _evaluation(name: str, values: Any, details: Mapping[str, LogRow], prefix: s
 def read_metrics(run: Path) -> Mapping[str, list[LogRow]]:
     """The rows of a run's metrics by kind: ``evaluation``, ``step`` and so on."""
     by_kind: dict[str, list[LogRow]] = defaultdict(list)
-    for row in map(_safe, read_jsonl(run / METRICS)):
+    for row in rows_in_effect(map(_safe, read_jsonl(run / METRICS))):
         by_kind[str(row["kind"])].append(row)
     return by_kind
 

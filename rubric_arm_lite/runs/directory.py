@@ -37,8 +37,9 @@ RECIPE = "recipe.yaml"
 class RunState:
     """What is committed: finished stages, the checkpoint that holds them, and the size of each log in bytes.
 
-    ``position`` is the (scheduled phase, step) at which the alternating stage continues. ``hashes`` are the SHA-256 of
-    every committed file, by its path in the run, and of the committed bytes of each log.
+    ``position`` is the (scheduled phase, step) at which the alternating stage continues, and ``positions`` holds that
+    of every kept checkpoint. ``hashes`` are the SHA-256 of every committed file, by its path in the run, and of the
+    committed bytes of each log.
     """
 
     recipe_hash: str
@@ -47,6 +48,7 @@ class RunState:
     position: tuple[int, int] = (0, 0)
     logs: Mapping[str, int] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
+    positions: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def dumps(self) -> str:
         """The state as JSON."""
@@ -55,7 +57,7 @@ class RunState:
     @classmethod
     def loads(cls, text: str) -> RunState:
         """The state that :meth:`dumps` wrote; raises ValueError, KeyError or TypeError for anything else."""
-        values = {"hashes": {}, **json.loads(text)}
+        values = {"hashes": {}, "positions": {}, **json.loads(text)}
         return TypeAdapter(cls).validate_python({item.name: values[item.name] for item in fields(cls)})
 
 
@@ -318,7 +320,9 @@ class RunDirectory:
         hashes = {**files, **self._written, **{name: value.hexdigest() for name, value in logs.items()}}
         stages = self.state.stages if stage is None else (*self.state.stages, stage)
         at = self.state.position if position is None else position
-        state = RunState(self.state.recipe_hash, stages, checkpoint, at, sizes, hashes)
+        kept = {name: where for name, where in self.state.positions.items() if f"checkpoints/{name}/" not in gone}
+        positions = kept if save is None or checkpoint is None else {**kept, checkpoint: at}
+        state = RunState(self.state.recipe_hash, stages, checkpoint, at, sizes, hashes, positions)
         atomic_write(self.path / STATE, state.dumps().encode())
         self.state, self._logs, self._written = state, logs, {}
         for folder in outdated:
@@ -329,9 +333,16 @@ class RunDirectory:
         """Whether the files in a folder of the run are as they were committed."""
         return (self.path / folder).is_dir() and not changed_files(self.path, self.state, folder)
 
-    def checkpoint_path(self) -> Path | None:
-        """Folder of the committed checkpoint."""
-        return None if self.state.checkpoint is None else self.path / "checkpoints" / self.state.checkpoint
+    def checkpoint_path(self, name: str | None = None) -> Path | None:
+        """Folder of a kept checkpoint, by default the committed one.
+
+        Raises:
+            CheckpointError: if a file in a named one is not as it was committed.
+        """
+        if name is not None:
+            check_files(self.path, self.state, f"checkpoints/{name}")
+        name = name or self.state.checkpoint
+        return None if name is None else self.path / "checkpoints" / name
 
     def _roll_back(self) -> None:
         """Forget everything after the last commit."""

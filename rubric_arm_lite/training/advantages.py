@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import Literal
 
-from rubric_arm_lite.types import Reward
+from rubric_arm_lite.types import Example, Reward
 
 EPSILON = 1e-4
 
@@ -38,3 +39,16 @@ def group_advantages(rewards: Sequence[Reward], scale: Literal["group", "none"] 
     informative = max(counted) > min(counted)
     values = tuple(None if r.masked else (r.total - mean) / divisor if informative else 0.0 for r in rewards)
     return GroupAdvantages(values, informative)
+
+
+def advantages_by_group(
+    examples: Sequence[Example], rewards: Sequence[Sequence[Reward]], scale: Literal["group", "none"] = "group"
+) -> list[GroupAdvantages]:
+    """The advantages of every example's samples; neighboring examples of one ``group`` are centered together."""
+    advantages: list[GroupAdvantages] = []
+    for _, members in groupby(enumerate(examples), lambda member: member[1].group or member[0]):
+        rows = [rewards[index] for index, _ in members]
+        together = group_advantages([reward for row in rows for reward in row], scale)
+        values = iter(together.values)
+        advantages += [GroupAdvantages(tuple(islice(values, len(row))), together.informative) for row in rows]
+    return advantages

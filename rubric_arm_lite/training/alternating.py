@@ -12,10 +12,17 @@ from dataclasses import dataclass
 
 from rubric_arm_lite.models import Sampler, Sampling
 from rubric_arm_lite.recipe import derive_seed
-from rubric_arm_lite.training.advantages import GroupAdvantages, group_advantages
+from rubric_arm_lite.training.advantages import GroupAdvantages, advantages_by_group
 from rubric_arm_lite.training.learner import Learner
 from rubric_arm_lite.training.phases import Phase
-from rubric_arm_lite.training.schedule import GRPORecipe, ScheduledPhase, batch_of_step, part_of_data, steps_in_phase
+from rubric_arm_lite.training.schedule import (
+    GRPORecipe,
+    ScheduledPhase,
+    batch_of_step,
+    learning_rate_factor,
+    part_of_data,
+    steps_in_phase,
+)
 from rubric_arm_lite.types import PromptBlock, Reward, Role, RolloutGroup, StepMetrics
 
 
@@ -29,13 +36,14 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class RoleStep:
-    """One role's share of a step: what it wrote, earned and learned from."""
+    """One role's share of a step: what it wrote, earned and learned from, at which share of its learning rate."""
 
     role: Role
     groups: list[RolloutGroup]
     rewards: list[list[Reward]]
     advantages: list[GroupAdvantages]
     seed: int
+    rate: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +75,7 @@ def alternate(
             # Both roles of a simultaneous step roll out before either is updated.
             roles = [role for role in scheduled.roles if step < steps[role]]
             rollouts = [rollout_step(recipe, phases[role], part, sampler, scheduled.cycle, step) for role in roles]
-            metrics = [learner.update(done.role, done.groups, done.advantages, done.seed) for done in rollouts]
+            metrics = [learner.update(r.role, r.groups, r.advantages, r.seed, r.rate) for r in rollouts]
             if hooks.after_step(scheduled, step, list(zip(rollouts, metrics, strict=True))):
                 break
         hooks.after_phase(scheduled)
@@ -83,5 +91,5 @@ def rollout_step(
     sampling = Sampling(settings.max_completion_length, settings.num_generations, settings.temperature)
     groups = sampler.sample(phase.role, examples, sampling)
     rewards = phase.score(groups, seed)
-    advantages = [group_advantages(r, settings.scale_rewards) for r in rewards]
-    return RoleStep(phase.role, groups, rewards, advantages, seed)
+    advantages = advantages_by_group([group.example for group in groups], rewards, settings.scale_rewards)
+    return RoleStep(phase.role, groups, rewards, advantages, seed, learning_rate_factor(step, settings))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rubric_arm_lite.errors import TrainingError
@@ -12,6 +13,7 @@ from rubric_arm_lite.models import Sampler
 from rubric_arm_lite.training.alternating import Hooks, Position, RoleStep, alternate
 from rubric_arm_lite.training.phases import Phase
 from rubric_arm_lite.training.schedule import ScheduledPhase
+from rubric_arm_lite.training.tripwire import Tripwire, WentBackError
 from rubric_arm_lite.types import PromptBlock, Role, StepMetrics
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ def train_logged(
     place: Callable[[ScheduledPhase, Role], dict[str, Any]],
     after_phase: Callable[[ScheduledPhase, float, int], None],
     ends_early: Callable[[ScheduledPhase, int], bool] = lambda *_: False,
+    tripwire: Tripwire | None = None,
 ) -> None:
     """Go through the rest of a run's schedule: log each step, commit now and then, check that frozen adapters stay.
 
@@ -73,11 +76,13 @@ def train_logged(
         place: where a role's steps in a phase stand in the log: the first fields of their rows.
         after_phase: called with the phase, its seconds and its sampled tokens, before it is committed.
         ends_early: whether the phase ends after this step.
+        tripwire: notices when a phase destroys its adapter.
 
     Raises:
         TrainingError: if a frozen adapter changed, or processes no longer agree.
     """
     directory, learner, keep = state.directory, state.learner, state.recipe.checkpoint.save_total_limit
+    keep = max(2, keep) if tripwire else keep  # the newest may be the first bad one
     model = learner.model
     frozen: dict[str, str] = {}
     began = (0.0, 0)  # time and sampled tokens when the phase began, or was resumed
@@ -89,17 +94,23 @@ def train_logged(
         nonlocal frozen, began
         frozen = {name: model.fingerprint(name) for name in model.model.peft_config if name not in phase.roles}
         began = time.perf_counter(), sampler.tokens_written
+        if tripwire:
+            tripwire.begin(phase)
         state.progress.stage(phase.label, steps)
 
     def log(phase: ScheduledPhase, step: int, done: list[tuple[RoleStep, StepMetrics]]) -> bool:
+        rows = []
         for rollout, update in done:
             values = {**summarize(rollout), **phases[rollout.role].metrics(), **update.values}
             row = {"kind": "step", **place(phase, rollout.role), "step": step, **values}
+            rows.append(row)
             directory.append("metrics.jsonl", row)
             for group in rollout_rows(phase, step, rollout):
                 directory.append("rollouts.jsonl", group)
             seconds, tokens = elapsed()
             state.progress.step(step + 1, {**values, "tokens/s": tokens / max(seconds, 1e-9)})
+        if tripwire and tripwire.after_step(phase, rows):
+            return True
         ends = ends_early(phase, step)
         if not ends and (step + 1) % state.recipe.checkpoint.save_steps == 0:
             directory.commit(state.save, position=(phase.index, step + 1), keep=keep)
@@ -118,5 +129,8 @@ def train_logged(
         after_phase(phase, *elapsed())
         directory.commit(state.save, position=(phase.index + 1, 0), keep=keep)
 
-    position = Position(*directory.state.position)
-    alternate(state.recipe, schedule, phases, blocks, sampler, learner, Hooks(begin, log, end), position)
+    while True:
+        position = Position(*directory.state.position)
+        with suppress(WentBackError):
+            alternate(state.recipe, schedule, phases, blocks, sampler, learner, Hooks(begin, log, end), position)
+            return

@@ -28,7 +28,7 @@ from rubric_arm_lite.models.shared_prefix.batching import (
     make_rows,
     micro_batches,
 )
-from rubric_arm_lite.recipe import derive_seed
+from rubric_arm_lite.recipe import GRPOSettings, derive_seed
 from rubric_arm_lite.training.advantages import GroupAdvantages
 from rubric_arm_lite.training.losses import grpo_loss
 from rubric_arm_lite.training.schedule import GRPORecipe
@@ -36,6 +36,17 @@ from rubric_arm_lite.types import Role, RolloutGroup, StepMetrics
 
 FLOAT16_LOSS_SCALE = 2.0**16
 """Factor on the loss with a float16 base, whose gradients would underflow in the backward pass; halved on overflow."""
+
+
+def entropy_weight(rows: Sequence[Row], settings: GRPOSettings) -> float:
+    """The weight of the entropy bonus in one update: ``entropy_coef``, less the nearer the rows are to their target.
+
+    The rows' entropy is estimated by their own log-probabilities, the same in every process and after every resume.
+    """
+    if settings.entropy_target is None:
+        return settings.entropy_coef
+    entropy = -sum(sum(row.logprobs) for row in rows) / sum(len(row.logprobs) for row in rows)
+    return settings.entropy_coef * max(0.0, 1.0 - entropy / settings.entropy_target)
 
 
 class Learner:
@@ -46,6 +57,8 @@ class Learner:
         self.processes = processes
         self.recipe = recipe
         self.layout = model.layout
+        self.rates: dict[Role, float] = {}
+        """Factors on the learning rates of roles whose phase went back to an earlier checkpoint (:mod:`.tripwire`)."""
         self.budgets: dict[Role, TokenBudget] = {}
         self.loss_scale = FLOAT16_LOSS_SCALE if model.model.dtype == torch.float16 else 1.0
         self.optimizers: dict[Role, torch.optim.Optimizer] = {}
@@ -78,6 +91,7 @@ class Learner:
             raise CheckpointError(f"{file} cannot be read: {error}. Start anew with --if-exists overwrite.") from error
         self.loss_scale = float(state.get("loss_scale", self.loss_scale))
         for role, optimizer in self.optimizers.items():
+            optimizer.state.clear()
             if (budget := state.get(f"{role}|budget")) is not None:
                 if budget.shape != (2,):
                     raise CheckpointError(
@@ -92,12 +106,18 @@ class Learner:
                     put_state(optimizer, parameter, moments)
 
     def update(
-        self, role: Role, groups: Sequence[RolloutGroup], advantages: Sequence[GroupAdvantages], seed: int = 0
+        self,
+        role: Role,
+        groups: Sequence[RolloutGroup],
+        advantages: Sequence[GroupAdvantages],
+        seed: int = 0,
+        rate: float = 1.0,
     ) -> StepMetrics:
         """Take ``num_iterations`` gradient steps on the same rollouts; returns their mean metrics.
 
         Args:
             seed: of the adapter's dropout.
+            rate: factor on the learning rate, beside :attr:`rates`.
 
         Raises:
             TrainingError: if nothing is trainable, the loss is not finite, or a step left the adapter unchanged.
@@ -106,6 +126,9 @@ class Learner:
         rows = self._rows(role, groups, advantages)
         if not rows:
             return StepMetrics({"updates": 0.0})
+        for options in self.optimizers[role].param_groups:
+            options["lr"] = settings.learning_rate * rate * self.rates.get(role, 1.0)
+        entropy_coef = entropy_weight(rows, settings)
         if self.processes.world > 1:  # whole groups, with about as many tokens as each other process has
             by_prompt = [list(group) for _, group in itertools.groupby(rows, key=lambda row: row.prompt_ids)]
             own = self.processes.own_indices([count_tokens(group, self.layout) for group in by_prompt])
@@ -118,7 +141,7 @@ class Learner:
             try:
                 batches = batches or self._batches(role, rows)
                 torch.manual_seed(derive_seed(seed, "dropout", done, self.processes.rank))
-                sums = self._accumulate(role, batches)
+                sums = self._accumulate(role, batches, entropy_coef)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -223,7 +246,7 @@ class Learner:
             rows = [row for row in rows if row.advantage != 0.0]
         return [row for row in rows if row.weight > 0.0]
 
-    def _accumulate(self, role: Role, batches: Sequence[tuple[RowBatch, Tensor | None]]) -> Tensor:
+    def _accumulate(self, role: Role, batches: Sequence[tuple[RowBatch, Tensor | None]], entropy_coef: float) -> Tensor:
         """Run forward and backward over every micro-batch: leaves the gradient in place and returns sums.
 
         In this order: loss, KL, clipped tokens, entropy, tokens, micro-batches (sums), largest log-ratio (a maximum).
@@ -247,7 +270,7 @@ class Learner:
                     settings.epsilon,
                     settings.epsilon_high,
                     settings.beta,
-                    settings.entropy_coef,
+                    entropy_coef,
                 )
                 torch.autograd.backward(parts.loss * self.loss_scale)
                 addends = (parts.loss.detach(), parts.kl_sum, parts.clipped_sum, parts.entropy_sum)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from rubric_arm_lite.errors import ConfigError, first_line
-from rubric_arm_lite.evaluation.metrics import follows_findings
+from rubric_arm_lite.evaluation.metrics import findings, follows_findings, mean
 from rubric_arm_lite.models import Sampling
 from rubric_arm_lite.prompts import parse_judgement, parse_rubric
 from rubric_arm_lite.prompts.parsing import stated_met
@@ -24,12 +24,23 @@ from rubric_arm_lite.recipe import Recipe, derive_seed, load_plugin
 from rubric_arm_lite.reward_model import Judge, PointwiseJudge, PointwiseVerdict, RubricGenerator, make_judge
 from rubric_arm_lite.reward_model.judge import JudgedText
 from rubric_arm_lite.training.rewards import (
+    is_judged,
     judge_reward,
     pointwise_judge_rewards,
     pointwise_rubric_rewards,
     rubric_reward,
 )
-from rubric_arm_lite.types import Example, PromptBlock, Reward, Role, RolloutGroup, Rubric, Side
+from rubric_arm_lite.types import (
+    Example,
+    Judgement,
+    LabeledComparison,
+    PromptBlock,
+    Reward,
+    Role,
+    RolloutGroup,
+    Rubric,
+    Side,
+)
 
 STATUSES = ("ok", "malformed", "truncated")
 VERDICTS = ("A", "B", "none")
@@ -64,8 +75,14 @@ def drawn_side(seed: int, pair_id: str) -> Side:
     return "A" if random.Random(derive_seed(seed, "order", pair_id)).random() < 0.5 else "B"
 
 
+def is_silent(judged: Sequence[tuple[Judgement, Rubric]]) -> bool:
+    """Whether most judgements of a pair that state their findings say that both responses meet the same criteria."""
+    stated = [met for judgement, rubric in judged if (met := findings(judgement, rubric)) is not None]
+    return 2 * sum(met[0] == met[1] for met in stated) > len(stated)
+
+
 class JudgePhase:
-    """Generator frozen: the judge sees each pair in a drawn order with its prompt's cached rubric."""
+    """Generator frozen: the judge sees each pair with its prompt's cached rubric, in a drawn order or in both."""
 
     role: Role = "judge"
 
@@ -76,7 +93,7 @@ class JudgePhase:
         self._counts: Counter[str] = Counter()
 
     def prepare(self, batch: Sequence[PromptBlock], seed: int) -> list[Example]:
-        """One example per pair whose prompt has a usable rubric; two, for A and B, with a pointwise judge.
+        """One example per pair whose prompt has a usable rubric; two with both orders, or with a pointwise judge.
 
         A rubric's seed does not depend on the step, so that the cache serves a prompt that comes again.
         """
@@ -94,13 +111,18 @@ class JudgePhase:
         )
         self._counts = Counter(f"rubrics/{'usable' if rubric.usable else 'unusable'}" for rubric in rubrics)
         examples: list[Example] = []
+        both = recipe.reward.pair_orders == "both"
         for pair, rubric in zip(pairs, rubrics, strict=True):
-            if rubric.usable:
-                labeled = pair.present(drawn_side(seed, pair.pair_id))
+            if not rubric.usable:
+                continue
+            for side in ("A", "B") if both else (drawn_side(seed, pair.pair_id),):
+                labeled = pair.present(side)
                 prompts = self._judge.user_prompts(labeled.comparison, rubric, "original")
                 names = [(pair.pair_id, "A"), (pair.pair_id, "B")] if len(prompts) == 2 else [(pair.pair_id,)]
+                names = [(pair.pair_id, side)] if both else names
+                group = pair.pair_id if both else None
                 examples += [
-                    Example(" ".join(name), prompt, derive_seed(seed, *name), (labeled,), rubric)
+                    Example(" ".join(name), prompt, derive_seed(seed, *name), (labeled,), rubric, group)
                     for name, prompt in zip(names, prompts, strict=True)
                 ]
         return examples
@@ -109,15 +131,31 @@ class JudgePhase:
         """Accuracy plus weighted format for every sample (paper, sec. 4.2); +1, 0 or −1 with a pointwise judge."""
         if isinstance(self._judge, PointwiseJudge):
             return self._pointwise_rewards(groups, self._judge)
-        rewards = []
-        for group in groups:
-            labeled, rubric = group.example.comparisons[0], group.example.rubric
+        settings = self._recipe.reward
+        judged: list[tuple[LabeledComparison, Rubric, list[Judgement]]] = []
+        by_pair: dict[str, list[int]] = {}
+        for index, group in enumerate(groups):
+            rubric = group.example.rubric
             assert rubric is not None, "An example of the judge phase carries its rubric."
             judgements = [parse_judgement(s.text, rubric, s.finish_reason) for s in group.samples]
             self._counts.update(f"parse/{judgement.status.value}" for judgement in judgements)
             self._counts.update(f"verdicts/{judgement.winner or 'none'}" for judgement in judgements)
             self._count_findings(follows_findings(judgement, rubric) for judgement in judgements)
-            rewards.append([judge_reward(j, rubric, labeled, self._recipe.reward) for j in judgements])
+            judged.append((group.example.comparisons[0], rubric, judgements))
+            by_pair.setdefault(group.example.group or group.example.example_id, []).append(index)
+        rewards: list[list[Reward]] = [[] for _ in groups]
+        for indices in by_pair.values():
+            shown = [judged[index] for index in indices]
+            silent = settings.skip_silent and is_silent([(j, rubric) for _, rubric, js in shown for j in js])
+            self._counts["pairs/silent" if silent else "pairs/decided"] += 1
+            for index, others in zip(indices, [shown[1:], shown[:1]] if len(shown) == 2 else [[]], strict=True):
+                labeled, rubric, judgements = judged[index]
+                other = [j.winner and j.winner == third.preferred for third, _, js in others for j in js]
+                for judgement in judgements:
+                    named = judgement.winner and judgement.winner == labeled.preferred
+                    agreement = mean([named is not None and named == o for o in other]) if other else 0.0
+                    reward = judge_reward(judgement, rubric, labeled, settings, agreement)
+                    rewards[index].append(replace(reward, masked=silent))
         return rewards
 
     def _pointwise_rewards(self, groups: Sequence[RolloutGroup], judge: PointwiseJudge) -> list[list[Reward]]:
@@ -149,11 +187,13 @@ class JudgePhase:
     def metrics(self) -> dict[str, float]:
         """Fractions of usable rubrics, parse statuses, verdicts (or answers) and findings; the cache's hit rate."""
         pointwise = isinstance(self._judge, PointwiseJudge)
+        silent = fractions(self._counts, "pairs", ("silent", "decided"))
         return {
             **fractions(self._counts, "rubrics", ("usable", "unusable")),
             **fractions(self._counts, "parse", STATUSES),
             **fractions(self._counts, *(("answers", ("true", "false")) if pointwise else ("verdicts", VERDICTS))),
             **fractions(self._counts, "findings", ("followed", "contradicted")),
+            **({"pairs/silent": silent["pairs/silent"]} if self._recipe.reward.skip_silent else {}),
             "cache/hit_rate": self._generator.cache.hit_rate,
         }
 
@@ -200,7 +240,7 @@ class RubricPhase:
             (labeled.comparison, rubric)
             for group, written in zip(groups, rubrics, strict=True)
             for rubric in written
-            if rubric.usable
+            if is_judged(rubric, self._reward)
             for labeled in group.example.comparisons
         ]
         judge = replace(self._judge, seed=derive_seed(seed, "judge"))
@@ -213,7 +253,10 @@ class RubricPhase:
         remaining: Any = iter(verdicts)
         rewards = []
         for group, written in zip(groups, rubrics, strict=True):
-            judged = [[(c, next(remaining)) for c in group.example.comparisons] if r.usable else [] for r in written]
+            judged = [
+                [(c, next(remaining)) for c in group.example.comparisons] if is_judged(r, self._reward) else []
+                for r in written
+            ]
             if isinstance(judge, PointwiseJudge):
                 rewards.append(pointwise_rubric_rewards(written, judged, self._reward))
             else:
@@ -222,6 +265,7 @@ class RubricPhase:
                 )
             self._counts.update(f"parse/{rubric.status.value}" for rubric in written)
             self._counts["criteria"] += sum(len(rubric.criteria) for rubric in written)
+            self._counts["criteria/repeated"] += sum(rubric.repeats for rubric in written)
         return rewards
 
     def metrics(self) -> dict[str, float]:
@@ -231,6 +275,7 @@ class RubricPhase:
             **fractions(self._counts, "parse", STATUSES),
             **fractions(self._counts, *(("scores", ("read", "unread")) if pointwise else ("verdicts", VERDICTS))),
             "criteria": self._counts["criteria"] / usable if usable else 0.0,
+            "criteria/repeated": self._counts["criteria/repeated"] / max(1, self._counts["criteria"]),
         }
 
 

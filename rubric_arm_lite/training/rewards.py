@@ -18,13 +18,27 @@ from rubric_arm_lite.reward_model.verdict import TIE
 from rubric_arm_lite.types import Judgement, LabeledComparison, Reward, Rubric, Side
 
 
-def judge_reward(judgement: Judgement, rubric: Rubric, labeled: LabeledComparison, settings: RewardSettings) -> Reward:
-    """Reward of one judgement in the judge phase; with ``faithful`` a verdict against its findings has no format."""
+def judge_reward(
+    judgement: Judgement,
+    rubric: Rubric,
+    labeled: LabeledComparison,
+    settings: RewardSettings,
+    agreement: float = 0.0,
+) -> Reward:
+    """Reward of one judgement in the judge phase; with ``faithful`` a verdict against its findings has no format.
+
+    Args:
+        agreement: the share of the other order's judgements that name the same response; 0 if there is no other order.
+    """
     accuracy = float(judgement.winner == labeled.preferred)
     form = format_reward(judgement, rubric, settings.format_mode)
     if settings.faithful and follows_findings(judgement, rubric) is False:
         form = 0.0
-    return Reward(accuracy + settings.format_weight * form, (("accuracy", accuracy), ("format", form)))
+    total = accuracy + settings.format_weight * form
+    if settings.consistency_weight == 0:
+        return Reward(total, (("accuracy", accuracy), ("format", form)))
+    parts = (("accuracy", accuracy), ("format", form), ("consistency", agreement))
+    return Reward(total + settings.consistency_weight * agreement, parts)
 
 
 def policy_reward(winners: Sequence[Side | None]) -> Reward:
@@ -40,18 +54,23 @@ def policy_reward(winners: Sequence[Side | None]) -> Reward:
     return Reward(wins, (("wins", wins), ("judged", sum(side is not None for side in winners) / len(winners))))
 
 
+def is_judged(rubric: Rubric, settings: RewardSettings) -> bool:
+    """Whether a sampled rubric is shown to the frozen judge; else it earns what a malformed rubric earns."""
+    return rubric.usable and not (settings.repeated_criteria == "zero" and rubric.repeats)
+
+
 def rubric_reward(
     rubric: Rubric, verdicts: Sequence[tuple[LabeledComparison, Verdict]], settings: RewardSettings
 ) -> Reward:
     """Reward of one rubric: the share of the frozen judge's judgements that are right (eq. 8).
 
-    A rubric that did not parse earns 0 and must come with no verdicts. With ``unparsed: mask`` a rubric is left
-    out of its group if any judgement names no winner, since the fault is then the judge's.
+    A rubric that :func:`is_judged` denies earns 0 and must come with no verdicts. With ``unparsed: mask`` a rubric is
+    left out of its group if any judgement names no winner, since the fault is then the judge's.
     """
-    if not rubric.usable:
+    if not is_judged(rubric, settings):
         if verdicts:
-            raise ValueError("A rubric that did not parse cannot have verdicts.")
-        return Reward(0.0, (("accuracy", 0.0), ("parsed", 0.0)))
+            raise ValueError("A rubric that is not judged cannot have verdicts.")
+        return Reward(0.0, (("accuracy", 0.0), ("parsed", float(rubric.usable))))
     outcomes = [(winner, labeled.preferred) for labeled, verdict in verdicts for winner in verdict.winners]
     if not outcomes:
         raise ValueError("A usable rubric needs at least one verdict.")
@@ -98,18 +117,16 @@ def pointwise_rubric_rewards(
 
     A comparison counts +1 if the preferred response scores above the other one, and −1 for a tie, a lower score or a
     missing one; the reward is the mean over the comparisons. With ``unparsed: mask`` a missing score leaves the rubric
-    out of its group instead. A rubric that did not parse earns −1 and must come with no verdicts. If the rubrics that
+    out of its group instead. A rubric that is not judged earns −1 and must come with no verdicts. If the rubrics that
     are right on every comparison have ``short_from`` criteria or more on average, those of them with the fewest
     criteria earn ``short_bonus`` more.
     """
     rewards = []
     for rubric, judged in zip(rubrics, verdicts, strict=True):
-        if rubric.usable and not judged:
-            raise ValueError("A usable rubric needs at least one scored comparison.")
-        if judged and not rubric.usable:
-            raise ValueError("A rubric that did not parse cannot have scores.")
+        if is_judged(rubric, settings) != bool(judged):
+            raise ValueError("A rubric needs at least one scored comparison if it is judged, else none.")
         if not judged:
-            rewards.append(Reward(-1.0, (("accuracy", 0.0), ("short", 0.0), ("parsed", 0.0))))
+            rewards.append(Reward(-1.0, (("accuracy", 0.0), ("short", 0.0), ("parsed", float(rubric.usable)))))
             continue
         accuracy = sum(verdict.winner == labeled.preferred for labeled, verdict in judged) / len(judged)
         masked = settings.unparsed == "mask" and any(verdict.margin is None for _, verdict in judged)

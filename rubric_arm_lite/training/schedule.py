@@ -60,6 +60,11 @@ def steps_in_phase(part: Sequence[PromptBlock], settings: GRPOSettings) -> int:
     return settings.max_steps or -(-len(part) // settings.prompts_per_step)
 
 
+def learning_rate_factor(step: int, settings: GRPOSettings) -> float:
+    """The share of the learning rate in a step of a phase (from 0): it rises linearly over ``warmup_steps``."""
+    return min(1.0, (step + 1) / (settings.warmup_steps + 1))
+
+
 def batch_of_step(part: Sequence[PromptBlock], step: int, settings: GRPOSettings) -> list[PromptBlock]:
     """The prompts of a step (from 0), each with its ``pairs_per_prompt`` pairs.
 

@@ -18,18 +18,20 @@ from typing import Any
 
 import torch
 
-from rubric_arm_lite.data.testbed import oracle
-from rubric_arm_lite.errors import CheckpointError
+from rubric_arm_lite.data.testbed import known_task, oracle
+from rubric_arm_lite.errors import CheckpointError, TrainingError
 from rubric_arm_lite.evaluation import AdapterPair, Evaluation, make_evaluator
 from rubric_arm_lite.evaluation.metrics import evaluation_caveats, no_gradient_caveats, unparsed_caveats
 from rubric_arm_lite.models import AdapterModel, base_fingerprint, other_base
 from rubric_arm_lite.models.lora import adamw_8bit
+from rubric_arm_lite.recipe import derive_seed
 from rubric_arm_lite.runs import RunDirectory, package_versions, read_jsonl, read_object
 from rubric_arm_lite.runs.files import file_hash
 from rubric_arm_lite.training.hooks import train_logged
 from rubric_arm_lite.training.phases import make_phases
 from rubric_arm_lite.training.schedule import STAGES, ScheduledPhase, scheduled_phases
 from rubric_arm_lite.training.state import TrainingState
+from rubric_arm_lite.training.tripwire import Tripwire, rows_in_effect
 from rubric_arm_lite.training.warmup import role_examples, rows_and_passes, update_count, warm_up_role
 from rubric_arm_lite.types import ROLES, Role
 
@@ -114,17 +116,66 @@ def _warm_up(state: TrainingState, role: Role) -> None:
         if unusable := len(rows) - len(examples) - too_long:
             state.progress.note(f"{unusable} warm-up rows have a rubric that does not parse; the judge skips them.")
         sft = settings.rubric if role == "rubric" else settings.judge
-        state.progress.stage(f"warm-up {role}", update_count(sft, len(examples)))
-        losses = warm_up_role(
-            state.model, role, examples, sft, state.recipe.seed, folder, state.progress.step, state.processes
-        )
-        for step, loss in losses:
-            state.directory.append("metrics.jsonl", {"kind": "warmup", "role": role, "step": step, "loss": loss})
+        steps = update_count(sft, len(examples))
+
+        def train(repeat: int) -> None:
+            """Go through the warm-up, for the first time or once more."""
+
+            def log(step: int, values: dict[str, float]) -> None:
+                state.progress.step(step, values)
+                row = {"kind": "warmup", "role": role, "step": repeat * steps + step, **values}
+                state.directory.append("metrics.jsonl", row)
+
+            state.progress.stage(f"warm-up {role}", steps)
+            seed = derive_seed(state.recipe.seed, "repeat", repeat) if repeat else state.recipe.seed
+            where = folder / str(repeat) if repeat else folder
+            warm_up_role(state.model, role, examples, sft, seed, where, log, state.processes)
+
+        train(0)
     if role == "judge":
+        if settings.until is not None:
+            more = settings.until.repeats if settings.source and settings.until.action == "lengthen" else 0
+            for repeat in range(1, more + 1):
+                if (problem := _cannot_read(state)) is None:
+                    break
+                state.progress.note(f"{problem}; its warm-up is repeated ({repeat} of {more}).")
+                train(repeat)
+            if problem := _cannot_read(state):
+                raise TrainingError(
+                    f"{problem}. A judge phase would not teach it to read. Lengthen warmup.judge, raise its learning "
+                    "rate, use a larger base, or relax warmup.until."
+                )
         state.model.freeze_references()
     state.directory.commit(state.save, stage=f"warmup-{role}", keep=state.recipe.checkpoint.save_total_limit)
     if state.directory.writes:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _cannot_read(state: TrainingState) -> str | None:
+    """What a warmed-up judge lacks of the recipe's ``warmup.until``, in words; None if nothing."""
+    bounds, world, recipe = state.recipe.warmup.until, state.data.world, state.recipe
+    assert bounds is not None
+    if world is None:
+        pairs = [pair for block in reversed(state.data.train) for pair in block.pairs]
+    else:
+        prompts = -(-bounds.pairs // world.settings.pairs_per_prompt)
+        pairs = [pair for block in world.blocks("validation", prompts) for pair in block.pairs]
+    pairs = pairs[: bounds.pairs]
+    rubrics = None if world is None else [world.true_rubric(known_task(world, pair.prompt)) for pair in pairs]
+    settings = recipe.evaluation.model_copy(update={"pairs": len(pairs), "vote_pairs": 1, "showcase": 0})
+    values = make_evaluator(recipe, state.generator, settings, pairs).evaluate("reading", rubrics=rubrics).values
+    state.directory.append("metrics.jsonl", {"kind": "reading", **values})
+    if values.get("position_bias", 0.0) > bounds.position_bias:
+        return (
+            f"The warmed-up judge has a position bias of {values['position_bias']:.2f} on {len(pairs)} pairs, above "
+            f"warmup.until.position_bias ({bounds.position_bias:g})"
+        )
+    if rubrics is not None and values["accuracy"] < bounds.accuracy:
+        return (
+            f"With true rubrics the warmed-up judge is right in {values['accuracy']:.2f} of {len(pairs)} pairs, below "
+            f"warmup.until.accuracy ({bounds.accuracy:g})"
+        )
+    return None
 
 
 def _alternate(state: TrainingState) -> None:
@@ -141,7 +192,7 @@ def _alternate(state: TrainingState) -> None:
         if state.directory.writes:
             steps = [
                 (row["phase"], row["role"], row)
-                for row in read_jsonl(state.directory.path / "metrics.jsonl")
+                for row in rows_in_effect(read_jsonl(state.directory.path / "metrics.jsonl"))
                 if row["kind"] == "step" and row["slot"] == phase.index
             ]
             for caveat in no_gradient_caveats(steps):
@@ -161,7 +212,8 @@ def _alternate(state: TrainingState) -> None:
 
     phases = make_phases(state.recipe, state.generator)
     schedule = scheduled_phases(state.recipe.schedule)
-    train_logged(state, state.sampler, phases, schedule, state.data.train, place, after_phase, ends_early)
+    tripwire = Tripwire(state)
+    train_logged(state, state.sampler, phases, schedule, state.data.train, place, after_phase, ends_early, tripwire)
 
 
 # --- evaluation -----------------------------------------------------------------------------------------------------

@@ -57,13 +57,13 @@ class TrainingState:
         self.learner.save_optimizers(folder / "optimizers.safetensors")
         (folder / "cache.json").write_text(self.generator.cache.dumps(), "utf-8")
 
-    def restore(self) -> None:
-        """Load the committed checkpoint, if there is one.
+    def restore(self, checkpoint: str | None = None) -> None:
+        """Load a kept checkpoint, by default the committed one, if there is one.
 
         Raises:
             CheckpointError: if it is damaged.
         """
-        folder = self.directory.checkpoint_path()
+        folder = self.directory.checkpoint_path(checkpoint)
         if folder is None:
             return
         if (folder / "rubric_ref").is_dir():

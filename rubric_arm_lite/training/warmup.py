@@ -120,7 +120,7 @@ def warm_up_role(
 
     Args:
         folder: for the trainer's own checkpoints; training continues from a complete one there.
-        log: called with (step, values) at every logged step of this process.
+        log: called with (step, values) at every logged step; at first with those of before a resume.
         processes: those that share every batch.
 
     Raises:
@@ -181,7 +181,11 @@ def weights_kept(parameters: Callable[[], Iterable[tuple[str, Any]]]) -> Iterato
 def run_trainer(
     trainer: Any, folder: Path, seed: int, log: Callable[[int, dict[str, float]], None], processes: Processes = ALONE
 ) -> list[dict[str, Any]]:
-    """Run a trainer from its last complete checkpoint to the end; returns all logged rows that have a loss."""
+    """Run a trainer from its last complete checkpoint to the end; returns all logged rows that have a loss.
+
+    Args:
+        log: called with (step, values) for each of these rows, in order, also for those of before the checkpoint.
+    """
     import torch
     from transformers import PrinterCallback, TrainerCallback
 
@@ -191,9 +195,16 @@ def run_trainer(
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             torch.manual_seed(derive_seed(seed, "dropout", state.global_step, processes.rank))
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if logs and "loss" in logs:
-                log(int(state.global_step), {"loss": float(logs["loss"])})
+        logged = 0
+
+        def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            rows = [row for row in state.log_history if "loss" in row]
+            for row in rows[self.logged :]:
+                log(int(row["step"]), {"loss": float(row["loss"])})
+            self.logged = len(rows)
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.on_log(args, state, control)
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if processes.first:

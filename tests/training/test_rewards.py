@@ -220,7 +220,7 @@ def test_a_score_that_is_missing() -> None:
     assert [(r.total, r.masked) for r in wrong] == [(0.0, False), (1.1, False)]
     masked = pointwise_rubric_rewards(rubrics, cases, RewardSettings(unparsed="mask"))
     assert [r.masked for r in masked] == [True, False]
-    with pytest.raises(ValueError, match="cannot have scores"):
+    with pytest.raises(ValueError, match="if it is judged, else none"):
         pointwise_rubric_rewards([UNUSABLE], [scored(0.1)], RewardSettings())
     with pytest.raises(ValueError, match="at least one scored comparison"):
         pointwise_rubric_rewards([rubric_of(1)], [[]], RewardSettings())
