@@ -160,5 +160,5 @@ def headline(record: RunRecord) -> Headline:
         levels = [f"{record.oracle[kind]:.1%} with {name}" for kind, name in _ORACLES.items() if kind in record.oracle]
         details.append(f"A judge that never misreads reaches {', '.join(levels)}.")
     steps = [(row.phase, row.role, row.values) for row in record.steps if record.parts.get(row.phase)]
-    caveats = [*evaluation_caveats(last.values, unparsed), *no_gradient_caveats(steps)]
+    caveats = [*evaluation_caveats(last.values, unparsed), *no_gradient_caveats(steps), *record.returns]
     return Headline(lead, tuple(details), tuple(caveats))

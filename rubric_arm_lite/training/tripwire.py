@@ -63,12 +63,12 @@ def alarm(rows: Sequence[Mapping[str, Any]], role: Role, settings: TripwireSetti
         return mean(values) - first[name] if values and name in first else 0.0
 
     limits = {
-        "findings/contradicted": ("verdicts against their own findings", settings.contradicted),
-        "entropy": ("nats of entropy per token", settings.entropy),
+        "findings/contradicted": ("share of verdicts against their own findings", settings.contradicted),
+        "entropy": ("entropy in nats per token", settings.entropy),
     }
     for name, (what, limit) in limits.items():
         if rise(name) >= limit:
-            return f"{what} rose from {first[name]:.2f} to {first[name] + rise(name):.2f}"
+            return f"the {what} rose from {first[name]:.2f} to {first[name] + rise(name):.2f}"
     if -rise("parse/ok") >= settings.malformed:
         now = first["parse/ok"] + rise("parse/ok")
         return f"the share of texts that parse fell from {first['parse/ok']:.2f} to {now:.2f}"
@@ -77,6 +77,14 @@ def alarm(rows: Sequence[Mapping[str, Any]], role: Role, settings: TripwireSetti
         if share >= settings.one_sided > first[f"verdicts/{side}"]:
             return f"{share:.0%} of the verdicts name Response {side}"
     return None
+
+
+def return_text(row: Mapping[str, Any]) -> str:
+    """What a log row of :data:`SET_BACK` says, in a sentence."""
+    return (
+        f"In step {row['at'] + 1} of {row['phase']} {row['reason']}: the phase went back to its step {row['step']} and "
+        "took smaller steps from there (schedule.tripwire)."
+    )
 
 
 class Tripwire:
@@ -111,7 +119,7 @@ class Tripwire:
         if not reasons:
             return False
         (role, reason), at = reasons[0], int(steps[-1]["step"])
-        found = f"{phase.label}, step {at + 1}: {reason}"
+        found = f"In step {at + 1} of {phase.label} {reason}"
         if settings.action == "stop":
             raise TrainingError(
                 f"{found}. Lower {role}.learning_rate, or set schedule.tripwire.action to back, which goes on from an "
@@ -136,11 +144,7 @@ class Tripwire:
         if returns > settings.returns:
             state.progress.note(f"{found}. It has gone back {settings.returns} times; it ends at step {good[name]}.")
             return True
-        factor = settings.factor**returns
-        state.progress.note(
-            f"{found}. The phase goes on from step {good[name]} with {factor:g} of its learning rate "
-            "(schedule.tripwire)."
-        )
+        state.progress.note(return_text(self._rows[-1]))
         keep = max(2, state.recipe.checkpoint.save_total_limit)
         state.directory.commit(state.save, position=(phase.index, good[name]), keep=keep)
         raise WentBackError

@@ -28,8 +28,8 @@ def rows(*changes: dict[str, float]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
-        ({"findings/contradicted": 0.4}, "verdicts against their own findings rose from 0.10 to 0.40"),
-        ({"entropy": 1.3}, "nats of entropy per token rose from 0.20 to 1.30"),
+        ({"findings/contradicted": 0.4}, "the share of verdicts against their own findings rose from 0.10 to 0.40"),
+        ({"entropy": 1.3}, "the entropy in nats per token rose from 0.20 to 1.30"),
         ({"parse/ok": 0.5}, "the share of texts that parse fell from 0.90 to 0.50"),
         ({"verdicts/A": 0.97, "verdicts/B": 0.03}, "97% of the verdicts name Response A"),
         ({"verdicts/A": 0.0, "verdicts/B": 1.0}, "100% of the verdicts name Response B"),
