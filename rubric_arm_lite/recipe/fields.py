@@ -707,6 +707,9 @@ class CacheSettings(Settings):
     """Most rubrics in memory; the one unused for the longest time is dropped."""
     rubrics_per_prompt: Positive = 1
     """Different rubrics drawn for a prompt; each pair of a judge step uses one of them at random."""
+    judgements: Annotated[int, Field(ge=0)] = 4096
+    """Most greedy judgements of the frozen judge in memory: a rubric that is sampled again for a prompt is not judged
+    again. 0 turns it off."""
 
 
 class EvaluationSettings(Settings):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rubric_arm_lite.reward_model.generator import RubricCache as RubricCache
     from rubric_arm_lite.reward_model.generator import RubricGenerator as RubricGenerator
     from rubric_arm_lite.reward_model.judge import Judge as Judge
+    from rubric_arm_lite.reward_model.judge import JudgementCache as JudgementCache
     from rubric_arm_lite.reward_model.judge import PointwiseJudge as PointwiseJudge
     from rubric_arm_lite.reward_model.judge import check_compares as check_compares
     from rubric_arm_lite.reward_model.judge import longest_sequence as longest_sequence
@@ -40,7 +41,7 @@ __getattr__, __dir__, __all__ = lazy_door(
     {
         "export": ["export_run", "files_to_push", "push_to_hub"],
         "generator": ["RubricCache", "RubricGenerator"],
-        "judge": ["Judge", "PointwiseJudge", "check_compares", "longest_sequence", "make_judge"],
+        "judge": ["Judge", "JudgementCache", "PointwiseJudge", "check_compares", "longest_sequence", "make_judge"],
         "label": ["label_responses"],
         "model": ["RubricRewardModel", "judging_settings"],
         "trl": ["rubric_arm_reward"],

@@ -9,13 +9,23 @@ writes an object (see ``prompts.pointwise.parse_pointwise``).
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from rubric_arm_lite.errors import BackendError, ConfigError, DataError
+from pydantic import TypeAdapter
+
+from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError, DataError, first_line
 from rubric_arm_lite.models import ChatSampler, NextWords, Sampler, Sampling, WordReader
-from rubric_arm_lite.prompts import PointwiseJudgement, PromptBuilder, parse_judgement, parse_pointwise, parse_rubric
+from rubric_arm_lite.prompts import (
+    PointwiseJudgement,
+    PromptBuilder,
+    parse_judgement,
+    parse_pointwise,
+    parse_rubric,
+    prompt_hash,
+)
 from rubric_arm_lite.prompts.pointwise import OUR_WORDS, answer_prefix
 from rubric_arm_lite.recipe import PointwiseWords, Recipe, derive_seed
 from rubric_arm_lite.reward_model.verdict import (
@@ -31,12 +41,51 @@ from rubric_arm_lite.types import (
     Criterion,
     CriterionKind,
     Example,
+    FinishReason,
     ParseStatus,
     PreferencePair,
     Prompt,
     Rubric,
     Sample,
 )
+
+
+@dataclass
+class JudgementCache:
+    """The newest greedy judgements of one adapter by prompt, with a count of hits; another adapter empties it."""
+
+    capacity: int
+    owner: str = ""
+    texts: dict[str, tuple[str, FinishReason]] = field(default_factory=dict)
+    hits: int = 0
+    misses: int = 0
+
+    def take(self, owner: str, prompts: Iterable[str]) -> dict[str, tuple[Sample, ...]]:
+        """The judgements of these prompts that are known; ``owner`` is the adapter's fingerprint and the length."""
+        if owner != self.owner:
+            self.owner, self.texts = owner, {}
+        keys = {prompt: prompt_hash(prompt) for prompt in prompts}
+        found = {prompt: self.texts[key] for prompt, key in keys.items() if key in self.texts}
+        self.hits, self.misses = self.hits + len(found), self.misses + len(keys) - len(found)
+        return {prompt: (Sample(text, (), (), reason),) for prompt, (text, reason) in found.items()}
+
+    def add(self, samples: Mapping[str, tuple[Sample, ...]]) -> None:
+        """Keep new judgements in place of the oldest."""
+        self.texts.update({prompt_hash(p): (sample.text, sample.finish_reason) for p, (sample,) in samples.items()})
+        for key in list(self.texts)[: max(0, len(self.texts) - self.capacity)]:
+            del self.texts[key]
+
+    def dumps(self) -> str:
+        """The cache as JSON text."""
+        return json.dumps([self.owner, self.texts])
+
+    def load(self, text: str) -> None:
+        """Take over what :meth:`dumps` wrote; a CheckpointError for any other text."""
+        try:
+            adapter = TypeAdapter(tuple[str, dict[str, tuple[str, FinishReason]]])
+            self.owner, self.texts = adapter.validate_python(json.loads(text), strict=False)
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"The judgements of the checkpoint are damaged: {first_line(error)}.") from error
 
 
 @dataclass(frozen=True)
@@ -48,6 +97,7 @@ class _JudgeSettings:
         temperature: of a single judgement; 0 is greedy.
         vote_temperature: of each judgement where there are several votes.
         adapter: the adapter that judges; None is the bare base.
+        cache: serves greedy judgements that are asked for again.
     """
 
     sampler: Sampler
@@ -57,13 +107,21 @@ class _JudgeSettings:
     vote_temperature: float = 1.0
     seed: int = 0
     adapter: str | None = "judge"
+    cache: JudgementCache | None = None
 
     def _samples(self, names: Mapping[str, str], votes: int) -> dict[str, tuple[Sample, ...]]:
         """The samples of each prompt, drawn in one call with seeds derived from the prompts; errors use ``names``."""
-        examples = [Example(name, prompt, derive_seed(self.seed, prompt)) for prompt, name in names.items()]
         sampling = Sampling(self.max_tokens, votes, self.temperature if votes == 1 else self.vote_temperature)
+        cache, known = self.cache if sampling.temperature == 0 else None, dict[str, tuple[Sample, ...]]()
+        if cache is not None:
+            known = cache.take(f"{self.sampler.fingerprint(self.adapter)} {self.max_tokens}", names)
+        missing = [prompt for prompt in names if prompt not in known]
+        examples = [Example(names[prompt], prompt, derive_seed(self.seed, prompt)) for prompt in missing]
         groups = self.sampler.sample(self.adapter, examples, sampling) if examples else []
-        return {prompt: group.samples for prompt, group in zip(names, groups, strict=True)}
+        new = {prompt: group.samples for prompt, group in zip(missing, groups, strict=True)}
+        if cache is not None:
+            cache.add(new)
+        return {**known, **new}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from rubric_arm_lite.prompts import parse_judgement, parse_rubric
 from rubric_arm_lite.prompts.parsing import stated_met
 from rubric_arm_lite.recipe import Recipe, derive_seed, load_plugin
 from rubric_arm_lite.reward_model import Judge, PointwiseJudge, PointwiseVerdict, RubricGenerator, make_judge
-from rubric_arm_lite.reward_model.judge import JudgedText
+from rubric_arm_lite.reward_model.judge import JudgedText, JudgementCache
 from rubric_arm_lite.training.rewards import (
     is_judged,
     judge_reward,
@@ -243,8 +243,12 @@ class RubricPhase:
             if is_judged(rubric, self._reward)
             for labeled in group.example.comparisons
         ]
-        judge = replace(self._judge, seed=derive_seed(seed, "judge"))
+        judge, cache = replace(self._judge, seed=derive_seed(seed, "judge")), self._judge.cache
+        before = (cache.hits, cache.misses) if cache else (0, 0)
         verdicts = judge.judge([c for c, _ in cases], [r for _, r in cases], "original", self._reward.judge_samples)
+        if cache:
+            self._counts["judgements/cached"] += cache.hits - before[0]
+            self._counts["judgements/new"] += cache.misses - before[1]
         for verdict in verdicts:
             if isinstance(verdict, PointwiseVerdict):
                 self._counts["scores/unread" if verdict.margin is None else "scores/read"] += 1
@@ -274,6 +278,7 @@ class RubricPhase:
         return {
             **fractions(self._counts, "parse", STATUSES),
             **fractions(self._counts, *(("scores", ("read", "unread")) if pointwise else ("verdicts", VERDICTS))),
+            "judgements/cached": fractions(self._counts, "judgements", ("cached", "new"))["judgements/cached"],
             "criteria": self._counts["criteria"] / usable if usable else 0.0,
             "criteria/repeated": self._counts["criteria/repeated"] / max(1, self._counts["criteria"]),
         }
@@ -335,13 +340,18 @@ class CustomReward:
         return rewards
 
 
-def make_phases(recipe: Recipe, generator: RubricGenerator) -> dict[Role, Phase]:
+def make_phases(
+    recipe: Recipe, generator: RubricGenerator, judgements: JudgementCache | None = None
+) -> dict[Role, Phase]:
     """The phases of both roles: the method's own, or those that the recipe names (``phases``, ``reward.function``).
+
+    Args:
+        judgements: serves greedy judgements of the frozen judge that are asked for again.
 
     Raises:
         ConfigError: if a named class or function cannot be loaded.
     """
-    judge = make_judge(recipe, generator.sampler, generator.prompts)
+    judge = replace(make_judge(recipe, generator.sampler, generator.prompts), cache=judgements)
     kinds: dict[Role, Callable[..., Phase]] = {"judge": JudgePhase, "rubric": RubricPhase}
     for role in kinds:
         if name := recipe.phases.of(role):

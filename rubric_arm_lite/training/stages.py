@@ -210,7 +210,7 @@ def _alternate(state: TrainingState) -> None:
         state.directory.append("metrics.jsonl", {"kind": "probe", **row})
         return value >= until.at_least
 
-    phases = make_phases(state.recipe, state.generator)
+    phases = make_phases(state.recipe, state.generator, state.judgements)
     schedule = scheduled_phases(state.recipe.schedule)
     tripwire = Tripwire(state)
     train_logged(state, state.sampler, phases, schedule, state.data.train, place, after_phase, ends_early, tripwire)

@@ -16,7 +16,7 @@ from rubric_arm_lite.models import ALONE, AdapterModel, Processes, Sampler, load
 from rubric_arm_lite.models.parallel import ParallelSampler
 from rubric_arm_lite.prompts import PromptBuilder, Templates
 from rubric_arm_lite.recipe import Recipe
-from rubric_arm_lite.reward_model import RubricCache, RubricGenerator, longest_sequence
+from rubric_arm_lite.reward_model import JudgementCache, RubricCache, RubricGenerator, longest_sequence
 from rubric_arm_lite.runs import Progress, RunDirectory
 from rubric_arm_lite.training.learner import Learner
 from rubric_arm_lite.training.warmup import read_warmup_rows, starting_adapters
@@ -47,6 +47,7 @@ class TrainingState:
         self.counts = (*self.data.counts, *warmup_counts)
         self.sampler: Sampler = self.model if processes.world == 1 else ParallelSampler(self.model, processes)
         self.generator = RubricGenerator(self.sampler, self.prompts, RubricCache(recipe.cache.capacity))
+        self.judgements = JudgementCache(recipe.cache.judgements) if recipe.cache.judgements else None
         self.learner = Learner(self.model, recipe, processes)
         self.evaluator = make_evaluator(recipe, self.generator, recipe.evaluation, self.data.test, self.data.recall)
 
@@ -56,6 +57,8 @@ class TrainingState:
             self.model.save_adapter(adapter, folder / adapter)
         self.learner.save_optimizers(folder / "optimizers.safetensors")
         (folder / "cache.json").write_text(self.generator.cache.dumps(), "utf-8")
+        if self.judgements is not None:
+            (folder / "judgements.json").write_text(self.judgements.dumps(), "utf-8")
 
     def restore(self, checkpoint: str | None = None) -> None:
         """Load a kept checkpoint, by default the committed one, if there is one.
@@ -71,11 +74,15 @@ class TrainingState:
         for adapter in sorted(self.model.model.peft_config):
             self.model.load_adapter(adapter, folder / adapter)
         self.learner.load_optimizers(folder / "optimizers.safetensors")
+        self.generator.cache = RubricCache.loads(self._read(folder / "cache.json"), self.recipe.cache.capacity)
+        if self.judgements is not None:
+            self.judgements.load(self._read(folder / "judgements.json"))
+
+    def _read(self, file: Path) -> str:
         try:
-            text = (folder / "cache.json").read_text("utf-8")
+            return file.read_text("utf-8")
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{folder}/cache.json cannot be read: {error}. Restore the checkpoint.") from error
-        self.generator.cache = RubricCache.loads(text, self.recipe.cache.capacity)
+            raise CheckpointError(f"{file} cannot be read: {error}. Restore the checkpoint.") from error
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
