@@ -150,10 +150,9 @@ class JudgePhase:
             self._counts["pairs/silent" if silent else "pairs/decided"] += 1
             for index, others in zip(indices, [shown[1:], shown[:1]] if len(shown) == 2 else [[]], strict=True):
                 labeled, rubric, judgements = judged[index]
-                other = [j.winner and j.winner == third.preferred for third, _, js in others for j in js]
+                other = [judgement.winner for _, _, js in others for judgement in js]
                 for judgement in judgements:
-                    named = judgement.winner and judgement.winner == labeled.preferred
-                    agreement = mean([named is not None and named == o for o in other]) if other else 0.0
+                    agreement = mean([{judgement.winner, winner} == {"A", "B"} for winner in other])
                     reward = judge_reward(judgement, rubric, labeled, settings, agreement)
                     rewards[index].append(replace(reward, masked=silent))
         return rewards
