@@ -86,6 +86,7 @@ def check_before_loading(settings: ModelSettings) -> None:
                 check_before_loading(_checkpoint(settings, role))
         return
     config, name = check_base(settings), base_name(settings)
+    import_peft(settings)  # here, so that what it has to say is heard
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         if Path(name).is_dir():

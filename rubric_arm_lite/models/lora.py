@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.metadata
 import io
 import logging
+import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +35,8 @@ def import_peft(settings: ModelSettings) -> None:
     """Import PEFT, and with it bitsandbytes where that is installed, before anything else of ours does.
 
     On some CPUs bitsandbytes logs at its import that it lacks a kernel for 4-bit weights on a CPU. This notice is
-    hidden, during this import only, unless weights are in 4 bits and on a CPU.
+    hidden, during this import only, unless weights are in 4 bits and on a CPU. A torchao that PEFT refuses is hidden
+    for good.
     """
     logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
 
@@ -45,6 +49,27 @@ def import_peft(settings: ModelSettings) -> None:
         importlib.import_module("peft")
     finally:
         logger.removeFilter(is_relevant)
+    _hide_old_torchao()
+
+
+def _hide_old_torchao() -> None:
+    """Keep a torchao that PEFT refuses out of this process.
+
+    PEFT looks for quantized weights of torchao in every layer that gets an adapter, and raises if an old version is
+    installed, even where no weight is quantized by it. Colab's image has such a version.
+    """
+    from peft.import_utils import is_torchao_available
+
+    try:
+        is_torchao_available()
+    except ImportError:
+        version = importlib.metadata.version("torchao")
+        sys.modules["torchao"] = None  # type: ignore[assignment]  # Python's way to say that there is no such module
+        warnings.warn(
+            f"torchao {version} is older than PEFT accepts. Nothing here needs it, so this process goes on without it. "
+            "To remove this note: pip uninstall torchao, or install a newer one.",
+            stacklevel=2,
+        )
 
 
 def lora_options(lora: LoraSettings) -> dict[str, Any]:
@@ -80,6 +105,7 @@ def add_adapters(model: Any, settings: ModelSettings, seed: int, roles: Sequence
     Raises:
         ValueError: if the base has no such layers, or one of them cannot have an adapter.
     """
+    import_peft(settings)
     from peft import LoraConfig, PeftModel, get_peft_model
 
     config = LoraConfig(**lora_options(settings.lora), task_type="CAUSAL_LM")

@@ -420,3 +420,30 @@ def test_a_notice_on_4_bits_on_a_cpu_is_kept_for_those_whom_it_concerns(
     assert peft.__file__ == str(tmp_path / "peft.py") and not logger.filters, "nothing is left behind"
     logger.warning(notice, "again")
     assert "again" in caplog.text, "only what our own import says is looked at"
+
+
+def test_a_torchao_that_peft_refuses_is_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder: tiny.Folders
+) -> None:
+    """As on Colab: PEFT raises at every LoRA layer because a package is installed that nobody here uses."""
+    from peft.import_utils import is_torchao_available
+
+    (tmp_path / "torchao").mkdir()
+    (tmp_path / "torchao" / "__init__.py").write_text("")
+    (tmp_path / "torchao-0.10.0.dist-info").mkdir()
+    (tmp_path / "torchao-0.10.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: torchao\nVersion: 0.10.0\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "torchao", ModuleType("torchao"))  # remembers what was there before
+    monkeypatch.delitem(sys.modules, "torchao")
+    is_torchao_available.cache_clear()
+    with pytest.raises(ImportError, match="incompatible version of torchao"):
+        is_torchao_available()
+    settings = tiny.settings(tiny_folder())
+    with pytest.warns(UserWarning, match=r"torchao 0\.10\.0 .*pip uninstall torchao") as notes:
+        check_before_loading(settings)
+        model = load_model(settings, seed=0)
+    assert len([note for note in notes if "torchao" in str(note.message)]) == 1, "one note, however often it is used"
+    assert model.sample("judge", tiny.examples(), Sampling(4, 1))
+    is_torchao_available.cache_clear()
