@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The platform's own packages are left out on purpose: a venv without them reuses nothing by accident.
 TORCH := torch==2.13.0
 
-.PHONY: demo test check lint clean
+.PHONY: demo test check lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -14,7 +14,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-check: lint test
+check: lint docs test
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -33,10 +33,14 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml constraints.txt tests/unsloth_cpu.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	rm -rf $(VENV)/unsloth
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/unsloth -r tests/unsloth_cpu.txt
 	touch $@ $(VENV)/.installed
 
+# Links and references are checked; the site is build/site.
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -193,8 +193,11 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def is_live(console: Console) -> bool:
-    """Whether a bar can be redrawn in place. A notebook's kernel sets FORCE_COLOR, which alone makes no terminal."""
-    return console.is_terminal and console.file.isatty()
+    """Whether a bar can be redrawn in place. A notebook's kernel sets FORCE_COLOR, which alone makes no terminal.
+
+    A cell that runs a command with ``!`` gives it a terminal that cannot move its cursor; our notebooks say so (TERM).
+    """
+    return console.is_terminal and not console.is_dumb_terminal and console.file.isatty()
 
 
 def print_json(value: Any) -> None:

@@ -4,7 +4,8 @@ Input: a recipe and its data.
 Output: adapters and log rows. :mod:`.alternating` is the method on one page; :mod:`.phases` says what each role is
 asked and earns, :mod:`.rewards` holds the rewards, :mod:`.losses` the loss, :mod:`.learner` the update of one adapter.
 Exported: :func:`train`, which takes a recipe through all stages, :func:`train_policy`, which trains a third adapter
-against the reward model, phases for plug-ins, synthesis of warm-up texts, and plans of memory.
+against the reward model, phases for plug-ins, synthesis of warm-up texts, plans of memory, and the rows of a log that
+still count.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from rubric_arm_lite.training.schedule import STAGES as STAGES
     from rubric_arm_lite.training.synthesize import SynthesisSettings as SynthesisSettings
     from rubric_arm_lite.training.synthesize import Synthesizer as Synthesizer
+    from rubric_arm_lite.training.tripwire import rows_in_effect as rows_in_effect
 
 __getattr__, __dir__, __all__ = lazy_door(
     __name__,
@@ -35,5 +37,6 @@ __getattr__, __dir__, __all__ = lazy_door(
         "run": ["RunResult", "train", "train_policy"],
         "schedule": ["STAGES"],
         "synthesize": ["SynthesisSettings", "Synthesizer"],
+        "tripwire": ["rows_in_effect"],
     },
 )

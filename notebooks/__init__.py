@@ -1,0 +1,1 @@
+"""Notebooks, and the command that writes the repository's address into them."""
