@@ -18,6 +18,7 @@ from rubric_arm_lite import report as reports
 from rubric_arm_lite.cli import ask, common, train
 from rubric_arm_lite.cli.data import data_app
 from rubric_arm_lite.cli.evaluate import bench_app, evaluate
+from rubric_arm_lite.cli.watch import watch
 from rubric_arm_lite.data.pairs import pair_as_row
 from rubric_arm_lite.data.testbed import make_world
 from rubric_arm_lite.errors import CheckpointError, DataError, RubricArmError
@@ -34,7 +35,7 @@ app = typer.Typer(
 testbed_app = typer.Typer(help="The synthetic preference worlds, and the tiny base of one.", no_args_is_help=True)
 for _name, _group in (("testbed", testbed_app), ("data", data_app), ("bench", bench_app), ("policy", train.policy_app)):
     app.add_typer(_group, name=_name)
-for _verb in (train.run, train.demo, ask.rubric, ask.judge, ask.score, evaluate, ask.label, ask.serve, ask.play):
+for _verb in (train.run, train.demo, watch, ask.rubric, ask.judge, ask.score, evaluate, ask.label, ask.serve, ask.play):
     app.command()(_verb)
 
 

@@ -1,10 +1,11 @@
 """``rubric-arm run``, ``demo`` and ``policy``: train, show the run in the terminal, and print its report at the end.
 
-A terminal shows a live bar; elsewhere there is one line per event.
+A terminal shows a live bar; elsewhere there is one line per event, and at least one a minute.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from rubric_arm_lite import report as reports
 from rubric_arm_lite import training
 from rubric_arm_lite.cli import common
 from rubric_arm_lite.recipe import PolicyRecipe
+from rubric_arm_lite.report.live import duration
 from rubric_arm_lite.runs import Progress, explained_disk_errors
 
 policy_app = typer.Typer(help="Train a policy against a finished reward model.", no_args_is_help=True)
@@ -120,12 +122,20 @@ def run_and_show(train: Callable[[Progress], training.RunResult], as_json: bool)
 
 
 class RichProgress(Progress):
-    """Shows a bar per stage and a line per result; a context manager."""
+    """Shows a bar per stage and a line per result; a context manager.
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._started = time.monotonic()
+    Args:
+        every: seconds between two lines that say where the stage stands, where no bar can be shown.
+    """
+
+    def __init__(self, console: Console, every: float = 60.0) -> None:
+        self._console, self._every = console, every
+        self._started = self._printed = time.monotonic()
+        self._ended = threading.Event()
         self._stage = ""
+        self._steps = self._done = 0
+        self._first: tuple[float, int] | None = None  # time and steps done at the first step of the stage
+        self._last = 0.0  # time of the last step
         self._values: dict[str, float] = {}
         self._task: bars.TaskID | None = None
         columns = ("{task.description:<16}", bars.BarColumn(bar_width=24), bars.MofNCompleteColumn())
@@ -133,22 +143,27 @@ class RichProgress(Progress):
         self._bar = bars.Progress(*columns, *more, console=console, transient=True, disable=not common.is_live(console))
 
     def __enter__(self) -> RichProgress:
+        if not common.is_live(self._console):
+            threading.Thread(target=self._print_now_and_then, daemon=True).start()
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._ended.set()
         self._end_stage()
         self._bar.stop()
 
     def stage(self, name: str, steps: int) -> None:
         """Print the last values of the stage before, and start a bar."""
         self._end_stage()
-        self._stage = name
+        self._stage, self._steps, self._done, self._first = name, steps, 0, None
         self._bar.start()
         self._task = self._bar.add_task(name, total=steps, values="")
 
     def step(self, done: int, values: dict[str, float]) -> None:
         """Move the bar."""
-        self._values = values
+        self._values, self._done = values, done
+        self._last = time.monotonic()
+        self._first = self._first or (self._last, done)
         if self._task is not None:
             self._bar.update(self._task, completed=done, values=self._line())
 
@@ -159,6 +174,20 @@ class RichProgress(Progress):
     def note(self, text: str) -> None:
         """Print one line that is marked as a note."""
         self._print(f"[yellow]note[/yellow] {escape(text)}")
+
+    def _print_now_and_then(self) -> None:
+        """Print where the stage stands whenever nothing else was printed for a while, until the end."""
+        while not self._ended.wait(max(0.01, self._printed + self._every - time.monotonic())):
+            if time.monotonic() - self._printed >= self._every and self._stage:
+                self._print(f"{self._stage:<16} step {self._done}/{self._steps}  {self._line()}{self._left()}")
+
+    def _left(self) -> str:
+        """About how long the stage still takes; empty before its second step."""
+        if self._first is None or self._done <= self._first[1]:
+            return ""
+        pace = (self._last - self._first[0]) / (self._done - self._first[1])
+        seconds = pace * (self._steps - self._done) - (time.monotonic() - self._last)
+        return f"  about {duration(max(0.0, seconds))} left"
 
     def _end_stage(self) -> None:
         if self._task is not None:
@@ -174,5 +203,6 @@ class RichProgress(Progress):
         return "  ".join(f"{name} {self._values[name]:{formats.get(name, '.3f')}}" for name in shown)
 
     def _print(self, text: str) -> None:
+        self._printed = time.monotonic()
         time_passed = f"[dim]{time.monotonic() - self._started:5.0f}s[/dim]"
         self._console.print(f"{time_passed} {text}", markup=True, highlight=False)

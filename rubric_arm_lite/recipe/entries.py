@@ -238,6 +238,8 @@ def allowed(schema: Mapping[str, Any]) -> str:
         return " or ".join(map(allowed, schema["anyOf"]))
     if choices := schema.get("enum") or [schema[key] for key in ("const",) if key in schema]:
         return ", ".join(map(str, choices))
+    if choices := schema.get("items", {}).get("enum"):
+        return f"a list in brackets of {', '.join(choices)}"
     words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
     types = {"integer": "a whole number", "number": "a finite number", "string": "text", "boolean": "true or false"}
     types |= {"array": "a list of text", "null": "null", "object": "a section of fields"}

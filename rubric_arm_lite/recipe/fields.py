@@ -59,7 +59,7 @@ class RunSettings(Settings):
     """Folder of the shipped recipes of this kind below ``recipes/``."""
     roles: ClassVar[tuple[Role, ...]]
     """The roles that a recipe of this kind trains."""
-    unhashed_fields: ClassVar[tuple[str, ...]] = ()
+    unhashed_fields: ClassVar[tuple[str, ...]] = ("report_to",)
     """Fields that do not change results, such as a server's address: a run can be resumed with other values."""
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
@@ -70,6 +70,9 @@ class RunSettings(Settings):
     """Seed of every draw: data split, sampling, order of presentation, initial adapters."""
     threads: Positive | None = None
     """Torch threads on a CPU (null: torch's default). Results are reproducible for the same number."""
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()
+    """Experiment trackers that get the numbers of metrics.jsonl, offline unless configured otherwise (docs/metrics.md).
+    It changes no result."""
 
 
 class LoraSettings(Settings):

@@ -14,6 +14,9 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import reduce
+from importlib.util import find_spec
+from operator import getitem
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -195,7 +198,7 @@ def load_settings(
 
 
 def wrong_names(recipe: RunSettings) -> Iterator[tuple[str, str]]:
-    """Fields that name a template or plug-in that cannot be used, each with its problem; no plug-in's code is run."""
+    """Fields that name a template, plug-in or tracker that cannot be used, each with its problem; no plug-in is run."""
     for field in (*_PLUGINS, *_TEMPLATES):
         section, _, name = field.partition(".")
         value = getattr(getattr(recipe, section, None), name, None)
@@ -206,6 +209,9 @@ def wrong_names(recipe: RunSettings) -> Iterator[tuple[str, str]]:
                 check_plugin(value, field)
         except ConfigError as error:
             yield field, str(error)
+    for tracker in recipe.report_to:
+        if find_spec(tracker) is None:
+            yield "report_to", f"report_to: {tracker} is not installed. Run pip install {tracker}, or remove it."
 
 
 def read_columns(text: str, where: str) -> ColumnSettings:
@@ -342,7 +348,7 @@ def recipe_hash(recipe: RunSettings) -> str:
     # Validating once more makes a default written as 32 the same as the 32.0 that a file would give.
     exact = type(recipe).model_validate(recipe.model_dump()).model_dump(mode="json")
     for name in recipe.unhashed_fields:
-        section, field = name.split(".")
-        del exact[section][field]
+        *sections, field = name.split(".")
+        del reduce(getitem, sections, exact)[field]
     text = json.dumps(exact, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -126,8 +126,9 @@ class PolicyRecipe(RunSettings):
 
     recipe_folder: ClassVar[str] = "policy"
     roles: ClassVar[tuple[Role, ...]] = ("policy",)
-    unhashed_fields: ClassVar[tuple[str, ...]] = tuple(
-        f"reward.{name}" for name in ("server", "rubric_model", "judge_model", "key_env", "concurrency")
+    unhashed_fields: ClassVar[tuple[str, ...]] = (
+        *RunSettings.unhashed_fields,
+        *(f"reward.{name}" for name in ("server", "rubric_model", "judge_model", "key_env", "concurrency")),
     )
 
     method: Method = "dpo"

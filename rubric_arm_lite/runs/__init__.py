@@ -7,6 +7,7 @@ and readers of a run's logs, recipe, states and adapters. Also exported: :class:
 
 from __future__ import annotations
 
+from rubric_arm_lite.runs.directory import METRICS as METRICS
 from rubric_arm_lite.runs.directory import RECIPE as RECIPE
 from rubric_arm_lite.runs.directory import STATE as STATE
 from rubric_arm_lite.runs.directory import IfExists as IfExists

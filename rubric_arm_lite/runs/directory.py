@@ -30,6 +30,7 @@ from rubric_arm_lite.errors import CheckpointError, ConfigError, first_line
 from rubric_arm_lite.runs.files import atomic_write, file_hash, fsync, lock_file, share, unreadable
 
 STATE = "state.json"
+METRICS = "metrics.jsonl"
 RECIPE = "recipe.yaml"
 
 
@@ -159,7 +160,7 @@ def _add_bytes(value: hashlib._Hash, file: Path, start: int, end: int) -> None:
 
 
 IfExists = Literal["raise", "resume", "overwrite"]
-LOGS = ("metrics.jsonl", "rollouts.jsonl")
+LOGS = (METRICS, "rollouts.jsonl")
 _WEIGHTS = ("checkpoints/", "adapters/")
 _RESULTS = ("evaluations/", "cross_play.json", "summary.json")
 _CLEARING = ".clearing"
@@ -172,6 +173,7 @@ class RunDirectory:
     Attributes:
         writes: whether this process writes; in a distributed run the others read what the first one writes.
         after_commit: called when a commit is on disk.
+        after_row: called with each row that was appended to the metrics.
     """
 
     def __init__(self, path: Path, state: RunState, file: IO[str], writes: bool = True) -> None:
@@ -179,6 +181,7 @@ class RunDirectory:
         self.state = state
         self.writes = writes
         self.after_commit: Callable[[], None] = lambda: None
+        self.after_row: Callable[[Mapping[str, Any]], None] = lambda row: None
         self._file = file
         self._written: dict[str, str] = {}  # hashes of files since the last commit
         self._logs = check_logs(path, state) if writes else {}
@@ -282,6 +285,8 @@ class RunDirectory:
             line = json.dumps(dict(row), ensure_ascii=True, allow_nan=False) + "\n"
             with (self.path / log).open("ab") as file:
                 file.write(line.encode())
+            if log == METRICS:
+                self.after_row(row)
 
     def commit(
         self,

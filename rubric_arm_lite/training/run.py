@@ -17,6 +17,7 @@ from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.recipe import PolicyRecipe, Recipe, dump_recipe, load_settings, recipe_hash, wrong_names
 from rubric_arm_lite.runs import IfExists, Progress, RunDirectory, explained_disk_errors, read_object, run_and_state
 from rubric_arm_lite.training.schedule import STAGES
+from rubric_arm_lite.training.trackers import tracked
 
 AnyRecipe = TypeVar("AnyRecipe", Recipe, PolicyRecipe)
 
@@ -118,6 +119,7 @@ def train(
                 progress = None
                 directory = RunDirectory.follow(path, recipe_hash(settings))
                 stack.enter_context(closing(directory))
+        stack.enter_context(tracked(directory, settings))
         run_stages(TrainingState(settings, directory, progress or Progress(), processes or ALONE), until)
         return RunResult.of(directory, settings)
 
@@ -165,7 +167,8 @@ def train_policy(
         from rubric_arm_lite.training.policy.stages import run_stages
         from rubric_arm_lite.training.policy.state import PolicyState
 
-        run_stages(PolicyState(settings, directory, progress or Progress()))
+        with tracked(directory, settings):
+            run_stages(PolicyState(settings, directory, progress or Progress()))
         return RunResult.of(directory, settings)
 
 

@@ -179,12 +179,18 @@ def weights_kept(parameters: Callable[[], Iterable[tuple[str, Any]]]) -> Iterato
 
 
 def run_trainer(
-    trainer: Any, folder: Path, seed: int, log: Callable[[int, dict[str, float]], None], processes: Processes = ALONE
+    trainer: Any,
+    folder: Path,
+    seed: int,
+    log: Callable[[int, dict[str, float]], None],
+    processes: Processes = ALONE,
+    names: Sequence[str] = ("loss",),
 ) -> list[dict[str, Any]]:
     """Run a trainer from its last complete checkpoint to the end; returns all logged rows that have a loss.
 
     Args:
         log: called with (step, values) for each of these rows, in order, also for those of before the checkpoint.
+        names: the trainer's metrics that ``log`` gets.
     """
     import torch
     from transformers import PrinterCallback, TrainerCallback
@@ -200,7 +206,7 @@ def run_trainer(
         def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             rows = [row for row in state.log_history if "loss" in row]
             for row in rows[self.logged :]:
-                log(int(row["step"]), {"loss": float(row["loss"])})
+                log(int(row["step"]), {name: float(row[name]) for name in names if name in row})
             self.logged = len(rows)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

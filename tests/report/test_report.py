@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -720,3 +721,52 @@ def test_no_display_and_no_torch_are_needed(whole: tuple[Path, str, str]) -> Non
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- on a phone ------------------------------------------------------------------------------------------------------
+
+CHROMIUM, DRIVER = (
+    next(filter(None, map(shutil.which, names)), None)
+    for names in (("chromium", "chromium-browser", "google-chrome"), ("chromedriver",))
+)
+
+
+def test_charts_and_tables_are_folded_behind_their_headings(whole: tuple[Path, str, str]) -> None:
+    _, html, _ = whole
+    folded = {
+        re.sub("<.*?>", "", summary) for summary in re.findall(r'<details class="fold"><summary>(.*?)</summary>', html)
+    }
+    assert {"All evaluations", "Timing", "How to read this", "Rewards", "Learning signal"} <= folded
+    assert not {title for title in folded if title.startswith(("Accuracy", "Cross-play", "What was learned"))}
+
+
+@pytest.mark.skipif(None in (CHROMIUM, DRIVER), reason="no Chromium with chromedriver")
+def test_a_phone_shows_a_short_page_that_does_not_scroll_sideways(whole: tuple[Path, str, str]) -> None:
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+
+    def size(width: int) -> tuple[int, int]:
+        """Width and height of the whole page on a screen of this width, in CSS pixels."""
+        screen = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        browser.get((whole[0] / "report.html").as_uri())
+        page = "document.documentElement"
+        return tuple(browser.execute_script(f"return [{page}.scrollWidth, {page}.scrollHeight]"))
+
+    def opened(element: str) -> bool:
+        return bool(browser.find_element("css selector", element).is_displayed())
+
+    try:
+        width, height = size(390)
+        assert width == 390
+        assert height < 9000, "with every chart it is twice as long"
+        assert opened("#accuracy figure") and not opened("#training svg") and not opened("#timing table")
+        size(1200)
+        assert opened("#training svg") and opened("#timing table"), "a wide page shows everything"
+    finally:
+        browser.quit()

@@ -27,7 +27,7 @@ from rubric_arm_lite.types import Sample
 FIRST_LOSS_TOLERANCE = 1e-3
 FIRST_LOSS_PAIRS = 8
 """Pairs that the first loss is measured on."""
-LOGGED = ("step", "loss", "rewards/margins", "rewards/accuracies")
+LOGGED = ("loss", "rewards/margins", "rewards/accuracies")
 REASONS = (
     "kept",
     "orders disagree",
@@ -192,10 +192,14 @@ def train_dpo(
             f"DPO starts at a loss of {loss:.4f} in place of ln 2 = {math.log(2):.4f}: its reference is not the policy "
             "it starts from. This version of TRL handles adapters differently; use one that constraints.txt names."
         )
-    history = run_trainer(trainer, folder, seed, log)
-    if not all(math.isfinite(row["loss"]) for row in history):
-        raise TrainingError("A loss of DPO is not finite. Lower dpo.learning_rate, or use model.dtype: float32.")
-    return peft_model, [{name: float(row[name]) for name in LOGGED if name in row} for row in history]
+
+    def log_finite(step: int, values: dict[str, float]) -> None:
+        if not math.isfinite(values["loss"]):
+            raise TrainingError("A loss of DPO is not finite. Lower dpo.learning_rate, or use model.dtype: float32.")
+        log(step, values)
+
+    history = run_trainer(trainer, folder, seed, log_finite, names=LOGGED)
+    return peft_model, [{name: float(row[name]) for name in ("step", *LOGGED) if name in row} for row in history]
 
 
 def first_loss(trainer: Any, rows: Sequence[dict[str, list[int]]]) -> float:

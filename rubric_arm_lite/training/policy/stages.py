@@ -175,11 +175,20 @@ def _start(state: PolicyState, trainer: Path) -> Save:
         if skipped := len(answers) - len(examples):
             progress.note(f"{skipped} answers of the start do not fit the context and were skipped.")
         progress.stage("start", update_count(settings.sft, len(examples)))
-        losses = warm_up_role(model, "policy", examples, settings.sft, state.recipe.seed, trainer, progress.step)
-        for step, loss in losses:
-            state.directory.append("metrics.jsonl", {"kind": "start", "step": step, "loss": loss})
+        log = _step_log(state, kind="start")
+        warm_up_role(model, "policy", examples, settings.sft, state.recipe.seed, trainer, log)
     model.freeze_references(("policy",))
     return state.save
+
+
+def _step_log(state: PolicyState, **fields: Any) -> Callable[[int, dict[str, float]], None]:
+    """Shows and logs the steps of a trainer, each in a row that begins with ``fields``."""
+
+    def log(step: int, values: dict[str, float]) -> None:
+        state.progress.step(step, values)
+        state.directory.append("metrics.jsonl", {**fields, "step": step, **values})
+
+    return log
 
 
 # --- rounds of DPO --------------------------------------------------------------------------------------------------
@@ -187,16 +196,14 @@ def _start(state: PolicyState, trainer: Path) -> Save:
 
 def _train_round(state: PolicyState, number: int, trainer: Path) -> Save:
     """Train on the pairs that were kept; the result is the policy of this round."""
-    settings, directory = state.recipe.dpo, state.directory
+    settings = state.recipe.dpo
     kept, _ = labeled_pairs(state, number)
-    before = directory.checkpoint_path()
+    before = state.directory.checkpoint_path()
     assert before is not None, "the stage start has written one"
     state.release_models()
     state.progress.stage(f"train {number}", update_count(settings, len(kept)))
-    seed, log = derive_seed(state.recipe.seed, "dpo", number), state.progress.step
-    trained, history = train_dpo(settings, state.model_settings, before / "policy", kept, seed, trainer, log)
-    for row in history:
-        directory.append("metrics.jsonl", {"kind": "dpo", "round": number, **row})
+    seed, log = derive_seed(state.recipe.seed, "dpo", number), _step_log(state, kind="dpo", round=number)
+    trained, _ = train_dpo(settings, state.model_settings, before / "policy", kept, seed, trainer, log)
 
     def save(target: Path) -> None:
         trained.save_pretrained(target / "policy", selected_adapters=["default"], save_embedding_layers=False)
