@@ -165,10 +165,9 @@ def _progress(
     """Where the current stage stands, and about how long it and the rest of the schedule take."""
     slot = state.position[0]
     remaining = phases[slot:] if current in _labels(recipe, phases) else []
+    done, total = _trainer_progress(run, by_kind, current)
     if remaining:
         done, total = _steps_done(by_kind["step"], slot), remaining[0][1]
-    else:
-        done, total = _trainer_progress(run, by_kind, current)
     # A stage begins when the one before has logged its time, or its evaluation has been written.
     files = [run / "timings.jsonl", run / "data.json", *(run / "evaluations").glob("*.json")]
     began, logged = (max((f.stat().st_mtime for f in of if f.exists()), default=0.0) for of in (files, [run / METRICS]))
@@ -218,7 +217,8 @@ def _trainer_progress(run: Path, by_kind: Mapping[str, list[LogRow]], stage: str
     for file in sorted(folder.rglob("trainer_state.json"), key=lambda file: file.stat().st_mtime)[-1:]:
         with suppress(OSError, ValueError, KeyError, TypeError):  # it may be half written
             total = int(json.loads(file.read_text("utf-8"))["max_steps"])
-    return int(rows[-1]["step"]) if rows else 0, total
+    done = int(rows[-1]["step"]) if rows else 0
+    return done, total if total is None or done <= total else None  # a repeated warm-up counts on
 
 
 def _curve_table(by_kind: Mapping[str, list[LogRow]]) -> Table:

@@ -759,7 +759,7 @@ def test_a_phone_shows_a_short_page_that_does_not_scroll_sideways(whole: tuple[P
         return tuple(browser.execute_script(f"return [{page}.scrollWidth, {page}.scrollHeight]"))
 
     def opened(element: str) -> bool:
-        return bool(browser.find_element("css selector", element).is_displayed())
+        return bool(browser.execute_script("return document.querySelector(arguments[0]).checkVisibility()", element))
 
     try:
         width, height = size(390)

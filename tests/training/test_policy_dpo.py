@@ -121,6 +121,28 @@ def test_a_killed_training_goes_on_to_the_same_weights(made: Made, tmp_path: Pat
     assert not tiny.changed(trained_weights(whole), trained_weights(resumed))
 
 
+def test_a_step_is_reported_when_it_ends_with_all_that_the_log_has_of_it(made: Made, tmp_path: Path) -> None:
+    seen = []
+
+    def log(step: int, values: dict[str, float]) -> None:
+        assert not (tmp_path / "trainer" / f"checkpoint-{step + 2}").exists(), "the next steps have not been made"
+        seen.append({"step": step, **values})
+
+    _, history = made.train(tmp_path / "trainer", log=log)
+    assert [row["step"] for row in seen] == [2, 4]
+    assert seen == history
+    assert {"loss", "rewards/margins", "rewards/accuracies"} < seen[0].keys()
+
+
+def test_a_loss_that_is_not_finite_ends_training(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_trainer(trainer: Any, folder: Path, seed: int, log: Any, names: Any) -> None:
+        log(2, {"loss": math.nan})
+
+    monkeypatch.setattr(dpo, "run_trainer", run_trainer)
+    with pytest.raises(TrainingError, match="A loss of DPO is not finite"):
+        made.train(tmp_path / "trainer", log=lambda *_: pytest.fail("it would not go into a log"))
+
+
 def test_no_pairs(made: Made, tmp_path: Path) -> None:
     made.pairs = []
     with pytest.raises(DataError, match="No pair is left to train on"):

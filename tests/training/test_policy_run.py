@@ -153,7 +153,10 @@ def test_dpo_by_its_command(finished_run: Path, tmp_path: Path) -> None:
     assert "| round 1 |" in (folder / "report.md").read_text("utf-8")
     labels = rows_of(folder, "labels")[0]
     assert sum(labels[reason] for reason in REASONS) == 24
-    assert rows_of(folder, "dpo")[0]["loss"] > 0
+    logged = rows_of(folder, "dpo")
+    assert list(logged[0]) == ["kind", "round", "step", "loss", "rewards/margins", "rewards/accuracies"]
+    assert [row["step"] for row in logged] == [1, 2] and logged[0]["loss"] > 0
+    assert [row["step"] for row in rows_of(folder, "start")] == [2, 4, 6, 8, 10, 12]
 
 
 @pytest.mark.slow
