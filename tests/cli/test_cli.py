@@ -66,8 +66,8 @@ def test_version_and_help() -> None:
     assert call("--version").stdout.strip()
     shown = call("--help").stdout
     verbs = (
-        "run demo watch rubric judge score evaluate label report policy testbed show-recipe doctor plan bench data serve "
-        "play"
+        "run demo watch rubric judge score evaluate label report policy testbed show-recipe doctor plan bench data "
+        "serve play"
     )
     assert all(f" {verb} " in shown for verb in verbs.split())
 
