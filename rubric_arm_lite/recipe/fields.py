@@ -71,8 +71,8 @@ class RunSettings(Settings):
     threads: Positive | None = None
     """Torch threads on a CPU (null: torch's default). Results are reproducible for the same number."""
     report_to: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()
-    """Experiment trackers that get the numbers of metrics.jsonl, offline unless configured otherwise (docs/metrics.md).
-    It changes no result."""
+    """Trackers that get the numbers of metrics.jsonl: `tensorboard`, `wandb`, `trackio`, `mlflow`, offline unless
+    configured otherwise (docs/metrics.md). It changes no result."""
 
 
 class LoraSettings(Settings):

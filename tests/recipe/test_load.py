@@ -234,7 +234,7 @@ BAD_FILES = [
     ("seed: 1\nsede: 2\n", "line 2: `sede` is not a field. Did you mean `seed`?"),
     ("beta: 0.1\n", "line 1: `beta` is not a field. Did you mean `judge.beta` or `rubric.beta`?"),
     ("judge:\n  zzz: 1\n", "line 2: `judge.zzz` is not a field. Allowed in `judge`: num_generations, max_completion_"),
-    ("zzz: 1\n", "line 1: `zzz` is not a field. Allowed: name, description, seed, threads, model,"),
+    ("zzz: 1\n", "line 1: `zzz` is not a field. Allowed: name, description, seed, threads, report_to, model,"),
     ("model:\n  lora: {rr: 4}\n", "line 2: `model.lora.rr` is not a field. Did you mean `model.lora.r`?"),
     ("<<: {seed: 1}\n", "line 1: `<<` is not a field."),
     ("1: 2\n", "line 1: `1` is not a field."),
@@ -636,7 +636,7 @@ def test_a_dumped_recipe_loads_back_equal(tmp_path: Path, **drawn: Any) -> None:
 def test_dump_is_complete_readable_and_stable(tmp_path: Path) -> None:
     text = dump_recipe(Recipe())
     assert text.startswith(
-        "name: run\ndescription: ''\nseed: 0\nthreads: null\nmodel:\n  backend: transformers\n  base: testbed\n"
+        "name: run\ndescription: ''\nseed: 0\nthreads: null\nreport_to: []\nmodel:\n  backend: transformers\n"
     )
     again = load_recipe(write(tmp_path, text))
     assert again == Recipe()
