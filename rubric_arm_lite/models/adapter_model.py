@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,8 @@ from rubric_arm_lite.types import Example, RolloutGroup, Sample
 
 MAX_ROWS_CPU = 512
 MAX_ROWS_CUDA = 64
+MERGED_BYTES = 2**30
+"""Largest linear weights, in bytes, of which a CPU keeps a copy with the adapter added."""
 
 
 class AdapterModel(ChatTokenizer):
@@ -55,7 +57,9 @@ class AdapterModel(ChatTokenizer):
         self._lora_layers = [m for m in model.modules() if hasattr(m, "lora_A") and hasattr(m, "_active_adapter")]
         self._parameters: dict[str, list[tuple[str, torch.nn.Parameter]]] = {}
         self._fingerprints: dict[str, str] = {}
-        self._rounded: dict[str, list[tuple[Any, Tensor, Tensor]]] = {}
+        self._shortened: dict[str, list[tuple[Any, Callable[..., Tensor]]]] = {}
+        linear = sum(w.numel() * w.element_size() for layer in self._lora_layers for w in _plain_weights(layer))
+        self._merges = self.device.type == "cpu" and self.dtype == torch.float32 and linear <= MERGED_BYTES
         configured = model.generation_config.eos_token_id if model.generation_config else None
         configured = configured if isinstance(configured, list) else [] if configured is None else [configured]
         ids = range(model.get_base_model().get_input_embeddings().weight.shape[0])
@@ -106,7 +110,7 @@ class AdapterModel(ChatTokenizer):
         finally:
             if adapter is not None and train:
                 self.weights_changed(adapter)
-            for layer, _, _ in self._rounded.get(adapter or "", ()):
+            for layer, _ in self._shortened.get(adapter or "", ()):
                 vars(layer).pop("forward", None)
             self._inside = False
             if adapter is None or train:  # otherwise only the active adapter has changed
@@ -123,31 +127,40 @@ class AdapterModel(ChatTokenizer):
         return self.device.type == "cuda" and self.dtype in (torch.bfloat16, torch.float16)
 
     def _shorten(self, adapter: str) -> None:
-        """Let LoRA layers sample with an adapter rounded beforehand: 2 small products in place of 8 operations.
+        """Let LoRA layers sample with fewer operations than an update needs.
 
-        On a GPU the cost of a decoding step grows with the number of operations, however small they are.
+        On a GPU, whose decoding step costs by the number of operations, the adapter is rounded beforehand: 2 small
+        products in place of 8 operations. On a CPU it is added to a copy of the base's weights, if that is small: they
+        are then the only product, which samples a model of 135 M parameters about a quarter faster.
         """
-        if adapter not in self.roles or not self._half():  # a reference must score bit for bit like an update
+        if adapter not in self.roles or not (self._half() or self._merges):  # a reference scores like an update
             return
-        if adapter not in self._rounded:
-            self._rounded[adapter] = [
-                (
-                    layer,
-                    layer.lora_A[adapter].weight.detach().to(self.dtype).T,
-                    (layer.lora_B[adapter].weight.detach() * layer.scaling[adapter]).to(self.dtype).T,
-                )
+        if adapter not in self._shortened:
+            if self._merges:  # one copy at a time
+                self._shortened.clear()
+            self._shortened[adapter] = [
+                (layer, self._short_forward(layer, adapter))
                 for layer in self._lora_layers
                 if adapter in layer.lora_A
                 and adapter not in layer.lora_variant
                 and isinstance(layer.lora_A[adapter], torch.nn.Linear)
+                and (self._half() or _plain_weights(layer))
             ]
-        for layer, down, up in self._rounded[adapter]:
-            layer.forward = partial(_rounded_forward, layer.base_layer, down, up)
+        for layer, short in self._shortened[adapter]:
+            layer.forward = short
+
+    def _short_forward(self, layer: Any, adapter: str) -> Callable[..., Tensor]:
+        down = layer.lora_A[adapter].weight.detach()
+        up = layer.lora_B[adapter].weight.detach() * layer.scaling[adapter]
+        if self._half():
+            return partial(_rounded_forward, layer.base_layer, down.to(self.dtype).T, up.to(self.dtype).T)
+        weight = torch.addmm(layer.base_layer.weight.detach(), up, down)
+        return partial(_merged_forward, weight, layer.base_layer.bias)
 
     def weights_changed(self, adapter: str) -> None:
         """Drop cached values of an adapter whose weights have changed."""
         self._fingerprints.pop(adapter, None)
-        self._rounded.pop(adapter, None)
+        self._shortened.pop(adapter, None)
 
     def _begin_training(self) -> None:
         self.model.train()
@@ -309,6 +322,17 @@ class AdapterModel(ChatTokenizer):
     def score(self, model: Any, batch: RowBatch, temperature: float, layout: Layout) -> TokenScores:
         """Log-probabilities and entropies of a batch's completion tokens under the active adapter."""
         return score_batch(model.get_base_model(), self.head, batch, temperature, layout)
+
+
+def _plain_weights(layer: Any) -> list[Tensor]:
+    """The weight of a LoRA layer's base where it is a plain linear layer, in no quantized form."""
+    base = layer.base_layer
+    return [base.weight] if type(base) is torch.nn.Linear and base.weight.dtype == torch.float32 else []
+
+
+def _merged_forward(weight: Tensor, bias: Tensor | None, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    """Output of a LoRA layer whose adapter has been added to its weight."""
+    return torch.nn.functional.linear(x, weight, bias)
 
 
 def _rounded_forward(base: Any, down: Tensor, up: Tensor, x: Tensor, *_: Any, **__: Any) -> Tensor:

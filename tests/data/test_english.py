@@ -260,7 +260,7 @@ def test_a_criterion_in_other_words_is_met_like_the_styles_own() -> None:
     assert world.find(greeting, "Iron rusts.") == (False, "none, so it is missed.")
     assert world.find(greeting, "Hello! Iron rusts.", overlooked=True) == (False, "none, so it is missed.")
     rule = Criterion("The response must include the word rusts", CriterionKind.HARD_RULE)
-    assert world.quote(rule, "Hello! Iron rusts.") == "rusts"
+    assert world.quote(rule, "Hello! Iron rusts.") == "Iron rusts"
     assert world.quote(rule, "Iron is rusty.") is None
     assert (short_name(rule), short_name(greeting)) == ("rusts", "greeting")
     assert world.quote(Criterion("The response is warm", CriterionKind.PRINCIPLE), "a hug") is None
@@ -472,7 +472,7 @@ def test_a_short_judgement_in_full() -> None:
     shown = Comparison("c", "p", "- The coil gets cold.\n- A pump helps.", "Hi there! It gets cold.")
     assert write_short_judgement(world, rubric, shown).split("\n") == [
         "--- Final Judgment ---",
-        '1 coil: A "coil", B none.',
+        '1 coil: A "The coil gets", B none.',
         '2 greeting: A none, B "Hi there!".',
         '3 bullets: A "- The coil gets", B none.',
         "Justification: A 2+0+1=3, B 0+1+0=1.",

@@ -60,6 +60,20 @@ def find_word(word: str, text: str) -> str | None:
     return next((written for written in words_of(text) if written.lower() == word), None)
 
 
+def quote_word(word: str, text: str) -> str | None:
+    """A word where it first stands in a text, with the words beside it in its line; None if it does not.
+
+    A judge could copy the word alone from the rubric; to quote what stands beside it, it has to find it.
+    """
+    for line in text.split("\n"):
+        words = list(_WORD.finditer(line))
+        for i, match in enumerate(words):
+            if match[0].lower() == word:
+                quote = line[words[max(0, i - 1)].start() : words[min(len(words) - 1, i + 1)].end()]
+                return match[0] if '"' in quote else quote
+    return None
+
+
 @cache
 def telling_words(answers: tuple[str, ...], taken: frozenset[str] = frozenset()) -> tuple[str, ...]:
     """Words that some of the answers use and others do not: at most :data:`MOST_WORDS`, the longest first.

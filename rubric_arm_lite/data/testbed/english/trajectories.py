@@ -1,7 +1,7 @@
 """Judgements of the English world in the short form, which quote what they found (:mod:`rubric_arm_lite.prompts`)::
 
     --- Final Judgment ---
-    1 coil: A "coil", B none.
+    1 coil: A "The coil gets", B none.
     2 greeting: A none, B "Hi there!".
     Justification: A 2+0=2, B 0+1=1.
     Winner: Response A

@@ -16,7 +16,14 @@ from functools import cached_property
 from typing import ClassVar
 
 from rubric_arm_lite.data.testbed.english.styles import STYLES, WORDS, dress, read, style_of
-from rubric_arm_lite.data.testbed.english.texts import KINDS, Request, find_word, requests, telling_words
+from rubric_arm_lite.data.testbed.english.texts import (
+    KINDS,
+    Request,
+    find_word,
+    quote_word,
+    requests,
+    telling_words,
+)
 from rubric_arm_lite.data.testbed.preference import SPLITS, PreferenceWorld, known_split
 from rubric_arm_lite.recipe import EnglishSettings
 from rubric_arm_lite.types import Criterion, CriterionKind, Prompt, Rubric
@@ -142,7 +149,7 @@ class EnglishWorld(PreferenceWorld[EnglishTask]):
     def quote(self, criterion: Criterion, response: str) -> str | None:
         """The words by which a response meets a criterion; None if it misses it, or it is of another world."""
         if rule := _RULE.fullmatch(criterion.text.lower()):
-            return find_word(rule[1], response)
+            return quote_word(rule[1], response)
         style = style_of(criterion.text)
         return None if style is None else read(response).styles.get(style)
 
