@@ -32,8 +32,9 @@ from rubric_arm_lite.types import Example, RolloutGroup, Sample
 
 MAX_ROWS_CPU = 512
 MAX_ROWS_CUDA = 64
-MERGED_BYTES = 2**30
-"""Largest linear weights, in bytes, of which a CPU keeps a copy with the adapter added."""
+MERGED_FROM, MERGED_UP_TO = 2**26, 2**30
+"""Bytes of linear weights from and up to which a CPU keeps a copy with the adapter added: the copy of a larger model
+would not pay for its memory, and the products of a smaller one cost little."""
 
 
 class AdapterModel(ChatTokenizer):
@@ -59,7 +60,9 @@ class AdapterModel(ChatTokenizer):
         self._fingerprints: dict[str, str] = {}
         self._shortened: dict[str, list[tuple[Any, Callable[..., Tensor]]]] = {}
         linear = sum(w.numel() * w.element_size() for layer in self._lora_layers for w in _plain_weights(layer))
-        self._merges = self.device.type == "cpu" and self.dtype == torch.float32 and linear <= MERGED_BYTES
+        self._merges = (
+            self.device.type == "cpu" and self.dtype == torch.float32 and MERGED_FROM <= linear <= MERGED_UP_TO
+        )
         configured = model.generation_config.eos_token_id if model.generation_config else None
         configured = configured if isinstance(configured, list) else [] if configured is None else [configured]
         ids = range(model.get_base_model().get_input_embeddings().weight.shape[0])

@@ -496,6 +496,44 @@ def test_one_prompt_too_many_tokens_long_does_not_end_a_run(model: AdapterModel)
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "gemma"])
+def test_a_cpu_samples_from_merged_weights_and_follows_every_change(kind: str, tiny_folder: tiny.Folders) -> None:
+    model = tiny.load(tiny_folder(kind))
+    ids = torch.tensor([model.encode(tiny.PROMPTS[1])])
+    layer = model._lora_layers[0]
+    base = layer.base_layer.weight.clone()
+
+    def hidden(adapter: str, merges: bool) -> Tensor:
+        model._merges = merges
+        with model.using(adapter) as active, torch.no_grad():
+            assert ("forward" in vars(layer)) is (merges and adapter in ROLES), "a reference scores like an update"
+            return active(input_ids=ids).logits
+
+    for change in ("none", "stirred", "copied"):
+        if change == "stirred":
+            tiny.stir(model, "judge", seed=9)
+            model.weights_changed("judge")
+        elif change == "copied":
+            model.freeze_references()
+        for adapter in (*ROLES, "judge_ref"):
+            assert float((hidden(adapter, True) - hidden(adapter, False)).abs().max()) < 1e-4
+            assert "forward" not in vars(layer) and len(model._shortened) <= 1
+    assert torch.equal(layer.base_layer.weight, base), "the base stays as it was"
+    with model.using("judge", train=True):
+        assert "forward" not in vars(layer)
+
+
+def test_only_float32_models_of_some_size_on_a_cpu_are_merged(
+    tiny_folder: tiny.Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not tiny.load(tiny_folder())._merges
+    monkeypatch.setattr("rubric_arm_lite.models.adapter_model.MERGED_FROM", 1000)
+    assert tiny.load(tiny_folder())._merges
+    assert not tiny.load(tiny_folder(), dtype="bfloat16")._merges
+    monkeypatch.setattr("rubric_arm_lite.models.adapter_model.MERGED_UP_TO", 2000)
+    assert not tiny.load(tiny_folder())._merges
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma"])
 def test_rounded_adapters_compute_the_same_and_follow_every_change(
     kind: str, tiny_folder: tiny.Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
