@@ -35,10 +35,16 @@ def curves(row: Mapping[str, Any]) -> dict[str, float]:
     if kind == "step":
         kind, role = role or "policy", ""
     elif kind == "evaluation" and str(row.get("name", "")).startswith("cross-play"):
-        kind = "cross-play"
+        kind = "evaluation/cross-play"
     prefix = "/".join(filter(None, (kind, role)))
     measured = {name: value for name, value in row.items() if name not in _PLACES and isinstance(value, int | float)}
     return {f"{prefix}/{name}": float(value) for name, value in measured.items()}
+
+
+def mlflow_name(curve: str) -> str:
+    """The name of a curve in MLflow, which knows no ``@``, and in files cannot keep ``a/b`` beside ``a/b/c``."""
+    first, _, rest = curve.partition("/")
+    return f"{first}/{rest.replace('/', '.').replace('@', '-')}"
 
 
 class Tracker:
@@ -80,8 +86,8 @@ class Tracker:
         """Hand over the numbers of a line, unless the tracker has it."""
         if line > self.lines:
             values = curves(row)
-            if self.name == "mlflow":  # which allows fewer characters in a name
-                values = {name.replace("@", "-"): value for name, value in values.items()}
+            if self.name == "mlflow":
+                values = {mlflow_name(name): value for name, value in values.items()}
             if values:
                 self._tracker.log(values, step=line)
             self.lines = line

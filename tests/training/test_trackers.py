@@ -18,7 +18,7 @@ from rubric_arm_lite.recipe import Recipe, load, recipe_hash
 from rubric_arm_lite.recipe.load import dump_recipe, load_recipe
 from rubric_arm_lite.runs import RunDirectory, read_jsonl
 from rubric_arm_lite.training.run import train
-from rubric_arm_lite.training.trackers import TRACKERS, curves, tracked
+from rubric_arm_lite.training.trackers import TRACKERS, curves, mlflow_name, tracked
 from tests.short_run import SHORT
 
 ROWS: list[dict[str, Any]] = [
@@ -86,10 +86,16 @@ def test_curves_are_named_by_what_a_row_is_of_and_by_its_own_names() -> None:
         {},
         {"probe/consistency": 0.75},
         {"reading/accuracy": 0.25},
-        {"cross-play/accuracy": 0.5},
+        {"evaluation/cross-play/accuracy": 0.5},
         {"policy/reward": 0.5},
         {"dpo/loss": 0.5},
     ]
+
+
+def test_names_in_mlflow() -> None:
+    names = ["judge/reward", "judge/reward/accuracy", "evaluation/voting@5", "evaluation/cross-play/accuracy"]
+    written = ["judge/reward", "judge/reward.accuracy", "evaluation/voting-5", "evaluation/cross-play.accuracy"]
+    assert [mlflow_name(name) for name in names] == written
 
 
 def test_a_killed_run_hands_over_every_line_once(tmp_path: Path, recorder: type[Recorder]) -> None:
