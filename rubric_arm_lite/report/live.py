@@ -276,6 +276,9 @@ def _newest_texts(run: Path) -> list[tuple[str, str, str]]:
         for item in evaluation.get("showcase", [])[:1]:
             texts["rubric"] = f"rubric after {evaluation['name']}", str(item["rubric"])
             texts["judge"] = f"judgement after {evaluation['name']}", str(item["judgement"])
+        for item in evaluation.get("rows", [])[:1]:
+            if "answer" in item:
+                texts["policy"] = f"answer after {evaluation['name']}", str(item["answer"])
     names = {"rubric": "newest rubric", "judge": "newest judgement", "policy": "newest answer"}
     for role, row in _newest_rollouts(run / "rollouts.jsonl").items():
         best = max(row["samples"], key=lambda sample: float(sample["reward"]))

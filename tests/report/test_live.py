@@ -114,6 +114,11 @@ def test_the_run_of_a_policy(tmp_path: Path) -> None:
     shown = text_of(tmp_path)
     assert "win rate, independent" in shown and "reward, policy" in shown and "won 0.50" in shown
     assert "! Reward over-optimization" in shown
+    (tmp_path / "evaluations").mkdir()
+    evaluation = {"name": "round 1", "rows": [{"prompt": "Write.", "answer": "a letter\x07"}]}
+    (tmp_path / "evaluations" / "round-1.json").write_text(json.dumps(evaluation))
+    shown = text_of(tmp_path)
+    assert "answer after round 1" in shown and "a letter" in shown
 
 
 def test_the_verb_prints_one_frame_without_a_terminal(finished_run: Path, tmp_path: Path) -> None:
