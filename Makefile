@@ -1,11 +1,13 @@
-# make demo: the main job in a fresh .venv.  make test: the whole test suite.  make check: everything CI runs.
+# make demo: the main job in a fresh .venv.  make test: the whole test suite.  make test-unsloth: the tests of training
+# with the older libraries that unsloth needs.  make check: everything CI runs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # The platform's own packages are left out on purpose: a venv without them reuses nothing by accident.
 TORCH := torch==2.13.0
+UNSLOTH_TESTS := tests/training/test_warmup.py tests/training/test_losses.py tests/training/test_policy_dpo.py
 
-.PHONY: demo test check lint docs clean
+.PHONY: demo test test-unsloth check lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -14,7 +16,10 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-check: lint docs test
+test-unsloth: $(VENV)/.installed-dev
+	PYTHONPATH="$(CURDIR)/$(VENV)/unsloth" $(BIN)/python -m pytest -n 2 --dist worksteal $(UNSLOTH_TESTS)
+
+check: lint docs test test-unsloth
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -32,10 +37,11 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml constraints.txt tests/unsloth_cpu.txt
+$(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml constraints.txt constraints-unsloth.txt tests/unsloth_cpu.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	rm -rf $(VENV)/unsloth
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/unsloth -r tests/unsloth_cpu.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/unsloth \
+		-c constraints-unsloth.txt -r tests/unsloth_cpu.txt
 	touch $@ $(VENV)/.installed
 
 # Links and references are checked; the site is build/site.

@@ -20,6 +20,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.against_trl.peer import trl_arguments
 from rubric_arm_lite.models.adapter_model import AdapterModel
+from rubric_arm_lite.models.base import checkpointing_name
 from rubric_arm_lite.recipe.fields import GRPOSettings
 from rubric_arm_lite.types import RolloutGroup
 
@@ -57,7 +58,7 @@ class Oracle:
                 save_strategy="no",
                 logging_steps=1,
                 disable_tqdm=True,
-                gradient_checkpointing=False,
+                **{checkpointing_name(): False},
                 per_device_train_batch_size=len(self._rows),
                 steps_per_generation=1,
                 max_steps=settings.num_iterations,

@@ -24,6 +24,7 @@ from benchmarks.against_trl.peer_texts import PeerTexts
 from benchmarks.against_trl.work import PARTS, Part, Verb, Work, nudge
 from rubric_arm_lite.errors import ConfigError
 from rubric_arm_lite.models import load_for_trainer
+from rubric_arm_lite.models.base import checkpointing_name
 from rubric_arm_lite.recipe import GRPOSettings
 from rubric_arm_lite.types import Role, RolloutGroup
 
@@ -191,7 +192,7 @@ class Peer:
             logging_strategy="no",
             disable_tqdm=True,
             seed=s.seed,
-            gradient_checkpointing=s.gradient_checkpointing,
+            **{checkpointing_name(): s.gradient_checkpointing},
             per_device_train_batch_size=s.peer_batch or s.rows,
             gradient_accumulation_steps=s.rows // (s.peer_batch or s.rows),
             max_steps=self._steps,

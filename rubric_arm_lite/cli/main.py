@@ -23,13 +23,12 @@ from rubric_arm_lite.data.pairs import pair_as_row
 from rubric_arm_lite.data.testbed import make_world
 from rubric_arm_lite.errors import CheckpointError, DataError, RubricArmError
 from rubric_arm_lite.recipe import WORLDS, dump_recipe, explain_recipe, load_any_recipe, load_recipe
-from rubric_arm_lite.runs import atomic_write, check_target, explained_disk_errors
+from rubric_arm_lite.runs import atomic_write, check_target, explained_disk_errors, package_commit
 
 app = typer.Typer(
     name="rubric-arm",
     help="Learn a rubric generator and a judge from preference pairs, on one GPU or a CPU.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 testbed_app = typer.Typer(help="The synthetic preference worlds, and the tiny base of one.", no_args_is_help=True)
@@ -158,9 +157,12 @@ def testbed_pairs(
 
 
 @app.callback(invoke_without_command=True)
-def _main(version: Annotated[bool, Option("--version", help="Print the version.")] = False) -> None:
+def _main(
+    version: Annotated[bool, Option("--version", help="Print the version and its git commit, if known.")] = False,
+) -> None:
     if version:
-        print(__version__)
+        commit = package_commit()
+        print(f"{__version__} (commit {commit})" if commit else __version__)
         raise typer.Exit
 
 

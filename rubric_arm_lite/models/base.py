@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import inspect
 import json
 import os
 from pathlib import Path
@@ -201,6 +202,19 @@ def _check_quantization(config: Any, settings: ModelSettings) -> None:
         four_bits = BitsAndBytesConfig(load_in_4bit=True) if settings.quantization == "nf4" else None
         with contextlib.suppress(RuntimeError):  # the kind of GPU that it needs may be in another machine
             get_hf_quantizer(copy.deepcopy(config), four_bits, None, True, {})
+
+
+def cache_name(model: Any) -> str:
+    """The name of the cache among a model's arguments and outputs, which newer versions of transformers changed."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def checkpointing_name() -> str:
+    """The name of gradient checkpointing in transformers, newer versions of which changed it."""
+    from transformers import PreTrainedModel
+
+    renamed = hasattr(PreTrainedModel, "activation_checkpointing_enable")
+    return "activation_checkpointing" if renamed else "gradient_checkpointing"
 
 
 def loading_error(name: str, error: Exception) -> BackendError:

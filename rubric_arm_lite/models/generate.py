@@ -20,6 +20,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from rubric_arm_lite.errors import first_line
+from rubric_arm_lite.models.base import cache_name
 from rubric_arm_lite.models.memory import is_out_of_memory
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.models.shared_prefix.batching import pad_left, positions
@@ -241,14 +242,15 @@ class ExpandedDecoding:
         base = model.get_base_model()
         takes = inspect.signature(base.forward).parameters
         self._takes_positions = "position_ids" in takes
+        self._cache_name = cache_name(base)
         # A base that keeps more than the keys and values of its attention must make its own cache.
         kinds = set(getattr(base.config.get_text_config(), "layer_types", None) or ())
         own = bool(getattr(base, "_is_stateful", False)) or not kinds <= {"full_attention", "sliding_attention"}
-        options = {"past_key_values": None if own else roomy_cache(), "use_cache": True}
+        options = {self._cache_name: None if own else roomy_cache(), "use_cache": True}
         if "logits_to_keep" in takes:
             options["logits_to_keep"] = 1
         out = model(input_ids=ids, attention_mask=mask, **options, **self._at(positions(mask)))
-        self._cache = out.past_key_values
+        self._cache = getattr(out, self._cache_name)
         copies = torch.arange(len(prompts), device=mask.device).repeat_interleave(n)
         self.logits: Tensor = out.logits[copies, -1]
         take_rows(self._cache, copies)
@@ -267,8 +269,8 @@ class ExpandedDecoding:
         logits: Tensor = self._model(
             input_ids=chosen_R[:, None],
             attention_mask=self._mask[:, : self._width + self._done],
-            past_key_values=self._cache,
             use_cache=True,
+            **{self._cache_name: self._cache},
             **self._at((self._lengths + self._done - 1)[:, None]),
         ).logits[:, -1]
         return logits

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from rubric_arm_lite.errors import BackendError, ConfigError, first_line
 from rubric_arm_lite.models.adapter_model import AdapterModel
-from rubric_arm_lite.models.base import base_name, check_base, empty_model, loading_error, tiny_copy
+from rubric_arm_lite.models.base import base_name, check_base, checkpointing_name, empty_model, loading_error, tiny_copy
 from rubric_arm_lite.models.chat import ChatTokenizer
 from rubric_arm_lite.models.lora import add_adapters, check_adapter, import_peft
 from rubric_arm_lite.models.own_forward import check_own_forward
@@ -126,7 +126,7 @@ def with_adapters(
         BackendError: if the adapters' settings do not fit the base.
     """
     if settings.gradient_checkpointing:
-        base.gradient_checkpointing_enable({"use_reentrant": False})
+        getattr(base, f"{checkpointing_name()}_enable")({"use_reentrant": False})
         base.enable_input_require_grads()
     try:
         return AdapterModel(add_adapters(base, settings, seed, roles), tokenizer, settings)

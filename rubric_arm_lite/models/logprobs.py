@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from rubric_arm_lite.errors import BackendError, PromptTooLongError
-from rubric_arm_lite.models.base import HEAD_CAPS, HEAD_FACTORS
+from rubric_arm_lite.models.base import HEAD_CAPS, HEAD_FACTORS, cache_name
 from rubric_arm_lite.models.chat import ChatTokenizer
 from rubric_arm_lite.models.memory import is_out_of_memory
 from rubric_arm_lite.models.sampler import NextWords
@@ -120,10 +120,10 @@ def _expanded_hidden(base: Any, batch: RowBatch) -> Tensor:
     """Hidden states (R, C, H) that predict each completion token; prompts are computed once."""
     from transformers import DynamicCache
 
-    cache = DynamicCache()
+    cache, decoder = DynamicCache(), shared_prefix.decoder_of(base)
     mask = batch.prompt_mask_gP
-    options = {"past_key_values": cache, "use_cache": True}
-    prompt = shared_prefix.decoder_of(base)(
+    options = {cache_name(decoder): cache, "use_cache": True}
+    prompt = decoder(
         input_ids=batch.prompts_gP, attention_mask=mask, position_ids=positions(mask), **options
     ).last_hidden_state
     last = torch.index_select(prompt[:, -1:], 0, batch.group_of_R)
@@ -133,7 +133,7 @@ def _expanded_hidden(base: Any, batch: RowBatch) -> Tensor:
     lengths = mask.sum(-1).index_select(0, batch.group_of_R)
     inputs = batch.completions_RC[:, :-1]
     whole_mask = torch.cat([mask.index_select(0, batch.group_of_R), batch.mask_RC[:, :-1]], dim=1)
-    rest = shared_prefix.decoder_of(base)(
+    rest = decoder(
         input_ids=inputs,
         attention_mask=whole_mask,
         position_ids=lengths[:, None] + torch.arange(inputs.shape[1], device=lengths.device),

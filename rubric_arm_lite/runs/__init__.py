@@ -15,6 +15,7 @@ from rubric_arm_lite.runs.directory import RunDirectory as RunDirectory
 from rubric_arm_lite.runs.directory import RunState as RunState
 from rubric_arm_lite.runs.directory import check_files as check_files
 from rubric_arm_lite.runs.directory import check_logs as check_logs
+from rubric_arm_lite.runs.directory import package_commit as package_commit
 from rubric_arm_lite.runs.directory import package_versions as package_versions
 from rubric_arm_lite.runs.directory import read_state as read_state
 from rubric_arm_lite.runs.files import LogRow as LogRow

@@ -16,6 +16,7 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -393,3 +394,16 @@ def package_versions(names: Sequence[str]) -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             versions[name] = None
     return versions
+
+
+def package_commit() -> str | None:
+    """The git commit of this package: its checkout's, with ``-dirty`` after changes, or the one it was built from."""
+    package = Path(__file__).resolve().parents[1]
+    if (package.parent / ".git").exists():
+        command = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12"]
+        with suppress(OSError, subprocess.SubprocessError):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+            return done.stdout.strip() or None
+    with suppress(OSError):
+        return (package / "COMMIT").read_text("utf-8").strip() or None  # written by hatch_build.py
+    return None

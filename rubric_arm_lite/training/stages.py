@@ -9,11 +9,9 @@ from __future__ import annotations
 import platform
 import re
 import shutil
-import subprocess
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +23,7 @@ from rubric_arm_lite.evaluation.metrics import evaluation_caveats, no_gradient_c
 from rubric_arm_lite.models import AdapterModel, base_fingerprint, other_base
 from rubric_arm_lite.models.lora import adamw_8bit
 from rubric_arm_lite.recipe import derive_seed
-from rubric_arm_lite.runs import RunDirectory, package_versions, read_jsonl, read_object
+from rubric_arm_lite.runs import RunDirectory, package_commit, package_versions, read_jsonl, read_object
 from rubric_arm_lite.runs.files import file_hash
 from rubric_arm_lite.training.hooks import train_logged
 from rubric_arm_lite.training.phases import make_phases
@@ -274,19 +272,14 @@ def describe_evaluation(values: Mapping[str, float]) -> str:
 
 
 def versions(model: AdapterModel) -> dict[str, Any]:
-    """Versions of the packages and the base, device, CPU threads and, in a checkout, git revision of this run."""
+    """Versions of the packages and the base, device, CPU threads and, where it is known, git commit of this run."""
     names = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes")
-    package, revision = Path(__file__).resolve().parents[1], ""
-    command = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12"]
-    if (package.parent / ".git").exists():
-        with suppress(OSError, subprocess.SubprocessError):
-            revision = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     return {
         **package_versions(names),
         "base weights": base_fingerprint(model.settings),
         "device": torch.cuda.get_device_name() if model.device.type == "cuda" else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
-        "git": revision or None,
+        "git": package_commit(),
     }
 
 

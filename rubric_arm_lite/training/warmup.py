@@ -17,6 +17,7 @@ from rubric_arm_lite.data import Counts, RunData, WarmupRow, read_trajectories
 from rubric_arm_lite.data.testbed import make_teacher
 from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError, TrainingError
 from rubric_arm_lite.models import ALONE, AdapterModel, Processes, other_base
+from rubric_arm_lite.models.base import checkpointing_name
 from rubric_arm_lite.models.lora import check_adapter
 from rubric_arm_lite.prompts import PromptBuilder, parse_rubric, wording
 from rubric_arm_lite.recipe import WORLDS, Recipe, SFTSettings, derive_seed
@@ -261,8 +262,8 @@ def trainer_arguments(
         "report_to": [],
         "disable_tqdm": True,
         "remove_unused_columns": False,
-        "gradient_checkpointing": gradient_checkpointing,
-        "gradient_checkpointing_kwargs": {"use_reentrant": False} if gradient_checkpointing else None,
+        checkpointing_name(): gradient_checkpointing,
+        f"{checkpointing_name()}_kwargs": {"use_reentrant": False} if gradient_checkpointing else None,
         "use_cpu": not cuda,
         "bf16": cuda and model.dtype == torch.bfloat16,
         "fp16": cuda and model.dtype == torch.float16,

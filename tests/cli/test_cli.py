@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from rubric_arm_lite import __version__
 from rubric_arm_lite.cli import ask, common
 from rubric_arm_lite.cli.main import main
 from rubric_arm_lite.cli.train import RichProgress
@@ -63,13 +65,28 @@ def refused(*arguments: str | Path, folder: Path = ROOT) -> str:
 
 
 def test_version_and_help() -> None:
-    assert call("--version").stdout.strip()
+    version = re.fullmatch(r"(\S+)(?: \(commit (\S+)\))?", call("--version").stdout.strip())
+    assert version and version[1] == __version__
+    assert bool(version[2]) == (ROOT / ".git").exists()
     shown = call("--help").stdout
     verbs = (
         "run demo watch rubric judge score evaluate label report policy testbed show-recipe doctor plan bench data "
         "serve play"
     )
     assert all(f" {verb} " in shown for verb in verbs.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"), [("rubric-arm ev", ["evaluate"]), ("rubric-arm run --res", ["--resume"])]
+)
+def test_shells_complete_verbs_and_options(words: str, completed: list[str]) -> None:
+    """As the script that ``rubric-arm --show-completion`` prints for bash asks for it."""
+    code = "import sys; sys.argv = ['rubric-arm']; from rubric_arm_lite.cli.main import main; main()"
+    env = {"_RUBRIC_ARM_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    asked = [sys.executable, "-c", code]
+    done = subprocess.run(asked, capture_output=True, text=True, cwd=ROOT, env=os.environ | env, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, completed), done.stderr
+    assert "--show-completion" in call("--help").stdout
 
 
 @pytest.mark.slow

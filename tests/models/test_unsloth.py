@@ -23,7 +23,7 @@ from rubric_arm_lite.models.unsloth import AGREEMENT, SeededChoice, prepare
 from tests import tiny
 
 BESIDE = Path(sys.prefix) / "unsloth"
-"""Where ``make test`` puts it: apart from the other packages, whose behavior it would change."""
+"""Where ``make test`` puts it with the older libraries that it needs: apart from the others, and before them."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("unsloth")
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "tests.unsloth_script", str(folder / "run")]
-    paths = os.pathsep.join([str(root), *[p for p in sys.path if p.endswith("site-packages")], str(BESIDE)])
+    paths = os.pathsep.join([str(root), str(BESIDE), *[p for p in sys.path if p.endswith("site-packages")]])
     env = {**os.environ, "PYTHONPATH": paths, "XDG_CACHE_HOME": str(folder / "cache")}
     env.pop("TORCHDYNAMO_DISABLE", None)  # unsloth compiles where it can
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=env, timeout=600, check=False)

@@ -15,6 +15,7 @@ from benchmarks.against_trl.work import BenchSettings, Work, make_folder
 from benchmarks.testbed_base.tokenizer import build_tokenizer
 from rubric_arm_lite.cli.plan import best
 from rubric_arm_lite.errors import ConfigError
+from rubric_arm_lite.models.base import checkpointing_name
 from rubric_arm_lite.models.load import TwoModels, load_model, with_adapters
 from rubric_arm_lite.models.memory import saved_bytes
 from rubric_arm_lite.models.shared_prefix.batching import make_batch
@@ -265,7 +266,7 @@ def test_every_recipe_is_built_to_the_backend(name: str) -> None:
     model = with_adapters(base, build_tokenizer(), settings, 0)
     weights = sum(p.numel() for _, p in model.parameters("rubric"))
     assert weights * shape.layers == shape.lora_weights(settings)
-    assert base.is_gradient_checkpointing
+    assert getattr(base, f"is_{checkpointing_name()}")
 
 
 def test_the_released_checkpoints_are_two_models_to_be_asked() -> None:
