@@ -26,6 +26,8 @@ PACKAGE = ROOT / "rubric_arm_lite"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "AGENTS.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXECUTED = {
     "bench": "cli/test_outputs.py",
+    "compare": "report/test_compare.py",
+    "cross-play": "evaluation/test_cross_play.py",
     "data check": "cli/test_data.py",
     "data convert": "cli/test_data.py",
     "data synthesize": "training/test_synthesize.py",
@@ -46,6 +48,7 @@ EXECUTED = {
     "score": "cli/test_cli.py",
     "serve": "cli/test_serve.py",
     "show-recipe": "cli/test_cli.py",
+    "sweep": "training/test_sweep.py",
     "testbed pairs": "cli/test_cli.py",
 }
 """The test in which each verb that the documentation shows is executed."""

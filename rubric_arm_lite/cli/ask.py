@@ -187,7 +187,8 @@ def serve(
         from rubric_arm_lite.reward_model.serve.batcher import BatchedJudge, Batcher, settings_of
         from rubric_arm_lite.reward_model.serve.security import SecuritySettings
 
-        folder = source.run if source.server is None and source.run.is_dir() else None  # has the states to choose from
+        # A run has states to choose from, but not together with an adapter of another run.
+        folder = source.run if source.server is None and source.run.is_dir() and not source.swapped else None
         judge = BatchedJudge(model, source.state, folder, all_states=_page)
         batcher = Batcher(judge.answer, batch, wait / 1000, queue, settings_of)
         security = SecuritySettings(hosts, key, max_open=queue + 4 * batch, log_requests=log_requests)

@@ -58,6 +58,10 @@ ContinueOption = Annotated[IfExists, Option("--if-exists", help="What to do with
 StateOption = Annotated[
     str, Option(help="Adapters: final, warm-up, latest, or a kept checkpoint such as state-000012.")
 ]
+RubricFromOption = Annotated[
+    str | None, Option(metavar="RUN[@STATE]", help="Take the rubric generator from this run (same base).")
+]
+JudgeFromOption = Annotated[str | None, Option(metavar="RUN[@STATE]", help="Take the judge from this run (same base).")]
 
 
 def exists_policy(resume: bool, if_exists: IfExists | None) -> IfExists:
@@ -84,19 +88,29 @@ class LocalSource:
 
     run: Annotated[Path, Argument(metavar="RUN", help="A run directory; or a recipe with checkpoints (released-8b).")]
     state: StateOption = "final"
+    rubric_from: RubricFromOption = None
+    judge_from: JudgeFromOption = None
+
+    @property
+    def swapped(self) -> bool:
+        """Whether a role's adapter comes from another run."""
+        return self.rubric_from is not None or self.judge_from is not None
 
     def load(self) -> reward_model.RubricRewardModel:
         """Load the reward model.
 
         Raises:
-            CheckpointError: if ``run`` is neither a run directory nor a recipe, or has no such state.
+            CheckpointError: if ``run`` is neither a run directory nor a recipe, or has no such state, or an adapter of
+                another run does not fit.
             ConfigError: if the recipe cannot be used, is not trained, or names full checkpoints, which have no states.
         """
         recipe = recipe_of(self.run)
         if self.run.is_dir():
             import_first(recipe)
             quiet_libraries()
-            return reward_model.RubricRewardModel.from_run(self.run, self.state)
+            return reward_model.RubricRewardModel.from_run(
+                self.run, self.state, rubric_from=self.rubric_from, judge_from=self.judge_from
+            )
         if recipe.model.checkpoints is None:
             raise ConfigError(
                 f"{self.run} is a recipe, and nothing is trained by it yet. Train it with rubric-arm run {self.run}, "
@@ -104,6 +118,11 @@ class LocalSource:
             )
         if self.state != "final":
             raise ConfigError(f"--state {self.state} is for the adapters of a run; full checkpoints have one state.")
+        if self.swapped:
+            raise ConfigError(
+                f"{self.run} names full checkpoints, which take no adapters. Give --rubric-from and --judge-from with "
+                "a run directory."
+            )
         quiet_libraries()
         return reward_model.RubricRewardModel.from_recipe(recipe)
 
@@ -152,7 +171,11 @@ class ModelSource(ServerOptions, LocalSource):
 
     def __post_init__(self) -> None:
         """Refuse options that do not go together, before anything is read or loaded."""
-        self.settings(self.state)
+        if self.settings(self.state) is not None and self.swapped:
+            raise ConfigError(
+                "--rubric-from and --judge-from are for adapters on this machine. Choose a server's models by "
+                "--rubric-model and --judge-model."
+            )
 
     def load(self) -> reward_model.RubricRewardModel:
         """Load the reward model, or connect to the server, which loads nothing here."""

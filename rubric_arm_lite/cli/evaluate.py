@@ -78,6 +78,8 @@ def evaluate(
     recipe_of(source.run)
     if out is None and not source.run.is_dir():
         raise ConfigError(f"{source.run} is a recipe, which has no folder for results. Give --out.")
+    if out is None and source.swapped:
+        raise ConfigError(f"The results of two runs' adapters do not belong to {source.run} alone. Give --out.")
     folder = out or source.run / BENCHMARKS_FOLDER
     loaded = load_benchmarks(names, paths, best_of or "strict", limit)
     check_folder(folder, loaded, exists)
@@ -191,6 +193,8 @@ def inference(
     thinking_tokens: Annotated[int, Option(min=1, help="Token limit of the judge `reasoning`.")] = 8192,
     one_by_one: Annotated[int, Option(min=0, help="Also judge this many pairs one by one, for the latency.")] = 0,
     state: Annotated[str, Option(help="Which adapters of --run: final, warm-up or latest.")] = "final",
+    rubric_from: common.RubricFromOption = None,
+    judge_from: common.JudgeFromOption = None,
     base_model: Annotated[str | None, Option(help="The server's name of the model without adapters.")] = None,
     output: Annotated[Path | None, Option(help="Folder for JSON and a Markdown table.")] = None,
     overwrite: common.OverwriteOption = False,
@@ -208,6 +212,8 @@ def inference(
     connection = server.settings(state, base_model)
     if run is None and state != "final":
         raise ConfigError(f"--state {state} is for the adapters of a run. Give --run.")
+    if (rubric_from or judge_from) and (run is None or connection is not None):
+        raise ConfigError("--rubric-from and --judge-from take adapters in place of those of --run. Give --run alone.")
     files = {} if output is None else {suffix: output / f"bench-inference.{suffix}" for suffix in ("json", "md")}
     for file in files.values():
         check_target(pairs, file, overwrite)
@@ -224,7 +230,7 @@ def inference(
     if connection is not None:
         model = reward_model.RubricRewardModel.from_server(connection, settings)
     elif run is not None:
-        model = reward_model.RubricRewardModel.from_run(run, state)
+        model = reward_model.RubricRewardModel.from_run(run, state, rubric_from=rubric_from, judge_from=judge_from)
     elif checkpoints:
         model = reward_model.RubricRewardModel.from_recipe(settings)
     else:

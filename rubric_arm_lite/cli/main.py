@@ -15,7 +15,7 @@ from typer import Argument, Option
 
 from rubric_arm_lite import __version__, reward_model, training
 from rubric_arm_lite import report as reports
-from rubric_arm_lite.cli import ask, common, train
+from rubric_arm_lite.cli import ask, common, lab, train
 from rubric_arm_lite.cli.data import data_app
 from rubric_arm_lite.cli.evaluate import bench_app, evaluate
 from rubric_arm_lite.cli.watch import watch
@@ -36,6 +36,9 @@ for _name, _group in (("testbed", testbed_app), ("data", data_app), ("bench", be
     app.add_typer(_group, name=_name)
 for _verb in (train.run, train.demo, watch, ask.rubric, ask.judge, ask.score, evaluate, ask.label, ask.serve, ask.play):
     app.command()(_verb)
+app.command()(lab.sweep)
+app.command()(lab.compare)
+app.command("cross-play")(lab.cross_play)
 
 
 @app.command()
@@ -170,6 +173,7 @@ _AFTER_INTERRUPTION = {
     "run": " What was committed is kept; continue with --resume.",
     "policy": " What was committed is kept; continue with --resume.",
     "evaluate": " Finished items of the benchmarks are kept; continue with --resume.",
+    "sweep": " What was committed is kept; the same command continues.",
     "demo": " What was committed is kept; the same command continues.",
     "label": " What was judged is kept; the same command continues.",
     "data synthesize": " The teacher's answers are kept; the same command continues.",

@@ -242,6 +242,18 @@ def evaluate_run(
     Raises:
         DataError: if no pair fits the context.
     """
+    evaluator, skipped = evaluator_of(reward_model, pairs, votes, limit)
+    return evaluator.evaluate("evaluation", votes=votes), skipped
+
+
+def evaluator_of(
+    reward_model: RubricRewardModel, pairs: Sequence[PreferencePair] | None, votes: int = 1, limit: int | None = None
+) -> tuple[Evaluator, int]:
+    """The evaluator for given pairs, or for those that the recipe holds out, and the number of pairs too long for it.
+
+    Raises:
+        DataError: if no pair fits the context.
+    """
     recipe, prompts, recall = reward_model.recipe, reward_model.prompts, None
     room = recipe.model.max_context
     length = partial(longest_sequence, recipe=recipe, model=reward_model.model, prompts=prompts)
@@ -255,5 +267,4 @@ def evaluate_run(
         skipped = len(pairs) - len(fitting)
     settings = recipe.evaluation.model_copy(update={"pairs": limit or len(fitting), "votes": votes})
     generator = RubricGenerator(reward_model.model, prompts, RubricCache(recipe.cache.capacity))
-    evaluator = make_evaluator(recipe, generator, settings, fitting, recall)
-    return evaluator.evaluate("evaluation", votes=votes), skipped
+    return make_evaluator(recipe, generator, settings, fitting, recall), skipped

@@ -2,7 +2,8 @@
 
 Input: a file or the name of a shipped recipe, and ``--set a.b=value`` overrides.
 Output: a :class:`Recipe` (reward model) or a :class:`PolicyRecipe` (policy); :mod:`.fields` and :mod:`.policy` explain
-every field. Also exported: the sections that other rooms take, plug-ins by name, and seeds derived from names.
+every field. :class:`SweepSettings` makes the recipes of a comparison. Also exported: the sections that other rooms
+take, plug-ins by name, and seeds derived from names.
 """
 
 from __future__ import annotations
@@ -48,3 +49,8 @@ from rubric_arm_lite.recipe.policy import PolicyDataSettings as PolicyDataSettin
 from rubric_arm_lite.recipe.policy import PolicyEvaluationSettings as PolicyEvaluationSettings
 from rubric_arm_lite.recipe.policy import PolicyRecipe as PolicyRecipe
 from rubric_arm_lite.recipe.seeds import derive_seed as derive_seed
+from rubric_arm_lite.recipe.sweep import WARMUPS as WARMUPS
+from rubric_arm_lite.recipe.sweep import Arm as Arm
+from rubric_arm_lite.recipe.sweep import SweepSettings as SweepSettings
+from rubric_arm_lite.recipe.sweep import load_sweep as load_sweep
+from rubric_arm_lite.recipe.sweep import shipped_sweeps as shipped_sweeps

@@ -608,9 +608,10 @@ class RewardSettings(Settings):
     """`strict`: 1 if the judgement has every section and answers every criterion, else 0; `graded`: the share of it."""
     faithful: bool = False
     """Pairwise only: a judgement whose verdict contradicts its own findings earns no format reward."""
-    pair_orders: Literal["one", "both"] = "one"
-    """Judge phase: each pair is shown in `one` order, drawn at random, or in `both`, as one group. A judge that always
-    names the same side then earns different rewards within a group, so that it has a gradient."""
+    pair_orders: Literal["one", "fixed", "both"] = "one"
+    """Judge phase: each pair is shown in `one` order, drawn anew in each step, in a `fixed` one, drawn once for the
+    run, or in `both`, as one group. A judge that always names the same side then earns different rewards within a
+    group, so that it has a gradient."""
     consistency_weight: NonNegative = 0.0
     """With `pair_orders: both`: weight of the share of the other order's samples that name the same response."""
     skip_silent: bool = False
@@ -622,8 +623,9 @@ class RewardSettings(Settings):
     """Pointwise only: bonus for the shortest correct rubrics of a group."""
     short_from: Positive = 5
     """The bonus applies if the correct rubrics of the group have at least this many criteria on average."""
-    judge_orders: Literal["one", "both"] = "one"
-    """Rubric phase: the frozen judge sees each pair in `one` order, drawn at random, or in `both`."""
+    judge_orders: Literal["one", "fixed", "both"] = "one"
+    """Rubric phase: the frozen judge sees each pair in `one` order, drawn anew in each step, in the `fixed` one of the
+    run, or in `both`."""
     judge_samples: Positive = 1
     """Judgements per rubric and order: 1 is greedy (eq. 8), more are sampled and averaged."""
     judge_max_tokens: Positive = 1024
@@ -684,7 +686,11 @@ class ScheduleSettings(Settings):
     """Phases of a cycle: `judge_first` (the paper's), `rubric_first`, `judge_only`, `rubric_only`, or `simultaneous`:
     one phase that updates both in each step."""
     cycles: Positive = 3
-    """Times that the phases are repeated, each on another equal part of the training prompts."""
+    """Times that the phases are repeated."""
+    split: Literal["disjoint", "all"] = "disjoint"
+    """Training prompts of a cycle: `disjoint`, an equal part of its own, or `all`, beginning with that part. The two
+    differ for phases that have more steps than a part has prompts for; without `max_steps` a phase of `all` goes once
+    through all prompts."""
     until: UntilSettings | None = None
     """Early end of phases; null: every phase takes all its steps."""
     tripwire: TripwireSettings = TripwireSettings()
@@ -706,6 +712,9 @@ class PhaseSettings(Settings):
 class CacheSettings(Settings):
     """Cache of rubrics by prompt."""
 
+    enabled: bool = True
+    """false: the judge phase draws new rubrics in every step, in place of one set for as long as the generator stays
+    the same."""
     capacity: Positive = 4096
     """Most rubrics in memory; the one unused for the longest time is dropped."""
     rubrics_per_prompt: Positive = 1

@@ -48,6 +48,8 @@ AnyRecipe = TypeVar("AnyRecipe", bound=RunSettings)
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+SWEEPS = "sweeps"
+"""Folder of the shipped sweeps below ``recipes/``."""
 
 _PLUGINS = ("reward.function", "phases.judge", "phases.rubric", "data.format", "warmup.format")
 """Fields that may hold ``module:name`` or ``file.py:name``."""
@@ -80,7 +82,7 @@ def shipped_recipes(kind: type[RunSettings] = Recipe) -> dict[str, Path]:
     """The shipped YAML files of one kind of recipe by name: the path in the folder of its kind, without suffix."""
     folder = recipes_folder() / kind.recipe_folder
     paths = {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
-    inner = f"{PolicyRecipe.recipe_folder}/"  # policies have a folder of their own in the folder of all recipes
+    inner = (f"{PolicyRecipe.recipe_folder}/", f"{SWEEPS}/")  # folders of their own in the folder of all recipes
     return {name: path for name, path in paths.items() if not name.startswith(inner)}
 
 
@@ -181,13 +183,13 @@ def load_settings(
         entries = _merge(entries, read_override(override, path.parent))
     entries[()] = Entry(SECTION, str(path), path.parent)
     try:
-        recipe = _validated(kind, entries)
+        recipe = validated(kind, entries)
     except ConfigError:
         other = Recipe if kind is PolicyRecipe else PolicyRecipe
         if not foreign:
             raise
         with suppress(ConfigError):
-            _validated(other, _read_chain(path, other))
+            validated(other, _read_chain(path, other))
             foreign = False
         if foreign:
             raise
@@ -220,10 +222,11 @@ def read_columns(text: str, where: str) -> ColumnSettings:
     Raises:
         ConfigError: as :func:`load_settings`.
     """
-    return _validated(ColumnSettings, read_text(text, where))
+    return validated(ColumnSettings, read_text(text, where))
 
 
-def _validated(kind: type[AnySettings], entries: Entries) -> AnySettings:
+def validated(kind: type[AnySettings], entries: Entries) -> AnySettings:
+    """Settings from entries; a ConfigError names the place of every problem."""
     values: dict[str, Any] = {}
     for location, entry in entries.items():
         section = values

@@ -86,6 +86,9 @@ def draw_panel(key: str, title: str, panel: Panel) -> Markup:
     with matplotlib.style.context(_STYLE):
         figure, axes = _PANEL.axes(panel.bands)
         for series in panel.series:
+            if len(series.spread) > 1:
+                band = {"color": _HEX[series.color], "alpha": 0.15, "linewidth": 0, "zorder": 2}
+                axes.fill_between(*zip(*series.spread, strict=True), **band)
             for segment in series.segments:
                 color, points = _HEX[series.color], tuple(zip(*segment, strict=True))
                 style = (0, (4, 2.2)) if series.dashed else "solid"

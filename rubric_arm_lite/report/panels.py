@@ -29,12 +29,16 @@ _CODES = {"base": "B", "warm-up": "W", "final": "F"}
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One quantity, in segments that are not connected (the other role's phases lie between them)."""
+    """One quantity, in segments that are not connected (the other role's phases lie between them).
+
+    ``spread`` has a place with the lower and the upper end of a band around the quantity there.
+    """
 
     name: str
     color: Color
     segments: tuple[Points, ...]
     dashed: bool = False
+    spread: tuple[tuple[float, float, float], ...] = ()
 
     @property
     def values(self) -> list[float]:

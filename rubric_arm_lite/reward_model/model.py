@@ -20,8 +20,8 @@ from rubric_arm_lite.reward_model.generator import RubricCache, RubricGenerator
 from rubric_arm_lite.reward_model.judge import check_compares, given_rubric, pairwise_judge, pointwise_judge
 from rubric_arm_lite.reward_model.ranking import Method, Pair, Ranking, placed, tournament
 from rubric_arm_lite.reward_model.verdict import Orders, PointwiseScore, Verdict
-from rubric_arm_lite.runs import adapter_folder, recipe_of_run
-from rubric_arm_lite.types import ROLES, Comparison, ParseStatus, Prompt, Rubric, Side
+from rubric_arm_lite.runs import adapter_folder, recipe_of_run, swapped_adapter
+from rubric_arm_lite.types import ROLES, Comparison, ParseStatus, Prompt, Role, Rubric, Side
 
 if TYPE_CHECKING:
     from rubric_arm_lite.models import ServerSettings
@@ -62,24 +62,39 @@ class RubricRewardModel:
         self.generator = RubricGenerator(model, self.prompts, self.cache)
 
     @classmethod
-    def from_run(cls, run: str | Path, state: str = "final") -> RubricRewardModel:
+    def from_run(
+        cls,
+        run: str | Path,
+        state: str = "final",
+        *,
+        rubric_from: str | Path | None = None,
+        judge_from: str | Path | None = None,
+    ) -> RubricRewardModel:
         """Load the adapters of a run; a warning says so if the base has other weights than in the run.
 
         Args:
             run: a run directory.
             state: ``final``, ``warm-up``, or ``latest`` (the newest checkpoint of an unfinished run).
+            rubric_from: another run on the same base, as ``RUN`` or ``RUN@STATE``, whose generator is used in place of
+                this run's.
+            judge_from: the same for the judge.
 
         Raises:
-            CheckpointError: if the directory is no run, or has not come that far.
+            CheckpointError: if a directory is no run, has not come that far, or the other run's adapter does not fit.
         """
         import torch
 
         from rubric_arm_lite.models import other_base
 
         recipe = recipe_of_run(Path(run))
+        sources: dict[Role, str | Path | None] = {"rubric": rubric_from, "judge": judge_from}
+        folders = [
+            adapter_folder(Path(run), role, state) if source is None else swapped_adapter(Path(run), role, str(source))
+            for role, source in sources.items()
+        ]
         if recipe.threads is not None:  # as in the run: rounding, and so near ties, depend on it
             torch.set_num_threads(recipe.threads)
-        model = cls.from_adapters(recipe, *(adapter_folder(Path(run), role, state) for role in ROLES))
+        model = cls.from_adapters(recipe, *folders)
         if difference := other_base(Path(run), recipe.model):
             warnings.warn(difference, stacklevel=2)
         return model

@@ -32,3 +32,4 @@ from rubric_arm_lite.runs.states import recipe_of as recipe_of
 from rubric_arm_lite.runs.states import recipe_of_run as recipe_of_run
 from rubric_arm_lite.runs.states import run_and_state as run_and_state
 from rubric_arm_lite.runs.states import states_of as states_of
+from rubric_arm_lite.runs.states import swapped_adapter as swapped_adapter

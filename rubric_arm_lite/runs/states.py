@@ -7,8 +7,10 @@ from pathlib import Path
 
 from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError
 from rubric_arm_lite.recipe import PolicyRecipe, Recipe, load_recipe, load_settings, shipped_recipes
+from rubric_arm_lite.recipe.templates import read_template
 from rubric_arm_lite.runs.directory import CHECKPOINT_NAME, RECIPE, STATE, check_files, checkpoints_of, read_state
-from rubric_arm_lite.types import ROLES
+from rubric_arm_lite.runs.files import read_object
+from rubric_arm_lite.types import ROLES, Role
 
 
 def recipe_of(source: str | Path) -> Recipe:
@@ -69,6 +71,47 @@ def adapter_folder(run: Path, role: str, state: str) -> Path:
     if (run / STATE).is_file():
         check_files(run, read_state(run / STATE), folder.relative_to(run).as_posix())
     return folder
+
+
+def swapped_adapter(run: Path, role: Role, source: str) -> Path:
+    """The folder of a role's adapter in another run, ``RUN`` for its final one or ``RUN@STATE``, for use in ``run``.
+
+    Raises:
+        BackendError: if the state is none.
+        CheckpointError: if the other run is none, has no such state, or its adapter does not belong here: it was
+            trained on another base or with another prompt or form of judgement.
+    """
+    other, state = run_and_state(source, "final")
+    here, there = recipe_of_run(run), recipe_of_run(other)
+    bases = [_base_of(path, recipe) for path, recipe in ((run, here), (other, there))]
+    part = 0 if all(weights for weights, _ in bases) else 1
+    if bases[0][part] != bases[1][part]:
+        (weights, name), (other_weights, other_name) = bases
+        raise CheckpointError(
+            f"{other} was trained on another base ({other_name}, weights {other_weights or 'unknown'}) than {run} "
+            f"({name}, weights {weights or 'unknown'}), so its {role} does not fit. Name a run of the same base."
+        )
+    forms = [_form_of(recipe, role) for recipe in (here, there)]
+    if forms[0][1] != forms[1][1]:
+        raise CheckpointError(
+            f"{other} has {forms[1][0]}, {run} has {forms[0][0]}: its {role} was trained on other prompts. Name a run "
+            "with the same template."
+        )
+    return adapter_folder(other, role, state)
+
+
+def _form_of(recipe: Recipe, role: Role) -> tuple[str, str]:
+    """The template that a role was trained on: its field with its name, and its kind with its text."""
+    kind = "rubric" if role == "rubric" else "pointwise" if recipe.pointwise else "judge"
+    name = getattr(recipe.prompts, f"{kind}_template")
+    return f"prompts.{kind}_template: {name}", f"{kind} {read_template(kind, name) or name}"
+
+
+def _base_of(run: Path, recipe: Recipe) -> tuple[str | None, str]:
+    """The fingerprint of the base's weights that a run noted down, if it did, and the base's name with its revision."""
+    file, model = run / "versions.json", recipe.model
+    weights = read_object(file).get("base weights") if file.is_file() else None
+    return weights, model.base + (f"@{model.revision}" if model.revision else "")
 
 
 def _find_folder(run: Path, role: str, state: str) -> Path:

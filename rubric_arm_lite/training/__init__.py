@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from rubric_arm_lite.training.run import train as train
     from rubric_arm_lite.training.run import train_policy as train_policy
     from rubric_arm_lite.training.schedule import STAGES as STAGES
+    from rubric_arm_lite.training.sweeps import SWEEP as SWEEP
+    from rubric_arm_lite.training.sweeps import SweepResult as SweepResult
+    from rubric_arm_lite.training.sweeps import sweep as sweep
     from rubric_arm_lite.training.synthesize import SynthesisSettings as SynthesisSettings
     from rubric_arm_lite.training.synthesize import Synthesizer as Synthesizer
     from rubric_arm_lite.training.tripwire import rows_in_effect as rows_in_effect
@@ -37,6 +40,7 @@ __getattr__, __dir__, __all__ = lazy_door(
         "run": ["RunResult", "train", "train_policy"],
         "schedule": ["STAGES"],
         "synthesize": ["SynthesisSettings", "Synthesizer"],
+        "sweeps": ["SWEEP", "SweepResult", "sweep"],
         "tripwire": ["rows_in_effect"],
     },
 )

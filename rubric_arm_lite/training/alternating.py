@@ -68,7 +68,7 @@ def alternate(
     """Run the schedule from ``start``: within a phase only its roles' adapters change (eqs. 10 and 11)."""
     start = start or Position()
     for scheduled in schedule[start.phase :]:
-        part = part_of_data(blocks, scheduled.cycle, schedule[-1].cycle + 1)
+        part = part_of_data(blocks, scheduled.cycle, schedule[-1].cycle + 1, scheduled.split)
         steps = {role: steps_in_phase(part, recipe.grpo(role)) for role in scheduled.roles}
         hooks.before_phase(scheduled, max(steps.values()))
         for step in range(start.step if scheduled.index == start.phase else 0, max(steps.values())):

@@ -13,7 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from rubric_arm_lite.errors import ConfigError, first_line
 from rubric_arm_lite.evaluation.metrics import findings, follows_findings, mean
@@ -75,6 +75,13 @@ def drawn_side(seed: int, pair_id: str) -> Side:
     return "A" if random.Random(derive_seed(seed, "order", pair_id)).random() < 0.5 else "B"
 
 
+def shown_sides(orders: Literal["one", "fixed", "both"], seed: int, run_seed: int, pair_id: str) -> tuple[Side, ...]:
+    """The sides on which a pair's chosen response is shown: one of the step, the run's, or both."""
+    if orders == "both":
+        return ("A", "B")
+    return (drawn_side(seed if orders == "one" else derive_seed(run_seed, "fixed order"), pair_id),)
+
+
 def is_silent(judged: Sequence[tuple[Judgement, Rubric]]) -> bool:
     """Whether most judgements of a pair that state their findings say that both responses meet the same criteria."""
     stated = [met for judgement, rubric in judged if (met := findings(judgement, rubric)) is not None]
@@ -95,14 +102,15 @@ class JudgePhase:
     def prepare(self, batch: Sequence[PromptBlock], seed: int) -> list[Example]:
         """One example per pair whose prompt has a usable rubric; two with both orders, or with a pointwise judge.
 
-        A rubric's seed does not depend on the step, so that the cache serves a prompt that comes again.
+        A rubric's seed does not depend on the step, so that the cache serves a prompt that comes again; without the
+        cache it does.
         """
-        recipe = self._recipe
+        recipe, cached = self._recipe, self._recipe.cache.enabled
         pairs = [pair for block in batch for pair in block.pairs]
-        rubrics = self._generator.write(
+        rubrics = (self._generator if cached else self._generator.with_new_cache()).write(
             [pair.prompt for pair in pairs],
             Sampling(recipe.rubric.max_completion_length, 1, recipe.reward.rubric_temperature),
-            derive_seed(recipe.seed, "judge phase rubrics"),
+            derive_seed(recipe.seed if cached else seed, "judge phase rubrics"),
             [
                 random.Random(derive_seed(seed, "draw", pair.pair_id)).randrange(recipe.cache.rubrics_per_prompt)
                 for pair in pairs
@@ -115,11 +123,12 @@ class JudgePhase:
         for pair, rubric in zip(pairs, rubrics, strict=True):
             if not rubric.usable:
                 continue
-            for side in ("A", "B") if both else (drawn_side(seed, pair.pair_id),):
+            for side in shown_sides(recipe.reward.pair_orders, seed, recipe.seed, pair.pair_id):
                 labeled = pair.present(side)
                 prompts = self._judge.user_prompts(labeled.comparison, rubric, "original")
-                names = [(pair.pair_id, "A"), (pair.pair_id, "B")] if len(prompts) == 2 else [(pair.pair_id,)]
-                names = [(pair.pair_id, side)] if both else names
+                names: list[tuple[str, ...]] = [(pair.pair_id, "A"), (pair.pair_id, "B")]
+                if both or len(prompts) == 1:
+                    names = [(pair.pair_id, side)] if both else [(pair.pair_id,)]
                 group = pair.pair_id if both else None
                 examples += [
                     Example(" ".join(name), prompt, derive_seed(seed, *name), (labeled,), rubric, group)
@@ -206,7 +215,7 @@ class RubricPhase:
     role: Role = "rubric"
 
     def __init__(self, recipe: Recipe, generator: RubricGenerator, judge: Judge | PointwiseJudge) -> None:
-        self._reward = recipe.reward
+        self._reward, self._seed = recipe.reward, recipe.seed
         # One judgement is greedy; several are drawn at the temperature at which the judge is trained.
         self._judge = replace(
             judge, max_tokens=recipe.reward.judge_max_tokens, temperature=0.0, vote_temperature=recipe.judge.temperature
@@ -217,7 +226,6 @@ class RubricPhase:
     def prepare(self, batch: Sequence[PromptBlock], seed: int) -> list[Example]:
         """One example per prompt; its pairs get one shuffled order for the whole group, or both orders."""
         self._counts = Counter()
-        one = self._reward.judge_orders == "one"
         return [
             Example(
                 block.prompt_id,
@@ -226,7 +234,7 @@ class RubricPhase:
                 tuple(
                     pair.present(side)
                     for pair in block.pairs
-                    for side in ((drawn_side(seed, pair.pair_id),) if one else ("A", "B"))
+                    for side in shown_sides(self._reward.judge_orders, seed, self._seed, pair.pair_id)
                 ),
             )
             for block in batch

@@ -188,7 +188,7 @@ def length_of(recipe: Recipe) -> Length:
     limits = {role: recipe.grpo(role).max_steps for role in _trained_roles(recipe)}
     fields = [f"{role}.max_steps" for role, limit in limits.items() if limit is None]
     prompts, test_pairs, problem = _count_data(recipe)
-    part = prompts and -(-prompts // recipe.schedule.cycles)
+    part = prompts if recipe.schedule.split == "all" else prompts and -(-prompts // recipe.schedule.cycles)
     steps, tokens = {}, {}
     for role, limit in limits.items():
         batch = recipe.grpo(role).prompts_per_step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rubric_arm_lite.recipe import GRPOSettings, Order, PolicyRecipe, Recipe, ScheduleSettings
 from rubric_arm_lite.types import PromptBlock, Role
@@ -27,6 +28,7 @@ class ScheduledPhase:
     index: int
     cycle: int
     roles: tuple[Role, ...]
+    split: Literal["disjoint", "all"] = "disjoint"
 
     @property
     def label(self) -> str:
@@ -41,18 +43,23 @@ GRPORecipe = Recipe | PolicyRecipe
 def scheduled_phases(settings: ScheduleSettings) -> list[ScheduledPhase]:
     """All phases in order."""
     phases = [(cycle, roles) for cycle in range(settings.cycles) for roles in _PHASES[settings.order]]
-    return [ScheduledPhase(index, cycle, roles) for index, (cycle, roles) in enumerate(phases)]
+    return [ScheduledPhase(index, cycle, roles, settings.split) for index, (cycle, roles) in enumerate(phases)]
 
 
-def part_of_data(blocks: Sequence[PromptBlock], cycle: int, cycles: int) -> Sequence[PromptBlock]:
+def part_of_data(
+    blocks: Sequence[PromptBlock], cycle: int, cycles: int, split: Literal["disjoint", "all"] = "disjoint"
+) -> Sequence[PromptBlock]:
     """The cycle's share: equal parts by prompt, without overlap (sizes differ by at most one).
+
+    With the split ``all``, the other prompts follow, in order from there on.
 
     Raises:
         ValueError: if there are fewer prompts than cycles.
     """
     if len(blocks) < cycles:
         raise ValueError(f"{len(blocks)} prompts cannot be split into {cycles} parts. Use fewer cycles or more data.")
-    return blocks[len(blocks) * cycle // cycles : len(blocks) * (cycle + 1) // cycles]
+    start, stop = len(blocks) * cycle // cycles, len(blocks) * (cycle + 1) // cycles
+    return blocks[start:stop] if split == "disjoint" else [*blocks[start:], *blocks[:start]]
 
 
 def steps_in_phase(part: Sequence[PromptBlock], settings: GRPOSettings) -> int:

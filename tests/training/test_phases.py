@@ -126,6 +126,18 @@ def test_the_cached_rubric_is_drawn_as_the_recipe_says() -> None:
     assert scripted.calls[0].adapter == "rubric"
 
 
+def test_without_the_cache_every_step_draws_new_rubrics() -> None:
+    scripted = sampler(generator=lambda request, example, i: f"1. The response is number {example.seed} [Principle]")
+    phase = judge_phase(scripted, recipe(cache={"enabled": False}))
+    batch = [block("x", pairs=3), block("y")]
+    steps = [[example.rubric for example in phase.prepare(batch, seed=seed)] for seed in (1, 2, 1)]
+    assert steps[0][0] == steps[0][1] == steps[0][2] != steps[0][3], "the pairs of a prompt share one in a step"
+    assert len(set(steps[0]) | set(steps[1])) == 4, "the next step has others"
+    assert steps[2] == steps[0], "which are determined by the step's seed"
+    assert len(scripted.prompts("rubric")) == 6, "nothing is served from before"
+    assert phase.metrics()["cache/hit_rate"] == 0.0
+
+
 def numbered(good_from: dict[str, int]) -> tuple[ScriptedSampler, list[tuple[str, int]]]:
     """A generator whose n-th rubric for a request parses from the n given for it on; and what it was asked."""
     draws: list[tuple[str, int]] = []
@@ -253,6 +265,18 @@ def test_rubric_phase_draws_one_order_per_group() -> None:
     assert [len(e.comparisons) for e in examples] == [2] * 60
     again = [c.preferred for e in phase.prepare(blocks(60, pairs=2), seed=1) for c in e.comparisons]
     assert again == sides
+
+
+@pytest.mark.parametrize("make", [judge_phase, rubric_phase])
+def test_a_fixed_order_is_that_of_the_run(make: Any) -> None:
+    def sides(step: int, **changes: Any) -> list[str]:
+        settings = recipe(reward={"pair_orders": "fixed", "judge_orders": "fixed"}, **changes)
+        examples = make(sampler(), settings).prepare(blocks(60), seed=step)
+        return [c.preferred for e in examples for c in e.comparisons]
+
+    assert sides(1) == sides(2), "whatever the step"
+    assert sides(1) != sides(1, seed=5)
+    assert 20 < sides(1).count("A") < 40
 
 
 def test_rubric_phase_in_both_orders() -> None:

@@ -20,6 +20,7 @@ from rubric_arm_lite.data.trajectories import trajectory_as_row
 from rubric_arm_lite.errors import BackendError, CheckpointError, ConfigError, DataError, TrainingError
 from rubric_arm_lite.evaluation import Evaluation, Evaluator
 from rubric_arm_lite.prompts import PromptBuilder, Templates
+from rubric_arm_lite.recipe import shipped_sweeps
 from rubric_arm_lite.recipe.fields import Recipe
 from rubric_arm_lite.recipe.load import dump_recipe, load_recipe, recipe_hash, recipes_folder, shipped_recipes
 from rubric_arm_lite.recipe.policy import PolicyRecipe
@@ -301,7 +302,8 @@ def test_every_shipped_recipe_loads_and_builds_to_the_backend_seam(tmp_path: Pat
     recipes = shipped_recipes().values()
     assert len(recipes) == 13  # test_plan.py builds those for larger bases to the backend seam
     policies = shipped_recipes(PolicyRecipe).values()  # test_policy_run.py loads these
-    assert sorted(recipes_folder().rglob("*.yaml")) == sorted([*recipes, *policies])
+    sweeps = shipped_sweeps().values()  # test_sweep.py loads these
+    assert sorted(recipes_folder().rglob("*.yaml")) == sorted([*recipes, *policies, *sweeps])
     for path in recipes:
         recipe = load_recipe(str(path))
         copy = tmp_path / path.name

@@ -56,6 +56,18 @@ def test_parts_are_disjoint_equal_and_cover_the_data(prompts: int, cycles: int) 
     assert max(sizes) - min(sizes) <= 1
 
 
+def test_with_all_data_a_cycle_begins_with_its_part_and_goes_on() -> None:
+    data = blocks(10, pairs=1)
+    parts = [part_of_data(data, cycle, 3, "all") for cycle in range(3)]
+    for cycle, part in enumerate(parts):
+        own = part_of_data(data, cycle, 3)
+        assert list(part[: len(own)]) == list(own)
+        assert sorted(block.prompt_id for block in part) == sorted(block.prompt_id for block in data)
+    assert {phase.split for phase in scheduled_phases(ScheduleSettings(split="all"))} == {"all"}
+    with pytest.raises(ValueError, match="2 prompts cannot be split into 3 parts"):
+        part_of_data(data[:2], 0, 3, "all")
+
+
 @pytest.mark.parametrize(("prompts", "max_steps", "steps"), [(12, None, 3), (13, None, 4), (1, None, 1), (12, 7, 7)])
 def test_steps_in_phase(prompts: int, max_steps: int | None, steps: int) -> None:
     assert steps_in_phase(blocks(prompts), GRPOSettings(prompts_per_step=4, max_steps=max_steps)) == steps
