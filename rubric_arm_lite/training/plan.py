@@ -323,7 +323,7 @@ class Plan:
 def plan_for(recipe: Recipe, gpu_gb: float | None = None, prompt_length: int | None = None) -> Plan:
     """Plan for a card of ``gpu_gb`` GiB, else for this machine: its GPU, or its memory where it has none.
 
-    The testbed's base, float32, is planned for a CPU unless a card is named.
+    Where there is no GPU, a float32 recipe is planned for a CPU unless a card is named.
 
     Raises:
         ConfigError: if the size of the card or prompt is out of range, or the base's shape cannot be found.
@@ -345,7 +345,7 @@ def plan_for(recipe: Recipe, gpu_gb: float | None = None, prompt_length: int | N
     card, cuda = None if gpu_gb is None else gpu_gb * GIB, True
     if card is None and torch.cuda.is_available():
         card = float(torch.cuda.get_device_properties(0).total_memory)
-    elif card is None and recipe.model.base == "testbed":
+    elif card is None and recipe.model.dtype == "float32":
         card, cuda = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), False
     length = length_of(recipe)
     plan = make_plan(recipe, shape_of(recipe.model.base), card, cuda)

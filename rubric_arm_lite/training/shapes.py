@@ -64,22 +64,31 @@ QWEN3: dict[str, dict[str, Any]] = {
         "32B": (64, 5120, 25600, 64, False),
     }.items()
 }
+SMOLLM2: dict[str, dict[str, Any]] = {
+    "HuggingFaceTB/SmolLM2-135M-Instruct": {
+        **dict(zip(_QWEN3_FIELDS, (30, 576, 1536, 9, True), strict=True)),
+        "num_key_value_heads": 3,
+        "vocab_size": 49152,
+    }
+}
 """Published configurations of the bases of shipped recipes, so that a plan needs no download."""
 
 
 @lru_cache(maxsize=32)
 def shape_of(base: str) -> Shape:
-    """The shape of ``testbed``, a folder, or a Hub id; those in :data:`QWEN3` need no network.
+    """The shape of ``testbed``, a folder, or a Hub id; those in :data:`QWEN3` and :data:`SMOLLM2` need no network.
 
     Raises:
         ConfigError: if its configuration cannot be read, or transformers builds no causal language model from it.
     """
     from torch import nn
-    from transformers import AutoConfig, Qwen3Config
+    from transformers import AutoConfig, LlamaConfig, Qwen3Config
 
     try:
         if base in QWEN3:
             config: Any = Qwen3Config(**QWEN3[base])
+        elif base in SMOLLM2:
+            config = LlamaConfig(**SMOLLM2[base])
         else:
             name = str(base_folder()) if base == "testbed" else base
             config = AutoConfig.from_pretrained(name, trust_remote_code=False)
@@ -111,5 +120,5 @@ def shape_of(base: str) -> Shape:
     except Exception as error:  # transformers raises nearly any type for a configuration that it cannot use
         raise ConfigError(
             f"model.base: the configuration of `{base}` cannot be read ({first_line(error)}). Give a folder "
-            f"with config.json, a Hub id that can be reached, or one of {', '.join(QWEN3)}."
+            f"with config.json, a Hub id that can be reached, or one of {', '.join([*QWEN3, *SMOLLM2])}."
         ) from error

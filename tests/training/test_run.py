@@ -300,7 +300,7 @@ def test_no_pair_fits(own_files: dict[str, Path], tiny_folder: Any) -> None:
 
 def test_every_shipped_recipe_loads_and_builds_to_the_backend_seam(tmp_path: Path) -> None:
     recipes = shipped_recipes().values()
-    assert len(recipes) == 13  # test_plan.py builds those for larger bases to the backend seam
+    assert len(recipes) == 14  # test_plan.py builds those for larger bases to the backend seam
     policies = shipped_recipes(PolicyRecipe).values()  # test_policy_run.py loads these
     sweeps = shipped_sweeps().values()  # test_sweep.py loads these
     assert sorted(recipes_folder().rglob("*.yaml")) == sorted([*recipes, *policies, *sweeps])
