@@ -14,6 +14,7 @@ import nbformat
 import pytest
 
 from notebooks import badges
+from rubric_arm_lite.data.testbed import base_folder
 from tests.cli.test_cli import call
 from tests.short_run import SHORT
 from tests.warm import begin
@@ -88,6 +89,20 @@ def test_quickstart_runs(finished_run: Path, tmp_path: Path) -> None:
     assert "true principles:" in printed
     assert "trained: The response" in printed
     assert "Winner: Response" in printed
+
+
+@pytest.mark.slow
+def test_train_on_one_gpu_runs(tmp_path: Path) -> None:
+    """The same cells with a base that is as small as they come, in a recipe and with pairs of the reader's own."""
+    pairs, recipe = tmp_path / "pairs.jsonl", tmp_path / "mine.yaml"
+    assert call("testbed", "pairs", pairs, "--split", "train", "--prompts", "30").returncode == 0
+    recipe.write_text(f"extends: testbed.yaml\nname: mine\nmodel: {{base: {base_folder()}}}\n")
+    sets = [*SHORT, "data.test_fraction=0.4", "schedule.cycles=1"]
+    parameters = f"RECIPE = {str(recipe)!r}\nPAIRS = {str(pairs)!r}\nWARMUP = 'null'\nFOLDER = 'kept'\nSETS = {sets!r}"
+    printed = execute("02_train_on_one_gpu.ipynb", tmp_path, parameters)
+    assert "GPU: None. Recipe: " in printed and "It fits" in printed
+    assert "warm-up:\n1. " in printed and "final:\n1. " in printed
+    assert (tmp_path / "kept" / "mine" / "report.html").is_file()
 
 
 @pytest.mark.slow
