@@ -106,6 +106,18 @@ def test_train_on_one_gpu_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_ablate_update_order_runs(tmp_path: Path) -> None:
+    """With two arms and a seed; asking again for the finished sweep runs nothing."""
+    arms = tmp_path / "two.yaml"
+    arms.write_text("name: two\nrecipe: testbed\ngrid: {schedule.order: [judge_only, rubric_only]}\n")
+    sets = [*SHORT, "schedule.cycles=1"]
+    parameters = f"SWEEP = {str(arms)!r}\nSEEDS = '1'\nSETS = {sets!r}\nOUT = 'runs/two'"
+    printed = execute("03_ablate_update_order.ipynb", tmp_path, parameters)
+    assert "against judge_only" in printed
+    assert (tmp_path / "runs" / "two" / "compare.html").is_file()
+
+
+@pytest.mark.slow
 def test_reward_model_at_work_runs(finished_run: Path, tmp_path: Path) -> None:
     """Comparing, ranking, labeling, DPO, TRL's trainer, the page."""
     with socket.socket() as free:
