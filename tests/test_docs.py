@@ -42,6 +42,7 @@ EXECUTED = {
     "policy dpo": "training/test_policy_run.py",
     "policy grpo": "training/test_policy_server.py",
     "policy iterdpo": "training/test_policy_run.py",
+    "probe variance": "training/test_variance.py",
     "report": "cli/test_cli.py",
     "rubric": "cli/test_cli.py",
     "run": "cli/test_cli.py",

@@ -1,11 +1,14 @@
-"""The laboratory: ``rubric-arm sweep``, ``compare`` and ``cross-play``."""
+"""The laboratory: ``rubric-arm sweep``, ``compare``, ``cross-play`` and ``probe variance``."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import typer
 from rich import progress as bars
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
@@ -15,7 +18,7 @@ from rubric_arm_lite import data, evaluation, training
 from rubric_arm_lite import report as reports
 from rubric_arm_lite.cli import common
 from rubric_arm_lite.recipe import load_sweep
-from rubric_arm_lite.runs import Progress, explained_disk_errors, recipe_of_run, run_and_state
+from rubric_arm_lite.runs import Progress, explained_disk_errors, recipe_of_run, run_and_state, states_of
 
 
 def sweep(
@@ -150,3 +153,83 @@ def cross_play_text(played: evaluation.CrossPlay) -> str:
             "what the means of its row and column add up to."
         )
     return "\n\n".join([*text, *played.notes])
+
+
+# --- probe ----------------------------------------------------------------------------------------------------------
+
+probe_app = typer.Typer(help="Measure what the method's theory assumes on a trained model.", no_args_is_help=True)
+
+
+@probe_app.callback()
+def _probe() -> None:
+    """Keep ``variance`` a verb of its own, as other probes may follow."""
+
+
+@probe_app.command()
+def variance(
+    run: Annotated[Path, Argument(metavar="RUN", help="A run directory.")],
+    state: Annotated[list[str] | None, Option(help="A state of the run, repeatable (default: all).")] = None,
+    pairs: Annotated[int, Option(min=1, help="Held-out pairs, of different prompts.")] = 16,
+    rubrics: Annotated[int, Option(min=2, help="Rubrics sampled for each prompt.")] = 16,
+    as_json: common.JsonOption = False,
+) -> None:
+    """Gradient variances of both roles (Theorem 5.5) in the states of a run, and whether assumption 5.3 holds."""
+    common.import_first(recipe_of_run(run))
+    common.quiet_libraries()
+    probes = []
+    with common.progress_bar("probe", TextColumn("{task.description}"), MofNCompleteColumn()) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.update(bar.task_ids[-1], completed=done, total=total)
+
+        for name in state or states_of(run):
+            bar.add_task(name, total=None)
+            probes.append(training.probe_variance(run, name, pairs, rubrics, show))
+    rows = [finite({**asdict(probe), "intervals": dict(probe.intervals)}) for probe in probes]
+    common.print_result(rows, as_json, lambda: common.say(variance_text(probes)))
+
+
+def finite(value: Any) -> Any:
+    """JSON values in which an infinite number is null."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+_VARIANCE_ROWS = {
+    "p": "p, right verdicts",
+    "judge_variance": "E[Var(g_A | r)]",
+    "generator_variance": "Var(g_B) = I + II",
+    "reward_noise": "  I, reward noise",
+    "inconsistency": "  II, across rubrics",
+    "difference": "Var(g_B) - E[Var(g_A | r)]",
+    "c1": "C1",
+    "norm_ratio": "5.3 left: |u_r| / |u_j|",
+    "norm_bound": "5.3 right",
+}
+
+
+def variance_text(probes: Sequence[training.VarianceProbe]) -> str:
+    """A column per state: each quantity with its interval, and the shares of pairs for which the statements hold."""
+    header = ["", *(probe.state for probe in probes)]
+    table = [header]
+    for name, title in _VARIANCE_ROWS.items():
+        cells = []
+        for probe in probes:
+            low, high = probe.intervals.get(name, (math.nan, math.nan))
+            interval = "" if math.isnan(low) else f" [{low:.3g}, {high:.3g}]"
+            cells.append(f"{probe.values[name]:.3g}{interval}")
+        table.append([title, *cells])
+    table.append(["5.3 holds, pairs", *(f"{probe.assumption:.0%}" for probe in probes)])
+    table.append(["Var(g_B) larger, pairs", *(f"{probe.inequality:.0%}" for probe in probes)])
+    table.append(["rubrics without verdict", *(f"{probe.unread:.0%}" for probe in probes)])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    first = probes[0]
+    note = (
+        f"Means over {first.pairs} pairs with {first.rubrics} rubrics each, and 95% intervals over pairs. The verdict "
+        "is enumerated after the judge's greedy analysis; estimators are without baseline, as in the paper's section 5."
+    )
+    return "\n".join([*lines, "", note])

@@ -32,7 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 testbed_app = typer.Typer(help="The synthetic preference worlds, and the tiny base of one.", no_args_is_help=True)
-for _name, _group in (("testbed", testbed_app), ("data", data_app), ("bench", bench_app), ("policy", train.policy_app)):
+_groups = {"testbed": testbed_app, "data": data_app, "bench": bench_app, "policy": train.policy_app}
+for _name, _group in {**_groups, "probe": lab.probe_app}.items():
     app.add_typer(_group, name=_name)
 for _verb in (train.run, train.demo, watch, ask.rubric, ask.judge, ask.score, evaluate, ask.label, ask.serve, ask.play):
     app.command()(_verb)

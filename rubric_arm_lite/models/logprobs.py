@@ -179,7 +179,7 @@ def next_word_logprobs(
         PromptTooLongError: if a prompt with its answer exceeds ``max_context``.
     """
     prompts = {prompt: chat.encode(prompt) for prompt in dict.fromkeys(q.prompt for q in questions)}
-    rows_by_question = [_option_rows(chat, prompts[q.prompt], q, max_context) for q in questions]
+    rows_by_question = [option_rows(chat, prompts[q.prompt], q, max_context) for q in questions]
     rows = [row for options in rows_by_question for row in options]
     logprobs: list[float] = []
     token_limit = TOKENS_AT_ONCE
@@ -205,7 +205,7 @@ def next_word_logprobs(
     return [tuple(next(values) for _ in options) for options in rows_by_question]
 
 
-def _option_rows(chat: ChatTokenizer, prompt: Sequence[int], question: NextWords, max_context: int) -> list[Row]:
+def option_rows(chat: ChatTokenizer, prompt: Sequence[int], question: NextWords, max_context: int) -> list[Row]:
     """One row per option: their common prefix is the prompt, the rest is scored."""
     whole = [tuple(chat.encode_completion(question.written + option)[:-1]) for option in question.options]
     common = min(common_length(whole[0], ids) for ids in whole)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from rubric_arm_lite.training.synthesize import SynthesisSettings as SynthesisSettings
     from rubric_arm_lite.training.synthesize import Synthesizer as Synthesizer
     from rubric_arm_lite.training.tripwire import rows_in_effect as rows_in_effect
+    from rubric_arm_lite.training.variance import VarianceProbe as VarianceProbe
+    from rubric_arm_lite.training.variance import probe_variance as probe_variance
 
 __getattr__, __dir__, __all__ = lazy_door(
     __name__,
@@ -42,5 +44,6 @@ __getattr__, __dir__, __all__ = lazy_door(
         "synthesize": ["SynthesisSettings", "Synthesizer"],
         "sweeps": ["SWEEP", "SweepResult", "sweep"],
         "tripwire": ["rows_in_effect"],
+        "variance": ["VarianceProbe", "probe_variance"],
     },
 )
