@@ -294,7 +294,7 @@ def test_a_prompt_is_read_back() -> None:
         for task in tasks[:40]:
             assert world.task_of(task.prompt) == task
     prompt = tasks[0].prompt
-    assert prompt.endswith(f'\nUse the word "{tasks[0].word}".')
+    assert prompt.endswith(f"\nUse the word {tasks[0].word}.")
     for other in (prompt + " ", "Why?\n" + prompt, "Hello", "", (Message("user", prompt),)):
         assert world.task_of(other) is None
     assert EnglishWorld(0, EnglishSettings(kinds=2)).task_of(world.tasks("train")["advice"][0].prompt) is None
@@ -467,7 +467,7 @@ def test_a_careful_judge_with_the_true_rubric_names_the_preferred_in_either_form
 
 def test_a_short_judgement_in_full() -> None:
     world = EnglishWorld(0)
-    words = [Criterion('The response uses the word "coil".', CriterionKind.HARD_RULE)]
+    words = [Criterion("The response uses the word coil.", CriterionKind.HARD_RULE)]
     rubric = make_rubric([*words, world.principle("greeting"), world.principle("bullets")])
     shown = Comparison("c", "p", "- The coil gets cold.\n- A pump helps.", "Hi there! It gets cold.")
     assert write_short_judgement(world, rubric, shown).split("\n") == [

@@ -1,8 +1,9 @@
 """The English world: real requests with a hard rule about a word, and answers dressed in styles.
 
 Its topics are kinds of requests, its attributes styles. A prompt is a request and one more line, ``Use the word
-"coil".``; a word is used by some of a request's answers and not by others. A small model can read all of it by copying:
-a criterion is met where the response has words that show it (:meth:`EnglishWorld.quote`).
+coil.``; a word is used by some of a request's answers and not by others. It stands without quotation marks, so that its
+tokens are those that it has in an answer. A small model can read all of it by copying: a criterion is met where the
+response has words that show it (:meth:`EnglishWorld.quote`).
 
 The seed decides which kind likes which styles, and which requests are held out for validation and test.
 """
@@ -30,7 +31,7 @@ from rubric_arm_lite.types import Criterion, CriterionKind, Prompt, Rubric
 
 HELD_OUT = {"test": 10, "validation": 6}
 """Held-out requests per kind; the other 44 are for training."""
-_PROMPT = re.compile(r'(.+)\nUse the word "([a-z]+)"\.')
+_PROMPT = re.compile(r"(.+)\nUse the word ([a-z]+)\.")
 _RULE = re.compile(
     r"the response (?:must |should )?(?:uses?|includes?|contains?|mentions?) the word [\"“'‘]?([a-z]+)[\"”'’]?\.?"
 )
@@ -47,11 +48,11 @@ class EnglishTask:
     @property
     def prompt(self) -> str:
         """The prompt as text."""
-        return f'{self.request}\nUse the word "{self.word}".'
+        return f"{self.request}\nUse the word {self.word}."
 
     def hard_rule(self) -> Criterion:
         """The criterion that states this task's hard rule."""
-        return Criterion(f'The response uses the word "{self.word}".', CriterionKind.HARD_RULE)
+        return Criterion(f"The response uses the word {self.word}.", CriterionKind.HARD_RULE)
 
 
 @dataclass(frozen=True)
