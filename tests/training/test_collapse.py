@@ -94,7 +94,7 @@ class Killing(Progress):
 @pytest.mark.slow
 def test_a_run_that_is_killed_around_a_return_ends_with_the_same_weights(warm: Path, tmp_path: Path) -> None:
     phase(warm, tmp_path / "whole")
-    for steps in (2, 3, 5, 7):
+    for steps in (2, 5):
         with pytest.raises(KilledError):
             phase(warm, tmp_path / f"{steps}", progress=Killing(steps))
         phase(warm, tmp_path / f"{steps}")
