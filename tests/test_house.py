@@ -212,7 +212,7 @@ def code_blocks(path: Path) -> list[str]:
     if path.suffix == ".ipynb":
         cells = json.loads(text)["cells"]
         sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-        return ["\n".join(line for line in source.splitlines() if line[:1] not in "%!") for source in sources]
+        return [re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", source) for source in sources]  # magics and shell commands
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 

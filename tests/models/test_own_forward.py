@@ -27,7 +27,7 @@ EXPECTED = {
     "qwen3_moe": "shared, packed",
     "llama4_text": "copied, expanded",  # chunks, and a router that returns two values
     "diffllama": "copied, expanded",  # asks for attention twice in a layer
-    "doge": "copied, expanded",  # its mask replaces the causal one, which sdpa leaves out
+    "doge": "copied, expanded",  # its mask replaces the causal one, which sdpa leaves out; newer versions mend that
     "qwen3_next": "copied, separate",
     "qwen3_5_text": "copied, separate",
     "lfm2": "copied, separate",
@@ -43,7 +43,7 @@ def test_sampling_and_updates_agree_with_the_models_own_forward(kind: str, tmp_p
         warnings.simplefilter("ignore")
         result = architectures.check(kind, TABLE[kind], tmp_path)
     assert result.good, result.row()
-    assert result.layout == EXPECTED[kind]
+    assert result.layout == EXPECTED[kind] or (kind == "doge" and result.layout == "shared, packed")
 
 
 def test_a_head_of_an_unknown_form_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,12 @@ class Recorder:
         self.sampler.script = watched
 
     def update(
-        self, role: Role, groups: Sequence[RolloutGroup], advantages: Sequence[GroupAdvantages], seed: int
+        self,
+        role: Role,
+        groups: Sequence[RolloutGroup],
+        advantages: Sequence[GroupAdvantages],
+        seed: int,
+        rate: float,
     ) -> StepMetrics:
         self.events.append(("update", role))
         version = sum(event == ("update", role) for event in self.events)
