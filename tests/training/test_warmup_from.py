@@ -78,10 +78,11 @@ def test_what_cannot_be_a_start_is_refused_before_anything_is_evaluated(finished
         start(f"{finished_run}@middle")
     with pytest.raises(BackendError, match=r"has rank 8, the recipe says model\.lora\.r: 4"):
         start(finished_run, "model.lora.r=4")
-    versions = json.loads((finished_run / "versions.json").read_text())
-    rewrite(finished_run, "versions.json", json.dumps({**versions, "base weights": "0" * 16}))
+    changed = Path(shutil.copytree(finished_run, tmp_path / "changed"))
+    versions = json.loads((changed / "versions.json").read_text())
+    rewrite(changed, "versions.json", json.dumps({**versions, "base weights": "0" * 16}))
     with pytest.raises(CheckpointError, match=r"warmup\.from: .* was trained on other weights of the base"):
-        start(finished_run)
+        start(changed)
     with pytest.raises(ConfigError, match="whose adapters this run starts from"):
         train("testbed", finished_run, overrides=[*SHARED, f"warmup.from={finished_run}@final"], if_exists="overwrite")
     assert (finished_run / "summary.json").is_file(), "nothing is lost"
