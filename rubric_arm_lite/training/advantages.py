@@ -41,13 +41,19 @@ def group_advantages(rewards: Sequence[Reward], scale: Literal["group", "none"] 
     return GroupAdvantages(values, informative)
 
 
+def by_group(examples: Sequence[Example]) -> list[list[int]]:
+    """The indices of neighboring examples of one ``group``; an example without one is alone."""
+    neighbors = groupby(range(len(examples)), lambda index: examples[index].group or index)
+    return [list(indices) for _, indices in neighbors]
+
+
 def advantages_by_group(
     examples: Sequence[Example], rewards: Sequence[Sequence[Reward]], scale: Literal["group", "none"] = "group"
 ) -> list[GroupAdvantages]:
     """The advantages of every example's samples; neighboring examples of one ``group`` are centered together."""
     advantages: list[GroupAdvantages] = []
-    for _, members in groupby(enumerate(examples), lambda member: member[1].group or member[0]):
-        rows = [rewards[index] for index, _ in members]
+    for indices in by_group(examples):
+        rows = [rewards[index] for index in indices]
         together = group_advantages([reward for row in rows for reward in row], scale)
         values = iter(together.values)
         advantages += [GroupAdvantages(tuple(islice(values, len(row))), together.informative) for row in rows]

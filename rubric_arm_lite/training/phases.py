@@ -23,6 +23,7 @@ from rubric_arm_lite.prompts.parsing import stated_met
 from rubric_arm_lite.recipe import Recipe, derive_seed, load_plugin
 from rubric_arm_lite.reward_model import Judge, PointwiseJudge, PointwiseVerdict, RubricGenerator, make_judge
 from rubric_arm_lite.reward_model.judge import JudgedText, JudgementCache
+from rubric_arm_lite.training.advantages import by_group
 from rubric_arm_lite.training.rewards import (
     is_judged,
     judge_reward,
@@ -33,7 +34,6 @@ from rubric_arm_lite.training.rewards import (
 from rubric_arm_lite.types import (
     Example,
     Judgement,
-    LabeledComparison,
     PromptBlock,
     Reward,
     Role,
@@ -82,10 +82,16 @@ def shown_sides(orders: Literal["one", "fixed", "both"], seed: int, run_seed: in
     return (drawn_side(seed if orders == "one" else derive_seed(run_seed, "fixed order"), pair_id),)
 
 
-def is_silent(judged: Sequence[tuple[Judgement, Rubric]]) -> bool:
+def is_silent(judgements: Sequence[Judgement], rubric: Rubric) -> bool:
     """Whether most judgements of a pair that state their findings say that both responses meet the same criteria."""
-    stated = [met for judgement, rubric in judged if (met := findings(judgement, rubric)) is not None]
+    stated = [met for judgement in judgements if (met := findings(judgement, rubric)) is not None]
     return 2 * sum(met[0] == met[1] for met in stated) > len(stated)
+
+
+def _rubric_of(group: RolloutGroup) -> Rubric:
+    rubric = group.example.rubric
+    assert rubric is not None, "An example of the judge phase carries its rubric."
+    return rubric
 
 
 class JudgePhase:
@@ -126,14 +132,12 @@ class JudgePhase:
             for side in shown_sides(recipe.reward.pair_orders, seed, recipe.seed, pair.pair_id):
                 labeled = pair.present(side)
                 prompts = self._judge.user_prompts(labeled.comparison, rubric, "original")
-                names: list[tuple[str, ...]] = [(pair.pair_id, "A"), (pair.pair_id, "B")]
-                if both or len(prompts) == 1:
-                    names = [(pair.pair_id, side)] if both else [(pair.pair_id,)]
-                group = pair.pair_id if both else None
-                examples += [
-                    Example(" ".join(name), prompt, derive_seed(seed, *name), (labeled,), rubric, group)
-                    for name, prompt in zip(names, prompts, strict=True)
-                ]
+                places = [side] if both else ["A", "B"] if len(prompts) == 2 else [""]
+                for place, prompt in zip(places, prompts, strict=True):
+                    name = [pair.pair_id, place] if place else [pair.pair_id]
+                    group = pair.pair_id if both else None
+                    at = derive_seed(seed, *name)
+                    examples.append(Example(" ".join(name), prompt, at, (labeled,), rubric, group))
         return examples
 
     def score(self, groups: Sequence[RolloutGroup], seed: int) -> list[list[Reward]]:
@@ -141,29 +145,26 @@ class JudgePhase:
         if isinstance(self._judge, PointwiseJudge):
             return self._pointwise_rewards(groups, self._judge)
         settings = self._recipe.reward
-        judged: list[tuple[LabeledComparison, Rubric, list[Judgement]]] = []
-        by_pair: dict[str, list[int]] = {}
-        for index, group in enumerate(groups):
-            rubric = group.example.rubric
-            assert rubric is not None, "An example of the judge phase carries its rubric."
-            judgements = [parse_judgement(s.text, rubric, s.finish_reason) for s in group.samples]
-            self._counts.update(f"parse/{judgement.status.value}" for judgement in judgements)
-            self._counts.update(f"verdicts/{judgement.winner or 'none'}" for judgement in judgements)
-            self._count_findings(follows_findings(judgement, rubric) for judgement in judgements)
-            judged.append((group.example.comparisons[0], rubric, judgements))
-            by_pair.setdefault(group.example.group or group.example.example_id, []).append(index)
-        rewards: list[list[Reward]] = [[] for _ in groups]
-        for indices in by_pair.values():
-            shown = [judged[index] for index in indices]
-            silent = settings.skip_silent and is_silent([(j, rubric) for _, rubric, js in shown for j in js])
+        judged: list[list[Judgement]] = []
+        for group in groups:
+            rubric = _rubric_of(group)
+            judged.append([parse_judgement(s.text, rubric, s.finish_reason) for s in group.samples])
+            self._counts.update(f"parse/{judgement.status.value}" for judgement in judged[-1])
+            self._counts.update(f"verdicts/{judgement.winner or 'none'}" for judgement in judged[-1])
+            self._count_findings(follows_findings(judgement, rubric) for judgement in judged[-1])
+        rewards: list[list[Reward]] = []
+        for indices in by_group([group.example for group in groups]):  # both orders of a pair, or one
+            rubric = _rubric_of(groups[indices[0]])
+            silent = settings.skip_silent and is_silent([j for index in indices for j in judged[index]], rubric)
             self._counts["pairs/silent" if silent else "pairs/decided"] += 1
-            for index, others in zip(indices, [shown[1:], shown[:1]] if len(shown) == 2 else [[]], strict=True):
-                labeled, rubric, judgements = judged[index]
-                other = [judgement.winner for _, _, js in others for judgement in js]
-                for judgement in judgements:
-                    agreement = mean([{judgement.winner, winner} == {"A", "B"} for winner in other])
+            for index in indices:
+                (labeled,) = groups[index].example.comparisons
+                others = [judgement.winner for other in indices if other != index for judgement in judged[other]]
+                rewards.append([])
+                for judgement in judged[index]:
+                    agreement = mean([{judgement.winner, winner} == {"A", "B"} for winner in others])
                     reward = judge_reward(judgement, rubric, labeled, settings, agreement)
-                    rewards[index].append(replace(reward, masked=silent))
+                    rewards[-1].append(replace(reward, masked=silent))
         return rewards
 
     def _pointwise_rewards(self, groups: Sequence[RolloutGroup], judge: PointwiseJudge) -> list[list[Reward]]:
@@ -173,9 +174,7 @@ class JudgePhase:
         """
         texts: list[list[JudgedText]] = []
         for group in groups:
-            rubric = group.example.rubric
-            assert rubric is not None, "An example of the judge phase carries its rubric."
-            texts.append(judge.parse(group.example.prompt, rubric, group.samples))
+            texts.append(judge.parse(group.example.prompt, _rubric_of(group), group.samples))
             for judgement in (text.judgement for text in texts[-1] if text.judgement):
                 self._counts[f"parse/{judgement.status.value}"] += 1
                 self._counts.update(f"answers/{'true' if answer.met else 'false'}" for answer in judgement.answers)

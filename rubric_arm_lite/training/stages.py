@@ -133,12 +133,13 @@ def _warm_up(state: TrainingState, role: Role) -> None:
     if role == "judge":
         if settings.until is not None:
             more = settings.until.repeats if settings.source and settings.until.action == "lengthen" else 0
-            for repeat in range(1, more + 1):
-                if (problem := _cannot_read(state)) is None:
-                    break
+            repeat, problem = 0, _cannot_read(state)
+            while problem and repeat < more:
+                repeat += 1
                 state.progress.note(f"{problem}; its warm-up is repeated ({repeat} of {more}).")
                 train(repeat)
-            if problem := _cannot_read(state):
+                problem = _cannot_read(state)
+            if problem:
                 raise TrainingError(
                     f"{problem}. A judge phase would not teach it to read. Lengthen warmup.judge, raise its learning "
                     "rate, use a larger base, or relax warmup.until."

@@ -35,8 +35,8 @@ def rows_in_effect(rows: Iterable[Row]) -> list[Row]:
     kept: list[Row] = []
     for row in rows:
         if row["kind"] == SET_BACK:
-            undone = [r for r in kept if r["kind"] in ("step", "probe") and r["slot"] == row["slot"]]
-            kept = [r for r in kept if r not in undone or r["step"] < row["step"]]
+            inside = [r["kind"] in ("step", "probe") and r["slot"] == row["slot"] for r in kept]
+            kept = [r for r, own in zip(kept, inside, strict=True) if not own or r["step"] < row["step"]]
         kept.append(row)
     return kept
 

@@ -101,11 +101,11 @@ def findings_of(met_a: tuple[bool, bool], met_b: tuple[bool, bool], winner: Any 
 )
 def test_a_pair_is_silent_if_most_findings_agree_for_both_responses(met: list[Any], silent: bool) -> None:
     rubric = parse_rubric(RUBRIC_TEXT)
-    judged = [(parse_judgement(findings_of(*one), rubric, "stop"), rubric) for one in met]
-    assert is_silent(judged) is silent
+    judged = [parse_judgement(findings_of(*one), rubric, "stop") for one in met]
+    assert is_silent(judged, rubric) is silent
     unclear = parse_judgement(judgement(rubric, "A"), rubric, "stop")
-    assert is_silent([*judged, *[(unclear, rubric)] * 9]) is silent, "only stated findings count"
-    assert not is_silent([(unclear, rubric)])
+    assert is_silent([*judged, *[unclear] * 9], rubric) is silent, "only stated findings count"
+    assert not is_silent([unclear], rubric)
 
 
 @pytest.mark.parametrize("orders", ["one", "both"])
