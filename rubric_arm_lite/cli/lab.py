@@ -18,6 +18,7 @@ from rubric_arm_lite import data, evaluation, training
 from rubric_arm_lite import report as reports
 from rubric_arm_lite.cli import common
 from rubric_arm_lite.recipe import load_sweep
+from rubric_arm_lite.report.live import duration
 from rubric_arm_lite.runs import Progress, explained_disk_errors, recipe_of_run, run_and_state, states_of
 
 
@@ -99,14 +100,6 @@ class SweepBar(Progress):
     def note(self, text: str) -> None:
         """Print one line that is marked as a note."""
         self._console.print(f"note: {text}", style="yellow")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as text such as ``40 s``, ``12 min`` or ``3 h 05 min``."""
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def cross_play(

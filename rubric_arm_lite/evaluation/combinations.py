@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.evaluation.evaluate import Evaluation, evaluator_of
-from rubric_arm_lite.evaluation.metrics import bootstrap_interval
+from rubric_arm_lite.evaluation.metrics import bootstrap_interval, row_accuracy
 from rubric_arm_lite.models import AdapterModel, Sampling
 from rubric_arm_lite.reward_model import RubricRewardModel
 from rubric_arm_lite.runs import adapter_folder, read_object, recipe_of_run, run_and_state, states_of, swapped_adapter
@@ -160,14 +160,10 @@ def _co_adaptation(
 
     if len(measured) < 2 or len(measured[0]) < 2:
         return None
-    scores = np.array([[_scores(evaluation) for evaluation in row] for row in measured])  # generators x judges x pairs
+    scores = np.array(
+        [[[row_accuracy(pair) for pair in evaluation.rows] for evaluation in row] for row in measured]
+    )  # generators x judges x pairs
     rows, columns = scores.mean(axis=1, keepdims=True), scores.mean(axis=0, keepdims=True)
     beyond = scores - rows - columns + scores.mean(axis=(0, 1))
     per_pair = np.mean([beyond[cell] for cell in partners], axis=0).tolist()
     return (sum(per_pair) / len(per_pair), *bootstrap_interval(per_pair, resamples, seed))
-
-
-def _scores(evaluation: Evaluation) -> list[float]:
-    """Accuracy per pair, the mean of both orders where there are two."""
-    rows = evaluation.rows
-    return [row["accuracy"] if "accuracy" in row else (row["original"] + row["swapped"]) / 2 for row in rows]

@@ -92,11 +92,17 @@ def verdict_row(pair: PreferencePair, verdict: Verdict, unparsed_value: float, s
     }
 
 
+def row_accuracy(row: Mapping[str, Any]) -> float:
+    """Accuracy of one pair's row, the mean of both orders where there are two."""
+    accuracy: float = row["accuracy"] if "accuracy" in row else (row["original"] + row["swapped"]) / 2
+    return accuracy
+
+
 def order_statistics(rows: Sequence[Mapping[str, Any]], bootstrap: int, seed: int) -> dict[str, float]:
     """Accuracy in every order with its interval, position bias, consistency, and the share without a verdict."""
     orders = {order: mean([row[order] for row in rows]) for order in ("original", "swapped", "mixed")}
     winners = [(row["original_winner"], row["swapped_winner"]) for row in rows]
-    both = [(row["original"] + row["swapped"]) / 2 for row in rows]
+    both = [row_accuracy(row) for row in rows]
     low, high = bootstrap_interval(both, bootstrap, seed)
     return {
         "accuracy": mean(both),

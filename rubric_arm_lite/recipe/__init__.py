@@ -34,6 +34,7 @@ from rubric_arm_lite.recipe.fields import as_tuple as as_tuple
 from rubric_arm_lite.recipe.fields import label_text as label_text
 from rubric_arm_lite.recipe.load import dump_recipe as dump_recipe
 from rubric_arm_lite.recipe.load import explain_recipe as explain_recipe
+from rubric_arm_lite.recipe.load import flat_fields as flat_fields
 from rubric_arm_lite.recipe.load import load_any_recipe as load_any_recipe
 from rubric_arm_lite.recipe.load import load_recipe as load_recipe
 from rubric_arm_lite.recipe.load import load_settings as load_settings

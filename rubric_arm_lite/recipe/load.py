@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import reduce
 from importlib.util import find_spec
@@ -344,6 +344,15 @@ def dump_recipe(recipe: RunSettings) -> str:
     yaml.width = 4096
     yaml.dump(recipe.model_dump(mode="json"), stream)
     return stream.getvalue()
+
+
+def flat_fields(settings: Mapping[str, Any], section: str = "") -> dict[str, Any]:
+    """The fields of a dumped recipe by their dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        inner = isinstance(value, dict) and value
+        flat |= flat_fields(value, f"{section}{name}.") if inner else {f"{section}{name}": value}
+    return flat
 
 
 def recipe_hash(recipe: RunSettings) -> str:

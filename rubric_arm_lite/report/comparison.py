@@ -21,6 +21,7 @@ from typing import Any
 
 from rubric_arm_lite.errors import CheckpointError, ConfigError
 from rubric_arm_lite.evaluation.metrics import stratified_interval
+from rubric_arm_lite.recipe import flat_fields
 from rubric_arm_lite.report.headline import points
 from rubric_arm_lite.report.panels import Band, Color, Panel, Series, Unit
 from rubric_arm_lite.report.read import EvaluationRow, RunRecord, read_file, read_run, safe_text
@@ -310,14 +311,8 @@ def _read_finished(path: Path, notes: list[str]) -> _Run | None:
 
 def _flat(record: RunRecord) -> dict[str, Any]:
     """The fields of a run's recipe by dotted name, without those that the runs of an arm differ in."""
-
-    def walk(value: Any, name: str) -> list[tuple[str, Any]]:
-        if isinstance(value, dict) and value:
-            return [pair for key, inner in value.items() for pair in walk(inner, f"{name}.{key}".lstrip("."))]
-        return [(name, value)]
-
-    values = walk(record.recipe.model_dump(mode="json") if record.recipe else {"recipe": record.recipe_text}, "")
-    return {name: value for name, value in values if name not in _OWN_FIELDS}
+    values = flat_fields(record.recipe.model_dump(mode="json") if record.recipe else {"recipe": record.recipe_text})
+    return {name: value for name, value in values.items() if name not in _OWN_FIELDS}
 
 
 def _differing_fields(records: Mapping[str, RunRecord]) -> dict[str, tuple[str, ...]]:

@@ -24,7 +24,7 @@ from rubric_arm_lite.errors import CheckpointError, ConfigError
 from rubric_arm_lite.evaluation.metrics import evaluation_caveats, no_gradient_caveats
 from rubric_arm_lite.recipe import PolicyRecipe, Recipe, load_settings
 from rubric_arm_lite.report.panels import thinned
-from rubric_arm_lite.report.read import STAGE_NAMES, read_file, read_metrics, safe_text
+from rubric_arm_lite.report.read import STAGE_NAMES, parts_of, read_file, read_metrics, safe_text
 from rubric_arm_lite.runs import METRICS, RECIPE, STATE, LogRow, RunState, read_jsonl, read_state
 from rubric_arm_lite.training.schedule import ScheduledPhase, part_of_data, scheduled_phases, steps_in_phase
 from rubric_arm_lite.training.trackers import curves
@@ -66,7 +66,7 @@ def live_view(run: str | Path) -> Panel:
     recipe, state = _recipe(run), read_state(run / STATE) if (run / STATE).exists() else RunState("")
     data = read_file(run / "data.json") if (run / "data.json").exists() else LogRow("", {})
     by_kind = read_metrics(run)
-    phases, stages = _phases(recipe, data), _stages(recipe, state)
+    phases, stages = phases_of(recipe, data), _stages(recipe, state)
     parts: list[RenderableType] = [_stage_line(stages)]
     if (current := next((name for name, done in stages.items() if not done), None)) is not None:
         parts.append(_progress(run, recipe, state, by_kind, current, phases))
@@ -113,7 +113,7 @@ def _recipe(run: Path) -> Recipe | PolicyRecipe:
         raise
 
 
-def _phases(recipe: Recipe | PolicyRecipe, data: Mapping[str, Any]) -> list[tuple[ScheduledPhase, int]]:
+def phases_of(recipe: Recipe | PolicyRecipe, data: Mapping[str, Any]) -> list[tuple[ScheduledPhase, int]]:
     """The phases of GRPO with their steps, as far as the data have been counted."""
     prompts = int(data.get("train_prompts", data.get("train_requests", 0)))
     if isinstance(recipe, Recipe):
@@ -122,8 +122,9 @@ def _phases(recipe: Recipe | PolicyRecipe, data: Mapping[str, Any]) -> list[tupl
         phases = [ScheduledPhase(i, i, recipe.roles) for i in range(recipe.rounds if recipe.method == "grpo" else 0)]
     if not phases or prompts < (cycles := phases[-1].cycle + 1):
         return []
-    shares: list[Any] = [part_of_data(range(prompts), cycle, cycles) for cycle in range(cycles)]  # type: ignore[arg-type]
-    return [(p, max(steps_in_phase(shares[p.cycle], recipe.grpo(role)) for role in p.roles)) for p in phases]
+    counted: Any = range(prompts)
+    shares = {p.index: part_of_data(counted, p.cycle, cycles, p.split) for p in phases}
+    return [(p, max(steps_in_phase(shares[p.index], recipe.grpo(role)) for role in p.roles)) for p in phases]
 
 
 def _stages(recipe: Recipe | PolicyRecipe, state: RunState) -> dict[str, bool]:
@@ -137,13 +138,7 @@ def _stages(recipe: Recipe | PolicyRecipe, state: RunState) -> dict[str, bool]:
             done = name in state.stages
             stages |= {part: done or (name == "train" and state.position[0] > k) for k, part in enumerate(inside)}
         return stages
-    for stage in STAGE_NAMES:
-        if stage != "alternating":
-            stages[stage] = stage in state.stages
-            continue
-        for phase in scheduled_phases(recipe.schedule):
-            stages[phase.label] = stage in state.stages or state.position[0] > phase.index
-    return stages
+    return parts_of(recipe, state, {stage: stage for stage in STAGE_NAMES})
 
 
 def _stage_line(stages: Mapping[str, bool]) -> Text:

@@ -17,6 +17,7 @@ from typing import Any
 from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.evaluation import Result
 from rubric_arm_lite.evaluation.benchmarks.run import BENCHMARKS_FOLDER, read_results
+from rubric_arm_lite.evaluation.metrics import row_accuracy
 from rubric_arm_lite.recipe import Recipe
 from rubric_arm_lite.runs import (
     RECIPE,
@@ -71,10 +72,7 @@ class EvaluationRow:
 
     def scores(self) -> dict[str, float]:
         """Accuracy per pair id, the mean of both orders where there are two; empty without rows."""
-        return {
-            str(row["pair_id"]): row["accuracy"] if "accuracy" in row else (row["original"] + row["swapped"]) / 2
-            for row in self.rows
-        }
+        return {str(row["pair_id"]): row_accuracy(row) for row in self.rows}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +133,7 @@ def read_run(run: Path) -> RunRecord:
         recipe = recipe_of_run(run) if (run / RECIPE).exists() else None
     except ValueError:  # The recipe of another version may not load any more; the page still shows its text.
         recipe = None
-    state, parts = committed_state(run), dict[str, bool]()
-    for stage, name in STAGE_NAMES.items():
-        done = stage in state.stages
-        if stage == "alternating" and recipe is not None:
-            parts |= {p.label: done or state.position[0] > p.index for p in scheduled_phases(recipe.schedule)}
-        else:
-            parts[name] = done
+    state = committed_state(run)
     logged, data = read_metrics(run), _read_optional(run / "data.json")
     files = [_read_optional(file) for file in sorted((run / "evaluations").glob("*.json"))]
     details = {str(file.get("name")): file for file in files}
@@ -156,7 +148,7 @@ def read_run(run: Path) -> RunRecord:
         versions={k: "none" if v is None else str(v) for k, v in _read_optional(run / "versions.json").items()},
         oracle=finite_numbers(data.get("oracle")),
         data=finite_numbers(data),
-        parts=parts,
+        parts=parts_of(recipe, state),
         warmup=_steps(logged["warmup"]),
         steps=_steps(logged["step"]),
         probes=_steps(logged["probe"]),
@@ -166,6 +158,18 @@ def read_run(run: Path) -> RunRecord:
         times=times,
         benchmarks=tuple(read_results(run / BENCHMARKS_FOLDER).benchmarks.values()),
     )
+
+
+def parts_of(recipe: Recipe | None, state: RunState, names: Mapping[str, str] = STAGE_NAMES) -> dict[str, bool]:
+    """The stages of a run by their names, with the phases in place of the alternating one, and whether each is done."""
+    parts: dict[str, bool] = {}
+    for stage, name in names.items():
+        done = stage in state.stages
+        if stage == "alternating" and recipe is not None:
+            parts |= {p.label: done or state.position[0] > p.index for p in scheduled_phases(recipe.schedule)}
+        else:
+            parts[name] = done
+    return parts
 
 
 def committed_state(run: Path) -> RunState:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rubric_arm_lite.errors import ConfigError, first_line
-from rubric_arm_lite.recipe import PolicyRecipe, Recipe
+from rubric_arm_lite.recipe import PolicyRecipe, Recipe, flat_fields
 from rubric_arm_lite.runs import METRICS, RunDirectory, atomic_write, read_jsonl, read_object
 
 TRACKERS = "trackers.json"
@@ -80,7 +80,7 @@ class Tracker:
         self._tracker.start()
         if name == "mlflow" and run_id is None:
             self.run_id = str(self._tracker.tracker.info.run_id)
-            self._tracker.store_init_configuration(_flat(settings))
+            self._tracker.store_init_configuration(flat_fields(settings))
 
     def log(self, line: int, row: Mapping[str, Any]) -> None:
         """Hand over the numbers of a line, unless the tracker has it."""
@@ -152,11 +152,3 @@ def tracked(directory: RunDirectory, recipe: Recipe | PolicyRecipe) -> Iterator[
         directory.after_row = lambda row: None
         for tracker in list(trackers):
             safely(tracker)
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat

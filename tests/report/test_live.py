@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from rubric_arm_lite.cli.main import app
 from rubric_arm_lite.errors import CheckpointError
 from rubric_arm_lite.recipe import PolicyRecipe
-from rubric_arm_lite.recipe.load import dump_recipe
+from rubric_arm_lite.recipe.load import dump_recipe, load_recipe
 from rubric_arm_lite.report import live_view
-from rubric_arm_lite.report.live import duration, sparkline
+from rubric_arm_lite.report.live import duration, phases_of, sparkline
 
 
 def text_of(run: Path, width: int = 160) -> str:
@@ -127,6 +127,13 @@ def test_the_verb_prints_one_frame_without_a_terminal(finished_run: Path, tmp_pa
         assert result.exit_code == 0 and result.output.count("✓ final") == 1
     result = CliRunner().invoke(app, ["watch", str(tmp_path), "--once"])
     assert isinstance(result.exception, CheckpointError) and "is not a run directory" in str(result.exception)
+
+
+@pytest.mark.parametrize(("split", "steps"), [("disjoint", 2), ("all", 4)])
+def test_steps_are_counted_by_the_cycles_share_of_the_prompts(split: str, steps: int) -> None:
+    sets = [f"schedule.split={split}", "judge.max_steps=null", "judge.prompts_per_step=16", "schedule.cycles=2"]
+    phases = phases_of(load_recipe("testbed", sets), {"train_prompts": 60})
+    assert [count for phase, count in phases if phase.roles == ("judge",)] == [steps, steps]
 
 
 def test_curves_and_times_in_a_line() -> None:
