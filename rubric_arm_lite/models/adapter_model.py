@@ -134,7 +134,7 @@ class AdapterModel(ChatTokenizer):
 
         On a GPU, whose decoding step costs by the number of operations, the adapter is rounded beforehand: 2 small
         products in place of 8 operations. On a CPU it is added to a copy of the base's weights, if that is small: they
-        are then the only product, which samples a model of 135 M parameters about a quarter faster.
+        are then the only product.
         """
         if adapter not in self.roles or not (self._half() or self._merges):  # a reference scores like an update
             return
