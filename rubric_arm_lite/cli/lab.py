@@ -19,7 +19,7 @@ from rubric_arm_lite import report as reports
 from rubric_arm_lite.cli import common
 from rubric_arm_lite.recipe import load_sweep
 from rubric_arm_lite.report.live import duration
-from rubric_arm_lite.runs import Progress, explained_disk_errors, recipe_of_run, run_and_state, states_of
+from rubric_arm_lite.runs import Progress, check_target, explained_disk_errors, recipe_of_run, run_and_state, states_of
 
 
 def sweep(
@@ -32,7 +32,7 @@ def sweep(
     overrides: common.SetOption = None,
     seeds: Annotated[str | None, Option(help="Number of seeds, or seeds with commas: 3,4,5.")] = None,
     jobs: Annotated[int | None, Option(min=1, help="Runs at a time (default: by GPUs, or cores).")] = None,
-    out: Annotated[Path | None, Option(help="Where results go (default: runs/NAME).")] = None,
+    out: Annotated[Path | None, Option(help="A new folder, or that of this sweep (default: runs/NAME).")] = None,
     as_json: common.JsonOption = False,
 ) -> None:
     """Run every arm of a comparison with several seeds from shared warm-ups; a killed sweep continues."""
@@ -52,10 +52,14 @@ def compare(
     runs: Annotated[list[Path], Argument(metavar="RUN…", help="Run directories, or folders of sweeps.")],
     baseline: Annotated[str | None, Option(help="The arm that others are tested against (default: the first).")] = None,
     out: Annotated[Path | None, Option(help="Folder to write to (default: the sweep, or comparison).")] = None,
+    overwrite: common.OverwriteOption = False,
     as_json: common.JsonOption = False,
 ) -> None:
     """Compare arms over seeds: spread, paired tests, learning curves, cost, and what differs in the recipes."""
-    folder = out or (runs[0] if len(runs) == 1 and (runs[0] / training.SWEEP).is_file() else Path("comparison"))
+    is_sweep = len(runs) == 1 and (runs[0] / training.SWEEP).is_file()
+    folder = out or (runs[0] if is_sweep else Path("comparison"))
+    for name in reports.COMPARISON_FILES:  # a sweep's own comparison follows its runs
+        check_target(None, folder / name, overwrite or folder == runs[0])
     with explained_disk_errors(folder):
         comparison, files = reports.write_comparison(runs, folder, baseline)
     for note in comparison.notes if as_json else ():

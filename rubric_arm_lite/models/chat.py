@@ -19,6 +19,15 @@ from rubric_arm_lite.recipe import ModelSettings
 TEMPLATE_SECONDS = 10.0
 """Time in which a chat template must render one word."""
 _WORD = "rivers"
+_DATE_MACRO = """\
+{%- macro strftime_now(format) -%}
+{%- set written = namespace(date=format | replace("%%", "\\0")) -%}
+{%- for code, text in chat_date.items() -%}{%- set written.date = written.date | replace(code, text) -%}{%- endfor -%}
+{{- written.date | replace("\\0", "%") -}}
+{%- endmacro -%}
+"""
+"""Stands before a template that asks for today's date and gives it the recipe's: a template takes data alone."""
+_DATE_CODES = tuple(f"%{pad}{code}" for pad in ("-", "") for code in "aAbBcdDeFHIjmMpSTuUVwWxXyYzZ")
 
 
 class ChatTokenizer:
@@ -34,7 +43,7 @@ class ChatTokenizer:
 
     def __init__(self, tokenizer: Any, settings: ModelSettings | None = None) -> None:
         self.tokenizer = tokenizer
-        self._today = (settings or ModelSettings()).chat_date
+        self._date = (settings or ModelSettings()).chat_date
         self._find_content()
         self._specials = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
         texts = {thinking: self._limited(partial(self._wrap, _WORD, thinking)) for thinking in (False, True)}
@@ -114,7 +123,11 @@ class ChatTokenizer:
         """Render one turn per role."""
         contents = {role: [{"type": "text", "text": t}] if self._takes_parts else t for role, t in texts.items()}
         turns = [{"role": role, "content": content} for role, content in contents.items()]
-        options |= {"tokenize": False, "strftime_now": self._today.strftime}
+        options["tokenize"] = False
+        template = self.tokenizer.get_chat_template()
+        if "strftime_now" in template:
+            options["chat_template"] = _DATE_MACRO + template
+            options["chat_date"] = {code: self._date.strftime(code) for code in _DATE_CODES}
         try:
             rendered: str = self.tokenizer.apply_chat_template(turns, **options)
         except Exception as error:  # a template may raise anything

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from rubric_arm_lite import lazy_door
 
 if TYPE_CHECKING:
+    from rubric_arm_lite.report.comparison import COMPARISON_FILES as COMPARISON_FILES
     from rubric_arm_lite.report.comparison import Comparison as Comparison
     from rubric_arm_lite.report.comparison import compare as compare
     from rubric_arm_lite.report.comparison import write_comparison as write_comparison
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_door(
     __name__,
     {
-        "comparison": ["Comparison", "compare", "write_comparison"],
+        "comparison": ["COMPARISON_FILES", "Comparison", "compare", "write_comparison"],
         "live": ["live_view"],
         "read": ["safe_json", "safe_text"],
         "render": ["benchmarks_text", "write_policy_report", "write_report"],

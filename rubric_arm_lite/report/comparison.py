@@ -1,7 +1,7 @@
 """Compares runs, or the arms of a sweep: spread over seeds, paired tests, learning curves, cost, differing fields.
 
-Run directories and folders of sweeps go in; a :class:`Comparison` comes out, and from it ``compare.html``,
-``compare.md`` and ``compare.tex``. Runs that differ only in their seed are one arm. Every arm is tested against the
+Run directories and folders of sweeps go in; a :class:`Comparison` comes out, and from it a page, a text
+and a table for LaTeX. Runs that differ only in their seed are one arm. Every arm is tested against the
 first one, or the baseline that is named, in two ways. Over seeds: does training with these settings differ? Over
 held-out pairs, seed by seed: do these trained adapters differ on other pairs? Both are exact or sampled sign-flip
 permutation tests; Holm's correction is for the number of arms.
@@ -30,6 +30,7 @@ from rubric_arm_lite.report.tables import ABSENT, Table
 from rubric_arm_lite.runs import atomic_write
 from rubric_arm_lite.training import SWEEP
 
+COMPARISON_FILES = ("compare.html", "compare.md", "compare.tex")
 _MEASURED = {
     "accuracy": "accuracy",
     "position_bias": "bias",
@@ -222,20 +223,20 @@ def compare(sources: Sequence[str | Path], baseline: str | None = None) -> Compa
 def write_comparison(
     sources: Sequence[str | Path], folder: Path, baseline: str | None = None
 ) -> tuple[Comparison, list[Path]]:
-    """:func:`compare`, written as ``compare.html``, ``compare.md`` and ``compare.tex`` in a folder."""
+    """:func:`compare`, written as :data:`COMPARISON_FILES` in a folder, where it replaces an earlier one."""
     from rubric_arm_lite.report.figures import draw_panel
 
     comparison = compare(sources, baseline)
     values = {"comparison": comparison, "record": {"name": comparison.name, "recipe": None}}
-    texts = {
-        "compare.html": render("compare.html.jinja", **values, draw=draw_panel),
-        "compare.md": render("compare.md.jinja", **values),
-        "compare.tex": comparison.latex(),
-    }
+    texts = (
+        render("compare.html.jinja", **values, draw=draw_panel),
+        render("compare.md.jinja", **values),
+        comparison.latex(),
+    )
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
+    for name, text in zip(COMPARISON_FILES, texts, strict=True):
         atomic_write(folder / name, text.encode())
-    return comparison, [folder / name for name in texts]
+    return comparison, [folder / name for name in COMPARISON_FILES]
 
 
 # --- reading --------------------------------------------------------------------------------------------------------

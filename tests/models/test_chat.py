@@ -90,7 +90,23 @@ def test_a_tokenizer_that_fails_on_a_text_is_one_error(tmp_path: Path) -> None:
         ChatTokenizer(AutoTokenizer.from_pretrained(tmp_path)).encode("xylophones")
 
 
-def test_the_date_in_a_template_is_that_of_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("call", "written"),
+    [
+        ("strftime_now('%A, %-d. %B %Y')", "Thursday, 1. January 2026"),
+        ("strftime_now(format='%Y-%m-%d')", "2026-01-01"),
+        ("strftime_now('%d%% %%d')", "01% %d"),
+        ("(strftime_now('%B') | upper)", "JANUARY"),
+        ("(strftime_now('%d %b %Y') if strftime_now is defined else '26 Jul 2024')", "01 Jan 2026"),
+    ],
+)
+def test_dates_are_written_as_strftime_would(call: str, written: str) -> None:
+    """Templates of Llama 3, Mistral and gpt-oss ask so."""
+    chat = ChatTokenizer(tokenizer_with("{%- set date = " + call + " %}\n{{ date }} {{ messages[0].content }}"))
+    assert chat._wrap("rivers") == f"{written} rivers"
+
+
+def test_the_date_in_a_template_is_that_of_the_recipe() -> None:
     tokenizer = tokenizer_with("{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}")
     first, later = ChatTokenizer(tokenizer), ChatTokenizer(tokenizer, ModelSettings(chat_date=date(2031, 2, 3)))
     assert first._wrap("rivers") == "01 Jan 2026 rivers"

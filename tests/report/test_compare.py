@@ -175,6 +175,13 @@ def test_the_verb_prints_and_writes(runs: list[Path], tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "50.0 ± 25.0" in done.stdout and "judge.beta" in done.stdout and "+33.3" in done.stdout
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["compare.html", "compare.md", "compare.tex"]
+    page = (tmp_path / "out" / "compare.html").read_bytes()
+    other = ("compare", *runs, "--out", tmp_path / "out", "--baseline", "no-kl")
+    assert "compare.html exists. Name another file, or give --overwrite." in refused(*other, folder=tmp_path)
+    assert (tmp_path / "out" / "compare.html").read_bytes() == page
+    assert call(*other, "--overwrite", folder=tmp_path).returncode == 0
+    assert (tmp_path / "out" / "compare.html").read_bytes() != page
+    assert call("compare", *runs, "--out", tmp_path / "out", "--overwrite", folder=tmp_path).returncode == 0
     value = json.loads(call("compare", *runs, "--json", "--baseline", "no-kl", folder=tmp_path).stdout)
     assert value["baseline"] == "no-kl" and value["arms"][0]["over_pairs"]["count"] == 12
     assert (tmp_path / "comparison" / "compare.html").exists()
