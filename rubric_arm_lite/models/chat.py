@@ -124,11 +124,11 @@ class ChatTokenizer:
         contents = {role: [{"type": "text", "text": t}] if self._takes_parts else t for role, t in texts.items()}
         turns = [{"role": role, "content": content} for role, content in contents.items()]
         options["tokenize"] = False
-        template = self.tokenizer.get_chat_template()
-        if "strftime_now" in template:
-            options["chat_template"] = _DATE_MACRO + template
-            options["chat_date"] = {code: self._date.strftime(code) for code in _DATE_CODES}
         try:
+            template = self.tokenizer.get_chat_template()
+            if "strftime_now" in template:
+                options["chat_template"] = _DATE_MACRO + template
+                options["chat_date"] = {code: self._date.strftime(code) for code in _DATE_CODES}
             rendered: str = self.tokenizer.apply_chat_template(turns, **options)
         except Exception as error:  # a template may raise anything
             raise self._unusable(first_line(error)) from error
