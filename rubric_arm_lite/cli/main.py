@@ -112,16 +112,23 @@ def plan(
     gpu_gb: Annotated[float | None, Option(help="Card to plan for, in GiB (default: this machine's).")] = None,
     prompt_length: Annotated[int | None, Option(help="Longest prompt, if shorter than the context.")] = None,
     tokens_per_second: Annotated[float | None, Option(help="Measured generation speed, for hours.")] = None,
+    measure: Annotated[bool, Option("--measure", help="Load the base and time a step of every stage here.")] = False,
     as_json: common.JsonOption = False,
 ) -> None:
-    """Show the memory of every stage of a reward model's recipe, whether it fits, and what to change if not."""
+    """Show the memory of every stage of a reward model's recipe, what to change if it does not fit, and its length."""
     from rubric_arm_lite.cli import plan as plans
 
     common.quiet_libraries()
     loaded = load_recipe(recipe, overrides or [])
     memory = training.plan_for(loaded, gpu_gb, prompt_length)
-    value = plans.as_json(loaded, memory, tokens_per_second)
-    common.print_result(value, as_json, lambda: plans.show(loaded, memory, tokens_per_second, common.out))
+    measured = None
+    if measure:
+        from rubric_arm_lite.cli.train import RichProgress
+
+        with RichProgress(common.err) as progress:
+            measured = training.measure_run(loaded, progress)
+    value = plans.as_json(loaded, memory, tokens_per_second, measured)
+    common.print_result(value, as_json, lambda: plans.show(loaded, memory, tokens_per_second, common.out, measured))
 
 
 @testbed_app.command("build")

@@ -6,7 +6,7 @@ import math
 import os
 from dataclasses import asdict
 from importlib import util
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -14,9 +14,13 @@ from rich.table import Column, Table
 from rubric_arm_lite.errors import BackendError, ConfigError
 from rubric_arm_lite.models import check_before_loading
 from rubric_arm_lite.recipe import Recipe, load_recipe, shipped_recipes
+from rubric_arm_lite.report.live import duration
 from rubric_arm_lite.runs import package_versions
 from rubric_arm_lite.training.plan import GIB, Plan, make_plan
 from rubric_arm_lite.training.shapes import shape_of
+
+if TYPE_CHECKING:
+    from rubric_arm_lite.training import MeasuredTime
 
 HELD = ("weights", "adapters", "rounded adapters", "optimizer", "gradients")
 SHOWN_FROM = 0.005 * GIB
@@ -24,8 +28,10 @@ SHOWN_FROM = 0.005 * GIB
 _PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth")
 
 
-def as_json(recipe: Recipe, plan: Plan, tokens_per_second: float | None) -> dict[str, Any]:
-    """The plan as one object, in bytes.
+def as_json(
+    recipe: Recipe, plan: Plan, tokens_per_second: float | None, measured: MeasuredTime | None = None
+) -> dict[str, Any]:
+    """The plan as one object, in bytes and seconds.
 
     Raises:
         ConfigError: if the speed is not positive and finite.
@@ -35,7 +41,8 @@ def as_json(recipe: Recipe, plan: Plan, tokens_per_second: float | None) -> dict
     values["advice"] = [{"set": change, "least_bytes": needed} for change, needed in plan.advice]
     cycle, run = hours(plan, recipe.schedule.cycles, tokens_per_second) or (None, None)
     names = {"recipe": recipe.name, "base": recipe.model.base}
-    return {**names, **values, **length, "hours_per_cycle": cycle, "hours": run}
+    measurement = None if measured is None else {**asdict(measured), "total_seconds": sum(measured.seconds.values())}
+    return {**names, **values, **length, "hours_per_cycle": cycle, "hours": run, "measured": measurement}
 
 
 def hours(plan: Plan, cycles: int, tokens_per_second: float | None) -> tuple[float, float] | None:
@@ -56,8 +63,14 @@ def hours(plan: Plan, cycles: int, tokens_per_second: float | None) -> tuple[flo
     return cycle, cycles * cycle + sum(plan.evaluation_tokens.values()) / tokens_per_second / 3600
 
 
-def show(recipe: Recipe, plan: Plan, tokens_per_second: float | None, console: Console) -> None:
-    """Print the plan: bytes by stage, whether it fits, what to change if not, and the length of a cycle.
+def show(
+    recipe: Recipe,
+    plan: Plan,
+    tokens_per_second: float | None,
+    console: Console,
+    measured: MeasuredTime | None = None,
+) -> None:
+    """Print the plan: bytes by stage, whether it fits, what to change if not, and the length of a cycle and run.
 
     Raises:
         ConfigError: if the speed is not positive and finite.
@@ -103,6 +116,12 @@ def show(recipe: Recipe, plan: Plan, tokens_per_second: float | None, console: C
         lines.append(
             f"At {tokens_per_second:g} tokens/s the generation of a run takes at most {total:.1f} hours: "
             f"{_times(cycles, 'cycle')} of {cycle:.1f}, and its evaluations. Updates come on top."
+        )
+    if measured is not None:
+        parts = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in measured.seconds.items())
+        lines.append(
+            f"Measured here, by a step of every stage: the run takes about {duration(sum(measured.seconds.values()))} "
+            f"({parts}) and {_gib(measured.peak_bytes)} GiB at the peak."
         )
     console.print("\n".join(lines))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -121,3 +123,11 @@ def free_cuda(device: torch.device) -> int:
     index = torch.cuda.current_device() if device.index is None else device.index
     cap = int(total * torch.cuda.get_per_process_memory_fraction(index))
     return max(0, min(free + torch.cuda.memory_reserved(device) - allocated, cap - allocated))
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most bytes that tensors took on a GPU so far, or on a CPU the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

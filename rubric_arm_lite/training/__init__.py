@@ -4,8 +4,8 @@ Input: a recipe and its data.
 Output: adapters and log rows. :mod:`.alternating` is the method on one page; :mod:`.phases` says what each role is
 asked and earns, :mod:`.rewards` holds the rewards, :mod:`.losses` the loss, :mod:`.learner` the update of one adapter.
 Exported: :func:`train`, which takes a recipe through all stages, :func:`train_policy`, which trains a third adapter
-against the reward model, phases for plug-ins, synthesis of warm-up texts, plans of memory, and the rows of a log that
-still count.
+against the reward model, phases for plug-ins, synthesis of warm-up texts, plans of memory and time, and the rows of a
+log that still count.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from rubric_arm_lite import lazy_door
 
 if TYPE_CHECKING:
+    from rubric_arm_lite.training.measure import MeasuredTime as MeasuredTime
+    from rubric_arm_lite.training.measure import measure_run as measure_run
     from rubric_arm_lite.training.phases import JudgePhase as JudgePhase
     from rubric_arm_lite.training.phases import Phase as Phase
     from rubric_arm_lite.training.phases import RubricPhase as RubricPhase
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_door(
     __name__,
     {
+        "measure": ["MeasuredTime", "measure_run"],
         "phases": ["JudgePhase", "Phase", "RubricPhase", "ScoredSample"],
         "plan": ["make_plan", "plan_for"],
         "run": ["RunResult", "train", "train_policy"],
