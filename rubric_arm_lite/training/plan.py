@@ -38,6 +38,9 @@ token in each checkpointed layer. Fitted to updates of Qwen3-8B and 14B."""
 SAVED = {4.0: (16.0, 38.0), 2.0: (10.0, 45.0)}
 """Bytes that autograd keeps of a token and a layer without checkpointing, per MLP and per hidden channel, by the bytes
 of a number. Half precision saves little: adapters stay in float32, and every layer's input is kept in both."""
+CPU_HEAP = 1.5
+"""Bytes that a process on a CPU holds for each byte of an update's tensors, since its heap has gaps: two warm-ups of
+SmolLM2-135M with 2.9 GiB of tensors took 4.9 and 5.8 GiB in all."""
 CHUNK = 256
 """Tokens whose logits the warm-up has at once where the vocabulary is large."""
 LOGITS_HELD = 6
@@ -92,7 +95,7 @@ class Planner:
             settings = max((warmup.judge, warmup.rubric), key=lambda sft: sft.per_device_train_batch_size)
             tokens = settings.per_device_train_batch_size * self.recipe.model.max_context
             chunk = CHUNK if self.shape.vocabulary >= LARGE_VOCABULARY else tokens
-            parts = {**self._fixed(2, (settings,), True), "activations": self._activations(tokens, chunk)}
+            parts = {**self._fixed(2, (settings,), True), "activations": self._held(self._activations(tokens, chunk))}
             yield _stage("warm-up", parts)
         for role in _trained_roles(self.recipe):
             yield self._rollout(role)
@@ -155,7 +158,11 @@ class Planner:
             used = max(least, min(room, settings.prompts_per_step * whole))
         else:
             least, used = whole, max(whole, min(float(CPU_AIM), settings.prompts_per_step * whole))
+        used, least = self._held(used), self._held(least)
         return _stage(f"{role} update", {**parts, "activations": used}, used - least)
+
+    def _held(self, activations: float) -> float:
+        return activations if self.cuda else CPU_HEAP * activations
 
 
 # --- the length of a cycle ------------------------------------------------------------------------------------------
