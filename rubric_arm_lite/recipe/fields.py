@@ -732,7 +732,8 @@ class AlarmSettings(Settings):
     position_bias: PositiveFloat | None = 0.2
     """Rise of the position bias on held-out pairs."""
     held_out: PositiveFloat | None = 0.05
-    """Fall of the held-out accuracy below the best one since the warm-up, in a phase whose training reward rises."""
+    """Fall of the held-out accuracy below the best one since the warm-up and its 95 % interval, in a phase whose
+    training reward rises."""
     rubric_gain: Probability | None = 0.05
     """Accuracy that a prompt's own rubric adds to that under another prompt's (`evaluation.probes`): an alarm if the
     whole 95 % interval is at this value or below."""

@@ -84,8 +84,9 @@ def _change_of_length(first: Row, rows: Sequence[Row]) -> float | None:
 
 
 def _fall_of_accuracy(first: Row, rows: Sequence[Row]) -> float | None:
-    accuracies = [row["accuracy"] for row in rows if "accuracy" in row]
-    return max(accuracies) - accuracies[-1] if accuracies else None
+    """From the best evaluation to the last one, if that is below the best one's interval."""
+    best, now = max(rows, key=lambda row: float(row["accuracy"])), rows[-1]
+    return best["accuracy"] - now["accuracy"] if now["accuracy"] < best["accuracy_low"] else None
 
 
 STEPS: Mapping[str, Sign] = {

@@ -54,7 +54,13 @@ STEP: dict[Role, dict[str, float]] = {
         "entropy": 0.3,
     },
 }
-EVALUATION = {"accuracy": 0.7, "position_bias": 0.3, "rubric_gain_high": 0.3, "verdicts_unchanged": 0.7}
+EVALUATION = {
+    "accuracy": 0.7,
+    "accuracy_low": 0.65,
+    "position_bias": 0.3,
+    "rubric_gain_high": 0.3,
+    "verdicts_unchanged": 0.7,
+}
 
 
 def step(role: Role, number: int, slot: int | None = None, **values: float) -> dict[str, Any]:
@@ -159,6 +165,13 @@ def test_what_gives_an_alarm_after_a_phase(bad: dict[str, float], alarm: str, wo
     assert names([*rows, row], 1, ended=True) == [] and names(rows, 1, ended=True, **{alarm: None}) == []
     assert names([*before, *rubric, evaluation("rubric 1")], 1, ended=True, held_out=None) == []
     assert names([*before, *rubric], 1, ended=True) == [], "a recipe may evaluate at the end alone"
+
+
+def test_a_fall_of_accuracy_within_the_interval_is_no_alarm() -> None:
+    steps = [step("judge", i, reward=1.0 + i / 10) for i in range(4)]
+    for accuracy, alarms in ((0.64, ["held_out"]), (0.66, [])):
+        rows = [evaluation("warm-up"), *steps, evaluation("judge 1", accuracy=accuracy)]
+        assert names(rows, 0, ended=True, held_out=0.01) == alarms
 
 
 def test_accuracy_that_falls_with_the_reward_is_no_sign_of_a_wrong_reward() -> None:
