@@ -74,7 +74,7 @@ FLAWS = {
     "constant": Flaw("judge", lambda s: 0.0, ("no_spread",), "writes anything"),
     "same": Flaw("rubric", _same_criterion, ("copied", "held_out"), "has one criterion, whatever the prompt"),
     "twice": Flaw("rubric", lambda s: min(1.0, s.rubric.repeats), ("repeated",), "repeats a criterion"),
-    "short": Flaw("rubric", lambda s: 1 / max(1, len(s.text.split())), ("length",), "has few words"),
+    "short": Flaw("rubric", lambda s: 1 / max(1, len(s.text.split())), ("unusable", "held_out"), "has few words"),
     "long": Flaw("rubric", lambda s: min(1.0, len(s.text.split()) / 50), ("length", "truncated"), "has many words"),
 }
 

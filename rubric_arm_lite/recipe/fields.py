@@ -710,7 +710,7 @@ class AlarmSettings(Settings):
     solved: Probability = 0.9
     """At this accuracy of the samples, `no_spread` and `entropy` are no alarms, since little is left to learn."""
     unusable: Probability | None = 0.5
-    """Judge phase: share of prompts without a usable rubric."""
+    """Share of prompts without a usable rubric in a judge phase, of rubrics that do not parse in a rubric phase."""
     no_spread: Probability | None = 0.0
     """Largest share of groups whose samples earn different rewards."""
     truncated: Probability | None = 0.25

@@ -74,6 +74,12 @@ def _ratio(name: str) -> Callable[[Row, Sequence[Row]], float | None]:
     return ratio
 
 
+def _unusable(first: Row, rows: Sequence[Row]) -> float | None:
+    """Of the prompts of a judge phase, after all attempts; of the samples of a rubric phase."""
+    readable = None if "rubrics/unusable" in first else _mean(rows, "parse/ok")
+    return _mean(rows, "rubrics/unusable") if readable is None else 1 - readable
+
+
 def _spread(first: Row, rows: Sequence[Row]) -> float | None:
     return _mean(rows, "groups/informative") if any(row.get("groups") for row in rows) else None
 
@@ -91,10 +97,9 @@ def _fall_of_accuracy(first: Row, rows: Sequence[Row]) -> float | None:
 
 STEPS: Mapping[str, Sign] = {
     "unusable": Sign(
-        _level("rubrics/unusable"),
+        _unusable,
         "{value:.0%} of the rubrics cannot be used",
-        "Try a warm-up (warmup.source) or another prompts.rubric_template.",
-        ("judge",),
+        "Try a warm-up (warmup.source), another prompts.rubric_template or a smaller rubric.learning_rate.",
     ),
     "no_spread": Sign(
         _spread,

@@ -91,10 +91,11 @@ def test_a_run_tells_it_on_the_way(tmp_path: Path) -> None:
     pairs = write_jsonl(tmp_path / "pairs.jsonl", rows)
     sets = (f"data.source={pairs}", "warmup.source=null", "schedule.cycles=1", "judge.max_steps=2")
     notes = execute(load_recipe("testbed", [*SHORT, *sets]), tmp_path / "run", "alternating").notes
-    few, unparsed, judge, rubric = notes
+    few, unparsed, judge, unusable, rubric = notes
     assert few.startswith("Only ") and "this accuracy is imprecise" in few
     assert unparsed.startswith("100.0% of the judgements name no winner") and "None of the rubrics" in unparsed
     assert judge.startswith("In step 2 of judge 1, 100% of the rubrics cannot be used (alarms.unusable: 0.5).")
+    assert unusable.startswith("In step 2 of rubric 1, 100% of the rubrics cannot be used")
     assert rubric.startswith("In step 2 of rubric 1, 0% of the rubric's groups carry a gradient, as all samples of a")
 
 

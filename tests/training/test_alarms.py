@@ -34,6 +34,7 @@ STEP: dict[Role, dict[str, float]] = {
         "reward": 1.0,
         "reward/accuracy": 0.6,
         "rubrics/unusable": 0.1,
+        "parse/ok": 0.2,
         "completion_length": 40.0,
         "completions/truncated": 0.1,
         "findings/contradicted": 0.2,
@@ -47,6 +48,7 @@ STEP: dict[Role, dict[str, float]] = {
         "reward/accuracy": 0.6,
         "completion_length": 16.0,
         "completions/truncated": 0.1,
+        "parse/ok": 0.7,
         "criteria/repeated": 0.1,
         "criteria/copied": 0.2,
         "criteria/topical": 0.4,
@@ -90,6 +92,7 @@ def test_every_alarm_has_a_threshold_that_null_turns_off() -> None:
     ("role", "bad", "alarm", "words"),
     [
         ("judge", {"rubrics/unusable": 0.6}, "unusable", "60% of the rubrics cannot be used"),
+        ("rubric", {"parse/ok": 0.3}, "unusable", "70% of the rubrics cannot be used"),
         ("judge", {"groups/informative": 0.0}, "no_spread", "0% of the judge's groups carry a gradient"),
         ("rubric", {"groups/informative": 0.0}, "no_spread", "0% of the rubric's groups carry a gradient"),
         ("judge", {"completions/truncated": 0.3}, "truncated", "30% of the judge's texts are cut off"),
