@@ -136,6 +136,14 @@ def test_a_phase_without_any_group_says_why() -> None:
     assert names(rows, 0) == [] and names(rows, 0, ended=True) == ["unusable"]
 
 
+def test_both_roles_of_a_simultaneous_phase_are_watched() -> None:
+    (phase,) = scheduled_phases(ScheduleSettings(order="simultaneous", cycles=1))
+    rows = [step(role, i, 0, kl=2.0) for i in range(2) for role in phase.roles]
+    found = new_alarms(rows, phase, SETTINGS)
+    assert [(row["alarm"], row["role"]) for row in found] == [("kl", "judge"), ("kl", "rubric")]
+    assert names([*rows, *found], 0) == [] and len(alarm_texts(found)) == 2
+
+
 def test_steps_without_an_update_or_a_value_are_left_out() -> None:
     rows = [step("judge", i) for i in range(3)]
     for row in rows:
