@@ -712,13 +712,13 @@ class AlarmSettings(Settings):
     unusable: Probability | None = 0.5
     """Share of prompts without a usable rubric in a judge phase, of rubrics that do not parse in a rubric phase."""
     no_spread: Probability | None = 0.0
-    """Largest share of groups whose samples earn different rewards."""
+    """Share of groups whose samples earn different rewards: an alarm at this value or below."""
     truncated: Probability | None = 0.25
     """Share of samples that reach `max_completion_length`."""
     kl: PositiveFloat | None = 1.0
     """KL to the adapter after the warm-up, in nats per token."""
     entropy: Probability | None = 0.1
-    """Largest entropy per token, as a share of the first step's."""
+    """Entropy per token as a share of the first step's: an alarm at this value or below."""
     contradicted: Probability | None = 0.25
     """Rise of the share of verdicts that contradict their own findings."""
     length: Annotated[float, Field(gt=1.0, allow_inf_nan=False)] | None = 2.0
