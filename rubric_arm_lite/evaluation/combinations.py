@@ -69,7 +69,7 @@ def cross_play(
     model = RubricRewardModel.from_run(first, states[0][1])
     evaluator, skipped = evaluator_of(model, pairs, limit=limit)
     adapters = cast(AdapterModel, model.model)
-    settings = evaluator.settings.model_copy(update={"vote_pairs": 1, "showcase": 0})
+    settings = evaluator.settings.model_copy(update={"vote_pairs": 1, "probes": 0, "showcase": 0})
     evaluator = replace(evaluator, settings=settings)
     generators, judges = ([folder for folder, _ in folders[role].values()] for role in ROLES)
     greedy = Sampling(settings.rubric_max_tokens, 1, 0.0)

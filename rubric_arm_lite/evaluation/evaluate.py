@@ -28,7 +28,7 @@ from rubric_arm_lite.reward_model import (
     mean_score,
 )
 from rubric_arm_lite.reward_model.verdict import is_tie, margin_accuracy, score_of_words
-from rubric_arm_lite.types import ParseStatus, PreferencePair, Recall, Rubric, Side
+from rubric_arm_lite.types import Comparison, ParseStatus, PreferencePair, Recall, Rubric, Side
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,7 @@ class Evaluator:
             values = {
                 **self._accuracies(rows),
                 **metrics.rubric_statistics(prompts, rubrics, self.recall),
+                **self._rubric_use(judge, comparisons, rubrics, rows),
                 "tokens_per_pair": tokens / len(self.pairs),
                 "pairs": float(len(self.pairs)),
             }
@@ -108,6 +109,21 @@ class Evaluator:
         }
         sampled = {"format_sampled": format_sampled, **({f"voting@{votes}": voting} if votes > 1 else {})}
         return replace(earlier, name=name, values={**greedy_values, **sampled})
+
+    def _rubric_use(
+        self, judge: Any, comparisons: Sequence[Comparison], rubrics: Sequence[Rubric], rows: Sequence[dict[str, Any]]
+    ) -> dict[str, float]:
+        """What the rubrics add: ``probes`` pairs are judged again, under the next rubric that is not the same."""
+        usable = [i for i, rubric in enumerate(rubrics) if rubric.usable]
+        at = usable[:: max(1, len(usable) // max(1, self.settings.probes))][: self.settings.probes]
+        texts = [rubric.render() for rubric in rubrics]
+        nexts = (
+            (i, next((j for j in [*usable[usable.index(i) :], *usable] if texts[j] != texts[i]), None)) for i in at
+        )
+        others = {i: j for i, j in nexts if j is not None}
+        verdicts = judge.judge([comparisons[i] for i in others], [rubrics[j] for j in others.values()])
+        judged = {i: self._row(self.pairs[i], verdict) for i, verdict in zip(others, verdicts, strict=True)}
+        return metrics.rubric_use([(rows[i], judged.get(i)) for i in at], self.settings.bootstrap, self.seed)
 
     def _examples(self, rubrics: Sequence[Rubric], verdicts: Sequence[Any]) -> list[dict[str, Any]]:
         """A few prompts, one per subset, with the rubric and the judgement written for them."""

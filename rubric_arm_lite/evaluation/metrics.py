@@ -7,7 +7,9 @@ measured and what to try. Only a pointwise judge has a tie rate.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rubric_arm_lite.prompts import check_format, prompt_text
@@ -21,6 +23,8 @@ MOSTLY = 0.5
 """From this share of unparsed judgements on, an accuracy reflects what they count, not the verdicts."""
 FEW_PAIRS = 20
 """With fewer held-out pairs, a single one moves the accuracy by more than five points."""
+_WORD = re.compile(r"\w{5,}")
+"""A word that may name a thing; most shorter ones do not."""
 
 
 def format_reward(judgement: Judgement, rubric: Rubric, mode: str) -> float:
@@ -136,6 +140,73 @@ def rubric_statistics(
     return values
 
 
+def copied_criteria(rubrics: Sequence[Sequence[Rubric]]) -> float:
+    """How often the criteria of one prompt stand in the rubrics of others: a mean share, over all criteria.
+
+    Args:
+        rubrics: those of each prompt; unusable ones are left out. 0 for fewer than two prompts with a usable one.
+    """
+    texts = [[[c.text.casefold() for c in r.criteria] for r in own if r.usable] for own in rubrics]
+    texts = [own for own in texts if own]
+    counts = [Counter(text for criteria in own for text in set(criteria)) for own in texts]
+    shares = [{text: n / len(own) for text, n in count.items()} for own, count in zip(texts, counts, strict=True)]
+    totals: dict[str, float] = {}
+    for share in shares:
+        for text, value in share.items():
+            totals[text] = totals.get(text, 0.0) + value
+    elsewhere = [
+        (totals[text] - share[text]) / max(1, len(texts) - 1)
+        for own, share in zip(texts, shares, strict=True)
+        for criteria in own
+        for text in criteria
+    ]
+    return mean(elsewhere)
+
+
+def topical_principles(prompts: Sequence[Prompt], rubrics: Sequence[Sequence[Rubric]]) -> float:
+    """The share of principles that name a thing of their own prompt, where a principle should hold for other prompts.
+
+    That is a word of five letters or more which the prompt has, and at most half of the prompts have.
+
+    Args:
+        rubrics: those of each prompt.
+    """
+    words = [set(_WORD.findall(prompt_text(prompt).casefold())) for prompt in prompts]
+    counts = Counter(word for own in words for word in own)
+    topical = []
+    for own, of_prompt in zip(words, rubrics, strict=True):
+        things = {word for word in own if 2 * counts[word] <= len(prompts)}
+        principles = (c for r in of_prompt for c in r.criteria if c.kind is CriterionKind.PRINCIPLE)
+        topical += [not things.isdisjoint(_WORD.findall(c.text.casefold())) for c in principles]
+    return mean(topical)
+
+
+def rubric_use(
+    rows: Sequence[tuple[Mapping[str, Any], Mapping[str, Any] | None]], bootstrap: int, seed: int
+) -> dict[str, float]:
+    """What the rubrics of the prompts add to those of other prompts; empty without any verdict.
+
+    Args:
+        rows: of each pair, under the rubric of its own prompt and under another one; None where all rubrics are alike.
+    """
+    rows = [(own, other) for own, other in rows if set(_winners(own)) != {None}]
+    if not rows:
+        return {}
+    gains = [row_accuracy(own) - row_accuracy(other or own) for own, other in rows]
+    low, high = bootstrap_interval(gains, bootstrap, seed)
+    both = [sides for own, other in rows if other for sides in zip(_winners(own), _winners(other), strict=True)]
+    same = [before == after for before, after in both if before is not None]
+    unchanged = {"verdicts_unchanged": mean(same)} if same else {}
+    return {"rubric_gain": mean(gains), "rubric_gain_low": low, "rubric_gain_high": high, **unchanged}
+
+
+def _winners(row: Mapping[str, Any]) -> list[Any]:
+    """What a pair's row says about the winner, in each order if there are two; None without a verdict."""
+    if "margin" in row:
+        return [None if row["margin"] is None else row["accuracy"]]
+    return [row["original_winner"], row["swapped_winner"]]
+
+
 def bootstrap_interval(values: Sequence[float], resamples: int, seed: int) -> tuple[float, float]:
     """Percentile bootstrap 95 % interval of the mean."""
     return stratified_interval([(1.0, values)], resamples, seed)
@@ -214,35 +285,3 @@ def unparsed_share(values: Mapping[str, float], unparsed_value: float | None) ->
     what = "pairs have no scores to compare" if "tie_rate" in values else "judgements name no winner"
     counts = "½" if unparsed_value == 0.5 else f"{unparsed_value:g}" if unparsed_value is not None else ""
     return f"{values['unparsed']:.1%} of the {what} and count {counts or 'evaluation.unparsed_value'} each"
-
-
-def no_gradient_caveats(steps: Iterable[tuple[str, str, Mapping[str, float]]]) -> list[str]:
-    """What phases in which no step had an informative group mean, and what to try.
-
-    One text covers all phases of a role that are alike: in whether there was any group at all, and in whether updates
-    were made all the same, for the KL term alone.
-
-    Args:
-        steps: (phase, role, values) of every step of whole phases.
-    """
-    by_phase: dict[tuple[str, str], list[Mapping[str, float]]] = {}
-    for phase, role, values in steps:
-        by_phase.setdefault((phase, role), []).append(values)
-    alike: dict[tuple[str, bool, bool], list[str]] = {}
-    for (phase, role), rows in by_phase.items():
-        if all(row.get("groups/informative") == 0 for row in rows):
-            grouped, updated = (any(row.get(key, 1.0) > 0 for row in rows) for key in ("groups", "updates"))
-            name = f"the {role} in {phase}" if "+" in phase else phase
-            alike.setdefault((role, grouped, updated), []).append(name)
-    caveats = []
-    for (role, grouped, updated), names in alike.items():
-        joined = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-        outcome = "only its KL term could move the adapter" if updated else "the adapter did not move"
-        if grouped:
-            cause = "All samples of each group earned the same reward"
-            fix = f"a warm-up (warmup.source), more samples ({role}.num_generations) or a higher {role}.temperature"
-        else:
-            cause = "There was no group, since no rubric could be read"
-            fix = "a warm-up (warmup.source) or another prompts.rubric_template"
-        caveats.append(f"No group of {joined} carried a gradient: {outcome}. {cause}. Try {fix}.")
-    return caveats

@@ -9,6 +9,7 @@ take, plug-ins by name, and seeds derived from names.
 from __future__ import annotations
 
 from rubric_arm_lite.recipe.fields import WORLDS as WORLDS
+from rubric_arm_lite.recipe.fields import AlarmSettings as AlarmSettings
 from rubric_arm_lite.recipe.fields import CheckpointPair as CheckpointPair
 from rubric_arm_lite.recipe.fields import ColumnSettings as ColumnSettings
 from rubric_arm_lite.recipe.fields import DataSettings as DataSettings

@@ -696,6 +696,51 @@ class ScheduleSettings(Settings):
     tripwire: TripwireSettings = TripwireSettings()
 
 
+class AlarmSettings(Settings):
+    """Signs that training goes wrong, each with its threshold; null turns one off.
+
+    Each is logged and shown at most once per phase. Values of steps are means over the last `groups` groups. What rises
+    or falls is compared with the warm-up: with the role's first step, or with the evaluation after the warm-up.
+    """
+
+    action: Literal["note", "stop"] = "note"
+    """`note` shows an alarm; `stop` also ends the run with an error."""
+    groups: Positive = 32
+    """The last steps of a phase that have this many groups together are averaged; at its end, fewer are enough."""
+    solved: Probability = 0.9
+    """At this accuracy of the samples, `no_spread` and `entropy` are no alarms, since little is left to learn."""
+    unusable: Probability | None = 0.5
+    """Share of prompts without a usable rubric in a judge phase, of rubrics that do not parse in a rubric phase."""
+    no_spread: Probability | None = 0.0
+    """Share of groups whose samples earn different rewards: an alarm at this value or below."""
+    truncated: Probability | None = 0.25
+    """Share of samples that reach `max_completion_length`."""
+    kl: PositiveFloat | None = 1.0
+    """KL to the adapter after the warm-up, in nats per token."""
+    entropy: Probability | None = 0.1
+    """Entropy per token as a share of the first step's: an alarm at this value or below."""
+    contradicted: Probability | None = 0.25
+    """Rise of the share of verdicts that contradict their own findings."""
+    length: Annotated[float, Field(gt=1.0, allow_inf_nan=False)] | None = 2.0
+    """Rubric phase: factor by which rubrics get longer or shorter, in tokens."""
+    repeated: Probability | None = 0.25
+    """Rubric phase: share of criteria that repeat another one of their rubric."""
+    copied: Probability | None = 0.5
+    """Rubric phase: mean share of the other prompts' rubrics that have a criterion word for word, too."""
+    topical: PositiveFloat | None = 0.3
+    """Rubric phase: rise of the share of principles that name a thing of their own prompt."""
+    position_bias: PositiveFloat | None = 0.2
+    """Rise of the position bias on held-out pairs."""
+    held_out: PositiveFloat | None = 0.05
+    """Fall of the held-out accuracy below the best one since the warm-up and its 95 % interval, in a phase whose
+    training reward rises."""
+    rubric_gain: Probability | None = 0.05
+    """Accuracy that a prompt's own rubric adds to that under another prompt's (`evaluation.probes`): an alarm if the
+    whole 95 % interval is at this value or below."""
+    ignored: Probability | None = 0.95
+    """Share of verdicts that stay the same under another prompt's rubric (`evaluation.probes`)."""
+
+
 class PhaseSettings(Settings):
     """Phases of a researcher's own: `my_module:MyPhase`, or `file.py:MyPhase` beside the recipe (docs/plugins.md)."""
 
@@ -749,6 +794,9 @@ class EvaluationSettings(Settings):
     """Sampling temperature of these judgements."""
     bootstrap: Positive = 2000
     """Resamples for the 95 % intervals."""
+    probes: Annotated[int, Field(ge=0)] = 24
+    """Pairs, of `pairs`, that are also judged under the rubric of another prompt, in both orders: whether the rubrics
+    and the judge's use of them matter (docs/metrics.md). 0 turns it off."""
     showcase: Annotated[int, Field(ge=0)] = 3
     """Prompts whose rubrics and judgements are saved after every phase, as examples in the report."""
 
@@ -766,6 +814,7 @@ class Recipe(RunSettings):
     """A complete recipe of a reward model's run."""
 
     roles: ClassVar[tuple[Role, ...]] = ROLES
+    unhashed_fields: ClassVar[tuple[str, ...]] = (*RunSettings.unhashed_fields, "alarms")
 
     model: ModelSettings = ModelSettings()
     prompts: PromptSettings = PromptSettings()
@@ -778,6 +827,7 @@ class Recipe(RunSettings):
     reward: RewardSettings = RewardSettings()
     phases: PhaseSettings = PhaseSettings()
     schedule: ScheduleSettings = ScheduleSettings()
+    alarms: AlarmSettings = AlarmSettings()
     cache: CacheSettings = CacheSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rubric_arm_lite.evaluation import bootstrap_interval
-from rubric_arm_lite.evaluation.metrics import MOSTLY, evaluation_caveats, no_gradient_caveats, unparsed_share
+from rubric_arm_lite.evaluation.metrics import MOSTLY, evaluation_caveats, unparsed_share
 from rubric_arm_lite.report.read import EvaluationRow, RunRecord
 from rubric_arm_lite.report.tables import ACCURACY, INTERVAL, Table
 
@@ -159,6 +159,5 @@ def headline(record: RunRecord) -> Headline:
     if "true" in record.oracle:
         levels = [f"{record.oracle[kind]:.1%} with {name}" for kind, name in _ORACLES.items() if kind in record.oracle]
         details.append(f"A judge that never misreads reaches {', '.join(levels)}.")
-    steps = [(row.phase, row.role, row.values) for row in record.steps if record.parts.get(row.phase)]
-    caveats = [*evaluation_caveats(last.values, unparsed), *no_gradient_caveats(steps), *record.returns]
+    caveats = [*evaluation_caveats(last.values, unparsed), *record.alarms, *record.returns]
     return Headline(lead, tuple(details), tuple(caveats))

@@ -21,11 +21,12 @@ from rich.table import Table
 from rich.text import Text
 
 from rubric_arm_lite.errors import CheckpointError, ConfigError
-from rubric_arm_lite.evaluation.metrics import evaluation_caveats, no_gradient_caveats
+from rubric_arm_lite.evaluation.metrics import evaluation_caveats
 from rubric_arm_lite.recipe import PolicyRecipe, Recipe, load_settings
 from rubric_arm_lite.report.panels import thinned
 from rubric_arm_lite.report.read import STAGE_NAMES, parts_of, read_file, read_metrics, safe_text
 from rubric_arm_lite.runs import METRICS, RECIPE, STATE, LogRow, RunState, read_jsonl, read_state
+from rubric_arm_lite.training.alarms import ALARM, alarm_texts
 from rubric_arm_lite.training.schedule import ScheduledPhase, part_of_data, scheduled_phases, steps_in_phase
 from rubric_arm_lite.training.trackers import curves
 from rubric_arm_lite.training.tripwire import SET_BACK, return_text
@@ -71,7 +72,7 @@ def live_view(run: str | Path) -> Panel:
     if (current := next((name for name, done in stages.items() if not done), None)) is not None:
         parts.append(_progress(run, recipe, state, by_kind, current, phases))
     parts += [_curve_table(by_kind), *_reward_parts(by_kind)]
-    parts += [Text(f"! {alarm}", style="bold red") for alarm in _alarms(recipe, state, by_kind)]
+    parts += [Text(f"! {alarm}", style="bold red") for alarm in _alarms(recipe, by_kind)]
     for title, text, color in _newest_texts(run):
         shown = Text(safe_text(_excerpt(text)))
         shown.highlight_regex(_MARKED, style=f"bold {color}")
@@ -247,7 +248,7 @@ def _series(by_kind: Mapping[str, list[LogRow]]) -> dict[str, list[float]]:
     return series
 
 
-def _alarms(recipe: Recipe | PolicyRecipe, state: RunState, by_kind: Mapping[str, list[LogRow]]) -> list[str]:
+def _alarms(recipe: Recipe | PolicyRecipe, by_kind: Mapping[str, list[LogRow]]) -> list[str]:
     """What went wrong, or makes the numbers mean less than they seem to."""
     evaluations = by_kind["evaluation"]
     if isinstance(recipe, PolicyRecipe):
@@ -256,10 +257,8 @@ def _alarms(recipe: Recipe | PolicyRecipe, state: RunState, by_kind: Mapping[str
         from rubric_arm_lite.training.policy.evaluate import alarms
 
         return [alarm.text() for alarm in alarms(evaluations, recipe.evaluation.alarm_margin)]
-    ended = [row for row in by_kind["step"] if row["slot"] < state.position[0]]
-    steps = [(str(row["phase"]), str(row["role"]), row) for row in ended]
     last = evaluation_caveats(evaluations[-1], recipe.evaluation.unparsed_value) if evaluations else []
-    return [*(return_text(row) for row in by_kind[SET_BACK]), *no_gradient_caveats(steps), *last]
+    return [*(return_text(row) for row in by_kind[SET_BACK]), *alarm_texts(by_kind[ALARM]), *last]
 
 
 def _newest_texts(run: Path) -> list[tuple[str, str, str]]:

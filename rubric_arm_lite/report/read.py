@@ -31,6 +31,7 @@ from rubric_arm_lite.runs import (
     read_state,
     recipe_of_run,
 )
+from rubric_arm_lite.training.alarms import ALARM, alarm_texts
 from rubric_arm_lite.training.schedule import scheduled_phases
 from rubric_arm_lite.training.tripwire import SET_BACK, return_text, rows_in_effect
 
@@ -83,6 +84,7 @@ class RunRecord:
         oracle: accuracies of a judge that never misreads, by kind of rubric.
         parts: stages and phases of the run in order, and whether each is done.
         returns: phases that went back to an earlier checkpoint, a sentence each (``schedule.tripwire``).
+        alarms: signs that training went wrong, a sentence each (``alarms``).
         times: seconds and sampled tokens per stage, summed over its rows.
     """
 
@@ -96,6 +98,7 @@ class RunRecord:
     steps: tuple[StepRow, ...] = ()
     probes: tuple[StepRow, ...] = ()
     returns: tuple[str, ...] = ()
+    alarms: tuple[str, ...] = ()
     evaluations: Mapping[str, EvaluationRow] = field(default_factory=dict)
     cross_play: Mapping[str, EvaluationRow] = field(default_factory=dict)
     times: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -153,6 +156,7 @@ def read_run(run: Path) -> RunRecord:
         steps=_steps(logged["step"]),
         probes=_steps(logged["probe"]),
         returns=tuple(return_text(row) for row in logged[SET_BACK]),
+        alarms=tuple(alarm_texts(logged[ALARM])),
         evaluations={str(row["name"]): _evaluation(str(row["name"]), row, details) for row in logged["evaluation"]},
         cross_play={name: _evaluation(name, row, details, _CROSS_PLAY) for name, row in cross_play.items()},
         times=times,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rubric_arm_lite.errors import TrainingError
 from rubric_arm_lite.evaluation.metrics import mean
 from rubric_arm_lite.models import Sampler
+from rubric_arm_lite.training.alarms import Alarms
 from rubric_arm_lite.training.alternating import Hooks, Position, RoleStep, alternate
 from rubric_arm_lite.training.phases import Phase
 from rubric_arm_lite.training.schedule import ScheduledPhase
@@ -69,6 +70,7 @@ def train_logged(
     after_phase: Callable[[ScheduledPhase, float, int], None],
     ends_early: Callable[[ScheduledPhase, int], bool] = lambda *_: False,
     tripwire: Tripwire | None = None,
+    alarms: Alarms | None = None,
 ) -> None:
     """Go through the rest of a run's schedule: log each step, commit now and then, check that frozen adapters stay.
 
@@ -77,9 +79,10 @@ def train_logged(
         after_phase: called with the phase, its seconds and its sampled tokens, before it is committed.
         ends_early: whether the phase ends after this step.
         tripwire: notices when a phase destroys its adapter.
+        alarms: tells of other signs that training goes wrong.
 
     Raises:
-        TrainingError: if a frozen adapter changed, or processes no longer agree.
+        TrainingError: if a frozen adapter changed, processes no longer agree, or the recipe stops on an alarm.
     """
     directory, learner, keep = state.directory, state.learner, state.recipe.checkpoint.save_total_limit
     keep = max(2, keep) if tripwire else keep  # the newest may be the first bad one
@@ -111,6 +114,8 @@ def train_logged(
             state.progress.step(step + 1, {**values, "tokens/s": tokens / max(seconds, 1e-9)})
         if tripwire and tripwire.after_step(phase, rows):
             return True
+        if alarms:
+            alarms.after_step(phase)
         ends = ends_early(phase, step)
         if not ends and (step + 1) % state.recipe.checkpoint.save_steps == 0:
             directory.commit(state.save, position=(phase.index, step + 1), keep=keep)

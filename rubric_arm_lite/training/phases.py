@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from rubric_arm_lite.errors import ConfigError, first_line
-from rubric_arm_lite.evaluation.metrics import findings, follows_findings, mean
+from rubric_arm_lite.evaluation.metrics import copied_criteria, findings, follows_findings, mean, topical_principles
 from rubric_arm_lite.models import Sampling
 from rubric_arm_lite.prompts import parse_judgement, parse_rubric
 from rubric_arm_lite.prompts.parsing import stated_met
@@ -221,6 +221,7 @@ class RubricPhase:
         )
         self._prompts = generator.prompts
         self._counts: Counter[str] = Counter()
+        self._drift: dict[str, float] = {}
 
     def prepare(self, batch: Sequence[PromptBlock], seed: int) -> list[Example]:
         """One example per prompt; its pairs get one shuffled order for the whole group, or both orders."""
@@ -276,10 +277,16 @@ class RubricPhase:
             self._counts.update(f"parse/{rubric.status.value}" for rubric in written)
             self._counts["criteria"] += sum(len(rubric.criteria) for rubric in written)
             self._counts["criteria/repeated"] += sum(rubric.repeats for rubric in written)
+        self._drift = {
+            "criteria/copied": copied_criteria(rubrics),
+            "criteria/topical": topical_principles(
+                [g.example.comparisons[0].comparison.prompt for g in groups], rubrics
+            ),
+        }
         return rewards
 
     def metrics(self) -> dict[str, float]:
-        """Fractions of parse statuses and of the judge's verdicts (or scores), and criteria per usable rubric."""
+        """Fractions of parse statuses and of the judge's verdicts (or scores), and what the usable rubrics are like."""
         usable, pointwise = self._counts["parse/ok"], isinstance(self._judge, PointwiseJudge)
         return {
             **fractions(self._counts, "parse", STATUSES),
@@ -287,6 +294,7 @@ class RubricPhase:
             "judgements/cached": fractions(self._counts, "judgements", ("cached", "new"))["judgements/cached"],
             "criteria": self._counts["criteria"] / usable if usable else 0.0,
             "criteria/repeated": self._counts["criteria/repeated"] / max(1, self._counts["criteria"]),
+            **self._drift,
         }
 
 

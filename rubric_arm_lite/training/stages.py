@@ -19,20 +19,23 @@ import torch
 from rubric_arm_lite.data.testbed import known_task, oracle
 from rubric_arm_lite.errors import CheckpointError, TrainingError
 from rubric_arm_lite.evaluation import AdapterPair, Evaluation, make_evaluator
-from rubric_arm_lite.evaluation.metrics import evaluation_caveats, no_gradient_caveats, unparsed_caveats
+from rubric_arm_lite.evaluation.metrics import evaluation_caveats, unparsed_caveats
 from rubric_arm_lite.models import AdapterModel, base_fingerprint, other_base
 from rubric_arm_lite.models.lora import adamw_8bit
 from rubric_arm_lite.recipe import derive_seed
-from rubric_arm_lite.runs import RunDirectory, package_commit, package_versions, read_jsonl, read_object
+from rubric_arm_lite.runs import RunDirectory, package_commit, package_versions, read_object
 from rubric_arm_lite.runs.files import file_hash
+from rubric_arm_lite.training.alarms import Alarms
 from rubric_arm_lite.training.hooks import train_logged
 from rubric_arm_lite.training.phases import make_phases
 from rubric_arm_lite.training.schedule import STAGES, ScheduledPhase, scheduled_phases
 from rubric_arm_lite.training.state import TrainingState
-from rubric_arm_lite.training.tripwire import Tripwire, rows_in_effect
+from rubric_arm_lite.training.tripwire import Tripwire
 from rubric_arm_lite.training.warmup import role_examples, rows_and_passes, update_count, warm_up_role
 from rubric_arm_lite.types import ROLES, Role
 
+LOOK = {"vote_pairs": 1, "probes": 0, "showcase": 0}
+"""Evaluation settings of a look at one metric."""
 CROSS_PLAY = {
     "warm-up judge, warm-up rubrics": AdapterPair("rubric_ref", "judge_ref"),
     "trained judge, warm-up rubrics": AdapterPair("rubric_ref", "judge"),
@@ -161,7 +164,7 @@ def _cannot_read(state: TrainingState) -> str | None:
         pairs = [pair for block in world.blocks("validation", prompts) for pair in block.pairs]
     pairs = pairs[: bounds.pairs]
     rubrics = None if world is None else [world.true_rubric(known_task(world, pair.prompt)) for pair in pairs]
-    settings = recipe.evaluation.model_copy(update={"pairs": len(pairs), "vote_pairs": 1, "showcase": 0})
+    settings = recipe.evaluation.model_copy(update={"pairs": len(pairs), **LOOK})
     values = make_evaluator(recipe, state.generator, settings, pairs).evaluate("reading", rubrics=rubrics).values
     state.directory.append("metrics.jsonl", {"kind": "reading", **values})
     if values.get("position_bias", 0.0) > bounds.position_bias:
@@ -185,17 +188,11 @@ def _alternate(state: TrainingState) -> None:
 
     def after_phase(phase: ScheduledPhase, seconds: float, tokens: int) -> None:
         state.directory.append("timings.jsonl", {"stage": phase.label, "seconds": seconds, "tokens": tokens})
+        values = None
         if state.recipe.evaluation.after_phases:
             with state.timed(f"evaluate {phase.label}"):
-                evaluate(state, phase.label)
-        if state.directory.writes:
-            steps = [
-                (row["phase"], row["role"], row)
-                for row in rows_in_effect(read_jsonl(state.directory.path / "metrics.jsonl"))
-                if row["kind"] == "step" and row["slot"] == phase.index
-            ]
-            for caveat in no_gradient_caveats(steps):
-                state.progress.note(caveat)
+                values = evaluate(state, phase.label)
+        alarms.after_phase(phase, values)
 
     def ends_early(phase: ScheduledPhase, step: int) -> bool:
         """Whether the recipe's ``until`` ends this phase after this step."""
@@ -203,7 +200,7 @@ def _alternate(state: TrainingState) -> None:
         if until is None or until.phase not in phase.roles or (step + 1) % until.every:
             return False
         probe = [pair for block in reversed(state.data.train) for pair in block.pairs][: until.pairs]
-        settings = state.recipe.evaluation.model_copy(update={"pairs": until.pairs, "vote_pairs": 1, "showcase": 0})
+        settings = state.recipe.evaluation.model_copy(update={"pairs": until.pairs, **LOOK})
         value = make_evaluator(state.recipe, state.generator, settings, probe).evaluate("probe").values[until.metric]
         row = {"slot": phase.index, "phase": phase.label, "step": step, until.metric: value}
         state.directory.append("metrics.jsonl", {"kind": "probe", **row})
@@ -212,7 +209,9 @@ def _alternate(state: TrainingState) -> None:
     phases = make_phases(state.recipe, state.generator, state.judgements)
     schedule = scheduled_phases(state.recipe.schedule)
     tripwire = Tripwire(state)
-    train_logged(state, state.sampler, phases, schedule, state.data.train, place, after_phase, ends_early, tripwire)
+    alarms = Alarms(state, tripwire.rows)
+    blocks = state.data.train
+    train_logged(state, state.sampler, phases, schedule, blocks, place, after_phase, ends_early, tripwire, alarms)
 
 
 # --- evaluation -----------------------------------------------------------------------------------------------------

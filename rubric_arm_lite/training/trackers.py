@@ -32,6 +32,8 @@ _PLACES = ("step", "slot", "round", "at")
 def curves(row: Mapping[str, Any]) -> dict[str, float]:
     """The numbers that a row of the metrics measures, by the names of their curves."""
     kind, role = str(row["kind"]), str(row.get("role", ""))
+    if kind == "alarm":
+        return {f"alarm/{row['alarm']}": float(row["value"])}
     if kind == "step":
         kind, role = role or "policy", ""
     elif kind == "evaluation" and str(row.get("name", "")).startswith("cross-play"):

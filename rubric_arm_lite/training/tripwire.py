@@ -31,14 +31,25 @@ class WentBackError(Exception):
 
 
 def rows_in_effect(rows: Iterable[Row]) -> list[Row]:
-    """The rows of a run's metrics without the steps and probes that a later return of their phase undid."""
+    """The rows of a run's metrics without the steps, probes and alarms that a later return of their phase undid."""
     kept: list[Row] = []
     for row in rows:
         if row["kind"] == SET_BACK:
-            inside = [r["kind"] in ("step", "probe") and r["slot"] == row["slot"] for r in kept]
+            inside = [r["kind"] in ("step", "probe", "alarm") and r["slot"] == row["slot"] for r in kept]
             kept = [r for r, own in zip(kept, inside, strict=True) if not own or r["step"] < row["step"]]
         kept.append(row)
     return kept
+
+
+def last_rows(steps: Sequence[Row], groups: int) -> list[Row]:
+    """The last steps that have so many groups together, in order; none if all have fewer."""
+    recent, count = list[Row](), 0.0
+    for row in reversed(steps):
+        recent.insert(0, row)
+        count += row.get("groups", 0.0)
+        if count >= groups:
+            return recent
+    return []
 
 
 def alarm(rows: Sequence[Mapping[str, Any]], role: Role, settings: TripwireSettings) -> str | None:
@@ -49,13 +60,8 @@ def alarm(rows: Sequence[Mapping[str, Any]], role: Role, settings: TripwireSetti
     """
     if len(rows) < 2 or settings.action == "off":
         return None
-    first, recent, groups = rows[0], list[Mapping[str, Any]](), 0.0
-    for row in reversed(rows[1:]):
-        if groups >= settings.groups:
-            break
-        recent.append(row)
-        groups += row.get("groups", 0.0)
-    if groups < settings.groups:
+    first, recent = rows[0], last_rows(rows[1:], settings.groups)
+    if not recent:
         return None
 
     def rise(name: str) -> float:
@@ -91,13 +97,16 @@ class Tripwire:
     """Watches the phases of a run; on an alarm it restores the last good checkpoint, or ends the run.
 
     How often a phase went back is read from the log, so a run that was killed goes on as one that was not.
+
+    Attributes:
+        rows: all rows of the run's metrics so far, with those of the steps that it was shown.
     """
 
     def __init__(self, state: TrainingState) -> None:
         self._state = state
         self._settings = state.recipe.schedule.tripwire
         log = state.directory.path / "metrics.jsonl"
-        self._rows: list[Mapping[str, Any]] = list(read_jsonl(log)) if log.exists() else []
+        self.rows: list[Mapping[str, Any]] = list(read_jsonl(log)) if log.exists() else []
 
     def begin(self, phase: ScheduledPhase) -> None:
         """Set the learning rates of a phase that begins or goes on."""
@@ -111,9 +120,9 @@ class Tripwire:
             WentBackError: if an earlier checkpoint was restored.
             TrainingError: if the recipe asks for an end, or no good checkpoint is left.
         """
-        self._rows += rows
+        self.rows += rows
         settings, state = self._settings, self._state
-        steps = [row for row in rows_in_effect(self._rows) if row["kind"] == "step" and row["slot"] == phase.index]
+        steps = [row for row in rows_in_effect(self.rows) if row["kind"] == "step" and row["slot"] == phase.index]
         by_role = {role: [row for row in steps if row["role"] == role] for role in phase.roles}
         reasons = [(role, reason) for role, own in by_role.items() if (reason := alarm(own, role, settings))]
         if not reasons:
@@ -138,13 +147,13 @@ class Tripwire:
         name = max(good, key=lambda checkpoint: (good[checkpoint], checkpoint))
         state.restore(name)
         row = {"kind": SET_BACK, "slot": phase.index, "phase": phase.label, "role": role, "step": good[name], "at": at}
-        self._rows.append({**row, "reason": reason})
-        state.directory.append("metrics.jsonl", self._rows[-1])
+        self.rows.append({**row, "reason": reason})
+        state.directory.append("metrics.jsonl", self.rows[-1])
         returns = self._returns(phase)
         if returns > settings.returns:
             state.progress.note(f"{found}. It has gone back {settings.returns} times; it ends at step {good[name]}.")
             return True
-        state.progress.note(return_text(self._rows[-1]))
+        state.progress.note(return_text(self.rows[-1]))
         keep = max(2, state.recipe.checkpoint.save_total_limit)
         state.directory.commit(state.save, position=(phase.index, good[name]), keep=keep)
         raise WentBackError
@@ -157,4 +166,4 @@ class Tripwire:
         return step == 0 or (seen and not any(alarm(rows, role, single) for role, rows in own.items()))
 
     def _returns(self, phase: ScheduledPhase) -> int:
-        return sum(row["kind"] == SET_BACK and row["slot"] == phase.index for row in self._rows)
+        return sum(row["kind"] == SET_BACK and row["slot"] == phase.index for row in self.rows)

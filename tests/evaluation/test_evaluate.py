@@ -7,9 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rubric_arm_lite.evaluation.evaluate import AdapterPair, Evaluation, Evaluator, make_evaluator
-from rubric_arm_lite.evaluation.metrics import bootstrap_interval, rubric_statistics
+from rubric_arm_lite.evaluation.metrics import (
+    bootstrap_interval,
+    copied_criteria,
+    rubric_statistics,
+    topical_principles,
+)
 from rubric_arm_lite.models.sampler import Sampling
 from rubric_arm_lite.prompts.parsing import parse_rubric
 from rubric_arm_lite.recipe.fields import EvaluationSettings
@@ -243,6 +250,67 @@ def test_rubric_statistics_by_hand() -> None:
         "principle_recall": pytest.approx((2 / 4 + 3 / 4 + 0) / 3),
     }
     assert "principle_recall" not in rubric_statistics(prompts, rubrics)
+
+
+def rubrics_of(*texts: str) -> list[Rubric]:
+    """Rubrics of principles that are separated by a bar; an empty text is unusable."""
+    return [
+        parse_rubric("\n".join(f"{i}. {c} [Principle]" for i, c in enumerate(text.split(" | "), 1)) if text else "")
+        for text in texts
+    ]
+
+
+def test_copied_criteria_by_hand() -> None:
+    kind, short = rubrics_of("It is kind | It is short", "It is SHORT"), rubrics_of("It is short | It is new", "")
+    # "kind" stands in no rubric of the other prompt, "short" in all; of the first prompt half have "kind".
+    assert copied_criteria([kind, short]) == pytest.approx((0 + 1 + 1 + 1 + 0) / 5)
+    assert copied_criteria([kind, short, rubrics_of("")]) == copied_criteria([kind, short])
+    assert copied_criteria([kind]) == copied_criteria([]) == copied_criteria([rubrics_of("")]) == 0.0
+    assert copied_criteria([kind, kind, kind]) == pytest.approx((0.5 + 1 + 1) / 3)
+
+
+@given(st.lists(st.lists(st.sampled_from(["a", "a | b", "b | c", ""]), min_size=1, max_size=3), max_size=4))
+def test_a_share_of_copied_criteria_is_one_whatever_the_order(texts: list[list[str]]) -> None:
+    share = copied_criteria([rubrics_of(*own) for own in texts])
+    assert 0.0 <= share <= 1.0
+    assert copied_criteria([rubrics_of(*own) for own in reversed(texts)]) == pytest.approx(share)
+
+
+def test_principles_that_name_things_of_their_prompt() -> None:
+    prompts = ["Write about a river", "Write about a garden", "Write about old gardens"]
+    river = rubrics_of("The response mentions the River | It is kind", "It is about kindness")
+    garden, other = rubrics_of("The response mentions a river"), rubrics_of("About gardens")
+    assert topical_principles(prompts, [river, garden, other]) == pytest.approx((1 + 0 + 0 + 0 + 1) / 5)
+    assert topical_principles(prompts[:1], [river]) == 0.0, "of a single prompt, every word could be a common one"
+    hard = [parse_rubric("1. It names a river [Hard Rule]")]
+    assert topical_principles(prompts, [hard, hard, hard]) == topical_principles([], []) == 0.0
+
+
+def own_rubric(request: str, example: Example, index: int) -> Written:
+    return f"1. The response is about {request.split()[1]} [Principle]"
+
+
+def test_whether_the_rubrics_matter() -> None:
+    """A judge that reads the rubric, one that does not, and a generator that writes the same one for each prompt."""
+    pairs = [pair(name) for name in "pqrs"]
+
+    def reads(a: str, b: str, rubric: Rubric, index: int) -> str:
+        right = rubric.criteria[0].text.endswith(f" {a.split()[1]}")
+        return judgement(rubric, "A" if a.startswith("good") == right else "B")
+
+    values = evaluator(sampler(reads, own_rubric), pairs, probes=3).evaluate("e").values
+    assert values["rubric_gain"] == values["rubric_gain_high"] == 1.0 and values["verdicts_unchanged"] == 0.0
+    values = evaluator(sampler(right, own_rubric), pairs).evaluate("e").values
+    assert values["rubric_gain"] == values["rubric_gain_high"] == 0.0 and values["verdicts_unchanged"] == 1.0
+    values = evaluator(sampler(reads), pairs).evaluate("e").values
+    assert values["rubric_gain_high"] == 0.0 and "verdicts_unchanged" not in values
+    for without in ({"probes": 0}, {}):
+        silent = sampler(lambda a, b, rubric, i: "no verdict", own_rubric)
+        values = evaluator(silent if not without else sampler(reads, own_rubric), pairs, **without).evaluate("e").values
+        assert "rubric_gain" not in values
+    scripted = sampler(right, own_rubric)
+    evaluator(scripted, pairs, probes=2, vote_pairs=1).evaluate("e")
+    assert len(scripted.prompts("judge")) == 2 * (4 + 2 + 1), "two are judged again, and one is sampled"
 
 
 def test_bootstrap_interval() -> None:

@@ -13,7 +13,7 @@ from rubric_arm_lite.recipe.fields import EvaluationSettings
 from rubric_arm_lite.reward_model.generator import RubricCache, RubricGenerator
 from rubric_arm_lite.types import Example, PreferencePair, Rubric
 from tests.players import PROMPTS, RUBRIC_TEXT, pair, recipe
-from tests.pointwise_players import PointwiseSampler, checks
+from tests.pointwise_players import PointwiseSampler, Probability, checks
 from tests.scripted import Written
 
 POINTWISE = recipe(seed=11, reward={"judge": "pointwise"})
@@ -62,6 +62,24 @@ def test_values_by_hand(scripted: PointwiseSampler) -> None:
     assert values["unparsed"] == pytest.approx(2 / 6) and values["format"] == pytest.approx((4 + 0.5) / 6)
     assert values["pairs"] == 6.0 and values["rubric_usable"] == pytest.approx(5 / 6)
     assert "position_bias" not in values and "consistency" not in values, "there is no order to measure"
+
+
+def test_whether_the_rubrics_matter() -> None:
+    """By scores: for a judge that reads the rubric the preferred response scores higher under its own one alone."""
+
+    def own_rubric(request: str, example: Example, index: int) -> Written:
+        return f"1. The response is about {request.split()[1]} [Principle]"
+
+    def reads(response: str, rubric: Rubric, written: str) -> float:
+        quality, name = response.split()
+        return 0.9 if (quality == "good") == rubric.criteria[0].text.endswith(f" {name}") else 0.2
+
+    def judged(p_true: Probability) -> dict[str, float]:
+        return evaluated(PointwiseSampler(p_true, generator=own_rubric), PAIRS[:4]).values
+
+    assert (judged(reads)["rubric_gain"], judged(reads)["verdicts_unchanged"]) == (1.0, 0.0)
+    ignores = judged(probability)
+    assert (ignores["rubric_gain"], ignores["rubric_gain_high"], ignores["verdicts_unchanged"]) == (0.0, 0.0, 1.0)
 
 
 def test_rows_and_showcase_say_what_happened(scripted: PointwiseSampler) -> None:

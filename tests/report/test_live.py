@@ -78,11 +78,15 @@ def test_alarms_and_hostile_texts_are_shown_as_they_are(half: Path) -> None:
     reason = "the entropy [bold]rose[/bold] \x1b[31m"
     row = {"kind": "set_back", "slot": 2, "phase": "judge 2", "role": "judge", "step": 0, "at": 1, "reason": reason}
     append(half / "metrics.jsonl", row)
+    place = {"slot": 1, "phase": "rubric 1", "role": "rubric", "step": 1, "value": 1.5, "threshold": 1.0}
+    alarm = {"kind": "alarm", "alarm": "kl", **place, "text": "In step 2 of rubric 1, [b]KL[/b]\x07."}
+    append(half / "metrics.jsonl", alarm, {**alarm, "slot": 2, "phase": "judge 2"})
     sample = {"text": "[red]1. :smile: \x1b]0;title\x07\u202e", "reward": 1.0}
     rollout = {"phase": "judge 2", "step": 0, "role": "rubric", "samples": [sample, {"text": "worse", "reward": 0.0}]}
     append(half / "rollouts.jsonl", rollout)
     shown = text_of(half)
     assert "! In step 2 of judge 2 the entropy [bold]rose[/bold]" in shown
+    assert "! In step 2 of rubric 1, [b]KL[/b]\ufffd. Also in judge 2." in shown
     assert "[red]1. :smile: " in shown and "worse" not in shown
     assert not {"\x1b", "\x07", "\u202e"} & set(shown)
     assert "judge 2  step 0 of 2" in shown, "the step that was undone no longer counts"

@@ -422,3 +422,14 @@ def test_a_judgement_does_not_depend_on_what_else_is_judged() -> None:
         judge_of(scripted).judge(comparisons, [parse_rubric(RUBRIC_TEXT)] * count, "original")
         seeds.append(scripted.calls[0].examples[0].seed)
     assert seeds[0] == seeds[1]
+
+
+def test_the_rubric_phase_logs_how_rubrics_drift() -> None:
+    def generator(request: str, example: Example, index: int) -> Written:
+        return f"1. It is kind [Principle]\n2. It names {request.split()[1]} [Principle]"
+
+    scripted = sampler(generator=generator)
+    phase = rubric_phase(scripted)
+    rollout(phase, scripted, [block("apples"), block("pears-")])
+    metrics = phase.metrics()
+    assert metrics["criteria/copied"] == 0.5 and metrics["criteria/topical"] == 0.5

@@ -31,6 +31,16 @@ ROWS: list[dict[str, Any]] = [
     {"kind": "evaluation", "name": "cross-play: warm-up judge, warm-up rubrics", "accuracy": 0.5},
     {"kind": "step", "round": 1, "step": 0, "reward": 0.5},
     {"kind": "dpo", "round": 1, "step": 1, "loss": 0.5},
+    {
+        "kind": "alarm",
+        "alarm": "kl",
+        "slot": 0,
+        "step": 1,
+        "role": "judge",
+        "value": 1.5,
+        "threshold": 1.0,
+        "text": "!",
+    },
 ]
 
 
@@ -89,6 +99,7 @@ def test_curves_are_named_by_what_a_row_is_of_and_by_its_own_names() -> None:
         {"evaluation/cross-play/accuracy": 0.5},
         {"policy/reward": 0.5},
         {"dpo/loss": 0.5},
+        {"alarm/kl": 1.5},
     ]
 
 
@@ -120,7 +131,7 @@ def test_a_tracker_that_is_added_later_gets_the_rows_so_far(tmp_path: Path, reco
         directory.commit(stage="base")
     assert not (tmp_path / TRACKERS).exists()
     with opened(tmp_path, "wandb"):
-        assert [step for step, _ in recorder.logged] == [1, 2, 3, 5, 6, 7, 8, 9]
+        assert [step for step, _ in recorder.logged] == [1, 2, 3, 5, 6, 7, 8, 9, 10]
 
 
 def test_training_goes_on_without_a_tracker_that_fails(tmp_path: Path, recorder: type[Recorder]) -> None:
