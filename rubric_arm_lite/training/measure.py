@@ -111,7 +111,7 @@ def _warmups_and_phases(state: TrainingState, examples: _Examples, folder: Path)
         phases[phase.label] = sum(steps_in_phase(part, recipe.grpo(role)) * steps[role] for role in phase.roles)
 
     state.progress.stage("an evaluation", 1)
-    given = recipe.evaluation.model_copy(update={"vote_pairs": recipe.evaluation.pairs})
+    given = recipe.evaluation.model_copy(update={"vote_pairs": recipe.evaluation.pairs, "probes": 0})
 
     def evaluate(count: int) -> None:
         settings = given.model_copy(update={"pairs": count})

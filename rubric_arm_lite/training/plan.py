@@ -264,16 +264,17 @@ def _tokens_per_prompt(recipe: Recipe, role: Role) -> int:
 def evaluation_tokens(recipe: Recipe, length: Length) -> dict[str, int]:
     """Most tokens that a run's evaluations generate, by evaluation; supervised warm-ups generate none.
 
-    Each writes a rubric per pair and judges in both orders (pointwise: both responses), once greedily and, for
-    ``vote_pairs`` of them, by samples. Adapters that were judged before are not judged again: the base without a
+    Each writes a rubric per pair and judges in both orders (pointwise: both responses), once greedily, for
+    ``vote_pairs`` of them by samples, and for ``probes`` of them under another rubric. Adapters that were judged before are not judged again: the base without a
     warm-up, corners of the cross-play, and the final ones but for their votes.
     """
     settings, phases = recipe.evaluation, scheduled_phases(recipe.schedule)
     if recipe.model.checkpoints is not None:
         return {}
 
-    def tokens(pairs: int, vote_pairs: int) -> int:
-        return pairs * settings.rubric_max_tokens + 2 * (pairs + min(vote_pairs, pairs)) * settings.judge_max_tokens
+    def tokens(pairs: int, *again: int) -> int:
+        judged = pairs + sum(min(count, pairs) for count in again)
+        return pairs * settings.rubric_max_tokens + 2 * judged * settings.judge_max_tokens
 
     # The adapters of rubric generator and judge, by the phase that trained them last; 0 is the warm-up.
     latest: dict[Role, int] = {"rubric": 0, "judge": 0}
@@ -288,7 +289,7 @@ def evaluation_tokens(recipe: Recipe, length: Length) -> dict[str, int]:
     known: set[tuple[int, int]] = set()
     counts: dict[str, int] = {}
     for name, adapters in evaluated.items():
-        counts[name] = len(set(adapters) - known) * tokens(pairs, settings.vote_pairs)
+        counts[name] = len(set(adapters) - known) * tokens(pairs, settings.vote_pairs, settings.probes)
         known.update(adapters)
     if (until := recipe.schedule.until) is not None:
         probes = sum(until.phase in phase.roles for phase in phases)

@@ -159,18 +159,21 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_plan(tmp_path: Path) -> No
 
 
 def test_every_evaluation_is_counted() -> None:
-    """One: 10 rubrics × 7, (20 greedy + 8 sampled judgements) × 5.
+    """One: 10 rubrics × 7, (20 greedy judgements + 8 sampled ones + 6 under another rubric) × 5.
 
     The final one writes 4 rubrics and samples each of the 8 three times; two of the four pairs of the cross-play were
     judged before.
     """
     fields = {
-        "evaluation": {"pairs": 10, "vote_pairs": 4, "votes": 3, "rubric_max_tokens": 7, "judge_max_tokens": 5},
+        "evaluation": {
+            **{"pairs": 10, "vote_pairs": 4, "probes": 3, "votes": 3},
+            **{"rubric_max_tokens": 7, "judge_max_tokens": 5},
+        },
         "schedule": {"cycles": 2, "until": {"phase": "judge", "every": 2, "pairs": 6}},
         "judge": {"max_steps": 5},
         "rubric": {"max_steps": 4},
     }
-    one, chosen = 10 * 7 + 28 * 5, Recipe.model_validate(fields)
+    one, chosen = 10 * 7 + 34 * 5, Recipe.model_validate(fields)
     found = {"base": one, "warm-up": one, "after phases": 4 * one, "probes": 2 * 2 * (6 * 7 + 14 * 5)}
     found |= {"cross-play": 2 * one, "final": 4 * 7 + 24 * 5}
     assert evaluation_tokens(chosen, length_of(chosen)) == found
@@ -197,7 +200,7 @@ def test_every_evaluation_is_counted() -> None:
 def test_weights_that_were_evaluated_before_do_not_count_again(
     fields: dict[str, Any], evaluations: dict[str, int]
 ) -> None:
-    evaluation = {"pairs": 10, "vote_pairs": 4, "votes": 1, "rubric_max_tokens": 7, "judge_max_tokens": 5}
+    evaluation = {"pairs": 10, "vote_pairs": 4, "probes": 0, "votes": 1, "rubric_max_tokens": 7, "judge_max_tokens": 5}
     fields = {**fields, "evaluation": {**evaluation, **fields.get("evaluation", {})}}
     chosen = Recipe.model_validate({**fields, "schedule": {"cycles": 1, **fields.get("schedule", {})}})
     one = 10 * 7 + 28 * 5
@@ -211,7 +214,7 @@ def test_no_more_pairs_and_prompts_count_than_there_are(tmp_path: Path) -> None:
     assert found.test_pairs == 4 and found.steps_per_phase == {"judge": 3, "rubric": 1}
     full = length_of(load_recipe("testbed", ["judge.max_steps=3", "rubric.max_steps=1"])).tokens_per_cycle
     assert found.tokens_per_cycle == {"judge": full["judge"] * 4 / 16, "rubric": full["rubric"] * 4 / 8}
-    one = 4 * 40 + 2 * (4 + 4) * 64
+    one = 4 * 40 + 2 * (4 + 4 + 4) * 64
     assert evaluation_tokens(testbed, found)["base"] == one
     file = recipe(pairs(tmp_path / "pairs.jsonl", 40), "data.test_prompts=3", "judge.max_steps=2", "rubric.max_steps=2")
     assert length_of(file).test_pairs == sum(len(block.pairs) for block in read_blocks(file.data, file.seed)[1])
