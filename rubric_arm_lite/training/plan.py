@@ -265,8 +265,8 @@ def evaluation_tokens(recipe: Recipe, length: Length) -> dict[str, int]:
     """Most tokens that a run's evaluations generate, by evaluation; supervised warm-ups generate none.
 
     Each writes a rubric per pair and judges in both orders (pointwise: both responses), once greedily, for
-    ``vote_pairs`` of them by samples, and for ``probes`` of them under another rubric. Adapters that were judged before are not judged again: the base without a
-    warm-up, corners of the cross-play, and the final ones but for their votes.
+    ``vote_pairs`` of them by samples, and for ``probes`` of them under another rubric. Adapters that were judged before
+    are not judged again: the base without a warm-up, corners of the cross-play, and the final ones but for their votes.
     """
     settings, phases = recipe.evaluation, scheduled_phases(recipe.schedule)
     if recipe.model.checkpoints is not None:
