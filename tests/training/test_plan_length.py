@@ -165,7 +165,14 @@ def test_every_evaluation_is_counted() -> None:
     judged before.
     """
     fields = {
-        "evaluation": dict(pairs=10, vote_pairs=4, probes=3, votes=3, rubric_max_tokens=7, judge_max_tokens=5),
+        "evaluation": {
+            "pairs": 10,
+            "vote_pairs": 4,
+            "probes": 3,
+            "votes": 3,
+            "rubric_max_tokens": 7,
+            "judge_max_tokens": 5,
+        },
         "schedule": {"cycles": 2, "until": {"phase": "judge", "every": 2, "pairs": 6}},
         "judge": {"max_steps": 5},
         "rubric": {"max_steps": 4},
