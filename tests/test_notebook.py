@@ -60,6 +60,21 @@ def run_cells(cells: list[str], folder: str) -> None:
         shell.run_cell(cell).raise_error()
 
 
+def test_paths_in_shell_lines_may_have_blanks() -> None:
+    """What a line inserts is quoted, or was joined by shlex."""
+    joined = {"sets", "words", "launcher", "shlex.join(options)"}
+    lines = [
+        line.strip()
+        for path in sorted(NOTEBOOKS.glob("*.ipynb"))
+        for cell in code_cells(path.name)
+        for line in cell.source.split("\n")
+        if line.strip().startswith("!")
+    ]
+    assert len(lines) >= 9
+    for line in lines:
+        assert set(re.findall(r'(?<!")\{([^}]*)\}', line)) <= joined, line
+
+
 def code_cells(name: str) -> list[Any]:
     return [cell for cell in nbformat.read(NOTEBOOKS / name, as_version=4).cells if cell.cell_type == "code"]
 

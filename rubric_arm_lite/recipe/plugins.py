@@ -13,15 +13,25 @@ import re
 import symtable
 import sys
 from collections.abc import Callable, Sequence
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from itertools import accumulate
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from rubric_arm_lite.errors import ConfigError, first_line
 
 _NAMES_AT_RUN_TIME = re.compile(r"import\s*\(?\s*\*|__getattr__|\b(?:exec|globals|vars|setattr)\b")
 """Source that may give a module names which its text does not assign."""
+
+
+class _SourceLoader(SourceFileLoader):
+    """Compiles a file each time: stored bytecode is only told apart by a file's size and the second it was written."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """See :class:`importlib.abc.InspectLoader`."""
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
 
 
 def is_plugin(name: str) -> bool:
@@ -41,7 +51,8 @@ def load_plugin(name: str, kind: str) -> Callable[..., Any]:
     try:
         if source.endswith(".py"):
             module_name = f"rubric_arm_plugin_{hashlib.sha256(str(Path(source).resolve()).encode()).hexdigest()[:12]}"
-            spec = importlib.util.spec_from_file_location(module_name, source)
+            loader = _SourceLoader(module_name, source)
+            spec = importlib.util.spec_from_file_location(module_name, source, loader=loader)
             assert spec is not None and spec.loader is not None, source
             module = importlib.util.module_from_spec(spec)
             sys.modules[module_name] = module  # dataclasses and pickle look a module up by its name
