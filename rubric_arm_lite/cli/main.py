@@ -120,6 +120,8 @@ def plan(
 
     common.quiet_libraries()
     loaded = load_recipe(recipe, overrides or [])
+    if measure:
+        common.import_first(loaded)
     memory = training.plan_for(loaded, gpu_gb, prompt_length)
     measured = None
     if measure:

@@ -121,7 +121,8 @@ def show(
         parts = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in measured.seconds.items())
         lines.append(
             f"Measured here, by a step of every stage: the run takes about {duration(sum(measured.seconds.values()))} "
-            f"({parts}) and {_gib(measured.peak_bytes)} GiB at the peak."
+            f"({parts}) and {_gib(measured.peak_bytes)} GiB at the peak. Phases take less where groups carry no "
+            "gradient, or where a rubric comes again."
         )
     console.print("\n".join(lines))
 

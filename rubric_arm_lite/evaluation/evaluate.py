@@ -114,13 +114,13 @@ class Evaluator:
         self, judge: Any, comparisons: Sequence[Comparison], rubrics: Sequence[Rubric], rows: Sequence[dict[str, Any]]
     ) -> dict[str, float]:
         """What the rubrics add: ``probes`` pairs are judged again, under the next rubric that is not the same."""
+        probes, texts = self.settings.probes, [rubric.render() for rubric in rubrics]
         usable = [i for i, rubric in enumerate(rubrics) if rubric.usable]
-        at = usable[:: max(1, len(usable) // max(1, self.settings.probes))][: self.settings.probes]
-        texts = [rubric.render() for rubric in rubrics]
-        nexts = (
-            (i, next((j for j in [*usable[usable.index(i) :], *usable] if texts[j] != texts[i]), None)) for i in at
-        )
-        others = {i: j for i, j in nexts if j is not None}
+        places = range(0, len(usable), max(1, len(usable) // max(1, probes)))[:probes]
+        at, others = [usable[place] for place in places], dict[int, int]()
+        for place, i in zip(places, at, strict=True):
+            if (other := next((j for j in usable[place:] + usable if texts[j] != texts[i]), None)) is not None:
+                others[i] = other
         verdicts = judge.judge([comparisons[i] for i in others], [rubrics[j] for j in others.values()])
         judged = {i: self._row(self.pairs[i], verdict) for i, verdict in zip(others, verdicts, strict=True)}
         return metrics.rubric_use([(rows[i], judged.get(i)) for i in at], self.settings.bootstrap, self.seed)

@@ -43,7 +43,8 @@ SECONDS = 60.0
 class MeasuredTime:
     """Seconds that a run takes by stage, extrapolated from steps that were timed, and the peak memory of these steps.
 
-    Every group of a timed step carries a gradient, so phases with groups that carry none take less.
+    Every group of a timed step carries a gradient and every judgement is new, so a phase takes less where groups carry
+    none, or where the frozen judge meets a rubric again.
     """
 
     seconds: dict[str, float]

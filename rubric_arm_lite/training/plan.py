@@ -291,6 +291,8 @@ def evaluation_tokens(recipe: Recipe, length: Length) -> dict[str, int]:
     for name, adapters in evaluated.items():
         counts[name] = len(set(adapters) - known) * tokens(pairs, settings.vote_pairs, settings.probes)
         known.update(adapters)
+    if recipe.warmup.until is not None:
+        counts["reading"] = tokens(recipe.warmup.until.pairs, 1)
     if (until := recipe.schedule.until) is not None:
         probes = sum(until.phase in phase.roles for phase in phases)
         probes *= length.steps_per_phase.get(until.phase, 0) // until.every

@@ -182,7 +182,11 @@ def test_every_evaluation_is_counted() -> None:
     found |= {"cross-play": 2 * one, "final": 4 * 7 + 24 * 5}
     assert evaluation_tokens(chosen, length_of(chosen)) == found
     fields["evaluation"] |= {"after_phases": False}
+    fields["warmup"] = {"until": {"pairs": 8}}
     del fields["schedule"]["until"]
+    chosen = Recipe.model_validate(fields)
+    assert evaluation_tokens(chosen, length_of(chosen))["reading"] == 8 * 7 + 18 * 5
+    del fields["warmup"]
     chosen = Recipe.model_validate(fields)
     assert evaluation_tokens(chosen, length_of(chosen)).keys() == {"base", "warm-up", "cross-play", "final"}
 
