@@ -18,7 +18,9 @@ from rubric_arm_lite.data.testbed import make_teacher
 from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError, TrainingError
 from rubric_arm_lite.models import ALONE, AdapterModel, Processes, other_base
 from rubric_arm_lite.models.base import checkpointing_name
+from rubric_arm_lite.models.logprobs import score_tokens
 from rubric_arm_lite.models.lora import check_adapter
+from rubric_arm_lite.models.shared_prefix.passes import decoder_of
 from rubric_arm_lite.prompts import PromptBuilder, parse_rubric, wording
 from rubric_arm_lite.recipe import WORLDS, Recipe, SFTSettings, derive_seed
 from rubric_arm_lite.runs import STATE, adapter_folder, run_and_state
@@ -128,8 +130,9 @@ def warm_up_role(
         TrainingError: if the adapter did not change.
     """
     from datasets import Dataset
-    from transformers import DataCollatorForSeq2Seq
+    from transformers import DataCollatorForSeq2Seq, Trainer
     from trl import SFTConfig, SFTTrainer
+    from trl.trainer import utils as trl_utils
 
     rows = [
         {"input_ids": p + c, "labels": [-100] * len(p) + c, "attention_mask": [1] * len(p + c)} for p, c in examples
@@ -139,18 +142,23 @@ def warm_up_role(
     processes.wait()
     base = model.model.get_base_model()
     chunked = base.config.get_text_config().vocab_size >= LARGE_VOCABULARY
+    on_completions = chunked and model.model.device.type == "cpu"
     seed = derive_seed(seed, "warmup", role)
     config = SFTConfig(
         **trainer_arguments(settings, model.settings.gradient_checkpointing, model.model, folder, seed, processes),
         max_length=None,
         packing=False,
-        loss_type="chunked_nll" if chunked else "nll",
+        # From TRL 1.16 on, `nll` is computed in chunks as well and the other name is deprecated.
+        loss_type="chunked_nll" if chunked and not hasattr(trl_utils, "_ChunkedLogProbFunction") else "nll",
         dataset_kwargs={"skip_prepare_dataset": True},
     )
+    made: Any = SFTTrainer
+    if on_completions:  # TRL's own step wants outputs for metrics that nobody reads here
+        made = type("CompletionTrainer", (SFTTrainer,), {"compute_loss": Trainer.compute_loss})
     before = model.fingerprint(role)
     with model.using(role, train=True) as peft_model:
         with weights_kept(lambda: model.parameters(role)):
-            trainer = SFTTrainer(
+            trainer = made(
                 model=peft_model,
                 args=config,
                 train_dataset=Dataset.from_list(rows),
@@ -158,12 +166,34 @@ def warm_up_role(
                 data_collator=DataCollatorForSeq2Seq(model.tokenizer, label_pad_token_id=-100),
             )
         try:
+            if on_completions:
+                base.forward = completion_loss(model)
             history = run_trainer(trainer, folder, seed, log, processes)
         finally:
             vars(base).pop("forward", None)  # where TRL leaves its chunked loss
     if model.fingerprint(role) == before:
         raise TrainingError(f"The warm-up left the adapter `{role}` unchanged. Check the learning_rate of its warm-up.")
     return [(int(row["step"]), float(row["loss"])) for row in history]
+
+
+def completion_loss(model: AdapterModel) -> Callable[..., Any]:
+    """A forward of the base that gives its loss in nats per token, with the head on labelled tokens only.
+
+    Where Triton is missing, TRL's chunked loss puts the head on prompts as well: a third of a step of SmolLM2's judge.
+    """
+    from transformers.modeling_outputs import CausalLMOutput
+
+    base = model.model.get_base_model()
+    decoder, vocabulary = decoder_of(base), base.config.get_text_config().vocab_size
+
+    def forward(input_ids: Any, attention_mask: Any, labels: Any, num_items_in_batch: Any = None, **_: Any) -> Any:
+        hidden = decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        targets = labels[:, 1:]
+        kept = targets != -100
+        logps, _entropies = score_tokens(hidden[:, :-1][kept], targets[kept], model.head, 1.0, vocabulary)
+        return CausalLMOutput(loss=-logps.sum() / (kept.sum() if num_items_in_batch is None else num_items_in_batch))
+
+    return forward
 
 
 @contextmanager

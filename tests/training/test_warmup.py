@@ -17,6 +17,7 @@ from rubric_arm_lite.prompts.builder import PromptBuilder, Templates
 from rubric_arm_lite.prompts.parsing import parse_rubric
 from rubric_arm_lite.recipe import load_recipe
 from rubric_arm_lite.recipe.fields import SFTSettings
+from rubric_arm_lite.training import warmup
 from rubric_arm_lite.training.warmup import (
     COMPLETE,
     last_complete,
@@ -122,6 +123,29 @@ def test_only_its_adapter_learns_and_the_loss_is_on_the_completion(
     assert losses[-1] < losses[0]
     assert all(torch.equal(weights(model, "rubric")[name], value) for name, value in other.items())
     assert torch.equal(model.model.get_base_model().get_input_embeddings().weight, base)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma2"])
+def test_a_large_vocabulary_has_the_same_loss_with_the_head_on_completions_only(
+    family: str, tiny_folder: Any, rows: list[WarmupRow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, settings = tiny_folder(family), SETTINGS.model_copy(update={"gradient_accumulation_steps": 2})
+    plain, large = fresh(folder), fresh(folder)
+    examples, _ = role_examples(rows, "judge", plain, builder(plain))
+    expected = warm_up_role(plain, "judge", examples, settings, 3, tmp_path / "plain", quiet)
+
+    seen: list[int] = []
+    base = large.model.get_base_model()
+    base.get_output_embeddings().register_forward_hook(lambda module, given, out: seen.append(out[..., 0].numel()))
+    monkeypatch.setattr(warmup, "LARGE_VOCABULARY", 1)
+    history = warm_up_role(large, "judge", examples, settings, 3, tmp_path / "large", quiet)
+    assert [loss for _, loss in history] == pytest.approx([loss for _, loss in expected], rel=1e-4)
+    theirs = weights(plain, "judge")
+    assert all(torch.allclose(value, theirs[name], atol=1e-4) for name, value in weights(large, "judge").items())
+    passes = settings.max_steps * settings.gradient_accumulation_steps
+    longest = max(len(completion) for _, completion in examples)
+    assert 0 < sum(seen) <= passes * settings.per_device_train_batch_size * longest
+    assert "forward" not in vars(base)
 
 
 class Killed(BaseException):
