@@ -207,12 +207,13 @@ class AdapterModel(ChatTokenizer):
 
     def save_adapter(self, adapter: str, folder: Path) -> None:
         """Write an adapter as a plain PEFT folder (safetensors)."""
-        from peft import get_peft_model_state_dict
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
-        state = get_peft_model_state_dict(self.model, adapter_name=adapter, save_embedding_layers=False)
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, folder / "adapter_model.safetensors")
+        # By our own names: PEFT 0.19 saves every adapter whose name holds this one's, as `rubric_ref` holds `rubric`.
+        weights = {name: parameter.detach().cpu().contiguous() for name, parameter in self.parameters(adapter)}
+        named = {name.replace(f".{adapter}.weight", ".weight"): value for name, value in weights.items()}
+        save_file(named, folder / "adapter_model.safetensors")
         self.model.peft_config[adapter].save_pretrained(str(folder))
 
     def load_adapter(self, adapter: str, folder: Path) -> None:
@@ -221,7 +222,7 @@ class AdapterModel(ChatTokenizer):
         Raises:
             BackendError: if the folder is not a LoRA adapter of this base and rank.
         """
-        read_adapter(self.model, adapter, folder, self.settings.lora, self.parameters(adapter))
+        read_adapter(adapter, folder, self.settings.lora, self.parameters(adapter))
         self.weights_changed(adapter)
         self._begin_inference()
 

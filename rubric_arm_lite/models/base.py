@@ -48,6 +48,7 @@ _NARROW = {
 """Sizes of a model that is built to try an architecture; the vocabulary holds the testbed's."""
 HEAD_CAPS = ("final_logit_softcapping", "logits_soft_cap")
 HEAD_FACTORS = ("logit_scale", "logits_scaling", "lm_head_multiplier")
+_NUMBERS = (*HEAD_CAPS, *HEAD_FACTORS, "max_position_embeddings")
 """Fields of a configuration with which architectures bound or scale their logits."""
 _FIX = "Copy the model again."
 _SAMPLE = 64
@@ -102,6 +103,8 @@ def check_base(settings: ModelSettings, download: bool = False) -> Any:
         for field, value in part.items():
             if "layer" in field and isinstance(value, int) and value > MAX_LAYERS:
                 raise BackendError(f"{name}/config.json: {field} is more than {MAX_LAYERS}. {_FIX}")
+            if field in _NUMBERS and not isinstance(value, int | float | None):
+                raise BackendError(f"{name}/config.json: {field} is no number. {_FIX}")
     if fields.get("transformers_weights") is not None:  # transformers would read another index than the one below
         raise BackendError(
             f"{name}/config.json names its weights in transformers_weights. Remove that field, and call the weights "
@@ -124,9 +127,6 @@ def check_base(settings: ModelSettings, download: bool = False) -> Any:
     except Exception as error:  # a damaged file can raise anything
         raise loading_error(name, error) from error
     text = config.get_text_config()
-    for field in (*HEAD_CAPS, *HEAD_FACTORS):
-        if not isinstance(getattr(text, field, None), int | float | None):
-            raise BackendError(f"{name}/config.json: {field} is no number. {_FIX}")
     limit = getattr(text, "max_position_embeddings", None)
     if limit is not None and settings.max_context > limit:
         shipped = " It is the testbed's, which recipes without a model.base have." if settings.base == "testbed" else ""
@@ -170,7 +170,9 @@ def empty_model(config: Any) -> Any:
 
     plain = {"attn_implementation": "eager", "experts_implementation": "eager"}
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=False, **plain)
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=False, **plain)
+        model.tie_weights()  # transformers 5.0 leaves a head that shares the embedding's weights with its own
+    return model
 
 
 def tiny_copy(config: Any, attention: str) -> Any:

@@ -142,14 +142,13 @@ def _check_targets(model: Any, lora: LoraSettings) -> None:
 
 
 def read_adapter(
-    model: Any, adapter: str, folder: Path, lora: LoraSettings, parameters: Sequence[tuple[str, torch.nn.Parameter]]
+    adapter: str, folder: Path, lora: LoraSettings, parameters: Sequence[tuple[str, torch.nn.Parameter]]
 ) -> None:
     """Copy a saved adapter's weights into the adapter of that name, with these ``parameters``.
 
     Raises:
         BackendError: if the folder is not a LoRA adapter of this base and rank.
     """
-    from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
     check_adapter(folder, lora)
@@ -166,8 +165,8 @@ def read_adapter(
             f"{len(broken)} of {len(state)} tensors. Use an earlier state of the adapter, or train it again at a lower "
             "learning rate."
         )
-    expected = {name: p.shape for name, p in parameters}
-    saved = {k.replace(".weight", f".{adapter}.weight"): v.shape for k, v in state.items()}
+    weights = {k.replace(".weight", f".{adapter}.weight"): v for k, v in state.items()}
+    expected, saved = ({name: p.shape for name, p in named} for named in (parameters, weights.items()))
     different = sorted(k for k in expected.keys() | saved.keys() if expected.get(k) != saved.get(k))
     if different:
         name = different[0]
@@ -177,7 +176,9 @@ def read_adapter(
             f"{here} here ({len(different)} differ). Use the base it was trained on, or the same "
             "model.lora.r and target_modules."
         )
-    set_peft_model_state_dict(model, state, adapter_name=adapter)
+    with torch.no_grad():
+        for name, parameter in parameters:
+            parameter.copy_(weights[name])
 
 
 def check_adapter(folder: Path, lora: LoraSettings) -> None:

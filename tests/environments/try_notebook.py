@@ -43,8 +43,7 @@ def run(*command: str | Path, folder: Path = ROOT) -> str:
 
 def make_environment(image: str, python: str, folder: Path, torch_index: str | None) -> Path:
     """A virtual environment with the packages of an image and what executes a notebook; returns its interpreter."""
-    listed = (HERE / f"{image}.txt").read_text("utf-8") + (HERE / "colab.txt").read_text("utf-8")
-    (torch,) = set(re.findall(r"^torch==\S+", listed, re.MULTILINE))
+    (torch,) = re.findall(r"^torch==\S+", (HERE / f"{image}.txt").read_text("utf-8"), re.MULTILINE)
     run(python, "-m", "venv", folder)
     interpreter = folder / "bin" / "python"
     pip = (interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")

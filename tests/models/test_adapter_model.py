@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -298,6 +299,24 @@ def test_a_saved_adapter_is_a_plain_peft_folder(model: AdapterModel, tiny_folder
         with torch.no_grad():
             theirs = loaded(input_ids=torch.tensor([model.encode(tiny.PROMPTS[1])])).logits
         torch.testing.assert_close(theirs, logits(model, name), atol=1e-6, rtol=0)
+
+
+def test_a_saved_adapter_holds_no_weights_of_another_whose_name_holds_its_own(
+    model: AdapterModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PEFT 0.19 selects by ``adapter_name in key``: beside ``rubric_ref``, it saves both as ``rubric``."""
+
+    def of_peft_019(peft_model: Any, state_dict: Any = None, adapter_name: str = "default", **_: Any) -> Any:
+        state = peft_model.state_dict() if state_dict is None else state_dict
+        kept = {name: value for name, value in state.items() if "lora_" in name and adapter_name in name}
+        return {name.replace(f".{adapter_name}.weight", ".weight"): value for name, value in kept.items()}
+
+    monkeypatch.setattr("peft.get_peft_model_state_dict", of_peft_019)
+    model.save_adapter("rubric", tmp_path)
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    own = {name: parameter for name, parameter in model.model.named_parameters() if ".rubric." in name}
+    assert saved.keys() == {name.replace(".rubric.", ".") for name in own}
+    assert all(torch.equal(saved[name.replace(".rubric.", ".")], value) for name, value in own.items())
 
 
 def test_adapters_survive_a_round_trip(model: AdapterModel, tiny_folder: tiny.Folders, tmp_path: Path) -> None:

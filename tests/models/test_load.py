@@ -220,10 +220,14 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "layers of another type": (config(num_hidden_layers="two"), "cannot be loaded"),
     "heads of another type": (config(num_attention_heads=[1]), "cannot be loaded"),
     "activation of another type": (config(hidden_act={"a": 1}), "cannot be loaded"),
-    "context of another type": (config(max_position_embeddings="long"), "cannot be loaded"),
     **{
         f"{field} of another type": (config(**{field: value}), f"{field} is no number")
-        for field, value in (("logit_scale", [[1]]), ("logits_scaling", "text"), ("final_logit_softcapping", {"a": 1}))
+        for field, value in (
+            ("logit_scale", [[1]]),
+            ("logits_scaling", "text"),
+            ("final_logit_softcapping", {"a": 1}),
+            ("max_position_embeddings", "long"),
+        )
     },
     "type of another type": (config(model_type=["a"]), "cannot be loaded"),
     "end token of another type": (tokenizer(eos_token=[1, 2]), "The tokenizer of"),
