@@ -149,7 +149,8 @@ def examine(recipe: str | None = None) -> dict[str, Any]:
     gpu: dict[str, Any] | None = None
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-        memory, bf16 = properties.total_memory / GIB, torch.cuda.is_bf16_supported()
+        memory = properties.total_memory / GIB
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         gpu = {"name": properties.name, "memory_gb": memory, "bf16": bf16}
     versions = package_versions(_PACKAGES)
     names = [name for name in shipped_recipes() if name != "base"] if recipe is None else [recipe]  # others extend base

@@ -212,7 +212,7 @@ class AdapterModel(ChatTokenizer):
         folder.mkdir(parents=True, exist_ok=True)
         # By our own names: PEFT 0.19 saves every adapter whose name holds this one's, as `rubric_ref` holds `rubric`.
         weights = {name: parameter.detach().cpu().contiguous() for name, parameter in self.parameters(adapter)}
-        named = {name.replace(f".{adapter}.weight", ".weight"): value for name, value in weights.items()}
+        named = {f"{name.removesuffix(f'.{adapter}.weight')}.weight": value for name, value in weights.items()}
         save_file(named, folder / "adapter_model.safetensors")
         self.model.peft_config[adapter].save_pretrained(str(folder))
 

@@ -48,8 +48,8 @@ _NARROW = {
 """Sizes of a model that is built to try an architecture; the vocabulary holds the testbed's."""
 HEAD_CAPS = ("final_logit_softcapping", "logits_soft_cap")
 HEAD_FACTORS = ("logit_scale", "logits_scaling", "lm_head_multiplier")
-_NUMBERS = (*HEAD_CAPS, *HEAD_FACTORS, "max_position_embeddings")
 """Fields of a configuration with which architectures bound or scale their logits."""
+_NUMBERS = (*HEAD_CAPS, *HEAD_FACTORS, "max_position_embeddings")
 _FIX = "Copy the model again."
 _SAMPLE = 64
 """Bytes that are read at the start, in the middle and at the end of each tensor: training changes all of a model."""
@@ -128,7 +128,7 @@ def check_base(settings: ModelSettings, download: bool = False) -> Any:
         raise loading_error(name, error) from error
     text = config.get_text_config()
     limit = getattr(text, "max_position_embeddings", None)
-    if limit is not None and settings.max_context > limit:
+    if limit is not None and not (isinstance(limit, int | float) and settings.max_context <= limit):
         shipped = " It is the testbed's, which recipes without a model.base have." if settings.base == "testbed" else ""
         raise BackendError(
             f"model.max_context: {settings.max_context} is more than `{name}` can take ({limit}).{shipped} Lower it, "

@@ -154,7 +154,7 @@ def choose_dtype(settings: ModelSettings) -> torch.dtype:
         return dtype
     if not torch.cuda.is_available():
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def load_tokenizer(settings: ModelSettings) -> Any:

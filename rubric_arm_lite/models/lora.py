@@ -165,7 +165,7 @@ def read_adapter(
             f"{len(broken)} of {len(state)} tensors. Use an earlier state of the adapter, or train it again at a lower "
             "learning rate."
         )
-    weights = {k.replace(".weight", f".{adapter}.weight"): v for k, v in state.items()}
+    weights = {f"{k.removesuffix('.weight')}.{adapter}.weight": v for k, v in state.items()}
     expected, saved = ({name: p.shape for name, p in named} for named in (parameters, weights.items()))
     different = sorted(k for k in expected.keys() | saved.keys() if expected.get(k) != saved.get(k))
     if different:

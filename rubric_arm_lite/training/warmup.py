@@ -19,7 +19,7 @@ from rubric_arm_lite.errors import CheckpointError, ConfigError, DataError, Trai
 from rubric_arm_lite.models import ALONE, AdapterModel, Processes, other_base
 from rubric_arm_lite.models.base import checkpointing_name
 from rubric_arm_lite.models.logprobs import score_tokens
-from rubric_arm_lite.models.lora import check_adapter
+from rubric_arm_lite.models.lora import check_adapter, read_adapter
 from rubric_arm_lite.models.shared_prefix.passes import decoder_of
 from rubric_arm_lite.prompts import PromptBuilder, parse_rubric, wording
 from rubric_arm_lite.recipe import WORLDS, Recipe, SFTSettings, derive_seed
@@ -141,26 +141,35 @@ def warm_up_role(
         last_complete(folder)  # removes incomplete checkpoints before the other processes look
     processes.wait()
     base = model.model.get_base_model()
-    chunked = base.config.get_text_config().vocab_size >= LARGE_VOCABULARY
-    on_completions = chunked and model.model.device.type == "cpu"
+    fields = base.config.get_text_config()
+    chunked = fields.vocab_size >= LARGE_VOCABULARY
+    # With router logits TRL adds a loss of the router's own.
+    on_completions = chunked and model.model.device.type == "cpu" and not getattr(fields, "output_router_logits", False)
     seed = derive_seed(seed, "warmup", role)
     config = SFTConfig(
         **trainer_arguments(settings, model.settings.gradient_checkpointing, model.model, folder, seed, processes),
         max_length=None,
         packing=False,
         # From TRL 1.16 on, `nll` is computed in chunks as well and the other name is deprecated.
-        loss_type="chunked_nll" if chunked and not hasattr(trl_utils, "_ChunkedLogProbFunction") else "nll",
+        loss_type="chunked_nll" if chunked and not hasattr(trl_utils, "add_fused_lm_head") else "nll",
         dataset_kwargs={"skip_prepare_dataset": True},
     )
-    made: Any = SFTTrainer
+
+    class WarmupTrainer(SFTTrainer):  # type: ignore[misc]
+        """Resumes without PEFT, whose version 0.19 fails at it in two processes beside transformers 5.0."""
+
+        def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+            read_adapter(role, Path(resume_from_checkpoint, role), lora, parameters)
+
     if on_completions:  # TRL's own step wants outputs for metrics that nobody reads here
-        made = type("CompletionTrainer", (SFTTrainer,), {"compute_loss": Trainer.compute_loss})
+        WarmupTrainer.compute_loss = Trainer.compute_loss
+    lora, parameters = model.settings.lora, model.parameters(role)
     before = model.fingerprint(role)
     with model.using(role, train=True) as peft_model:
         with weights_kept(lambda: model.parameters(role)):
-            trainer = made(
+            trainer = WarmupTrainer(
                 model=peft_model,
-                args=config,
+                args=on_one_card(config),
                 train_dataset=Dataset.from_list(rows),
                 processing_class=model.tokenizer,
                 data_collator=DataCollatorForSeq2Seq(model.tokenizer, label_pad_token_id=-100),
@@ -263,6 +272,12 @@ def last_complete(folder: Path) -> str | None:
         else:
             shutil.rmtree(path, ignore_errors=True)
     return complete[max(complete)] if complete else None
+
+
+def on_one_card(config: Any) -> Any:
+    """A trainer's arguments with one card for this process: it would spread a batch over all that it sees."""
+    config._n_gpu = min(config.n_gpu, 1)
+    return config
 
 
 def trainer_arguments(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from trl import SFTConfig
 
 from rubric_arm_lite.data import RunData
 from rubric_arm_lite.data.testbed.world import World
@@ -21,6 +22,7 @@ from rubric_arm_lite.training import warmup
 from rubric_arm_lite.training.warmup import (
     COMPLETE,
     last_complete,
+    on_one_card,
     read_warmup_rows,
     role_examples,
     update_count,
@@ -146,6 +148,36 @@ def test_a_large_vocabulary_has_the_same_loss_with_the_head_on_completions_only(
     longest = max(len(completion) for _, completion in examples)
     assert 0 < sum(seen) <= passes * settings.per_device_train_batch_size * longest
     assert "forward" not in vars(base)
+
+
+@pytest.mark.parametrize(("fused", "name"), [(True, "nll"), (False, "chunked_nll")])
+def test_the_loss_of_a_large_vocabulary_is_in_chunks_with_every_version_of_trl(
+    fused: bool, name: str, tiny_folder: Any, rows: list[WarmupRow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trl.trainer import utils
+
+    def asked(**fields: Any) -> Any:
+        raise Killed(fields["loss_type"])
+
+    model = fresh(tiny_folder("qwen3"))
+    examples, _ = role_examples(rows, "judge", model, builder(model))
+    monkeypatch.setattr(warmup, "LARGE_VOCABULARY", 1)
+    monkeypatch.setattr("trl.SFTConfig", asked)
+    if fused:
+        monkeypatch.setattr(utils, "add_fused_lm_head", None, raising=False)
+    else:
+        monkeypatch.delattr(utils, "add_fused_lm_head", raising=False)
+    with pytest.raises(Killed, match=f"^{name}$"):
+        warm_up_role(model, "judge", examples, SETTINGS, 3, tmp_path, quiet)
+
+
+def test_a_process_trains_on_one_of_the_cards_it_sees(tmp_path: Path) -> None:
+    """Two would be an ``nn.DataParallel`` of twice the rows, as on a Kaggle machine with two T4."""
+    config = SFTConfig(output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=4)
+    assert config.n_gpu == 0
+    config._n_gpu = 2
+    assert config.train_batch_size == 8
+    assert (on_one_card(config).n_gpu, config.train_batch_size) == (1, 4)
 
 
 class Killed(BaseException):

@@ -21,7 +21,7 @@ from rubric_arm_lite.models import Sampling, load_for_trainer, load_tokenizer
 from rubric_arm_lite.recipe import DPOSettings, ModelSettings, derive_seed
 from rubric_arm_lite.reward_model import Verdict
 from rubric_arm_lite.training.policy.state import BATCH, PolicyState, Request
-from rubric_arm_lite.training.warmup import run_trainer, trainer_arguments, weights_kept
+from rubric_arm_lite.training.warmup import on_one_card, run_trainer, trainer_arguments, weights_kept
 from rubric_arm_lite.types import Sample
 
 FIRST_LOSS_TOLERANCE = 1e-3
@@ -182,7 +182,7 @@ def train_dpo(
     with weights_kept(lambda: ((name, p) for name, p in peft_model.named_parameters() if ".default." in name)):
         trainer = TokenizedDPOTrainer(
             model=peft_model,
-            args=config,
+            args=on_one_card(config),
             train_dataset=Dataset.from_list(rows),
             processing_class=load_tokenizer(model),
         )
